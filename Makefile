@@ -1,0 +1,34 @@
+# Two commands: `make reproduce` and `make test`. Each target is a line over `python -m datalab` in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A machine with a local folder of wheels (a CPU build of torch, say) names it once, for pip and for uv.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: help reproduce test lab lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (20 minutes on 2 cores)
+	$(BIN)/python -m datalab run --profile quick --to runs/quick
+
+test: $(VENV)/.installed ## ruff, then pytest with the smoke notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.installed ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=. README.md
+
+lock: ## lock the dependencies anew (needs uv): uv.lock, then constraints.txt from it
+	env -u UV_FIND_LINKS uv lock
+	env -u UV_FIND_LINKS uv export --frozen --no-hashes --no-header --no-emit-project --all-extras > constraints.txt
+
+clean: ## remove the virtual environment (records in runs/ stay)
+	rm -rf $(VENV)

@@ -1,0 +1,45 @@
+"""One file per section's experiment: which cells it needs, and how their rows become its tables.
+
+A section's module defines ``Parameters`` (a :class:`~datalab.experiments.parameters.SectionParameters`) and
+``estimate(parameters) -> Estimate``: what running the notebook will cost, before anything runs.
+"""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from datalab.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Section:
+    """One notebook: its paper section number, its file's stem and the module that knows its experiment."""
+
+    number: str
+    stem: str
+    module: str
+    title: str
+
+    def load(self) -> ModuleType:
+        """Import the section's experiment module."""
+        return importlib.import_module(f"datalab.experiments.{self.module}")
+
+
+# In the order they run: the title first, so that its answer is there first; the verdicts last, since they read the rest.
+SECTIONS = (
+    Section("0", "0_title_noise_threshold", "title", "At what noise rate does influence pruning start to beat random?"),
+    Section("1", "1_paper_audit", "paper_audit", "Does the paper agree with itself?"),
+    Section("3.2", "3_2_experimental_framework", "experimental_framework", "Data sets, models, seeds and recipe"),
+    Section("3.4", "3_4_statistics", "statistics", "Do the tests hold their level and the intervals their coverage?"),
+    Section("6", "6_verdicts", "verdicts", "Every statement's verdict"),
+)
+
+
+def find(name: str) -> Section:
+    """The section called ``name``: a number (``0``, ``3.4``, ``3_4``), a notebook's stem or its file name."""
+    stem = str(name).rsplit("/", 1)[-1].removesuffix(".ipynb")
+    for section in SECTIONS:
+        if stem in (section.number, section.number.replace(".", "_"), section.stem):
+            return section
+    known = [word for section in SECTIONS for word in (section.number, section.stem)]
+    raise UserError(f"unknown notebook '{name}'{did_you_mean(stem, known)}")
