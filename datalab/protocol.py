@@ -1,0 +1,37 @@
+"""The protocol: ``protocol.yaml`` as an object, and its hash for the record."""
+
+import functools
+import hashlib
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+PROFILES = ("smoke", "quick", "paper")
+
+
+class Protocol:
+    """``protocol.yaml``, read-only: top-level keys are attributes, ``sha256`` is the hash of the file's bytes."""
+
+    def __init__(self, raw: bytes):
+        self.sha256 = hashlib.sha256(raw).hexdigest()
+        self._tree = _frozen(yaml.safe_load(raw))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_tree"][name]
+        except KeyError:
+            raise AttributeError(f"protocol.yaml has no '{name}'") from None
+
+
+def _frozen(node: Any) -> Any:
+    if isinstance(node, dict):
+        return MappingProxyType({key: _frozen(value) for key, value in node.items()})
+    return tuple(_frozen(value) for value in node) if isinstance(node, list) else node
+
+
+@functools.cache
+def protocol() -> Protocol:
+    """The protocol that ships with the package."""
+    return Protocol(files("datalab").joinpath("protocol.yaml").read_bytes())
