@@ -1,0 +1,135 @@
+"""Train many models at once: one per (labels, kept subset, seed), stacked in one program of batched matrix products."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datalab.stack import Stack
+
+
+class Recipe(NamedTuple):
+    """The one recipe of every arm: Adam, cosine to 0, l2/2 |theta|^2 with biases included (protocol.yaml, training)."""
+
+    steps: int = 200
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    l2: float = 1e-4
+
+
+RECIPE = Recipe()
+
+
+def initialise(stack: Stack, seeds: Sequence[int]) -> None:
+    """Draw each model's parameters from its own seed, uniform on +-1/sqrt(fan_in), as torch's Linear and Conv2d do.
+
+    Equal seeds give equal models, whatever their place in the stack and its dtype.
+    """
+    fan_in = {}
+    for name, parameter in stack.module.named_parameters():
+        if parameter.dim() > 1:
+            fan_in[name.rpartition(".")[0]] = parameter[0].numel()
+    for seed in sorted(set(seeds)):
+        generator = torch.Generator().manual_seed(seed)
+        same = torch.tensor([s == seed for s in seeds])
+        for name, values in stack.parameters.items():
+            bound = 1 / math.sqrt(fan_in[name.rpartition(".")[0]])
+            draw = torch.rand(values.shape[1:], generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+            values[same] = draw.to(values)
+
+
+def batch_order(kept: np.ndarray, seeds: Sequence[int], length: int) -> np.ndarray:
+    """The rows (S, length) each model visits: epochs of shuffles shared by equal seeds, skipping what is not kept.
+
+    Models of one seed see their common rows in the same order, so that a pair differs by what was pruned alone.
+    kept is (S, n) bool; raises ValueError when a model keeps nothing.
+    """
+    n = kept.shape[1]
+    fewest = int(kept.sum(1).min())
+    if fewest == 0:
+        raise ValueError("every model must keep at least one training example")
+    epochs = math.ceil(length / fewest)
+    order = np.empty((len(seeds), length), dtype=np.int64)
+    for seed in set(seeds):
+        rng = np.random.default_rng(seed)
+        stream = np.concatenate([rng.permutation(n) for _ in range(epochs)])
+        for s in np.flatnonzero(np.asarray(seeds) == seed):
+            order[s] = stream[np.flatnonzero(kept[s][stream])[:length]]
+    return order
+
+
+def fit_many(
+    module: nn.Sequential,
+    x: Tensor,
+    labels: np.ndarray,
+    kept: np.ndarray | None,
+    seeds: Sequence[int],
+    recipe: Recipe = RECIPE,
+    *,
+    weights: np.ndarray | None = None,
+    on_step: Callable[[int, Stack], None] | None = None,
+) -> Stack:
+    """Train S models of one architecture, each on its own labels, kept subset, seed and weights.
+
+    Parameters
+    ----------
+    module
+        The architecture; only its shapes are used.
+    x
+        Training features (n, d); their dtype and device are the models'.
+    labels
+        (S, n) or (n,) integer labels, as each model sees them.
+    kept
+        (S, n) bool, which examples each model trains on; None for all.
+    seeds
+        S integers: a model's initialisation and batch order.
+    weights
+        (S, n) example weights of the loss; None for ones.
+    on_step
+        Called with (steps done, stack) after every step; must not change the stack.
+
+    Returns the trained :class:`~datalab.stack.Stack`. Beyond the rounding of the BLAS, a model does not depend on which
+    others it is stacked with.
+    """
+    size, n = len(seeds), x.shape[0]
+    labels = np.broadcast_to(labels, (size, n))
+    kept = np.ones((size, n), dtype=bool) if kept is None else kept
+    stack = Stack(module, size, x.dtype, x.device)
+    initialise(stack, seeds)
+    rows = batch_order(kept, seeds, recipe.steps * recipe.batch_size).reshape(size, recipe.steps, recipe.batch_size)
+    rows = np.ascontiguousarray(rows.transpose(1, 0, 2))
+    models = np.arange(size)[:, None]
+    batch_x = torch.empty(size * recipe.batch_size, x.shape[1], dtype=x.dtype, device=x.device)
+    batch_labels = torch.as_tensor(labels[models, rows], device=x.device)
+    batch_weights = None if weights is None else torch.as_tensor(weights[models, rows], dtype=x.dtype, device=x.device)
+    index = torch.as_tensor(rows, device=x.device)
+
+    flat = stack.flat.requires_grad_(False)
+    flat.grad = stack.flat_gradient
+    optimiser = torch.optim.Adam([flat], lr=recipe.learning_rate, weight_decay=recipe.l2, fused=True)
+    for step in range(recipe.steps):
+        torch.index_select(x, 0, index[step].view(-1), out=batch_x)
+        stack.backward(
+            batch_x.view(size, recipe.batch_size, -1),
+            batch_labels[step],
+            None if batch_weights is None else batch_weights[step],
+        )
+        optimiser.param_groups[0]["lr"] = cosine(recipe.learning_rate, step, recipe.steps)
+        optimiser.step()
+        if on_step is not None:
+            on_step(step + 1, stack)
+    return stack
+
+
+def cosine(learning_rate: float, step: int, steps: int) -> float:
+    """The learning rate of ``step`` (from 0) on a cosine from ``learning_rate`` to 0 over ``steps``."""
+    return learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def chunk_size(module: nn.Sequential, recipe: Recipe, n_features: int, budget: int = 8 << 20) -> int:
+    """How many models to train at a time so that a step's working set stays within ``budget`` bytes (the cache)."""
+    parameters = sum(p.numel() for p in module.parameters())
+    return max(8, min(64, budget // (4 * (4 * parameters + recipe.batch_size * n_features))))
