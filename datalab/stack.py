@@ -1,10 +1,10 @@
 """A stack of S models of one architecture, run forward and backward as batched matrix products.
 
-Convention: inside, every activation is (S, *features, n), the examples last, or (1, *features, n) where all models share
-it. So every product is wide in n (a narrow (n, C) product runs several times slower in the BLAS than its transpose),
-patches are copied in runs of n, and flattening is a view. Parameters are (S, *shape of the module's parameter) and lie in
-one flat tensor, so that the optimiser makes one pass over memory. The backward pass is written out by hand, layer by
-layer: on small models it halves the time that autograd takes, and it computes no gradient that is not used.
+Convention: inside, every activation is (S, *features, n), the examples last, or (1, *features, n) where all models
+share it. So every product is wide in n (a narrow (n, C) product runs several times slower in the BLAS than its
+transpose), patches are copied in runs of n, and flattening is a view. Parameters are (S, *shape of the module's
+parameter) and lie in one flat tensor, so that the optimiser makes one pass over memory. The backward pass is written
+out by hand, layer by layer: on small models it halves the time that autograd takes, and it computes no unused gradient.
 """
 
 import copy

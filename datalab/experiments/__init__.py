@@ -25,7 +25,7 @@ class Section:
         return importlib.import_module(f"datalab.experiments.{self.module}")
 
 
-# In the order they run: the title first, so that its answer is there first; the verdicts last, since they read the rest.
+# In the order they run: the title first, so that its answer is there first; the verdicts read the rest, so last.
 SECTIONS = (
     Section("0", "0_title_noise_threshold", "title", "At what noise rate does influence pruning start to beat random?"),
     Section("1", "1_paper_audit", "paper_audit", "Does the paper agree with itself?"),

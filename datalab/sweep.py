@@ -1,0 +1,257 @@
+"""A grid of cells -> rows: resumable by content, on a pool of single-threaded processes.
+
+A cell is a function's dotted name and JSON-able parameters. Its file's name holds the hash of both, of the code of the
+package that can change its rows, and of the libraries that compute them: a finished cell is never run twice, and a cell
+whose code has changed is never mistaken for finished.
+"""
+
+import functools
+import hashlib
+import importlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from datalab.errors import UserError
+
+# A cell's rows depend on the rooms below the sweep and on its own experiment, not on how they are run or shown.
+_RESULT_FREE = ("cli.py", "__main__.py", "claims.py", "sweep.py", "record", "report", "experiments", "stats")
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pandas")
+_ATTEMPTS = 3
+
+Progress = Callable[[int, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work: ``function`` ("package.module:name") called with ``parameters`` returns a list of row dicts.
+
+    ``cost`` is its expected time in seconds on one core, for estimates; it does not enter the key.
+    """
+
+    function: str
+    parameters: dict[str, Any]
+    cost: float = field(default=1.0, compare=False)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The hash (16 hex digits) of everything the rows depend on."""
+        module = self.function.partition(":")[0]
+        content = json.dumps([self.function, self.parameters, code_hash(module), _libraries()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The parameters that are plain words or numbers, for people: ``adult mlp symmetric 3``."""
+        return " ".join(
+            str(v) for v in self.parameters.values() if isinstance(v, str | int) and not isinstance(v, bool)
+        )
+
+    def path(self, folder: Path) -> Path:
+        """Where the finished cell's rows lie."""
+        words = [str(v) for v in list(self.parameters.values())[:4] if isinstance(v, str | int)]
+        return folder / f"{'_'.join(words)}_{self.key}.parquet".replace("/", "-")
+
+
+class SweepError(RuntimeError):
+    """Some cells failed; the finished ones are kept. The message names each failed cell's parameters and error."""
+
+
+@functools.cache
+def code_hash(module: str) -> str:
+    """The hash of the package's source that a cell of ``module`` depends on."""
+    root = Path(__file__).parent
+    own = root.parent.joinpath(*module.split(".")).with_suffix(".py")
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        part = path.relative_to(root).parts[0]
+        relevant = path.suffix in {".py", ".txt", ".yaml"} and part not in _RESULT_FREE and part != "claims.yaml"
+        if path == own or (relevant and part != "protocol.yaml"):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def run(cells: Sequence[Cell], folder: Path, workers: int, progress: Progress | None = None) -> pd.DataFrame:
+    """Run the cells that are not finished and return the rows of all, in the cells' order.
+
+    Parameters
+    ----------
+    cells
+        The grid; a repeated cell is run once.
+    folder
+        One parquet file per finished cell, written to a temporary name and renamed.
+    workers
+        Processes, each with one thread; 1 runs in this process.
+    progress
+        Called with (done, total, failed, text) at the start and after every cell.
+
+    Raises :class:`SweepError` after all cells were tried, if any failed. A worker that dies (killed, out of memory)
+    costs only its cell, which is tried again up to 2 times.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = list({cell.key: cell for cell in cells}.values())
+    missing = [cell for cell in cells if read(cell.path(folder)) is None]
+    state = _State(total=len(cells), done=len(cells) - len(missing), progress=progress)
+    state.report(f"{state.done} of {len(cells)} cells were finished before" if state.done else "")
+    if missing:
+        if workers == 1:
+            for cell in missing:
+                state.note(cell, *_attempt(cell, folder))
+        else:
+            _run_pool(missing, folder, workers, state)
+    if state.failures:
+        lines = "\n".join(f"  {cell.function} {json.dumps(cell.parameters)}: {error}" for cell, error in state.failures)
+        raise SweepError(f"{len(state.failures)} of {len(cells)} cells failed (the others are kept):\n{lines}")
+    return pd.concat([read(cell.path(folder)) for cell in cells], ignore_index=True)
+
+
+def read(path: Path) -> pd.DataFrame | None:
+    """A cell's rows, or None when its file is absent, torn or altered (pages carry checksums)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def prune(cells: Sequence[Cell], folder: Path, function: str) -> list[Path]:
+    """Delete the files of ``function``'s cells that the grid no longer asks for (older code or parameters)."""
+    wanted = {cell.path(folder).name for cell in cells}
+    stale = []
+    for path in sorted(folder.glob("*.parquet")):
+        metadata = _metadata(path)
+        if path.name not in wanted and metadata.get("function") == function:
+            path.unlink()
+            stale.append(path)
+    return stale
+
+
+class _State:
+    def __init__(self, total: int, done: int, progress: Progress | None):
+        self.total, self.done, self.progress = total, done, progress
+        self.failures: list[tuple[Cell, str]] = []
+
+    def note(self, cell: Cell, error: str | None, seconds: float) -> None:
+        if error is None:
+            self.done += 1
+        else:
+            self.failures.append((cell, error))
+        self.report(f"{cell.label}: {'failed, ' + error if error else f'{seconds:.1f} s'}")
+
+    def report(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(self.done, self.total, len(self.failures), text)
+
+
+def _run_pool(missing: list[Cell], folder: Path, workers: int, state: _State) -> None:
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    attempts = dict.fromkeys((cell.key for cell in missing), 0)
+    waiting = list(missing)
+    while waiting:
+        # Only as many cells as workers are handed out at a time, so that a dead worker puts no other cell in doubt.
+        executor = ProcessPoolExecutor(
+            max_workers=min(workers, len(waiting)), initializer=_start_worker, initargs=(os.getpid(),), env=_ENVIRONMENT
+        )
+        running: dict[Any, Cell] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    cell = waiting.pop(0)
+                    running[executor.submit(_attempt, cell, folder)] = cell
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    state.note(running[future], *future.result())
+                    del running[future]
+        except BrokenProcessPool:
+            for cell in running.values():
+                attempts[cell.key] += 1
+                if read(cell.path(folder)) is not None:
+                    state.note(cell, None, 0.0)
+                elif attempts[cell.key] >= _ATTEMPTS:
+                    state.note(cell, f"its worker process died {_ATTEMPTS} times (killed, or out of memory)", 0.0)
+                else:
+                    waiting.insert(0, cell)
+        except BaseException:
+            executor.shutdown(wait=True, kill_workers=True)
+            raise
+        executor.shutdown(wait=True, kill_workers=True)
+
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # Keep freed blocks: by default glibc maps and unmaps every large buffer, which doubles the cost of small trainings.
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+}
+
+
+def _start_worker(parent: int) -> None:
+    """One thread a worker, deaf to Ctrl-C (the parent decides), and gone when the parent is gone, however it died."""
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _attempt(cell: Cell, folder: Path) -> tuple[str | None, float]:
+    """Run one cell and write its rows; return (error or None, seconds)."""
+    start = time.perf_counter()
+    try:
+        module, _, name = cell.function.partition(":")
+        rows = pd.DataFrame(getattr(importlib.import_module(module), name)(**cell.parameters))
+        _write(rows, cell, cell.path(folder))
+    except UserError as error:
+        return str(error), time.perf_counter() - start
+    except Exception as error:  # a failed cell must not lose the others; the caller raises with every failure named
+        return f"{type(error).__name__}: {error}", time.perf_counter() - start
+    return None, time.perf_counter() - start
+
+
+def _write(rows: pd.DataFrame, cell: Cell, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    described = {b"datalab.cell": json.dumps({"function": cell.function, "parameters": cell.parameters}).encode()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **described})
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"datalab.cell", b"{}"))
