@@ -1,0 +1,58 @@
+"""The statistical protocol (paper section 3.4): intervals and tests on paired differences, crossovers, planning.
+
+One convention runs through it all. A *unit* is a data set; its difference ``d`` is score(method) - score(comparator),
+averaged over the unit's seeds. Units vary, so every interval and test speaks of the population of data sets these
+were drawn from, at the given seeds' average; none speaks of new seeds on one fixed data set, unless the caller passes
+one difference per seed, and then it speaks of nothing else. Arrays have the units on the last axis, ``(..., n)``;
+leading axes are independent problems, answered together. What scipy.stats or pingouin has is called, not rewritten.
+"""
+
+from datalab.stats.crossover import (
+    CrossoverBootstrap,
+    crossover,
+    crossover_bootstrap,
+    crossover_label,
+    isotonic,
+)
+from datalab.stats.multiplicity import bonferroni, holm
+from datalab.stats.paired import (
+    Interval,
+    PairedBootstrap,
+    PairedTest,
+    cohens_dz,
+    equivalent,
+    paired_bootstrap,
+    paired_summary,
+    sign_flip_test,
+    t_interval,
+    t_test,
+    wilcoxon,
+)
+from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
+
+__all__ = [
+    "CrossoverBootstrap",
+    "Interval",
+    "PairedBootstrap",
+    "PairedTest",
+    "bonferroni",
+    "cohens_dz",
+    "crossover",
+    "crossover_bootstrap",
+    "crossover_label",
+    "effect_needed",
+    "equivalent",
+    "holm",
+    "isotonic",
+    "nested_dz",
+    "p_floor",
+    "p_floor_unpaired",
+    "paired_bootstrap",
+    "paired_summary",
+    "power",
+    "seeds_needed",
+    "sign_flip_test",
+    "t_interval",
+    "t_test",
+    "wilcoxon",
+]

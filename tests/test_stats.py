@@ -1,0 +1,344 @@
+"""The statistical protocol: laws, limits and agreement with scipy, pingouin and scikit-learn."""
+
+import time
+
+import numpy as np
+import pingouin
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from sklearn.isotonic import isotonic_regression
+
+from datalab import stats
+from datalab.errors import UserError
+
+RATES = np.array([0, 0.05, 0.10, 0.125, 0.15, 0.175, 0.20, 0.30, 0.40])
+finite = st.floats(-5, 5, allow_subnormal=False).map(lambda x: round(x, 6))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def units(n=15, shift=0.4, seed=0):
+    return rng(seed).normal(shift, 1, n)
+
+
+# --- one mean difference -------------------------------------------------------------------------------------------
+
+
+def test_the_t_interval_and_test_equal_scipys():
+    d = rng(1).normal(0.2, 1, (4, 12))
+    ours, theirs = stats.t_interval(d, 0.9), scipy_stats.ttest_1samp(d, 0, axis=-1)
+    np.testing.assert_allclose([ours.low, ours.high], theirs.confidence_interval(0.9))
+    np.testing.assert_allclose(stats.t_test(d).p, theirs.pvalue)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(finite, min_size=4, max_size=20), st.floats(0.01, 100), st.integers(0, 2**31))
+def test_intervals_and_p_values_follow_a_change_of_unit_and_of_sign(values, factor, seed):
+    d = np.array(values)
+    assume(np.std(d) > 1e-3)
+    once, scaled, turned = (stats.paired_bootstrap(x, rng(seed), 199) for x in (d, factor * d, -d))
+    assert scaled.p == once.p
+    assert scaled.interval.low == pytest.approx(factor * once.interval.low, rel=1e-6, abs=1e-9)
+    assert turned.p == once.p
+    assert turned.interval.high == pytest.approx(-once.interval.low, rel=1e-6, abs=1e-9)
+    assert stats.sign_flip_test(-d, rng(seed), 199).p == pytest.approx(stats.sign_flip_test(d, rng(seed), 199).p)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(finite, min_size=5, max_size=20), st.integers(0, 2**31), st.sampled_from([0.8, 0.9, 0.95]))
+def test_the_bootstraps_p_value_is_below_one_minus_confidence_just_when_0_lies_outside_its_interval(
+    values, seed, confidence
+):
+    d = np.array(values)
+    assume(np.std(d) > 1e-3)
+    boot = stats.paired_bootstrap(d, rng(seed), 999, confidence)
+    inside = boot.interval.low <= 0 <= boot.interval.high
+    edge = min(abs(boot.interval.low), abs(boot.interval.high)) < 1e-9
+    assert edge or inside == (boot.p > 1 - confidence + 1e-12)
+
+
+def test_the_bootstrap_matches_a_plain_loop_over_the_same_resamples():
+    d, resamples = units(12), 299
+    counts = rng(7).multinomial(12, np.full(12, 1 / 12), size=resamples)
+    t = abs(d.mean()) / scipy_stats.sem(d)
+    t_star = np.array([abs(x.mean() - d.mean()) / scipy_stats.sem(x) for x in (np.repeat(d, row) for row in counts)])
+    boot = stats.paired_bootstrap(d, rng(7), resamples, 0.95)
+    assert boot.p == pytest.approx((1 + np.sum(t_star >= t)) / (resamples + 1))
+    half = np.sort(t_star)[int(np.ceil(300 * 0.95)) - 1] * scipy_stats.sem(d)
+    assert boot.interval.high - boot.interval.estimate == pytest.approx(half)
+
+
+def test_a_batch_gives_what_its_rows_give_one_by_one():
+    batch = rng(3).normal(0.3, 1, (2, 5, 18))
+    for test in (
+        lambda d: stats.paired_bootstrap(d, rng(4), 499).p,
+        lambda d: stats.sign_flip_test(d, rng(4), 499).p,
+        lambda d: stats.wilcoxon(d).p,
+        lambda d: stats.t_test(d).p,
+    ):
+        together = test(batch)
+        assert together.shape == (2, 5)
+        np.testing.assert_allclose(together, [[test(row) for row in rows] for rows in batch])
+
+
+def test_a_large_batch_is_computed_in_blocks_that_give_the_same(monkeypatch):
+    batch = rng(3).normal(0.3, 1, (50, 9))
+    whole = stats.paired_bootstrap(batch, rng(4), 99), stats.sign_flip_test(batch)
+    monkeypatch.setattr("datalab.stats.paired._BLOCK", 1000)
+    parts = stats.paired_bootstrap(batch, rng(4), 99), stats.sign_flip_test(batch)
+    np.testing.assert_allclose(parts[0].interval.low, whole[0].interval.low)
+    np.testing.assert_array_equal(parts[1].p, whole[1].p)
+
+
+def test_a_resample_without_variation_counts_against_a_finding():
+    # Of the 27 resamples of 3 units, two repeat the first or the last alone: |t*| is infinite there, and p at least 2/27.
+    boot = stats.paired_bootstrap(np.array([1.0, 1.001, 1.002]), rng(0), 9999, 0.95)
+    assert boot.p == pytest.approx(2 / 27, abs=0.01)
+    assert boot.interval.high == np.inf
+
+
+@pytest.mark.parametrize("n", [2, 5, 9, 12])
+def test_the_exact_sign_flip_p_equals_scipys_exhaustive_permutation_test(n):
+    d = units(n, seed=n)
+    theirs = scipy_stats.permutation_test((d,), lambda x, axis: abs(x.mean(axis=axis)), permutation_type="samples",
+                                          alternative="greater", n_resamples=np.inf, vectorized=True)  # fmt: skip
+    assert stats.sign_flip_test(d).p == pytest.approx(theirs.pvalue)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8), st.sampled_from([0.1, 1 / 3, 1e-7, 1e6]))
+def test_ties_in_the_sign_flip_test_are_counted_exactly_whatever_the_unit(values, unit):
+    whole = np.array(values)
+    patterns = 1 - 2 * (np.arange(2 ** len(whole))[:, None] >> np.arange(len(whole)) & 1)
+    expected = np.mean(np.abs(patterns @ whole) >= abs(whole.sum()))
+    assert stats.sign_flip_test(whole * unit).p == pytest.approx(expected)
+
+
+def test_the_sign_flip_test_enumerates_up_to_16_units_and_draws_from_17_on():
+    assert stats.sign_flip_test(units(16)).method == "sign-flip, exact"
+    drawn = stats.sign_flip_test(units(17, 3), rng(), 999)
+    assert drawn.method == "sign-flip, 999 draws"
+    assert drawn.p == drawn.floor == 1 / 1000  # the +1 rule: a drawn p is never 0
+    with pytest.raises(UserError, match=r"^rng: 17 units"):
+        stats.sign_flip_test(units(17))
+
+
+def test_drawn_sign_flips_approach_the_exact_p_value(monkeypatch):
+    d = units(14, 0.35, seed=5)
+    exact = stats.sign_flip_test(d).p
+    rules = dict(stats.paired.protocol().statistics) | {"max_exact_sign_patterns": 1}
+    monkeypatch.setattr("datalab.stats.paired.protocol", lambda: type("Rules", (), {"statistics": rules}))
+    drawn = stats.sign_flip_test(d, rng(), 40_000)
+    assert "draws" in drawn.method
+    assert drawn.p == pytest.approx(exact, abs=4 * np.sqrt(exact / 40_000))
+
+
+def test_wilcoxon_equals_scipys_and_pingouins_signed_rank_test():
+    d = units(15)
+    assert stats.wilcoxon(d).p == pytest.approx(scipy_stats.wilcoxon(d).pvalue)
+    assert stats.wilcoxon(d).p == pytest.approx(pingouin.wilcoxon(d)["p_val"].iloc[0])
+
+
+@pytest.mark.parametrize("n", [1, 5, 9, 13])
+def test_no_paired_permutation_p_falls_below_its_floor_and_agreeing_signs_reach_it(n):
+    d = np.linspace(1, 2, n)
+    assert stats.sign_flip_test(d).p == stats.wilcoxon(d).p == stats.sign_flip_test(d).floor == stats.p_floor(n)
+
+
+def test_identical_arms_give_p_1_and_equal_differences_give_no_p_at_all():
+    zeros, equal = np.zeros(6), np.full(6, 0.1)
+    boot = stats.paired_bootstrap(zeros, rng(), 99)
+    assert (boot.p, boot.interval.low, boot.interval.high) == (1, 0, 0)
+    assert stats.t_test(zeros).p == stats.sign_flip_test(zeros).p == stats.wilcoxon(zeros).p == 1
+    assert np.isnan(stats.t_test(equal).p)
+    assert np.isnan(stats.paired_bootstrap(equal, rng(), 99).p)
+    assert np.isnan(stats.cohens_dz(equal).estimate)
+    assert stats.sign_flip_test(equal).p == stats.p_floor(6)
+
+
+# --- effect sizes and equivalence ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 60), st.floats(-3, 3), st.sampled_from([0.9, 0.95, 0.995]))
+def test_at_the_limits_of_d_z_the_observed_t_is_a_tail_quantile_of_the_noncentral_t(n, shift, confidence):
+    d = rng(n).normal(shift, 1, n)
+    effect = stats.cohens_dz(d, confidence)
+    t = effect.estimate * np.sqrt(n)
+    assert effect.estimate == pytest.approx(pingouin.compute_effsize(d, 0))
+    tails = scipy_stats.nct.cdf(t, n - 1, np.array([effect.high, effect.low]) * np.sqrt(n))
+    np.testing.assert_allclose(tails, [(1 - confidence) / 2, (1 + confidence) / 2], atol=1e-6)
+
+
+def test_the_interval_of_d_z_excludes_0_just_when_the_t_test_rejects():
+    for seed in range(40):
+        d = units(13, 0.5, seed)
+        assert (stats.cohens_dz(d, 0.95).low > 0) == (stats.t_test(d).p < 0.05 and d.mean() > 0)
+
+
+def test_equivalence_agrees_with_pingouins_two_one_sided_tests():
+    for seed in range(40):
+        d = rng(seed).normal(0.002, 0.01, 15)
+        assert stats.equivalent(d, 0.005) == (pingouin.tost(d, 0, bound=0.005)["pval"].iloc[0] < 0.05)
+    assert stats.equivalent(np.array([[0.001, -0.001, 0.002], [0.5, 0.6, 0.4]]), 0.01).tolist() == [True, False]
+
+
+def test_the_summary_holds_the_same_numbers_as_the_functions_it_gathers():
+    d = units(15)
+    row = stats.paired_summary(d, rng(2))
+    assert row["p_t"] == stats.t_test(d).p
+    assert row["p_sign_flip"] == stats.sign_flip_test(d).p
+    assert row["p_floor"] == 2 / 2**15
+    assert row["t_low"] == stats.t_interval(d).low
+    ranks = scipy_stats.rankdata(np.abs(d))
+    assert row["rank_biserial"] == pytest.approx((ranks @ np.sign(d)) / ranks.sum())
+    assert row["p_shapiro"] == pytest.approx(scipy_stats.shapiro(d).pvalue)
+
+
+# --- multiplicity, floors, power -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_corrections_equal_pingouins_and_holm_never_exceeds_bonferroni(values):
+    p = np.array(values)
+    np.testing.assert_allclose(stats.bonferroni(p), pingouin.multicomp(p, method="bonf")[1], atol=1e-12)
+    np.testing.assert_allclose(stats.holm(p), pingouin.multicomp(p, method="holm")[1], atol=1e-12)
+    assert np.all(p <= stats.holm(p))
+    assert np.all(stats.holm(p) <= stats.bonferroni(p) + 1e-15)
+
+
+def test_corrections_treat_every_row_as_a_family_of_its_own():
+    p = rng(0).uniform(size=(3, 2, 15))
+    for correct in (stats.bonferroni, stats.holm):
+        np.testing.assert_array_equal(correct(p)[1, 1], correct(p[1, 1]))
+
+
+def test_five_seeds_cannot_reach_0_0625_nine_reach_the_level_and_thirteen_the_corrected_one():
+    assert stats.p_floor(5) == 0.0625
+    assert stats.p_floor_unpaired(5) == pytest.approx(2 / 252)
+    assert stats.seeds_needed(0.005) == 9
+    assert stats.seeds_needed(0.005 / 15) == 13
+    assert stats.p_floor(12) > 0.005 / 15 >= stats.p_floor(13)
+
+
+def test_power_and_the_effect_it_needs_are_each_others_inverse_and_power_at_no_effect_is_the_level():
+    effect = stats.effect_needed(13, 0.005, 0.8)
+    assert stats.power(effect, 13, 0.005) == pytest.approx(0.8, abs=1e-6)
+    assert stats.power(0, 13, 0.005) == pytest.approx(0.005)
+    assert stats.power(0.5, 20, 0.05) == pytest.approx(0.5645, abs=1e-4)
+
+
+def test_seeds_average_away_their_own_spread_and_never_that_between_data_sets():
+    assert stats.nested_dz(0.01, 0, 0.02, 4) == pytest.approx(1)
+    assert stats.nested_dz(0.01, 0.02, 0.02, 10**9) == pytest.approx(0.5)
+
+
+# --- crossover -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=12))
+def test_the_isotonic_fit_equals_scikit_learns(values):
+    np.testing.assert_allclose(stats.isotonic(values), isotonic_regression(values), atol=1e-9)
+
+
+def test_a_straight_line_crosses_where_it_is_0():
+    assert stats.crossover(RATES, RATES - 0.137) == pytest.approx(0.137)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(finite, min_size=9, max_size=9), st.floats(0.001, 1000))
+def test_the_crossover_keeps_under_scaling_of_d_and_moves_with_the_unit_of_the_rates(values, factor):
+    d = np.array(values)
+    found = stats.crossover(RATES, d)
+    assert stats.crossover(RATES, factor * d) == pytest.approx(found, abs=1e-9)
+    assert stats.crossover(100 * RATES, d) == pytest.approx(100 * found, abs=1e-7)
+    if np.isfinite(found):
+        assert np.interp(found, RATES, stats.isotonic(d)) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_difference_above_0_everywhere_is_always_below_or_at_0_everywhere_is_never():
+    assert stats.crossover(RATES, np.full(9, 0.01)) == -np.inf
+    assert stats.crossover(RATES, np.full(9, -0.01)) == np.inf
+    assert stats.crossover(RATES, np.zeros(9)) == np.inf
+    # A dip that the monotone fit pools away leaves "always"; the first zero of a flat stretch is its first rate.
+    assert stats.crossover([0, 1, 2], [3, -1, 5]) == -np.inf
+    assert stats.crossover([0, 1, 2, 3], [-1, 0, 0, 1]) == 1
+    assert stats.crossover([0, 1, 2], [0, 0, 1]) == 0
+    assert [stats.crossover_label(x, RATES) for x in (-np.inf, 0.1419, np.inf)] == ["< 0 %", "14.2 %", "> 40 %"]
+
+
+def loop_bootstrap(d, rates, generator, resamples):
+    sets, seeds, _ = d.shape
+    chosen = generator.integers(0, sets, size=(resamples, sets, 1))
+    inner = generator.integers(0, seeds, size=(resamples, sets, seeds))
+    return np.array([stats.crossover(rates, d[chosen[b], inner[b]].mean(axis=(0, 1))) for b in range(resamples)])
+
+
+def test_the_two_level_bootstrap_matches_a_plain_loop_and_its_shares_count_the_open_ends():
+    d = (RATES - 0.15) * 0.3 + rng(1).normal(0, 0.08, (6, 1, 1)) + rng(2).normal(0, 0.03, (6, 4, 9))
+    found = stats.crossover_bootstrap(d, RATES, rng(3), 300)
+    draws = loop_bootstrap(d, RATES, rng(3), 300)
+    np.testing.assert_allclose(found.draws, draws, atol=1e-9)
+    assert found.p_always == np.mean(draws == -np.inf) > 0
+    assert found.p_never == np.mean(draws == np.inf) > 0
+    assert (found.low, found.high) == (np.sort(draws)[7], np.sort(draws)[292])
+    assert found.low <= found.estimate <= found.high
+
+
+def test_without_spread_the_crossovers_interval_is_a_point():
+    d = np.broadcast_to(RATES - 0.137, (5, 3, 9))
+    found = stats.crossover_bootstrap(d, RATES, rng(), 200)
+    assert (found.low, found.high) == pytest.approx((0.137, 0.137))
+    assert found.p_always == found.p_never == 0
+
+
+def test_seeds_vary_within_their_data_set_only():
+    # Seeds differ, data sets do not: with the seeds held at their mean no resample would move.
+    d = (RATES - 0.15) + np.array([-0.05, 0.05])[None, :, None] + np.zeros((8, 1, 1))
+    assert np.std(stats.crossover_bootstrap(d, RATES, rng(), 500).draws) > 0.005
+    flat = d.mean(axis=1, keepdims=True)
+    assert np.std(stats.crossover_bootstrap(flat, RATES, rng(), 500).draws) == pytest.approx(0, abs=1e-12)
+
+
+def test_twenty_crossover_bootstraps_of_the_papers_size_take_under_two_seconds():
+    d = (RATES - 0.15) + rng(0).normal(0, 0.1, (23, 13, 9))
+    start = time.perf_counter()
+    for seed in range(20):
+        stats.crossover_bootstrap(d, RATES, rng(seed), 2000)
+    assert time.perf_counter() - start < 2
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: stats.t_interval([1.0]), "differences"),
+        (lambda: stats.t_interval([1.0, np.nan, 2.0]), "differences: 1 of 3 are not finite"),
+        (lambda: stats.t_interval([1.0, 2.0], 95), "confidence"),
+        (lambda: stats.paired_bootstrap([1.0, 2.0, 3.0], rng(), 10, 0.99), "resamples"),
+        (lambda: stats.cohens_dz(np.ones((2, 3))), "differences"),
+        (lambda: stats.equivalent([1.0, 2.0], 0), "sesoi"),
+        (lambda: stats.holm([0.1, np.nan]), "p-values"),
+        (lambda: stats.bonferroni([]), "p-values"),
+        (lambda: stats.p_floor(0), "n"),
+        (lambda: stats.seeds_needed(0), "alpha"),
+        (lambda: stats.nested_dz(0.01, 0, 0, 5), "sd_units"),
+        (lambda: stats.crossover([0, 0.1, 0.1], [1, 2, 3]), "rates"),
+        (lambda: stats.crossover([0, 0.1], [1, 2, 3]), "d"),
+        (lambda: stats.crossover_bootstrap(np.zeros((1, 2, 9)), RATES, rng()), "d"),
+        (lambda: stats.crossover_bootstrap(np.full((3, 2, 9), np.nan), RATES, rng()), "d"),
+        (lambda: stats.crossover_bootstrap(np.zeros((3, 2, 9)), RATES, rng(), 0), "resamples"),
+    ],
+)
+def test_input_that_cannot_be_used_is_refused_in_one_line_that_names_it(call, named):
+    with pytest.raises(UserError, match=f"^{named}") as caught:
+        call()
+    assert "\n" not in str(caught.value)
