@@ -1,0 +1,134 @@
+"""``record.json``: what ran, with what, and the hash of every file and of itself."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from datalab.errors import UserError
+from datalab.record import atomic, provenance
+
+NAME = "record.json"
+STAGING = ".partial"  # outputs of the section that runs now; they move into place when it is complete
+Status = Literal["complete", "failed", "interrupted", "running", "not run"]
+
+
+class FileEntry(pydantic.BaseModel):
+    """One file: its hash, its size, the section that wrote it, and whether it holds measured time or memory."""
+
+    sha256: str
+    bytes: int
+    section: str | None = None
+    timing: bool = False
+
+
+class SectionEntry(pydantic.BaseModel):
+    """One notebook's part of the record. ``key`` holds every hash and parameter its results depend on."""
+
+    number: str
+    title: str
+    status: Status = "not run"
+    reason: str = ""
+    runner: Literal["datalab run", "notebook session", ""] = ""
+    key: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    device: str = ""
+    determinism: dict[str, Any] = {}
+    started: str = ""
+    ended: str = ""
+    wall_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    code_cells: int | None = None
+    code_cells_ran: int | None = None
+    process: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    claims: list[dict[str, Any]] = []
+    headline: list[dict[str, Any]] = []
+    cells: list[str] = []
+
+
+class Manifest(pydantic.BaseModel):
+    """The whole record: provenance, one entry a section, one a file."""
+
+    format: Literal[1] = 1
+    profile: str
+    created: str
+    updated: str = ""
+    datalab: str = ""
+    sources: dict[str, str | None] = {}
+    git: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    packages: dict[str, str] = {}
+    sections: dict[str, SectionEntry] = {}
+    files: dict[str, FileEntry] = {}
+
+    def add_file(self, record: Path, path: str, section: str | None = None, timing: bool = False) -> None:
+        """Enter the file ``path`` (relative to ``record``, with ``/``) as it is now."""
+        whole = record / path
+        self.files[path] = FileEntry(
+            sha256=atomic.sha256(whole), bytes=whole.stat().st_size, section=section, timing=timing
+        )
+
+    def files_of(self, stem: str) -> list[str]:
+        """The paths one section wrote."""
+        return [path for path, entry in self.files.items() if entry.section == stem]
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def create(profile: str) -> Manifest:
+    """A manifest of what is here now: package, sources, commit, machine."""
+    manifest = Manifest(profile=profile, created=now())
+    refresh(manifest)
+    return manifest
+
+
+def refresh(manifest: Manifest) -> None:
+    """Bring the record's provenance up to date: the code, the packages and the machine that write to it now."""
+    from datalab import __version__
+
+    manifest.datalab = __version__
+    manifest.sources = provenance.sources()
+    manifest.git = provenance.commit()
+    manifest.machine = provenance.machine()
+    manifest.packages = provenance.packages()
+
+
+def save(record: Path, manifest: Manifest) -> None:
+    """Write ``record.json``, with the hash of its own content."""
+    manifest.updated = now()
+    tree = manifest.model_dump(mode="json")
+    tree["sha256"] = _own_hash(tree)
+    atomic.write(record / NAME, json.dumps(tree, indent=1, ensure_ascii=False) + "\n", durable=True)
+
+
+def load(record: Path) -> Manifest:
+    """Read and check ``record.json``.
+
+    Raises :class:`UserError` when it is not there, is not a manifest, or its content does not have the hash it states.
+    """
+    path = record / NAME
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        stated = tree.pop("sha256", None)
+        manifest = Manifest.model_validate(tree)
+    except FileNotFoundError:
+        raise UserError(f"record '{provenance.shown(record)}': {NAME} is missing") from None
+    except (OSError, ValueError, AttributeError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"record '{provenance.shown(record)}': {NAME} cannot be read ({why})") from None
+    if stated != _own_hash(tree):
+        raise UserError(f"record '{provenance.shown(record)}': {NAME} was changed after it was written")
+    return manifest
+
+
+def _own_hash(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""How far a sweep is: one updating display in the notebook, and a small file that ``datalab run`` reads to show it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from datalab.record import atomic
+
+EVERY = 0.5  # seconds between two updates; a notebook keeps every output it is sent
+
+
+class Progress:
+    """The callback ``sweep.run`` calls with ``(done, total, failed, text)``."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._handle: Any = None
+        self._last = 0.0
+        self._began = time.monotonic()
+
+    def __call__(self, done: int, total: int, failed: int = 0, text: str = "") -> None:
+        """Show that ``done`` of ``total`` cells are there, ``failed`` of them without a result."""
+        now = time.monotonic()
+        if now - self._last < EVERY and done < total:
+            return
+        self._last = now
+        state = {"done": done, "total": total, "failed": failed, "text": text}
+        atomic.write(self._file, json.dumps(state))
+        self._show(line(state, now - self._began))
+
+    def _show(self, text: str) -> None:
+        shell = ipython()
+        if shell is None:
+            return
+        content = {"text/plain": text}
+        if self._handle is None:
+            from IPython.display import display
+
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+
+def line(state: dict[str, Any], seconds: float | None = None) -> str:
+    """``"12 of 40 cells, 1 failed, about 30 s left: mnist5k mlp"``."""
+    done, total, failed = state.get("done", 0), state.get("total", 0), state.get("failed", 0)
+    text = f"{done} of {total} cells" + (f", {failed} failed" if failed else "")
+    if seconds and 0 < done < total:
+        text += f", about {span(seconds / done * (total - done))} left"
+    return text + (f": {state['text']}" if state.get("text") else "")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What the running sweep wrote last; empty when no sweep runs."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def span(seconds: float) -> str:
+    """``"45 s"``, ``"3 min 20 s"``, ``"2 h 05 min"``."""
+    seconds = round(seconds)
+    if seconds < 100:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def ipython() -> Any:
+    """The running notebook's shell, or ``None`` outside a notebook."""
+    import sys
+
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell if shell is not None and hasattr(shell, "kernel") else None
