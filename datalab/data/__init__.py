@@ -1,0 +1,23 @@
+"""The data sets: registry, download, loading, splits and preprocessing, data cards."""
+
+from datalab.data.download import fetch, missing, on_disk
+from datalab.data.preparation import Prepared, prepare
+from datalab.data.registry import EMBEDDED, ENCODERS, PACKAGES, REGISTRY, DatasetSpec, PackageSpec, check_names
+from datalab.data.tables import Dataset, load
+
+__all__ = [
+    "EMBEDDED",
+    "ENCODERS",
+    "PACKAGES",
+    "REGISTRY",
+    "Dataset",
+    "DatasetSpec",
+    "PackageSpec",
+    "Prepared",
+    "check_names",
+    "fetch",
+    "load",
+    "missing",
+    "on_disk",
+    "prepare",
+]

