@@ -95,7 +95,7 @@ def test_a_large_batch_is_computed_in_blocks_that_give_the_same(monkeypatch):
 
 
 def test_a_resample_without_variation_counts_against_a_finding():
-    # Of the 27 resamples of 3 units, two repeat the first or the last alone: |t*| is infinite there, and p at least 2/27.
+    # Of the 27 resamples of 3 units two repeat the first or the last alone: |t*| is infinite there, so p >= 2/27.
     boot = stats.paired_bootstrap(np.array([1.0, 1.001, 1.002]), rng(0), 9999, 0.95)
     assert boot.p == pytest.approx(2 / 27, abs=0.01)
     assert boot.interval.high == np.inf
@@ -172,6 +172,20 @@ def test_at_the_limits_of_d_z_the_observed_t_is_a_tail_quantile_of_the_noncentra
     assert effect.estimate == pytest.approx(pingouin.compute_effsize(d, 0))
     tails = scipy_stats.nct.cdf(t, n - 1, np.array([effect.high, effect.low]) * np.sqrt(n))
     np.testing.assert_allclose(tails, [(1 - confidence) / 2, (1 + confidence) / 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 15])
+def test_the_interval_of_d_z_grows_in_proportion_to_a_huge_effect_and_turns_with_its_sign(n):
+    d = rng(n).normal(size=n)
+    d = (d - d.mean()) / d.std(ddof=1)
+    shares = []
+    for effect in (200.0, 2e3, 2e6):
+        found, turned = stats.cohens_dz(effect + d), stats.cohens_dz(-effect - d)
+        shares.append((found.low / effect, found.high / effect))
+        assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), rel=1e-5)
+    np.testing.assert_allclose(shares[0], shares[2], rtol=2e-3)
+    np.testing.assert_allclose(shares[1], shares[2], rtol=2e-3)
+    assert shares[0][0] < 0.95 < 1.05 < shares[0][1]
 
 
 def test_the_interval_of_d_z_excludes_0_just_when_the_t_test_rejects():
