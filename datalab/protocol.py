@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
@@ -12,11 +13,17 @@ PROFILES = ("smoke", "quick", "paper")
 
 
 class Protocol:
-    """``protocol.yaml``, read-only: top-level keys are attributes, ``sha256`` is the hash of the file's bytes."""
+    """``protocol.yaml``, read-only: top-level keys are attributes, ``sha256`` is the hash of the file's bytes.
+
+    ``rules_sha256`` leaves the profiles out: it changes only when a result could.
+    """
 
     def __init__(self, raw: bytes):
+        tree = yaml.safe_load(raw)
+        rules = {key: value for key, value in tree.items() if key != "profiles"}
         self.sha256 = hashlib.sha256(raw).hexdigest()
-        self._tree = _frozen(yaml.safe_load(raw))
+        self.rules_sha256 = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+        self._tree = _frozen(tree)
 
     def __getattr__(self, name: str) -> Any:
         try:

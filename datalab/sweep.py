@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from datalab.errors import UserError
+from datalab.protocol import protocol
 
 # A cell's rows depend on the rooms below the sweep and on its own experiment, not on how they are run or shown.
 _RESULT_FREE = ("cli.py", "__main__.py", "claims.py", "sweep.py", "record", "report", "experiments", "stats")
@@ -46,7 +47,8 @@ class Cell:
     def key(self) -> str:
         """The hash (16 hex digits) of everything the rows depend on."""
         module = self.function.partition(":")[0]
-        content = json.dumps([self.function, self.parameters, code_hash(module), _libraries()], sort_keys=True)
+        depends = [self.function, self.parameters, code_hash(module), protocol().rules_sha256, _libraries()]
+        content = json.dumps(depends, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -85,7 +87,14 @@ def _libraries() -> dict[str, str]:
     return {name: version(name) for name in _LIBRARIES}
 
 
-def run(cells: Sequence[Cell], folder: Path, workers: int, progress: Progress | None = None) -> pd.DataFrame:
+def available_cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    cells: Sequence[Cell], folder: Path, workers: int | None = None, progress: Progress | None = None
+) -> pd.DataFrame:
     """Run the cells that are not finished and return the rows of all, in the cells' order.
 
     Parameters
@@ -95,7 +104,7 @@ def run(cells: Sequence[Cell], folder: Path, workers: int, progress: Progress | 
     folder
         One parquet file per finished cell, written to a temporary name and renamed.
     workers
-        Processes, each with one thread; 1 runs in this process.
+        Processes, each with one thread; None for one a core, 1 to run in this process.
     progress
         Called with (done, total, failed, text) at the start and after every cell.
 
@@ -105,6 +114,7 @@ def run(cells: Sequence[Cell], folder: Path, workers: int, progress: Progress | 
     folder.mkdir(parents=True, exist_ok=True)
     cells = list({cell.key: cell for cell in cells}.values())
     missing = [cell for cell in cells if read(cell.path(folder)) is None]
+    workers = workers or available_cores()
     state = _State(total=len(cells), done=len(cells) - len(missing), progress=progress)
     state.report(f"{state.done} of {len(cells)} cells were finished before" if state.done else "")
     if missing:
@@ -128,18 +138,6 @@ def read(path: Path) -> pd.DataFrame | None:
         return pq.read_table(path, page_checksum_verification=True).to_pandas()
     except (pa.ArrowException, OSError):
         return None
-
-
-def prune(cells: Sequence[Cell], folder: Path, function: str) -> list[Path]:
-    """Delete the files of ``function``'s cells that the grid no longer asks for (older code or parameters)."""
-    wanted = {cell.path(folder).name for cell in cells}
-    stale = []
-    for path in sorted(folder.glob("*.parquet")):
-        metadata = _metadata(path)
-        if path.name not in wanted and metadata.get("function") == function:
-            path.unlink()
-            stale.append(path)
-    return stale
 
 
 class _State:
@@ -206,13 +204,10 @@ _ENVIRONMENT = {
 
 
 def _start_worker(parent: int) -> None:
-    """One thread a worker, deaf to Ctrl-C (the parent decides), and gone when the parent is gone, however it died."""
+    """Workers are deaf to Ctrl-C (the parent decides), and gone when the parent is gone, however it died."""
     import signal
 
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -249,9 +244,3 @@ def _write(rows: pd.DataFrame, cell: Cell, path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    return json.loads((pq.read_schema(path).metadata or {}).get(b"datalab.cell", b"{}"))
