@@ -1,0 +1,44 @@
+"""Solver: Cholesky in place, for a symmetric positive definite matrix of which only the lower triangle is read.
+
+On the CPU this calls LAPACK through scipy: the triangular solve of its OpenBLAS runs twice as fast as that of the MKL
+in torch on processors not made by Intel, and nothing is copied. On other devices it calls ``torch.linalg``.
+"""
+
+import torch
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
+from torch import Tensor
+
+
+def factorise(matrix: Tensor) -> Tensor | None:
+    """The factor L of ``matrix`` (D, D), in its lower triangle, or None when it is not positive definite.
+
+    The upper triangle is neither read nor cleared. A C-contiguous matrix is overwritten. Equivalent to
+    ``torch.linalg.cholesky_ex``.
+    """
+    if matrix.is_cuda:
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return None if int(info) else factor
+    a = matrix.numpy().T  # row-major lower = column-major upper
+    (potrf,) = get_lapack_funcs(("potrf",), (a,))
+    upper, info = potrf(a, lower=0, clean=0, overwrite_a=1)
+    return None if info else torch.from_numpy(upper.T)
+
+
+def half_solve(factor: Tensor, right: Tensor) -> Tensor:
+    """L^-1 ``right`` for ``right`` (D, m); overwritten where it is C-contiguous."""
+    return _triangular(factor, right, transposed=False)
+
+
+def solve(factor: Tensor, right: Tensor) -> Tensor:
+    """(L L')^-1 ``right`` for ``right`` (D, m); overwritten where it is C-contiguous."""
+    return _triangular(factor, half_solve(factor, right), transposed=True)
+
+
+def _triangular(factor: Tensor, right: Tensor, transposed: bool) -> Tensor:
+    if factor.is_cuda:
+        lower = factor.tril()
+        return torch.linalg.solve_triangular(lower.mT if transposed else lower, right, upper=transposed)
+    # (L^-1 R)' = R' U^-1, with U = L' as BLAS sees it
+    a, b = factor.numpy().T, right.numpy().T
+    (trsm,) = get_blas_funcs(("trsm",), (a, b))
+    return torch.from_numpy(trsm(1.0, a, b, side=1, lower=0, trans_a=int(transposed), overwrite_b=1).T)

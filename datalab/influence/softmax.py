@@ -1,0 +1,197 @@
+"""Curvature: the Gauss-Newton matrix of a softmax layer, in the C - 1 dimensions where it lives.
+
+The layer's parameters are (C, p): one row a class, p = h + 1 with the bias last; a (n, p) are its inputs with a one
+appended. The gradient of example i is (p_i - y_i) a_i', and its Gauss-Newton matrix (diag(p_i) - p_i p_i') kron a_i
+a_i'; both are orthogonal to adding one vector to every class, so for gradients x
+
+    x' (H + d I)^-1 x  =  x_r' (H_r + d (I - 11'/C) kron I)^-1 x_r,
+
+where r keeps the first C - 1 classes: no rotation is needed. The blocks of H_r are symmetric in a, too: block (j, k) is
+sum_i w_ijk a_i a_i', and all blocks j >= k come of one product of the weights (C (C-1) / 2, n) with the p (p+1) / 2
+distinct products of features, a quarter of the work of the full matrix.
+
+In float32 the inputs are whitened first, by T with T' T = (mean a a' + delta I)^-1, formed in float64. Scores do not
+change, the condition number falls from that of the features' to that of the classes' spread, and float32 suffices.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from datalab.errors import UserError
+from datalab.influence import cholesky
+
+_FEW_PAIRS = 6  # up to here one product a pair is faster than forming the products of features
+_ROWS = 8  # features whose products with all others are formed at a time: they stay in the cache
+_SOLVE_NUMBERS = 1 << 23  # right-hand sides solved at a time, in numbers
+
+
+class Examples(NamedTuple):
+    """A batch at the last layer, in float64: inputs with a one appended (m, p), probabilities (m, C), and their labels.
+
+    ``gradient`` (m, C) is p - y without cancellation: at the label it is minus the sum of the others.
+    """
+
+    inputs: Tensor
+    probabilities: Tensor
+    gradient: Tensor
+
+
+def examples(features: Tensor, logits: Tensor, labels: Tensor) -> Examples:
+    """The batch of features (m, h), logits (m, C) and labels (m,)."""
+    inputs = torch.ones(features.shape[0], features.shape[1] + 1, dtype=torch.float64, device=features.device)
+    inputs[:, :-1] = features
+    probabilities = torch.softmax(logits.double(), 1)
+    gradient = probabilities.scatter(1, labels[:, None], 0.0)
+    return Examples(inputs, probabilities, gradient.scatter_(1, labels[:, None], -gradient.sum(1, keepdim=True)))
+
+
+class Damping(NamedTuple):
+    """d = ``absolute`` + ``relative`` * mean diagonal of H over all C p parameters."""
+
+    absolute: float
+    relative: float
+
+
+class SoftmaxGGN:
+    """H + d I of one softmax layer, factorised once for any number of scores.
+
+    Parameters
+    ----------
+    batches
+        Yields the training set's :class:`Examples`, and can be iterated again: twice here, and once for each
+        refinement.
+    damping
+        d = absolute + relative * mean diagonal of H.
+    dtype
+        Of the matrix and its factor. float32 is whitened, and its solutions are refined against the float64 operator.
+
+    ``damping_`` is d. Raises UserError when H + d I is not positive definite in this dtype.
+    """
+
+    def __init__(self, batches: Iterable[Examples], damping: Damping, dtype: torch.dtype = torch.float64):
+        self._batches, self._dtype = batches, dtype
+        moment, spread, self.n = 0, 0, 0
+        diagonal = 0.0
+        for batch in batches:
+            variance = (batch.probabilities * (1 - batch.probabilities)).sum(1)
+            diagonal = diagonal + variance @ batch.inputs.square().sum(1)
+            spread = spread + variance.sum()
+            if dtype != torch.float64:
+                moment = moment + batch.inputs.T @ batch.inputs
+            self.n += len(variance)
+            self.n_classes, self.width = batch.probabilities.shape[1], batch.inputs.shape[1]
+        n_parameters = self.n_classes * self.width
+        self.damping_ = damping.absolute + damping.relative * float(diagonal) / (self.n * n_parameters)
+        device = batch.inputs.device
+        if dtype == torch.float64:
+            self._whiten, metric = None, torch.eye(self.width, dtype=dtype, device=device)
+        else:
+            ridge = self.damping_ / max(float(spread) / (self.n * self.n_classes), 1e-12)
+            eye = torch.eye(self.width, dtype=torch.float64, device=device)
+            lower = torch.linalg.cholesky(moment / self.n + ridge * eye)
+            self._whiten = torch.linalg.solve_triangular(lower, eye, upper=False)
+            metric = (self._whiten @ self._whiten.T).to(dtype)
+        factor = cholesky.factorise(self._build(metric))
+        if factor is None:
+            raise UserError(
+                f"damping: the curvature plus {self.damping_:.3g} is not positive definite in {str(dtype)[6:]}; "
+                "a larger damping would be"
+            )
+        self._factor = factor
+
+    def self_influence(self, batch: Examples) -> Tensor:
+        """g' (H + d I)^-1 g of each example of the batch, (m,), at least 0."""
+        columns = max(_SOLVE_NUMBERS // len(self._factor), 1)
+        parts = [self._half_solved(batch, i, i + columns) for i in range(0, len(batch.inputs), columns)]
+        return torch.cat([part.square_().sum(0) for part in parts])
+
+    def cross(self, batch: Examples, other: Examples) -> Tensor:
+        """g_i' (H + d I)^-1 g_j of each pair, (m, m_other)."""
+        return self._half_solved(batch).T @ self._half_solved(other)
+
+    def direction(self, gradients: Tensor) -> Tensor:
+        """(H + d I)^-1 of gradients (T, C, p) orthogonal to the classes' ones: (T, C - 1, p), float64, last class 0.
+
+        In float32 it refines until a step changes nothing beyond 1e-9, and raises ArithmeticError when it does not
+        settle.
+        """
+        right = gradients[:, :-1]
+        solution = self._solve(right)
+        if self._dtype == torch.float64:
+            return solution
+        for _ in range(6):
+            step = self._solve(right - self._apply(solution))
+            solution = solution + step
+            if step.norm() <= 1e-9 * solution.norm():
+                return solution
+        raise ArithmeticError("float32 refinement does not settle")
+
+    def _build(self, metric: Tensor) -> Tensor:
+        """The lower triangle of H_r + d (I - 11'/C) kron metric, ((C-1) p, (C-1) p)."""
+        k, p = self.n_classes - 1, self.width
+        rows, columns = torch.tril_indices(k, k, device=metric.device)
+        blocks = torch.zeros(len(rows), p, p, dtype=self._dtype, device=metric.device)
+        same = (rows == columns).double()
+        for batch in self._batches:
+            weights = batch.probabilities.T / self.n
+            weights = weights[rows] * (same[:, None] - batch.probabilities.T[columns])
+            _add_blocks(blocks, self._inputs(batch), weights.to(self._dtype))
+        blocks += (self.damping_ * (same - 1 / self.n_classes)).to(self._dtype)[:, None, None] * metric
+        matrix = torch.empty(k, p, k, p, dtype=self._dtype, device=metric.device)
+        matrix.permute(0, 2, 1, 3)[rows, columns] = blocks
+        return matrix.view(k * p, k * p)
+
+    def _inputs(self, batch: Examples) -> Tensor:
+        """The batch's inputs, whitened where this is in use, features first: (p, m)."""
+        return (batch.inputs.T if self._whiten is None else self._whiten @ batch.inputs.T).to(self._dtype).contiguous()
+
+    def _half_solved(self, batch: Examples, start: int = 0, stop: int | None = None) -> Tensor:
+        """L^-1 of the gradients of a batch's slice, (D, m)."""
+        part = Examples(*(field[start:stop] for field in batch))
+        gradients = part.gradient[:, :-1].T.to(self._dtype).contiguous()[:, None] * self._inputs(part)
+        return cholesky.half_solve(self._factor, gradients.view(len(self._factor), -1))
+
+    def _solve(self, right: Tensor) -> Tensor:
+        whitened = right if self._whiten is None else right @ self._whiten.T
+        columns = whitened.reshape(len(right), -1).T.to(self._dtype).contiguous()
+        solved = cholesky.solve(self._factor, columns).T.double().reshape(right.shape)
+        return solved if self._whiten is None else solved @ self._whiten
+
+    def _apply(self, x: Tensor) -> Tensor:
+        """(H_r + d (I - 11'/C) kron I) x for x (T, C - 1, p), in float64."""
+        out = self.damping_ * (x - x.sum(1, keepdim=True) / self.n_classes)
+        for batch in self._batches:
+            p = batch.probabilities[:, :-1]
+            z = batch.inputs @ x.mT
+            out += (p * (z - (z * p).sum(-1, keepdim=True)) / self.n).mT @ batch.inputs
+        return out
+
+
+def mean_gradient(batches: Iterable[Examples]) -> Tensor:
+    """The gradient (C, p) of the mean loss over all batches."""
+    total, n = 0, 0
+    for batch in batches:
+        total, n = total + batch.gradient.T @ batch.inputs, n + len(batch.inputs)
+    return total / n
+
+
+def influence(batch: Examples, directions: Tensor) -> Tensor:
+    """-grad L' (H + d I)^-1 g of each example, (T, m), for T directions (T, C - 1, p) of target gradients."""
+    return -((batch.inputs @ directions.mT) * batch.gradient[:, :-1]).sum(-1)
+
+
+def _add_blocks(blocks: Tensor, inputs: Tensor, weights: Tensor) -> None:
+    """Add sum_i weights_qi inputs_.i inputs_.i' to each block q of (q, p, p); inputs are (p, m), weights (q, m)."""
+    p, m = inputs.shape
+    if len(weights) <= _FEW_PAIRS:
+        for block, weight in zip(blocks, weights, strict=True):
+            block.addmm_(inputs * weight, inputs.T)
+        return
+    for i in range(0, p, _ROWS):
+        products = (inputs[i : i + _ROWS, None] * inputs[None, i:]).view(-1, m)
+        added = (weights @ products.T).view(len(weights), -1, p - i)
+        blocks[:, i : i + _ROWS, i:] += added
+        blocks[:, i + _ROWS :, i : i + _ROWS] += added[:, :, _ROWS:].mT
