@@ -64,6 +64,7 @@ class Manifest(pydantic.BaseModel):
     git: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     packages: dict[str, str] = {}
+    closed: bool = False  # whether the last writer came to its end; False while it runs, or after it was killed
     sections: dict[str, SectionEntry] = {}
     files: dict[str, FileEntry] = {}
 
@@ -115,19 +116,23 @@ def load(record: Path) -> Manifest:
 
     Raises :class:`UserError` when it is not there, is not a manifest, or its content does not have the hash it states.
     """
-    path = record / NAME
+    manifest, problem = read(record)
+    if manifest is None or problem:
+        raise UserError(f"record '{provenance.shown(record)}': {NAME} {problem}")
+    return manifest
+
+
+def read(record: Path) -> tuple[Manifest | None, str]:
+    """``record.json`` as far as it can be read, and what is wrong with it (empty: nothing)."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads((record / NAME).read_text(encoding="utf-8"))
         stated = tree.pop("sha256", None)
         manifest = Manifest.model_validate(tree)
     except FileNotFoundError:
-        raise UserError(f"record '{provenance.shown(record)}': {NAME} is missing") from None
-    except (OSError, ValueError, AttributeError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"record '{provenance.shown(record)}': {NAME} cannot be read ({why})") from None
-    if stated != _own_hash(tree):
-        raise UserError(f"record '{provenance.shown(record)}': {NAME} was changed after it was written")
-    return manifest
+        return None, "is missing"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return None, f"cannot be read ({str(error).splitlines()[0]})"
+    return manifest, "" if stated == _own_hash(tree) else "was changed after it was written"
 
 
 def _own_hash(tree: dict[str, Any]) -> str:

@@ -45,10 +45,11 @@ class Progress:
 def line(state: dict[str, Any], seconds: float | None = None) -> str:
     """``"12 of 40 cells, 1 failed, about 30 s left: mnist5k mlp"``."""
     done, total, failed = state.get("done", 0), state.get("total", 0), state.get("failed", 0)
-    text = f"{done} of {total} cells" + (f", {failed} failed" if failed else "")
+    count, last = f"{done} of {total} cells", str(state.get("text", ""))
+    text = count + (f", {failed} failed" if failed else "")
     if seconds and 0 < done < total:
         text += f", about {span(seconds / done * (total - done))} left"
-    return text + (f": {state['text']}" if state.get("text") else "")
+    return text + (f": {last}" if last and not last.startswith(count) else last.removeprefix(count))
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def project() -> Path:
 
 
 def shown(path: Path) -> str:
-    """``path`` as a reader should see it: relative to the project or to the working directory where it lies inside."""
+    """``path`` as a reader should see it: relative to the working directory or the project where it lies inside."""
     path = path.resolve()
-    for base in (Path.cwd(), project()):
-        if path.is_relative_to(base.resolve()):
-            return str(path.relative_to(base.resolve()))
+    for base in (Path.cwd().resolve(), project().resolve()):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
     return str(path)
 
 

@@ -50,15 +50,13 @@ def _driven(spec: experiments.Section, parameters: SectionParameters) -> "Sectio
 def _by_hand(spec: experiments.Section, parameters: SectionParameters) -> "Section":
     name = parameters.record or f"runs/notebook-{parameters.profile}"
     record = (provenance.project() / name).resolve()
-    book = manifest.create(parameters.profile)
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
-    if (record / manifest.NAME).exists():
-        book = manifest.load(record)
-        manifest.refresh(book)
-    if book.profile != parameters.profile:
+    try:
+        book = _open_book(record, parameters.profile)
+    except UserError:
         lock.release(record)
-        raise UserError(f"record '{name}' holds profile '{book.profile}', not '{parameters.profile}'; choose another")
+        raise
     entry = SectionEntry(
         number=spec.number,
         title=spec.title,
@@ -70,6 +68,20 @@ def _by_hand(spec: experiments.Section, parameters: SectionParameters) -> "Secti
     )
     stage = staging.begin(record, book, spec.stem, entry)
     return Section(spec, parameters, record, stage, driven=False)
+
+
+def _open_book(record: Path, profile: str) -> manifest.Manifest:
+    if not (record / manifest.NAME).exists():
+        return manifest.create(profile)
+    book = manifest.load(record)
+    if book.profile != profile:
+        name = provenance.shown(record)
+        raise UserError(f"record '{name}' holds profile '{book.profile}', not '{profile}'; choose another")
+    if not book.closed:
+        staging.adopt(record, book)
+    staging.drop_changed_cells(record, book)
+    manifest.refresh(book)
+    return book
 
 
 def process() -> dict[str, Any]:
@@ -132,10 +144,11 @@ class Section:
         from datalab import sweep
 
         self._must_be_open()
-        (self.record / "cells").mkdir(exist_ok=True)
+        cells = list(cells)
         progress = Progress(self._stage / staging.PROGRESS)
-        rows = sweep.run(cells, self.record / "cells", workers=self.parameters.workers, progress=progress)
-        self._cells.update((f"cells/{path.name}", None) for path in sorted((self.record / "cells").glob("*.parquet")))
+        workers = self.parameters.workers or provenance.machine()["cores"]
+        rows = sweep.run(cells, self.record / "cells", workers=workers, progress=progress)
+        self._cells.update((f"cells/{cell.path(self.record / 'cells').name}", None) for cell in cells)
         return rows
 
     def table(

@@ -11,6 +11,7 @@ from datalab.record.manifest import STAGING, Manifest, SectionEntry
 
 FRAGMENT = "section.json"
 PROGRESS = "progress.json"
+OUTPUTS = ("notebooks", "tables", "figures")
 
 
 def folder(record: Path, stem: str) -> Path:
@@ -22,6 +23,7 @@ def begin(record: Path, book: Manifest, stem: str, entry: SectionEntry) -> Path:
     """Enter the section as running, drop what an earlier run of it left, and return its empty staging folder."""
     discard(record, book, stem)
     book.sections[stem] = entry
+    book.closed = False
     manifest.save(record, book)
     shutil.rmtree(folder(record, stem), ignore_errors=True)
     folder(record, stem).mkdir(parents=True)
@@ -34,8 +36,6 @@ def discard(record: Path, book: Manifest, stem: str) -> None:
         if not path.startswith("cells/"):
             (record / path).unlink(missing_ok=True)
             del book.files[path]
-    for pattern in (f"{stem}.ipynb", f"{stem}.ipynb.partial", f"{stem}.failed.ipynb"):
-        (record / "notebooks" / pattern).unlink(missing_ok=True)
 
 
 def write_fragment(stage: Path, fragment: dict[str, Any]) -> None:
@@ -58,11 +58,57 @@ def merge(record: Path, book: Manifest, stem: str, fragment: dict[str, Any]) -> 
         (record / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage / path, record / path)
         book.add_file(record, path, section=stem, timing=path in fragment["timing"])
+    book.sections[stem] = SectionEntry.model_validate({**book.sections[stem].model_dump(), **fragment["section"]})
     for path in fragment["section"]["cells"]:
-        if path not in book.files:
-            book.add_file(record, path, section=stem)
-    entry = book.sections[stem]
-    book.sections[stem] = SectionEntry.model_validate({**entry.model_dump(), **fragment["section"]})
+        book.add_file(record, path, section=stem)
+    _drop_unused_cells(record, book, stem)
+
+
+def enter_cells(record: Path, book: Manifest, stem: str) -> None:
+    """Enter the raw cells an incomplete section finished, so that the next run of it can trust them."""
+    for path in sorted((record / "cells").glob("*.parquet")):
+        name = f"cells/{path.name}"
+        if name not in book.files:
+            book.add_file(record, name, section=stem)
+
+
+def drop_changed_cells(record: Path, book: Manifest) -> list[str]:
+    """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
+    changed = []
+    for path, entry in list(book.files.items()):
+        file = record / path
+        if path.startswith("cells/") and not (file.is_file() and atomic.sha256(file) == entry.sha256):
+            file.unlink(missing_ok=True)
+            del book.files[path]
+            changed.append(path)
+    return changed
+
+
+def adopt(record: Path, book: Manifest) -> list[dict[str, Any]]:
+    """Tell the truth about a record whose writer was killed, and return the processes it had noted.
+
+    Call it with the lock held: whatever is entered as running then is not. Half-written files are removed, finished raw
+    cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
+    """
+    noted = []
+    for stem, entry in book.sections.items():
+        if entry.status != "running":
+            continue
+        noted.append(entry.process)
+        entry.status, entry.reason, entry.process = "interrupted", "its process was killed", {}
+        partial = record / "notebooks" / f"{stem}.ipynb.partial"
+        if partial.exists():
+            path = f"notebooks/{stem}.interrupted.ipynb"
+            os.replace(partial, record / path)
+            book.add_file(record, path, section=stem, timing=True)
+    shutil.rmtree(record / STAGING, ignore_errors=True)
+    for leftover in [*record.rglob(".*.tmp"), *(record / "cells").glob("*.partial")]:
+        leftover.unlink(missing_ok=True)
+    for name in OUTPUTS:  # moved into place by a writer that was killed before it could enter them
+        for path in (record / name).glob("*"):
+            if f"{name}/{path.name}" not in book.files and path.is_file():
+                path.unlink()
+    return noted
 
 
 def close(record: Path, book: Manifest) -> None:
@@ -71,12 +117,15 @@ def close(record: Path, book: Manifest) -> None:
 
     shutil.rmtree(record / STAGING, ignore_errors=True)
     claimstable.write(record, book)
-    manifest.save(record, book)
     crate.write(record, book)
+    book.closed = True
     manifest.save(record, book)
 
 
-def sweep_up(record: Path) -> None:
-    """Remove the half-written temporary files a killed writer left behind."""
-    for path in record.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def _drop_unused_cells(record: Path, book: Manifest, stem: str) -> None:
+    """Delete the section's raw cells that no section's grid asks for any more: another code's, other parameters'."""
+    used = {path for entry in book.sections.values() for path in entry.cells}
+    for path in book.files_of(stem):
+        if path.startswith("cells/") and path not in used:
+            (record / path).unlink(missing_ok=True)
+            del book.files[path]

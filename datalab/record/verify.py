@@ -1,0 +1,143 @@
+"""Is a record whole, and is it what today's sources would give? Offline, from the manifest and the files alone."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from datalab.errors import UserError
+from datalab.record import atomic, claimstable, lock, manifest, plan, provenance
+from datalab.record.manifest import FileEntry, Manifest
+
+Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
+SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: ``what`` is a file, a section or a claim."""
+
+    kind: Kind
+    what: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found. The record is whole when there are no ``findings``; ``stale`` says what moved on."""
+
+    findings: list[Finding] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    files: int = 0
+    sections: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Nothing changed, missing, added or incomplete."""
+        return not self.findings
+
+
+def verify(record: Path) -> Report:
+    """Check every file's hash, every section's status and every claim of ``record``.
+
+    Raises :class:`UserError` when there is no such folder.
+    """
+    if not record.is_dir():
+        raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
+    book, problem = manifest.read(record)
+    if book is None:
+        kind: Kind = "missing" if problem == "is missing" else "changed"
+        return Report([Finding(kind, manifest.NAME, problem)])
+    findings = [Finding("changed", manifest.NAME, problem)] if problem else []
+    findings += _files(record, book)
+    findings += _sections(record, book)
+    findings += _claims(record, book, {finding.what for finding in findings})
+    return Report(findings, list(stale(book)), len(book.files) + 1, len(book.sections))
+
+
+def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
+    """What happened to one file since it was entered; ``None`` when it is whole."""
+    file = record / path
+    if entry is None or not file.is_file():
+        return "missing"
+    if file.stat().st_size != entry.bytes or atomic.sha256(file) != entry.sha256:
+        return "changed"
+    return None
+
+
+def _files(record: Path, book: Manifest) -> Iterator[Finding]:
+    for path, entry in book.files.items():
+        if kind := change(record, path, entry):
+            yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
+    listed = {manifest.NAME, lock.NAME, *book.files}
+    for file in sorted(record.rglob("*")):
+        path = file.relative_to(record).as_posix()
+        # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
+        unlisted = not book.closed and path.split("/")[0] in (manifest.STAGING, "cells")
+        if not file.is_dir() and path not in listed and not unlisted:
+            yield Finding("added", path, "the manifest does not list it")
+
+
+def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
+    writing = lock.is_held(record)
+    for stem, entry in book.sections.items():
+        if entry.status == "running":
+            detail = f"{lock.holder(record)} is running it" if writing else "interrupted: its process is gone"
+            yield Finding("incomplete", stem, detail)
+        elif entry.status != "complete":
+            yield Finding("incomplete", stem, f"{entry.status}" + (f": {entry.reason}" if entry.reason else ""))
+    if not book.closed:
+        detail = f"{lock.holder(record)} is writing to it" if writing else "its writer was interrupted"
+        yield Finding("incomplete", "the record", detail)
+    if not book.sections:
+        yield Finding("incomplete", "the record", "no section was run")
+
+
+def _claims(record: Path, book: Manifest, broken: set[str]) -> Iterator[Finding]:
+    for stem, entry in book.sections.items():
+        for claim in entry.claims:
+            table = claim["table"]
+            if table is not None and table not in book.files:
+                yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
+            elif table in broken:
+                yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
+    if book.sources.get("ledger") != provenance.ledger_sha256() or claimstable.NAME not in book.files:
+        return  # another ledger: what the rows should be cannot be said; the file's hash has been checked
+    expected = _by_id(claimstable.text(book))
+    try:
+        found = _by_id((record / claimstable.NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError):
+        return  # named above as missing or changed
+    for claim_id, row in expected.items():
+        if claim_id not in found:
+            yield Finding("claim", claim_id, f"{claimstable.NAME} has no row for it")
+        elif found[claim_id] != row:
+            differing = ", ".join(name for name in row if found[claim_id].get(name) != row[name]) or "its columns"
+            yield Finding("claim", claim_id, f"{claimstable.NAME} differs from what was measured in {differing}")
+    for claim_id in found:
+        if claim_id not in expected:
+            yield Finding("claim", str(claim_id), "the ledger has no such claim")
+
+
+def _by_id(text: str) -> dict[str, dict[str, str]]:
+    return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def stale(book: Manifest) -> Iterator[str]:
+    """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each."""
+    now = provenance.sources()
+    for name, words in SOURCES.items():
+        behind = [entry.number for entry in book.sections.values() if entry.key and entry.key.get(name) != now[name]]
+        if behind:
+            yield f"{words} changed after section{'s' * (len(behind) > 1)} {', '.join(behind)} ran"
+    folder = plan.notebooks_folder()
+    for stem, entry in book.sections.items():
+        source = folder / f"{stem}.ipynb"
+        ran = entry.key.get("notebook")
+        if ran and source.is_file() and provenance.notebook_sha256(source) != ran:
+            yield f"notebooks/{stem}.ipynb changed after section {entry.number} ran"

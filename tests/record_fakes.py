@@ -1,0 +1,143 @@
+"""Small sections for the tests of the record: real notebooks, kernels and sweeps, a second or two each.
+
+Run as a script it is the ``datalab`` command over these sections: ``python record_fakes.py NOTEBOOKS run alpha ...``.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Annotated
+
+import pydantic
+
+from datalab import experiments
+from datalab.experiments.parameters import Estimate, Rate, SectionParameters
+
+HERE = Path(__file__).resolve().parent
+
+
+class Parameters(SectionParameters):
+    """What every fake section takes; ``mode`` is what goes wrong in its third code cell."""
+
+    seeds: Annotated[int, pydantic.Field(ge=1)]
+    noise_rates: tuple[Rate, ...]
+    count: int = 4
+    nap: float = 0.0
+    mode: str = "ok"
+
+
+class FakeSection(experiments.Section):
+    """A section whose module is made up here."""
+
+    def load(self) -> ModuleType:
+        """The made-up module."""
+        reads = ("all",) if self.module == "reader" else ()
+        return SimpleNamespace(Parameters=Parameters, READS=reads, estimate=lambda p: Estimate(2.0, 2e8, "a fake"))
+
+
+SECTIONS = (
+    FakeSection("0", "0_alpha", "plain", "The first question?"),
+    FakeSection("3.4", "3_4_beta", "plain", "The second question?"),
+    FakeSection("6", "6_gamma", "reader", "What do the others say?"),
+)
+NAMES = ("seeds", "root_seed", "device", "workers", "record", "noise_rates", "count", "nap", "mode")
+FIGURE = """
+import matplotlib.pyplot as plt
+figure, axes = plt.subplots()
+axes.plot(rows["index"], rows["value"])
+section.figure(figure, "curve", caption="The value of each cell", data=rows.drop(columns="pid"))
+---
+"""
+CELLS = """
+import record_fakes
+from datalab.record import start
+section = start(record_fakes.section("{stem}"), profile=profile, {given})
+---
+from datalab.sweep import Cell
+p = section.parameters
+rows = section.sweep([Cell("record_fakes:cell", {{"index": i, "seed": p.root_seed, "nap": p.nap}}) for i in range(p.count)])
+---
+record_fakes.act(p.mode)
+---
+table = section.table(rows.drop(columns="pid"), "rows", caption="What the cells gave")
+table
+---
+{figure}section.claim("{claim}", measured=rows["value"].mean(), low=0.0, high=1.0, n=len(rows), verdict="inconclusive",
+              table="rows", row="0")
+section.headline(f"{{section.spec.stem}}: mean {{rows['value'].mean():.3f}}")
+section.headline(rows.drop(columns="pid").head(2))
+---
+record_fakes.act(p.mode, "late")
+section.finish()
+"""
+
+
+def section(stem: str) -> FakeSection:
+    """The fake section of this stem."""
+    return next(section for section in SECTIONS if section.stem == stem)
+
+
+def cell(index: int, seed: int, nap: float) -> list[dict]:
+    """One row; ``pid`` says which process made it, so that a test can count repeated cells."""
+    time.sleep(nap)
+    with open(os.environ.get("FAKE_LOG", os.devnull), "a") as log:
+        log.write(f"{index}\n")
+    return [{"index": index, "value": (seed * 7919 + index * 104729) % 1000 / 1000, "pid": os.getpid()}]
+
+
+def act(mode: str, when: str = "early") -> None:
+    """Do what ``mode`` says."""
+    if when == "late":
+        if mode == "exit late":
+            sys.exit(0)
+        return
+    if mode == "raise":
+        raise RuntimeError("as asked")
+    if mode == "sys.exit":
+        sys.exit(0)
+    if mode == "os._exit":
+        os._exit(0)
+    if mode == "hang":
+        time.sleep(600)
+
+
+def write_notebooks(folder: Path) -> Path:
+    """The fake sections' notebooks in ``folder``."""
+    import nbformat
+
+    folder.mkdir(parents=True, exist_ok=True)
+    given = ", ".join(f"{name}={name}" for name in NAMES)
+    for section in SECTIONS:
+        first = section.stem == "0_alpha"
+        claim = "TITLE.threshold" if first else "TITLE.only_when"
+        figure = FIGURE if first else ""
+        code = CELLS.format(stem=section.stem, given=given, claim=claim, figure=figure).split("---\n")
+        parameters = "\n".join(['profile = "smoke"', *(f"{name} = None" for name in NAMES)])
+        book = nbformat.v4.new_notebook()
+        book.cells = [nbformat.v4.new_markdown_cell("A fake."), nbformat.v4.new_code_cell(parameters)]
+        book.cells[1].metadata["tags"] = ["parameters"]
+        book.cells += [nbformat.v4.new_code_cell(source.strip()) for source in code]
+        for position, one in enumerate(book.cells):
+            one["id"] = f"{section.stem}-{position}"
+        nbformat.write(book, folder / f"{section.stem}.ipynb")
+    return folder
+
+
+def install(notebooks: Path) -> None:
+    """Make these the sections of this process."""
+    from datalab.record import plan
+
+    experiments.SECTIONS = SECTIONS
+    plan.notebooks_folder = lambda: notebooks
+
+
+if __name__ == "__main__":
+    sys.modules["rfc3987_syntax"] = (
+        None  # jsonschema's optional check of IRIs: seconds to import, not used by notebooks
+    )
+    from datalab.cli import main
+
+    install(Path(sys.argv.pop(1)))
+    main()
