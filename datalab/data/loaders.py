@@ -204,23 +204,26 @@ def smartwatch(read: Read, members: tuple[str, ...]) -> RawTable:
     return RawTable(pd.DataFrame(np.asarray(windows), columns=names), _labels(labels), np.asarray(groups))
 
 
+def _tabbed(raw: bytes) -> list[list[str]]:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1").removeprefix("\xef\xbb\xbf")
+    return [line.split("\t") for line in text.splitlines() if line.strip()]
+
+
 def vader_tweets(read: Read, members: tuple[str, ...]) -> RawTable:
     """Tweets rated by 20 people from -4 to 4; the class is the sign of the mean, tweets with mean 0 are left out."""
-    archive = tarfile.open(fileobj=io.BytesIO(read(members[0])))
-
-    def rows(name: str) -> list[list[str]]:
-        raw = archive.extractfile(f"hutto_ICWSM_2014/tweets_{name}.txt").read()
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = raw.decode("latin-1").removeprefix("\xef\xbb\xbf")
-        return [line.split("\t") for line in text.splitlines() if line.strip()]
-
-    text_of = {row[0]: row[2] for row in rows("GroundTruth")}
-    rated = [(text_of[row[0]], np.asarray(ast.literal_eval(row[3]))) for row in rows("anonDataRatings")]
-    rated = [(text, ratings) for text, ratings in rated if ratings.mean() != 0]
-    labels = ["positive" if ratings.mean() > 0 else "negative" for _, ratings in rated]
-    return RawTable(_text([text for text, _ in rated]), _labels(labels), ratings=[ratings for _, ratings in rated])
+    with tarfile.open(fileobj=io.BytesIO(read(members[0]))) as archive:
+        ground_truth, ratings = (
+            _tabbed(archive.extractfile(f"hutto_ICWSM_2014/tweets_{part}.txt").read())
+            for part in ("GroundTruth", "anonDataRatings")
+        )
+    text_of = {row[0]: row[2] for row in ground_truth}
+    rated = [(text_of[row[0]], np.asarray(ast.literal_eval(row[3]))) for row in ratings]
+    rated = [(text, scores) for text, scores in rated if scores.mean() != 0]
+    labels = ["positive" if scores.mean() > 0 else "negative" for _, scores in rated]
+    return RawTable(_text([text for text, _ in rated]), _labels(labels), ratings=[scores for _, scores in rated])
 
 
 # --- scikit-learn's own

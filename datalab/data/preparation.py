@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from datalab.data import cache, splits
 from datalab.data.registry import REGISTRY, check_names
@@ -112,9 +111,8 @@ def _encoded(dataset: Dataset, ids: list[np.ndarray], name: str) -> tuple[list[n
                     return [stored["train"], stored["val"], stored["test"]], tuple(stored["grid"].tolist())
             except (OSError, ValueError, KeyError):
                 file.unlink(missing_ok=True)  # cut short or damaged: compute it again
-    with threadpool_limits(1):  # the order of a sum must not depend on the number of threads
-        encoder.fit(ids[0])
-        x = [np.ascontiguousarray(encoder.transform(rows), dtype=np.float32) for rows in ids]
+    encoder.fit(ids[0])
+    x = [np.ascontiguousarray(encoder.transform(rows), dtype=np.float32) for rows in ids]
     if file is not None:
         with cache.replacing(file) as partial, partial.open("wb") as out:
             np.savez(out, train=x[0], val=x[1], test=x[2], grid=np.asarray(encoder.grid))

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import json
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,9 +105,7 @@ def _content_hash(features: pd.DataFrame, labels: np.ndarray, class_names: tuple
 
 @functools.cache
 def _code_version() -> str:
-    from datalab.data import tables
-
-    return cache.sha256((inspect.getsource(loaders) + inspect.getsource(tables)).encode())
+    return cache.sha256((inspect.getsource(loaders) + inspect.getsource(sys.modules[__name__])).encode())
 
 
 @functools.lru_cache(maxsize=3)
