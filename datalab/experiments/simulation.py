@@ -124,8 +124,8 @@ def crossover_coverage(
     """How often the two-level bootstrap's 95 % interval holds the crossover of the population of data sets.
 
     The mean difference is ``slope * (rate - truth)``; each data set is shifted by ``unit_sd`` times a draw of
-    ``shape``, each (seed, rate) by normal noise of ``seed_sd``. ``open`` is the share of intervals that end in an infinity,
-    ``width`` the median width of the others in units of the rates.
+    ``shape``, each (seed, rate) by normal noise of ``seed_sd``. ``open`` is the share of intervals that end in an
+    infinity, ``width`` the median width of the others in units of the rates.
     """
     rng = streams.generator(root_seed, "crossover", shape, units, seeds)
     grid = np.asarray(rates)
