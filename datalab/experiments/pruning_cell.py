@@ -143,12 +143,17 @@ def _score(study: _Study, rates: Sequence[float | None], rivals: bool, extra_ste
         history = _History(x, study.tensor(labels)) if own else None
         stack = fit_many(study.module, x, labels, None, model_seeds, _recipe(steps), on_step=history)
         logits = stack(x)
-        scorer = last_layer.factorise(stack.features(x), logits, study.tensor(labels), l2=_recipe().l2)
-        for at, values in enumerate(_mean_over_models(scorer.self_influence(), len(rates))):
+        targets = _harm_targets(study, stack, [validation for _, validation in observed]) if own else {}
+        scores = last_layer.scores_many(
+            _features(stack, x), logits, study.tensor(labels), l2=_recipe().l2, targets=list(targets.values())
+        )
+        for at, values in enumerate(_mean_over_models(scores.self_influence, len(rates))):
             scored[at].influence[steps] = values
         if not own:
             continue
-        _score_harm(study, stack, scorer, scored, [validation for _, validation in observed])
+        for name, harm in zip(targets, scores.influence_on, strict=True):
+            for at, mean in enumerate(_mean_over_models(harm, len(rates))):
+                scored[at].rivals[name] = mean
         probabilities = torch.softmax(logits, -1).cpu().numpy()
         for name in ("el2n", "loss", "margin"):
             values = getattr(pruning, name)(probabilities, labels)
@@ -175,18 +180,19 @@ def _observed(study: _Study, rate: float | None) -> tuple[NDArray[np.int64], NDA
     )
 
 
-def _score_harm(
-    study: _Study, stack: Stack, scorer: last_layer.Factorised, scored: list[_Scored], noisy: list[NDArray]
-) -> None:
-    """Influence on the mean validation loss, with the labels as observed and, as a separate arm, with clean ones."""
+def _features(stack: Stack, x: torch.Tensor) -> torch.Tensor:
+    return stack.features(x).expand(len(stack), -1, -1)
+
+
+def _harm_targets(study: _Study, stack: Stack, noisy: list[NDArray]) -> dict[str, last_layer.Target]:
+    """The validation loss, with the labels as observed and, as a separate arm, with clean ones."""
     x = study.tensor(study.prepared.x_val)
-    features, logits = stack.features(x), stack(x)
-    per_rate = len(stack) // len(scored)
-    clean = np.broadcast_to(study.prepared.y_val, (len(stack), len(x)))
-    for name, labels in (("harm_noisy", np.repeat(noisy, per_rate, axis=0)), ("harm_clean", clean)):
-        values = scorer.influence_on(features, logits, study.tensor(labels.copy()))
-        for at, mean in enumerate(_mean_over_models(values, len(scored))):
-            scored[at].rivals[name] = mean
+    features, logits = _features(stack, x), stack(x)
+    observed = study.tensor(np.repeat(noisy, len(stack) // len(noisy), axis=0))
+    return {
+        "harm_noisy": last_layer.Target(features, logits, observed),
+        "harm_clean": last_layer.Target(features, logits, study.tensor(study.prepared.y_val)),
+    }
 
 
 class _History:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from datalab import seeds, stats
+from datalab.experiments.pruning_cell import HUMAN
 from datalab.protocol import protocol
 
 SETTING = ["architecture", "noise", "keep_fraction"]
@@ -49,6 +50,11 @@ def at_primary(d: pd.DataFrame, method: str | None = "influence", steps: int | N
         return part
     part = part[part.method == method]
     return part[part.reference_steps == (rule["steps"] if steps is None else steps)]
+
+
+def settings(d: pd.DataFrame) -> pd.DataFrame:
+    """The part of ``differences`` by the title's method under synthetic noise, in every setting."""
+    return d[(d.method == "influence") & (d.reference_steps == protocol().reference["steps"]) & (d.noise != HUMAN)]
 
 
 def grid(d: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -98,6 +104,24 @@ def primary_table(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd
             "accuracy high": other.t_high,
         }
     )
+
+
+def by_dataset_and_rate(d: pd.DataFrame) -> pd.DataFrame:
+    """One setting's d of every data set at every rate, its mean over seeds."""
+    mean = d.groupby(["dataset", "rate"], sort=False).d_random.mean().reset_index()
+    return pd.DataFrame({"dataset": mean.dataset, "noise rate (%)": 100 * mean.rate, "d (F1)": mean.d_random})
+
+
+def worst_for_only(primary: pd.DataFrame) -> tuple[float, float, float]:
+    """For "not at or below the threshold": the limits of d that are hardest on the claim, as (d, low, high).
+
+    The largest d and the largest upper limit at all rates up to the threshold, and the largest lower limit at the rates
+    where the title's rule lets influence refute it.
+    """
+    rule, rate = protocol().title_verdict, primary["noise rate (%)"] / 100
+    early = primary[rate <= rule["refuted"]["lower_limit_above_0_at_rate_at_most"] + 1e-9]
+    claimed = primary[rate <= rule["reproduced"]["crossover_interval_contains"] + 1e-9]
+    return float(claimed["d (F1)"].max()), float(early.low.max()), float(claimed.high.max())
 
 
 def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str] = SETTING) -> pd.DataFrame:
@@ -162,9 +186,8 @@ def _few(rates: np.ndarray) -> list[int]:
 
 def every_cell(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """All settings and rates of the title's method: mean d, 95 % t-interval, sign-flip p, Holm over the whole table."""
-    part = d[(d.method == "influence") & (d.reference_steps == protocol().reference["steps"])]
     found = []
-    for key, setting in part.groupby(SETTING, sort=False):
+    for key, setting in settings(d).groupby(SETTING, sort=False):
         values, rates, names = grid(setting, "d_random")
         if len(names) < 2:
             continue
@@ -243,7 +266,7 @@ def confirmation(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
 
 def human(rows: pd.DataFrame, d: pd.DataFrame) -> pd.DataFrame:
     """Real noise, each label one rater's word: per keep fraction, d against random and against full, over the seeds."""
-    part = d[(d.noise == "human") & (d.method == "influence")]
+    part = d[(d.noise == HUMAN) & (d.method == "influence")]
     found = []
     for keep, one in part.groupby("keep_fraction", sort=True):
         row = {"pruned (%)": round(100 * (1 - keep), 6), "seeds": len(one)}
@@ -255,5 +278,5 @@ def human(rows: pd.DataFrame, d: pd.DataFrame) -> pd.DataFrame:
                 row |= {name: one[column].mean(), f"{name} low": np.nan, f"{name} high": np.nan}
         found.append(row)
     frame = pd.DataFrame(found)
-    realised = rows[rows.noise == "human"].realised_rate.mean()
+    realised = rows[rows.noise == HUMAN].realised_rate.mean()
     return frame.assign(**{"realised noise (%)": 100 * realised})

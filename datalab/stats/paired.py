@@ -211,7 +211,7 @@ def equivalent(d: ArrayLike, sesoi: float, confidence: float = 0.90) -> bool | n
 def paired_summary(d: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> dict[str, float]:
     """The whole protocol on one row of differences ``d (n,)``, for a table: intervals, p-values, floor, effect sizes.
 
-    pingouin gives the matched-pairs rank-biserial correlation and the Shapiro-Wilk p (nan below 3 units or without
+    pingouin gives the matched-pairs rank-biserial correlation and the Shapiro-Wilk p (nan below 4 units or without
     variation), which says whether the t-interval's assumption is in visible trouble.
     """
     import pingouin  # about 5 s: here, not at the top
@@ -221,7 +221,7 @@ def paired_summary(d: ArrayLike, rng: np.random.Generator, confidence: float = 0
     varied = bool(error > 0)
     flips = sign_flip_test(d, rng)
     ranks = pingouin.wilcoxon(d, zero_method="pratt")["RBC"].iloc[0] if varied else float("nan")
-    shapiro = pingouin.normality(d)["pval"].iloc[0] if varied and d.size >= 3 else float("nan")
+    shapiro = pingouin.normality(d)["pval"].iloc[0] if varied and d.size > 3 else float("nan")
     return {
         "n": d.size,
         "mean": t.estimate,
