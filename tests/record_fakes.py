@@ -57,7 +57,8 @@ section = start(record_fakes.section("{stem}"), profile=profile, {given})
 ---
 from datalab.sweep import Cell
 p = section.parameters
-rows = section.sweep([Cell("record_fakes:cell", {{"index": i, "seed": p.root_seed, "nap": p.nap}}) for i in range(p.count)])
+grid = [{{"index": i, "seed": p.root_seed, "nap": p.nap}} for i in range(p.count)]
+rows = section.sweep([Cell("record_fakes:cell", parameters) for parameters in grid])
 ---
 record_fakes.act(p.mode)
 ---

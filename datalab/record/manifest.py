@@ -106,9 +106,7 @@ def refresh(manifest: Manifest) -> None:
 def save(record: Path, manifest: Manifest) -> None:
     """Write ``record.json``, with the hash of its own content."""
     manifest.updated = now()
-    tree = manifest.model_dump(mode="json")
-    tree["sha256"] = _own_hash(tree)
-    atomic.write(record / NAME, json.dumps(tree, indent=1, ensure_ascii=False) + "\n", durable=True)
+    atomic.write(record / NAME, _rendered(manifest.model_dump(mode="json")), durable=True)
 
 
 def load(record: Path) -> Manifest:
@@ -125,15 +123,18 @@ def load(record: Path) -> Manifest:
 def read(record: Path) -> tuple[Manifest | None, str]:
     """``record.json`` as far as it can be read, and what is wrong with it (empty: nothing)."""
     try:
-        tree = json.loads((record / NAME).read_text(encoding="utf-8"))
-        stated = tree.pop("sha256", None)
+        text = (record / NAME).read_bytes().decode()
+        tree = json.loads(text)
+        del tree["sha256"]
         manifest = Manifest.model_validate(tree)
     except FileNotFoundError:
         return None, "is missing"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         return None, f"cannot be read ({str(error).splitlines()[0]})"
-    return manifest, "" if stated == _own_hash(tree) else "was changed after it was written"
+    return manifest, "" if text == _rendered(tree) else "was changed after it was written"
 
 
-def _own_hash(tree: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+def _rendered(tree: dict[str, Any]) -> str:
+    """The file's text: the tree, with the hash of the tree at its end. Equal trees give equal bytes."""
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return json.dumps({**tree, "sha256": digest}, indent=1, ensure_ascii=False) + "\n"

@@ -34,6 +34,7 @@ def run(
     :class:`UserError`, before anything is written, when the folder is not a record, holds another profile, is being
     written to, or a data set cannot be fetched.
     """
+    record = record.resolve()  # the kernels work in another folder
     screen, interrupts = Screen(), Interrupts()
     with interrupts.watched():
         try:

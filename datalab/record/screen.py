@@ -72,7 +72,7 @@ class Screen:
         if self._status is not None:
             self._status.stop()
             self._status = None
-        took = f" in {span(time.monotonic() - self._began)}" if self._began else ""
+        took = "" if entry.status == "not run" else f" in {span(time.monotonic() - self._began)}"
         reason = f": {entry.reason}" if entry.reason else ""
         self.say(f"{job.section.number:<4} {job.section.stem}: {entry.status}{took}{reason}")
 

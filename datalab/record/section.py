@@ -339,7 +339,7 @@ class Section:
 def cell_number() -> int | None:
     """The number in the brackets of the notebook cell that runs now."""
     shell = ipython()
-    return None if shell is None else shell.execution_count
+    return None if shell is None else len(shell.user_ns["In"]) - 1  # In[0] is empty, In[-1] is the running cell
 
 
 def number(claim: dict[str, Any]) -> str:

@@ -1,0 +1,299 @@
+"""`datalab run` over small sections: real papermill, real kernels, real sweeps."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import record_fakes
+
+from datalab.errors import UserError
+from datalab.record import manifest, plan, runner, verify
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_fakes.write_notebooks(tmp_path_factory.mktemp("source") / "notebooks")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fakes(notebooks: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
+        patch.setattr("datalab.experiments.SECTIONS", record_fakes.SECTIONS)
+        patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(record_fakes.HERE), os.environ.get("PYTHONPATH", "")]))
+        yield
+
+
+def run(record: Path, *names: str, fresh: bool = False, **given: object) -> int:
+    jobs = plan.jobs(names, "smoke", {"workers": 1, **given})
+    return runner.run(jobs, record, "smoke", fresh=fresh)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete record of the three fake sections; copy it before changing it."""
+    record = tmp_path_factory.mktemp("made") / "record"
+    assert run(record) == 0
+    return record
+
+
+@pytest.fixture
+def record(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "record"))
+
+
+def contents(record: Path, *folders: str) -> dict[str, bytes]:
+    roots = [record / folder for folder in folders] or [record]
+    files = (path for root in roots for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(record).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_run_leaves_a_whole_record_of_executed_notebooks(made: Path) -> None:
+    assert verify.verify(made).findings == []
+    book = manifest.load(made)
+    for stem in ("0_alpha", "3_4_beta", "6_gamma"):
+        entry = book.sections[stem]
+        assert (entry.status, entry.runner) == ("complete", "datalab run")
+        assert entry.code_cells_ran == entry.code_cells > 5
+        assert entry.wall_seconds > 0
+        assert entry.cpu_seconds > 0
+        executed = nbformat.read(made / f"notebooks/{stem}.ipynb", as_version=4)
+        counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
+        assert counts == list(range(1, len(counts) + 1))
+    assert book.sections["0_alpha"].determinism["on"]
+    assert not (made / ".partial").exists()
+
+
+def test_an_executed_notebook_names_no_folder_of_the_machine_as_its_source(made: Path, notebooks: Path) -> None:
+    assert str(notebooks) not in (made / "notebooks/0_alpha.ipynb").read_text()
+
+
+def test_a_claim_leads_to_the_executed_cell_that_made_its_table(made: Path) -> None:
+    claim = manifest.load(made).sections["0_alpha"].claims[0]
+    executed = nbformat.read(made / "notebooks/0_alpha.ipynb", as_version=4)
+    cell = next(cell for cell in executed.cells if cell.get("execution_count") == claim["cell"])
+    assert "section.table(" in cell.source
+    assert (made / claim["table"]).exists()
+
+
+def test_the_same_command_again_runs_nothing_and_changes_no_byte(record: Path, capfd: pytest.CaptureFixture) -> None:
+    before = contents(record)
+    assert run(record) == 0
+    assert contents(record) == before
+    assert capfd.readouterr().out.count("complete and unchanged") == 3
+
+
+def test_another_parameter_runs_the_section_again_and_its_readers_but_not_the_others(record: Path) -> None:
+    started = {stem: entry.model_copy() for stem, entry in manifest.load(record).sections.items()}
+    assert run(record, "0", count=3) == 0
+    assert run(record, "3.4", "6") == 0
+    book = manifest.load(record)
+    assert book.sections["0_alpha"].parameters["count"] == 3
+    assert book.sections["3_4_beta"] == started["3_4_beta"]
+    assert book.sections["6_gamma"].key != started["6_gamma"].key
+    assert verify.verify(record).whole
+
+
+def test_a_section_whose_table_was_changed_is_run_again_and_its_table_comes_back(record: Path) -> None:
+    table = record / "tables/0_rows.csv"
+    before = table.read_bytes()
+    table.write_bytes(before.replace(b"0", b"1"))
+    assert run(record) == 0
+    assert table.read_bytes() == before
+    assert verify.verify(record).whole
+
+
+def test_a_raw_cell_that_was_changed_is_computed_again(record: Path) -> None:
+    cell = next((record / "cells").iterdir())
+    tables = contents(record, "tables")
+    cell.write_bytes(cell.read_bytes()[:-1] + b"x")
+    assert run(record) == 0
+    assert contents(record, "tables") == tables
+    assert verify.verify(record).whole
+
+
+def test_a_changed_notebook_is_run_again(record: Path, notebooks: Path) -> None:
+    path = notebooks / "0_alpha.ipynb"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("A fake.", "Another fake."))
+        assert any("0_alpha" in line for line in verify.verify(record).stale)
+        assert run(record, "0") == 0
+        assert manifest.load(record).sections["0_alpha"].started >= manifest.load(record).created
+        assert not any("0_alpha" in line for line in verify.verify(record).stale)
+    finally:
+        path.write_text(before)
+
+
+def test_two_runs_from_scratch_give_the_same_tables_and_another_seed_does_not(made: Path, tmp_path: Path) -> None:
+    assert run(tmp_path / "again", "0") == 0
+    same = {path: made.joinpath(path).read_bytes() for path in contents(tmp_path / "again", "tables", "figures")}
+    assert contents(tmp_path / "again", "tables", "figures") == same
+    assert run(tmp_path / "again", "0", root_seed=7) == 0
+    other = contents(tmp_path / "again", "tables")
+    assert other["tables/0_rows.csv"] != same["tables/0_rows.csv"]
+
+
+def test_fresh_starts_over(record: Path) -> None:
+    created = manifest.load(record).files
+    (record / "tables" / "stray.csv").write_text("x")
+    assert run(record, "3.4", fresh=True) == 0
+    book = manifest.load(record)
+    assert set(book.sections) == {"3_4_beta"}
+    assert set(book.files) < set(created)
+    assert verify.verify(record).whole
+
+
+def test_a_folder_that_is_not_a_record_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="is not a record"):
+            run(tmp_path, "0", fresh=fresh)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_a_record_of_another_profile_or_with_an_edited_manifest_is_refused(record: Path) -> None:
+    jobs = plan.jobs(["0"], "quick", {"workers": 1})
+    with pytest.raises(UserError, match="holds profile 'smoke'"):
+        runner.run(jobs, record, "quick")
+    path = record / "record.json"
+    path.write_text(path.read_text().replace("complete", "failed"))
+    with pytest.raises(UserError, match="--fresh starts over"):
+        run(record, "0")
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("raise", "raised RuntimeError: as asked"),
+        ("sys.exit", "raised SystemExit: 0"),
+        ("os._exit", "the kernel died"),
+        ("exit late", "raised SystemExit: 0"),
+    ],
+)
+def test_a_notebook_that_does_not_come_to_its_end_has_failed(record: Path, mode: str, reason: str) -> None:
+    assert run(record, "0", "6", mode=mode) == 1
+    book = manifest.load(record)
+    entry = book.sections["0_alpha"]
+    assert entry.status == "failed"
+    assert reason in entry.reason
+    assert entry.code_cells_ran < entry.code_cells
+    assert book.sections["6_gamma"].status == "not run"
+    assert "0_alpha" in book.sections["6_gamma"].reason
+    assert book.sections["3_4_beta"].status == "complete"
+    assert not (record / "notebooks/0_alpha.ipynb").exists()
+    executed = nbformat.read(record / "notebooks/0_alpha.failed.ipynb", as_version=4)
+    statuses = [cell.metadata.papermill["status"] for cell in executed.cells if cell.cell_type == "code"]
+    assert statuses.count("completed") == entry.code_cells_ran
+    named = {finding.what for finding in verify.verify(record).findings}
+    assert named == {"0_alpha", "6_gamma"}
+    assert run(record, "0", "6") == 0  # and the plain command puts it right
+    assert verify.verify(record).whole
+
+
+def test_a_failed_notebook_does_not_stop_the_others(tmp_path: Path, notebooks: Path) -> None:
+    path = notebooks / "0_alpha.ipynb"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("section.claim(", "1/0; section.claim("))
+        assert run(tmp_path / "record", "0", "3.4") == 1
+    finally:
+        path.write_text(before)
+    sections = manifest.load(tmp_path / "record").sections
+    assert {stem: entry.status for stem, entry in sections.items()} == {"0_alpha": "failed", "3_4_beta": "complete"}
+    assert "ZeroDivisionError" in sections["0_alpha"].reason
+
+
+def test_a_notebook_without_finish_or_with_other_parameters_has_failed(tmp_path: Path, notebooks: Path) -> None:
+    path = notebooks / "0_alpha.ipynb"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("section.finish()", "pass"))
+        assert run(tmp_path / "record", "0") == 1
+        assert "without section.finish()" in manifest.load(tmp_path / "record").sections["0_alpha"].reason
+        path.write_text(before.replace("count=count", "count=2"))
+        assert run(tmp_path / "record", "0", count=3) == 1
+        assert "other parameters than asked for: count" in manifest.load(tmp_path / "record").sections["0_alpha"].reason
+    finally:
+        path.write_text(before)
+
+
+def test_a_kernel_that_cannot_start_is_a_failed_notebook_that_says_why(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no module named ipykernel >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for name, interpreter in (("exits", str(broken)), ("absent", str(tmp_path / "nosuch"))):
+        jobs = plan.jobs(["0"], "smoke", {"workers": 1})
+        assert runner.run(jobs, tmp_path / name, "smoke", python=interpreter) == 1
+        entry = manifest.load(tmp_path / name).sections["0_alpha"]
+        assert (entry.status, entry.code_cells_ran) == ("failed", 0)
+        assert "\n" not in entry.reason
+    assert "no module named ipykernel" in manifest.load(tmp_path / "exits").sections["0_alpha"].reason
+
+
+def mutations(record: Path):
+    files = sorted(path.relative_to(record).as_posix() for path in record.rglob("*") if path.is_file())
+    for name in files:
+        if name == ".lock":
+            continue
+        yield "change a byte", name, lambda path: path.write_bytes(flipped(path.read_bytes()))
+        yield "truncate", name, lambda path: path.write_bytes(path.read_bytes()[:-1])
+        yield "delete", name, lambda path: path.unlink()
+    for name in ("tables/extra.csv", "cells/extra.parquet", "notebooks/extra.ipynb", "extra", ".partial/extra", ".x"):
+        yield "add", name, lambda path: (path.parent.mkdir(exist_ok=True), path.write_text("x"))
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def test_every_mutation_of_every_file_is_caught_and_named(record: Path) -> None:
+    caught = total = 0
+    for _, name, change in list(mutations(record)):
+        path = record / name
+        before = path.read_bytes() if path.exists() else None
+        change(path)
+        found = {finding.what for finding in verify.verify(record).findings}
+        total += 1
+        caught += name in found
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
+    shutil.rmtree(record / ".partial")
+    print(f"{caught} of {total} mutations caught")
+    assert caught == total > 70
+    assert verify.verify(record).whole
+
+
+def test_swapping_two_files_is_caught(record: Path) -> None:
+    one, other = record / "tables/0_rows.csv", record / "figures/0_curve.svg"
+    a, b = one.read_bytes(), other.read_bytes()
+    one.write_bytes(b)
+    other.write_bytes(a)
+    assert {finding.what for finding in verify.verify(record).findings} >= {"tables/0_rows.csv", "figures/0_curve.svg"}
+
+
+def test_verify_names_the_claims_that_rest_on_a_changed_table_and_those_edited_in_claims_csv(record: Path) -> None:
+    (record / "tables/0_rows.csv").write_text("index,value\n0,1\n")
+    found = {(finding.kind, finding.what) for finding in verify.verify(record).findings}
+    assert ("claim", "TITLE.threshold") in found
+    csv = record / "claims.csv"
+    csv.write_text(csv.read_text().replace("TITLE.only_when,", "TITLE.only_wenn,"))
+    found = {(finding.kind, finding.what) for finding in verify.verify(record).findings}
+    assert {("claim", "TITLE.only_when"), ("claim", "TITLE.only_wenn")} <= found
+
+
+def test_verify_says_stale_when_the_code_has_moved_on_and_the_record_stays_whole(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert verify.verify(record).stale == []
+    monkeypatch.setattr("datalab.record.provenance.code_sha256", lambda: "other")
+    report = verify.verify(record)
+    assert report.whole
+    assert report.stale == ["the package's code changed after sections 0, 3.4, 6 ran"]
