@@ -59,6 +59,11 @@ def basis(statement_id: str) -> str:
     return "simulation" if statement_id in counts.SIMULATED else "printed figures"
 
 
+def verdict(outcome: Outcome) -> str:
+    """An outcome in the words of the paper column: consistent, contradicted or uncheckable."""
+    return _PAPER[outcome.status]
+
+
 def agrees(outcome: Outcome, declared: Any) -> bool:
     """Whether code and ledger say the same: figures and interval to four decimals, and the status exactly."""
     return (
@@ -121,7 +126,7 @@ def check_table(statements: Mapping[str, Any], found: Mapping[str, Outcome]) -> 
             "printed": statements[key].reported_text(),
             "recomputed": show(outcome.recomputed),
             "interval": show(_ends(outcome.interval)),
-            "paper": _PAPER[outcome.status],
+            "paper": verdict(outcome),
             "rests on": basis(key),
             "ledger agrees": agrees(outcome, statements[key].paper_check),
         }
@@ -150,7 +155,7 @@ def cell_table(statements: Mapping[str, Any], found: Mapping[str, Outcome]) -> p
                 "recomputed": float(outcome.interval.middle),
                 "recomputed low": float(outcome.interval.low),
                 "recomputed high": float(outcome.interval.high),
-                "paper": _PAPER[outcome.status],
+                "paper": verdict(outcome),
                 "miss": float(100 * outcome.printed.gap(outcome.interval) / abs(outcome.printed.middle)),
             }
         )
@@ -159,9 +164,9 @@ def cell_table(statements: Mapping[str, Any], found: Mapping[str, Outcome]) -> p
 
 def contradiction_table(statements: Mapping[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
     """The contradictions, ranked: the strongest first, then by how many statements share it at that strength, then by
-    the largest relative miss of a printed figure (empty where no single figure is held against an interval).
+    the largest relative miss of a printed figure among those (empty where none is held against an interval).
 
-    ``worst`` is the statement that misses most, else the first of the strongest; its note is the explanation.
+    ``worst`` is the statement with that miss, else the first of the strongest; its note is the explanation.
     """
     rows = []
     for slug in sorted({one.paper_check.contradiction for one in statements.values()} - {None}):
@@ -178,7 +183,7 @@ def contradiction_table(statements: Mapping[str, Any], cells: pd.DataFrame) -> p
                 "strength": strongest,
                 "statements": len(members),
                 **number,
-                "largest miss (%)": float(misses.max()) if len(misses) else float("nan"),
+                "largest miss (%)": float(candidates.max()) if len(candidates) else float("nan"),
                 "worst": worst,
                 "why": members[worst].paper_check.note,
             }
@@ -197,6 +202,50 @@ def contradiction_table(statements: Mapping[str, Any], cells: pd.DataFrame) -> p
 def title(slug: str) -> str:
     """``C02_headline_f1_values`` as a reader sees it: ``C02 headline F1 values``."""
     return _TITLES.get(slug) or " ".join(_WORDS.get(word, word) for word in slug.split("_"))
+
+
+def reading_of_checks(checks: pd.DataFrame) -> str:
+    """What the table of recomputed checks says, computed from it."""
+    number, by_basis = checks["paper"].value_counts(), checks["rests on"].value_counts()
+    apart = checks.loc[~checks["ledger agrees"], "statement"].tolist()
+    ledger = "Code and ledger agree in all of them." if not apart else f"Code and ledger differ in {', '.join(apart)}."
+    parts = ", ".join(f"{count} on {name}" for name, count in by_basis.items())
+    return (
+        f"{len(checks)} checks were recomputed ({parts}): {number.get('contradicted', 0)} contradicted, "
+        f"{number.get('consistent', 0)} consistent, {number.get('uncheckable', 0)} undecided. {ledger}"
+    )
+
+
+def reading_of_cells(cells: pd.DataFrame) -> str:
+    """How many printed figures lie outside what the others allow, and which lies furthest."""
+    outside = cells[cells["paper"] == "contradicted"]
+    worst = cells.loc[cells["miss"].idxmax()]
+    return (
+        f"{len(outside)} of {len(cells)} printed figures lie outside what the paper's other figures allow. "
+        f"Furthest is `{worst['statement']}`: printed {show(worst['printed'])}, allowed "
+        f"[{worst['recomputed low']:.4g}, {worst['recomputed high']:.4g}], a miss of {worst['miss']:.0f} %."
+    )
+
+
+def reading_of_contradictions(ranked: pd.DataFrame) -> str:
+    """How many contradictions there are at each strength, and which lead."""
+    number = ranked["strength"].value_counts()
+    counted = ", ".join(f"{number.get(level, 0)} {level}" for level in STRENGTHS)
+    leading = "; ".join(f"{row['contradiction']}: {row['why'].rstrip('.')}" for _, row in ranked.head(3).iterrows())
+    return f"{len(ranked)} contradictions: {counted}. The three hardest to explain away are {leading}."
+
+
+def reading_of_statements(table: pd.DataFrame) -> str:
+    """The paper column over all statements, and how much of it is a reading rather than arithmetic."""
+    number, contradicted = table["paper"].value_counts(), table[table["paper"] == "contradicted"]
+    shares = ", ".join(f"{number.get(name, 0)} {name}" for name in _PAPER.values())
+    declared = int((contradicted["rests on"] == "declared").sum())
+    computed, unsupported = len(contradicted) - declared, int(table["unsupported"].sum())
+    return (
+        f"Of {len(table)} statements the paper's own figures leave {shares}. {computed} of the contradictions were "
+        f"recomputed by code; {declared} are readings of the text. {unsupported} statements have no support in the "
+        "paper at all, contradicted or not."
+    )
 
 
 def home(section: str) -> str:

@@ -9,11 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-# Fill and marker tell the three apart in grey; the colours are Okabe and Ito's.
+# Marker and hatch tell them apart in grey; the colours are Okabe and Ito's.
 PAPER = {
     "consistent": {"color": "#0072B2", "marker": "o", "hatch": ""},
     "contradicted": {"color": "#D55E00", "marker": "X", "hatch": "xx"},
     "uncheckable": {"color": "#BBBBBB", "marker": "s", "hatch": "//"},
+}
+_MEASURED = {
+    "reproduced": {"color": "#0072B2", "hatch": ""},
+    "direction reproduced": {"color": "#56B4E9", "hatch": ""},
+    "not reproduced: null": {"color": "#E69F00", "hatch": "--"},
+    "not reproduced: opposite": {"color": "#D55E00", "hatch": "xx"},
+    "inconclusive": {"color": "#F0E442", "hatch": ".."},
+    "shown": {"color": "#009E73", "hatch": "\\\\"},
+    "untestable": {"color": "#BBBBBB", "hatch": "//"},
+    "not run": {"color": "#E8E8E8", "hatch": ""},
 }
 _ROWS = {
     "if": "+ influence functions",
@@ -30,6 +40,10 @@ _ROWS = {
     "S4.1.headline_rel_from_T1": "gain, from table 4.1",
     "S4.1.headline_rel_from_T3": "gain, from table 4.3",
     "S4.1.mean_of_listed": "gain, from six benchmarks",
+    "S4.3.share_aw": "weighting",
+    "S4.3.share_reg": "regularisation",
+    "S4.3.share_fe": "features",
+    "S4.3.share_sum": "all three",
     "S4.5.text_vs_sum_train": "text, train",
     "S4.5.text_vs_sum_infer": "text, infer",
 }
@@ -104,12 +118,10 @@ def contradictions_ranked(ranked: pd.DataFrame) -> Figure:
 def by_section(counted: pd.DataFrame, order: list[str], title: str) -> Figure:
     """Stacked counts per section, from a table of :func:`~datalab.experiments.paper_audit.tally` without its totals."""
     counted = counted[counted["section"] != "all"]
-    shades = sns.color_palette("colorblind", len(order))
-    hatches = ("", "//", "..", "xx", "--", "\\\\", "oo", "++")
     figure, axes = plt.subplots(figsize=(8.5, 0.3 * len(counted) + 1.4))
     left = np.zeros(len(counted))
-    for place, name in enumerate(order):
-        look = PAPER.get(name, {"color": shades[place], "hatch": hatches[place % len(hatches)]})
+    for name in order:
+        look = PAPER.get(name) or _MEASURED[name]
         values = counted[name].to_numpy()
         if not values.any():
             continue
