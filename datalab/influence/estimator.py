@@ -110,7 +110,9 @@ class Estimator(ABC):
     def _checked(self, name: str, x: Tensor, y: Tensor, fitted: bool = False) -> tuple[Tensor, Tensor]:
         if fitted and not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
-        like = next(self.model.parameters())
+        like = next(self.model.parameters(), None)
+        if like is None:
+            raise UserError("model: has no Linear or Conv2d layer, nothing to differentiate")
         x, y = torch.as_tensor(x, device=like.device), torch.as_tensor(y, device=like.device)
         x = x.to(like.dtype) if x.is_floating_point() else x
         if y.dim() != 1 or x.dim() < 2 or len(x) != len(y) or not len(x):
