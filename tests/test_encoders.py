@@ -18,9 +18,7 @@ def _dataset(features: pd.DataFrame) -> tables.Dataset:
     labels = np.asarray([str(i % 2) for i in range(n)], dtype=object)
     raw = tables.build("tiny", RawTable(features.assign(_row=np.arange(n)), labels))
     order = np.argsort(raw.features["_row"].to_numpy())  # the tests speak of rows in the order written
-    return tables.Dataset(
-        **{**raw.__dict__, "features": raw.features.iloc[order][list(features)].reset_index(drop=True)}
-    )
+    return replace(raw, features=raw.features.iloc[order][list(features)].reset_index(drop=True))
 
 
 def _images(n: int = 30, side: int = 4) -> tables.Dataset:
