@@ -1,7 +1,7 @@
 """Section 3.4: do the tests hold their level, the intervals their coverage, and can the design see what matters?
 
 Simulated studies (:mod:`datalab.experiments.simulation`) give counts; this file puts them into tables, with the Monte
-Carlo interval of every rate (Wilson, 99 %), and says in a sentence what a table shows.
+Carlo interval of every rate (Wilson, 99 %).
 """
 
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ import pandas as pd
 import pydantic
 from scipy import stats as scipy_stats
 
-from datalab import stats, sweep
+from datalab import seeds, stats, sweep
 from datalab.experiments import simulation
 from datalab.experiments.parameters import Estimate, SectionParameters
 from datalab.protocol import protocol
@@ -18,7 +18,26 @@ from datalab.sweep import Cell
 
 MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
 LENIENT = 0.05  # the conventional level, shown beside the protocol's
+WORTH_A_POOL = 1000  # simulations: below, starting the processes takes longer than the studies
 CROSSOVER = {"truth": 0.15, "slope": 0.2, "unit_sd": 0.02, "seed_sd": 0.02, "resamples": 500, "seeds": 5}
+
+QUANTITIES = {
+    "mean": "mean difference (F1)",
+    "t_low": "95 % t-interval, low",
+    "t_high": "95 % t-interval, high",
+    "bootstrap_low": "95 % bootstrap interval, low",
+    "bootstrap_high": "95 % bootstrap interval, high",
+    "p_t": "p, paired t",
+    "p_bootstrap": "p, studentised bootstrap",
+    "p_sign_flip": "p, sign-flip",
+    "p_wilcoxon": "p, Wilcoxon signed-rank",
+    "p_floor": "smallest p the sign-flip test could give",
+    "d_z": "Cohen's d_z",
+    "d_z_low": "95 % interval of d_z, low",
+    "d_z_high": "95 % interval of d_z, high",
+    "rank_biserial": "rank-biserial correlation",
+    "p_shapiro": "p, Shapiro-Wilk (normality)",
+}
 
 Count = Annotated[int, pydantic.Field(ge=2, le=60, strict=True)]
 Units = Annotated[int, pydantic.Field(ge=4, le=60, strict=True)]
@@ -35,6 +54,14 @@ class Parameters(SectionParameters):
     seed_sds: Annotated[tuple[Spread, ...], pydantic.Field(min_length=1)] = (0.005, 0.01, 0.02)
     unit_sd: Spread = 0.02
     benchmarks: Annotated[int, pydantic.Field(ge=2, le=100, strict=True)] = 15
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _small_runs_stay_in_this_process(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
+        simulations = raw.get("simulations") or profile.get("simulations")
+        small = isinstance(simulations, int) and simulations < WORTH_A_POOL and raw.get("workers") is None
+        return {**raw, "workers": 1} if small else raw
 
     @property
     def levels(self) -> list[float]:
@@ -62,9 +89,9 @@ def cells(p: Parameters) -> list[Cell]:
             given = {"shape": shape, "units": units, "rates": list(protocol().noise["rates"]), **CROSSOVER}
             few = max(20, p.simulations // 8)
             grid.append(Cell(f"{module}:crossover_coverage", {**given, "simulations": few, **common}, 0.002 * few))
-    for seeds in p.seed_counts:
+    for count in p.seed_counts:
         for sd in p.seed_sds:
-            given = {"seeds": seeds, "seed_sd": sd, "effect": p.effect, "simulations": p.simulations}
+            given = {"seeds": count, "seed_sd": sd, "effect": p.effect, "simulations": p.simulations}
             given |= {"resamples": p.resamples, "alphas": p.levels}
             grid.append(Cell(f"{module}:power", {**given, **common}, 1.0 * work))
     for dependence in ("independent", "correlated"):
@@ -112,6 +139,17 @@ def rated(rows: pd.DataFrame, promised: "pd.Series | float", words: tuple[str, s
     return frame.drop(columns=["hits"])
 
 
+def example(p: Parameters, units: int = 15) -> tuple[pd.DataFrame, dict[str, float]]:
+    """One simulated comparison under the whole protocol: as a table, and as ``stats.paired_summary`` returns it.
+
+    The true mean is the smallest effect of interest, the spread over data sets twice that, both in F1.
+    """
+    rng = seeds.generator(p.root_seed, "example row")
+    row = stats.paired_summary(rng.normal(p.effect, 2 * p.effect, units), rng)
+    shown = [name for name in QUANTITIES if name in row]
+    return pd.DataFrame({"quantity": [QUANTITIES[name] for name in shown], "value": [row[name] for name in shown]}), row
+
+
 def levels(rows: pd.DataFrame) -> pd.DataFrame:
     """Rejections of a true null by each test: one row a distribution, number of units, test and level."""
     frame = part(rows, "calibration")
@@ -127,7 +165,7 @@ def family_errors(rows: pd.DataFrame) -> pd.DataFrame:
     """Family-wise error over the benchmarks under each correction; ``found`` in % of the true effects."""
     frame = part(rows, "family")
     frame = rated(frame, frame["alpha"], ("conservative", "liberal"))
-    return frame.assign(found=100 * frame["found"])
+    return frame.assign(found=100 * frame["found"] if "found" in frame else None)
 
 
 def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
@@ -140,8 +178,8 @@ def powers(rows: pd.DataFrame, p: Parameters) -> pd.DataFrame:
     """Power at the smallest effect of interest, in %, beside the t-test's by formula (``pingouin.power_ttest``)."""
     frame = part(rows, "power")
     exact = {
-        (seeds, sd, alpha): 100 * stats.power(p.effect / sd, seeds, alpha)
-        for seeds, sd, alpha in set(zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True))
+        (count, sd, alpha): 100 * stats.power(p.effect / sd, count, alpha)
+        for count, sd, alpha in set(zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True))
     }
     formula = [exact[key] for key in zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True)]
     frame = rated(frame, 0.8, ("below 80 %", "above 80 %")).rename(columns={"promised": "wanted"})
@@ -161,9 +199,9 @@ def design(p: Parameters) -> pd.DataFrame:
     """Data sets against seeds: the power of a t-test over data sets at the smallest effect of interest."""
     sd, alpha, rows = max(p.seed_sds), protocol().statistics["alpha"], []
     for units in p.units:
-        for seeds in p.seed_counts:
-            d_z = stats.nested_dz(p.effect, p.unit_sd, sd, seeds)
-            row = {"data sets": units, "seeds": seeds, "d_z": d_z}
+        for count in p.seed_counts:
+            d_z = stats.nested_dz(p.effect, p.unit_sd, sd, count)
+            row = {"data sets": units, "seeds": count, "d_z": d_z}
             row |= {f"power at {level:g} (%)": 100 * stats.power(d_z, units, level) for level in (LENIENT, alpha)}
             row["difference found with 80 % power (F1)"] = stats.effect_needed(units, alpha) * p.effect / d_z
             rows.append(row)
@@ -172,110 +210,32 @@ def design(p: Parameters) -> pd.DataFrame:
 
 def wide(frame: pd.DataFrame, index: list[str], by: str | None, values: list[str]) -> pd.DataFrame:
     """A long table of rates for the page: a row an ``index``, the ``values`` at every level of ``by`` side by side."""
-    units = {"rate": "(%)", "low": "low", "high": "high", "reading": "reading", "found": "found (%)", "formula": "t"}
+    units = {
+        "rate": "(%)",
+        "low": "low",
+        "high": "high",
+        "reading": "reading",
+        "found": "found (%)",
+        "formula": "formula",
+    }
     if by is None:
         return frame[index + values]
     parts = []
     for level, group in frame.groupby(by, sort=False):
         renamed = {value: f"{by} {level:.2g} {units.get(value, value)}" for value in values}
         parts.append(group.set_index(index)[values].rename(columns=renamed))
-    return pd.concat(parts, axis=1).reset_index()
+    return pd.concat(parts, axis=1).dropna(axis=1, how="all").reset_index()
 
 
-# --- what the tables say ----------------------------------------------------------------------------------------------
+def statement(frame: pd.DataFrame, where: dict[str, Any], setting: float | None = None) -> dict[str, Any]:
+    """What ``section.claim`` states of the first row of ``frame`` with these values: a share, its limits, n and row.
 
-
-def say_levels(frame: pd.DataFrame) -> str:
-    """For each distribution: which tests hold every level, which are conservative, and the worst liberal rate."""
-    lines = []
-    for shape, group in frame.groupby("shape", sort=False):
-        liberal = group[group["reading"] == "liberal"]
-        safe = [m for m in group["method"].unique() if m not in set(liberal["method"])]
-        text = f"- **{shape}**: at or below the level at every number of units: {', '.join(safe) or 'no test'}."
-        for method, bad in liberal.groupby("method", sort=False):
-            worst = bad.loc[(bad["rate"] / bad["promised"]).idxmax()]
-            text += (
-                f" {method} rejects too often in {len(bad)} of {(group['method'] == method).sum()} cells, at worst "
-                f"{worst['rate']:.1f} % [{worst['low']:.1f}, {worst['high']:.1f}] for {worst['promised']:g} % "
-                f"at {worst['units']} units."
-            )
-        lines.append(text)
-    flagged = len(frame) * (1 - MONTE_CARLO) / 2
-    return "\n".join([*lines, f"\nOf {len(frame)} rates about {flagged:.1f} would be called liberal by chance alone."])
-
-
-def say_coverage(frame: pd.DataFrame) -> str:
-    """For each interval: the range of its coverage within every distribution."""
-    lines = []
-    for method, group in frame.groupby("method", sort=False):
-        spans = [
-            f"{g['rate'].min():.1f} to {g['rate'].max():.1f} % ({shape})"
-            for shape, g in group.groupby("shape", sort=False)
-        ]
-        narrow = (group["reading"] == "too narrow").sum()
-        lines.append(f"- **{method}** covers {', '.join(spans)}; too narrow in {narrow} of {len(group)} designs.")
-    return "\n".join(lines)
-
-
-def say_family(frame: pd.DataFrame, alpha: float) -> str:
-    """Family-wise error at ``alpha`` with all nulls true, and what Holm finds beyond Bonferroni."""
-    at = frame[frame["alpha"] == alpha]
-    none = at[at["true_effects"] == 0]
-    lines = []
-    for method, group in none.groupby("method", sort=False):
-        worst = group.loc[group["rate"].idxmax()]
-        lines.append(
-            f"- **{method}**: a false finding in {worst['rate']:.1f} % [{worst['low']:.1f}, {worst['high']:.1f}] of "
-            f"families at level {100 * alpha:g} % ({worst['dependence']} benchmarks, the worse case)."
-        )
-    found = at[at["true_effects"] > 0].groupby("method", sort=False)["found"].mean()
-    gain = found["Holm"] - found["Bonferroni"]
-    lines.append(
-        f"- Where effects are real, Holm finds {found['Holm']:.1f} % of them, {gain:+.1f} points on Bonferroni."
-    )
-    return "\n".join(lines)
-
-
-def say_power(frame: pd.DataFrame, alpha: float) -> str:
-    """At ``alpha``: per number of seeds, the best test's power at every seed spread, and the formula's error."""
-    at = frame[frame["alpha"] == alpha]
-    lines = []
-    for seeds, group in at.groupby("seeds", sort=False):
-        best = group.loc[group.groupby("seed_sd", sort=False)["rate"].idxmax()]
-        spans = [f"{r.rate:.0f} % at a seed spread of {r.seed_sd:g} ({r.method})" for r in best.itertuples()]
-        flips = group.loc[group["method"] == "sign-flip", "rate"].max()
-        lines.append(f"- **{seeds} seeds**: at best {', '.join(spans)}; the sign-flip test never above {flips:.0f} %.")
-    t = frame.dropna(subset="formula")
-    outside = ((t["formula"] < t["low"]) | (t["formula"] > t["high"])).sum()
-    lines.append(
-        f"\nThe t-test's power by formula lies outside the simulated interval in {outside} of {len(t)} designs."
-    )
-    return "\n".join(lines)
-
-
-def say_design(frame: pd.DataFrame, p: Parameters) -> str:
-    """What the largest design reaches, and whether seeds or data sets buy more."""
-    alpha = protocol().statistics["alpha"]
-    column, needed = f"power at {alpha:g} (%)", "difference found with 80 % power (F1)"
-    cell = frame.set_index(["data sets", "seeds"])[[column, needed]]
-    few, most = min(p.units), max(p.units)
-    less, more = min(p.seed_counts), max(p.seed_counts)
-    at = {key: f"{cell.loc[key, column]:.0f} %" for key in ((few, less), (few, more), (most, less))}
-    return (
-        f"From {few} data sets with {less} seeds (power {at[few, less]}), {more} seeds raise it to {at[few, more]}, "
-        f"{most} data sets to {at[most, less]}. The largest design finds a difference of "
-        f"{cell.loc[(most, more), needed]:.3f} F1 four times in five; the smallest effect of interest is {p.effect:g}."
-    )
-
-
-def say_crossover(frame: pd.DataFrame) -> str:
-    """The coverage of the crossover's interval by distribution, its width, and how often it is open."""
-    parts = [
-        f"{g['rate'].min():.1f} to {g['rate'].max():.1f} % ({shape} shifts)"
-        for shape, g in frame.groupby("shape", sort=False)
-    ]
-    return (
-        f"The 95 % interval of the crossover covers {', '.join(parts)}; its median width falls from "
-        f"{frame['width'].max():.1f} to {frame['width'].min():.1f} points of noise rate, and at most "
-        f"{frame['open'].max():.1f} % of the intervals are open at one end."
-    )
+    With ``setting`` (a claim whose unit is no share) that is what was measured, and the share goes into the note.
+    """
+    match = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
+    shares = {"measured": match["rate"] / 100, "low": match["low"] / 100, "high": match["high"] / 100}
+    rate = f"{match['rate']:.2f} % [{match['low']:.2f}, {match['high']:.2f}] of simulated studies"
+    note = f"a setting, nothing to compare it to; {rate} where {match['promised']:g} % is promised: {match['reading']}"
+    row = " ".join(str(value) for value in where.values())
+    about = {"n": f"{match['simulations']} simulated studies", "row": row, "note": note}
+    return {**(shares if setting is None else {"measured": setting}), **about}

@@ -12,25 +12,37 @@ MARKERS = "osD^v"
 GREY = "#555555"
 
 
-def rate_dots(
-    frame: pd.DataFrame,
-    *,
-    line: tuple[str, str],
-    panel: tuple[str, str],
-    row: str | None,
-    reference: tuple[str, str],
-    title: str,
-    axis: str,
+def levels(frame: pd.DataFrame) -> "sns.FacetGrid":
+    """Rejections of a true null, panels by distribution and level."""
+    title = "How often does each test reject a null that is true?"
+    return _rate_dots(frame, ("units", "{} data sets"), ("shape", "{}"), "alpha", title, "rejections (%)")
+
+
+def coverage(frame: pd.DataFrame) -> "sns.FacetGrid":
+    """Coverage of each interval, panels by distribution."""
+    title = "How often does a 95 % interval hold the truth?"
+    return _rate_dots(frame, ("units", "{} data sets"), ("shape", "{}"), None, title, "coverage (%)")
+
+
+def power(frame: pd.DataFrame, effect: float) -> "sns.FacetGrid":
+    """Power at a true difference of ``effect`` (F1), panels by seeds and level."""
+    title = f"Would a true difference of {effect:g} F1 be found?"
+    return _rate_dots(frame, ("seed_sd", "spread {:g}"), ("seeds", "{} seeds"), "alpha", title, "power (%)")
+
+
+def _rate_dots(
+    frame: pd.DataFrame, line: tuple[str, str], panel: tuple[str, str], row: str | None, title: str, axis: str
 ) -> "sns.FacetGrid":
     """Rates (%) as dots with their intervals: a line for each method and group, panels side by side and by ``row``.
 
-    ``frame`` has ``method``, ``rate``, ``low``, ``high``. ``line`` and ``panel`` are (column, label with ``{}``), and
-    ``reference`` is (column, word): a thin vertical line, named in the first panel. Every line is named on the axis, so
-    there is no legend; the marker tells the groups apart, the colour the methods.
+    ``frame`` has ``method``, ``rate``, ``low``, ``high`` and ``promised`` or ``wanted``, a thin vertical line named in
+    the first panel. ``line`` and ``panel`` are (column, label with ``{}``). Every line is named on the axis, so no
+    legend is needed; the marker tells the groups apart, the colour the methods.
     """
     import seaborn as sns
 
     group, named = line
+    reference = "promised" if "promised" in frame else "wanted"
     methods, groups = list(frame["method"].unique()), list(frame[group].unique())
     colours = dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
     place = {(m, g): i * (len(groups) + 0.6) + j for i, m in enumerate(methods) for j, g in enumerate(groups)}
@@ -42,7 +54,7 @@ def rate_dots(
         if data.empty:
             continue
         axes = grid.axes[i, j]
-        axes.axvline(data[reference[0]].iloc[0], color=GREY, linewidth=1)
+        axes.axvline(data[reference].iloc[0], color=GREY, linewidth=1)
         for record in data.to_dict("records"):
             y = place[record["method"], record[group]]
             colour = colours[record["method"]]
@@ -55,7 +67,7 @@ def rate_dots(
         axes.set_yticklabels([f"{method}, {named.format(g)}" for method, g in place])
         at = axes.lines[0].get_xdata()[0]
         side = "left" if at < sum(axes.get_xlim()) / 2 else "right"
-        axes.annotate(f" {reference[1]} {at:g} % ", (at, -1.5), va="top", ha=side, fontsize=9, color=GREY)
+        axes.annotate(f" {reference} {at:g} % ", (at, -1.5), va="top", ha=side, fontsize=9, color=GREY)
     title_of = panel[1].format("{col_name}")
     grid.set_titles(title_of if row is None else title_of + ", " + row + " {row_name:.2g}")
     grid.set_axis_labels(axis, "")

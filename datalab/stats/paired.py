@@ -261,13 +261,17 @@ def _moments(d: ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray, np.n
 def _studentised(centred: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """|t*| ``(rows, resamples)`` of centred rows ``(rows, n)`` under resampling weights ``(resamples, n)``."""
     n = centred.shape[-1]
-    mean = centred @ weights.T
-    variance = np.square(centred) @ weights.T - np.square(mean)
-    scale = np.square(centred).mean(axis=1, keepdims=True)
+    mean = np.abs(centred @ weights.T)
+    squares = np.square(centred)
+    variance = squares @ weights.T
+    variance -= np.square(mean)
+    scale = squares.mean(axis=1, keepdims=True)
     flat = variance <= _TIE * scale
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t_star = np.abs(mean) / np.sqrt(np.maximum(variance, 0) / (n - 1))
-    return np.where(flat, np.where(np.square(mean) <= _TIE * scale, 0.0, np.inf), t_star)
+    variance[flat] = 1.0
+    t_star = mean / np.sqrt(variance / (n - 1))
+    if flat.any():
+        t_star[flat] = np.where(np.square(mean) <= _TIE * scale, 0.0, np.inf)[flat]
+    return t_star
 
 
 def _noncentrality(t: float, dof: int, tail: float) -> float:
