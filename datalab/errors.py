@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises: a single line that names the input, what is wrong and what would be right."""
+"""The exception that a user's mistake raises: one line that names the input, what is wrong and what would be right."""
 
 
 class UserError(ValueError):

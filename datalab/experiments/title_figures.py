@@ -56,32 +56,41 @@ def curve(table: pd.DataFrame, sets: pd.DataFrame) -> Figure:
     return figure
 
 
+_BEYOND = 4  # where "always" and "never" are drawn, in points beyond the rates studied
+
+
+def _beyond(values: pd.Series, top: float) -> pd.Series:
+    return np.clip(100 * values, -_BEYOND, top + _BEYOND)
+
+
+def _ticks(top: float) -> dict[float, str]:
+    return {-_BEYOND: "always", **{t: str(t) for t in range(0, int(top) + 1, 10)}, top + _BEYOND: "never"}
+
+
 def crossover_by_fraction(crossovers: pd.DataFrame) -> Figure:
     """Crossover against the fraction pruned, a panel per noise kind, a line per architecture, with intervals."""
     kinds = list(dict.fromkeys(crossovers.noise))
-    figure, panels = plt.subplots(1, len(kinds), figsize=(3.4 * len(kinds) + 0.6, 4.0), sharey=True, squeeze=False)
+    size = (3.1 * len(kinds) + 1, 4.2)
+    figure, panels = plt.subplots(1, len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False)
     markers = dict(zip(NAMES, "osD", strict=True))
+    top = 100 * crossovers.highest_rate.max()
     for axes, kind in zip(panels[0], kinds, strict=True):
         part = crossovers[crossovers.noise == kind]
-        top = 100 * part.highest_rate.max()
-        for at, (name, one) in enumerate(part.groupby("architecture", sort=False)):
-            x = 100 * (1 - one.keep_fraction) + (at - 1) * 1.2
-            y, low, high = (np.clip(100 * one[c], -2, top + 2) for c in ("crossover", "low", "high"))
+        for name, one in part.groupby("architecture", sort=False):
+            x = 100 * (1 - one.keep_fraction) + (list(NAMES).index(name) - 1) * 1.2
+            y, low, high = (_beyond(one[column], top) for column in ("crossover", "low", "high"))
             style = {"color": f"C{list(NAMES).index(name)}", "marker": markers[name], "markersize": 5, "capsize": 2}
             axes.errorbar(x, y, yerr=[y - low, high - y], linestyle="-", linewidth=1.2, label=NAMES[name], **style)
         axes.axhline(_claimed(), color=CLAIM, linewidth=1, linestyle=(0, (2, 2)))
-        axes.set(xlabel="training set pruned (%)", title=f"{kind} noise", ylim=(-4, top + 4))
-        axes.set_yticks([-2, *range(0, int(top) + 1, 10), top + 2])
-        axes.set_yticklabels(["always", *(str(t) for t in range(0, int(top) + 1, 10)), "never"])
+        axes.set(xlabel="training set pruned (%)", title=f"{kind} noise", ylim=(-_BEYOND - 2, top + _BEYOND + 2))
+        axes.set_yticks(list(_ticks(top)), list(_ticks(top).values()))
     panels[0][0].set_ylabel("crossover: flipped labels (%)")
-    panels[0][0].annotate(
-        "the paper's 15 %", (0.02, _claimed()), xycoords=("axes fraction", "data"), color="#555555", va="bottom"
-    )
     handles, labels = panels[0][0].get_legend_handles_labels()
+    handles.append(plt.Line2D([], [], color=CLAIM, linewidth=1, linestyle=(0, (2, 2))))
+    labels.append("the paper's 15 %")
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), bbox_to_anchor=(0.5, -0.04))
-    figure.suptitle(
-        "Does one threshold exist, or does it move with the fraction pruned?", x=0.01, ha="left", fontsize=12
-    )
+    title = "Does one threshold exist, or does it move with the fraction pruned?"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     return figure
 
@@ -90,7 +99,7 @@ def crossover_by_dataset(table: pd.DataFrame) -> Figure:
     """A row per data set: its own crossover and the interval over its seeds."""
     figure, axes = plt.subplots(figsize=(7, 0.32 * len(table) + 1.4))
     top = 100 * table.highest_rate.max()
-    x, low, high = (np.clip(100 * table[c].fillna(table.crossover), -2, top + 2) for c in ("crossover", "low", "high"))
+    x, low, high = (_beyond(table[column].fillna(table.crossover), top) for column in ("crossover", "low", "high"))
     y = np.arange(len(table))[::-1]
     seen = table["seen in the pilot"].to_numpy(dtype=bool)
     for mask, face, label in ((~seen, "C0", "never seen before this study"), (seen, "white", "seen in the pilot")):
@@ -99,9 +108,9 @@ def crossover_by_dataset(table: pd.DataFrame) -> Figure:
             axes.errorbar(x[mask], y[mask], xerr=error, fmt="o", color="C0", mfc=face, capsize=2, label=label)
     axes.set_yticks(y, table.dataset)
     axes.axvline(_claimed(), color=CLAIM, linewidth=1, linestyle=(0, (2, 2)))
-    ticks = [*range(0, int(top) + 1, 10)]
-    axes.set_xticks([-2, *ticks, top + 2], ["always", *map(str, ticks), "never"])
-    axes.set(xlabel="crossover: flipped labels (%); dashed: the paper's 15 %", xlim=(-4, top + 4))
+    axes.set_xticks(list(_ticks(top)), list(_ticks(top).values()))
+    limits = (-_BEYOND - 2, top + _BEYOND + 2)
+    axes.set(xlabel="crossover: flipped labels (%); dashed: the paper's 15 %", xlim=limits)
     axes.set_title("Is the threshold the same on every data set?")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / figure.get_figheight()), ncols=2)
     return figure

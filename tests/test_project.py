@@ -1,0 +1,189 @@
+"""The project's files hold together: the environment's four files, the rooms' order, the notebooks' template."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from datalab import experiments
+from datalab.experiments.parameters import SectionParameters
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# An import may only point down this list (a tuple is one level: its rooms may use each other).
+ROOMS = (
+    ("__main__", "cli"),
+    ("report",),
+    ("record",),
+    ("claims",),
+    ("experiments",),
+    ("sweep",),
+    ("pruning",),
+    ("influence",),
+    ("framework",),
+    ("training",),
+    ("stack",),
+    ("models", "encoders"),
+    ("data",),
+    ("noise",),
+    ("stats", "metrics"),
+    ("protocol",),
+    ("seeds",),
+    ("errors", "__init__"),
+)
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def constraints():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return [Requirement(line) for line in lines if line]
+
+
+def test_every_direct_dependency_is_locked_and_constrained_within_its_range():
+    extras = PROJECT["optional-dependencies"].values()
+    pinned = {}
+    for requirement in constraints():
+        pinned.setdefault(requirement.name, []).append(str(requirement.specifier).removeprefix("=="))
+    for text in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]:
+        wanted = Requirement(text)
+        assert all(wanted.specifier.contains(version) for version in pinned[wanted.name]), text
+
+
+def test_the_constraints_are_the_locks_export():
+    locked = {(package["name"], package["version"]) for package in LOCK if "version" in package}
+    named = {(r.name, str(r.specifier).removeprefix("==")) for r in constraints()}
+    assert named <= locked
+    installable = {name for name, _ in locked} - {PROJECT["name"]}
+    assert {name for name, _ in named} == installable
+
+
+def test_the_locks_own_entry_lists_the_projects_dependencies():
+    own = next(package for package in LOCK if package["name"] == PROJECT["name"])
+    listed = {entry["name"] for entry in own["metadata"]["requires-dist"] if "marker" not in entry}
+    assert listed == {Requirement(text).name for text in PROJECT["dependencies"]}
+
+
+def test_the_lock_names_no_local_folder():
+    assert not re.search(r"file:|find-links|\bpath = ", (ROOT / "uv.lock").read_text())
+
+
+def test_the_conda_environment_only_wraps_pip_over_the_constraints():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, nested = environment["dependencies"]
+    assert python.startswith("python=3.")
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(python.removeprefix("python=") + ".0")
+    assert pip == "pip"
+    assert nested == {"pip": ["-c constraints.txt", '-e ".[test]"']}
+
+
+def test_only_the_designed_entries_stand_at_the_top_level():
+    import subprocess
+
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    allowed = {"notebooks", "datalab", "runs", "tests", "environment.yml", "pyproject.toml", "uv.lock", ".ci"}
+    allowed |= {"constraints.txt", "Makefile", "README.md", "LICENSE", "CITATION.cff", ".gitignore"}
+    assert {line.split("/")[0] for line in listed.splitlines()} <= allowed
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "datalab":
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from [name.name.split(".")[1] for name in node.names if name.name.startswith("datalab.")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "datalab").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_an_import_only_points_down_the_rooms(path):
+    room = path.relative_to(ROOT / "datalab").parts[0].removesuffix(".py")
+    for imported in imports(path):
+        if imported not in ("__version__", room):
+            assert LEVEL[imported] >= LEVEL[room], f"{room} imports {imported}"
+
+
+def test_every_section_has_its_notebook_and_every_notebook_its_section():
+    assert {section.stem for section in experiments.SECTIONS} == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return request.param.stem, nbformat.read(request.param, as_version=4)
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def prose(book):
+    return [cell for cell in book.cells if cell.cell_type == "markdown"]
+
+
+def test_a_notebook_is_committed_without_outputs(notebook):
+    _, book = notebook
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(book))
+    nbformat.validate(book)
+
+
+def test_a_notebook_opens_with_what_the_paper_says_and_what_is_measured(notebook):
+    _, book = notebook
+    first = book.cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+    for word in ("**The paper", "inputs", "outputs", "time", "smoke", "quick"):
+        assert word.lower() in first.source.lower(), word
+
+
+def test_a_notebooks_parameters_are_its_models_fields_as_commented_literals(notebook):
+    stem, book = notebook
+    tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == [code(book)[0]]
+    tree = ast.parse(tagged[0].source)
+    assert all(isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant) for line in tree.body)
+    assert all("#" in line for line in tagged[0].source.splitlines())
+    names = [line.targets[0].id for line in tree.body]
+    model = experiments.find(stem).load().Parameters
+    assert issubclass(model, SectionParameters)
+    assert sorted(names) == sorted(model.model_fields)
+    assert ast.literal_eval(tree.body[0].value) == "smoke"
+    assert all(ast.literal_eval(line.value) is None for line in tree.body[1:])
+
+
+def test_a_notebooks_second_code_cell_starts_its_section_and_the_last_one_finishes_it(notebook):
+    stem, book = notebook
+    start = code(book)[1].source
+    assert f'start(\n    "{stem}"' in start or f'start("{stem}"' in start
+    for name in experiments.find(stem).load().Parameters.model_fields:
+        assert f"{name}={name}" in start
+    assert "section.finish()" in code(book)[-1].source
+
+
+def test_a_code_cell_is_short_and_a_result_is_led_and_followed_by_prose(notebook):
+    _, book = notebook
+    assert all(len(cell.source.splitlines()) <= 25 for cell in code(book))
+    words = sum(len(cell.source.split()) for cell in prose(book))
+    lines = sum(len(cell.source.split()) for cell in code(book)[2:])
+    assert words / lines > 0.7, f"{words} words of prose to {lines} of code"
+
+
+def test_a_notebook_ends_with_its_deviations_and_the_next_one(notebook):
+    _, book = notebook
+    last = book.cells[-1]
+    assert last.cell_type == "markdown"
+    assert "Deviations" in last.source
+    stems = [section.stem for section in experiments.SECTIONS]
+    for link in re.findall(r"\]\((\w+)\.ipynb\)", last.source):
+        assert link in stems
+
+
+def test_no_notebook_names_a_machines_path(notebook):
+    _, book = notebook
+    assert not any(re.search(r"/(home|Users|tmp|root|opt|work)/", cell.source) for cell in book.cells)
