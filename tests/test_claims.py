@@ -144,9 +144,11 @@ def test_an_interval_that_holds_zero_and_large_effects_is_never_called_a_failure
 
 def test_reproduced_needs_the_value_within_tolerance_and_the_direction():
     near = measured(VALUE_CLAIM, estimate=15.0, interval=(8.0, 22.0), narrow=(12.0, 18.0))
-    wide = measured(VALUE_CLAIM, estimate=15.0, interval=(8.0, 22.0), narrow=(10.0, 20.0))
+    low = measured(VALUE_CLAIM, estimate=15.0, interval=(8.0, 22.0), narrow=(10.0, 18.0))
+    wide = measured(VALUE_CLAIM, estimate=15.0, interval=(8.0, 22.0), narrow=(12.0, 20.0))
     unsure = measured(VALUE_CLAIM, estimate=15.0, interval=(-1.0, 31.0), narrow=(12.0, 18.0))
-    assert (near, wide, unsure) == (claims.REPRODUCED, claims.DIRECTION, claims.INCONCLUSIVE)
+    assert (near, low, wide) == (claims.REPRODUCED, claims.DIRECTION, claims.DIRECTION)
+    assert unsure == claims.INCONCLUSIVE
 
 
 @given(st.sampled_from([c.id for c in claims.ledger().values() if c.verdict_ceiling == "direction"]), limits)
@@ -189,7 +191,7 @@ def test_bad_input_is_refused_in_one_line():
         measured(estimate=1.0, interval=(float("nan"), 1))
     with pytest.raises(UserError, match="unknown metric"):
         measured(estimate=1.0, interval=(0, 1), metric="bleu")
-    assert measured(estimate=float("nan"), interval=(0, 1)) == claims.INCONCLUSIVE
+    assert measured(estimate=float("nan"), interval=(0, 1), side="not_less") == claims.INCONCLUSIVE
 
 
 def title(low, high, crossover=(0.10, 0.20), n_datasets=15, rates=RATES):
