@@ -1,7 +1,8 @@
 """Running one notebook through papermill, and judging it by what its cells did, never by papermill's own status.
 
-After Ctrl-C, a killed or missing kernel or ``sys.exit(0)`` papermill writes every cell as completed. Here a cell has
-run when the kernel answered that it ran, without an error; a notebook is complete when every code cell has, in order.
+After Ctrl-C or the death of a kernel papermill writes every cell as completed, and ``sys.exit(0)`` is a success to it.
+Here a cell has run when the kernel answered that it ran, without an error; a notebook is complete when every code cell
+has, in order.
 """
 
 import logging
