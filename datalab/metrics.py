@@ -90,10 +90,13 @@ def _hits(counts: np.ndarray) -> np.ndarray:
 
 
 def _macro(counts: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> Floats:
-    """The mean of top / bottom over the classes with true rows in ``counts``; 0 / 0 counts 0."""
+    """The mean of top / bottom over the classes with true rows in ``counts``; 0 / 0 counts 0.
+
+    A class without true rows has no hits, so its ratio adds nothing to the sum.
+    """
     present = counts.sum(axis=-1) > 0
     ratio = np.where(bottom > 0, top / np.maximum(bottom, 1), 0.0)
-    return _plain((ratio * present).sum(axis=-1) / present.sum(axis=-1))
+    return _plain(ratio.sum(axis=-1) / present.sum(axis=-1))
 
 
 def _plain(x: np.ndarray) -> Floats:

@@ -77,10 +77,17 @@ def naive_ece(y, p, bins):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 20))
 def test_calibration_error_follows_its_definition_bin_by_bin(seed, n, bins):
     rng = np.random.default_rng(seed)
-    p = rng.dirichlet(np.ones(4), size=(3, n))
+    p = rng.dirichlet(np.full(4, 0.2), size=(3, n))
     y = rng.integers(0, 4, n)
     np.testing.assert_allclose(metrics.ece(y, p, bins), [naive_ece(y, row, bins) for row in p], atol=1e-12)
     assert metrics.ece(y, p[1], bins) == pytest.approx(metrics.ece(y, p, bins)[1])
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one():
+    # In one bin the errors of 0.5 (wrong) and 0.75 (right) would partly cancel: |(0.25 - 0.5) / 2|.
+    p = np.array([[0.5, 0.5], [0.75, 0.25]])
+    assert metrics.ece(np.array([1, 0]), p, bins=2) == pytest.approx((0.5 + 0.25) / 2)
+    assert metrics.ece(np.array([1, 0]), p, bins=1) == pytest.approx(abs(0.25 - 0.5) / 2)
 
 
 def test_calibration_error_is_0_when_sure_and_right_and_1_when_sure_and_wrong():
