@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence import last_layer
+from datalab.influence import last_layer, softmax
 from datalab.influence.last_layer import Target, scores_many
 
 L2 = 1e-4
@@ -77,13 +77,26 @@ def test_float32_stays_within_1e_4_of_float64(h, c, spread):
     assert ((ours.influence_on[0] - exact.influence_on[0]).abs() <= 1e-5 * largest).all()
 
 
-def test_where_float32_is_not_accurate_enough_float64_takes_over():
-    train, _ = stack(1, 200, 40, 8, spread=20, dtype=torch.float32)
-    train[0] *= 100
-    train[0][..., 1:] = train[0][..., :1] + 1e-3 * train[0][..., 1:]
-    ours = last_layer.self_influence_many(*train, 1e-8, 1e-6)
-    exact = last_layer.self_influence_many(train[0].double(), train[1].double(), train[2], 1e-8, 1e-6)
-    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-30)
+def test_where_float32_is_not_accurate_enough_float64_takes_over(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    features = 100 * (torch.randn(1, 400, 100, generator=g) @ torch.randn(100, 30, generator=g) / 10).relu()
+    logits = features @ torch.randn(30, 10, generator=g) * 0.1
+    labels = (logits + torch.randn(logits.shape, generator=g)).argmax(2)
+    exact = last_layer.self_influence_many(features.double(), logits.double(), labels, L2)
+    kept = exact > 1e-30
+    ours = last_layer.self_influence_many(features, logits, labels, L2).double()
+    torch.testing.assert_close(ours[kept], exact[kept], rtol=1e-4, atol=0)
+    monkeypatch.setattr(softmax, "_SAFE", float("inf"))
+    unchecked = last_layer.self_influence_many(features, logits, labels, L2).double()
+    assert ((unchecked - exact)[kept] / exact[kept]).abs().max() > 1e-4
+
+
+def test_rare_classes_do_not_spoil_float32():
+    (features, logits, labels), _ = stack(1, 300, 30, 10, dtype=torch.float32)
+    logits[..., 5:] -= 12
+    batch = softmax.examples(features[0], logits[0], labels[0])
+    ggn = softmax.SoftmaxGGN([batch], softmax.Damping(L2, 1e-3), torch.float32)
+    assert ggn._first_refinement(batch) < 1e-6
 
 
 def test_a_stack_scores_as_a_loop_over_its_models_does():

@@ -44,6 +44,7 @@ def test_noisy_labels_stay_in_range_and_the_clean_ones_stay_unchanged(problem, k
     noisy = noise.corrupt(clean, kind, rate, n_classes, np.random.default_rng(seed), np.ones((n, 2)))
     np.testing.assert_array_equal(clean, before)
     assert noisy.dtype == np.int64
+    assert not np.shares_memory(noisy, clean)
     assert ((noisy >= 0) & (noisy < n_classes)).all()
 
 
