@@ -286,7 +286,8 @@ def test_refuted_and_reproduced_are_exactly_the_protocols_rules(pairs, crossover
 def test_a_malformed_title_input_is_refused():
     low, high = title_limits()
     for rates, lower, upper in (
-        (RATES[:3], low, high),
+        (RATES, low[:3], high),
+        (RATES, low, high[:3]),
         (RATES * 100, low, high),
         (RATES, high, low),
         (RATES, low * np.nan, high),
