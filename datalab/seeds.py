@@ -1,4 +1,4 @@
-"""Every random number descends from one root seed, spawned by name: a new consumer never shifts another one's stream."""
+"""Every random number descends from one root seed, spawned by name: a new consumer shifts no other one's stream."""
 
 import hashlib
 

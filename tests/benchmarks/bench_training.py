@@ -1,7 +1,7 @@
 """Stacked training beside the ordinary loop, on one thread, in one run: ``python tests/benchmarks/bench_training.py``.
 
-The loop is what everybody writes: one ``nn.Module``, autograd and ``torch.optim.Adam`` per model, on the same rows in the
-same order. Times are the least of a few interleaved repetitions; the ratio is what carries over to another machine.
+The loop is what everybody writes: one ``nn.Module``, autograd and ``torch.optim.Adam`` per model, on the same rows in
+the same order. Times are the least of a few interleaved repetitions; the ratio is what carries over to other machines.
 """
 
 import os
