@@ -1,6 +1,7 @@
 """What ``datalab run`` shows: the plan with its time, one line that moves while a notebook runs, and the end."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from datalab.record.manifest import SectionEntry
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
 
+LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
 
 
@@ -18,13 +20,13 @@ class Screen:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
         self._status: Any = None
         self._last = self._began = 0.0
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def plan(self, jobs: Sequence[Job], missing: Sequence[str]) -> None:
         """The jobs with their expected cost, and the data sets to fetch first."""
@@ -78,13 +80,31 @@ class Screen:
 
     def headline(self, entry: SectionEntry) -> None:
         """What a section asked to be printed at the end."""
+        from rich.markup import escape
         from rich.table import Table
 
         for part in entry.headline:
             if "text" in part:
                 self.say(part["text"])
                 continue
-            table = Table(*part["columns"], title=part["caption"] or None, title_justify="left", box=None)
-            for row in part["rows"]:
-                table.add_row(*row)
+            if part["caption"]:
+                self.say(part["caption"])
+            columns, rows = part["columns"], part["rows"]
+            widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+            if sum(widths) + 2 * len(widths) > self.console.width:  # too wide to read as a grid: a block a row
+                self._blocks(columns, rows)
+                continue
+            table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0))
+            for row in rows:
+                table.add_row(*map(escape, row))
             self.console.print(table)
+
+    def _blocks(self, columns: list[str], rows: list[list[str]]) -> None:
+        indent = max(map(len, columns[1:])) + 6
+        for first, *others in rows:
+            self.say(f"  {first}")
+            for name, value in zip(columns[1:], others, strict=True):
+                lines = textwrap.wrap(value, max(20, self.console.width - indent)) or [""]
+                self.say(f"    {name:<{indent - 6}}  {lines[0]}")
+                for rest in lines[1:]:
+                    self.say(" " * indent + rest)
