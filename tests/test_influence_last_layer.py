@@ -154,12 +154,15 @@ def test_adding_a_constant_to_all_logits_changes_nothing():
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
 
 
-def test_an_example_fitted_beyond_rounding_has_a_positive_finite_score():
-    train, _ = stack(1, 50, 30, 10, dtype=torch.float32)
-    train[1][0, 0] = 0
-    train[1][0, 0, train[2][0, 0]] = 45
-    score = last_layer.self_influence_many(*train, L2)[0, 0]
-    assert 0 < score < 1e-30
+def test_an_example_fitted_beyond_rounding_keeps_its_score_in_float32():
+    (features, logits, labels), _ = stack(1, 50, 30, 10)
+    logits[0, 0] = 0
+    logits[0, 0, labels[0, 0]] = 60  # a gradient of 1e-26, whose square float32 does not hold
+    batch = softmax.examples(features[0], logits[0], labels[0])
+    single, double = (softmax.SoftmaxGGN([batch], softmax.Damping(L2, 1e-3), t) for t in (torch.float32, torch.float64))
+    ours, exact = (ggn.self_influence(batch.inputs, batch.gradient) for ggn in (single, double))
+    assert 0 < exact[0] < 1e-45
+    torch.testing.assert_close(ours, exact, rtol=1e-4, atol=0)
 
 
 def test_shared_features_and_labels_may_be_expanded():
