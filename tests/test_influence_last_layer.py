@@ -155,7 +155,7 @@ def test_adding_a_constant_to_all_logits_changes_nothing():
 
 
 def test_an_example_fitted_beyond_rounding_keeps_its_score_in_float32():
-    (features, logits, labels), _ = stack(1, 50, 30, 10)
+    (features, logits, labels), _ = stack(1, 300, 30, 10, spread=0.3)
     logits[0, 0] = 0
     logits[0, 0, labels[0, 0]] = 60  # a gradient of 1e-26, whose square float32 does not hold
     batch = softmax.examples(features[0], logits[0], labels[0])
