@@ -236,7 +236,11 @@ def test_the_crate_is_ro_crate_1_1_and_lists_every_file_with_its_hash(section: S
 def test_the_crate_depends_on_the_manifest_and_not_on_the_clock(section: Section) -> None:
     section.finish()
     book = manifest.load(section.record)
-    assert crate.metadata(section.record, book) == crate.metadata(section.record, book)
+    book.created = "2001-02-03T04:05:06+00:00"
+    described = crate.metadata(section.record, book)
+    assert described == crate.metadata(section.record, book)
+    root = next(entity for entity in described["@graph"] if entity["@id"] == "./")
+    assert root["datePublished"] == book.created
 
 
 def _hold(folder: str, ready, done) -> None:
@@ -304,7 +308,9 @@ def test_saving_a_notebook_with_outputs_does_not_change_its_source_hash(fakes: P
 def test_the_default_record_of_a_notebook_does_not_depend_on_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    home = provenance.project()
     monkeypatch.chdir(tmp_path)
+    assert provenance.project() == home
     monkeypatch.setattr(provenance, "project", lambda: tmp_path / "project")
     opened = start(record_fakes.SECTIONS[0], profile="smoke")
     assert opened.record == tmp_path / "project" / "runs" / "notebook-smoke"

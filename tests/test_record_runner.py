@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import record_fakes
 
@@ -107,10 +108,11 @@ def test_a_section_whose_table_was_changed_is_run_again_and_its_table_comes_back
     assert verify.verify(record).whole
 
 
-def test_a_raw_cell_that_was_changed_is_computed_again(record: Path) -> None:
+def test_a_raw_cell_replaced_by_other_valid_rows_is_computed_again(record: Path) -> None:
     cell = next((record / "cells").iterdir())
     tables = contents(record, "tables")
-    cell.write_bytes(cell.read_bytes()[:-1] + b"x")
+    pd.read_parquet(cell).assign(value=0.5).to_parquet(cell)
+    (record / "tables/0_rows.csv").unlink()
     assert run(record) == 0
     assert contents(record, "tables") == tables
     assert verify.verify(record).whole
@@ -193,6 +195,21 @@ def test_a_notebook_that_does_not_come_to_its_end_has_failed(record: Path, mode:
     assert named == {"0_alpha", "6_gamma"}
     assert run(record, "0", "6") == 0  # and the plain command puts it right
     assert verify.verify(record).whole
+
+
+def test_what_a_killed_writer_left_is_put_in_order_even_when_its_section_is_not_asked_for(record: Path) -> None:
+    book = manifest.load(record)
+    book.closed, book.sections["0_alpha"].status = False, "running"
+    manifest.save(record, book)
+    left = [".partial/0_alpha/tables/0_rows.csv", "tables/0_half.csv", "cells/x.1.partial", "tables/.a.csv.1.tmp"]
+    for name in [*left, "notebooks/0_alpha.ipynb.partial"]:
+        (record / name).parent.mkdir(parents=True, exist_ok=True)
+        (record / name).write_text("half")
+    assert run(record, "3.4") == 0
+    assert not any((record / name).exists() for name in left)
+    assert manifest.load(record).sections["0_alpha"].status == "interrupted"
+    assert (record / "notebooks/0_alpha.interrupted.ipynb").exists()
+    assert [finding.what for finding in verify.verify(record).findings] == ["0_alpha"]
 
 
 def test_a_failed_notebook_does_not_stop_the_others(tmp_path: Path, notebooks: Path) -> None:
