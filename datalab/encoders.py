@@ -24,7 +24,8 @@ from datalab.errors import UserError
 TEXT_COMPONENTS = 64
 RARE_SHARE = 0.01  # a level seen in fewer train rows than this joins the level "rare"
 CLIP = 10.0  # standard deviations: what lies beyond counts as this far
-POOL_FROM = 16  # images of at least this many rows are pooled 2 x 2 by the fast encoder
+POOL_FROM = 16  # images of at least this many rows lose their margin and are pooled 2 x 2 by the fast encoder
+MARGIN = 7  # the margin is a seventh of the side: MNIST draws its digits inside the middle 20 of 28 pixels
 SMALLEST_IMAGE = 8  # images of fewer rows (satimage's 3 x 3) are no pictures: the pretrained encoder leaves them pixels
 
 
@@ -44,12 +45,13 @@ class Encoder(Protocol):
 
 
 def fast(dataset: Dataset, spec: DatasetSpec) -> Encoder:
-    """TF-IDF with truncated SVD for text, standardised (pooled) pixels for images, one-hot and z-scores for tables."""
+    """TF-IDF with truncated SVD for text, standardised pooled pixels for images, dummies and z-scores for tables."""
     if spec.modality == "text":
         return TfidfSvd(dataset)
     if spec.modality == "image":
-        return Pixels(dataset, spec.grid, pool=2 if spec.grid[1] >= POOL_FROM else 1)
-    return OneHotTable(dataset)
+        large = spec.grid[1] >= POOL_FROM
+        return Pixels(dataset, spec.grid, pool=2 if large else 1, margin=spec.grid[1] // MARGIN if large else 0)
+    return DummyTable(dataset)
 
 
 def pretrained(dataset: Dataset, spec: DatasetSpec) -> Encoder:
@@ -62,27 +64,31 @@ def pretrained(dataset: Dataset, spec: DatasetSpec) -> Encoder:
     if spec.modality == "image" and spec.grid[0] == 1 and spec.grid[1] >= SMALLEST_IMAGE:
         pixels = dataset.features.to_numpy(dtype=np.float32).reshape(-1, *spec.grid[1:])
         return Embedding(dataset, "efficientnet-lite0", embed_images, pixels * (255.0 / pixels.max()))
-    return Pixels(dataset, spec.grid) if spec.modality == "image" else OneHotTable(dataset)
+    return Pixels(dataset, spec.grid) if spec.modality == "image" else DummyTable(dataset)
 
 
 class Pixels:
-    """Pixels, pooled by means of ``pool`` x ``pool`` blocks, each standardised; a flat pixel stays near zero.
+    """Pixels without a ``margin``, pooled by means of ``pool`` x ``pool`` blocks, each standardised.
 
     The divisor is sqrt(variance of the pixel + a tenth of the mean variance), so that a pixel lit in one train image
-    does not come out hundreds of standard deviations high in a test image.
+    does not come out hundreds of standard deviations high in a test image, and a flat pixel stays near zero.
     """
 
     cache_key = None
 
-    def __init__(self, dataset: Dataset, grid: tuple[int, int, int], pool: int = 1):
+    def __init__(self, dataset: Dataset, grid: tuple[int, int, int], pool: int = 1, margin: int = 0):
         channels, height, width = grid
-        self.dataset, self.pool = dataset, pool
-        self.grid = (channels, height // pool, width // pool)
+        self.dataset, self.source, self.pool, self.margin = dataset, grid, pool, margin
+        self.grid = (channels, (height - 2 * margin) // pool, (width - 2 * margin) // pool)
 
     def _pooled(self, ids: np.ndarray) -> np.ndarray:
-        pixels = self.dataset.features.iloc[ids].to_numpy(dtype=np.float64)
+        pixels = self.dataset.features.iloc[ids].to_numpy(dtype=np.float64).reshape(len(ids), *self.source)
         channels, height, width = self.grid
-        blocks = pixels.reshape(len(ids), channels, height, self.pool, width, self.pool)
+        inner = (
+            slice(self.margin, self.margin + height * self.pool),
+            slice(self.margin, self.margin + width * self.pool),
+        )
+        blocks = pixels[:, :, *inner].reshape(len(ids), channels, height, self.pool, width, self.pool)
         return blocks.mean(axis=(3, 5)).reshape(len(ids), -1)
 
     def fit(self, ids: np.ndarray) -> Self:
@@ -96,10 +102,11 @@ class Pixels:
         return ((self._pooled(ids) - self.mean_) / self.scale_).astype(np.float32)
 
 
-class OneHotTable:
-    """Numbers as z-scores cut at ten, missing ones as the train median with a column that says so; categories one-hot.
+class DummyTable:
+    """Numbers as z-scores cut at ten, missing ones as the train median with a column that says so; category dummies.
 
-    Levels seen in under 1 % of the train rows share one column, when together they reach 1 %; a constant column is 0.
+    A category's most frequent level is its reference and has no column. Levels seen in under 1 % of the train rows
+    share one column, when together they reach 1 %; a constant column is 0.
     """
 
     cache_key = None
@@ -120,18 +127,19 @@ class OneHotTable:
         self.mean_ = values.mean(axis=0)
         flat = deviation <= 1e-9 * np.maximum(1.0, np.abs(self.mean_))
         self.scale_ = np.where(flat, np.inf, deviation)
-        self.levels_, self.rare_ = {}, {}
+        self.levels_, self.dummies_, self.rare_ = {}, {}, {}
         for name in self.categorical:
             column = self.features[name].iloc[ids].cat
             share = np.bincount(column.codes + 1, minlength=len(column.categories) + 1) / len(ids)
             self.levels_[name] = np.flatnonzero(share >= RARE_SHARE)  # 0 stands for a missing value
+            self.dummies_[name] = self.levels_[name][self.levels_[name] != share.argmax()]
             self.rare_[name] = share[share < RARE_SHARE].sum() >= RARE_SHARE
         return self
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """(1, 1, d): the columns of a table have no layout. Known once fitted."""
-        levels = sum(len(self.levels_[name]) + self.rare_[name] for name in self.categorical)
+        levels = sum(len(self.dummies_[name]) + self.rare_[name] for name in self.categorical)
         return (1, 1, len(self.numeric) + len(self.flagged_) + int(levels))
 
     def transform(self, ids: np.ndarray) -> np.ndarray:
@@ -141,10 +149,9 @@ class OneHotTable:
         columns = [np.clip(scores, -CLIP, CLIP), absent[:, self.flagged_]]
         for name in self.categorical:
             codes = self.features[name].iloc[ids].cat.codes.to_numpy() + 1
-            one_hot = codes[:, None] == self.levels_[name]
-            columns.append(one_hot)
+            columns.append(codes[:, None] == self.dummies_[name])
             if self.rare_[name]:
-                columns.append(~one_hot.any(axis=1, keepdims=True))
+                columns.append(~np.isin(codes, self.levels_[name])[:, None])
         return np.concatenate([column.astype(np.float32) for column in columns], axis=1)
 
 

@@ -25,22 +25,22 @@ def mlp(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
 
 
 def cnn(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
-    """A patch CNN: two convolutions whose stride equals their kernel, then a hidden layer of ``hidden`` units.
+    """A patch CNN: two convolutions whose stride equals their kernel, then a hidden layer of ``hidden/2`` units.
 
     Patches are 2 x 2 on an image and 1 x 4 on a line; zero padding makes the sides divisible. The filters number
-    ``hidden/8`` and ``hidden/4``.
+    ``hidden/16`` and ``hidden/8``.
     """
     channels, height, width = grid
     kernel = (1, 4) if height == 1 else (2, 2)
     layers: list[nn.Module] = [nn.Unflatten(1, grid)]
-    for filters in (max(hidden // 8, 1), max(hidden // 4, 1)):
+    for filters in (max(hidden // 16, 1), max(hidden // 8, 1)):
         below, right = -height % kernel[0], -width % kernel[1]
         if below or right:
             layers.append(nn.ZeroPad2d((0, right, 0, below)))
         layers += [nn.Conv2d(channels, filters, kernel, stride=kernel), nn.ReLU()]
         channels, height, width = filters, (height + below) // kernel[0], (width + right) // kernel[1]
-    flat = channels * height * width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
+    flat, dense = channels * height * width, max(hidden // 2, 1)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, dense), nn.ReLU(), nn.Linear(dense, n_classes))
 
 
 ARCHITECTURES: dict[str, Callable[[Grid, int, int], nn.Sequential]] = {"softmax": softmax, "mlp": mlp, "cnn": cnn}

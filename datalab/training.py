@@ -130,6 +130,11 @@ def cosine(learning_rate: float, step: int, steps: int) -> float:
 
 
 def chunk_size(module: nn.Sequential, recipe: Recipe, n_features: int, budget: int = 8 << 20) -> int:
-    """How many models to train at a time so that a step's working set stays within ``budget`` bytes (the cache)."""
+    """How many models to train at a time so that a step's working set stays within ``budget`` bytes (a core's cache).
+
+    Counted in float32: parameters, gradients and Adam's two moments; the batch, and each layer's output and gradient.
+    """
     parameters = sum(p.numel() for p in module.parameters())
-    return max(8, min(64, budget // (4 * (4 * parameters + recipe.batch_size * n_features))))
+    widths = sum(layer.out_features for layer in module if isinstance(layer, nn.Linear))
+    numbers = 4 * parameters + recipe.batch_size * (n_features + 3 * widths)
+    return max(8, min(128, budget // (4 * numbers)))

@@ -54,7 +54,7 @@ def test_rows_outside_train_change_nothing_fitted_and_order_changes_nothing(kind
     if kind == "pixels":
         dataset, make = _images(), lambda d: encoders.Pixels(d, (1, 4, 4), pool=2)
     elif kind == "table":
-        dataset, make = _images(), encoders.OneHotTable
+        dataset, make = _images(), encoders.DummyTable
     else:
         dataset, make = _dataset(pd.DataFrame({"text": TEXTS})), lambda d: encoders.TfidfSvd(d, components=4)
     train, rest = np.arange(15), np.arange(15, 20)
@@ -69,7 +69,7 @@ def test_rows_outside_train_change_nothing_fitted_and_order_changes_nothing(kind
 
 def test_numbers_become_z_scores_cut_at_ten_and_missing_ones_the_median_with_a_flag():
     values = np.r_[np.nan, np.arange(1.0, 100.0), 1e6]
-    table = encoders.OneHotTable(_dataset(pd.DataFrame({"a": values, "flat": 3.0})))
+    table = encoders.DummyTable(_dataset(pd.DataFrame({"a": values, "flat": 3.0})))
     x = table.fit(np.arange(100)).transform(np.arange(101))
     filled = np.r_[50.0, np.arange(1.0, 100.0)]
     np.testing.assert_allclose(x[:100, 0], (filled - filled.mean()) / filled.std(), rtol=1e-5)
@@ -81,10 +81,11 @@ def test_numbers_become_z_scores_cut_at_ten_and_missing_ones_the_median_with_a_f
 def test_rare_levels_share_a_column_and_an_unseen_level_joins_them():
     levels = ["common"] * 150 + ["other"] * 48 + ["rare1", "rare2"] + ["never"]
     dataset = _dataset(pd.DataFrame({"kind": pd.Categorical(levels)}))
-    x = encoders.OneHotTable(dataset).fit(np.arange(200)).transform(np.arange(201))
-    assert x.shape == (201, 3)
-    assert (x.sum(axis=1) == 1).all()
-    assert x[[198, 199, 200], 2].tolist() == [1, 1, 1]
+    x = encoders.DummyTable(dataset).fit(np.arange(200)).transform(np.arange(201))
+    assert x.shape == (201, 2)
+    assert x[:150].sum() == 0, "the most frequent level is the reference"
+    assert x[:, 0].tolist() == [0] * 150 + [1] * 48 + [0] * 3
+    assert x[[198, 199, 200], 1].tolist() == [1, 1, 1]
 
 
 def test_text_vectors_are_sklearns_tfidf_and_svd_up_to_one_factor_and_shift():
@@ -147,7 +148,7 @@ def test_the_pretrained_encoder_is_chosen_by_what_a_set_holds(monkeypatch):
     digits = data.load("digits")
     assert encoders.pretrained(digits, data.REGISTRY["digits"]).name == "efficientnet-lite0"
     assert isinstance(encoders.pretrained(digits, data.REGISTRY["satimage"]), encoders.Pixels)
-    assert isinstance(encoders.pretrained(digits, data.REGISTRY["wine"]), encoders.OneHotTable)
+    assert isinstance(encoders.pretrained(digits, data.REGISTRY["wine"]), encoders.DummyTable)
 
 
 def test_an_encoder_that_is_not_on_disk_is_named_with_the_command_that_fetches_it(tmp_path, monkeypatch):

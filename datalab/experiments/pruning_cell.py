@@ -36,7 +36,7 @@ def run_cell(
     caps: dict[str, int],
     encoder: str,
     device: str,
-    rivals: bool,
+    arm_rates: Sequence[float],
     reference_steps: Sequence[int],
 ) -> list[dict[str, Any]]:
     """The rows of one cell.
@@ -46,10 +46,10 @@ def run_cell(
     rates, keep_fractions
         Crossed: at each, ``influence``, ``oracle``, ``full`` and the protocol's number of ``random`` subsets. A rate is
         None where the labels are as people gave them.
-    rivals
-        Whether to add, at the primary keep fraction, the protocol's ``methods.primary_cell_only``.
+    arm_rates
+        The rates at which to add, at the primary keep fraction, the protocol's ``methods.primary_cell_only``.
     reference_steps
-        Reference models of these lengths prune as well, at the primary keep fraction, beside the protocol's own length.
+        Reference models of these lengths prune as well, at the arms' rates and the primary keep fraction.
 
     Each row has the cell's names, ``rate`` (nominal) and ``realised_rate``, ``method``, ``draw`` (of a random subset),
     ``keep_fraction``, ``reference_steps``, ``n_kept``, ``flipped_kept`` (the share of flipped labels among the kept),
@@ -61,8 +61,8 @@ def run_cell(
     study = _Study(prepared, module, names, root_seed, torch.device(device))
     arms: list[_Arm] = []
     labels, kept = [], []
-    for rate, scored in zip(rates, _score(study, rates, rivals, reference_steps), strict=True):
-        for arm, mask in _arms(study, rate, scored, keep_fractions, rivals):
+    for rate, scored in zip(rates, _score(study, rates, arm_rates, reference_steps), strict=True):
+        for arm, mask in _arms(study, rate, scored, keep_fractions):
             arms.append(arm)
             labels.append(scored.labels)
             kept.append(mask)
@@ -129,43 +129,72 @@ class _Scored:
     rivals: dict[str, NDArray] = field(default_factory=dict)
 
 
-def _score(study: _Study, rates: Sequence[float | None], rivals: bool, extra_steps: Sequence[int]) -> list[_Scored]:
-    """Corrupt the labels at every rate, train the reference models of all rates as one stack, and score."""
-    prepared, rule = study.prepared, protocol().reference
+def _score(
+    study: _Study, rates: Sequence[float | None], arm_rates: Sequence[float], extra_steps: Sequence[int]
+) -> list[_Scored]:
+    """Corrupt the labels at every rate, train the reference models, and score: the title's score at every rate, the
+
+    others at the arms' rates.
+    """
+    steps = protocol().reference["steps"]
     observed = [_observed(study, rate) for rate in rates]
     scored = [_Scored(train) for train, _ in observed]
-    labels = np.repeat([train for train, _ in observed], rule["models"], axis=0)
-    model_seeds = [study.model_seed("reference", i) for _ in rates for i in range(rule["models"])]
-    x = study.tensor(prepared.x_train)
-
-    for steps in (rule["steps"], *extra_steps):
-        own = rivals and steps == rule["steps"]
-        history = _History(x, study.tensor(labels)) if own else None
-        stack = fit_many(study.module, x, labels, None, model_seeds, _recipe(steps), on_step=history)
-        logits = stack(x)
-        targets = _harm_targets(study, stack, [validation for _, validation in observed]) if own else {}
-        scores = last_layer.scores_many(
-            _features(stack, x), logits, study.tensor(labels), l2=_recipe().l2, targets=list(targets.values())
-        )
-        for at, values in enumerate(_mean_over_models(scores.self_influence, len(rates))):
-            scored[at].influence[steps] = values
-        if not own:
-            continue
-        for name, harm in zip(targets, scores.influence_on, strict=True):
-            for at, mean in enumerate(_mean_over_models(harm, len(rates))):
-                scored[at].rivals[name] = mean
-        probabilities = torch.softmax(logits, -1).cpu().numpy()
-        for name in ("el2n", "loss", "margin"):
-            values = getattr(pruning, name)(probabilities, labels)
-            for at, mean in enumerate(_mean_over_models(values, len(rates))):
-                scored[at].rivals[name] = mean
-        forgotten = np.stack([pruning.forgetting(h) for h in history.array()])
-        for at, mean in enumerate(_mean_over_models(forgotten, len(rates))):
-            scored[at].rivals["forgetting"] = mean
-    if rivals:
-        for each, out_of_sample in zip(scored, _out_of_sample(study, [train for train, _ in observed]), strict=True):
-            each.rivals["confident_learning"] = pruning.confident_learning(out_of_sample, each.labels)
+    arms = [at for at, rate in enumerate(rates) if rate in arm_rates]
+    if not arms:
+        _score_by_influence(study, scored, steps)
+        return scored
+    # The arms' rates apart, so that only their models' training histories are kept.
+    _score_by_influence(study, [each for at, each in enumerate(scored) if at not in arms], steps)
+    _score_by_rivals(study, [scored[at] for at in arms], [observed[at][1] for at in arms])
+    for other in extra_steps:
+        _score_by_influence(study, [scored[at] for at in arms], other)
     return scored
+
+
+def _score_by_influence(study: _Study, scored: list[_Scored], steps: int) -> None:
+    """Self-influence at every rate, by reference models trained for ``steps``."""
+    if not scored:
+        return
+    stack, x, labels = _references(study, scored, steps)
+    own = last_layer.scores_many(_features(stack, x), stack(x), labels, l2=_recipe().l2).self_influence
+    for each, values in zip(scored, _mean_over_models(own, len(scored)), strict=True):
+        each.influence[steps] = values
+
+
+def _score_by_rivals(study: _Study, scored: list[_Scored], noisy_validation: list[NDArray]) -> None:
+    """Self-influence and every rival score, by reference models of the protocol's length."""
+    history = _History()
+    stack, x, labels = _references(study, scored, protocol().reference["steps"], history)
+    logits = stack(x)
+    targets = _harm_targets(study, stack, noisy_validation)
+    found = last_layer.scores_many(_features(stack, x), logits, labels, l2=_recipe().l2, targets=list(targets.values()))
+    probabilities, observed = torch.softmax(logits, -1).cpu().numpy(), labels.cpu().numpy()
+    scores = dict(zip(targets, found.influence_on, strict=True))
+    scores |= {name: getattr(pruning, name)(probabilities, observed) for name in ("el2n", "loss", "margin")}
+    scores["forgetting"] = np.stack([pruning.forgetting(one) for one in history.array()])
+    scores["self_influence"] = found.self_influence
+    for name, values in scores.items():
+        for each, mean in zip(scored, _mean_over_models(values, len(scored)), strict=True):
+            each.rivals[name] = mean
+    out_of_sample = _out_of_sample(study, [each.labels for each in scored])
+    for each, p in zip(scored, out_of_sample, strict=True):
+        each.influence[protocol().reference["steps"]] = each.rivals.pop("self_influence")
+        each.rivals["keep_hardest"] = pruning.keep_hardest(each.influence[protocol().reference["steps"]])
+        each.rivals["confident_learning"] = pruning.confident_learning(p, each.labels)
+
+
+def _references(
+    study: _Study, scored: list[_Scored], steps: int, history: "_History | None" = None
+) -> tuple[Stack, torch.Tensor, torch.Tensor]:
+    """The reference models of every rate, trained as one stack, with the features and labels they were trained on."""
+    per_rate = protocol().reference["models"]
+    labels = np.repeat([each.labels for each in scored], per_rate, axis=0)
+    model_seeds = [study.model_seed("reference", i) for _ in scored for i in range(per_rate)]
+    x = study.tensor(study.prepared.x_train)
+    if history is not None:
+        history.watch(x, study.tensor(labels))
+    stack = fit_many(study.module, x, labels, None, model_seeds, _recipe(steps), on_step=history)
+    return stack, x, study.tensor(labels)
 
 
 def _observed(study: _Study, rate: float | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -198,7 +227,7 @@ def _harm_targets(study: _Study, stack: Stack, noisy: list[NDArray]) -> dict[str
 class _History:
     """Which training examples each model gets right, looked at every few steps."""
 
-    def __init__(self, x: torch.Tensor, labels: torch.Tensor):
+    def watch(self, x: torch.Tensor, labels: torch.Tensor) -> None:
         self.x, self.labels, self.rows = x, labels, []
 
     def __call__(self, step: int, stack: Stack) -> None:
@@ -223,7 +252,7 @@ def _out_of_sample(study: _Study, labels: list[NDArray]) -> list[NDArray]:
 
 
 def _arms(
-    study: _Study, rate: float | None, scored: _Scored, keep_fractions: Sequence[float], rivals: bool
+    study: _Study, rate: float | None, scored: _Scored, keep_fractions: Sequence[float]
 ) -> list[tuple[_Arm, Mask]]:
     """Every (arm, kept mask) of one rate."""
     labels, rule, primary = scored.labels, protocol(), protocol().primary_cell["keep_fraction"]
@@ -243,9 +272,9 @@ def _arms(
     for length, values in scored.influence.items():
         if length != steps:
             arms.append((_Arm(rate, "influence", primary, 0, length), pruning.keep(values, labels, primary)))
-    if rivals:
-        scores = scored.rivals | {"keep_hardest": pruning.keep_hardest(scored.influence[steps])}
-        arms += [(_Arm(rate, name, primary), pruning.keep(values, labels, primary)) for name, values in scores.items()]
+    if scored.rivals:
+        for name, values in scored.rivals.items():
+            arms.append((_Arm(rate, name, primary), pruning.keep(values, labels, primary)))
         everywhere = pruning.keep(scored.influence[steps], labels, primary, "global")
         arms.append((_Arm(rate, "influence_global", primary, 0, steps), everywhere))
         for draw in range(rule.random_subsets):

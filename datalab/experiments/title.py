@@ -33,7 +33,7 @@ class Parameters(SectionParameters):
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=2)
     keep_fractions: tuple[Fraction, ...] = pydantic.Field(min_length=1)
-    cnn_noise_rates: tuple[Rate, ...]
+    arm_noise_rates: tuple[Rate, ...]
     cnn_keep_fractions: tuple[Fraction, ...]
     human_noise: bool
     caps: Caps
@@ -45,7 +45,7 @@ class Parameters(SectionParameters):
         data.check_names(names)
         return tuple(dict.fromkeys(names))
 
-    @pydantic.field_validator("noise_rates", "keep_fractions", "cnn_noise_rates", "cnn_keep_fractions")
+    @pydantic.field_validator("noise_rates", "keep_fractions", "arm_noise_rates", "cnn_keep_fractions")
     @classmethod
     def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values)))
@@ -91,23 +91,24 @@ def _cell(p: Parameters, dataset: str, architecture: str, kind: str, seed: int) 
     primary = protocol().primary_cell
     at_primary = architecture == primary["architecture"] and kind == primary["noise"]
     if kind == primary["noise"]:
-        steps = protocol().reference["sensitivity_steps"] if at_primary else ()
-        return [_make(p, dataset, architecture, kind, seed, p.noise_rates, p.keep_fractions, at_primary, steps)]
+        arms = [rate for rate in p.arm_noise_rates if rate in p.noise_rates] if at_primary else []
+        steps = protocol().reference["sensitivity_steps"] if arms else ()
+        return [_make(p, dataset, architecture, kind, seed, p.noise_rates, p.keep_fractions, arms, steps)]
     if kind == "instance" and architecture != primary["architecture"]:
         return []
     keep = (primary["keep_fraction"],) if kind == "instance" else p.keep_fractions
-    rates = [rate for rate in p.noise_rates if rate > 0]
+    rates = [rate for rate in (p.arm_noise_rates if kind == "instance" else p.noise_rates) if rate > 0]
     return [_make(p, dataset, architecture, kind, seed, rates, keep)] if rates else []
 
 
 def _cnn(p: Parameters, dataset: str, seed: int) -> list[Cell]:
-    if not p.cnn_noise_rates or not p.cnn_keep_fractions:
+    if not p.arm_noise_rates or not p.cnn_keep_fractions:
         return []
     noise = protocol().primary_cell["noise"]
-    return [_make(p, dataset, "cnn", noise, seed, p.cnn_noise_rates, p.cnn_keep_fractions)]
+    return [_make(p, dataset, "cnn", noise, seed, p.arm_noise_rates, p.cnn_keep_fractions)]
 
 
-def _make(p, dataset, architecture, kind, seed, rates, keep, rivals=False, reference_steps=()) -> Cell:
+def _make(p, dataset, architecture, kind, seed, rates, keep, arm_rates=(), reference_steps=()) -> Cell:
     parameters = {
         "dataset": dataset,
         "architecture": architecture,
@@ -119,10 +120,12 @@ def _make(p, dataset, architecture, kind, seed, rates, keep, rivals=False, refer
         "caps": dict(p.caps),
         "encoder": p.encoder,
         "device": _device(p.device),
-        "rivals": rivals,
+        "arm_rates": list(arm_rates),
         "reference_steps": list(reference_steps),
     }
-    return Cell(CELL, parameters, cost=_model_steps(architecture, len(rates), len(keep), rivals, reference_steps))
+    return Cell(
+        CELL, parameters, cost=_model_steps(architecture, len(rates), len(keep), len(arm_rates), reference_steps)
+    )
 
 
 def _device(name: str) -> str:
@@ -132,18 +135,17 @@ def _device(name: str) -> str:
 
 
 # Cost of one training step of one model, in units of the MLP's (64 features, 10 classes), measured side by side.
-_STEP = {"softmax": 0.35, "mlp": 1.0, "cnn": 3.2}
+_STEP = {"softmax": 0.35, "mlp": 1.0, "cnn": 1.7}
 _TEST_SHARE = 1.2  # predicting the test set and scoring, on top of training
 
 
-def _model_steps(architecture: str, rates: int, keep: int, rivals: bool, reference_steps: tuple[int, ...]) -> float:
+def _model_steps(architecture: str, rates: int, keep: int, arm_rates: int, reference_steps: tuple[int, ...]) -> float:
     """The cell's expected cost in training steps of an MLP."""
     rule, steps = protocol(), protocol().training["steps"]
-    trained = 2 + keep * (1 + rule.random_subsets) + rule.reference["models"] + len(reference_steps)
-    extra = rule.reference["models"] * sum(reference_steps)
-    if rivals:
-        trained += len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS
-    return rates * (trained * steps + extra) * _STEP[architecture] * _TEST_SHARE
+    models_ = rates * (2 + keep * (1 + rule.random_subsets) + rule.reference["models"])
+    arms = len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS + len(reference_steps)
+    extra = arm_rates * (arms * steps + rule.reference["models"] * sum(reference_steps))
+    return (models_ * steps + extra) * _STEP[architecture] * _TEST_SHARE
 
 
 def estimate(p: Parameters) -> Estimate:

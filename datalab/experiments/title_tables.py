@@ -233,7 +233,8 @@ def rivals(rows: pd.DataFrame, d: pd.DataFrame) -> pd.DataFrame:
     cell = cell[cell.noise == protocol().primary_cell["noise"]]
     flipped = cell.groupby(keys).flipped_kept.mean()
     found = []
-    for name, one in part.groupby("method", sort=False):
+    arms = part.rate[part.method == "keep_hardest"].unique()
+    for name, one in part[part.rate.isin(arms)].groupby("method", sort=False):
         values, rates, _ = grid(one, "d_random")
         i = stats.t_interval(values.mean(1).T)
         kept = [100 * flipped.loc[name, rate] for rate in rates]
@@ -246,8 +247,10 @@ def rivals(rows: pd.DataFrame, d: pd.DataFrame) -> pd.DataFrame:
 
 
 def sensitivity(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The primary cell's crossover as the reference's length and the quota change, everything else equal."""
+    """The primary cell's crossover, at the arms' rates, as the reference's length and the quota change."""
     rule, found = protocol().reference, []
+    arms = d.rate[d.method == "influence_global"].unique()
+    d = d[d.rate.isin(arms)]
     for steps in sorted({rule["steps"], *rule["sensitivity_steps"]}):
         part = at_primary(d, steps=steps)
         found.append(part.assign(arm=f"reference of {steps} steps, quota per class"))
