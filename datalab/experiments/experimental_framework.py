@@ -35,11 +35,6 @@ class Parameters(SectionParameters):
         data.check_names(names)
         return tuple(dict.fromkeys(names))
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The data sets that must be on disk."""
-        return self.datasets
-
 
 def cells(p: Parameters) -> list[Cell]:
     """One cell a data set: its seeds are trained as one stack each architecture."""

@@ -33,6 +33,11 @@ class SectionParameters(pydantic.BaseModel):
     workers: Annotated[int, pydantic.Field(ge=1, le=1024, strict=True)] | None = None
     record: str | None = None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk: those named, unless a section says otherwise."""
+        return tuple(getattr(self, "datasets", ()))
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _fill_from_profile(cls, raw: dict[str, Any]) -> dict[str, Any]:

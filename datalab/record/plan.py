@@ -27,8 +27,8 @@ class Job:
 
     @property
     def datasets(self) -> list[str]:
-        """The data sets the notebook needs."""
-        return list(getattr(self.parameters, "datasets", None) or [])
+        """The data sets the notebook needs on disk."""
+        return list(self.parameters.needs)
 
 
 def notebooks_folder() -> Path:

