@@ -18,9 +18,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (20 minutes on 2 cores)
 	$(BIN)/python -m datalab run --profile quick --to runs/quick
 
-test: $(VENV)/.installed ## ruff, then pytest with the smoke notebooks
+test: $(VENV)/.installed ## ruff, every notebook run whole as JupyterLab does, then pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --nbmake notebooks
 	$(BIN)/python -m pytest
 
 lab: $(VENV)/.installed ## open the notebooks in JupyterLab

@@ -136,7 +136,7 @@ def _device(name: str) -> str:
 
 # Cost of one training step of one model, in units of the MLP's (64 features, 10 classes), measured side by side.
 _STEP = {"softmax": 0.35, "mlp": 1.0, "cnn": 1.7}
-_TEST_SHARE = 1.2  # predicting the test set and scoring, on top of training
+_TEST_SHARE = 1.15  # predicting the test set and scoring, on top of training
 
 
 def _model_steps(architecture: str, rates: int, keep: int, arm_rates: int, reference_steps: tuple[int, ...]) -> float:
@@ -153,7 +153,7 @@ def estimate(p: Parameters) -> Estimate:
     grid = cells(p)
     workers = min(p.workers or sweep.available_cores(), len(grid))
     scale = max(1.0, p.caps["train"] / 1000) ** 0.1
-    seconds = sum(cell.cost for cell in grid) * _seconds_per_step() * scale / workers + 15 + 0.25 * len(grid) / workers
+    seconds = sum(cell.cost for cell in grid) * _seconds_per_step() * scale / workers + 20
     memory = workers * (0.6e9 + 40 * 4 * (p.caps["train"] + p.caps["test"]) * 1000)
     what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
     return Estimate(seconds, memory, what)
