@@ -80,6 +80,19 @@ def best_rival(table: pd.DataFrame) -> str:
     )
 
 
+def choices(crossovers: pd.DataFrame) -> str:
+    """How far one unstated choice moves the crossover, and which choices put the claimed threshold in the interval."""
+    claimed = protocol().title_verdict["reproduced"]["crossover_interval_contains"]
+    limits = crossovers[["crossover", "lowest_rate", "highest_rate"]].itertuples(index=False)
+    shown = [crossover_label(value, [low, high]) for value, low, high in limits]
+    moved = "; ".join(f"{arm}: {value}" for arm, value in zip(crossovers.arm, shown, strict=True))
+    holds = crossovers.arm[(crossovers.low <= claimed) & (crossovers.high >= claimed)]
+    return (
+        f"{moved}. The interval contains {100 * claimed:g} % under: {', '.join(holds) or 'none of them'}. "
+        f"The verdict is read on the choice named in advance, whichever way the others fall."
+    )
+
+
 def holm(table: pd.DataFrame) -> str:
     """How many of all cells survive the correction, on either side."""
     alpha = protocol().statistics["alpha"]

@@ -246,15 +246,16 @@ def rivals(rows: pd.DataFrame, d: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def sensitivity(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The primary cell's crossover, at the arms' rates, as the reference's length and the quota change."""
+def sensitivity(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The primary cell's crossover, at the arms' rates, as the reference's length, the quota or the metric changes."""
     rule, found = protocol().reference, []
     arms = d.rate[d.method == "influence_global"].unique()
-    d = d[d.rate.isin(arms)]
+    d, accuracy = d[d.rate.isin(arms)], accuracy[accuracy.rate.isin(arms)]
     for steps in sorted({rule["steps"], *rule["sensitivity_steps"]}):
-        part = at_primary(d, steps=steps)
-        found.append(part.assign(arm=f"reference of {steps} steps, quota per class"))
-    found.append(at_primary(d, "influence_global").assign(arm=f"reference of {rule['steps']} steps, no quota"))
+        found.append(at_primary(d, steps=steps).assign(arm=f"reference of {steps} steps"))
+    found.append(at_primary(d, "influence_global").assign(arm="no quota per class"))
+    found.append(at_primary(accuracy).assign(arm="accuracy instead of macro-F1"))
+    found.append(at_primary(accuracy, "influence_global").assign(arm="no quota, and accuracy"))
     return crossovers(pd.concat(found), "d_random", root_seed, by=["arm"])
 
 
