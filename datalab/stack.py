@@ -29,7 +29,13 @@ class _Linear:
         torch.bmm(g, self.x.mT, out=grads[0])
         if self.bias:
             torch.sum(g, 2, out=grads[1])
-        return torch.bmm(weight.mT, g) if need_input else None
+        return self.pull(g, weight) if need_input else None
+
+    def pull(self, g: Tensor, weight: Tensor) -> Tensor:
+        return torch.bmm(weight.mT, g)
+
+    def positions(self, n: int) -> tuple[Tensor, int]:
+        return self.x, 1
 
 
 class _PatchConv:
@@ -48,12 +54,19 @@ class _PatchConv:
         return self.linear.forward(patches, weight.flatten(2), bias).unflatten(2, (rows, columns, n))
 
     def backward(self, g: Tensor, weight: Tensor, grads: list[Tensor], need_input: bool) -> Tensor | None:
-        s, c, rows, kh, columns, kw, n = self.shape
         gx = self.linear.backward(g.flatten(2), weight.flatten(2), [grads[0].flatten(2), *grads[1:]], need_input)
-        if gx is None:
-            return None
-        gx = gx.view(s, c, kh, kw, rows, columns, n).permute(0, 1, 4, 2, 5, 3, 6)
-        return gx.reshape(s, c, rows * kh, columns * kw, n)
+        return None if gx is None else self._fold(gx)
+
+    def pull(self, g: Tensor, weight: Tensor) -> Tensor:
+        return self._fold(self.linear.pull(g.flatten(2), weight.flatten(2)))
+
+    def positions(self, n: int) -> tuple[Tensor, int]:
+        return self.linear.x, self.linear.x.shape[2] // n
+
+    def _fold(self, gx: Tensor) -> Tensor:
+        s, c, rows, kh, columns, kw, n = self.shape
+        gx = gx.view(-1, c, kh, kw, rows, columns, n).permute(0, 1, 4, 2, 5, 3, 6)
+        return gx.reshape(-1, c, rows * kh, columns * kw, n)
 
 
 class _ReLU:
@@ -183,6 +196,10 @@ class Stack:
             else:
                 g = layer.backward(g)
 
+    def trace(self, x: Tensor) -> "Trace":
+        """Run x (n, d) or (S, n, d) forward and keep what the layers saw, until the stack runs again."""
+        return Trace(self, x)
+
     def model(self, index: int) -> nn.Sequential:
         """A copy of one model as an ordinary module."""
         module = copy.deepcopy(self.module).to(self.flat)
@@ -204,6 +221,39 @@ class Stack:
 
     def _weights(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
         return self.parameters[names[0]], self.parameters[names[1]] if len(names) > 1 else None
+
+
+class Trace:
+    """One forward pass: the logits, and each layer's inputs and output gradients, examples before positions.
+
+    ``logits`` is (S, n, C); for every layer with parameters, in order, ``inputs`` holds (S or 1, n, t, in), the t
+    positions being 1 or a convolution's patches, and ``biases`` whether it has one.
+    """
+
+    def __init__(self, stack: Stack, x: Tensor):
+        self._stack, self._n = stack, x.shape[-2]
+        self.logits = stack(x)
+        with_parameters = [layer for layer, names in stack._layers if names]
+        self.inputs = [self._examples_first(*layer.positions(self._n)) for layer in with_parameters]
+        self.biases = [len(names) > 1 for _, names in stack._layers if names]
+
+    def output_gradients(self, cotangent: Tensor) -> list[Tensor]:
+        """Each layer's output gradients (S, n, t, out) for a cotangent (S, n, C) of the logits."""
+        stack, found = self._stack, []
+        g = cotangent.mT.contiguous()
+        for i in range(len(stack._layers) - 1, stack._first - 1, -1):
+            layer, names = stack._layers[i]
+            if names:
+                _, t = layer.positions(self._n)
+                found.append(self._examples_first(g.flatten(2), t))
+                g = layer.pull(g, stack.parameters[names[0]]) if i > stack._first else g
+            else:
+                g = layer.backward(g)
+        return found[::-1]
+
+    def _examples_first(self, values: Tensor, t: int) -> Tensor:
+        """(S, features, t * n) as (S, n, t, features)."""
+        return values.unflatten(2, (t, self._n)).permute(0, 3, 2, 1)
 
 
 def _views(flat: Tensor, sizes: list[int], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

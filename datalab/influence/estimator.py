@@ -1,46 +1,90 @@
-"""The one interface of all estimators, and what they share: checking, batching, damping.
+"""The one interface of all estimators, and what they share: checking, batching, damping, the three verbs.
 
 Signs and units (design: Koh & Liang 2017, eq. 2): for the per-example loss l without a regulariser, and H the mean
 curvature over the training set, ``influence_on`` and ``pairwise`` are -grad L' (H + d I)^-1 grad l_i, the derivative
 of the target loss (nats) with respect to example i's weight in a mean loss that otherwise stays as it is. Positive:
 more weight on i raises the target's loss. The diagonal of ``pairwise`` on the training set is minus the
-self-influence.
+self-influence. ``leave_one_out`` is in nats of the target's mean loss.
+
+Shapes are for one model. On a :class:`~datalab.stack.Stack` of S models every result has S rows first, and labels may
+be (S, n), as each model was trained on its own.
 """
 
+import contextlib
 import math
+import warnings
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import features
-from datalab.influence.features import Factors
+from datalab.influence import fisher
+from datalab.influence.factors import Factors
+from datalab.influence.precision import full_precision
+from datalab.influence.tape import Network
+from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
+_DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time
+_WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
+
+Directions = list[Tensor]
+
+
+class InfluenceWarning(UserWarning):
+    """A score is defined and computed, but does not mean what a reader would take it for; the message says why."""
+
+
+class Batch(NamedTuple):
+    """A slice of a labelled set: x (m, ...), y (S, m), and its first example's place."""
+
+    x: Tensor
+    y: Tensor
+    start: int
 
 
 class Estimator(ABC):
-    """Influence on one model, from any of its curvatures.
+    """Influence on one model, or on every model of a stack, from any of its curvatures.
 
     Parameters
     ----------
     model
-        Maps x (n, ...) to logits (n, C); its dtype and device are those of all results. It is not changed.
+        Maps x (n, ...) to logits (n, C), or a :class:`~datalab.stack.Stack`; its device is that of all results. It is
+        not changed.
     damping
-        d, at least 0, or ``"auto"``: d = l2 + 1e-3 * mean diagonal of H over the parameters that the estimator covers.
+        d, at least 0, or ``"auto"``: d = l2 + 1e-3 * mean diagonal of H over the parameters that the estimator covers
+        (each model of a stack has its own).
     l2
         The penalty of training, l2/2 |theta|^2; ``"auto"`` adds it, since it is curvature. A damping given in numbers
         is used as it is.
     batch_size
         Examples per pass; bounds the memory and changes no result.
+    leave_out
+        Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
+    dtype
+        Compute in this precision, on a copy of the model; None: in the model's.
+    allow_tf32
+        Let CUDA round products to TF32 (10 bits); off by default.
 
-    After ``fit``, ``damping_`` is d and ``n_`` the size of the training set.
+    After ``fit``, ``damping_`` is d, ``n_`` the size of the training set, and ``newton_gain_`` by how many nats a
+    damped Newton step would lower the penalised training loss: 0 at a converged model. ``fit`` warns
+    (:class:`InfluenceWarning`) where that is above a tenth of the loss and 0.01 nats: the model is then no optimum, and
+    influence describes the tangent there, not a retrained model.
     """
 
     def __init__(
-        self, model: nn.Module, damping: float | Literal["auto"] = "auto", *, l2: float = 0.0, batch_size: int = 512
+        self,
+        model: nn.Module | Stack,
+        damping: float | Literal["auto"] = "auto",
+        *,
+        l2: float = 0.0,
+        batch_size: int = 512,
+        leave_out: Sequence[str] = (),
+        dtype: torch.dtype | None = None,
+        allow_tf32: bool = False,
     ):
         if damping != "auto" and not (isinstance(damping, int | float) and math.isfinite(damping) and damping >= 0):
             raise UserError(f"damping: must be 'auto' or a number of at least 0, got {damping!r}")
@@ -48,81 +92,192 @@ class Estimator(ABC):
             raise UserError(f"l2: must be a number of at least 0, got {l2!r}")
         if batch_size < 1:
             raise UserError(f"batch_size: must be at least 1, got {batch_size}")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
         self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
+        self.leave_out, self.dtype, self.allow_tf32 = tuple(leave_out), dtype, allow_tf32
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
+        self._network = self._taken_apart()
         x, y = self._checked("x, y", x, y)
-        self._fit(x, y)
         self.n_ = len(x)
+        try:
+            with full_precision(self.allow_tf32):
+                self._fit(x, y)
+                self._warn_where_not_converged(x, y)
+        except BaseException:
+            del self.n_  # not fitted
+            raise
         return self
 
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """g_i' (H + d I)^-1 g_i of each example, (n,), at least 0; high = the model bends itself to fit it."""
-        x, y = self._checked("x, y", x, y, fitted=True)
-        return torch.cat([self._self_influence(self._factors(*batch)) for batch in self._batches(x, y)])
+        x, y = self._fitted("x, y", x, y)
+        with full_precision(self.allow_tf32):
+            return self._result(torch.cat([self._self_influence(batch) for batch in self._batches(x, y)], 1))
 
     def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
-        x, y = self._checked("x, y", x, y, fitted=True)
-        x_val, y_val = self._checked("x_val, y_val", x_val, y_val)
-        sums = [[features.total(f) for f in self._factors(*batch)] for batch in self._batches(x_val, y_val)]
-        return self._influence(x, y, self._solve(features.mean(sums, len(x_val))))[0]
+        x, y = self._fitted("x, y", x, y)
+        x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
+        with full_precision(self.allow_tf32):
+            return self._result(-self._product(x, y, self._solve(self._mean_gradient(x_val, y_val)))[:, 0])
 
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        x, y = self._checked("x, y", x, y, fitted=True)
-        x_test, y_test = self._checked("x_test, y_test", x_test, y_test)
-        rows = []
-        for batch in features.batches(x_test, y_test, min(self.batch_size, 64)):
-            solved = self._solve([features.per_example(f) for f in self._factors(*batch)])
-            rows.append(self._influence(x, y, solved))
-        return torch.cat(rows)
+        x, y = self._fitted("x, y", x, y)
+        x_test, y_test = self._fitted("x_test, y_test", x_test, y_test)
+        with full_precision(self.allow_tf32):
+            rows = [
+                -self._product(x, y, self._solve(self._per_example(batch)))
+                for batch in self._batches(x_test, y_test, self._gradients_at_once())
+            ]
+            return self._result(torch.cat(rows, 1))
+
+    def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
+
+        With n examples it is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: removing one example also
+        re-weights the penalty of a mean over n - 1. x, y must be training examples of ``fit``; for a refit with the
+        penalty l2, give ``damping=l2``.
+        """
+        x, y = self._fitted("x, y", x, y)
+        x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
+        with full_precision(self.allow_tf32):
+            return self._result(self._leave_one_out(x, y, x_val, y_val))
 
     @abstractmethod
     def _fit(self, x: Tensor, y: Tensor) -> None:
         """Take the curvature and set ``damping_``."""
 
     @abstractmethod
-    def _factors(self, x: Tensor, y: Tensor) -> list[Factors]:
-        """The loss gradients of one batch, layer by layer."""
+    def _solve(self, directions: Directions) -> Directions:
+        """(H + d I)^-1 of k directions, each site's (S * G, k, out, in)."""
 
-    @abstractmethod
-    def _self_influence(self, factors: list[Factors]) -> Tensor:
-        """Of one batch, (m,)."""
+    def _self_influence(self, batch: Batch) -> Tensor:
+        """Of one batch, (S, m): a solve for every example, a few at a time."""
+        parts = []
+        for part in self._batches(batch.x, batch.y, self._gradients_at_once()):
+            gradients = self._per_example(part)
+            solved = self._solve(gradients)
+            products = [(g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)]
+            parts.append(sum(self._network.over_groups(each) for each in products))
+        return torch.cat(parts, 1)
 
-    @abstractmethod
-    def _solve(self, gradients: list[Tensor]) -> list[Tensor]:
-        """(H + d I)^-1 of k gradients, each layer's (k, out, in)."""
+    def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        solved = self._solve(self._mean_gradient(x_val, y_val))
+        penalty = sum((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._values(), strict=True))
+        penalty = self._network.over_groups(penalty) if penalty.dim() else penalty
+        return (self._product(x, y, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
-    def _influence(self, x: Tensor, y: Tensor, solved: list[Tensor]) -> Tensor:
-        def rows(batch: tuple[Tensor, Tensor]) -> Tensor:
-            return -sum(features.dot(f, v) for f, v in zip(self._factors(*batch), solved, strict=True))
+    def _taken_apart(self) -> Network:
+        return Network(self.model, self.leave_out, self.dtype)
 
-        return torch.cat([rows(batch) for batch in self._batches(x, y)], dim=1)
+    def _factors(self, batch: Batch) -> list[Factors]:
+        """The loss gradients of one batch, site by site."""
+        tape = self._network.tape(batch.x)
+        return tape.factors(fisher.loss_cotangent(tape.logits, batch.y))
 
-    def _batches(self, x: Tensor, y: Tensor) -> features.Iterator[tuple[Tensor, Tensor]]:
-        return features.batches(x, y, self.batch_size)
+    def _values(self) -> list[Tensor]:
+        """Every site's parameters (S * G, out, in)."""
+        return self._network.values()
 
-    def _auto(self, mean_diagonal: float) -> float:
-        return self.l2 + AUTO_RELATIVE * mean_diagonal if self.damping == "auto" else float(self.damping)
+    def _per_example(self, batch: Batch) -> Directions:
+        return [f.per_example() for f in self._factors(batch)]
 
-    def _checked(self, name: str, x: Tensor, y: Tensor, fitted: bool = False) -> tuple[Tensor, Tensor]:
-        if fitted and not hasattr(self, "n_"):
+    def _mean_gradient(self, x: Tensor, y: Tensor) -> Directions:
+        """The gradient of the mean loss, as one direction: each site's (S * G, 1, out, in)."""
+        sums = None
+        for batch in self._batches(x, y):
+            totals = [f.total() for f in self._factors(batch)]
+            sums = totals if sums is None else [a.add_(b) for a, b in zip(sums, totals, strict=True)]
+        return [total[:, None] / len(x) for total in sums]
+
+    def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
+        """Each of k directions times each example's gradient, (S, k, n)."""
+        columns = []
+        for batch in self._batches(x, y):
+            products = [f.dot(v) for f, v in zip(self._factors(batch), directions, strict=True)]
+            columns.append(sum(self._network.over_groups(each) for each in products))
+        return torch.cat(columns, 2)
+
+    def _gradients_at_once(self) -> int:
+        """How many per-example gradients may be held."""
+        numbers = self._network.n_parameters * self._network.models
+        return max(1, min(self.batch_size, _DIRECTIONS // numbers))
+
+    def _batches(self, x: Tensor, y: Tensor, size: int | None = None) -> Iterator[Batch]:
+        """Consecutive slices; refuses values that are not finite, once all were seen, so as not to wait for each."""
+        bad = torch.zeros((), dtype=torch.bool, device=x.device)
+        size = size or self.batch_size
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            if part.is_floating_point():
+                bad |= ~torch.isfinite(part).all()
+                part = part.to(self._network.like.dtype)
+            yield Batch(part, y[:, start : start + size], start)
+        if bad:
+            raise UserError("x: must be finite, got NaN or infinity")
+
+    def _automatic(self, mean_diagonal: Tensor) -> Tensor:
+        """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
+        if self.damping == "auto":
+            d = self.l2 + AUTO_RELATIVE * mean_diagonal
+        else:
+            d = torch.full_like(mean_diagonal, float(self.damping))
+        self.damping_ = d if self._network.is_stack else float(d[0])
+        return d
+
+    def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
+        residual = [g + self.l2 * w[:, None] for g, w in zip(self._mean_gradient(x, y), self._values(), strict=True)]
+        solved = self._solve(residual)
+        products = ((r * v).sum((1, 2, 3)) for r, v in zip(residual, solved, strict=True))
+        gain = sum(self._network.over_groups(each) for each in products) / 2
+        total = torch.zeros_like(gain)
+        for batch in self._batches(x, y):
+            logits = self._network.logits(batch.x)
+            total -= torch.log_softmax(logits, -1).gather(2, batch.y[..., None]).sum((1, 2))
+        loss = total / len(x)
+        self.newton_gain_ = self._result(gain[:, None])[..., 0]
+        relative, absolute = _WORTH_A_WARNING
+        if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
+            worst = int(torch.where(high, gain, -torch.inf).argmax())
+            warnings.warn(
+                f"model: not converged: a damped Newton step would lower its training loss of {float(loss[worst]):.3g} "
+                f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model",
+                InfluenceWarning,
+                stacklevel=4,
+            )
+
+    def _result(self, values: Tensor) -> Tensor:
+        return values if self._network.is_stack else values[0]
+
+    def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
-        like = next(self.model.parameters(), None)
-        if like is None:
-            raise UserError("model: has no Linear or Conv2d layer, nothing to differentiate")
+        return self._checked(name, x, y)
+
+    def _checked(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x (n, ...) and the labels (S, n), on the model's device."""
+        like, models = self._network.like, self._network.models
         x, y = torch.as_tensor(x, device=like.device), torch.as_tensor(y, device=like.device)
-        x = x.to(like.dtype) if x.is_floating_point() else x
-        if y.dim() != 1 or x.dim() < 2 or len(x) != len(y) or not len(x):
+        per_model = self._network.is_stack and y.dim() == 2 and len(y) == models
+        if not (y.dim() == 1 or per_model) or x.dim() < 2 or len(x) != y.shape[-1] or not len(x):
             raise UserError(f"{name}: need x (n, ...) and y (n,) with n > 0, got {tuple(x.shape)} and {tuple(y.shape)}")
         if y.is_floating_point() or y.dtype == torch.bool:
             raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
-        if not torch.isfinite(x).all():
-            raise UserError(f"{name}: x must be finite, got NaN or infinity")
-        with torch.no_grad():
-            n_classes = self.model(x[:1]).shape[-1]
-        if y.min() < 0 or y.max() >= n_classes:
-            raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {int(y.min())}..{int(y.max())}")
-        return x, y.long()
+        first = x[:1].to(like.dtype) if x.is_floating_point() else x[:1]
+        n_classes = self._network.logits(first).shape[-1]
+        low, high = (int(v) for v in torch.aminmax(y))
+        if low < 0 or high >= n_classes:
+            raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {low}..{high}")
+        return x, y.long().expand(models, -1)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without :class:`InfluenceWarning`, for code that reports ``newton_gain_`` itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InfluenceWarning)
+        yield

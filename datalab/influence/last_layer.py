@@ -4,17 +4,19 @@
 """
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import features as layer_features
-from datalab.influence.estimator import AUTO_RELATIVE, Estimator
-from datalab.influence.features import Factors
+from datalab.influence import layers
+from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
+from datalab.influence.factors import Dense
 from datalab.influence.softmax import Damping, Examples, SoftmaxGGN, examples, influence, mean_gradient
+from datalab.stack import Stack
 
 _SMALL = 200  # up to this many parameters float64 costs no more than checking float32
 
@@ -44,50 +46,116 @@ class LastLayerGGN(Estimator):
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
-        linear = [module for module in self.model.modules() if type(module) is nn.Linear]
-        if not linear:
-            raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
-        layer_features.refuse_train_mode(self.model)
-        self._layer = linear[-1]
-        damping = Damping(self.l2, AUTO_RELATIVE) if self.damping == "auto" else Damping(float(self.damping), 0.0)
-        self._ggn = _factorised(_Stream(self, x, y), damping, x.dtype)
-        self.damping_ = self._ggn.damping_
+        self._streams = [_Stream(self, x, y, s) for s in range(self._network.models)]
+        self._damp()
 
-    def _examples(self, x: Tensor, y: Tensor) -> Examples:
+    def redamped(self, damping: float | Literal["auto"]) -> Self:
+        """The same training set under another damping: the matrix of this one layer is formed anew."""
+        other = copy.copy(self)
+        other.damping = damping
+        other._damp()
+        return other
+
+    def _damp(self) -> None:
+        damping = Damping(self.l2, AUTO_RELATIVE) if self.damping == "auto" else Damping(float(self.damping), 0.0)
+        self._ggns = [_factorised(stream, damping, self._network.like.dtype) for stream in self._streams]
+        each = [ggn.damping_ for ggn in self._ggns]
+        self.damping_ = torch.tensor(each, dtype=torch.float64) if self._network.is_stack else each[0]
+
+    def _taken_apart(self) -> "_LastLayer":
+        return _LastLayer(self.model, self.leave_out, self.dtype)
+
+    def _factors(self, batch: Batch) -> list[Dense]:
+        every = [self._network.examples(batch.x, batch.y, s) for s in range(self._network.models)]
+        inputs = torch.stack([each.inputs for each in every])[:, :, None]
+        return [Dense(inputs, torch.stack([each.gradient for each in every])[:, :, None], bias=False)]
+
+    def _values(self) -> list[Tensor]:
+        return [self._network.values.double()]
+
+    def _self_influence(self, batch: Batch) -> Tensor:
+        (f,) = self._factors(batch)
+        pairs = zip(self._ggns, f.inputs[:, :, 0], f.gradients[:, :, 0], strict=True)
+        return torch.stack([ggn.self_influence(a, g) for ggn, a, g in pairs])
+
+    def _solve(self, directions: Directions) -> Directions:
+        return [torch.stack([ggn.direction(v) for ggn, v in zip(self._ggns, directions[0], strict=True)])]
+
+    def _result(self, values: Tensor) -> Tensor:
+        return super()._result(values.to(self._network.like.dtype))
+
+
+class _LastLayer:
+    """A network of which only the last Linear layer is taken; the interface of
+    :class:`~datalab.influence.tape.Network`.
+    """
+
+    def __init__(self, model: nn.Module | Stack, leave_out: Sequence[str], dtype: torch.dtype | None):
+        if leave_out:
+            raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
+        self.is_stack = isinstance(model, Stack)
+        if self.is_stack:
+            weight, *bias = (model.parameters[name] for name in list(model.parameters) if name.startswith(_last(model)))
+            self._model, self.models, self._bias = model, len(model), bool(bias)
+            self.values = torch.cat([weight, bias[0][..., None]], 2) if bias else weight
+        else:
+            linear = [module for module in model.modules() if type(module) is nn.Linear]
+            if not linear:
+                raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
+            layers.refuse_train_mode(model)
+            if dtype is not None and linear[-1].weight.dtype != dtype:
+                model = copy.deepcopy(model).to(dtype)
+                linear = [module for module in model.modules() if type(module) is nn.Linear]
+            self._model, self.models, self._layer = model, 1, linear[-1]
+            self._bias = self._layer.bias is not None
+            weight, bias = self._layer.weight.detach(), self._layer.bias
+            self.values = (torch.cat([weight, bias.detach()[:, None]], 1) if self._bias else weight)[None]
+        self.like = weight
+        self.shapes = [(1, *self.values.shape[1:])]
+        self.n_parameters = self.values[0].numel()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(S, m, C)."""
+        with torch.no_grad():
+            return self._model(x) if self.is_stack else self._model(x)[None]
+
+    def over_groups(self, values: Tensor) -> Tensor:
+        """Every model has one matrix."""
+        return values
+
+    def examples(self, x: Tensor, y: Tensor, model: int) -> Examples:
+        """What reaches the last layer of one model, for the batch x (m, ...) with labels y (S, m)."""
+        if self.is_stack:
+            features = self._model.features(x)
+            features = features.expand(self.models, -1, -1)[model]
+            return examples(features, self._model(x)[model], y[model], self._bias)
         taken: list[tuple[Tensor, Tensor]] = []
         handle = self._layer.register_forward_hook(lambda _, args, output: taken.append((args[0], output)))
         try:
             with torch.no_grad():
-                logits = self.model(x)
+                logits = self._model(x)
         finally:
             handle.remove()
         if len(taken) != 1 or logits.dim() != 2 or not torch.equal(taken[0][1], logits):
             raise UserError(f"model: its output must be that of its last Linear layer, {self._layer}, run once")
-        return examples(taken[0][0], logits, y, self._layer.bias is not None)
+        return examples(taken[0][0], logits, y[0], self._bias)
 
-    def _factors(self, x: Tensor, y: Tensor) -> list[Factors]:
-        batch = self._examples(x, y)
-        return [Factors(batch.inputs[:, None], batch.gradient[:, None])]
 
-    def _self_influence(self, factors: list[Factors]) -> Tensor:
-        (f,) = factors
-        return self._ggn.self_influence(f.inputs[:, 0], f.gradients[:, 0]).to(self._layer.weight.dtype)
-
-    def _solve(self, gradients: list[Tensor]) -> list[Tensor]:
-        return [self._ggn.direction(gradients[0])]
-
-    def _influence(self, x: Tensor, y: Tensor, solved: list[Tensor]) -> Tensor:
-        return super()._influence(x, y, solved).to(self._layer.weight.dtype)
+def _last(stack: Stack) -> str:
+    return f"{len(stack.module) - 1}."
 
 
 class _Stream:
-    """The examples of x and y in batches, computed anew at each iteration, so that memory is bounded by the batch."""
+    """One model's examples of x and y in batches, computed anew at each iteration, so that memory is bounded by the
+    batch.
+    """
 
-    def __init__(self, estimator: LastLayerGGN, x: Tensor, y: Tensor):
-        self._estimator, self._x, self._y = estimator, x, y
+    def __init__(self, estimator: LastLayerGGN, x: Tensor, y: Tensor, model: int):
+        self._estimator, self._x, self._y, self._model = estimator, x, y, model
 
     def __iter__(self) -> Iterator[Examples]:
-        return (self._estimator._examples(*batch) for batch in self._estimator._batches(self._x, self._y))
+        network = self._estimator._network
+        return (network.examples(b.x, b.y, self._model) for b in self._estimator._batches(self._x, self._y))
 
 
 def scores_many(

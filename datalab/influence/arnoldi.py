@@ -1,0 +1,81 @@
+"""Influence in a Krylov subspace (Schioppa et al. 2022): H distilled to its largest eigenvalues by Arnoldi's iteration."""
+
+import torch
+from torch import Tensor
+
+from datalab.errors import UserError
+from datalab.influence.estimator import Batch, Directions
+from datalab.influence.flat import MatrixFree
+from datalab.seeds import integer
+
+_BREAKDOWN = 1e-10  # of the largest product so far: what is left of a vector that lies in the subspace
+
+
+class Arnoldi(MatrixFree):
+    """H is replaced by its ``rank`` largest eigenpairs (l_r, u_r) in a Krylov subspace of ``iterations`` products.
+
+    Influence is -sum_r (u_r' grad L) (u_r' grad l_i) / (l_r + d); what is orthogonal to the subspace counts nothing, as
+    in the paper, so scores grow with ``rank`` towards the exact ones, which they equal once the subspace holds every
+    gradient. H is symmetric, so this is Lanczos' iteration, orthogonalised twice against all earlier vectors. Once
+    fitted, an example costs ``rank`` inner products. Parameters beside
+    :class:`~datalab.influence.flat.MatrixFree`'s: ``rank``, ``iterations`` (None: twice the rank) and ``seed`` of the
+    first vector. ``eigenvalues_`` are the l_r, (S, rank), largest magnitude first.
+    """
+
+    def __init__(
+        self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
+    ):
+        super().__init__(model, damping, **options)
+        iterations = 2 * rank if iterations is None else iterations
+        if not 1 <= rank <= iterations:
+            raise UserError(f"rank: must lie in 1..iterations, got {rank} of {iterations}")
+        self.rank, self.iterations, self.seed = rank, iterations, seed
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        super()._fit(x, y)
+        network, like = self._network, self._network.like
+        size = network.n_parameters
+        steps = min(self.iterations, size)
+        generator = torch.Generator().manual_seed(integer(self.seed, "arnoldi"))
+        first = torch.randn(network.models, 1, size, generator=generator, dtype=torch.float64).to(like)
+        basis = like.new_zeros(network.models, steps, size)
+        basis[:, :1] = first / first.norm(dim=2, keepdim=True)
+        projected = like.new_zeros(network.models, steps, steps, dtype=torch.float64)
+        largest = like.new_zeros(network.models, 1, 1)
+        for k in range(steps):
+            product = self._operator.product(basis[:, k : k + 1])
+            projected[:, :, k] = (basis @ product.mT)[..., 0].double()
+            largest = torch.maximum(largest, product.norm(dim=2, keepdim=True))
+            if k + 1 == steps:
+                break
+            for _ in range(2):
+                product = product - (product @ basis[:, : k + 1].mT) @ basis[:, : k + 1]
+            norm = product.norm(dim=2, keepdim=True)
+            # A subspace that H maps into itself is complete: the rest of the basis stays 0.
+            basis[:, k + 1 : k + 2] = torch.where(norm > _BREAKDOWN * largest, product / norm, 0.0)
+        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        chosen = values.abs().argsort(dim=1, descending=True)[:, : self.rank]
+        self.eigenvalues_ = values.gather(1, chosen).to(like)
+        columns = vectors.gather(2, chosen[:, None].expand(-1, steps, -1)).to(like)
+        self._eigenvectors = network.unflatten(columns.mT @ basis)
+        self._inverse = self._weights()
+
+    def _weights(self) -> Tensor:
+        """1 / (l_r + d), (S, rank)."""
+        damped = self.eigenvalues_ + self._d[:, None]
+        if not bool((damped.abs() > 0).all()):
+            raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
+        return 1 / damped
+
+    def _self_influence(self, batch: Batch) -> Tensor:
+        return (self._along(batch).square() * self._inverse[..., None]).sum(1)
+
+    def _along(self, batch: Batch) -> Tensor:
+        """Each eigenvector times each example's gradient, (S, rank, m)."""
+        products = [f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True)]
+        return sum(self._network.over_groups(each) for each in products)
+
+    def _solve(self, directions: Directions) -> Directions:
+        flat = self._network.flatten(directions)
+        u = self._network.flatten(self._eigenvectors)
+        return self._network.unflatten(((flat @ u.mT) * self._inverse[:, None]) @ u)

@@ -1,0 +1,244 @@
+"""Factors: what a layer's per-example gradients are made of, and every product with them that needs no gradient formed.
+
+Convention: a layer's parameters are B matrices (B, out, in), the bias being the last of the ``in`` columns. B is 1 for a
+plain layer of one model, the groups of a grouped convolution, the channels of a normalisation, times the S models of a
+stack. On m examples and t positions (1, or as many as share the weights) the inputs are (B, m, t, in) and the output
+gradients (B, m, t, out), of the *sum* of the losses, so that nothing depends on how examples are batched. The gradient
+of example i is sum_t g_it a_it', (out, in). Directions, which gradients are multiplied with, are (B, k, out, in).
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 22  # numbers of per-example gradients formed at a time
+# Up to here a product over pairs of positions, one large matrix product, outruns forming each example's gradient.
+_FEW_POSITIONS = 3
+
+
+class Dense(NamedTuple):
+    """A Linear layer or a convolution's patches: ``inputs`` (B or 1, m, t, in without the bias), ``gradients``.
+
+    With ``bias`` a last input of 1 is understood, and never stored.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    bias: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, out, in) of the parameters, the bias counted."""
+        return len(self.gradients), self.gradients.shape[-1], self.inputs.shape[-1] + self.bias
+
+    def per_example(self) -> Tensor:
+        """The gradient (B, m, out, in) of each example."""
+        gradient = self.gradients.mT @ self.inputs
+        return torch.cat([gradient, self.gradients.sum(2)[..., None]], 3) if self.bias else gradient
+
+    def total(self) -> Tensor:
+        """The sum (B, out, in) of the examples' gradients."""
+        return self.back(self.gradients[:, :, :, None])[:, 0]
+
+    def project(self, directions: Tensor) -> Tensor:
+        """Each position's input times each direction's transpose, (B, m, t, k, out)."""
+        b, k, out, n_in = directions.shape
+        m, t = self.inputs.shape[1:3]
+        product = _affine(self.inputs.flatten(1, 2), directions.reshape(b, k * out, n_in).mT, self.bias)
+        return product.view(b, m, t, k, out)
+
+    def back(self, gradients: Tensor) -> Tensor:
+        """sum_it u_itk a_it' for k output gradients u (B, m, t, k, out) at once, (B, k, out, in)."""
+        k, out = gradients.shape[-2:]
+        u = gradients.flatten(1, 2).flatten(2).mT
+        a = self.inputs.flatten(1, 2).expand(len(u), -1, -1)
+        product = torch.bmm(u, a)
+        if self.bias:
+            product = torch.cat([product, u.sum(2, keepdim=True)], 2)
+        return product.unflatten(1, (k, out))
+
+    def dot(self, directions: Tensor) -> Tensor:
+        """The product (B, k, m) of each direction with each example's gradient."""
+        _, k, _, n_in = directions.shape
+        t = self.inputs.shape[2]
+        if k * t > n_in if t == 1 else k > 2:  # where forming gradients is cheaper than projecting every position
+            flat = directions.flatten(2)
+            return torch.cat([flat @ part.per_example().flatten(2).mT for part in self._chunks()], 2)
+        return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
+
+    def square_norms(self) -> Tensor:
+        """The squared norm (B, m) of each example's gradient: from Gram matrices over positions where that is less."""
+        t, n_in, out = *self.inputs.shape[2:], self.gradients.shape[-1]
+        if t == 1:
+            of_inputs = self.inputs.square().sum((2, 3)) + self.bias
+            return of_inputs * self.gradients.square().sum((2, 3))
+        if t * (n_in + out) < n_in * out:
+            gram = self.inputs @ self.inputs.mT + self.bias
+            return (gram * (self.gradients @ self.gradients.mT)).sum((2, 3))
+        return torch.cat([part.per_example().square().sum((2, 3)) for part in self._chunks()], 1)
+
+    def input_moment(self) -> Tensor:
+        """sum_it a a', (B or 1, in, in)."""
+        a = self.inputs.flatten(1, 2)
+        moment = a.mT @ a
+        if not self.bias:
+            return moment
+        row = torch.cat([a.sum(1), a.new_full((len(a), 1), a.shape[1])], 1)[:, :, None]
+        return torch.cat([torch.cat([moment, row[:, :-1].mT], 1), row], 2)
+
+    def gradient_moment(self) -> Tensor:
+        """sum_it g g', (B, out, out)."""
+        g = self.gradients.flatten(1, 2)
+        return g.mT @ g
+
+    def rotate(self, of_inputs: Tensor, of_gradients: Tensor) -> Self:
+        """In the bases (B or 1, in, in) and (B, out, out): the gradients become Q_G' grad Q_A."""
+        return self.rotate_inputs(of_inputs).rotate_gradients(of_gradients)
+
+    def rotate_inputs(self, basis: Tensor) -> Self:
+        """Inputs Q_A' a, with the bias among them."""
+        a = _affine(self.inputs.flatten(1, 2), basis, self.bias).unflatten(1, self.inputs.shape[1:3])
+        return Dense(a, self.gradients, False)
+
+    def rotate_gradients(self, basis: Tensor) -> Self:
+        """Output gradients Q_G' g."""
+        g = torch.bmm(self.gradients.flatten(1, 2), basis).unflatten(1, self.gradients.shape[1:3])
+        return self._replace(gradients=g)
+
+    @property
+    def rank_one(self) -> bool:
+        """Whether each example's gradient is a single outer product."""
+        return self.inputs.shape[2] == 1
+
+    def square_sum(self) -> Tensor:
+        """sum_i of each example's squared gradient, element by element, (B, out, in), for rotated factors."""
+        if self.rank_one:
+            return self.squares_of(self.gradients.square())
+        return sum(part.per_example().square().sum(1) for part in self._chunks())
+
+    def squares_of(self, squares: Tensor) -> Tensor:
+        """As ``square_sum``, at one position, from squared output gradients (B, m, 1, out), which may be sums of them."""
+        return squares[:, :, 0].mT @ self.inputs[:, :, 0].square()
+
+    def weighted_squares(self, weight: Tensor) -> Tensor:
+        """sum_jk weight_jk grad_jk^2 of each example, (B, m), for rotated factors and a weight (B, out, in).
+
+        At one position the square of g_j a_k is g_j^2 a_k^2: a bilinear form, and no gradient is formed. At a few, the
+        same form over pairs of positions.
+        """
+        t = self.inputs.shape[2]
+        if self.rank_one:
+            return torch.mul(self.gradients[:, :, 0].square() @ weight, self.inputs[:, :, 0].square()).sum(2)
+        if t <= _FEW_POSITIONS:
+            first, second = torch.triu_indices(t, t, device=weight.device)
+            twice = 2.0 - (first == second).to(weight)
+            g = (self.gradients[:, :, first] * self.gradients[:, :, second]).flatten(1, 2) @ weight
+            a = self.inputs[:, :, first] * self.inputs[:, :, second]
+            return ((g.unflatten(1, (-1, len(first))) * a).sum(3) * twice).sum(2)
+        flat = weight.flatten(1)[..., None]
+        return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self._chunks()], 1)
+
+    def _chunks(self) -> "list[Dense]":
+        b, out, n_in = self.shape
+        size = max(CHUNK // (b * out * n_in), 1)
+        pairs = zip(self.inputs.split(size, 1), self.gradients.split(size, 1), strict=True)
+        return [Dense(a, g, self.bias) for a, g in pairs]
+
+
+class Lookup(NamedTuple):
+    """An Embedding: the inputs are one-hot, so ``tokens`` (m, t) of ``size`` rows; ``gradients`` (1, m, t, out)."""
+
+    tokens: Tensor
+    gradients: Tensor
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(1, out, size) of the parameters."""
+        return 1, self.gradients.shape[-1], self.size
+
+    def merged(self) -> Self:
+        """Equal tokens of an example as one, their gradients added: then all its positions differ."""
+        tokens, order = self.tokens.sort(1)
+        new = torch.ones_like(tokens, dtype=torch.bool)
+        new[:, 1:] = tokens[:, 1:] != tokens[:, :-1]
+        place = new.cumsum(1) - 1
+        g = self.gradients[0].gather(1, order[..., None].expand_as(self.gradients[0]))
+        gradients = torch.zeros_like(g).scatter_add_(1, place[..., None].expand_as(g), g)
+        return self._replace(tokens=torch.zeros_like(tokens).scatter_(1, place, tokens), gradients=gradients[None])
+
+    def per_example(self) -> Tensor:
+        """The gradient (1, m, out, size) of each example."""
+        (m, t), g = self.tokens.shape, self.gradients[0]
+        dense = g.new_zeros(m * self.size, g.shape[-1])
+        rows = self.tokens + self.size * torch.arange(m, device=g.device)[:, None]
+        return dense.index_add_(0, rows.flatten(), g.flatten(0, 1)).view(1, m, self.size, -1).mT
+
+    def total(self) -> Tensor:
+        """The sum (1, out, size) of the examples' gradients."""
+        return self.back(self.gradients[:, :, :, None])[:, 0]
+
+    def project(self, directions: Tensor) -> Tensor:
+        """Each position's column of each direction, (1, m, t, k, out)."""
+        _, k, out, _ = directions.shape
+        columns = directions[0].permute(2, 0, 1).reshape(self.size, k * out)
+        return columns[self.tokens].unflatten(2, (k, out))[None]
+
+    def back(self, gradients: Tensor) -> Tensor:
+        """sum_it u_itk e_it' for k output gradients u (1, m, t, k, out) at once, (1, k, out, size)."""
+        k, out = gradients.shape[-2:]
+        summed = gradients.new_zeros(self.size, k * out)
+        summed.index_add_(0, self.tokens.flatten(), gradients[0].flatten(0, 1).flatten(1))
+        return summed.T.reshape(1, k, out, self.size)
+
+    def dot(self, directions: Tensor) -> Tensor:
+        """The product (1, k, m) of each direction with each example's gradient."""
+        return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
+
+    def square_norms(self) -> Tensor:
+        """The squared norm (1, m) of each example's gradient."""
+        return self.merged().gradients.square().sum((2, 3))
+
+    def input_moment(self) -> Tensor:
+        """How often each row is looked up, (1, size): the diagonal of sum_it a a', which is diagonal."""
+        return torch.bincount(self.tokens.flatten(), minlength=self.size)[None].to(self.gradients)
+
+    def gradient_moment(self) -> Tensor:
+        """sum_it g g', (1, out, out)."""
+        g = self.gradients.flatten(1, 2)
+        return g.mT @ g
+
+    def rotate_inputs(self, basis: None) -> Self:
+        """One-hot inputs are their own eigenbasis; equal tokens are merged."""
+        return self
+
+    def rotate_gradients(self, basis: Tensor) -> Self:
+        """Output gradients Q_G' g."""
+        return self._replace(gradients=self.gradients @ basis[:, None])
+
+    def rotate(self, of_inputs: None, of_gradients: Tensor) -> Self:
+        """Only the output gradients turn."""
+        return self.rotate_gradients(of_gradients)
+
+    rank_one = False
+
+    def square_sum(self) -> Tensor:
+        """sum_i of each example's squared gradient, element by element, (1, out, size)."""
+        merged = self.merged()
+        return merged.back(merged.gradients.square()[:, :, :, None])[:, 0]
+
+    def weighted_squares(self, weight: Tensor) -> Tensor:
+        """sum_jk weight_jk grad_jk^2 of each example, (1, m)."""
+        merged = self.merged()
+        return (merged.project(weight[:, None])[..., 0, :] * merged.gradients.square()).sum((2, 3))
+
+
+Factors = Dense | Lookup
+
+
+def _affine(a: Tensor, matrix: Tensor, bias: bool) -> Tensor:
+    """[a, 1] matrix for a (B or 1, r, in) and a matrix (B or 1, in + 1, k), without forming [a, 1]; (B, r, k)."""
+    b = max(len(a), len(matrix))
+    a, matrix = a.expand(b, -1, -1), matrix.expand(b, -1, -1)
+    return torch.baddbmm(matrix[:, -1:], a, matrix[:, :-1]) if bias else torch.bmm(a, matrix)

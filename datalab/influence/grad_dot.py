@@ -1,0 +1,30 @@
+"""Influence without curvature: inner products of loss gradients, H + d I = I."""
+
+from torch import Tensor
+
+from datalab.errors import UserError
+from datalab.influence.estimator import Batch, Directions, Estimator
+
+
+class GradDot(Estimator):
+    """H + d I is the identity: influence is -grad L' grad l_i, self-influence the squared gradient norm.
+
+    ``damping`` plays no part. Self-influence is |g|^2 |a|^2 at each site where weights are not shared over positions, so
+    it costs a forward and half a backward pass. The limit of every other estimator, times d, as d grows. It predicts no
+    retraining in nats, so ``leave_one_out`` refuses. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    """
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        self.damping_ = 0.0
+
+    def _solve(self, directions: Directions) -> Directions:
+        return directions
+
+    def _self_influence(self, batch: Batch) -> Tensor:
+        return sum(self._network.over_groups(f.square_norms()) for f in self._factors(batch))
+
+    def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        raise UserError(f"{type(self).__name__}: has no curvature, so it predicts no retraining; use EKFAC or ExactGGN")
+
+    def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
+        pass  # it speaks of no optimum

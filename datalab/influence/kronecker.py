@@ -1,0 +1,143 @@
+"""Curvature in Kronecker form: what K-FAC and EK-FAC share, the eigenbases of each site's two moments.
+
+At each site the Fisher's block is approximated in the basis Q_G (x) Q_A, with Q_A the eigenvectors of the mean of
+sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the estimators differ in the eigenvalues they put there.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from datalab.errors import UserError
+from datalab.influence import fisher
+from datalab.influence.estimator import Batch, Directions, Estimator
+from datalab.influence.factors import Factors
+from datalab.influence.tape import Tape
+from datalab.seeds import generator
+
+
+class Moments(NamedTuple):
+    """A site's mean over the training set of sum_t a a' (B or 1, in, in) and sum_t g g' (B, out, out).
+
+    For an Embedding the first is a diagonal, (1, size). ``positions`` is t, as a mean over the batches.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    positions: float
+
+
+class Kronecker(Estimator):
+    """H is block-diagonal over the sites, each block a diagonal in a Kronecker eigenbasis.
+
+    Parameters beside :class:`~datalab.influence.estimator.Estimator`'s:
+
+    fisher
+        ``"exact"`` over the classes, ``"sampled"`` (``samples`` classes of each example, drawn from the model's
+        probabilities with ``seed`` by its place in the training set), ``"empirical"`` (the observed class), or
+        ``"auto"``: exact up to 20 classes, sampled above.
+
+    ``eigenvalues_`` is a list of (B, out, in), one a site.
+    """
+
+    def __init__(
+        self,
+        model,
+        damping: float | Literal["auto"] = "auto",
+        *,
+        fisher: fisher.Fisher = "auto",
+        samples: int = 1,
+        seed: int = 0,
+        **options,
+    ):
+        super().__init__(model, damping, **options)
+        if samples < 1:
+            raise UserError(f"samples: must be at least 1, got {samples}")
+        if fisher not in (kinds := ("auto", "exact", "sampled", "empirical")):
+            raise UserError(f"fisher: must be one of {', '.join(kinds)}, got {fisher!r}")
+        self.fisher, self.samples, self.seed = fisher, samples, seed
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        moments = self._moments(x, y)
+        self._bases = [
+            (None if m.inputs.dim() == 2 else _eigenvectors(m.inputs), _eigenvectors(m.gradients)) for m in moments
+        ]
+        self.eigenvalues_ = self._eigenvalues(x, y, moments)
+        totals = sum(self._network.over_groups(v.sum((1, 2))) for v in self.eigenvalues_)
+        self._damp(self._automatic(totals / self._network.n_parameters))
+
+    def redamped(self, damping: float | Literal["auto"]) -> Self:
+        """The same curvature under another damping: nothing is taken anew."""
+        other = copy.copy(self)
+        other.damping = damping
+        totals = sum(self._network.over_groups(v.sum((1, 2))) for v in self.eigenvalues_)
+        other._damp(other._automatic(totals / self._network.n_parameters))
+        return other
+
+    def _damp(self, d: Tensor) -> None:
+        damped = [
+            values + d.repeat_interleave(len(values) // len(d))[:, None, None].to(values)
+            for values in self.eigenvalues_
+        ]
+        if not min(float(v.min()) for v in damped) > 0:
+            raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
+        self._inverse = [1 / v for v in damped]
+
+    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _tapes(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tape, Iterator[Tensor]]]:
+        """Each batch's tape and the cotangents whose squares add up to the Fisher."""
+        rng = generator(self.seed, "fisher")
+        uniforms = torch.as_tensor(rng.random((len(x), self.samples)), device=x.device)
+        for batch in self._batches(x, y):
+            tape = self._network.tape(batch.x)
+            drawn = uniforms[batch.start : batch.start + len(batch.x)]
+            yield tape, fisher.cotangents(self.fisher, tape.logits, batch.y, drawn)
+
+    def _moments(self, x: Tensor, y: Tensor) -> list[Moments]:
+        found = None
+        for tape, cotangents in self._tapes(x, y):
+            for c, cotangent in enumerate(cotangents):
+                factors = tape.factors(cotangent)
+                positions = [f.gradients.shape[1] * f.gradients.shape[2] for f in factors]
+                if c == 0:
+                    of = [[f.input_moment(), f.gradient_moment(), t] for f, t in zip(factors, positions, strict=True)]
+                else:
+                    for m, f in zip(of, factors, strict=True):
+                        m[1] += f.gradient_moment()
+            found = (
+                of
+                if found is None
+                else [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(found, of, strict=True)]
+            )
+        return [Moments(a / len(x), g / len(x), t / len(x)) for a, g, t in found]
+
+    def _rotated(self, factors: list[Factors]) -> list[Factors]:
+        return [f.rotate(*bases) for f, bases in zip(factors, self._bases, strict=True)]
+
+    def _self_influence(self, batch: Batch) -> Tensor:
+        rotated = self._rotated(self._factors(batch))
+        squares = (f.weighted_squares(w) for f, w in zip(rotated, self._inverse, strict=True))
+        return sum(self._network.over_groups(each) for each in squares)
+
+    def _solve(self, directions: Directions) -> Directions:
+        return [_solved(v, *bases, w) for v, bases, w in zip(directions, self._bases, self._inverse, strict=True)]
+
+
+def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tensor:
+    """Q_G ((Q_G' v Q_A) * inverse) Q_A' for v (B, k, out, in)."""
+    q_g = q_g[:, None]
+    v = q_g.mT @ v
+    if q_a is None:
+        return q_g @ (v * inverse[:, None])
+    q_a = q_a[:, None]
+    return q_g @ ((v @ q_a) * inverse[:, None]) @ q_a.mT
+
+
+def _eigenvectors(moment: Tensor) -> Tensor:
+    """Of symmetric matrices (B, d, d); in float64, whatever their dtype."""
+    return torch.linalg.eigh(moment.double())[1].to(moment)

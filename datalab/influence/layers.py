@@ -1,0 +1,253 @@
+"""Layers: which modules are taken, and what of each is an input, an output gradient and a parameter matrix.
+
+A *site* is a place where parameters multiply something: one for each Linear, convolution, normalisation or Embedding,
+four for a MultiheadAttention (query, key, value and output projection). Its matrices are (B, out, in), see
+:mod:`~datalab.influence.factors`; a normalisation's weight and bias are a (1, 2) matrix a channel.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datalab.errors import UserError, did_you_mean
+from datalab.influence.factors import Dense, Factors, Lookup
+
+TAKEN = "Linear, Conv1d, Conv2d, LayerNorm, GroupNorm, RMSNorm, Embedding and MultiheadAttention"
+
+
+class Site(ABC):
+    """One place in a model; ``name`` is the module's, ``bias`` whether a last input of 1 is understood."""
+
+    name: str
+    bias: bool
+
+    @abstractmethod
+    def inputs(self, x: Tensor) -> Tensor:
+        """What multiplies the matrices, (B or 1, m, t, in), from the module's input x (m, ...)."""
+
+    @abstractmethod
+    def gradients(self, g: Tensor) -> Tensor:
+        """(B, m, t, out) from the gradient of the module's output (m, ...)."""
+
+    @abstractmethod
+    def parameters(self) -> list[nn.Parameter]:
+        """The module's parameters that the matrices are made of: a weight and, with ``bias``, a bias."""
+
+    @abstractmethod
+    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Values of the parameters, in their shapes, as matrices (B, out, in + bias)."""
+
+    def matrix(self) -> Tensor:
+        """The parameters, (B, out, in + bias)."""
+        return self.arrange(*self.parameters())
+
+    def factors(self, inputs: Tensor, g: Tensor) -> Factors:
+        """The factors of inputs as ``inputs`` gave them and an output gradient g (m, ...)."""
+        return Dense(inputs, self.gradients(g), self.bias)
+
+
+class LinearSite(Site):
+    """A Linear layer on (m, ..., in), or ``rows`` of one: a projection of an attention layer."""
+
+    def __init__(self, name: str, weight: nn.Parameter, bias: nn.Parameter | None, rows: slice = slice(None)):
+        self.name, self._weight, self._bias, self._rows, self.bias = name, weight, bias, rows, bias is not None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return x.reshape(1, len(x), -1, x.shape[-1])
+
+    gradients = inputs
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self._weight, self._bias] if self.bias else [self._weight]
+
+    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _with_bias(weight[self._rows][None], None if bias is None else bias[self._rows])
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x times the weight's transpose, plus the bias."""
+        return functional.linear(x, self._weight[self._rows], self._bias[self._rows] if self.bias else None)
+
+
+class ProjectionSite(LinearSite):
+    """A projection with a weight of its own, whose bias alone is ``rows`` of a shared one."""
+
+    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _with_bias(weight[None], None if bias is None else bias[self._rows])
+
+    def apply(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self._weight, self._bias[self._rows] if self.bias else None)
+
+
+class ConvSite(Site):
+    """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
+
+    def __init__(self, name: str, module: nn.Conv1d | nn.Conv2d):
+        self.name, self.module, self.bias = name, module, module.bias is not None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        module, mode = self.module, self.module.padding_mode
+        # What torch itself pads by, which is in numbers even where the module says "same".
+        x = functional.pad(x, module._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        if x.dim() == 3:  # a line is an image of height 1
+            x, kernel, dilation, stride = x[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
+        patches = functional.unfold(x, kernel, dilation, 0, stride)
+        return patches.unflatten(1, (module.groups, -1)).permute(1, 0, 3, 2).contiguous()
+
+    def gradients(self, g: Tensor) -> Tensor:
+        return g.flatten(2).unflatten(1, (self.module.groups, -1)).permute(1, 0, 3, 2).contiguous()
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.module.parameters(recurse=False))
+
+    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _with_bias(weight.flatten(1).unflatten(0, (self.module.groups, -1)), bias)
+
+
+class NormSite(Site):
+    """A LayerNorm, RMSNorm or GroupNorm: each channel's weight multiplies its normalised value, its bias a 1."""
+
+    def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
+        self.name, self.module, self.bias = name, module, getattr(module, "bias", None) is not None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        module = self.module
+        if isinstance(module, nn.GroupNorm):
+            return self._channels(functional.group_norm(x, module.num_groups, eps=module.eps))
+        norm = functional.layer_norm if isinstance(module, nn.LayerNorm) else functional.rms_norm
+        return self._channels(norm(x, module.normalized_shape, eps=module.eps))
+
+    def gradients(self, g: Tensor) -> Tensor:
+        return self._channels(g)
+
+    def _channels(self, x: Tensor) -> Tensor:
+        """(channels, m, t, 1)."""
+        if isinstance(self.module, nn.GroupNorm):
+            x = x.reshape(*x.shape[:2], -1).mT
+        else:
+            x = x.reshape(len(x), -1, math.prod(self.module.normalized_shape))
+        return x.permute(2, 0, 1)[..., None].contiguous()
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.module.parameters(recurse=False))
+
+    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _with_bias(weight.reshape(-1, 1, 1), bias)
+
+
+class EmbeddingSite(Site):
+    """An Embedding on tokens (m, ...): one-hot inputs."""
+
+    bias = False
+
+    def __init__(self, name: str, module: nn.Embedding):
+        self.name, self.module = name, module
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1)
+
+    def gradients(self, g: Tensor) -> Tensor:
+        return g.reshape(1, len(g), -1, g.shape[-1])
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.module.weight]
+
+    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return weight.T[None]
+
+    def factors(self, inputs: Tensor, g: Tensor) -> Lookup:
+        gradients = self.gradients(g)
+        if self.module.padding_idx is not None:
+            gradients = gradients.masked_fill((inputs == self.module.padding_idx)[None, ..., None], 0.0)
+        return Lookup(inputs, gradients, self.module.num_embeddings)
+
+
+def attention_sites(name: str, module: nn.MultiheadAttention) -> list[Site]:
+    """The query, key, value and output projections of an attention layer."""
+    e, bias = module.embed_dim, module.in_proj_bias
+    found: list[Site] = []
+    for i, part in enumerate("qkv"):
+        rows = slice(i * e, (i + 1) * e)
+        if module._qkv_same_embed_dim:
+            found.append(LinearSite(f"{name}.{part}", module.in_proj_weight, bias, rows))
+        else:
+            found.append(ProjectionSite(f"{name}.{part}", getattr(module, f"{part}_proj_weight"), bias, rows))
+    return [*found, LinearSite(f"{name}.out_proj", module.out_proj.weight, module.out_proj.bias)]
+
+
+def sites(model: nn.Module, leave_out: Sequence[str] = ()) -> dict[str, list[Site]]:
+    """The sites of every module that has parameters, by the module's name, in the order of registration.
+
+    ``leave_out`` names modules or parameters whose influence is not asked for. Raises UserError, naming it, for a layer
+    or parameter that is not taken, for parameters shared by two layers, and for dropout or batch statistics in train
+    mode.
+    """
+    refuse_train_mode(model)
+    left_out = _left_out(model, leave_out)
+    found: dict[str, list[Site]] = {}
+    covered: set[int] = set()
+    for name, module in model.named_modules():
+        taken = _taken(name, module)
+        own = {id(p) for site in taken for p in site.parameters()}
+        if not own or own <= left_out:
+            continue
+        if own & left_out:
+            raise UserError(f"leave_out: takes whole layers; '{name}' ({type(module).__name__}) would be left in part")
+        if own & covered:
+            raise UserError(f"model: layer '{name}' ({type(module).__name__}) shares parameters with an earlier layer; "
+                            "each parameter may stand in one")  # fmt: skip
+        covered |= own
+        found[name] = taken
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in covered | left_out:
+            owner = model.get_submodule(name.rpartition(".")[0])
+            raise UserError(f"model: parameter '{name}' belongs to a {type(owner).__name__}; taken are {TAKEN}; "
+                            f"leave_out=['{name}'] leaves it out")  # fmt: skip
+    if not found:
+        raise UserError(f"model: has no layer with parameters to differentiate; taken are {TAKEN}")
+    return found
+
+
+def _taken(name: str, module: nn.Module) -> list[Site]:
+    if type(module) is nn.Linear:
+        return [LinearSite(name, module.weight, module.bias)]
+    if type(module) in (nn.Conv1d, nn.Conv2d):
+        return [ConvSite(name, module)]
+    if type(module) in (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm) and module.weight is not None:
+        return [NormSite(name, module)]
+    if type(module) is nn.Embedding:
+        if module.max_norm is not None or module.scale_grad_by_freq:
+            raise UserError(f"model: layer '{name}' ({module}) is not taken with max_norm or scale_grad_by_freq")
+        return [EmbeddingSite(name, module)]
+    if type(module) is nn.MultiheadAttention:
+        if module.bias_k is not None or module.add_zero_attn:
+            raise UserError(f"model: layer '{name}' (MultiheadAttention) is not taken with add_bias_kv, add_zero_attn")
+        return attention_sites(name, module)
+    return []
+
+
+def _left_out(model: nn.Module, names: Sequence[str]) -> set[int]:
+    """The ids of the parameters under the named modules or parameters."""
+    known = {name for name, _ in [*model.named_modules(), *model.named_parameters()]} - {""}
+    for name in names:
+        if name not in known:
+            raise UserError(f"leave_out: the model has no '{name}'{did_you_mean(name, sorted(known))}")
+    under = lambda parameter: any(parameter == name or parameter.startswith(name + ".") for name in names)  # noqa: E731
+    return {id(p) for name, p in model.named_parameters(remove_duplicate=False) if under(name)}
+
+
+def refuse_train_mode(model: nn.Module) -> None:
+    """Raise UserError, naming it, for dropout or batch statistics in train mode: they make gradients random."""
+    for name, module in model.named_modules():
+        random = isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
+        if module.training and (random or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)):
+            raise UserError(f"model: layer '{name}' ({module}) is in train mode; call model.eval() first")
+
+
+def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, out, in) with the bias, of B * out numbers, as its last column."""
+    return weight if bias is None else torch.cat([weight, bias.reshape(*weight.shape[:2], 1)], 2)

@@ -1,0 +1,232 @@
+"""Tapes: one forward pass of a batch, from which every layer's factors can be taken for any cotangent of the logits.
+
+A :class:`Network` is a module or a stack of S models with its sites; all it returns has the models first: logits (S, m,
+C). For a module hooks take the inputs, and gradients are asked for at each layer's output, so nothing depends on what
+follows it. Attention runs as its own four projections while a tape is made. torch.func is the tests' oracle, not used
+here.
+"""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from datalab.errors import UserError
+from datalab.influence import layers
+from datalab.influence.factors import Dense, Factors
+from datalab.influence.layers import LinearSite, Site
+from datalab.stack import Stack
+
+
+class Tape(Protocol):
+    """One batch: ``logits`` (S, m, C), and the factors of every site for a cotangent (S, m, C) of the logits."""
+
+    logits: Tensor
+
+    def factors(self, cotangent: Tensor) -> list[Factors]: ...
+
+
+class Network:
+    """A model, or a stack of them, whose layers are taken apart.
+
+    Parameters
+    ----------
+    model
+        Maps x (m, ...) to logits (m, C), or a :class:`~datalab.stack.Stack`. It is not changed.
+    leave_out
+        Names of modules or parameters whose influence is not asked for.
+    dtype
+        Compute in this precision, on a copy; None: in the model's.
+
+    ``models`` is S, ``shapes`` each site's (G, out, in) with G matrices a model, ``like`` a parameter of the dtype and
+    device of all results.
+    """
+
+    def __init__(self, model: nn.Module | Stack, leave_out: Sequence[str] = (), dtype: torch.dtype | None = None):
+        self.is_stack = isinstance(model, Stack)
+        if self.is_stack:
+            if leave_out or dtype not in (None, model.flat.dtype):
+                raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
+            self._stack, self.models, self.like = model, len(model), model.flat
+            template = layers.sites(copy.deepcopy(model.module).eval())
+            self.shapes = [tuple(site.matrix().shape) for each in template.values() for site in each]
+            return
+        if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
+            model = copy.deepcopy(model).to(dtype)
+        self.module, self.models = model, 1
+        self.sites = layers.sites(model, leave_out)
+        every = [site for each in self.sites.values() for site in each]
+        self.shapes = [tuple(site.matrix().shape) for site in every]
+        self.like = every[0].matrix()
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of parameters of one model that influence is taken over."""
+        return sum(g * out * n_in for g, out, n_in in self.shapes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(S, m, C), without a tape."""
+        with torch.no_grad():
+            return self._stack(x) if self.is_stack else self.module(x)[None]
+
+    def tape(self, x: Tensor) -> Tape:
+        """Run the batch x (m, ...) forward."""
+        return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self.sites, x)
+
+    def values(self) -> list[Tensor]:
+        """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
+        if self.is_stack:
+            named = self._stack.parameters
+            found = []
+            for name, weight in named.items():
+                if name.endswith(".weight"):
+                    bias = named.get(name.removesuffix("weight") + "bias")
+                    found.append(_columns(weight.flatten(2), bias))
+            return found
+        return [site.matrix().detach() for each in self.sites.values() for site in each]
+
+    def flatten(self, directions: list[Tensor]) -> Tensor:
+        """(S, k, P) from each site's (S * G, k, out, in)."""
+        parts = [
+            d.unflatten(0, (self.models, g)).transpose(1, 2).flatten(2)
+            for d, (g, _, _) in zip(directions, self.shapes, strict=True)
+        ]
+        return torch.cat(parts, 2)
+
+    def unflatten(self, flat: Tensor) -> list[Tensor]:
+        """Each site's (S * G, k, out, in) from (S, k, P)."""
+        parts = flat.split([g * out * n_in for g, out, n_in in self.shapes], dim=2)
+        return [
+            part.unflatten(2, shape).transpose(1, 2).flatten(0, 1)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+
+    def over_groups(self, values: Tensor) -> Tensor:
+        """The sum (S, ...) of (S * G, ...) over each model's G matrices."""
+        return values.unflatten(0, (self.models, -1)).sum(1)
+
+
+class _ModuleTape:
+    def __init__(self, model: nn.Module, found: dict[str, list[Site]], x: Tensor):
+        self._sites = [site for each in found.values() for site in each]
+        self._inputs: dict[str, Tensor] = {}
+        self._edges: dict[str, torch.autograd.graph.GradientEdge] = {}
+        self._m = len(x)
+        with self._recording(model, found), torch.enable_grad():
+            self.logits = model(x.detach().requires_grad_(x.is_floating_point()))
+        for site in self._sites:
+            if site.name not in self._edges:
+                raise UserError(f"model: layer '{site.name}' took no part in the forward pass; leave it out")
+        if self.logits.dim() != 2 or len(self.logits) != self._m:
+            raise UserError(f"model: must return logits (n, C), got {tuple(self.logits.shape)} for {self._m} examples")
+        self.logits = self.logits[None]
+
+    @contextlib.contextmanager
+    def _recording(self, model: nn.Module, found: dict[str, list[Site]]) -> Iterator[None]:
+        handles, replaced = [], []
+        try:
+            for name, each in found.items():
+                module = model.get_submodule(name)
+                if isinstance(module, nn.MultiheadAttention):
+                    module.forward = functools.partial(_attention, self.record, module, each)
+                    replaced.append(module)
+                else:
+                    handles.append(module.register_forward_hook(self._hook(each[0]), with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module in replaced:
+                del module.forward
+
+    def _hook(self, site: Site):
+        def hook(_, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+            return self.record(site, args[0] if args else next(iter(kwargs.values())), output)
+
+        return hook
+
+    def record(self, site: Site, x: Tensor, output: Tensor) -> Tensor:
+        """Note a site's input x and where the gradient of its output is to be had; return the output."""
+        if site.name in self._edges:
+            raise UserError(f"model: layer '{site.name}' runs twice in a forward pass; each layer may run once")
+        if len(x) != self._m:
+            raise UserError(
+                f"model: layer '{site.name}' takes {tuple(x.shape)} for {self._m} examples; they must come first"
+            )
+        with torch.no_grad():
+            self._inputs[site.name] = site.inputs(x.detach())
+        if not output.requires_grad:  # a frozen first layer
+            output = output.detach().clone().requires_grad_()
+        # The edge stays that of this output whatever works on it in place.
+        self._edges[site.name] = torch.autograd.graph.get_gradient_edge(output)
+        return output
+
+    def factors(self, cotangent: Tensor) -> list[Factors]:
+        edges = [self._edges[site.name] for site in self._sites]
+        gradients = torch.autograd.grad(self.logits, edges, cotangent, retain_graph=True)
+        return [site.factors(self._inputs[site.name], g) for site, g in zip(self._sites, gradients, strict=True)]
+
+
+class _StackTape:
+    def __init__(self, stack: Stack, x: Tensor):
+        self._trace = stack.trace(x)
+        self.logits = self._trace.logits
+
+    def factors(self, cotangent: Tensor) -> list[Factors]:
+        gradients = self._trace.output_gradients(cotangent)
+        return [Dense(a, g, bias) for a, g, bias in zip(self._trace.inputs, gradients, self._trace.biases, strict=True)]
+
+
+def _attention(
+    record,
+    module: nn.MultiheadAttention,
+    sites: list[LinearSite],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Equivalent to ``module.forward``, with each projection recorded."""
+    if query.dim() != 3:
+        raise UserError(f"model: layer '{sites[0].name[:-2]}' takes {tuple(query.shape)}; it must be a batch")
+    if not module.batch_first:
+        query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+    projected = [
+        record(site, x, site.apply(x)).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
+        for site, x in zip(sites, (query, key, value), strict=False)
+    ]
+    q, k, v = projected
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if is_causal and attn_mask is None:
+        attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+    if attn_mask is not None:
+        scores = scores + _additive(attn_mask if attn_mask.dim() == 2 else attn_mask.view_as(scores), scores)
+    if key_padding_mask is not None:
+        scores = scores + _additive(key_padding_mask[:, None, None], scores)
+    weights = torch.softmax(scores, -1)
+    mixed = (weights @ v).transpose(1, 2).flatten(2)
+    output = record(sites[3], mixed, sites[3].apply(mixed))
+    if not module.batch_first:
+        output = output.transpose(0, 1)
+    if not need_weights:
+        return output, None
+    return output, weights.mean(1) if average_attn_weights else weights
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask whose True entries shut out, as numbers to be added."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(mask, float("-inf"))
+
+
+def _columns(weight: Tensor, bias: Tensor | None) -> Tensor:
+    return weight if bias is None else torch.cat([weight, bias[..., None]], 2)

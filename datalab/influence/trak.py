@@ -1,0 +1,152 @@
+"""Influence by TRAK (Park et al. 2023): randomly projected gradients of the margin, over several models."""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from datalab.errors import UserError
+from datalab.influence.estimator import Batch, Directions, Estimator
+from datalab.seeds import integer
+
+MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
+
+
+class _Projected(Estimator):
+    """One model's features phi_i = P' grad f_i, f = log p_y / (1 - p_y), with P (parameters, ``dimensions``) of +-1.
+
+    Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
+    """
+
+    def __init__(self, model: nn.Module, damping: float | Literal["auto"], dimensions: int, seed: int, **options):
+        super().__init__(model, damping, **options)
+        self.dimensions, self.seed = dimensions, seed
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        self._projection = self._network.unflatten(self.projection()[None])
+        moment = 0
+        for batch in self._batches(x, y):
+            phi, _ = self.features(batch)
+            moment = moment + phi.T @ phi
+        moment = moment / len(x)
+        d = self._automatic(moment.diagonal().mean()[None])
+        moment.diagonal().add_(d)
+        self.factor, info = torch.linalg.cholesky_ex(moment)
+        if int(info):
+            raise UserError(
+                f"damping: the projected curvature plus {float(d):.3g} is not positive definite; a larger one, or fewer "
+                "dimensions, would do"
+            )
+
+    def projection(self) -> Tensor:
+        """(dimensions, P) of +-1 / sqrt(dimensions), drawn with the seed, whatever the device."""
+        like, size = self._network.like, self._network.n_parameters
+        if self.dimensions * size > MAX_PROJECTION:
+            raise UserError(
+                f"dimensions: {self.dimensions} x {size:,} parameters is more than the {MAX_PROJECTION:,} numbers that a "
+                f"projection may hold; at most {MAX_PROJECTION // size}, or leave layers out"
+            )
+        generator = torch.Generator().manual_seed(integer(self.seed, "trak"))
+        signs = torch.randint(0, 2, (self.dimensions, size), generator=generator, dtype=torch.int8)
+        return signs.to(like).mul_(2).sub_(1) / self.dimensions**0.5
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """phi (m, dimensions) and 1 - p_y (m,) of one batch."""
+        tape = self._network.tape(batch.x)
+        logits = tape.logits[0].detach()
+        y = batch.y[0][:, None]
+        others = torch.softmax(logits.scatter(1, y, -torch.inf), 1)  # the gradient of f is e_y - p without y, rescaled
+        factors = tape.factors(others.neg_().scatter_(1, y, 1.0)[None])
+        phi = sum(self._network.over_groups(f.dot(v)) for f, v in zip(factors, self._projection, strict=True))
+        return phi[0].T, 1 - torch.softmax(logits, 1).gather(1, y)[:, 0]
+
+    def all_features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """phi (n, dimensions) and 1 - p_y (n,)."""
+        x, y = self._fitted("x, y", x, y)
+        parts = [self.features(batch) for batch in self._batches(x, y)]
+        return torch.cat([phi for phi, _ in parts]), torch.cat([q for _, q in parts])
+
+    def _solve(self, directions: Directions) -> Directions:
+        raise NotImplementedError
+
+    def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
+        pass
+
+
+class TRAK:
+    """Projected gradients of several models of one kind, averaged.
+
+    The score of training example i for test example t is the mean over models of phi_t' (H + d I)^-1 phi_i, times the mean
+    of 1 - p_i (Park et al. 2023, eq. 17: the derivative of t's margin in i's weight); times the mean of 1 - p_t it is
+    that of t's loss. With the sign of all estimators: positive raises the loss.
+
+    Parameters
+    ----------
+    models
+        One model or several, trained alike with seeds, or on halves, of their own.
+    damping
+        d, or ``"auto"``: l2 + 1e-3 times the mean diagonal of the projected H; the paper's is 0.
+    dimensions
+        Of the projection; at most as many as keep it within 64 million numbers.
+    seed
+        Of the projections; each model has its own.
+    options
+        ``l2``, ``batch_size``, ``leave_out``, ``dtype``, ``allow_tf32``:
+        :class:`~datalab.influence.estimator.Estimator`.
+    """
+
+    def __init__(
+        self,
+        models: nn.Module | Sequence[nn.Module],
+        damping: float | Literal["auto"] = "auto",
+        *,
+        dimensions: int = 512,
+        seed: int = 0,
+        **options,
+    ):
+        models = [models] if isinstance(models, nn.Module) else list(models)
+        if not models:
+            raise UserError("models: need at least one")
+        if dimensions < 1:
+            raise UserError(f"dimensions: must be at least 1, got {dimensions}")
+        self.models, self.dimensions, self.seed, self.damping = models, dimensions, seed, damping
+        self._each = [
+            _Projected(model, damping, dimensions, integer(seed, "model", i), **options)
+            for i, model in enumerate(models)
+        ]
+
+    def fit(self, x: Tensor, y: Tensor) -> Self:
+        """Project the gradients of the training set x (n, ...), y (n,)."""
+        for each in self._each:
+            each.fit(x, y)
+        return self
+
+    def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
+        """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""
+        quadratic, doubt = 0, 0
+        for each in self._each:
+            phi, q = each.all_features(x, y)
+            solved = torch.linalg.solve_triangular(each.factor, phi.T, upper=False)
+            quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
+        return quadratic * doubt.square() / len(self._each) ** 3
+
+    def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
+        return self._scores(x, y, x_val, y_val, mean=True)[0]
+
+    def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+        """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
+        return self._scores(x, y, x_test, y_test, mean=False)
+
+    def _scores(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, mean: bool) -> Tensor:
+        tests = [each.all_features(x_test, y_test) for each in self._each]
+        of_tests = sum(q for _, q in tests) / len(tests)
+        scores, doubt = 0, 0
+        for each, (targets, _) in zip(self._each, tests, strict=True):
+            phi, q = each.all_features(x, y)
+            targets = targets * of_tests[:, None]
+            targets = targets.mean(0, keepdim=True) if mean else targets
+            scores = scores + torch.cholesky_solve(targets.T, each.factor).T @ phi.T
+            doubt = doubt + q
+        return -scores * doubt / len(self._each) ** 2
