@@ -8,7 +8,7 @@ from datalab.influence.estimator import Batch, Directions
 from datalab.influence.flat import MatrixFree
 from datalab.seeds import integer
 
-_BREAKDOWN = 1e-10  # of the largest product so far: what is left of a vector that lies in the subspace
+_BREAKDOWN = 1e-10  # of the largest product so far: less than that is left of a vector that lies in the subspace
 
 
 class Arnoldi(MatrixFree):
@@ -37,22 +37,27 @@ class Arnoldi(MatrixFree):
         size = network.n_parameters
         steps = min(self.iterations, size)
         generator = torch.Generator().manual_seed(integer(self.seed, "arnoldi"))
-        first = torch.randn(network.models, 1, size, generator=generator, dtype=torch.float64).to(like)
+        def drawn() -> Tensor:
+            shape = network.models, 1, size
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(like)
+
         basis = like.new_zeros(network.models, steps, size)
-        basis[:, :1] = first / first.norm(dim=2, keepdim=True)
+        vector = drawn()
+        basis[:, :1] = vector / vector.norm(dim=2, keepdim=True)
         projected = like.new_zeros(network.models, steps, steps, dtype=torch.float64)
         largest = like.new_zeros(network.models, 1, 1)
         for k in range(steps):
             product = self._operator.product(basis[:, k : k + 1])
-            projected[:, :, k] = (basis @ product.mT)[..., 0].double()
+            projected[:, : k + 1, k] = (basis[:, : k + 1] @ product.mT)[..., 0].double()
             largest = torch.maximum(largest, product.norm(dim=2, keepdim=True))
             if k + 1 == steps:
                 break
-            for _ in range(2):
-                product = product - (product @ basis[:, : k + 1].mT) @ basis[:, : k + 1]
-            norm = product.norm(dim=2, keepdim=True)
-            # A subspace that H maps into itself is complete: the rest of the basis stays 0.
-            basis[:, k + 1 : k + 2] = torch.where(norm > _BREAKDOWN * largest, product / norm, 0.0)
+            product, norm = _orthogonal(product, basis[:, : k + 1])
+            going = norm > _BREAKDOWN * largest
+            projected[:, k + 1, k] = torch.where(going, norm, 0.0)[:, 0, 0].double()
+            # A subspace that H maps into itself is complete: go on from a new vector, with which it shares nothing.
+            fresh, length = _orthogonal(drawn(), basis[:, : k + 1])
+            basis[:, k + 1 : k + 2] = torch.where(going, product / norm, fresh / length)
         values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
         chosen = values.abs().argsort(dim=1, descending=True)[:, : self.rank]
         self.eigenvalues_ = values.gather(1, chosen).to(like)
@@ -79,3 +84,10 @@ class Arnoldi(MatrixFree):
         flat = self._network.flatten(directions)
         u = self._network.flatten(self._eigenvectors)
         return self._network.unflatten(((flat @ u.mT) * self._inverse[:, None]) @ u)
+
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of vector (S, 1, P) outside the span of basis (S, k, P), and its length."""
+    for _ in range(2):
+        vector = vector - (vector @ basis.mT) @ basis
+    return vector, vector.norm(dim=2, keepdim=True)

@@ -4,7 +4,7 @@ Unlike the Gauss-Newton matrix it may be indefinite, away from an optimum and, w
 Equivalent to a product with ``torch.func.hessian``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from datalab.errors import UserError
 from datalab.influence.estimator import Batch
 from datalab.influence.tape import Network
-
-_VECTORS = 256  # multiplied at a time
-
 
 class Hessian:
     """H of one model on a training set; parameters as :class:`~datalab.influence.ggn.GGN`'s, stacks excluded."""
@@ -30,7 +27,8 @@ class Hessian:
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""
-        out = torch.zeros_like(vectors)
+        directions = [self._in_parameters(v) for v in vectors[0]]
+        sums = [[torch.zeros_like(p) for p in self._parameters] for _ in directions]
         frozen = [p for p in self._parameters if not p.requires_grad]
         try:
             for p in frozen:
@@ -40,36 +38,42 @@ class Hessian:
                 for batch in self._batches():
                     logits = self.network.module(batch.x)
                     loss = functional.cross_entropy(logits, batch.y[0], reduction="sum")
-                    for i in range(0, vectors.shape[1], _VECTORS):
-                        out[:, i : i + _VECTORS] += self._of_batch(loss, vectors[:, i : i + _VECTORS])
+                    gradients = torch.autograd.grad(loss, self._parameters, create_graph=True)
+                    for total, direction in zip(sums, directions, strict=True):
+                        self._add(total, gradients, direction)
         finally:
             for p in frozen:
                 p.requires_grad_(False)
-        return out / self.n
+        return torch.stack([self._in_sites(total) for total in sums], 1) / self.n
 
     def matrix(self) -> Tensor:
         """H itself, (1, P, P)."""
         size = self.network.n_parameters
         return self.product(torch.eye(size, dtype=self.network.like.dtype, device=self.network.like.device)[None])
 
-    def _of_batch(self, loss: Tensor, vectors: Tensor) -> Tensor:
-        directions = [v.transpose(0, 1).contiguous() for v in self.network.unflatten(vectors)]
-        # A site's matrices are its parameters rearranged, so their vector-Jacobian product carries v over to those.
-        tangents = self._batched([site.matrix() for site in self._sites], directions)
-        gradients = torch.autograd.grad(loss, self._parameters, create_graph=True)
-        curved = [(g, t) for g, t in zip(gradients, tangents, strict=True) if g.requires_grad]
-        second = self._batched(*zip(*curved, strict=True)) if curved else [torch.zeros_like(t) for t in tangents]
-        by_parameter = {id(p): s for p, s in zip(self._parameters, second, strict=True)}
-        arranged = [
-            torch.func.vmap(site.arrange)(*(by_parameter[id(p)] for p in site.parameters())).transpose(0, 1)
-            for site in self._sites
-        ]
-        return self.network.flatten(arranged)
+    def _add(self, total: list[Tensor], gradients: Sequence[Tensor], direction: list[Tensor]) -> None:
+        # One vector at a time: torch's second derivatives of normalisations are wrong under vmap.
+        curved = [(g, v) for g, v in zip(gradients, direction, strict=True) if g.requires_grad]
+        if not curved:
+            return
+        along, by = zip(*curved, strict=True)
+        second = torch.autograd.grad(along, self._parameters, by, retain_graph=True, allow_unused=True)
+        for each, s in zip(total, second, strict=True):
+            if s is not None:
+                each += s
 
-    def _batched(self, outputs, cotangents) -> list[Tensor]:
-        """For each parameter the vector-Jacobian products (k, ...) of k cotangents; 0 where it plays no part."""
-        found = torch.autograd.grad(
-            outputs, self._parameters, cotangents, retain_graph=True, is_grads_batched=True, allow_unused=True
-        )
-        k = len(cotangents[0])
-        return [p.new_zeros(k, *p.shape) if g is None else g for p, g in zip(self._parameters, found, strict=True)]
+    def _in_parameters(self, vector: Tensor) -> list[Tensor]:
+        """A vector (P,) over the sites' matrices as one over the parameters, which are those matrices rearranged."""
+        found = {id(p): torch.zeros_like(p) for p in self._parameters}
+        matrices = self.network.unflatten(vector[None, None])
+        for site, matrix in zip(self._sites, matrices, strict=True):
+            _, back = torch.func.vjp(site.arrange, *(p.detach() for p in site.parameters()))
+            for p, part in zip(site.parameters(), back(matrix[:, 0]), strict=True):
+                found[id(p)] += part
+        return list(found.values())
+
+    def _in_sites(self, values: list[Tensor]) -> Tensor:
+        """Values of the parameters as one vector (1, P) over the sites' matrices."""
+        by_parameter = {id(p): v for p, v in zip(self._parameters, values, strict=True)}
+        arranged = [site.arrange(*(by_parameter[id(p)] for p in site.parameters())) for site in self._sites]
+        return self.network.flatten([matrix[:, None] for matrix in arranged])[:, 0]
