@@ -273,7 +273,9 @@ def _per_channel(module: nn.Module, x: Tensor) -> Tensor:
 def _output_gradients(model: nn.Module, module: nn.Module, x: Tensor, root_p: Tensor) -> Tensor:
     """(C, B, n, t, out)."""
     kept = []
-    handle = module.register_forward_hook(lambda _, __, out: kept.append(out.detach().requires_grad_()) or kept[0].clone())
+    handle = module.register_forward_hook(
+        lambda _, __, out: kept.append(out.detach().requires_grad_()) or kept[0].clone()
+    )
     log_p = torch.log_softmax(model(x), 1)
     handle.remove()
     found = []
@@ -300,7 +302,9 @@ def _attention_parts(model, seen, name, part, x, root_p):
     weights = module.in_proj_weight.chunk(3) if module._qkv_same_embed_dim else (
         module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)  # fmt: skip
     biases = [0, 0, 0] if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    outputs = {n: (given[n] @ w.T + b).detach().requires_grad_() for n, w, b in zip("qkv", weights, biases, strict=True)}
+    outputs = {
+        n: (given[n] @ w.T + b).detach().requires_grad_() for n, w, b in zip("qkv", weights, biases, strict=True)
+    }
 
     def split(z):
         return z.view(len(z), -1, heads, e // heads).transpose(1, 2)
@@ -315,7 +319,9 @@ def _attention_parts(model, seen, name, part, x, root_p):
     log_p = torch.log_softmax(model(x), 1)
     del module.forward
     wanted = out if part == "out" else outputs[part]
-    grads = [torch.autograd.grad((log_p[:, c] * root_p[:, c]).sum(), wanted, retain_graph=True)[0] for c in range(CLASSES)]
+    grads = [
+        torch.autograd.grad((log_p[:, c] * root_p[:, c]).sum(), wanted, retain_graph=True)[0] for c in range(CLASSES)
+    ]
     a = mixed if part == "out" else given[part]
     has_bias = (module.out_proj.bias if part == "out" else module.in_proj_bias) is not None
     a = torch.cat([a, torch.ones_like(a[..., :1])], -1) if has_bias else a

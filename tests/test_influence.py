@@ -148,7 +148,11 @@ def test_trak_is_its_formula_on_projected_margin_gradients(model_name):
             features.append((-flat(gradients(model, x, y)) / q[:, None] @ each.projection().T, q))
         (phi, q), (targets, of_test) = features
         h = phi.T @ phi / len(phi) + DAMPING * torch.eye(20, dtype=torch.float64)
-        scores, doubt, of_tests = scores + targets @ torch.linalg.solve(h, phi.T) / 2, doubt + q / 2, of_tests + of_test / 2
+        scores, doubt, of_tests = (
+            scores + targets @ torch.linalg.solve(h, phi.T) / 2,
+            doubt + q / 2,
+            of_tests + of_test / 2,
+        )
     pairs = -of_tests[:, None] * scores * doubt
     close(estimator.pairwise(*train, *val), pairs)
     close(estimator.influence_on(*train, *val), pairs.mean(0))
@@ -168,8 +172,9 @@ def test_the_diagonal_of_pairwise_on_the_training_set_is_minus_the_self_influenc
 def test_the_batch_size_changes_nothing_and_permuted_examples_permute_their_scores(name, model_name):
     model, (x, y), val = problem(model_name)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
-    whole = make(name, model, "auto", batch_size=1000).fit(x, y)
-    parts = make(name, model, "auto", batch_size=3).fit(x[order], y[order])
+    damping = DAMPING if name == "CG" else "auto"  # CG takes as many passes as the condition number asks for
+    whole = make(name, model, damping, batch_size=1000).fit(x, y)
+    parts = make(name, model, damping, batch_size=3).fit(x[order], y[order])
     close(parts.self_influence(x[order], y[order]), whole.self_influence(x, y)[order], 1e-7)
     close(parts.influence_on(x[order], y[order], *val), whole.influence_on(x, y, *val)[order], 1e-7)
     assert torch.as_tensor(parts.damping_).allclose(torch.as_tensor(whole.damping_))
@@ -305,7 +310,9 @@ def test_a_new_damping_on_the_same_curvature_is_a_new_fit(name):
 
 def test_what_is_left_out_counts_nothing():
     model, train, _ = problem("normalisations")
-    rest = [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)]
+    rest = [
+        name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+    ]
     own = GradDot(model, leave_out=rest).fit(*train).self_influence(*train)
     kept = gradients(model, *train)
     g = flat([kept[0], kept[-1]])

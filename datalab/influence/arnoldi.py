@@ -37,9 +37,10 @@ class Arnoldi(MatrixFree):
         size = network.n_parameters
         steps = min(self.iterations, size)
         generator = torch.Generator().manual_seed(integer(self.seed, "arnoldi"))
+
         def drawn() -> Tensor:
-            shape = network.models, 1, size
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(like)
+            vector = torch.randn(1, 1, size, generator=generator, dtype=torch.float64).to(like)
+            return vector.expand(network.models, 1, size)
 
         basis = like.new_zeros(network.models, steps, size)
         vector = drawn()
@@ -68,7 +69,7 @@ class Arnoldi(MatrixFree):
     def _weights(self) -> Tensor:
         """1 / (l_r + d), (S, rank)."""
         damped = self.eigenvalues_ + self._d[:, None]
-        if not bool((damped.abs() > 0).all()):
+        if not bool((damped.abs() > 1e-12 * damped.abs().max()).all()):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         return 1 / damped
 

@@ -99,16 +99,19 @@ class Estimator(ABC):
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
+        if hasattr(self, "n_"):
+            del self.n_  # a fit that fails leaves nothing to score with
         self._network = self._taken_apart()
         x, y = self._checked("x, y", x, y)
-        self.n_ = len(x)
-        try:
-            with full_precision(self.allow_tf32):
+        with full_precision(self.allow_tf32):
+            self._network.probe(x[:1])
+            self.n_ = len(x)
+            try:
                 self._fit(x, y)
                 self._warn_where_not_converged(x, y)
-        except BaseException:
-            del self.n_  # not fitted
-            raise
+            except BaseException:
+                del self.n_
+                raise
         return self
 
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
@@ -268,7 +271,12 @@ class Estimator(ABC):
         if y.is_floating_point() or y.dtype == torch.bool:
             raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
         first = x[:1].to(like.dtype) if x.is_floating_point() else x[:1]
-        n_classes = self._network.logits(first).shape[-1]
+        if not bool(torch.isfinite(first).all()):
+            raise UserError(f"{name}: x must be finite, got NaN or infinity")
+        logits = self._network.logits(first)
+        if not bool(torch.isfinite(logits).all()):
+            raise UserError("model: its logits are not finite; has its training diverged?")
+        n_classes = logits.shape[-1]
         low, high = (int(v) for v in torch.aminmax(y))
         if low < 0 or high >= n_classes:
             raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {low}..{high}")

@@ -16,6 +16,8 @@ class GradDot(Estimator):
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
         self.damping_ = 0.0
+        for _ in self._batches(x, y):
+            pass  # refuses what is not finite
 
     def _solve(self, directions: Directions) -> Directions:
         return directions

@@ -15,6 +15,7 @@ from datalab.errors import UserError
 from datalab.influence.estimator import Batch
 from datalab.influence.tape import Network
 
+
 class Hessian:
     """H of one model on a training set; parameters as :class:`~datalab.influence.ggn.GGN`'s, stacks excluded."""
 

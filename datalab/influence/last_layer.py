@@ -119,6 +119,14 @@ class _LastLayer:
         with torch.no_grad():
             return self._model(x) if self.is_stack else self._model(x)[None]
 
+    def probe(self, x: Tensor) -> None:
+        """Raises what ``examples`` does for a model that is not taken."""
+        self.examples(
+            x.to(self.like.dtype) if x.is_floating_point() else x,
+            torch.zeros(self.models, 1, dtype=torch.int64, device=x.device),
+            0,
+        )
+
     def over_groups(self, values: Tensor) -> Tensor:
         """Every model has one matrix."""
         return values
@@ -136,7 +144,7 @@ class _LastLayer:
                 logits = self._model(x)
         finally:
             handle.remove()
-        if len(taken) != 1 or logits.dim() != 2 or not torch.equal(taken[0][1], logits):
+        if len(taken) != 1 or logits.dim() != 2 or not torch.equal(taken[0][1].nan_to_num(), logits.nan_to_num()):
             raise UserError(f"model: its output must be that of its last Linear layer, {self._layer}, run once")
         return examples(taken[0][0], logits, y[0], self._bias)
 

@@ -77,6 +77,10 @@ class Network:
         """Run the batch x (m, ...) forward."""
         return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self.sites, x)
 
+    def probe(self, x: Tensor) -> None:
+        """Run one example, with which positions cannot pass for examples; raises what a tape raises."""
+        self.tape(x if not x.is_floating_point() else x.to(self.like.dtype))
+
     def values(self) -> list[Tensor]:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
         if self.is_stack:

@@ -9,7 +9,8 @@ H the mean over the training set; without H for the undamped methods. A peer's s
 arithmetic is not corrected. A library is imported when it is first fitted; no other is needed. Run as a script, every
 installed peer is held against a brute force in float64 and timed on digits, on one thread.
 
-pydvl 0.10 asks for numpy < 2 and needs it not: ``pip install --no-deps pydvl==0.10.0`` beside its other requirements.
+pyDVL 0.10.0 declares numpy < 2 but runs with numpy 2; 0.9.2 installs and does not import. So: ``pip install
+"pydvl[influence]==0.9.2" more-itertools``, then ``pip install --no-deps pydvl==0.10.0``.
 """
 
 import contextlib
@@ -85,7 +86,7 @@ def _calm(dtype: torch.dtype) -> Iterator[None]:
 
     kronfluence collects garbage three times a call, which takes longer than the scores if it has to walk all of torch.
     """
-    before = torch.get_default_dtype()
+    before, level = torch.get_default_dtype(), logging.root.manager.disable
     gc.freeze()
     torch.set_default_dtype(dtype)
     logging.disable(logging.WARNING)
@@ -95,7 +96,7 @@ def _calm(dtype: torch.dtype) -> Iterator[None]:
             yield
     finally:
         gc.unfreeze()
-        logging.disable(logging.NOTSET)
+        logging.disable(level)
         torch.set_default_dtype(before)
 
 
@@ -189,6 +190,7 @@ def _kronfluence(
     torch.manual_seed(0)
     analyzer.fit_all_factors("factors", _Rows(x, y), per_device_batch_size=rows, factor_args=factor)
 
+    # ``folder`` lives, and its files stay, as long as this function
     def own(x: Tensor, y: Tensor, folder: tempfile.TemporaryDirectory = folder) -> Tensor:
         analyzer.compute_self_scores(
             "own", "factors", _Rows(x, y), per_device_train_batch_size=rows, score_args=score, overwrite_output_dir=True
@@ -308,7 +310,7 @@ def _dattri(method: str, model: nn.Sequential, x: Tensor, y: Tensor, damping: fl
             task, proj_dim=min(100, _size(model) // 2), max_iter=min(200, _size(model)), regularization=damping
         )
     elif method == "DataInf":
-        rows = 32  # it holds rows ** 2 gradients
+        rows = 8  # it holds rows ** 2 gradients
         attributor = influence_function.IFAttributorDataInf(task, regularization=damping)
     elif method == "EK-FAC":
         attributor = influence_function.IFAttributorEKFAC(task, damping=damping)
@@ -321,9 +323,12 @@ def _dattri(method: str, model: nn.Sequential, x: Tensor, y: Tensor, damping: fl
     if method == "Arnoldi":
         attributor.self_attribute(_loader(x[:1], y[:1]))  # the eigenspace is found at first use
 
+    # without no_grad the solvers keep the graph of all their iterations
+    @torch.no_grad()
     def own(x: Tensor, y: Tensor) -> Tensor:
         return attributor.self_attribute(_loader(x, y))
 
+    @torch.no_grad()
     def pairs(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         return -attributor.attribute(_loader(x, y), _loader(x_test, y_test, rows)).T
 
@@ -478,6 +483,11 @@ def _peers() -> tuple[Peer, ...]:
 PEERS = _peers()
 
 
+def peer(library: str, method: str) -> Peer:
+    """The entry of ``PEERS``, by its names there."""
+    return next(p for p in PEERS if (p.library, p.method) == (library, method))
+
+
 def references(model: nn.Sequential, x: Tensor, y: Tensor, damping: float) -> dict[str, tuple[Own, Pairs]]:
     """By brute force, with every gradient and matrix formed: what the peers aim at, by the names they give it."""
     parameters = {k: p.detach() for k, p in model.named_parameters()}
@@ -606,13 +616,13 @@ def _agreement(ours: Tensor, reference: Tensor) -> str:
 
 
 def _seconds(run: Callable[[int], object], n: int) -> str:
-    """For ``n`` rows: the least of three runs, one run where it takes long, ~ extrapolated from 8 and 16 rows where it
-    would take more than a minute."""
+    """For ``n`` rows: the least of three runs, of one where it takes long; ~ where it would take over a minute:
+    extrapolated from 8 and 16 rows."""
 
     def taken(rows: int) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         run(rows)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     few = taken(8)
     if few > 1 and (slope := (taken(16) - few) / 8) * n > 60:
@@ -638,11 +648,11 @@ def main(libraries: list[str]) -> None:
     thousand = (x_train[:1000], y_train[:1000])
     model, damping = _trained((64, 128, 10), x_train, y_train, 100), 0.01
     print("self-influence and pairwise in float64 against brute force on 8-6-4, n = 60 (largest error, Spearman);")
-    print("seconds in float32 on digits 64-128-10: fit on 1,347, self-influence of 1,000, 100 targets x 1,000\n")
+    print(
+        "processor seconds in float32 on digits 64-128-10: fit on 1,347, self-influence of 1,000, 100 targets x 1,000\n"
+    )
     print(f"{'':42} {'self':>16} {'pairwise':>16} {'fit':>9} {'self':>9} {'pairwise':>9}  setting")
-    for peer in PEERS:
-        if libraries and peer.library not in libraries:
-            continue
+    for peer in (p for p in PEERS if not libraries or p.library in libraries):
         try:
             fitted = peer.fit(small, *tiny[:2], tiny_damping)
         except ImportError as error:
@@ -653,9 +663,9 @@ def main(libraries: list[str]) -> None:
         quality += _agreement(fitted.pairwise(*tiny), pairs(*tiny))
         times = f"{'more parameters than fit in memory':>29}"
         if _size(model) <= peer.max_parameters:
-            start = time.perf_counter()
+            start = time.process_time()
             fitted = peer.fit(model, x_train, y_train, damping)
-            taken = time.perf_counter() - start
+            taken = time.process_time() - start
             own_time = _seconds(lambda m, f=fitted: f.self_influence(thousand[0][:m], thousand[1][:m]), 1000)
             pair_time = _seconds(lambda m, f=fitted: f.pairwise(*thousand, x_test[:m], y_test[:m]), 100)
             times = f"{taken:9.3f} {own_time} {pair_time}"

@@ -1,0 +1,163 @@
+"""Ground truth: train again without what is in question, and look.
+
+Leave-one-out differences (Koh & Liang 2017, sec. 4.1), on softmax regression by refitting to convergence and on any model by
+retraining stacks of it; and the linear datamodeling score (LDS; Park et al. 2023, eq. 4), which asks whether the sum of the
+influences of a random half predicts what training on that half gives.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import optimize
+from scipy import stats as scipy_stats
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datalab import training
+from datalab.errors import UserError
+
+Floats = NDArray[np.float64]
+
+
+def fit_softmax(
+    x: Tensor, y: Tensor, n_classes: int, l2: float, kept: NDArray[np.bool_] | None = None, start: Tensor | None = None
+) -> nn.Linear:
+    """Softmax regression at the optimum of mean cross-entropy + l2/2 |theta|^2 (bias included), in float64.
+
+    By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9. ``kept`` (n,) chooses the examples.
+    Equivalent to scikit-learn's LogisticRegression with C = 1 / (l2 n), except that it does not penalise the bias.
+    """
+    a = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    if kept is not None:
+        a, y = a[torch.as_tensor(kept)], y[torch.as_tensor(kept)]
+    shape = (n_classes, a.shape[1])
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        w = torch.from_numpy(flat).view(shape)
+        logits = a @ w.T
+        p = torch.softmax(logits, 1)
+        loss = functional.cross_entropy(logits, y) + l2 / 2 * w.square().sum()
+        p[torch.arange(len(y)), y] -= 1
+        return float(loss), (p.T @ a / len(a) + l2 * w).numpy().ravel()
+
+    first = np.zeros(shape).ravel() if start is None else start.double().numpy().ravel().copy()
+    options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 0, "gtol": 1e-9, "maxcor": 50}
+    found = optimize.minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+    if np.abs(found.jac).max() > 1e-6:
+        raise UserError(f"l2: softmax regression did not converge ({found.message}); a larger l2 would")
+    model = nn.Linear(x.shape[1], n_classes, dtype=torch.float64)
+    weights = torch.from_numpy(found.x).view(shape)
+    model.weight.data, model.bias.data = weights[:, :-1].clone(), weights[:, -1].clone()
+    return model
+
+
+def refitted_without(
+    model: nn.Linear, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, which: Sequence[int], l2: float
+) -> Floats:
+    """The true change (len(which),), in nats, of softmax regression's mean target loss when each example is removed.
+
+    ``model`` is :func:`fit_softmax`'s on all of x, y.
+    """
+    weights = torch.cat([model.weight.data, model.bias.data[:, None]], 1)
+    before = _loss(model, x_val, y_val)
+    changes = []
+    for i in which:
+        kept = np.arange(len(x)) != i
+        changes.append(_loss(fit_softmax(x, y, len(weights), l2, kept, weights), x_val, y_val) - before)
+    return np.array(changes)
+
+
+def _loss(model: nn.Linear, x: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return float(functional.cross_entropy(model(x.double()), y))
+
+
+class Subsets(NamedTuple):
+    """Random subsets ``kept`` (M, n) and the ``losses`` (M, seeds, n_test), in nats, of the models trained on them."""
+
+    kept: NDArray[np.bool_]
+    losses: Floats
+
+
+def retrained_on_halves(
+    module: nn.Sequential,
+    x: Tensor,
+    y: NDArray[np.int64],
+    x_test: Tensor,
+    y_test: NDArray[np.int64],
+    halves: int,
+    model_seeds: Sequence[int],
+    rng: np.random.Generator,
+    recipe: training.Recipe = training.RECIPE,
+) -> Subsets:
+    """Train ``halves`` random halves of x (n, d), y (n,), each once a model seed, as stacks of models."""
+    n = len(x)
+    kept = np.zeros((halves, n), dtype=bool)
+    for row in kept:
+        row[rng.permutation(n)[: n // 2]] = True
+    losses = np.empty((halves, len(model_seeds), len(x_test)))
+    jobs = [(h, s) for h in range(halves) for s in range(len(model_seeds))]
+    size = training.chunk_size(module, recipe, x.shape[1])
+    target = torch.as_tensor(y_test, device=x.device)
+    for start in range(0, len(jobs), size):
+        part = jobs[start : start + size]
+        stack = training.fit_many(module, x, y, kept[[h for h, _ in part]], [model_seeds[s] for _, s in part], recipe)
+        log_p = torch.log_softmax(stack(x_test), -1)
+        found = -log_p.gather(2, target.expand(len(part), -1)[..., None])[..., 0]
+        for (h, s), row in zip(part, found.double().cpu().numpy(), strict=True):
+            losses[h, s] = row
+    return Subsets(kept, losses)
+
+
+def lds(pairwise: Tensor | Floats, subsets: Subsets) -> Floats:
+    """The linear datamodeling score (n_test,): Spearman's correlation, over the subsets, of predicted and true loss.
+
+    ``pairwise`` (n_test, n) is any estimator's; a subset's prediction is the sum of its members' influence, and the truth
+    the mean over seeds of the test example's loss. In [-1, 1], 1 = perfect. A test example whose predictions are all
+    equal scores 0.
+    """
+    scores = np.asarray(pairwise.detach().cpu() if isinstance(pairwise, Tensor) else pairwise, dtype=np.float64)
+    m, n = subsets.kept.shape
+    if scores.shape != (subsets.losses.shape[2], n):
+        raise UserError(f"pairwise: need (n_test, n) = {(subsets.losses.shape[2], n)}, got {scores.shape}")
+    predicted = scipy_stats.rankdata(subsets.kept @ scores.T, axis=0)
+    actual = scipy_stats.rankdata(subsets.losses.mean(1), axis=0)
+    predicted, actual = predicted - (m + 1) / 2, actual - (m + 1) / 2
+    scale = np.sqrt((predicted**2).sum(0) * (actual**2).sum(0))
+    return (predicted * actual).sum(0) / np.where(scale > 0, scale, np.inf)
+
+
+def retrained_without(
+    module: nn.Sequential,
+    x: Tensor,
+    y: NDArray[np.int64],
+    x_val: Tensor,
+    y_val: NDArray[np.int64],
+    which: Sequence[int],
+    model_seeds: Sequence[int],
+    recipe: training.Recipe = training.RECIPE,
+) -> Floats:
+    """The change (seeds, len(which)), in nats, of the mean target loss when each example is removed and each seed's model
+    trained again: the same initialisation and batch order but for that example.
+    """
+    n = len(x)
+    kept = np.ones((1 + len(which), n), dtype=bool)
+    kept[np.arange(1, len(kept)), list(which)] = False
+    target = torch.as_tensor(y_val, device=x.device)
+    size = training.chunk_size(module, recipe, x.shape[1])
+    changes = []
+    for seed in model_seeds:
+        losses = []
+        for start in range(0, len(kept), size):
+            part = kept[start : start + size]
+            stack = training.fit_many(module, x, y, part, [seed] * len(part), recipe)
+            log_p = torch.log_softmax(stack(x_val), -1)
+            losses.append(
+                -log_p.gather(2, target.expand(len(part), -1)[..., None])[..., 0].double().mean(1).cpu().numpy()
+            )
+        every = np.concatenate(losses)
+        changes.append(every[1:] - every[0])
+    return np.array(changes)

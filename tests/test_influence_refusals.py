@@ -1,0 +1,348 @@
+"""What the influence code refuses, in one line that names it, and what it warns of."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from influence_oracle import problem
+from torch import nn
+
+from datalab.errors import UserError
+from datalab.influence import (
+    CG,
+    EKFAC,
+    KFAC,
+    TRAK,
+    Arnoldi,
+    DataInf,
+    ExactGGN,
+    ExactHessian,
+    GradCos,
+    GradDot,
+    InfluenceWarning,
+    LastLayerGGN,
+    LiSSA,
+    TracIn,
+    retraining,
+)
+from datalab.influence.damping import damping_path
+
+KINDS = {
+    "ExactGGN": ExactGGN,
+    "ExactHessian": lambda m, d=5.0, **k: ExactHessian(m, d, **k),
+    "LastLayerGGN": LastLayerGGN,
+    "KFAC": KFAC,
+    "EKFAC": EKFAC,
+    "DataInf": DataInf,
+    "CG": CG,
+    "LiSSA": LiSSA,
+    "Arnoldi": Arnoldi,
+    "GradDot": GradDot,
+    "GradCos": GradCos,
+    "TracIn": lambda m, **k: TracIn([m], [0.1], **k),
+    "TRAK": lambda m, **k: TRAK([m], 0.1, dimensions=8, **k),
+}
+quiet = pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarning")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def conv(**options) -> list[nn.Module]:
+    return [nn.Unflatten(1, (2, 2, 3)), nn.Conv2d(2, 4, (2, 3), **options), nn.Flatten()]
+
+
+LAYERS = {
+    "a batch norm": (
+        [nn.Linear(12, 4), nn.BatchNorm1d(4).eval()],
+        r"parameter '1.weight' belongs to a BatchNorm1d.*leave_out",
+    ),
+    "a recurrent layer": ([nn.LSTM(12, 4)], "parameter '0.weight_ih_l0' belongs to a LSTM; taken are Linear"),
+    "dropout in train mode": (
+        [nn.Dropout(), nn.Linear(12, 4)],
+        r"layer '0' \(Dropout.* is in train mode; call model.eval",
+    ),
+    "nothing to differentiate": ([nn.ReLU()], "no layer with parameters"),
+    "a layer run twice": ([*[nn.Linear(12, 12)] * 2, nn.Linear(12, 4)], "layer '0' runs twice"),
+    "an embedding that renormalises": ([nn.Embedding(3, 4, max_norm=1.0)], "max_norm"),
+    "logits that are no matrix": ([nn.Unflatten(1, (3, 4)), nn.Linear(4, 4)], r"must return logits \(n, C\)"),
+}
+
+
+@quiet
+@pytest.mark.parametrize("case", LAYERS)
+@pytest.mark.parametrize("build", [ExactGGN, EKFAC, DataInf, CG, GradDot])
+def test_a_layer_that_cannot_be_taken_is_refused_by_name(build, case):
+    layers, words = LAYERS[case]
+    _, train, _ = problem()
+    with pytest.raises(UserError, match=words) as caught:
+        build(nn.Sequential(*layers).double()).fit(*train)
+    assert "\n" not in str(caught.value)
+
+
+class Shared(nn.Module):
+    """A head tied to the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.embed(x).mean(1))
+
+
+def test_parameters_shared_by_two_layers_are_refused():
+    with pytest.raises(UserError, match=r"layer 'head' \(Linear\) shares parameters"):
+        EKFAC(Shared()).fit(torch.zeros(3, 5, dtype=torch.int64), torch.tensor([0, 1, 2]))
+
+
+class Transposed(nn.Module):
+    """A layer that takes positions before examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.first(x.view(-1, 3, 4).transpose(0, 1)).mean(0))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_layer_whose_examples_do_not_come_first_is_refused_even_where_the_numbers_fit(n):
+    with pytest.raises(UserError, match=r"layer 'first' takes \(3, 1, 4\) for 1 examples; they must come first"):
+        EKFAC(Transposed()).fit(torch.randn(n, 12), torch.tensor([0, 1, 2][:n]))
+
+
+def test_attention_with_additions_to_its_keys_is_refused():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend, self.head = nn.MultiheadAttention(4, 2, add_bias_kv=True, batch_first=True), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = x.view(-1, 3, 4)
+            return self.head(self.attend(x, x, x)[0].mean(1))
+
+    with pytest.raises(UserError, match=r"layer 'attend' \(MultiheadAttention\)"):
+        EKFAC(Model()).fit(torch.randn(3, 12), torch.tensor([0, 1, 2]))
+
+
+def test_what_is_left_out_must_be_there_and_whole():
+    model, train, _ = problem()
+    with pytest.raises(UserError, match="the model has no '5'; "):
+        EKFAC(model, leave_out=["5"]).fit(*train)
+    with pytest.raises(UserError, match="takes whole layers; '0'"):
+        EKFAC(model, leave_out=["0.bias"]).fit(*train)
+    with pytest.raises(UserError, match="no layer with parameters"):
+        EKFAC(model, leave_out=["0", "2"]).fit(*train)
+
+
+def test_lastlayerggn_refuses_a_model_that_does_not_end_in_a_linear_layer():
+    _, train, _ = problem()
+    with pytest.raises(UserError, match="last Linear layer"):
+        LastLayerGGN(nn.Sequential(nn.Linear(12, 4), nn.Tanh()).double()).fit(*train)
+
+
+@pytest.mark.parametrize("build", [ExactGGN, ExactHessian])
+def test_a_full_matrix_is_refused_above_15_000_parameters_and_the_alternatives_named(build):
+    with pytest.raises(UserError, match=r"15,005 parameters.*EKFAC or LastLayerGGN"):
+        build(nn.Linear(3000, 5)).fit(torch.zeros(2, 3000), torch.tensor([0, 1]))
+
+
+@quiet
+def test_a_projection_that_would_not_fit_is_refused_and_the_largest_that_does_named():
+    model, train = nn.Linear(2000, 100), (torch.zeros(2, 2000), torch.tensor([0, 1]))
+    with pytest.raises(UserError, match=r"dimensions: 512 x 200,100 parameters.*at most 335"):
+        TRAK([model]).fit(*train)
+    TRAK([model], 1.0, dimensions=335).fit(*train)
+
+
+@quiet
+def test_a_layer_without_variance_scores_finitely_under_automatic_damping(kind):
+    model, (x, y), _ = problem("an MLP without biases")
+    model[0].weight.data[0] = 0
+    assert torch.isfinite(kind(model).fit(x, y).self_influence(x, y)).all()
+
+
+@quiet
+@pytest.mark.parametrize("build", [ExactGGN, LastLayerGGN, KFAC, EKFAC, DataInf, ExactHessian, Arnoldi])
+def test_a_singular_curvature_without_damping_is_refused(build):
+    model, (x, y), _ = problem()
+    with pytest.raises(UserError, match="damping"):
+        build(model, damping=0).fit(x[:2] * 0, y[:2])
+
+
+BAD = {
+    "n mismatch": (lambda x, y: (x, y[:-1]), "need x"),
+    "labels out of range": (lambda x, y: (x, y + 2), r"labels must lie in 0\.\.3"),
+    "labels below 0": (lambda x, y: (x, y - 5), r"labels must lie in 0\.\.3"),
+    "labels that are no integers": (lambda x, y: (x, y.double()), "integer"),
+    "NaN everywhere": (lambda x, y: (x * float("nan"), y), "x must be finite|x: must be finite"),
+    "one NaN in the last row": (lambda x, y: (torch.cat([x[:-1], x[-1:] * float("nan")]), y), "x: must be finite"),
+    "infinity": (lambda x, y: (x / 0, y), "must be finite"),
+    "nothing": (lambda x, y: (x[:0], y[:0]), "n > 0"),
+}
+
+
+@quiet
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_refused_in_one_line(kind, case):
+    change, words = BAD[case]
+    model, train, _ = problem()
+    with pytest.raises(UserError, match=words) as caught:
+        kind(model).fit(*change(*train))
+    assert "\n" not in str(caught.value)
+    fitted = kind(model).fit(*train)
+    with pytest.raises(UserError, match=words):
+        fitted.influence_on(*train, *change(*train))
+
+
+@quiet
+def test_a_failed_fit_leaves_no_scores_to_be_had():
+    model, (x, y), _ = problem()
+    estimator = EKFAC(model).fit(x, y)
+    with pytest.raises(UserError):
+        estimator.fit(x * float("nan"), y)
+    with pytest.raises(UserError, match="call fit"):
+        estimator.self_influence(x, y)
+
+
+def test_a_diverged_model_is_refused():
+    model, train, _ = problem()
+    model[0].weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="model: its logits are not finite"):
+        EKFAC(model).fit(*train)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: EKFAC(m, -1), "damping: must be 'auto' or a number of at least 0, got -1"),
+        (lambda m: EKFAC(m, "atuo"), "damping"),
+        (lambda m: EKFAC(m, float("nan")), "damping"),
+        (lambda m: EKFAC(m, None), "damping"),
+        (lambda m: EKFAC(m, l2=-1), "l2"),
+        (lambda m: EKFAC(m, batch_size=0), "batch_size"),
+        (lambda m: EKFAC(m, dtype=torch.float16), "dtype"),
+        (lambda m: EKFAC(m, samples=0), "samples"),
+        (lambda m: EKFAC(m, fisher="exatc"), "fisher: must be one of auto, exact, sampled, empirical, got 'exatc'"),
+        (lambda m: CG(m, curvature="fisher"), "curvature"),
+        (lambda m: CG(m, tolerance=0), "tolerance"),
+        (lambda m: LiSSA(m, depth=0), "depth"),
+        (lambda m: Arnoldi(m, rank=9, iterations=3), "rank"),
+        (lambda m: TracIn([m], [0.1, 0.2]), "learning_rates: need one per checkpoint, got 2 for 1"),
+        (lambda m: TracIn([m], [0.0]), "learning_rates: must be above 0"),
+        (lambda m: TRAK([]), "models"),
+        (lambda m: TRAK([m], dimensions=0), "dimensions"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_at_construction(call, words):
+    with pytest.raises(UserError, match=words):
+        call(problem()[0])
+
+
+def test_scores_before_fit_are_refused(kind):
+    model, train, _ = problem()
+    with pytest.raises(UserError, match="call fit"):
+        kind(model).self_influence(*train)
+
+
+def caught(call) -> list[str]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in found if issubclass(w.category, InfluenceWarning)]
+
+
+def converged(l2: float = 0.01):
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 5, generator=g).double(), torch.randint(0, 3, (60,), generator=g)
+    return retraining.fit_softmax(x, y, 3, l2), x, y
+
+
+@pytest.mark.parametrize("build", [ExactGGN, ExactHessian, LastLayerGGN, KFAC, EKFAC, DataInf, CG])
+def test_a_model_that_is_no_optimum_is_warned_of_and_one_that_is_not(build):
+    model, x, y = converged()
+    estimator = build(model, 0.01, l2=0.01)
+    assert caught(lambda: estimator.fit(x, y)) == []
+    assert estimator.newton_gain_ == pytest.approx(0, abs=1e-10)
+    model.weight.data.neg_()
+    (message,) = caught(lambda: estimator.fit(x, y))
+    assert "not converged" in message
+    assert "\n" not in message
+
+
+def test_the_newton_gain_is_what_a_newton_step_gains():
+    model, x, y = converged()
+    best = float(nn.functional.cross_entropy(model(x), y) + 0.005 * sum(p.square().sum() for p in model.parameters()))
+    model.weight.data += 0.03
+    here = float(nn.functional.cross_entropy(model(x), y) + 0.005 * sum(p.square().sum() for p in model.parameters()))
+    estimator = ExactGGN(model, 0.01, l2=0.01).fit(x, y)
+    assert float(estimator.newton_gain_) == pytest.approx(here - best, rel=0.05)
+
+
+def test_an_indefinite_hessian_is_warned_of():
+    model, train, val = problem()
+    messages = caught(lambda: ExactHessian(model, 0.05).fit(*train))
+    assert any("indefinite" in m and "eigenvalues are negative" in m for m in messages)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = CG(model, 1e-3, curvature="hessian", iterations=50).fit(*train)
+    assert any("indefinite" in m for m in caught(lambda: estimator.influence_on(*train, *val)))
+
+
+def test_a_series_on_an_indefinite_curvature_is_refused():
+    model, train, val = problem()
+    with pytest.raises(UserError, match="diverges"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        LiSSA(model, 1e-3, curvature="hessian", depth=500).fit(*train).influence_on(*train, *val)
+
+
+@quiet
+def test_iterations_that_do_not_suffice_are_warned_of():
+    model, train, val = problem()
+    with pytest.warns(InfluenceWarning, match="leave a relative residual"):
+        CG(model, 1e-6, iterations=2).fit(*train).influence_on(*train, *val)
+
+
+@quiet
+def test_a_damping_path_has_a_row_for_each_damping_and_the_estimators_own():
+    model, (x, y), val = problem()
+    estimator = EKFAC(model).fit(x, y)
+    flipped = np.arange(len(x)) % 3 == 0
+    path = damping_path(estimator, [1e-3, 1.0], x, y, flipped=flipped)
+    assert list(path.columns) == ["damping", "own", "median", "spearman", "auroc"]
+    assert path.damping.is_monotonic_increasing
+    (own,) = path[path.own].itertuples()
+    assert own.damping == estimator.damping_
+    assert own.spearman == pytest.approx(1)
+    for row in path.itertuples():
+        anew = EKFAC(model, row.damping).fit(x, y).self_influence(x, y)
+        assert row.median == pytest.approx(float(np.median(anew)))
+    kept = np.random.default_rng(0).random((20, len(x))) < 0.5
+    subsets = retraining.Subsets(kept, np.random.default_rng(1).random((20, 1, 7)))
+    with_lds = damping_path(estimator, [0.1], x, y, test=val, subsets=subsets)
+    wanted = retraining.lds(EKFAC(model, 0.1).fit(x, y).pairwise(x, y, *val), subsets).mean()
+    assert with_lds.loc[with_lds.damping == 0.1, "lds"].item() == pytest.approx(wanted)
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dampings": []}, "dampings"),
+        ({"dampings": [0.0]}, "dampings"),
+        ({"flipped": np.ones(3, dtype=bool)}, "flipped"),
+        ({"test": (0, 0)}, "both or neither"),
+        ({"estimator": GradDot}, "GradDot has no curvature"),
+    ],
+)
+def test_a_damping_path_refuses_what_does_not_fit(change, words):
+    model, (x, y), _ = problem()
+    estimator = change.pop("estimator", EKFAC)(model).fit(x, y)
+    with pytest.raises(UserError, match=words):
+        damping_path(estimator, **({"dampings": [0.1], "x": x, "y": y} | change))
