@@ -64,7 +64,7 @@ class _PatchConv:
         return self.linear.x, self.linear.x.shape[2] // n
 
     def _fold(self, gx: Tensor) -> Tensor:
-        s, c, rows, kh, columns, kw, n = self.shape
+        _, c, rows, kh, columns, kw, n = self.shape
         gx = gx.view(-1, c, kh, kw, rows, columns, n).permute(0, 1, 4, 2, 5, 3, 6)
         return gx.reshape(-1, c, rows * kh, columns * kw, n)
 

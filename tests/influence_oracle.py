@@ -1,7 +1,7 @@
 """What the influence code must equal: torch.func's per-example derivatives and explicit matrices, in float64.
 
-Everything is in one *arrangement*: a parameter vector is the concatenation of every site's matrices (B, out, in), the bias
-being the last column (a normalisation has a 1 x 2 matrix a channel, an attention layer four sites).
+Everything is in one *arrangement*: a parameter vector is the concatenation of every site's matrices (B, out, in), the
+bias being the last column (a normalisation has a 1 x 2 matrix a channel, an attention layer four sites).
 """
 
 import math

@@ -84,7 +84,7 @@ def test_a_trace_holds_what_hooks_see():
         model, outputs = trained.model(s), []
         for layer in model:
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                layer.register_forward_hook(lambda _, __, out: outputs.append(out) or out.clone())
+                layer.register_forward_hook(lambda _, __, out, seen=outputs: seen.append(out) or out.clone())
         wanted = torch.autograd.grad(model(x), outputs, g[s])
         for ours, theirs in zip(found, wanted, strict=True):
             theirs = theirs.flatten(2).mT if theirs.dim() == 4 else theirs[:, None]

@@ -2,8 +2,9 @@
 
 ``fit``, ``self_influence``, ``influence_on``, ``pairwise`` and ``leave_one_out``, on one model or on a stack of models.
 What H is (``ggn``, ``hessian``, ``fisher``, ``kronecker``, ``softmax``) is kept apart from how H + d I is inverted
-(``cholesky``, ``conjugate_gradients``, ``lissa``, ``arnoldi``, an eigenbasis) and from what both are made of: ``layers``
-says what a layer multiplies, a ``tape`` takes it once, ``factors`` multiplies. ``retraining`` is the ground truth.
+(``cholesky``, ``conjugate_gradients``, ``lissa``, ``arnoldi``, an eigenbasis) and from what both are made of:
+``layers`` says what a layer multiplies, a ``tape`` takes it once, ``factors`` multiplies. ``retraining`` is the ground
+truth.
 """
 
 from datalab.influence import last_layer

@@ -1,4 +1,4 @@
-"""Influence in a Krylov subspace (Schioppa et al. 2022): H distilled to its largest eigenvalues by Arnoldi's iteration."""
+"""Influence in a Krylov subspace (Schioppa et al. 2022): Arnoldi's iteration distils H to its largest eigenvalues."""
 
 import torch
 from torch import Tensor

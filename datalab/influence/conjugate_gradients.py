@@ -52,6 +52,9 @@ class CG(MatrixFree):
                 "curvature: indefinite along a direction; a larger damping would not be", InfluenceWarning, stacklevel=2
             )
         elif self.residual_ > self.tolerance:
-            message = f"iterations: {self.iterations} leave a relative residual of {self.residual_:.1e}; more, or a larger damping, would do"
+            message = (
+                f"iterations: {self.iterations} leave a relative residual of {self.residual_:.1e}; more, or a larger "
+                "damping, would do"
+            )
             warnings.warn(message, InfluenceWarning, stacklevel=2)
         return solution

@@ -39,9 +39,9 @@ def damping_path(
         A test set and the models trained on random subsets (:func:`~datalab.influence.retraining.retrained_on_halves`);
         adds ``lds``, the mean over test examples of the linear datamodeling score.
 
-    Columns: ``damping``; ``own``, whether it is the estimator's; ``median``, the median self-influence; ``spearman``, the
-    rank correlation of self-influence with that under the estimator's own damping; ``auroc`` and ``lds`` as asked for.
-    Rows by rising damping. Raises UserError where something does not fit.
+    Columns: ``damping``; ``own``, whether it is the estimator's; ``median``, the median self-influence; ``spearman``,
+    the rank correlation of self-influence with that under the estimator's own damping; ``auroc`` and ``lds`` as asked
+    for. Rows by rising damping. Raises UserError where something does not fit.
     """
     if not hasattr(estimator, "redamped"):
         raise UserError(f"estimator: {type(estimator).__name__} has no curvature that another damping could be put to")

@@ -15,10 +15,10 @@ AUTO_SHARE = 0.1
 class DataInf(Estimator):
     """At each site H + d I is inverted as the mean over the training set of (g_j g_j' + d I)^-1, a closed form.
 
-    (H + d I)^-1 v is then (v - mean_j g_j (g_j' v) / (d + |g_j|^2)) / d: one pass over the training set for any number of
-    v, and n^2 inner products of gradients for the self-influence of all. ``"auto"`` damping is the paper's, d = l2 + 0.1
-    times the mean diagonal of the gradients' second moment, for each site its own (``damping_`` is then (S, sites)).
-    Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    (H + d I)^-1 v is then (v - mean_j g_j (g_j' v) / (d + |g_j|^2)) / d: one pass over the training set for any number
+    of v, and n^2 inner products of gradients for the self-influence of all. ``"auto"`` damping is the paper's, d = l2 +
+    0.1 times the mean diagonal of the gradients' second moment, for each site its own (``damping_`` is then (S,
+    sites)). Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:

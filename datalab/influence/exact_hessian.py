@@ -20,8 +20,8 @@ class ExactHessian(Estimator):
     It costs about 6 n P^2 to form and 9 P^3 to diagonalise. Where H + d I is indefinite ``fit`` warns
     (:class:`~datalab.influence.estimator.InfluenceWarning`) and goes on: such scores are of no quadratic model of the
     loss, and self-influence may be negative. ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is
-    positive. ``eigenvalues_`` are H's, (P,). Raises UserError in ``fit`` above 15,000 parameters, for a stack, and where
-    an eigenvalue of H + d I is 0. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    positive. ``eigenvalues_`` are H's, (P,). Raises UserError in ``fit`` above 15,000 parameters, for a stack, and
+    where an eigenvalue of H + d I is 0. Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
@@ -44,8 +44,8 @@ class ExactHessian(Estimator):
             raise UserError(f"damping: the Hessian plus {self.damping_:.3g} is singular; another damping is needed")
         if (negative := int((damped < 0).sum())) > 0:
             warnings.warn(
-                f"model: its Hessian plus {self.damping_:.3g} is indefinite ({negative} of {len(damped)} eigenvalues are "
-                f"negative, the least {float(damped.min()):.2g}): ExactGGN is not",
+                f"model: its Hessian plus {self.damping_:.3g} is indefinite ({negative} of {len(damped)} eigenvalues "
+                f"are negative, the least {float(damped.min()):.2g}): ExactGGN is not",
                 InfluenceWarning,
                 stacklevel=4,
             )

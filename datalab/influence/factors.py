@@ -1,8 +1,8 @@
 """Factors: what a layer's per-example gradients are made of, and every product with them that needs no gradient formed.
 
-Convention: a layer's parameters are B matrices (B, out, in), the bias being the last of the ``in`` columns. B is 1 for a
-plain layer of one model, the groups of a grouped convolution, the channels of a normalisation, times the S models of a
-stack. On m examples and t positions (1, or as many as share the weights) the inputs are (B, m, t, in) and the output
+Convention: a layer's parameters are B matrices (B, out, in), the bias being the last of the ``in`` columns. B is 1 for
+a plain layer of one model, the groups of a grouped convolution, the channels of a normalisation, times the S models of
+a stack. On m examples and t positions (1, or as many as share the weights) the inputs are (B, m, t, in) and the output
 gradients (B, m, t, out), of the *sum* of the losses, so that nothing depends on how examples are batched. The gradient
 of example i is sum_t g_it a_it', (out, in). Directions, which gradients are multiplied with, are (B, k, out, in).
 """
@@ -119,7 +119,7 @@ class Dense(NamedTuple):
         return sum(part.per_example().square().sum(1) for part in self._chunks())
 
     def squares_of(self, squares: Tensor) -> Tensor:
-        """As ``square_sum``, at one position, from squared output gradients (B, m, 1, out), which may be sums of them."""
+        """As ``square_sum``, at one position, from squared output gradients (B, m, 1, out), or sums of them."""
         return squares[:, :, 0].mT @ self.inputs[:, :, 0].square()
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class Lookup(NamedTuple):
 
     def per_example(self) -> Tensor:
         """The gradient (1, m, out, size) of each example."""
-        (m, t), g = self.tokens.shape, self.gradients[0]
+        m, g = len(self.tokens), self.gradients[0]
         dense = g.new_zeros(m * self.size, g.shape[-1])
         rows = self.tokens + self.size * torch.arange(m, device=g.device)[:, None]
         return dense.index_add_(0, rows.flatten(), g.flatten(0, 1)).view(1, m, self.size, -1).mT

@@ -1,7 +1,7 @@
 """Curvature: the Gauss-Newton matrix H as a product with vectors, exact over the classes, from the layers' factors.
 
-For cross-entropy H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for the cotangent sqrt(p_c)
-(p - e_c) (:mod:`~datalab.influence.fisher`). So H v needs, at each site, the inputs times v, once for all classes; the C
+For cross-entropy H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for the cotangent sqrt(p_c) (p
+- e_c) (:mod:`~datalab.influence.fisher`). So H v needs, at each site, the inputs times v, once for all classes; the C
 numbers G_ic' v; and one product back: 4 k P n FLOP for k vectors, half of what a forward and a reverse derivative take.
 Equivalent to ``torch.func.jvp`` followed by ``torch.func.vjp``.
 """

@@ -9,9 +9,9 @@ from datalab.influence.estimator import Batch, Directions, Estimator
 class GradDot(Estimator):
     """H + d I is the identity: influence is -grad L' grad l_i, self-influence the squared gradient norm.
 
-    ``damping`` plays no part. Self-influence is |g|^2 |a|^2 at each site where weights are not shared over positions, so
-    it costs a forward and half a backward pass. The limit of every other estimator, times d, as d grows. It predicts no
-    retraining in nats, so ``leave_one_out`` refuses. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    ``damping`` plays no part. Self-influence is |g|^2 |a|^2 at each site where weights are not shared over positions,
+    so it costs a forward and half a backward pass. The limit of every other estimator, times d, as d grows. It predicts
+    no retraining in nats, so ``leave_one_out`` refuses. Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:

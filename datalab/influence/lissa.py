@@ -16,9 +16,9 @@ _WORTH_A_WARNING = 0.1  # relative residual
 class LiSSA(MatrixFree):
     """v <- g + (I - (H + d I) / s) v, ``depth`` times, and v / s at the end: (H + d I)^-1 g as depth grows.
 
-    The scale s is 1.1 times the largest eigenvalue of H + d I, by power iteration: the series then converges, at the rate
-    1 - d/s a step. Unlike the original, each step multiplies with the whole training set, so that a result is no random
-    number. Equivalent to gradient descent with step 1/s. Parameters beside
+    The scale s is 1.1 times the largest eigenvalue of H + d I, by power iteration: the series then converges, at the
+    rate 1 - d/s a step. Unlike the original, each step multiplies with the whole training set, so that a result is no
+    random number. Equivalent to gradient descent with step 1/s. Parameters beside
     :class:`~datalab.influence.flat.MatrixFree`'s: ``depth``, the number of steps, and ``seed`` of the power iteration.
     ``scale_`` is s, one a model; after each verb ``residual_`` is the largest relative residual of its solves, of which
     one above 0.1 is warned of.

@@ -1,8 +1,8 @@
 """Ground truth: train again without what is in question, and look.
 
-Leave-one-out differences (Koh & Liang 2017, sec. 4.1), on softmax regression by refitting to convergence and on any model by
-retraining stacks of it; and the linear datamodeling score (LDS; Park et al. 2023, eq. 4), which asks whether the sum of the
-influences of a random half predicts what training on that half gives.
+Leave-one-out differences (Koh & Liang 2017, sec. 4.1), on softmax regression by refitting to convergence and on any
+model by retraining stacks of it; and the linear datamodeling score (LDS; Park et al. 2023, eq. 4), which asks whether
+the sum of the influences of a random half predicts what training on that half gives.
 """
 
 from collections.abc import Sequence
@@ -115,9 +115,9 @@ def retrained_on_halves(
 def lds(pairwise: Tensor | Floats, subsets: Subsets) -> Floats:
     """The linear datamodeling score (n_test,): Spearman's correlation, over the subsets, of predicted and true loss.
 
-    ``pairwise`` (n_test, n) is any estimator's; a subset's prediction is the sum of its members' influence, and the truth
-    the mean over seeds of the test example's loss. In [-1, 1], 1 = perfect. A test example whose predictions are all
-    equal scores 0.
+    ``pairwise`` (n_test, n) is any estimator's; a subset's prediction is the sum of its members' influence, and the
+    truth the mean over seeds of the test example's loss. In [-1, 1], 1 = perfect. A test example whose predictions are
+    all equal scores 0.
     """
     scores = np.asarray(pairwise.detach().cpu() if isinstance(pairwise, Tensor) else pairwise, dtype=np.float64)
     m, n = subsets.kept.shape
@@ -140,8 +140,8 @@ def retrained_without(
     model_seeds: Sequence[int],
     recipe: training.Recipe = training.RECIPE,
 ) -> Floats:
-    """The change (seeds, len(which)), in nats, of the mean target loss when each example is removed and each seed's model
-    trained again: the same initialisation and batch order but for that example.
+    """The change (seeds, len(which)), in nats, of the mean target loss when each example is removed and each seed's
+    model trained again: the same initialisation and batch order but for that example.
     """
     n = len(x)
     kept = np.ones((1 + len(which), n), dtype=bool)

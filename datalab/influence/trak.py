@@ -35,8 +35,8 @@ class _Projected(Estimator):
         self.factor, info = torch.linalg.cholesky_ex(moment)
         if int(info):
             raise UserError(
-                f"damping: the projected curvature plus {float(d):.3g} is not positive definite; a larger one, or fewer "
-                "dimensions, would do"
+                f"damping: the projected curvature plus {float(d):.3g} is not positive definite; a larger one, or "
+                "fewer dimensions, would do"
             )
 
     def projection(self) -> Tensor:
@@ -44,8 +44,8 @@ class _Projected(Estimator):
         like, size = self._network.like, self._network.n_parameters
         if self.dimensions * size > MAX_PROJECTION:
             raise UserError(
-                f"dimensions: {self.dimensions} x {size:,} parameters is more than the {MAX_PROJECTION:,} numbers that a "
-                f"projection may hold; at most {MAX_PROJECTION // size}, or leave layers out"
+                f"dimensions: {self.dimensions} x {size:,} parameters is more than the {MAX_PROJECTION:,} numbers that "
+                f"a projection may hold; at most {MAX_PROJECTION // size}, or leave layers out"
             )
         generator = torch.Generator().manual_seed(integer(self.seed, "trak"))
         signs = torch.randint(0, 2, (self.dimensions, size), generator=generator, dtype=torch.int8)
@@ -77,9 +77,9 @@ class _Projected(Estimator):
 class TRAK:
     """Projected gradients of several models of one kind, averaged.
 
-    The score of training example i for test example t is the mean over models of phi_t' (H + d I)^-1 phi_i, times the mean
-    of 1 - p_i (Park et al. 2023, eq. 17: the derivative of t's margin in i's weight); times the mean of 1 - p_t it is
-    that of t's loss. With the sign of all estimators: positive raises the loss.
+    The score of training example i for test example t is the mean over models of phi_t' (H + d I)^-1 phi_i, times the
+    mean of 1 - p_i (Park et al. 2023, eq. 17: the derivative of t's margin in i's weight); times the mean of 1 - p_t it
+    is that of t's loss. With the sign of all estimators: positive raises the loss.
 
     Parameters
     ----------
