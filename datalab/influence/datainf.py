@@ -66,13 +66,13 @@ class DataInf(Estimator):
     def _self_influence(self, batch: Batch) -> Tensor:
         """sum over sites of (|g|^2 - mean_j (g' g_j)^2 / (d + |g_j|^2)) / d."""
         parts = []
-        for part in self._batches(batch.x, batch.y, self._gradients_at_once()):
+        size = None if all(f.rank_one for f in self._factors(batch)) else self._gradients_at_once()
+        for part in self._batches(batch.x, batch.y, size):
             own = self._factors(part)
-            directions = [f.per_example() for f in own]
             removed = [0] * len(own)
             for other in self._batches(self._x, self._y):
                 for i, f in enumerate(self._factors(other)):
-                    products = self._network.over_groups(f.dot(directions[i])).square()
+                    products = self._network.over_groups(f.products(own[i])).square()
                     removed[i] = removed[i] + (products / (self._d[:, i, None] + self._norms(f))[:, None]).sum(2)
             scores = [
                 (self._norms(f) - r / self.n_) / self._d[:, i, None]

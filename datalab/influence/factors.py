@@ -12,7 +12,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 20  # numbers of per-example gradients formed at a time, which stay in the cache
+# Numbers of per-example gradients formed at a time: to be squared they should stay in the cache, as one side of a matrix
+# product they should be many.
+_SQUARED, _MULTIPLIED = 1 << 20, 1 << 22
 # Up to so many positions of a layer of so many parameters, a product over pairs of positions, which is one large matrix
 # product, outruns forming each example's gradient (measured at 16 x 28 to 512 x 513).
 _FEW_POSITIONS, _LARGE = 3, 1 << 14
@@ -65,8 +67,15 @@ class Dense(NamedTuple):
         t = self.inputs.shape[2]
         if k * t > n_in if t == 1 else k > 2:  # where forming gradients is cheaper than projecting every position
             flat = directions.flatten(2)
-            return torch.cat([flat @ part.per_example().flatten(2).mT for part in self._chunks()], 2)
+            return torch.cat([flat @ part.per_example().flatten(2).mT for part in self._chunks(_MULTIPLIED)], 2)
         return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
+
+    def products(self, other: Self) -> Tensor:
+        """The inner product (B, k, m) of each of another batch's k gradients with each of this one's m."""
+        if not self.rank_one:
+            return self.dot(other.per_example())
+        of_inputs = other.inputs[:, :, 0] @ self.inputs[:, :, 0].mT + self.bias
+        return of_inputs * (other.gradients[:, :, 0] @ self.gradients[:, :, 0].mT)
 
     def square_norms(self) -> Tensor:
         """The squared norm (B, m) of each example's gradient: from Gram matrices over positions where that is less."""
@@ -140,9 +149,9 @@ class Dense(NamedTuple):
         flat = weight.flatten(1)[..., None]
         return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self._chunks()], 1)
 
-    def _chunks(self) -> "list[Dense]":
+    def _chunks(self, numbers: int = _SQUARED) -> "list[Dense]":
         b, out, n_in = self.shape
-        size = max(CHUNK // (b * out * n_in), 1)
+        size = max(numbers // (b * out * n_in), 1)
         pairs = zip(self.inputs.split(size, 1), self.gradients.split(size, 1), strict=True)
         return [Dense(a, g, self.bias) for a, g in pairs]
 
@@ -196,6 +205,10 @@ class Lookup(NamedTuple):
     def dot(self, directions: Tensor) -> Tensor:
         """The product (1, k, m) of each direction with each example's gradient."""
         return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
+
+    def products(self, other: Self) -> Tensor:
+        """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
+        return self.dot(other.per_example())
 
     def square_norms(self) -> Tensor:
         """The squared norm (1, m) of each example's gradient."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datalab.influence import fisher
 from datalab.influence.estimator import Batch
-from datalab.influence.factors import Factors
+from datalab.influence.factors import Dense, Factors
 from datalab.influence.tape import Network
 
 _KEPT = 1 << 24  # numbers of factors kept between products; beyond, they are taken anew for each
@@ -71,9 +71,17 @@ class GGN:
 
     def matrix(self) -> Tensor:
         """H itself, (S, P, P)."""
-        like, size = self.network.like, self.network.n_parameters
-        identity = torch.eye(size, dtype=like.dtype, device=like.device)
-        return self.product(identity.expand(self.network.models, -1, -1))
+        like, size, models = self.network.like, self.network.n_parameters, self.network.models
+        batches = self._kept or self._linearise()
+        first = next(iter(batches))
+        if not all(f.rank_one and g.shape[1] == models for f, g in first):
+            return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
+        out = like.new_zeros(models, size, size)
+        for linearised in self._kept or self._linearise():
+            for s in range(models):
+                _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for f, g in linearised])
+        upper = out.triu_()
+        return (upper + upper.mT - torch.diag_embed(upper.diagonal(dim1=1, dim2=2))) / self.n
 
     def _of_batch(self, linearised: Linearised, vectors: Tensor) -> Tensor:
         over_groups = self.network.over_groups
@@ -97,3 +105,28 @@ class GGN:
             if batch.start == 0:
                 self._first = linearised
             yield linearised
+
+
+def _inputs(f: Dense, model: int) -> Tensor:
+    """One model's inputs (m, in) at a single position, with a one appended for the bias."""
+    a = f.inputs[model if len(f.inputs) > 1 else 0, :, 0]
+    return torch.cat([a, torch.ones_like(a[:, :1])], 1) if f.bias else a
+
+
+def _add_rank_one(out: Tensor, sites: list[tuple[Tensor, Tensor]]) -> None:
+    """Add a batch's sum_ic G_ic G_ic' to the upper triangle of out (P, P): P^2 m FLOP, whatever C is.
+
+    Each site has inputs (m, in) and gradients (C, m, out); rows (o, .) against columns (q, .) of two sites are a' diag(w)
+    a, with w = sum_c g_co g_cq.
+    """
+    row = 0
+    for i, (a, g) in enumerate(sites):
+        for o in range(g.shape[2]):
+            rows, column = out[row : row + a.shape[1]], row
+            for j, (b, h) in enumerate(sites[i:]):
+                h = h if j else h[:, :, o:]
+                weights = torch.einsum("cm,cmq->mq", g[:, :, o], h)
+                right = (weights[:, :, None] * b[:, None]).flatten(1)
+                rows[:, column : column + right.shape[1]].addmm_(a.T, right)
+                column += right.shape[1]
+            row += a.shape[1]

@@ -20,7 +20,16 @@ class GradCos(GradDot):
         return (super()._self_influence(batch) > 0).to(self._network.like.dtype)
 
     def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
-        squares = sum(self._network.over_groups(v.square().sum((2, 3))) for v in directions)
-        norms = torch.cat([GradDot._self_influence(self, batch) for batch in self._batches(x, y)], 1).sqrt()
-        product = super()._product(x, y, directions)
-        return product / (squares.sqrt()[:, :, None] * norms[:, None]).clamp(min=_TINY)
+        lengths = sum(self._network.over_groups(v.square().sum((2, 3))) for v in directions).sqrt()
+        return super()._product(x, y, directions) / self._scale(lengths, x, y)
+
+    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+        return super()._pairs(x, y, x_test, y_test) / self._scale(self._norms(x_test, y_test), x, y)
+
+    def _norms(self, x: Tensor, y: Tensor) -> Tensor:
+        """Each example's gradient norm, (S, n)."""
+        return torch.cat([super(GradCos, self)._self_influence(batch) for batch in self._batches(x, y)], 1).sqrt()
+
+    def _scale(self, lengths: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The product (S, k, n) of k lengths (S, k) with every example's gradient norm."""
+        return (lengths[:, :, None] * self._norms(x, y)[:, None]).clamp(min=_TINY)

@@ -1,5 +1,6 @@
 """Influence without curvature: inner products of loss gradients, H + d I = I."""
 
+import torch
 from torch import Tensor
 
 from datalab.errors import UserError
@@ -24,6 +25,17 @@ class GradDot(Estimator):
 
     def _self_influence(self, batch: Batch) -> Tensor:
         return sum(self._network.over_groups(f.square_norms()) for f in self._factors(batch))
+
+    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+        rows = []
+        for tests in self._batches(x_test, y_test):
+            targets = self._factors(tests)
+            columns = []
+            for batch in self._batches(x, y):
+                products = [f.products(t) for f, t in zip(self._factors(batch), targets, strict=True)]
+                columns.append(sum(self._network.over_groups(each) for each in products))
+            rows.append(torch.cat(columns, 2))
+        return torch.cat(rows, 1)
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         raise UserError(f"{type(self).__name__}: has no curvature, so it predicts no retraining; use EKFAC or ExactGGN")

@@ -124,6 +124,19 @@ class Kronecker(Estimator):
         squares = (f.weighted_squares(w) for f, w in zip(rotated, self._inverse, strict=True))
         return sum(self._network.over_groups(each) for each in squares)
 
+    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+        # In the eigenbases a solve is a product element by element, so both sides are rotated and nothing is back.
+        rows = []
+        for tests in self._batches(x_test, y_test, self._gradients_at_once()):
+            turned = self._rotated(self._factors(tests))
+            solved = [f.per_example().mul_(w[:, None]) for f, w in zip(turned, self._inverse, strict=True)]
+            columns = []
+            for batch in self._batches(x, y):
+                products = [f.dot(v) for f, v in zip(self._rotated(self._factors(batch)), solved, strict=True)]
+                columns.append(sum(self._network.over_groups(each) for each in products))
+            rows.append(torch.cat(columns, 2))
+        return torch.cat(rows, 1)
+
     def _solve(self, directions: Directions) -> Directions:
         return [_solved(v, *bases, w) for v, bases, w in zip(directions, self._bases, self._inverse, strict=True)]
 
