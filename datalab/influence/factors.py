@@ -12,8 +12,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-# Numbers of per-example gradients formed at a time: to be squared they should stay in the cache, as one side of a matrix
-# product they should be many.
+# Numbers of per-example gradients formed at a time: to be squared they should stay in the cache, as one side of a
+# matrix product they should be many.
 _SQUARED, _MULTIPLIED = 1 << 20, 1 << 22
 # Up to so many positions of a layer of so many parameters, a product over pairs of positions, which is one large matrix
 # product, outruns forming each example's gradient (measured at 16 x 28 to 512 x 513).

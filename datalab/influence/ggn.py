@@ -116,8 +116,8 @@ def _inputs(f: Dense, model: int) -> Tensor:
 def _add_rank_one(out: Tensor, sites: list[tuple[Tensor, Tensor]]) -> None:
     """Add a batch's sum_ic G_ic G_ic' to the upper triangle of out (P, P): P^2 m FLOP, whatever C is.
 
-    Each site has inputs (m, in) and gradients (C, m, out); rows (o, .) against columns (q, .) of two sites are a' diag(w)
-    a, with w = sum_c g_co g_cq.
+    Each site has inputs (m, in) and gradients (C, m, out); rows (o, .) against columns (q, .) of two sites are
+    a' diag(w) a, with w = sum_c g_co g_cq.
     """
     row = 0
     for i, (a, g) in enumerate(sites):

@@ -1,0 +1,88 @@
+"""Section 2.2: are our influence scores right? What is run, and what it will cost.
+
+The cells are in :mod:`datalab.experiments.influence_cells`, their tables in ``influence_tables``.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import data, sweep
+from datalab.experiments.parameters import Estimate, Rate, SectionParameters
+from datalab.sweep import Cell
+
+CELLS = "datalab.experiments.influence_cells"
+Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
+
+
+class Parameters(SectionParameters):
+    """What section 2.2 takes; ``None`` is the profile's value."""
+
+    datasets: tuple[str, ...] = pydantic.Field(min_length=1)
+    repeats: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    refits: Annotated[int, pydantic.Field(ge=3, le=10_000, strict=True)]
+    halves: Annotated[int, pydantic.Field(ge=10, le=10_000, strict=True)]
+    retrain_seeds: Annotated[int, pydantic.Field(ge=2, le=100, strict=True)]
+    lds_tests: Annotated[int, pydantic.Field(ge=10, le=100_000, strict=True)]
+    mislabel_rates: Annotated[tuple[Rate, ...], pydantic.Field(min_length=1)]
+    picture_dataset: Literal["mnist5k", "optdigits", "digits"]
+    caps: Caps
+    encoder: Literal["fast", "pretrained"]
+
+    @pydantic.field_validator("datasets")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        data.check_names(names)
+        return tuple(dict.fromkeys(names))
+
+    @pydantic.field_validator("mislabel_rates")
+    @classmethod
+    def _above_0(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if min(rates) <= 0:
+            raise ValueError("mislabel_rates must be above 0: with no wrong label there is none to find")
+        return tuple(sorted(set(rates)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk."""
+        return tuple(dict.fromkeys((*self.datasets, self.picture_dataset)))
+
+    @property
+    def agreement_rate(self) -> float:
+        """The rate at which estimators are compared with each other: the one nearest to 20 %."""
+        return min(self.mislabel_rates, key=lambda rate: abs(rate - 0.2))
+
+
+def cells(p: Parameters) -> list[Cell]:
+    """Three kinds of cells a data set: refits, random halves, and wrong labels with a cell a seed."""
+    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": device(p)}
+    rates = {"rates": list(p.mislabel_rates), "agreement_rate": p.agreement_rate}
+    scale = p.caps["train"] / 1000
+    found = []
+    for name in p.datasets:
+        given = {"dataset": name, "refits": p.refits, "model_seeds": p.retrain_seeds} | common
+        cost = p.refits * (0.05 * scale + 0.01 * p.retrain_seeds)
+        found.append(Cell(f"{CELLS}:refit_cell", given, cost=cost))
+        given = {"dataset": name, "halves": p.halves, "model_seeds": p.retrain_seeds, "tests": p.lds_tests} | common
+        found.append(Cell(f"{CELLS}:subsets_cell", given, cost=0.02 * p.halves * p.retrain_seeds + 4 * scale))
+        for seed in range(p.repeats):
+            given = {"dataset": name, "seed": seed} | rates | common
+            found.append(Cell(f"{CELLS}:mislabel_cell", given, cost=0.8 * scale * len(p.mislabel_rates)))
+    return found
+
+
+def device(p: Parameters) -> str:
+    """Where models are trained and scored."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if p.device == "auto" else p.device
+
+
+def estimate(p: Parameters) -> Estimate:
+    """The expected time, from what each kind of cell took when it was measured, and the peak memory."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    seconds = sum(cell.cost for cell in grid) / workers + 12
+    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.repeats} repeats, {workers} processes"
+    return Estimate(seconds, workers * 1.2e9, what)

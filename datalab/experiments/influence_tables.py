@@ -1,0 +1,146 @@
+"""Section 2.2's tables. Intervals are 95 % t-intervals over data sets, each counted by its mean over repeats."""
+
+import numpy as np
+import pandas as pd
+
+from datalab import stats
+from datalab.experiments.influence_cells import FREE
+
+
+def kind(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of one kind, with their own columns only."""
+    return rows[rows["kind"] == name].dropna(axis=1, how="all").drop(columns="kind")
+
+
+def _with_interval(by_set: pd.Series, name: str) -> dict[str, float]:
+    """Mean and t-interval over the data sets' values; without an interval on fewer than two."""
+    values = by_set.dropna().to_numpy()
+    found = {name: values.mean() if len(values) else np.nan}
+    low = high = np.nan
+    if len(values) > 1:
+        i = stats.t_interval(values)
+        low, high = i.low, i.high
+    return found | {f"{name} low": low, f"{name} high": high}
+
+
+def _relative_error(rows: pd.DataFrame) -> float:
+    return float(np.sqrt(((rows.predicted - rows.actual) ** 2).mean() / (rows.actual**2).mean()))
+
+
+def refits(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per estimator: how it predicts true refits of softmax regression, over data sets."""
+    found = []
+    for name, one in kind(rows, "refit").groupby("estimator", sort=False):
+        by_set = one.groupby("dataset", sort=False)[["predicted", "actual"]]
+        pearson = by_set.apply(lambda g: g.predicted.corr(g.actual))
+        error = by_set.apply(_relative_error)
+        found.append(
+            {"estimator": name}
+            | _with_interval(pearson, "Pearson")
+            | _with_interval(error, "relative RMS error")
+            | {"refits": len(one), "sets": len(pearson)}
+        )
+    return pd.DataFrame(found)
+
+
+def retrained(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set: how EK-FAC predicts retraining an MLP, beside how well retraining predicts itself."""
+    found = []
+    for name, one in kind(rows, "retrained").groupby("dataset", sort=False):
+        light, heavy = (each for _, each in one.groupby("estimator", sort=False))
+        found.append(
+            {
+                "data set": name,
+                "half of the seeds with the other": light.half_a.corr(light.half_b),
+                "EKFAC": light.predicted.corr(light.actual),
+                "EKFAC, heavier damping": heavy.predicted.corr(heavy.actual),
+                "size of prediction / change": _size(light),
+                "the same, heavier damping": _size(heavy),
+                "examples": len(light),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _size(rows: pd.DataFrame) -> float:
+    return float(np.sqrt((rows.predicted**2).mean() / (rows.actual**2).mean()))
+
+
+def lds(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per estimator and damping: the linear datamodeling score over data sets."""
+    found = []
+    part = kind(rows, "lds")
+    for (name, damping), one in part.groupby(["estimator", "relative_damping"], sort=False, dropna=False):
+        by_set = one.set_index("dataset")
+        row = {"estimator": name, "damping / mean diagonal": damping, "default": "yes" if one.automatic.all() else ""}
+        found.append(
+            row | _with_interval(by_set.lds, "LDS") | {"one model alone": by_set.each.mean(), "sets": len(by_set)}
+        )
+    return pd.DataFrame(found)
+
+
+def best_lds(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per estimator: at its default, at the best damping of the grid (chosen on these very scores, so a bound),
+    and how far EK-FAC at its best is ahead, paired over the data sets both were run on.
+    """
+    table, part = lds(rows), kind(rows, "lds")
+    wide = part.pivot_table(index="dataset", columns=["estimator", part.relative_damping.fillna(-1.0)], values="lds")
+    best = wide.mean().groupby(level=0).idxmax()
+    found = []
+    for name, one in table.groupby("estimator", sort=False):
+        default = one[one.default == "yes"].iloc[0]
+        row = {"estimator": name, "LDS at the default": default.LDS}
+        row |= _with_interval(wide[best[name]], "LDS at the best")
+        damping = best[name][1]
+        row["best damping / mean diagonal"] = np.nan if damping < 0 else damping
+        ahead = _with_interval(wide[best["EKFAC"]] - wide[best[name]], "EKFAC ahead")
+        found.append(row | (ahead if name != "EKFAC" else dict.fromkeys(ahead, np.nan)) | {"sets": int(default.sets)})
+    return pd.DataFrame(found).sort_values("LDS at the best", ascending=False, ignore_index=True)
+
+
+def auroc(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per score and rate: AUROC for finding flipped labels, over data sets."""
+    found = []
+    for (name, rate), one in kind(rows, "auroc").groupby(["estimator", "rate"], sort=False):
+        by_set = one.groupby("dataset", sort=False).auroc.mean()
+        row = {"score": name, "flipped labels (%)": 100 * rate} | _with_interval(by_set, "AUROC")
+        found.append(row | {"sets": len(by_set), "free": "yes" if name in FREE else ""})
+    return pd.DataFrame(found)
+
+
+def against_free(rows: pd.DataFrame, free: str = "loss") -> pd.DataFrame:
+    """A row per score and rate: its AUROC less that of ``free``, which costs nothing, paired over the data sets."""
+    means = kind(rows, "auroc").groupby(["estimator", "rate", "dataset"], sort=False).auroc.mean()
+    found = []
+    for (name, rate), one in means.groupby(level=[0, 1], sort=False):
+        if name == free:
+            continue
+        difference = one.droplevel([0, 1]) - means[free, rate]
+        row = {"score": name, "flipped labels (%)": 100 * rate}
+        row |= _with_interval(difference, f"AUROC - {free}'s")
+        values = difference.dropna().to_numpy()
+        varied = len(values) > 1 and np.ptp(values) > 0
+        row["p (t)"] = stats.t_test(values).p if varied else np.nan
+        found.append(row | {"sets": len(values)})
+    table = pd.DataFrame(found)
+    known = table["p (t)"].notna()
+    table.loc[known, "p (Holm)"] = stats.holm(table.loc[known, "p (t)"].to_numpy()) if known.any() else np.nan
+    return table
+
+
+def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of every two scores of the training set, a square table, means over data sets."""
+    part = kind(rows, "agreement")
+    by_set = part.groupby(["estimator", "other", "dataset"], sort=False).spearman.mean()
+    names = list(part.estimator.unique())
+    square = by_set.groupby(level=[0, 1]).mean().unstack().loc[names, names]
+    return square.rename_axis(index="score", columns=None).reset_index()
+
+
+def cost(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per score: seconds to fit and score the training set, a model, over data sets; and in units of EK-FAC's."""
+    seconds = kind(rows, "cost").groupby(["estimator", "dataset"], sort=False).seconds.median()
+    median = seconds.groupby(level=0, sort=False).median()
+    ratio = (seconds / seconds["EKFAC"].reindex(seconds.index.get_level_values(1)).to_numpy()).groupby(level=0).median()
+    table = pd.DataFrame({"score": median.index, "milliseconds": 1000 * median, "times EKFAC's": ratio[median.index]})
+    return table.sort_values("milliseconds", ignore_index=True)
