@@ -39,6 +39,7 @@ REFIT_L2 = 0.01  # refits are of a strictly convex objective, so that they have 
 RELATIVE_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # times the mean diagonal of H, on top of l2
 CHECKPOINTS = 4
 HEAVIER = "EKFAC, damping 1 x mean diagonal"  # instead of a thousandth
+VALIDATION = "EKFAC on validation loss"
 FREE = ("loss", "EL2N", "gradient norm")  # scores that need no curvature
 
 Rows = list[dict[str, Any]]
@@ -256,7 +257,7 @@ def _scores(
             "KFAC": lambda: own(KFAC(stack, l2=l2)),
             "DataInf": lambda: own(DataInf(stack, l2=l2)),
             "TracIn": lambda: own(TracIn(path.stacks, [1.0] * len(path.stacks))),
-            "EKFAC on validation loss": lambda: EKFAC(stack, l2=l2).fit(x, y).influence_on(x, y, *target),
+            VALIDATION: lambda: EKFAC(stack, l2=l2).fit(x, y).influence_on(x, y, *target),
             "gradient norm": lambda: own(GradDot(stack)).sqrt(),
             "loss": lambda: _free(pruning.loss, stack, x, y),
             "EL2N": lambda: _free(pruning.el2n, stack, x, y),

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from datalab.experiments.influence_cells import FREE
+from datalab.experiments.influence_cells import FREE, VALIDATION
 from datalab.experiments.influence_tables import kind
 
 GREY = "#555555"
@@ -24,10 +24,10 @@ def refits(rows: pd.DataFrame, dataset: str) -> Figure:
     unit = 1e4
     for axes, name in zip(panels, names, strict=True):
         one = part[part.estimator == name]
-        ends = unit * np.array([one.actual.min(), one.actual.max()])
+        ends = np.linspace(unit * one.actual.min(), unit * one.actual.max(), 500)
         axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="-")
         axes.scatter(unit * one.actual, unit * one.predicted, s=16, color="C0")
-        axes.set(title=said[name], xlabel="true change (1e-4 nats)")
+        axes.set(title=said[name], xlabel="true change (1e-4 nats)", xscale="symlog", yscale="symlog")
     panels[0].set_ylabel("predicted change (1e-4 nats)")
     figure.suptitle(f"Does a prediction foresee the refit without an example? ({dataset})", x=0.01, ha="left")
     figure.tight_layout()
@@ -70,26 +70,35 @@ def _spread(values: list[float], gap: float) -> list[float]:
     return list(placed - (placed - values).mean())
 
 
-def auroc(table: pd.DataFrame) -> Figure:
-    """AUROC over the rate of flipped labels, a line a score, with t-intervals; free scores dashed."""
-    figure, axes = plt.subplots(figsize=(7.6, 4.6))
+def auroc(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
+    """Left the mean AUROC by rate, a line a score, free ones dashed; right the paired difference to the loss's, with
+    t-intervals.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.6))
     several = table.groupby("score", sort=False).filter(lambda one: len(one) > 1)
+    look = {
+        name: {"linestyle": "--" if name in FREE else "-", "color": f"C{i % 7}", "marker": "osD^vP*Xh"[i % 9]}
+        for i, name in enumerate(several.score.unique())
+    }
+    for name, one in several.groupby("score", sort=False):
+        left.plot(one["flipped labels (%)"], one.AUROC, markersize=4, linewidth=1.3, **look[name])
+    near = difference[difference.score.isin(look) & (difference.score != VALIDATION)]
     labels = []
-    for i, (name, one) in enumerate(several.groupby("score", sort=False)):
-        style = {"linestyle": "--" if name in FREE else "-", "color": f"C{i % 7}", "marker": "osD^vP*Xh"[i % 9]}
-        x = one["flipped labels (%)"] + 0.25 * (i - 4)
-        error = [one.AUROC - one["AUROC low"], one["AUROC high"] - one.AUROC]
-        axes.errorbar(x, one.AUROC, yerr=error, markersize=5, capsize=2, linewidth=1.3, **style)
-        labels.append((one.AUROC.iloc[-1], name, style["color"]))
-    right = several["flipped labels (%)"].max() + 1.5
-    gap = 0.042 * (axes.get_ylim()[1] - axes.get_ylim()[0])
-    for y, (_, name, colour) in zip(_spread([y for y, _, _ in labels], gap), labels, strict=True):
-        axes.annotate(f"  {name}", (right, y), color=colour, va="center", annotation_clip=False)
-    axes.set(
-        xlabel="flipped training labels (%)",
-        ylabel="AUROC, flipped against clean",
-        title="Which score finds the wrong labels? (dashed: free)",
-    )
+    for i, (name, one) in enumerate(near.groupby("score", sort=False)):
+        x, mean = one["flipped labels (%)"] + 0.35 * (i - 3), one["AUROC difference"]
+        error = [mean - one["AUROC difference low"], one["AUROC difference high"] - mean]
+        right.errorbar(x, mean, yerr=error, markersize=5, capsize=2, linewidth=1.2, **look[name])
+        labels.append((mean.iloc[-1], name))
+    right.axhline(0, color="black", linewidth=0.8)
+    end, gap = several["flipped labels (%)"].max(), 0.055 * np.ptp(right.get_ylim())
+    for y, (_, name) in zip(_spread([y for y, _ in labels], gap), labels, strict=True):
+        right.annotate(f"  {name}", (end + 1.5, y), color=look[name]["color"], va="center", annotation_clip=False)
+    apart = several[several.score == VALIDATION].iloc[0]
+    left.annotate(VALIDATION, (apart["flipped labels (%)"], apart.AUROC), xytext=(8, 8), textcoords="offset points",
+                  color=look[VALIDATION]["color"])  # fmt: skip
+    left.set(xlabel="flipped training labels (%)", ylabel="AUROC", title="Which score finds the wrong labels?")
+    right.set(xlabel="flipped training labels (%)", ylabel="AUROC less the loss's", title="Is it better than the loss?")
+    figure.tight_layout()
     return figure
 
 
@@ -97,8 +106,8 @@ def agreement(table: pd.DataFrame) -> Figure:
     """Rank correlations of all scores as a matrix with its numbers."""
     square = table.set_index("score")
     figure, axes = plt.subplots(figsize=(8.4, 6.2))
-    sns.heatmap(square, annot=True, fmt=".2f", cmap="Greys", vmin=0, vmax=1, cbar=False, square=False, ax=axes,
-                annot_kws={"fontsize": 9})  # fmt: skip
+    sns.heatmap(square, annot=True, fmt=".2f", cmap="Greys", vmin=0, vmax=3, cbar=False, square=False, ax=axes,
+                annot_kws={"fontsize": 9, "color": "black"})  # fmt: skip
     axes.set(xlabel="", ylabel="", title="Do the scores rank the training set alike?")
     axes.tick_params(axis="x", rotation=45)
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
@@ -122,7 +131,7 @@ def damping(path: pd.DataFrame) -> Figure:
 
 
 def pictures(study) -> Figure:
-    """The examples of highest, and of lowest, self-influence, each with its observed label, the clean one if flipped."""
+    """The examples of highest and of lowest self-influence, each with its observed label, and the clean one."""
     rows = (("highest", study.highest), ("lowest", study.lowest))
     columns = len(study.highest)
     figure, axes = plt.subplots(2, columns, figsize=(columns * 0.95, 3.6), squeeze=False)

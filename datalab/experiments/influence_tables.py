@@ -4,7 +4,22 @@ import numpy as np
 import pandas as pd
 
 from datalab import stats
-from datalab.experiments.influence_cells import FREE
+from datalab.experiments.influence_cells import FREE, VALIDATION
+
+ORDER = (
+    "ExactGGN",
+    "LastLayerGGN",
+    "EKFAC",
+    "KFAC",
+    "TRAK",
+    "Arnoldi",
+    "DataInf",
+    "TracIn",
+    "gradient norm",
+    "EL2N",
+    "loss",
+    VALIDATION,
+)
 
 
 def kind(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -117,7 +132,7 @@ def against_free(rows: pd.DataFrame, free: str = "loss") -> pd.DataFrame:
             continue
         difference = one.droplevel([0, 1]) - means[free, rate]
         row = {"score": name, "flipped labels (%)": 100 * rate}
-        row |= _with_interval(difference, f"AUROC - {free}'s")
+        row |= _with_interval(difference, "AUROC difference")
         values = difference.dropna().to_numpy()
         varied = len(values) > 1 and np.ptp(values) > 0
         row["p (t)"] = stats.t_test(values).p if varied else np.nan
@@ -132,7 +147,7 @@ def agreement(rows: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlation of every two scores of the training set, a square table, means over data sets."""
     part = kind(rows, "agreement")
     by_set = part.groupby(["estimator", "other", "dataset"], sort=False).spearman.mean()
-    names = list(part.estimator.unique())
+    names = [name for name in ORDER if name in set(part.estimator)]
     square = by_set.groupby(level=[0, 1]).mean().unstack().loc[names, names]
     return square.rename_axis(index="score", columns=None).reset_index()
 

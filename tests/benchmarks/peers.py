@@ -46,15 +46,15 @@ _NUMBERS = 1 << 26  # of gradients or of intermediate results held at a time
 class Fitted:
     """A fitted peer; results are detached and in our units."""
 
-    def __init__(self, own: Own, pairs: Pairs):
-        self._own, self._pairs = own, pairs
+    def __init__(self, own: Own, pairs: Pairs, frozen: bool):
+        self._own, self._pairs, self._frozen = own, pairs, frozen
 
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
-        with _calm(x.dtype):
+        with _calm(x.dtype, self._frozen):
             return self._own(x, y).detach()
 
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
-        with _calm(x.dtype):
+        with _calm(x.dtype, self._frozen):
             return self._pairs(x, y, x_test, y_test).detach()
 
 
@@ -74,20 +74,20 @@ class Peer:
     exact: bool = False
     max_parameters: int = 10**9
 
-    def fit(self, model: nn.Sequential, x: Tensor, y: Tensor, damping: float) -> Fitted:
-        """Fit on the training set; ``model`` is copied and left as it is."""
-        with _calm(x.dtype):
-            return Fitted(*self.build(copy.deepcopy(model).eval(), x, y, damping))
+    def fit(self, model: nn.Sequential, x: Tensor, y: Tensor, damping: float, frozen: bool = True) -> Fitted:
+        """Fit on the training set; ``model`` is copied and left as it is. ``frozen`` spares the collector all that was
+        there before the call: kronfluence collects garbage three times a call, which takes longer than the scores if
+        it has to walk all of torch."""
+        with _calm(x.dtype, frozen):
+            return Fitted(*self.build(copy.deepcopy(model).eval(), x, y, damping), frozen)
 
 
 @contextlib.contextmanager
-def _calm(dtype: torch.dtype) -> Iterator[None]:
-    """No warnings or progress bars; buffers that a library makes without a dtype get the model's.
-
-    kronfluence collects garbage three times a call, which takes longer than the scores if it has to walk all of torch.
-    """
+def _calm(dtype: torch.dtype, frozen: bool = True) -> Iterator[None]:
+    """No warnings or progress bars; buffers that a library makes without a dtype get the model's."""
     before, level = torch.get_default_dtype(), logging.root.manager.disable
-    gc.freeze()
+    if frozen:
+        gc.freeze()
     torch.set_default_dtype(dtype)
     logging.disable(logging.WARNING)
     try:
@@ -95,7 +95,8 @@ def _calm(dtype: torch.dtype) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        gc.unfreeze()
+        if frozen:
+            gc.unfreeze()
         logging.disable(level)
         torch.set_default_dtype(before)
 

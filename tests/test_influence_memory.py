@@ -1,0 +1,47 @@
+"""Scoring streams: what it holds does not grow with the number of examples."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, resource, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+from torch import nn
+from datalab.influence import EKFAC, GradDot
+
+n = int(sys.argv[1])
+model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+x = torch.empty(n, 784)
+for part in x.split(1000):
+    part.uniform_()
+y = torch.randint(0, 10, (n,))
+EKFAC(model).fit(x[:600], y[:600]).influence_on(x[:600], y[:600], x[:60], y[:60])  # what the libraries load once
+estimator = EKFAC(model, fisher="sampled").fit(x, y)
+for scores in (
+    estimator.self_influence(x, y),
+    estimator.influence_on(x, y, x[:1000], y[:1000]),
+    GradDot(model).fit(x, y).self_influence(x, y),
+):
+    assert torch.isfinite(scores).all()
+print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "data": 4 * x.numel()}))
+"""
+
+
+def measured(n: int) -> dict[str, int]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(n)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux counts it")
+def test_the_peak_beyond_the_data_is_small_and_the_same_for_ten_times_the_examples():
+    few, many = measured(10_000), measured(100_000)
+    beyond = [each["peak"] - each["data"] for each in (few, many)]
+    assert max(beyond) / min(beyond) < 1.1
+    assert max(beyond) < 400e6

@@ -1,0 +1,156 @@
+"""Section 2.2: its cells are what they say and repeat to the byte, its tables and readings follow from their rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats as scipy_stats
+from sklearn.metrics import roc_auc_score
+
+from datalab import data, models, noise, pruning, seeds
+from datalab.errors import UserError
+from datalab.experiments import influence_cells, influence_functions, influence_readings, influence_tables
+from datalab.experiments.parameters import resolve
+from datalab.influence import EKFAC, retraining
+from datalab.training import Recipe, fit_many
+
+CAPS = {"train": 120, "validation": 60, "test": 120}
+RATES = [0.1, 0.3]
+
+
+def mislabel_rows(seed: int = 0) -> pd.DataFrame:
+    return pd.DataFrame(influence_cells.mislabel_cell("digits", seed, 7, RATES, 0.3, CAPS, "fast", "cpu"))
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    parts = []
+    for name in ("digits", "wine"):
+        parts += influence_cells.refit_cell(name, 7, CAPS, "fast", 6, 2, "cpu")
+        parts += influence_cells.subsets_cell(name, 7, CAPS, "fast", 12, 2, 30, "cpu")
+        parts += influence_cells.mislabel_cell(name, 0, 7, RATES, 0.3, CAPS, "fast", "cpu")
+    return pd.DataFrame(parts)
+
+
+def test_equal_cells_give_equal_rows_but_for_their_time():
+    first, second = (mislabel_rows()[lambda r: r.kind != "cost"] for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert not first.equals(mislabel_rows(1)[lambda r: r.kind != "cost"])
+
+
+def test_a_scores_auroc_is_scikit_learns_on_the_flips_that_were_made():
+    p = data.prepare("digits", 0, 7, CAPS, "fast")
+    rng = seeds.generator(7, "digits", 0, "mislabelled", 0.1)
+    observed = noise.corrupt(p.y_train, "symmetric", 0.1, p.n_classes, rng)
+    x = torch.as_tensor(p.x_train)
+    drawn = [seeds.integer(7, "digits", 0, "mislabelled", i) for i in range(2)]
+    stack = fit_many(influence_cells._mlp(p), x, observed, None, drawn, influence_cells.recipe())
+    loss = pruning.loss(torch.softmax(stack(x), -1).numpy(), np.tile(observed, (2, 1))).mean(0)
+    row = mislabel_rows()[lambda r: (r.kind == "auroc") & (r.estimator == "loss") & (r.rate == 0.1)]
+    assert row.auroc.item() == pytest.approx(roc_auc_score(observed != p.y_train, loss), abs=1e-6)
+
+
+def test_halves_are_halves_and_their_losses_those_of_models_trained_on_them():
+    p = data.prepare("wine", 0, 7, CAPS, "fast")
+    x, x_test = torch.as_tensor(p.x_train), torch.as_tensor(p.x_test)
+    module, recipe = models.build("mlp", p.grid, p.n_classes, 8), Recipe(20)
+    found = retraining.retrained_on_halves(
+        module, x, p.y_train, x_test, p.y_test, 5, [3, 4], np.random.default_rng(0), recipe
+    )
+    assert (found.kept.sum(1) == len(x) // 2).all()
+    alone = fit_many(module, x, p.y_train, found.kept[2:3], [4], recipe)
+    wanted = torch.nn.functional.cross_entropy(alone(x_test)[0], torch.as_tensor(p.y_test), reduction="none")
+    np.testing.assert_allclose(found.losses[2, 1], wanted, rtol=1e-4)
+
+
+def test_what_a_removal_changes_is_the_difference_of_two_trainings_that_share_all_else():
+    p = data.prepare("wine", 0, 7, CAPS, "fast")
+    x, x_val = torch.as_tensor(p.x_train), torch.as_tensor(p.x_val)
+    module, recipe = models.build("mlp", p.grid, p.n_classes, 8), Recipe(20)
+    changes = retraining.retrained_without(module, x, p.y_train, x_val, p.y_val, [5, 9], [1, 2], recipe)
+    kept = np.ones((2, len(x)), dtype=bool)
+    kept[1, 9] = False
+    pair = fit_many(module, x, p.y_train, kept, [2, 2], recipe)
+    losses = [torch.nn.functional.cross_entropy(z, torch.as_tensor(p.y_val)) for z in pair(x_val)]
+    assert changes[1, 1] == pytest.approx(float(losses[1] - losses[0]), abs=1e-6)
+
+
+def test_the_tables_are_means_and_intervals_over_data_sets(rows):
+    lds = influence_tables.lds(rows)
+    part = rows[(rows.kind == "lds") & (rows.estimator == "EKFAC") & (rows.relative_damping == 0.1)]
+    row = lds[(lds.estimator == "EKFAC") & (lds["damping / mean diagonal"] == 0.1)].iloc[0]
+    interval = scipy_stats.t.interval(0.95, 1, part.lds.mean(), scipy_stats.sem(part.lds))
+    assert (row["LDS low"], row["LDS high"]) == pytest.approx(interval)
+    ahead = influence_tables.against_free(rows)
+    auroc = rows[(rows.kind == "auroc") & (rows.rate == 0.3)].pivot(
+        index="dataset", columns="estimator", values="auroc"
+    )
+    d = auroc.EKFAC - auroc.loss
+    row = ahead[(ahead.score == "EKFAC") & (ahead["flipped labels (%)"] == 30)].iloc[0]
+    assert row["AUROC difference"] == pytest.approx(d.mean())
+    assert row["p (t)"] == pytest.approx(scipy_stats.ttest_rel(auroc.EKFAC, auroc.loss).pvalue)
+    refits = influence_tables.refits(rows).set_index("estimator")
+    one = rows[(rows.kind == "refit") & (rows.estimator == "EKFAC")]
+    by_set = [np.corrcoef(g.predicted, g.actual)[0, 1] for _, g in one.groupby("dataset")]
+    assert refits.loc["EKFAC", "Pearson"] == pytest.approx(np.mean(by_set))
+
+
+def test_the_best_damping_is_the_best_of_the_grid_and_ekfac_is_compared_on_shared_data_sets(rows):
+    best, lds = influence_tables.best_lds(rows).set_index("estimator"), influence_tables.lds(rows)
+    for name in ("EKFAC", "KFAC", "LastLayerGGN"):
+        assert best.loc[name, "LDS at the best"] == pytest.approx(lds[lds.estimator == name].LDS.max())
+    assert np.isnan(best.loc["EKFAC", "EKFAC ahead"])
+    gap = best.loc["EKFAC", "LDS at the best"] - best.loc["KFAC", "LDS at the best"]
+    assert best.loc["KFAC", "EKFAC ahead"] == pytest.approx(gap)
+
+
+def test_agreement_is_symmetric_with_ones_on_its_diagonal(rows):
+    square = influence_tables.agreement(rows).set_index("score")
+    np.testing.assert_allclose(square, square.T)
+    np.testing.assert_allclose(np.diag(square), 1)
+
+
+def test_a_reading_says_which_way_the_comparison_fell():
+    table = pd.DataFrame(
+        {
+            "score": ["EKFAC", "EL2N"],
+            "flipped labels (%)": [20.0, 20.0],
+            "AUROC difference": [0.02, 0.0],
+            "AUROC difference low": [0.01, -0.1],
+            "AUROC difference high": [0.03, 0.1],
+            "p (t)": [0.01, 0.9],
+            "p (Holm)": [0.02, 0.9],
+        }
+    )
+    assert "influence finds flipped labels that the loss does not" in influence_readings.against_free(table)
+    table[["AUROC difference", "AUROC difference low", "AUROC difference high"]] *= -1
+    assert "The free scores do as well" in influence_readings.against_free(table.rename(
+        columns={"AUROC difference low": "AUROC difference high", "AUROC difference high": "AUROC difference low"}
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"refits": 1}, "'refits'"),
+        ({"mislabel_rates": [0.0]}, "must be above 0"),
+        ({"mislabel_rates": []}, "'mislabel_rates'"),
+        ({"picture_dataset": "adult"}, "'picture_dataset'"),
+        ({"retrain_seeds": 1}, "'retrain_seeds'"),
+        ({"halfs": 10}, "did you mean 'halves'"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        resolve(influence_functions.Parameters, given, "notebook 2_influence_functions")
+
+
+def test_an_examples_prediction_is_that_of_the_estimator_named(rows):
+    p = data.prepare("wine", 0, 7, CAPS, "fast")
+    x, x_val = torch.as_tensor(p.x_train).double(), torch.as_tensor(p.x_val).double()
+    y, y_val = torch.as_tensor(p.y_train), torch.as_tensor(p.y_val)
+    l2 = influence_cells.REFIT_L2
+    model = retraining.fit_softmax(x, y, p.n_classes, l2)
+    wanted = EKFAC(model, l2, l2=l2).fit(x, y).leave_one_out(x, y, x_val, y_val)
+    one = rows[(rows.kind == "refit") & (rows.dataset == "wine") & (rows.estimator == "EKFAC")]
+    np.testing.assert_allclose(one.predicted, wanted[one.example.astype(int).to_numpy()], rtol=1e-6)
