@@ -237,10 +237,18 @@ def _write(rows: pd.DataFrame, cell: Cell, path: Path) -> None:
 
     table = pa.Table.from_pandas(rows, preserve_index=False)
     described = {b"datalab.cell": json.dumps({"function": cell.function, "parameters": cell.parameters}).encode()}
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **described})
+    table = table.replace_schema_metadata(described)  # pandas' own description would be half of a small file
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        pq.write_table(
+            table,
+            partial,
+            compression="zstd",
+            compression_level=19,
+            write_statistics=False,
+            store_schema=False,
+            write_page_checksum=True,
+        )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from influence_oracle import arranged, flat, gradients, problem
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -135,3 +136,14 @@ def test_the_lds_of_the_true_linear_response_is_one_and_of_its_opposite_minus_on
     np.testing.assert_allclose(retraining.lds(0 * effects, subsets), 0)
     with pytest.raises(UserError, match="need \\(n_test, n\\)"):
         retraining.lds(effects.T, subsets)
+
+
+@pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarning")
+@pytest.mark.parametrize("kind", [EKFAC, CG])
+def test_the_penalty_counts_every_parameter_once_whatever_the_layers_groups(kind):
+    model, train, val = problem("grouped and depthwise convolutions")
+    estimator = kind(model, 0.05, l2=0.3).fit(*train)
+    theta = flat(arranged(model, {name: p[None].detach() for name, p in model.named_parameters()}))[0]
+    v = estimator._network.flatten(estimator._solve(estimator._mean_gradient(*estimator._checked("", *val))))[0, 0]
+    g = flat(gradients(model, *train))
+    torch.testing.assert_close(estimator.leave_one_out(*train, *val), (g @ v + 0.3 * theta @ v) / len(g))

@@ -62,13 +62,13 @@ def cells(p: Parameters) -> list[Cell]:
     found = []
     for name in p.datasets:
         given = {"dataset": name, "refits": p.refits, "model_seeds": p.retrain_seeds} | common
-        cost = p.refits * (0.05 * scale + 0.01 * p.retrain_seeds)
+        cost = p.refits * (0.03 * scale + 0.008 * p.retrain_seeds)
         found.append(Cell(f"{CELLS}:refit_cell", given, cost=cost))
         given = {"dataset": name, "halves": p.halves, "model_seeds": p.retrain_seeds, "tests": p.lds_tests} | common
-        found.append(Cell(f"{CELLS}:subsets_cell", given, cost=0.02 * p.halves * p.retrain_seeds + 4 * scale))
+        found.append(Cell(f"{CELLS}:subsets_cell", given, cost=0.015 * p.halves * p.retrain_seeds + 2.5 * scale))
         for seed in range(p.repeats):
             given = {"dataset": name, "seed": seed} | rates | common
-            found.append(Cell(f"{CELLS}:mislabel_cell", given, cost=0.8 * scale * len(p.mislabel_rates)))
+            found.append(Cell(f"{CELLS}:mislabel_cell", given, cost=0.5 * scale * len(p.mislabel_rates)))
     return found
 
 

@@ -1,6 +1,7 @@
 """Influence with DataInf (Kwon et al. 2024): the mean of inverses for the inverse of the mean."""
 
-from typing import Literal
+import copy
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -40,10 +41,8 @@ class DataInf(Estimator):
         if not bool((self._d > 0).all()):
             raise UserError("damping: must be above 0 at every layer; DataInf divides by it")
 
-    def redamped(self, damping: float | Literal["auto"]) -> "DataInf":
+    def redamped(self, damping: float | Literal["auto"]) -> Self:
         """The same second moments under another damping."""
-        import copy
-
         other = copy.copy(self)
         other.damping = damping
         other._damp()
@@ -66,8 +65,8 @@ class DataInf(Estimator):
     def _self_influence(self, batch: Batch) -> Tensor:
         """sum over sites of (|g|^2 - mean_j (g' g_j)^2 / (d + |g_j|^2)) / d."""
         parts = []
-        size = None if all(f.rank_one for f in self._factors(batch)) else self._gradients_at_once()
-        for part in self._batches(batch.x, batch.y, size):
+        rank_one = all(f.rank_one for f in self._factors(batch))
+        for part in self._parts(batch, self.batch_size if rank_one else None):
             own = self._factors(part)
             removed = [0] * len(own)
             for other in self._batches(self._x, self._y):

@@ -157,7 +157,7 @@ class Estimator(ABC):
     def _self_influence(self, batch: Batch) -> Tensor:
         """Of one batch, (S, m): a solve for every example, a few at a time."""
         parts = []
-        for part in self._batches(batch.x, batch.y, self._gradients_at_once()):
+        for part in self._parts(batch):
             gradients = self._per_example(part)
             solved = self._solve(gradients)
             products = [(g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)]
@@ -166,8 +166,8 @@ class Estimator(ABC):
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         solved = self._solve(self._mean_gradient(x_val, y_val))
-        penalty = sum((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._values(), strict=True))
-        penalty = self._network.over_groups(penalty) if penalty.dim() else penalty
+        products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._values(), strict=True))
+        penalty = sum(self._network.over_groups(each) for each in products)
         return (self._product(x, y, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
     def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
@@ -210,6 +210,12 @@ class Estimator(ABC):
         """How many per-example gradients may be held."""
         numbers = self._network.n_parameters * self._network.models
         return max(1, min(self.batch_size, _DIRECTIONS // numbers))
+
+    def _parts(self, batch: Batch, size: int | None = None) -> Iterator[Batch]:
+        """Slices of a batch, of as many examples as gradients may be held of."""
+        size = size or self._gradients_at_once()
+        for start in range(0, len(batch.x), size):
+            yield Batch(batch.x[start : start + size], batch.y[:, start : start + size], batch.start + start)
 
     def _batches(self, x: Tensor, y: Tensor, size: int | None = None) -> Iterator[Batch]:
         """Consecutive slices; refuses values that are not finite, once all were seen, so as not to wait for each."""

@@ -54,7 +54,7 @@ class ExactGGN(Estimator):
 
     def _self_influence(self, batch: Batch) -> Tensor:
         parts = []
-        for part in self._batches(batch.x, batch.y, self._gradients_at_once()):
+        for part in self._parts(batch):
             flat = self._network.flatten(self._per_example(part))
             halves = zip(self._factors_of, flat, strict=True)
             parts.append(torch.stack([cholesky.half_solve(f, g.T.contiguous()).square_().sum(0) for f, g in halves]))

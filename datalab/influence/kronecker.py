@@ -99,22 +99,15 @@ class Kronecker(Estimator):
             yield tape, fisher.cotangents(self.fisher, tape.logits, batch.y, drawn)
 
     def _moments(self, x: Tensor, y: Tensor) -> list[Moments]:
-        found = None
+        sums = [[0, 0, 0] for _ in self._network.shapes]
         for tape, cotangents in self._tapes(x, y):
             for c, cotangent in enumerate(cotangents):
-                factors = tape.factors(cotangent)
-                positions = [f.gradients.shape[1] * f.gradients.shape[2] for f in factors]
-                if c == 0:
-                    of = [[f.input_moment(), f.gradient_moment(), t] for f, t in zip(factors, positions, strict=True)]
-                else:
-                    for m, f in zip(of, factors, strict=True):
-                        m[1] += f.gradient_moment()
-            found = (
-                of
-                if found is None
-                else [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(found, of, strict=True)]
-            )
-        return [Moments(a / len(x), g / len(x), t / len(x)) for a, g, t in found]
+                for total, f in zip(sums, tape.factors(cotangent), strict=True):
+                    total[1] = total[1] + f.gradient_moment()
+                    if c == 0:  # the inputs are the same for every class
+                        total[0] = total[0] + f.input_moment()
+                        total[2] += f.gradients.shape[1] * f.gradients.shape[2]
+        return [Moments(a / len(x), g / len(x), t / len(x)) for a, g, t in sums]
 
     def _rotated(self, factors: list[Factors]) -> list[Factors]:
         return [f.rotate(*bases) for f, bases in zip(factors, self._bases, strict=True)]

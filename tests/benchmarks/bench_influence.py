@@ -1,0 +1,449 @@
+"""How fast influence is, beside the peer libraries, on one thread: ``python tests/benchmarks/bench_influence.py``.
+
+All ratios are from one run. Rows grow fourfold until a call takes about half a minute, then every method is timed three
+more times in turn and the least counts; what would take longer on all rows is compared per example (column ``n``).
+``times ours`` divides by our method that computes the same thing: EK-FAC against our EKFAC with the *exact* Fisher,
+which takes ten backward passes in the fit where the peers' take one; the Hessian's solvers against ours on the Hessian.
+
+``--device cuda`` times our own methods on the GPU, and again on one CPU thread, and no peers. ``--quick`` is small.
+"""
+
+import argparse
+import itertools
+import os
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pandas as pd
+import peers
+import torch
+from matplotlib import pyplot as plt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from datalab import influence, models
+from datalab.influence import InfluenceWarning
+from datalab.record import figures
+from datalab.training import Recipe, fit_many
+
+DAMPING, REPETITIONS, STACK = 0.1, 3, 32
+OWN, PAIRS, RATE, ON, AT_ONCE = (
+    "self-influence, MLP 784-256-128-10",
+    "pairs, digits MLP 64-128-10",
+    "arithmetic, MLP 784-256-128-10",
+    "influence on a target set, MLP 784-256-128-10",
+    f"fit and self-influence, {STACK} digits MLPs",
+)
+DIGITS_OWN = "self-influence, digits MLP 64-128-10"
+COLUMNS = ["task", "library", "method", "setting", "n", "seconds", "microseconds", "times ours", "GFLOP/s", "of matmul"]
+COLUMNS += ["fit n", "fit seconds", "fit times ours", "note"]
+
+Fit = Callable[[nn.Sequential, Tensor, Tensor, float], object]
+Run = Callable[[int], object]
+
+
+class Method(NamedTuple):
+    """``fit`` returns what has ``self_influence`` and ``pairwise``; ``like`` names our method that does the same.
+
+    ``most`` rows fit in memory.
+    """
+
+    library: str
+    name: str
+    setting: str
+    fit: Fit
+    like: str
+    device: str = "cpu"
+    most: int = 10**9
+
+
+def ours(name: str, setting: str, make: Callable[[nn.Sequential, float], object], device: str = "cpu") -> Method:
+    return Method("datalab", name, setting, lambda model, x, y, d: make(model, d).fit(x, y), name, device)
+
+
+def theirs(library: str, method: str, like: str, frozen: bool = True, **options) -> Method:
+    peer = peers.peer(library, method)
+    setting = peer.setting
+    if library == "kronfluence":
+        setting += "; collector frozen" if frozen else "; as shipped"
+
+    def fit(model: nn.Sequential, x: Tensor, y: Tensor, damping: float) -> peers.Fitted:
+        if (size := sum(p.numel() for p in model.parameters())) > peer.max_parameters:
+            raise MemoryError(f"a matrix of {size:,} parameters does not fit in memory")
+        return peer.fit(model, x, y, damping, frozen)
+
+    return Method(library, method, setting, fit, like, **options)
+
+
+def last_layer(model: nn.Sequential) -> list[str]:
+    """What to leave out for the last layer alone."""
+    return [name for name, module in model[:-1].named_children() if isinstance(module, nn.Linear)]
+
+
+def lissa(model: nn.Sequential, x: Tensor, y: Tensor, damping: float) -> influence.LiSSA:
+    """As many steps as the peers' take: until the slowest direction has converged to 1e-3, at most 2,000."""
+    fitted = influence.LiSSA(model, damping, curvature="hessian").fit(x, y)
+    fitted.depth = min(int(7 * float(fitted.scale_) / damping) + 1, 2000)
+    return fitted
+
+
+def our_methods(device: str = "cpu") -> list[Method]:
+    """Every estimator that scores a digits MLP, set as the peers' are."""
+    return [
+        ours("EKFAC", "exact Fisher", lambda m, d: influence.EKFAC(m, d, fisher="exact"), device),
+        ours("KFAC", "exact Fisher", lambda m, d: influence.KFAC(m, d, fisher="exact"), device),
+        ours("GradDot", "no curvature", lambda m, d: influence.GradDot(m), device),
+        ours("GradDot, last layer", "no curvature", lambda m, d: influence.GradDot(m, leave_out=last_layer(m)), device),
+        ours("LastLayerGGN", "exact Gauss-Newton matrix of the last layer", influence.LastLayerGGN, device),
+        ours("DataInf", "by layer", influence.DataInf, device),
+        ours("TRAK", "one model, 512 dimensions", lambda m, d: influence.TRAK(m, d), device),
+        ours("Arnoldi", "Hessian, rank 100 of 200 steps",
+             lambda m, d: influence.Arnoldi(m, d, rank=100, curvature="hessian"), device),
+        ours("ExactGGN", "exact Gauss-Newton matrix", influence.ExactGGN, device),
+        ours("ExactHessian", "exact Hessian", influence.ExactHessian, device),
+        ours("CG", "Hessian, to a residual of 1e-4",
+             lambda m, d: influence.CG(m, d, curvature="hessian", tolerance=1e-4), device),
+        Method("datalab", "LiSSA", "Hessian, at most 2,000 steps", lissa, "LiSSA", device),
+    ]  # fmt: skip
+
+
+def their_methods() -> list[Method]:
+    like = {
+        "EK-FAC": "EKFAC", "EK-FAC, empirical": "EKFAC", "K-FAC": "KFAC", "K-FAC, empirical": "KFAC",
+        "diagonal, empirical": "EKFAC", "identity": "GradDot", "direct": "ExactHessian", "explicit": "ExactHessian",
+        "naive": "ExactHessian", "Nystroem": "Arnoldi", "TracIn": "GradDot", "TracInCP": "GradDot",
+        "TracInCPFast": "GradDot, last layer",
+    }  # fmt: skip
+    every = [theirs(p.library, p.method, like.get(p.method, p.method)) for p in peers.PEERS]
+    return [theirs("kronfluence", "EK-FAC", "EKFAC", frozen=False), *every]
+
+
+def clock(run: Run, n: int) -> float:
+    start = time.perf_counter()
+    run(n)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def timed(runs: dict[Method, Run], rows: int, share: float, start: int) -> dict[Method, tuple[int, float] | str]:
+    """Each run's rows and least seconds, or why it has none.
+
+    Rows grow from ``start`` to ``rows`` while a call takes less than a quarter of ``share`` seconds; a call that takes
+    more than ``share`` is not repeated.
+    """
+    found: dict[Method, tuple[int, float] | str] = {}
+    for method, run in runs.items():
+        most = min(rows, method.most)
+        n = min(start, most)
+        try:
+            while (seconds := clock(run, n)) < share / 4 and n < most:
+                n = min(4 * n, most)
+            found[method] = n, seconds
+        except Exception as error:  # whatever a peer raises
+            found[method] = f"{type(error).__name__}: {error}".split("\n")[0][:100]
+    for _ in range(REPETITIONS):
+        for method, run in runs.items():
+            if not isinstance(found[method], str) and found[method][1] <= share:
+                n, seconds = found[method]
+                found[method] = n, min(seconds, clock(run, n))
+    return found
+
+
+def scored(
+    task: str, methods: list[Method], fits: dict, found: dict, device: str, pairs_with: int = 1
+) -> list[dict[str, object]]:
+    """A row of the table for each method; ``pairs_with`` training examples to each of n test examples."""
+
+    def each(times: dict, method: Method | None) -> float:
+        entry = times.get(method, "")
+        return np.nan if isinstance(entry, str) else entry[1] / entry[0]
+
+    rows = []
+    for method in methods:
+        same = next(
+            (m for m in methods if m.library == "datalab" and (m.name, m.device) == (method.like, device)), None
+        )
+        missing = next((v for v in (fits[method], found.get(method)) if isinstance(v, str)), "")
+        n, seconds = (np.nan, np.nan) if missing else found[method]
+        fit_n, fit_seconds = (np.nan, np.nan) if isinstance(fits[method], str) else fits[method]
+        rows.append({
+            "task": task, "library": method.library, "method": method.name,
+            "setting": method.setting + (f"; {method.device}" if device != "cpu" else ""),
+            "n": n * pairs_with, "seconds": seconds, "microseconds": each(found, method) / pairs_with * 1e6,
+            "times ours": each(found, method) / each(found, same), "fit n": fit_n, "fit seconds": fit_seconds,
+            "fit times ours": each(fits, method) / each(fits, same), "note": missing,
+        })  # fmt: skip
+    return rows
+
+
+def fitted_and_timed(
+    methods: list[Method], model: nn.Sequential, x: Tensor, y: Tensor, share: float, start: int
+) -> tuple[dict, dict, dict[str, tuple[nn.Sequential, Tensor, Tensor]]]:
+    """The fits' times, what was fitted by method, and everything on each device."""
+    import copy
+
+    at = {m.device: (copy.deepcopy(model).to(m.device), x.to(m.device), y.to(m.device)) for m in methods}
+    kept: dict[Method, object] = {}
+
+    def fit(method: Method) -> Run:
+        def run(n: int) -> None:
+            there, x, y = at[method.device]
+            kept[method] = method.fit(there, x[:n], y[:n], DAMPING)
+
+        return run
+
+    return timed({m: fit(m) for m in methods}, len(x), share, start), kept, at
+
+
+def blobs(n: int) -> tuple[Tensor, Tensor]:
+    """n images of 784 grey values in ten classes, four fifths of them 0 as in MNIST; a tenth of the labels random."""
+    generator = torch.Generator().manual_seed(0)
+    templates = (torch.rand(10, 784, generator=generator) - 0.6).clamp(min=0) * 2.5
+    y = torch.randint(10, (n,), generator=generator)
+    x = (templates[y] + 0.3 * torch.randn(n, 784, generator=generator) - 0.3).clamp(0, 1)
+    wrong = torch.rand(n, generator=generator) < 0.1
+    return x, torch.where(wrong, torch.randint(10, (n,), generator=generator), y)
+
+
+def trained(sizes: tuple[int, ...], x: Tensor, y: Tensor, steps: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    modules = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*modules[:-1])
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (128,))
+        optimiser.zero_grad()
+        cross_entropy(model(x[rows]), y[rows]).backward()
+        optimiser.step()
+    optimiser.zero_grad()
+    return model.eval()
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x and y of 1,347 training, then of 450 test images of 64 grey values in [0, 1]."""
+    data, labels = load_digits(return_X_y=True)
+    parts = train_test_split(data.astype("float32") / 16, labels, train_size=1347, stratify=labels, random_state=0)
+    x, x_test, y, y_test = map(torch.as_tensor, parts)
+    return x, y, x_test, y_test
+
+
+def large(n: int, share: float, device: str) -> list[dict[str, object]]:
+    """Self-influence on the larger MLP, its arithmetic, and influence on a target set."""
+    x, y = blobs(n)
+    sizes = (784, 256, 128, 10)
+    model = trained(sizes, x, y, 100)
+    methods = [m for at in dict.fromkeys((device, "cpu")) for m in our_methods(at)[:4]]
+    if device == "cpu":
+        methods += [
+            theirs("kronfluence", "EK-FAC", "EKFAC", frozen=False),
+            theirs("kronfluence", "EK-FAC", "EKFAC"),
+            theirs("pyDVL", "EK-FAC", "EKFAC"),
+            theirs("dattri", "EK-FAC", "EKFAC", most=1024),  # its one batch holds every gradient, several times
+            theirs("captum", "TracInCP", "GradDot"),
+            theirs("captum", "TracInCPFast", "GradDot, last layer"),
+        ]
+    fits, kept, at = fitted_and_timed(methods, model, x, y, share, 64)
+
+    def own(method: Method) -> Run:
+        _, x, y = at[method.device]
+        return lambda n: kept[method].self_influence(x[:n], y[:n])
+
+    found = timed({m: own(m) for m in methods if not isinstance(fits[m], str)}, n, share, 64)
+    rows = scored(OWN, methods, fits, found, device)
+    ekfac = next(m for m in methods if (m.name, m.device) == ("EKFAC", device))
+    return rows + arithmetic(ekfac, kept[ekfac], at[device], sizes, share)
+
+
+def flops(sizes: tuple[int, ...]) -> int:
+    """Of one example's EK-FAC self-influence: forward, back to every layer's output, two rotations a layer, and the
+    bilinear form; sums of products count two, biases are included, nonlinearities and the softmax are not."""
+    total = 0
+    for layer, (n_in, out) in enumerate(itertools.pairwise(sizes)):
+        forward, backward = 2 * n_in * out + out, 2 * n_in * out if layer else 0
+        rotations = (2 * n_in + 1) * (n_in + 1) + 2 * out * out
+        bilinear = out + 2 * out * (n_in + 1) + 3 * (n_in + 1)
+        total += forward + backward + rotations + bilinear
+    return total
+
+
+def arithmetic(ekfac: Method, fitted, there: tuple, sizes: tuple[int, ...], share: float) -> list[dict[str, object]]:
+    """EK-FAC's rate beside a matrix product's, and influence on a target set beside a forward and backward pass."""
+    model, x, y = there
+    a, b, out = (torch.rand(1024, 1024, device=x.device) for _ in range(3))
+
+    def one_pass(n: int) -> None:
+        model.zero_grad()
+        for inputs, labels in zip(x[:n].split(512), y[:n].split(512), strict=True):
+            cross_entropy(model(inputs), labels, reduction="sum").backward()
+
+    target = x[:1000], y[:1000]
+    on = ekfac._replace(setting="1,000 targets")
+    product = Method("torch", "mm", "1024 x 1024, float32", None, "")
+    passed = Method("torch", "forward + backward", "batches of 512", None, "")
+    runs = {
+        ekfac: lambda n: fitted.self_influence(x[:n], y[:n]),
+        on: lambda n: fitted.influence_on(x[:n], y[:n], *target),
+        passed: one_pass,
+    }
+    found = timed(runs, len(x), share, len(x))
+    # as many products as take as long as a call of ours, so that both are the least of the same machine's moods
+    found[product] = 1, min(clock(lambda n: torch.mm(a, b, out=out), 1) for _ in range(20 * REPETITIONS))
+    rates = {
+        ekfac: flops(sizes) * found[ekfac][0] / found[ekfac][1] / 1e9,
+        product: 2 * 1024**3 / found[product][1] / 1e9,
+    }
+    rows = []
+    for task, method, reference in ((RATE, ekfac, None), (RATE, product, None), (ON, on, on), (ON, passed, on)):
+        n, seconds = found[method]
+        row = {"task": task, "library": method.library, "method": method.name, "setting": method.setting, "n": n}
+        row |= {"seconds": seconds, "microseconds": seconds / n * 1e6}
+        if reference:
+            row["times ours"] = seconds / n / found[reference][1] * found[reference][0]
+        else:
+            row |= {"GFLOP/s": rates[method], "of matmul": rates[method] / rates[product]}
+        rows.append(row)
+    return rows
+
+
+def small(n: int, n_test: int, share: float, device: str) -> list[dict[str, object]]:
+    """Fit, self-influence and pairs on digits: every method that finishes."""
+    x, y, x_test, y_test = digits()
+    x, y, x_test, y_test = x[:n], y[:n], x_test[:n_test], y_test[:n_test]
+    model = fit_many(models.mlp((1, 1, 64), 10, 128), x, y.numpy(), None, [0]).model(0)
+    methods = [m for at in dict.fromkeys((device, "cpu")) for m in our_methods(at)]
+    methods += their_methods() if device == "cpu" else []
+    fits, kept, at = fitted_and_timed(methods, model, x, y, share, n)
+
+    def own(method: Method) -> Run:
+        _, x, y = at[method.device]
+        return lambda m: kept[method].self_influence(x[:m], y[:m])
+
+    def pairs(method: Method) -> Run:
+        _, x, y = at[method.device]
+        tests = x_test.to(method.device), y_test.to(method.device)
+        return lambda m: kept[method].pairwise(x, y, tests[0][:m], tests[1][:m])
+
+    fine = [m for m in methods if not isinstance(fits[m], str)]
+    rows = scored(DIGITS_OWN, methods, fits, timed({m: own(m) for m in fine}, n, share, 8), device)
+    return rows + scored(PAIRS, methods, fits, timed({m: pairs(m) for m in fine}, n_test, share, 8), device, n)
+
+
+def stacked(n: int, share: float, device: str) -> list[dict[str, object]]:
+    """EK-FAC of a stack of models at once beside a loop over them."""
+    x, y, *_ = (t.to(device) for t in digits())
+    x, y = x[:n], y[:n]
+    stack = fit_many(models.mlp((1, 1, 64), 10, 128), x, y.cpu().numpy(), None, range(STACK), Recipe(50))
+
+    def at_once(n: int) -> None:
+        influence.EKFAC(stack, DAMPING).fit(x[:n], y[:n]).self_influence(x[:n], y[:n])
+
+    def loop(n: int) -> None:
+        for model in stack:
+            influence.EKFAC(model, DAMPING).fit(x[:n], y[:n]).self_influence(x[:n], y[:n])
+
+    runs = {Method("datalab", "EKFAC", s, None, ""): run for s, run in (("a stack", at_once), ("a loop", loop))}
+    found = timed(runs, n, share, n)
+    least = next(iter(found.values()))[1]
+    return [
+        {"task": AT_ONCE, "library": "datalab", "method": "EKFAC", "setting": m.setting, "n": n * STACK,
+         "seconds": seconds, "microseconds": seconds / n / STACK * 1e6, "times ours": seconds / least}
+        for m, (n, seconds) in found.items()
+    ]  # fmt: skip
+
+
+def short(value: float) -> str:
+    """Three significant digits; nothing for what is not there."""
+    return "" if pd.isna(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def report(table: pd.DataFrame) -> None:
+    """Print each task's rows, without the columns that it leaves empty."""
+    for task, rows in table.groupby("task", sort=False):
+        print(f"\n{task}")
+        rows = rows.drop(columns="task").replace("", np.nan).dropna(axis=1, how="all")
+        numbers = {c: short for c in rows.select_dtypes("number")}
+        print(rows.to_string(index=False, formatters=numbers, na_rep="", max_colwidth=60))
+
+
+def figure(table: pd.DataFrame) -> plt.Figure:
+    """Microseconds per example or pair, a panel a task, fastest first; ours filled, the peers' hollow."""
+    figures.style()
+    tasks = [t for t in (OWN, DIGITS_OWN, PAIRS) if t in set(table["task"])]
+    parts = [table[table["task"] == t].dropna(subset="microseconds").sort_values("microseconds") for t in tasks]
+    height = 0.22 * sum(len(p) for p in parts) + 1.1 * len(parts)
+    drawn, every = plt.subplots(
+        len(parts), figsize=(7.5, height), height_ratios=[len(p) + 2 for p in parts], layout="constrained"
+    )
+    for axes, task, part in zip(np.atleast_1d(every), tasks, parts, strict=True):
+        for place, row in enumerate(part.to_dict("records")):
+            mine = row["library"] == "datalab"
+            colour = figures.COLOURS[0] if mine else figures.COLOURS[6]
+            axes.plot(
+                row["microseconds"], place, "o", color=colour, mfc=colour if mine else "white", ms=7 if mine else 6
+            )
+            ratio = "" if mine else f"   {short(row['times ours'])} x"
+            axes.annotate(
+                short(row["microseconds"]) + ratio, (row["microseconds"], place), (7, 0), textcoords="offset points",
+                va="center", fontsize=8,
+            )  # fmt: skip
+        settings = part["setting"].where(part["library"].eq("kronfluence") & part["method"].eq("EK-FAC"), "")
+        shipped = settings.str.contains("as shipped").map({True: ", as shipped", False: ""})
+        axes.set_yticks(range(len(part)), part["library"] + " " + part["method"] + shipped, fontsize=8)
+        for label, library in zip(axes.get_yticklabels(), part["library"], strict=True):
+            label.set_fontweight("bold" if library == "datalab" else "normal")
+        axes.set(xscale="log", ylim=(len(part) - 0.4, -0.6), title=task.capitalize())
+        axes.set_xlim(right=float(part["microseconds"].max()) * 30)
+        axes.set_xlabel("microseconds per pair" if task == PAIRS else "microseconds per example")
+        axes.grid(axis="y", visible=False)
+    return drawn
+
+
+def save(table: pd.DataFrame, drawn: plt.Figure, name: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False)
+    for kind, content in figures.render(drawn, name).items():
+        (folder / f"{name}.{kind}").write_bytes(content)
+    print(f"\nwritten: {folder / name}.csv, .svg, .png")
+
+
+def versions() -> str:
+    found = []
+    for name in ("torch", "kronfluence", "pydvl", "dattri", "captum"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--quick", action="store_true", help="few rows, for development")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", InfluenceWarning)
+    n, n_train, n_test, share = (2048, 256, 64, 2.0) if options.quick else (50_000, 1347, 450, 30.0)
+    print(f"{versions()}; float32, one thread{', ours on the GPU too' if options.device == 'cuda' else ''}")
+    rows = large(n, share, options.device)
+    rows += small(n_train, n_test, share / 2, options.device)
+    rows += stacked(n_train, share, options.device)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    report(table)
+    name = "influence_speed" if options.device == "cpu" else "influence_speed_cuda"
+    save(table, figure(table), name, options.out)
+
+
+if __name__ == "__main__":
+    main()
