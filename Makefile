@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH ?= .venv-bench
 # A machine with a local folder of wheels (a CPU build of torch, say) names it once, for pip and for uv.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help reproduce test lab lock clean
+.PHONY: help reproduce test lab bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,9 +28,20 @@ test: $(VENV)/.installed ## ruff, every notebook run whole as JupyterLab does, t
 lab: $(VENV)/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. README.md
 
+$(BENCH)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,peers]"
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "pydvl[influence]==0.9.2" more-itertools
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps pydvl==0.10.0
+	@touch $@
+
+bench: $(BENCH)/.installed ## influence beside the peer libraries, speed and LDS, into runs/bench (over an hour on 1 core)
+	$(BENCH)/bin/python tests/benchmarks/bench_influence.py --out runs/bench
+	$(BENCH)/bin/python tests/benchmarks/bench_lds.py --out runs/bench
+
 lock: ## lock the dependencies anew (needs uv): uv.lock, then constraints.txt from it
 	env -u UV_FIND_LINKS uv lock
 	env -u UV_FIND_LINKS uv export --frozen --no-hashes --no-header --no-emit-project --all-extras > constraints.txt
 
-clean: ## remove the virtual environment (records in runs/ stay)
-	rm -rf $(VENV)
+clean: ## remove the virtual environments (records in runs/ stay)
+	rm -rf $(VENV) $(BENCH)

@@ -147,3 +147,15 @@ def test_the_penalty_counts_every_parameter_once_whatever_the_layers_groups(kind
     v = estimator._network.flatten(estimator._solve(estimator._mean_gradient(*estimator._checked("", *val))))[0, 0]
     g = flat(gradients(model, *train))
     torch.testing.assert_close(estimator.leave_one_out(*train, *val), (g @ v + 0.3 * theta @ v) / len(g))
+
+
+@pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarning")
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_the_last_layers_penalty_is_taken_whole_even_where_its_rows_do_not_sum_to_0(shift):
+    model, train, val = problem("softmax regression")
+    model[0].weight.data += shift
+    ours, exact = (
+        kind.fit(*train) for kind in (LastLayerGGN(model, 0.05, l2=0.05), ExactHessian(model, 0.05, l2=0.05))
+    )
+    torch.testing.assert_close(ours.leave_one_out(*train, *val), exact.leave_one_out(*train, *val))
+    torch.testing.assert_close(ours.newton_gain_, exact.newton_gain_)

@@ -117,6 +117,54 @@ def test_a_layer_whose_examples_do_not_come_first_is_refused_even_where_the_numb
         EKFAC(Transposed()).fit(torch.randn(n, 12), torch.tensor([0, 1, 2][:n]))
 
 
+class Elsewhere(nn.Module):
+    """A model of two layers, of which ``use`` makes the logits."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.a, self.b, self.use = nn.Linear(12, 12), nn.Linear(12, 4), use
+
+    def forward(self, x):
+        return self.use(self, x)
+
+
+OUTSIDE = {
+    "a weight used by hand": (
+        lambda m, x: m.b(m.a(x) + nn.functional.linear(x, m.a.weight)),
+        "parameters of layer 'a' act outside its forward pass",
+    ),
+    "a penalty among the logits": (
+        lambda m, x: m.b(m.a(x)) + m.b.weight.sum() * torch.arange(4),
+        "parameters of layer 'b' act outside",
+    ),
+    "a detached trunk": (lambda m, x: m.b(m.a(x).detach()), "layer 'a' is cut off from the logits"),
+    "detached logits": (lambda m, x: m.b(m.a(x)).detach(), "logits are cut off"),
+    "examples that are mixed": (lambda m, x: m.b(m.a(x) - m.a(x).mean(0)), "mixes the examples of a batch|runs twice"),
+    "batch statistics": (lambda m, x: m.b(m.a(x - x.mean(0, keepdim=True))), "mixes the examples of a batch"),
+    "functional dropout": (lambda m, x: m.b(nn.functional.dropout(m.a(x), 0.5)), "its forward pass is random"),
+    "two outputs": (lambda m, x: (m.b(m.a(x)), 0), "it returns a tuple, and one tensor of logits is needed"),
+    "one class": (lambda m, x: m.b(m.a(x))[:, :1], "at least 2"),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_a_model_that_a_tape_would_score_wrongly_is_refused(case):
+    use, words = OUTSIDE[case]
+    _, train, _ = problem()
+    with pytest.raises(UserError, match=words) as caught:
+        EKFAC(Elsewhere(use).double()).fit(*train)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_half_precision_model_is_refused_unless_a_dtype_is_given():
+    model, (x, y), _ = problem()
+    with pytest.raises(UserError, match="computes in bfloat16; give dtype"):
+        EKFAC(model.bfloat16()).fit(x.bfloat16(), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        EKFAC(model, dtype=torch.float32).fit(x.bfloat16(), y)
+
+
 def test_attention_with_additions_to_its_keys_is_refused():
     class Model(nn.Module):
         def __init__(self):
@@ -143,7 +191,7 @@ def test_what_is_left_out_must_be_there_and_whole():
 
 def test_lastlayerggn_refuses_a_model_that_does_not_end_in_a_linear_layer():
     _, train, _ = problem()
-    with pytest.raises(UserError, match="last Linear layer"):
+    with pytest.raises(UserError, match="the output of a Linear layer"):
         LastLayerGGN(nn.Sequential(nn.Linear(12, 4), nn.Tanh()).double()).fit(*train)
 
 
@@ -157,8 +205,8 @@ def test_a_full_matrix_is_refused_above_15_000_parameters_and_the_alternatives_n
 def test_a_projection_that_would_not_fit_is_refused_and_the_largest_that_does_named():
     model, train = nn.Linear(2000, 100), (torch.zeros(2, 2000), torch.tensor([0, 1]))
     with pytest.raises(UserError, match=r"dimensions: 512 x 200,100 parameters.*at most 335"):
-        TRAK([model]).fit(*train)
-    TRAK([model], 1.0, dimensions=335).fit(*train)
+        TRAK([model], dimensions=512).fit(*train)
+    assert TRAK([model], 1.0).fit(*train)._each[0].projection().shape == (335, 200_100)
 
 
 @quiet
@@ -185,6 +233,10 @@ BAD = {
     "one NaN in the last row": (lambda x, y: (torch.cat([x[:-1], x[-1:] * float("nan")]), y), "x: must be finite"),
     "infinity": (lambda x, y: (x / 0, y), "must be finite"),
     "nothing": (lambda x, y: (x[:0], y[:0]), "n > 0"),
+    "the wrong width": (lambda x, y: (x[:, :7], y), r"does not take an example of shape \(7,\), float64"),
+    "the wrong dtype": (lambda x, y: (x.to(torch.uint8), y), "does not take an example of shape .*uint8"),
+    "no labels": (lambda x, y: (x, None), "y must be a tensor or an array|y must be integer|need x"),
+    "labels in words": (lambda x, y: (x, ["a"] * len(x)), "y must be a tensor or an array of numbers"),
 }
 
 
@@ -199,6 +251,28 @@ def test_bad_data_is_refused_in_one_line(kind, case):
     fitted = kind(model).fit(*train)
     with pytest.raises(UserError, match=words):
         fitted.influence_on(*train, *change(*train))
+
+
+@quiet
+@pytest.mark.parametrize("build", [KFAC, EKFAC])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvalues_that_are_0_but_for_rounding_need_a_damping(build, dtype):
+    model, (x, y), _ = problem()
+    with pytest.raises(UserError, match="an eigenvalue of the curvature is 0"):
+        build(model.to(dtype), 0).fit(x[:5].to(dtype), y[:5])
+    build(model, 1e-12).fit(x[:5], y[:5])
+
+
+@quiet
+def test_another_damping_is_checked_like_the_first():
+    model, train, _ = problem()
+    with pytest.raises(UserError, match="call fit"):
+        EKFAC(model).redamped(0.1)
+    for kind in (EKFAC, ExactGGN, LastLayerGGN, DataInf, CG):
+        estimator = kind(model, 0.1).fit(*train)
+        for damping in (float("nan"), -1, "atuo"):
+            with pytest.raises(UserError, match="damping: must be 'auto' or a number"):
+                estimator.redamped(damping)
 
 
 @quiet
@@ -225,8 +299,13 @@ def test_a_diverged_model_is_refused():
         (lambda m: EKFAC(m, "atuo"), "damping"),
         (lambda m: EKFAC(m, float("nan")), "damping"),
         (lambda m: EKFAC(m, None), "damping"),
+        (lambda m: EKFAC(m, True), "damping"),
+        (lambda m: EKFAC(m, np.ones(2)), "damping"),
         (lambda m: EKFAC(m, l2=-1), "l2"),
+        (lambda m: EKFAC(m, l2="0.1"), "l2"),
         (lambda m: EKFAC(m, batch_size=0), "batch_size"),
+        (lambda m: EKFAC(m, batch_size=2.5), "batch_size"),
+        (lambda m: EKFAC(m, leave_out="0"), r"leave_out: must be a list of names, got '0'; \['0'\] is one"),
         (lambda m: EKFAC(m, dtype=torch.float16), "dtype"),
         (lambda m: EKFAC(m, samples=0), "samples"),
         (lambda m: EKFAC(m, fisher="exatc"), "fisher: must be one of auto, exact, sampled, empirical, got 'exatc'"),
@@ -338,7 +417,7 @@ def test_a_damping_path_has_a_row_for_each_damping_and_the_estimators_own():
         ({"dampings": [0.0]}, "dampings"),
         ({"flipped": np.ones(3, dtype=bool)}, "flipped"),
         ({"test": (0, 0)}, "both or neither"),
-        ({"estimator": GradDot}, "GradDot has no curvature"),
+        ({"estimator": GradDot}, "one damping for all its layers"),
     ],
 )
 def test_a_damping_path_refuses_what_does_not_fit(change, words):

@@ -32,6 +32,7 @@ class Arnoldi(MatrixFree):
         self.rank, self.iterations, self.seed = rank, iterations, seed
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
+        vars(self).pop("eigenvalues_", None)
         super()._fit(x, y)
         network, like = self._network, self._network.like
         size = network.n_parameters
@@ -64,14 +65,19 @@ class Arnoldi(MatrixFree):
         self.eigenvalues_ = values.gather(1, chosen).to(like)
         columns = vectors.gather(2, chosen[:, None].expand(-1, steps, -1)).to(like)
         self._eigenvectors = network.unflatten(columns.mT @ basis)
-        self._inverse = self._weights()
+        self._invert()
 
-    def _weights(self) -> Tensor:
+    def _damp(self) -> None:
+        super()._damp()
+        if hasattr(self, "eigenvalues_"):
+            self._invert()
+
+    def _invert(self) -> None:
         """1 / (l_r + d), (S, rank)."""
         damped = self.eigenvalues_ + self._d[:, None]
         if not bool((damped.abs() > 1e-12 * damped.abs().max()).all()):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
-        return 1 / damped
+        self._inverse = 1 / damped
 
     def _self_influence(self, batch: Batch) -> Tensor:
         return (self._along(batch).square() * self._inverse[..., None]).sum(1)

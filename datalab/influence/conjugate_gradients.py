@@ -46,14 +46,14 @@ class CG(MatrixFree):
             squared = torch.where(going, after, squared)
             if i % _CHECK_EVERY == _CHECK_EVERY - 1 and not bool((squared > wanted).any()):
                 break
-        self.residual_ = float((squared / vectors.square().sum(2, keepdim=True).clamp(min=1e-300)).max().sqrt())
+        worst = self._note_residual(squared.sqrt(), vectors)
         if bool(indefinite):
             warnings.warn(
                 "curvature: indefinite along a direction; a larger damping would not be", InfluenceWarning, stacklevel=2
             )
-        elif self.residual_ > self.tolerance:
+        elif worst > self.tolerance:
             message = (
-                f"iterations: {self.iterations} leave a relative residual of {self.residual_:.1e}; more, or a larger "
+                f"iterations: {self.iterations} leave a relative residual of {worst:.1e}; more, or a larger "
                 "damping, would do"
             )
             warnings.warn(message, InfluenceWarning, stacklevel=2)

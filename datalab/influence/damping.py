@@ -28,7 +28,7 @@ def damping_path(
     Parameters
     ----------
     estimator
-        Fitted, on one model; one that has ``redamped``: ExactGGN, ExactHessian, LastLayerGGN, K-FAC, EK-FAC or DataInf.
+        Fitted, on one model, with one damping (DataInf's automatic one is a number a layer).
     dampings
         Numbers above 0.
     x, y
@@ -43,10 +43,8 @@ def damping_path(
     the rank correlation of self-influence with that under the estimator's own damping; ``auroc`` and ``lds`` as asked
     for. Rows by rising damping. Raises UserError where something does not fit.
     """
-    if not hasattr(estimator, "redamped"):
-        raise UserError(f"estimator: {type(estimator).__name__} has no curvature that another damping could be put to")
     if not isinstance(getattr(estimator, "damping_", None), float):
-        raise UserError("estimator: must be fitted, on one model, with one damping")
+        raise UserError("estimator: must be fitted, on one model, with one damping for all its layers")
     if not len(dampings) or not all(d > 0 for d in dampings):
         raise UserError(f"dampings: need numbers above 0, got {list(dampings)}")
     if (test is None) != (subsets is None):

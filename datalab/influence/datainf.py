@@ -1,8 +1,5 @@
 """Influence with DataInf (Kwon et al. 2024): the mean of inverses for the inverse of the mean."""
 
-import copy
-from typing import Literal, Self
-
 import torch
 from torch import Tensor
 
@@ -26,8 +23,10 @@ class DataInf(Estimator):
         self._x, self._y = x, y
         squares = 0
         for batch in self._batches(x, y):
-            squares = squares + torch.stack([self._norms(f).sum(1) for f in self._factors(batch)], 1)
-        sizes = torch.tensor([g * out * n_in for g, out, n_in in self._network.shapes], device=x.device)
+            factors = self._factors(batch)
+            squares = squares + torch.stack([self._norms(f).sum(1) for f in factors], 1)
+        self._rank_one = all(f.rank_one for f in factors)
+        sizes = torch.tensor([g * out * n_in for g, out, n_in in self._network.shapes]).to(squares)
         self._second_moment = squares / (len(x) * sizes)
         self._damp()
 
@@ -41,13 +40,6 @@ class DataInf(Estimator):
         if not bool((self._d > 0).all()):
             raise UserError("damping: must be above 0 at every layer; DataInf divides by it")
 
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
-        """The same second moments under another damping."""
-        other = copy.copy(self)
-        other.damping = damping
-        other._damp()
-        return other
-
     def _norms(self, f: Factors) -> Tensor:
         return self._network.over_groups(f.square_norms())
 
@@ -57,16 +49,14 @@ class DataInf(Estimator):
             for i, f in enumerate(self._factors(batch)):
                 weights = self._network.over_groups(f.dot(directions[i]))
                 weights = weights / (self._d[:, i, None] + self._norms(f))[:, None]
-                weights = weights.repeat_interleave(f.shape[0] // len(weights), 0)
-                sums[i] += f.back(torch.einsum("bkm,bmto->bmtko", weights, f.gradients))
+                sums[i] += f.weighted_total(weights.repeat_interleave(f.shape[0] // len(weights), 0))
         d = [self._d[:, i].repeat_interleave(len(v) // len(self._d)) for i, v in enumerate(directions)]
         return [(v - s / self.n_) / each[:, None, None, None] for v, s, each in zip(directions, sums, d, strict=True)]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         """sum over sites of (|g|^2 - mean_j (g' g_j)^2 / (d + |g_j|^2)) / d."""
         parts = []
-        rank_one = all(f.rank_one for f in self._factors(batch))
-        for part in self._parts(batch, self.batch_size if rank_one else None):
+        for part in self._parts(batch, self.batch_size if self._rank_one else None):
             own = self._factors(part)
             removed = [0] * len(own)
             for other in self._batches(self._x, self._y):

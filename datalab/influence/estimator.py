@@ -11,12 +11,15 @@ be (S, n), as each model was trained on its own.
 """
 
 import contextlib
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,12 +89,13 @@ class Estimator(ABC):
         dtype: torch.dtype | None = None,
         allow_tf32: bool = False,
     ):
-        if damping != "auto" and not (isinstance(damping, int | float) and math.isfinite(damping) and damping >= 0):
-            raise UserError(f"damping: must be 'auto' or a number of at least 0, got {damping!r}")
-        if not (math.isfinite(l2) and l2 >= 0):
+        _check_damping(damping)
+        if not _at_least_0(l2):
             raise UserError(f"l2: must be a number of at least 0, got {l2!r}")
-        if batch_size < 1:
-            raise UserError(f"batch_size: must be at least 1, got {batch_size}")
+        if not (isinstance(batch_size, Integral) and batch_size >= 1):
+            raise UserError(f"batch_size: must be a whole number of at least 1, got {batch_size!r}")
+        if isinstance(leave_out, str):
+            raise UserError(f"leave_out: must be a list of names, got {leave_out!r}; [{leave_out!r}] is one")
         if dtype not in (None, torch.float32, torch.float64):
             raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
         self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
@@ -103,8 +107,8 @@ class Estimator(ABC):
             del self.n_  # a fit that fails leaves nothing to score with
         self._network = self._taken_apart()
         x, y = self._checked("x, y", x, y)
-        with full_precision(self.allow_tf32):
-            self._network.probe(x[:1])
+        with self._computing():
+            self._network.probe(next(self._batches(x[:2], y[:, :2])).x)
             self.n_ = len(x)
             try:
                 self._fit(x, y)
@@ -114,24 +118,35 @@ class Estimator(ABC):
                 raise
         return self
 
+    def redamped(self, damping: float | Literal["auto"]) -> Self:
+        """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
+        if not hasattr(self, "n_"):
+            raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
+        _check_damping(damping)
+        other = copy.copy(self)
+        other.damping = damping
+        with self._computing():
+            other._damp()
+        return other
+
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """g_i' (H + d I)^-1 g_i of each example, (n,), at least 0; high = the model bends itself to fit it."""
         x, y = self._fitted("x, y", x, y)
-        with full_precision(self.allow_tf32):
+        with self._computing():
             return self._result(torch.cat([self._self_influence(batch) for batch in self._batches(x, y)], 1))
 
     def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
         x, y = self._fitted("x, y", x, y)
         x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
-        with full_precision(self.allow_tf32):
+        with self._computing():
             return self._result(-self._product(x, y, self._solve(self._mean_gradient(x_val, y_val)))[:, 0])
 
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
         x, y = self._fitted("x, y", x, y)
         x_test, y_test = self._fitted("x_test, y_test", x_test, y_test)
-        with full_precision(self.allow_tf32):
+        with self._computing():
             return self._result(-self._pairs(x, y, x_test, y_test))
 
     def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
@@ -143,12 +158,16 @@ class Estimator(ABC):
         """
         x, y = self._fitted("x, y", x, y)
         x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
-        with full_precision(self.allow_tf32):
+        with self._computing():
             return self._result(self._leave_one_out(x, y, x_val, y_val))
 
     @abstractmethod
     def _fit(self, x: Tensor, y: Tensor) -> None:
-        """Take the curvature and set ``damping_``."""
+        """Take the curvature, and call ``_damp``."""
+
+    @abstractmethod
+    def _damp(self) -> None:
+        """Set ``damping_`` from ``damping`` and prepare the solver for it."""
 
     @abstractmethod
     def _solve(self, directions: Directions) -> Directions:
@@ -219,14 +238,14 @@ class Estimator(ABC):
 
     def _batches(self, x: Tensor, y: Tensor, size: int | None = None) -> Iterator[Batch]:
         """Consecutive slices; refuses values that are not finite, once all were seen, so as not to wait for each."""
-        suspect = torch.zeros((), dtype=torch.bool, device=x.device)
-        size = size or self.batch_size
+        like, size = self._network.like, min(size or self.batch_size, self.batch_size)
+        suspect = torch.zeros((), dtype=torch.bool, device=like.device)
         for start in range(0, len(x), size):
-            part = x[start : start + size]
+            part = x[start : start + size].to(like.device)
             if part.is_floating_point():
                 suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
-                part = part.to(self._network.like.dtype)
-            yield Batch(part, y[:, start : start + size], start)
+                part = part.to(like.dtype)
+            yield Batch(part.clone() if part.is_inference() else part, y[:, start : start + size], start)
         if suspect and not all(bool(torch.isfinite(part).all()) for part in x.split(size)):
             raise UserError("x: must be finite, got NaN or infinity")
 
@@ -257,7 +276,7 @@ class Estimator(ABC):
                 f"model: not converged: a damped Newton step would lower its training loss of {float(loss[worst]):.3g} "
                 f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model",
                 InfluenceWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
 
     def _result(self, values: Tensor) -> Tensor:
@@ -269,18 +288,20 @@ class Estimator(ABC):
         return self._checked(name, x, y)
 
     def _checked(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x (n, ...) and the labels (S, n), on the model's device."""
+        """x (n, ...), where it is, and the labels (S, n), on the model's device."""
         like, models = self._network.like, self._network.models
-        x, y = torch.as_tensor(x, device=like.device), torch.as_tensor(y, device=like.device)
+        with torch.inference_mode(False):
+            x, y = _tensor(name, "x", x), _tensor(name, "y", y).to(like.device)
+            y = y.clone() if y.is_inference() else y
         per_model = self._network.is_stack and y.dim() == 2 and len(y) == models
         if not (y.dim() == 1 or per_model) or x.dim() < 2 or len(x) != y.shape[-1] or not len(x):
             raise UserError(f"{name}: need x (n, ...) and y (n,) with n > 0, got {tuple(x.shape)} and {tuple(y.shape)}")
         if y.is_floating_point() or y.dtype == torch.bool:
             raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
-        first = x[:1].to(like.dtype) if x.is_floating_point() else x[:1]
+        first = x[:1].to(like) if x.is_floating_point() else x[:1].to(like.device)
         if not bool(torch.isfinite(first).all()):
             raise UserError(f"{name}: x must be finite, got NaN or infinity")
-        logits = self._network.logits(first)
+        logits = self._logits(name, first)
         if not bool(torch.isfinite(logits).all()):
             raise UserError("model: its logits are not finite; has its training diverged?")
         n_classes = logits.shape[-1]
@@ -288,6 +309,45 @@ class Estimator(ABC):
         if low < 0 or high >= n_classes:
             raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {low}..{high}")
         return x, y.long().expand(models, -1)
+
+    def _logits(self, name: str, first: Tensor) -> Tensor:
+        """Of one example, (S, 1, C)."""
+        shape = f"{tuple(first.shape[1:])}, {str(first.dtype)[6:]}"
+        try:
+            with torch.inference_mode(False):
+                logits = self._network.logits(first.clone())
+        except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
+            raise UserError(f"{name}: the model does not take an example of shape {shape}: {_line(error)}") from error
+        if logits.dim() != 3 or logits.shape[1] != 1 or logits.shape[2] < 2:
+            got = tuple(logits.shape[1:])
+            raise UserError(f"model: must return logits (n, C) with C at least 2, got {got} for one example")
+        return logits
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Gradients can be had whatever the caller has switched off, and in full precision."""
+        with torch.inference_mode(False), full_precision(self.allow_tf32):
+            yield
+
+
+def _tensor(name: str, which: str, values: object) -> Tensor:
+    try:
+        return torch.as_tensor(values if isinstance(values, Tensor) else np.ascontiguousarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: {which} must be a tensor or an array of numbers: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _at_least_0(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _check_damping(damping: object) -> None:
+    if not (isinstance(damping, str) and damping == "auto") and not _at_least_0(damping):
+        raise UserError(f"damping: must be 'auto' or a number of at least 0, got {damping!r}")
 
 
 @contextlib.contextmanager

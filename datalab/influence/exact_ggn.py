@@ -1,7 +1,6 @@
 """Influence with the exact Gauss-Newton matrix of all parameters, formed and factorised: for small models."""
 
-import copy
-from typing import Literal, Self
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,22 +16,16 @@ MAX_PARAMETERS = 15_000
 class ExactGGN(Estimator):
     """H is the exact Gauss-Newton matrix over all parameters; the solver is Cholesky.
 
-    It costs 4 n P^2 to form and P^3 / 3 to factorise, and 2 P^2 numbers of memory a model. Raises UserError in ``fit``
+    It costs n P^2 FLOP to form (4 n P^2 where weights are shared over positions) and P^3 / 3 to factorise, and 2 P^2
+    numbers of memory a model. Raises UserError in ``fit``
     above 15,000 parameters, and when H + d I is not positive definite. On softmax regression H is the Hessian.
     Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
         refuse_above(self._network.n_parameters, type(self).__name__)
-        self._curvature = GGN(self._network, lambda: self._batches(x, y), len(x)).matrix()
+        self._curvature = GGN(self._network, partial(self._batches, x, y), len(x)).matrix()
         self._damp()
-
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
-        """The same curvature under another damping: factorised anew, nothing else."""
-        other = copy.copy(self)
-        other.damping = damping
-        other._damp()
-        return other
 
     def _damp(self) -> None:
         self._d = self._automatic(self._curvature.diagonal(dim1=1, dim2=2).mean(1))

@@ -1,8 +1,7 @@
 """Influence with the explicit Hessian of all parameters (Koh & Liang 2017, eq. 2): for small models."""
 
-import copy
 import warnings
-from typing import Literal, Self
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,17 +25,10 @@ class ExactHessian(Estimator):
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
         refuse_above(self._network.n_parameters, type(self).__name__)
-        curvature = Hessian(self._network, lambda: self._batches(x, y), len(x)).matrix()[0].double()
+        curvature = Hessian(self._network, partial(self._batches, x, y), len(x)).matrix()[0].double()
         self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
         self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
         self._damp()
-
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
-        """The same curvature under another damping: nothing is taken anew."""
-        other = copy.copy(self)
-        other.damping = damping
-        other._damp()
-        return other
 
     def _damp(self) -> None:
         damped = self.eigenvalues_ + self._automatic(self._mean_diagonal)
@@ -47,7 +39,7 @@ class ExactHessian(Estimator):
                 f"model: its Hessian plus {self.damping_:.3g} is indefinite ({negative} of {len(damped)} eigenvalues "
                 f"are negative, the least {float(damped.min()):.2g}): ExactGGN is not",
                 InfluenceWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         self._inverse = 1 / damped
 

@@ -70,6 +70,23 @@ class Dense(NamedTuple):
             return torch.cat([flat @ part.per_example().flatten(2).mT for part in self._chunks(_MULTIPLIED)], 2)
         return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
 
+    def weighted_total(self, weights: Tensor) -> Tensor:
+        """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
+        m, k = weights.shape[2], weights.shape[1]
+        if self.rank_one:
+            size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
+            return sum(self._part(i, size).back(_weighted(self.gradients, weights, i, size)) for i in range(0, m, size))
+        b, out, n_in = self.shape
+        parts, start = [], 0
+        for part in self._chunks(_MULTIPLIED):
+            stop = start + part.inputs.shape[1]
+            parts.append(weights[:, :, start:stop] @ part.per_example().flatten(2))
+            start = stop
+        return sum(parts).view(b, k, out, n_in)
+
+    def _part(self, start: int, size: int) -> "Dense":
+        return Dense(self.inputs[:, start : start + size], self.gradients[:, start : start + size], self.bias)
+
     def products(self, other: Self) -> Tensor:
         """The inner product (B, k, m) of each of another batch's k gradients with each of this one's m."""
         if not self.rank_one:
@@ -152,8 +169,7 @@ class Dense(NamedTuple):
     def _chunks(self, numbers: int = _SQUARED) -> "list[Dense]":
         b, out, n_in = self.shape
         size = max(numbers // (b * out * n_in), 1)
-        pairs = zip(self.inputs.split(size, 1), self.gradients.split(size, 1), strict=True)
-        return [Dense(a, g, self.bias) for a, g in pairs]
+        return [self._part(start, size) for start in range(0, self.inputs.shape[1], size)]
 
 
 class Lookup(NamedTuple):
@@ -206,6 +222,18 @@ class Lookup(NamedTuple):
         """The product (1, k, m) of each direction with each example's gradient."""
         return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
 
+    def weighted_total(self, weights: Tensor) -> Tensor:
+        """k weighted sums (1, k, out, size) of the examples' gradients, for weights (1, k, m)."""
+        m, k = weights.shape[2], weights.shape[1]
+        size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
+        parts = (
+            Lookup(self.tokens[i : i + size], self.gradients[:, i : i + size], self.size).back(
+                _weighted(self.gradients, weights, i, size)
+            )
+            for i in range(0, m, size)
+        )
+        return sum(parts)
+
     def products(self, other: Self) -> Tensor:
         """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
         return self.dot(other.per_example())
@@ -249,6 +277,12 @@ class Lookup(NamedTuple):
 
 
 Factors = Dense | Lookup
+
+
+def _weighted(gradients: Tensor, weights: Tensor, start: int, size: int) -> Tensor:
+    """Of ``size`` examples, each output gradient times each of k weights, (B, m, t, k, out)."""
+    part = slice(start, start + size)
+    return torch.einsum("bkm,bmto->bmtko", weights[:, :, part], gradients[:, part])
 
 
 def _affine(a: Tensor, matrix: Tensor, bias: bool) -> Tensor:

@@ -1,7 +1,9 @@
 """What the estimators share that hold H as a product with vectors, over all parameters as one."""
 
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from datalab.errors import UserError
@@ -36,8 +38,24 @@ class MatrixFree(Estimator):
         self.curvature = curvature
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
-        self._operator = CURVATURES[self.curvature](self._network, lambda: self._batches(x, y), len(x))
-        self._d = self._automatic(mean_diagonal(self._network, self._batches(x, y), len(x)))
+        self.residual_ = 0.0
+        self._operator = CURVATURES[self.curvature](self._network, partial(self._batches, x, y), len(x))
+        self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
+        self._damp()
+
+    def _damp(self) -> None:
+        self._d = self._automatic(self._mean_diagonal)
+
+    def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self.residual_ = 0.0  # of the solves of one verb
+        return super()._fitted(name, x, y)
+
+    def _note_residual(self, residuals: Tensor, vectors: Tensor) -> float:
+        """The largest norm of residuals relative to that of vectors, (S, k, P) both; a vector of zeros has none."""
+        norms = vectors.norm(dim=2)
+        worst = float(torch.where(norms > 0, residuals.norm(dim=2) / norms, 0.0).max())
+        self.residual_ = max(self.residual_, worst)
+        return worst
 
     def _damped(self, vectors: Tensor) -> Tensor:
         """(H + d I) v, (S, k, P)."""

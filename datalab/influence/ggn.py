@@ -40,13 +40,14 @@ class GGN:
     network
         The model, or a stack of S.
     batches
-        Yields the training set's batches, and can be called again.
+        Called with a size, or None for its own, yields the training set's batches; it can be called again.
     n
         How many examples they hold.
     """
 
-    def __init__(self, network: Network, batches: Callable[[], Iterator[Batch]], n: int):
+    def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
         self.network, self._batches, self.n = network, batches, n
+        self._size = self._affordable()
         self._kept: list[Linearised] | None = None
         kept: list[Linearised] = []
         numbers = 0
@@ -72,16 +73,16 @@ class GGN:
     def matrix(self) -> Tensor:
         """H itself, (S, P, P)."""
         like, size, models = self.network.like, self.network.n_parameters, self.network.models
-        batches = self._kept or self._linearise()
-        first = next(iter(batches))
+        first = next(iter(self._kept or self._linearise()))
         if not all(f.rank_one and g.shape[1] == models for f, g in first):
             return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
         out = like.new_zeros(models, size, size)
         for linearised in self._kept or self._linearise():
             for s in range(models):
                 _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for f, g in linearised])
-        upper = out.triu_()
-        return (upper + upper.mT - torch.diag_embed(upper.diagonal(dim1=1, dim2=2))) / self.n
+        for each in out:
+            each.triu_().add_(each.triu(1).mT).div_(self.n)
+        return out
 
     def _of_batch(self, linearised: Linearised, vectors: Tensor) -> Tensor:
         over_groups = self.network.over_groups
@@ -97,8 +98,16 @@ class GGN:
             back.append(f.back(torch.einsum("cbmto,bmkc->bmtko", g, weights)))
         return self.network.flatten(back)
 
+    def _affordable(self) -> int:
+        """How many examples' gradients for every class may be held at a time."""
+        one = next(self._batches(1))
+        tape = self.network.tape(one.x)
+        factors = tape.factors(next(fisher.exact_cotangents(tape.logits)))
+        numbers = tape.logits.shape[-1] * sum(f.gradients.numel() for f in factors)
+        return max(1, _KEPT // numbers)
+
     def _linearise(self) -> Iterator[Linearised]:
-        for batch in self._batches():
+        for batch in self._batches(self._size):
             tape = self.network.tape(batch.x)
             every = [tape.factors(c) for c in fisher.exact_cotangents(tape.logits)]
             linearised = [(site[0], torch.stack([f.gradients for f in site])) for site in zip(*every, strict=True)]

@@ -11,14 +11,18 @@ class GradDot(Estimator):
     """H + d I is the identity: influence is -grad L' grad l_i, self-influence the squared gradient norm.
 
     ``damping`` plays no part. Self-influence is |g|^2 |a|^2 at each site where weights are not shared over positions,
-    so it costs a forward and half a backward pass. The limit of every other estimator, times d, as d grows. It predicts
-    no retraining in nats, so ``leave_one_out`` refuses. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    so it costs a forward and half a backward pass. It is the limit, times d, of an estimator that takes all of H, as d
+    grows; and it predicts no retraining in nats, so ``leave_one_out`` refuses. Parameters:
+    :class:`~datalab.influence.estimator.Estimator`.
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
-        self.damping_ = 0.0
+        self._damp()
         for _ in self._batches(x, y):
             pass  # refuses what is not finite
+
+    def _damp(self) -> None:
+        self.damping_ = None
 
     def _solve(self, directions: Directions) -> Directions:
         return directions
@@ -38,7 +42,12 @@ class GradDot(Estimator):
         return torch.cat(rows, 1)
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
-        raise UserError(f"{type(self).__name__}: has no curvature, so it predicts no retraining; use EKFAC or ExactGGN")
+        refuse_leave_one_out(type(self).__name__)
 
     def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
         pass  # it speaks of no optimum
+
+
+def refuse_leave_one_out(name: str) -> None:
+    """Raise UserError: what has no curvature of the training loss predicts no retraining in nats."""
+    raise UserError(f"{name}: has no curvature, so it predicts no retraining; use EKFAC or ExactGGN")

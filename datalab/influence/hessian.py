@@ -15,53 +15,77 @@ from datalab.errors import UserError
 from datalab.influence.estimator import Batch
 from datalab.influence.tape import Network
 
+_AT_ONCE = 64  # vectors multiplied at a time
+
 
 class Hessian:
     """H of one model on a training set; parameters as :class:`~datalab.influence.ggn.GGN`'s, stacks excluded."""
 
-    def __init__(self, network: Network, batches: Callable[[], Iterator[Batch]], n: int):
+    def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
         if network.is_stack:
             raise UserError("curvature: the Hessian takes one model at a time; a stack takes the Gauss-Newton matrix")
         self.network, self._batches, self.n = network, batches, n
         self._sites = [site for each in network.sites.values() for site in each]
-        self._parameters = list({id(p): p for site in self._sites for p in site.parameters()}.values())
+        self._parameters = network.parameters()
+        self._vectorised: bool | None = None
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""
         directions = [self._in_parameters(v) for v in vectors[0]]
-        sums = [[torch.zeros_like(p) for p in self._parameters] for _ in directions]
+        directions = [torch.stack(each) for each in zip(*directions, strict=True)]
+        sums = [torch.zeros_like(each) for each in directions]
+        for gradients in self._gradients():
+            if self._vectorised is None:
+                self._vectorised = self._agree(gradients, directions)
+            step = _AT_ONCE if self._vectorised else 1
+            for i in range(0, len(directions[0]), step):
+                part = [each[i : i + step] for each in directions]
+                for total, s in zip(sums, self._second(gradients, part, self._vectorised), strict=True):
+                    total[i : i + step] += s
+        return torch.func.vmap(lambda *values: self._in_sites(values)[0])(*sums)[None] / self.n
+
+    def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
+        """The gradient of each batch's summed loss, to be differentiated again."""
         frozen = [p for p in self._parameters if not p.requires_grad]
         try:
             for p in frozen:
                 p.requires_grad_(True)
             # The other kernels of attention cannot be differentiated twice.
             with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-                for batch in self._batches():
-                    logits = self.network.module(batch.x)
-                    loss = functional.cross_entropy(logits, batch.y[0], reduction="sum")
-                    gradients = torch.autograd.grad(loss, self._parameters, create_graph=True)
-                    for total, direction in zip(sums, directions, strict=True):
-                        self._add(total, gradients, direction)
+                for batch in self._batches(None):
+                    loss = functional.cross_entropy(self.network.module(batch.x), batch.y[0], reduction="sum")
+                    yield torch.autograd.grad(loss, self._parameters, create_graph=True)
         finally:
             for p in frozen:
                 p.requires_grad_(False)
-        return torch.stack([self._in_sites(total) for total in sums], 1) / self.n
+
+    def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:
+        """The derivative of the gradients along k directions, each parameter's (k, *shape)."""
+        curved = [(g, v) for g, v in zip(gradients, directions, strict=True) if g.requires_grad]
+        if not curved:
+            return [torch.zeros_like(v) for v in directions]
+        along, by = zip(*curved, strict=True)
+        by = by if vectorised else [v[0] for v in by]
+        second = torch.autograd.grad(
+            along, self._parameters, by, retain_graph=True, allow_unused=True, is_grads_batched=vectorised
+        )
+        second = [s if s is None or vectorised else s[None] for s in second]
+        return [torch.zeros_like(v) if s is None else s for s, v in zip(second, directions, strict=True)]
+
+    def _agree(self, gradients: Sequence[Tensor], directions: list[Tensor]) -> bool:
+        """Whether torch differentiates this model right under vmap: of normalisations it does not."""
+        first = [v[:1] for v in directions]
+        plain = self._second(gradients, first, vectorised=False)
+        try:
+            fast = self._second(gradients, first, vectorised=True)
+        except RuntimeError:
+            return False
+        return all(_close(a, b) for a, b in zip(plain, fast, strict=True))
 
     def matrix(self) -> Tensor:
         """H itself, (1, P, P)."""
         size = self.network.n_parameters
         return self.product(torch.eye(size, dtype=self.network.like.dtype, device=self.network.like.device)[None])
-
-    def _add(self, total: list[Tensor], gradients: Sequence[Tensor], direction: list[Tensor]) -> None:
-        # One vector at a time: torch's second derivatives of normalisations are wrong under vmap.
-        curved = [(g, v) for g, v in zip(gradients, direction, strict=True) if g.requires_grad]
-        if not curved:
-            return
-        along, by = zip(*curved, strict=True)
-        second = torch.autograd.grad(along, self._parameters, by, retain_graph=True, allow_unused=True)
-        for each, s in zip(total, second, strict=True):
-            if s is not None:
-                each += s
 
     def _in_parameters(self, vector: Tensor) -> list[Tensor]:
         """A vector (P,) over the sites' matrices as one over the parameters, which are those matrices rearranged."""
@@ -73,8 +97,13 @@ class Hessian:
                 found[id(p)] += part
         return list(found.values())
 
-    def _in_sites(self, values: list[Tensor]) -> Tensor:
+    def _in_sites(self, values: Sequence[Tensor]) -> Tensor:
         """Values of the parameters as one vector (1, P) over the sites' matrices."""
         by_parameter = {id(p): v for p, v in zip(self._parameters, values, strict=True)}
         arranged = [site.arrange(*(by_parameter[id(p)] for p in site.parameters())) for site in self._sites]
         return self.network.flatten([matrix[:, None] for matrix in arranged])[:, 0]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(a.abs().max())
+    return scale < float("inf") and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * scale)

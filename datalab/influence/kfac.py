@@ -22,5 +22,5 @@ class KFAC(Kronecker):
 
 
 def _diagonal(q: Tensor, moment: Tensor) -> Tensor:
-    """diag(Q' M Q) of each of B matrices, (B, d)."""
-    return (q * (moment @ q)).sum(1)
+    """diag(Q' M Q) of each of B matrices, (B, d): eigenvalues, so at least 0 whatever was rounded."""
+    return (q * (moment @ q)).sum(1).clamp(min=0)

@@ -4,9 +4,8 @@ At each site the Fisher's block is approximated in the basis Q_G (x) Q_A, with Q
 sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the estimators differ in the eigenvalues they put there.
 """
 
-import copy
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,23 +65,17 @@ class Kronecker(Estimator):
             (None if m.inputs.dim() == 2 else _eigenvectors(m.inputs), _eigenvectors(m.gradients)) for m in moments
         ]
         self.eigenvalues_ = self._eigenvalues(x, y, moments)
-        totals = sum(self._network.over_groups(v.sum((1, 2))) for v in self.eigenvalues_)
-        self._damp(self._automatic(totals / self._network.n_parameters))
+        self._damp()
 
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
-        """The same curvature under another damping: nothing is taken anew."""
-        other = copy.copy(self)
-        other.damping = damping
+    def _damp(self) -> None:
         totals = sum(self._network.over_groups(v.sum((1, 2))) for v in self.eigenvalues_)
-        other._damp(other._automatic(totals / self._network.n_parameters))
-        return other
-
-    def _damp(self, d: Tensor) -> None:
+        d = self._automatic(totals / self._network.n_parameters)
         damped = [
             values + d.repeat_interleave(len(values) // len(d))[:, None, None].to(values)
             for values in self.eigenvalues_
         ]
-        if not min(float(v.min()) for v in damped) > 0:
+        least, most = (pick(float(getattr(v, pick.__name__)()) for v in damped) for pick in (min, max))
+        if not least > (torch.finfo(damped[0].dtype).eps * most if self.damping == 0 else 0):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         self._inverse = [1 / v for v in damped]
 

@@ -6,7 +6,7 @@
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from datalab.influence import layers
 from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
 from datalab.influence.factors import Dense
 from datalab.influence.softmax import Damping, Examples, SoftmaxGGN, examples, influence, mean_gradient
+from datalab.influence.tape import one_tensor, refuse_mixing
 from datalab.stack import Stack
 
+_HELD = 1 << 24  # numbers of the training set's features held between passes; beyond, they are taken anew
 _SMALL = 200  # up to this many parameters float64 costs no more than checking float32
 
 
@@ -46,15 +48,14 @@ class LastLayerGGN(Estimator):
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
-        self._streams = [_Stream(self, x, y, s) for s in range(self._network.models)]
+        network = self._network
+        _, classes, width = network.shapes[0]
+        if network.models * len(x) * (2 * classes + width) <= _HELD:
+            held = [network.examples(batch.x, batch.y) for batch in self._batches(x, y)]
+            self._streams = [[batch[s] for batch in held] for s in range(network.models)]
+        else:
+            self._streams = [_Stream(self, x, y, s) for s in range(network.models)]
         self._damp()
-
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
-        """The same training set under another damping: the matrix of this one layer is formed anew."""
-        other = copy.copy(self)
-        other.damping = damping
-        other._damp()
-        return other
 
     def _damp(self) -> None:
         damping = Damping(self.l2, AUTO_RELATIVE) if self.damping == "auto" else Damping(float(self.damping), 0.0)
@@ -66,7 +67,7 @@ class LastLayerGGN(Estimator):
         return _LastLayer(self.model, self.leave_out, self.dtype)
 
     def _factors(self, batch: Batch) -> list[Dense]:
-        every = [self._network.examples(batch.x, batch.y, s) for s in range(self._network.models)]
+        every = self._network.examples(batch.x, batch.y)
         inputs = torch.stack([each.inputs for each in every])[:, :, None]
         return [Dense(inputs, torch.stack([each.gradient for each in every])[:, :, None], bias=False)]
 
@@ -95,58 +96,73 @@ class _LastLayer:
             raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
         self.is_stack = isinstance(model, Stack)
         if self.is_stack:
+            if dtype not in (None, model.flat.dtype):
+                raise UserError("model: a stack does not take another dtype; train it in that dtype")
             weight, *bias = (model.parameters[name] for name in list(model.parameters) if name.startswith(_last(model)))
-            self._model, self.models, self._bias = model, len(model), bool(bias)
-            self.values = torch.cat([weight, bias[0][..., None]], 2) if bias else weight
-        else:
-            linear = [module for module in model.modules() if type(module) is nn.Linear]
-            if not linear:
-                raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
-            layers.refuse_train_mode(model)
-            if dtype is not None and linear[-1].weight.dtype != dtype:
-                model = copy.deepcopy(model).to(dtype)
-                linear = [module for module in model.modules() if type(module) is nn.Linear]
-            self._model, self.models, self._layer = model, 1, linear[-1]
-            self._bias = self._layer.bias is not None
-            weight, bias = self._layer.weight.detach(), self._layer.bias
-            self.values = (torch.cat([weight, bias.detach()[:, None]], 1) if self._bias else weight)[None]
-        self.like = weight
-        self.shapes = [(1, *self.values.shape[1:])]
-        self.n_parameters = self.values[0].numel()
+            self._model, self.models = model, len(model)
+            self._take(weight, bias[0] if bias else None)
+            return
+        if not any(type(module) is nn.Linear for module in model.modules()):
+            raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
+        layers.refuse_train_mode(model)
+        if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
+            model = copy.deepcopy(model).to(dtype)
+        self._model, self.models, self.like = model, 1, next(model.parameters()).detach()
+
+    def _take(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Weights (S, C, h) and biases (S, C)."""
+        self._bias = bias is not None
+        self.values = torch.cat([weight, bias[..., None]], 2) if self._bias else weight
+        self.like, self.shapes, self.n_parameters = weight, [(1, *self.values.shape[1:])], self.values[0].numel()
 
     def logits(self, x: Tensor) -> Tensor:
         """(S, m, C)."""
         with torch.no_grad():
-            return self._model(x) if self.is_stack else self._model(x)[None]
+            return self._model(x) if self.is_stack else one_tensor(self._model(x))[None]
 
     def probe(self, x: Tensor) -> None:
-        """Raises what ``examples`` does for a model that is not taken."""
-        self.examples(
-            x.to(self.like.dtype) if x.is_floating_point() else x,
-            torch.zeros(self.models, 1, dtype=torch.int64, device=x.device),
-            0,
-        )
+        """Find the layer whose output the logits are; refuses a model that has none."""
+        if self.is_stack:
+            return
+        refuse_mixing(self.logits, x)
+        outputs: list[tuple[nn.Linear, Tensor]] = []
+        linear = [module for module in self._model.modules() if type(module) is nn.Linear]
+        handles = [m.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True) for m in linear]
+        try:
+            with torch.no_grad():
+                logits = self._model(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        last = [m for m, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
+        if not last or sum(m is last[-1] for m, _ in outputs) != 1:
+            raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
+        self._layer = last[-1]
+        bias = self._layer.bias
+        self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
 
     def over_groups(self, values: Tensor) -> Tensor:
         """Every model has one matrix."""
         return values
 
-    def examples(self, x: Tensor, y: Tensor, model: int) -> Examples:
-        """What reaches the last layer of one model, for the batch x (m, ...) with labels y (S, m)."""
+    def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
+        """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
         if self.is_stack:
-            features = self._model.features(x)
-            features = features.expand(self.models, -1, -1)[model]
-            return examples(features, self._model(x)[model], y[model], self._bias)
-        taken: list[tuple[Tensor, Tensor]] = []
-        handle = self._layer.register_forward_hook(lambda _, args, output: taken.append((args[0], output)))
+            trace = self._model.trace(x)
+            features = trace.inputs[-1][:, :, 0].expand(self.models, -1, -1)
+            return [examples(f, z, one, self._bias) for f, z, one in zip(features, trace.logits, y, strict=True)]
+        taken: list[Tensor] = []
+
+        def keep(_: nn.Module, args: tuple, kwargs: dict, __: Tensor) -> None:
+            taken.append(args[0] if args else kwargs["input"])
+
+        handle = self._layer.register_forward_hook(keep, with_kwargs=True)
         try:
             with torch.no_grad():
                 logits = self._model(x)
         finally:
             handle.remove()
-        if len(taken) != 1 or logits.dim() != 2 or not torch.equal(taken[0][1].nan_to_num(), logits.nan_to_num()):
-            raise UserError(f"model: its output must be that of its last Linear layer, {self._layer}, run once")
-        return examples(taken[0][0], logits, y[0], self._bias)
+        return [examples(taken[0], logits, y[0], self._bias)]
 
 
 def _last(stack: Stack) -> str:
@@ -163,7 +179,7 @@ class _Stream:
 
     def __iter__(self) -> Iterator[Examples]:
         network = self._estimator._network
-        return (network.examples(b.x, b.y, self._model) for b in self._estimator._batches(self._x, self._y))
+        return (network.examples(b.x, b.y)[self._model] for b in self._estimator._batches(self._x, self._y))
 
 
 def scores_many(

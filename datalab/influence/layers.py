@@ -221,7 +221,7 @@ def _taken(name: str, module: nn.Module) -> list[Site]:
         return [NormSite(name, module)]
     if type(module) is nn.Embedding:
         if module.max_norm is not None or module.scale_grad_by_freq:
-            raise UserError(f"model: layer '{name}' ({module}) is not taken with max_norm or scale_grad_by_freq")
+            raise UserError(f"model: layer '{name}' (Embedding) is not taken with max_norm or scale_grad_by_freq")
         return [EmbeddingSite(name, module)]
     if type(module) is nn.MultiheadAttention:
         if module.bias_k is not None or module.add_zero_attn:
@@ -243,9 +243,12 @@ def _left_out(model: nn.Module, names: Sequence[str]) -> set[int]:
 def refuse_train_mode(model: nn.Module) -> None:
     """Raise UserError, naming it, for dropout or batch statistics in train mode: they make gradients random."""
     for name, module in model.named_modules():
-        random = isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase)
+        kind = type(module).__name__
+        random = isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase | nn.RReLU)
         if module.training and (random or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)):
-            raise UserError(f"model: layer '{name}' ({module}) is in train mode; call model.eval() first")
+            raise UserError(f"model: layer '{name}' ({kind}) is in train mode; call model.eval() first")
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
+            raise UserError(f"model: layer '{name}' ({kind}) mixes the examples of a batch: it keeps no statistics")
 
 
 def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:

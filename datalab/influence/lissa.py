@@ -20,7 +20,7 @@ class LiSSA(MatrixFree):
     rate 1 - d/s a step. Unlike the original, each step multiplies with the whole training set, so that a result is no
     random number. Equivalent to gradient descent with step 1/s. Parameters beside
     :class:`~datalab.influence.flat.MatrixFree`'s: ``depth``, the number of steps, and ``seed`` of the power iteration.
-    ``scale_`` is s, one a model; after each verb ``residual_`` is the largest relative residual of its solves, of which
+    ``scale_`` is s, (S, 1, 1); after each verb ``residual_`` is the largest relative residual of its solves, of which
     one above 0.1 is warned of.
     """
 
@@ -30,8 +30,8 @@ class LiSSA(MatrixFree):
             raise UserError(f"depth: must be at least 1, got {depth}")
         self.depth, self.seed = depth, seed
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        super()._fit(x, y)
+    def _damp(self) -> None:
+        super()._damp()
         generator = torch.Generator().manual_seed(integer(self.seed, "lissa"))
         network = self._network
         v = torch.randn(1, 1, network.n_parameters, generator=generator, dtype=torch.float64)
@@ -45,15 +45,14 @@ class LiSSA(MatrixFree):
         for _ in range(self.depth):
             v = vectors + v - self._damped(v) / self.scale_
         v = v / self.scale_
-        residual = (vectors - self._damped(v)).norm(dim=2) / vectors.norm(dim=2).clamp(min=1e-300)
-        self.residual_ = float(residual.max())
-        if not self.residual_ <= 1:  # on a positive definite curvature every step shrinks it
+        residual = self._note_residual(vectors - self._damped(v), vectors)
+        if not residual <= 1:  # on a positive definite curvature every step shrinks it
             raise UserError(
                 "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
             )
-        if self.residual_ > _WORTH_A_WARNING:
+        if residual > _WORTH_A_WARNING:
             warnings.warn(
-                f"depth: {self.depth} leaves a relative residual of {self.residual_:.2g}; more, or a larger damping, "
+                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, "
                 "would do",
                 InfluenceWarning,
                 stacklevel=2,

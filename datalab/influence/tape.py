@@ -9,7 +9,7 @@ here.
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -61,7 +61,9 @@ class Network:
         self.sites = layers.sites(model, leave_out)
         every = [site for each in self.sites.values() for site in each]
         self.shapes = [tuple(site.matrix().shape) for site in every]
-        self.like = every[0].matrix()
+        self.like = every[0].matrix().detach()
+        if self.like.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"model: computes in {str(self.like.dtype)[6:]}; give dtype=torch.float32")
 
     @property
     def n_parameters(self) -> int:
@@ -71,15 +73,49 @@ class Network:
     def logits(self, x: Tensor) -> Tensor:
         """(S, m, C), without a tape."""
         with torch.no_grad():
-            return self._stack(x) if self.is_stack else self.module(x)[None]
+            return self._stack(x) if self.is_stack else one_tensor(self.module(x))[None]
 
     def tape(self, x: Tensor) -> Tape:
         """Run the batch x (m, ...) forward."""
         return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self.sites, x)
 
     def probe(self, x: Tensor) -> None:
-        """Run one example, with which positions cannot pass for examples; raises what a tape raises."""
-        self.tape(x if not x.is_floating_point() else x.to(self.like.dtype))
+        """Look at one or two examples x (m, ...): raises UserError for what a tape would score wrongly or not at all.
+
+        Positions that pass for examples, examples that are mixed, a forward pass that is random, and parameters that
+        act elsewhere than in their own layer, or not at all.
+        """
+        if self.is_stack:
+            return
+        refuse_mixing(self.logits, x)
+        frozen = [p for p in self.parameters() if not p.requires_grad]
+        try:
+            for p in frozen:
+                p.requires_grad_(True)
+            self._compare(self.tape(x[:1]))
+        finally:
+            for p in frozen:
+                p.requires_grad_(False)
+
+    def _compare(self, tape: Tape) -> None:
+        """Each site's gradient by its factors with autograd's."""
+        cotangent = torch.linspace(-1, 1, tape.logits.shape[-1]).to(tape.logits).expand_as(tape.logits)
+        parameters = self.parameters()
+        found = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
+        by_parameter = {id(p): g for p, g in zip(parameters, found, strict=True)}
+        every = [site for each in self.sites.values() for site in each]
+        for site, f in zip(every, tape.factors(cotangent), strict=True):
+            wanted = [by_parameter[id(p)] for p in site.parameters()]
+            if any(g is None for g in wanted):
+                raise UserError(f"model: layer '{site.name}' is cut off from the logits; leave it out")
+            wanted = site.arrange(*wanted)
+            if not torch.allclose(f.total(), wanted, rtol=1e-2, atol=1e-3 * float(wanted.abs().max())):
+                raise UserError(f"model: the parameters of layer '{site.name}' act outside its forward pass as well")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the sites' matrices are made of, each once."""
+        every = (p for each in self.sites.values() for site in each for p in site.parameters())
+        return list({id(p): p for p in every}.values())
 
     def values(self) -> list[Tensor]:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
@@ -121,13 +157,13 @@ class _ModuleTape:
         self._edges: dict[str, torch.autograd.graph.GradientEdge] = {}
         self._m = len(x)
         with self._recording(model, found), torch.enable_grad():
-            self.logits = model(x.detach().requires_grad_(x.is_floating_point()))
+            logits = model(x.detach().requires_grad_(x.is_floating_point()))
+            self.logits = logits[None]
         for site in self._sites:
             if site.name not in self._edges:
                 raise UserError(f"model: layer '{site.name}' took no part in the forward pass; leave it out")
-        if self.logits.dim() != 2 or len(self.logits) != self._m:
-            raise UserError(f"model: must return logits (n, C), got {tuple(self.logits.shape)} for {self._m} examples")
-        self.logits = self.logits[None]
+        if not self.logits.requires_grad:
+            raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside the model)")
 
     @contextlib.contextmanager
     def _recording(self, model: nn.Module, found: dict[str, list[Site]]) -> Iterator[None]:
@@ -139,7 +175,8 @@ class _ModuleTape:
                     module.forward = functools.partial(_attention, self.record, module, each)
                     replaced.append(module)
                 else:
-                    handles.append(module.register_forward_hook(self._hook(each[0]), with_kwargs=True))
+                    hook = self._hook(each[0])
+                    handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield
         finally:
             for handle in handles:
@@ -171,7 +208,10 @@ class _ModuleTape:
 
     def factors(self, cotangent: Tensor) -> list[Factors]:
         edges = [self._edges[site.name] for site in self._sites]
-        gradients = torch.autograd.grad(self.logits, edges, cotangent, retain_graph=True)
+        gradients = torch.autograd.grad(self.logits, edges, cotangent, retain_graph=True, allow_unused=True)
+        for site, g in zip(self._sites, gradients, strict=True):
+            if g is None:
+                raise UserError(f"model: layer '{site.name}' is cut off from the logits; leave it out")
         return [site.factors(self._inputs[site.name], g) for site, g in zip(self._sites, gradients, strict=True)]
 
 
@@ -183,6 +223,23 @@ class _StackTape:
     def factors(self, cotangent: Tensor) -> list[Factors]:
         gradients = self._trace.output_gradients(cotangent)
         return [Dense(a, g, bias) for a, g, bias in zip(self._trace.inputs, gradients, self._trace.biases, strict=True)]
+
+
+def one_tensor(output: object) -> Tensor:
+    """What a model returned; raises TypeError, in a sentence, unless that is a tensor."""
+    if not isinstance(output, Tensor):
+        raise TypeError(f"it returns a {type(output).__name__}, and one tensor of logits is needed")
+    return output
+
+
+def refuse_mixing(logits: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Raise UserError where the logits of the first example of x depend on the second, or on chance."""
+    first = logits(x[:1])[:, 0]
+    tolerance = 1e-3 * float(first.abs().max()) + 1e-12
+    if not torch.allclose(logits(x[:1])[:, 0], first, rtol=0, atol=tolerance):
+        raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
+    if not torch.allclose(logits(x)[:, 0], first, rtol=0, atol=tolerance):
+        raise UserError("model: mixes the examples of a batch (batch statistics?); each must have its own logits")
 
 
 def _attention(

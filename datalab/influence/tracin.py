@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.grad_dot import GradDot
+from datalab.influence.grad_dot import GradDot, refuse_leave_one_out
 
 
 class TracIn:
@@ -15,14 +15,14 @@ class TracIn:
     Parameters
     ----------
     checkpoints
-        The models at T moments of one training, all of one architecture.
+        The models at T moments of one training, all of one architecture; or T stacks, whose results have S rows.
     learning_rates
         T numbers above 0: the learning rate at each, times the steps it stands for.
     options
         ``batch_size``, ``leave_out``, ``dtype``, ``allow_tf32``: those of
         :class:`~datalab.influence.estimator.Estimator`.
 
-    The three verbs are those of every estimator; there is no curvature and no damping, and no leave-one-out prediction.
+    The three verbs are those of every estimator; there is no curvature and no damping, and ``leave_one_out`` refuses.
     """
 
     def __init__(self, checkpoints: Sequence[nn.Module], learning_rates: Sequence[float], **options):
@@ -52,6 +52,10 @@ class TracIn:
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
         return self._sum("pairwise", x, y, x_test, y_test)
+
+    def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        """Refuses, in a UserError."""
+        refuse_leave_one_out("TracIn")
 
     def _sum(self, verb: str, *sets: Tensor) -> Tensor:
         pairs = zip(self.learning_rates, self._each, strict=True)

@@ -1,5 +1,6 @@
 """Influence by TRAK (Park et al. 2023): randomly projected gradients of the margin, over several models."""
 
+import copy
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -8,9 +9,12 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence.estimator import Batch, Directions, Estimator
+from datalab.influence.grad_dot import refuse_leave_one_out
 from datalab.seeds import integer
+from datalab.stack import Stack
 
 MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
+DIMENSIONS = 512
 
 
 class _Projected(Estimator):
@@ -19,7 +23,9 @@ class _Projected(Estimator):
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
     """
 
-    def __init__(self, model: nn.Module, damping: float | Literal["auto"], dimensions: int, seed: int, **options):
+    def __init__(
+        self, model: nn.Module, damping: float | Literal["auto"], dimensions: int | None, seed: int, **options
+    ):
         super().__init__(model, damping, **options)
         self.dimensions, self.seed = dimensions, seed
 
@@ -29,7 +35,11 @@ class _Projected(Estimator):
         for batch in self._batches(x, y):
             phi, _ = self.features(batch)
             moment = moment + phi.T @ phi
-        moment = moment / len(x)
+        self._moment = moment / len(x)
+        self._damp()
+
+    def _damp(self) -> None:
+        moment = self._moment.clone()
         d = self._automatic(moment.diagonal().mean()[None])
         moment.diagonal().add_(d)
         self.factor, info = torch.linalg.cholesky_ex(moment)
@@ -42,14 +52,15 @@ class _Projected(Estimator):
     def projection(self) -> Tensor:
         """(dimensions, P) of +-1 / sqrt(dimensions), drawn with the seed, whatever the device."""
         like, size = self._network.like, self._network.n_parameters
-        if self.dimensions * size > MAX_PROJECTION:
+        dimensions = self.dimensions or max(1, min(DIMENSIONS, MAX_PROJECTION // size))
+        if dimensions * size > MAX_PROJECTION:
             raise UserError(
-                f"dimensions: {self.dimensions} x {size:,} parameters is more than the {MAX_PROJECTION:,} numbers that "
+                f"dimensions: {dimensions} x {size:,} parameters is more than the {MAX_PROJECTION:,} numbers that "
                 f"a projection may hold; at most {MAX_PROJECTION // size}, or leave layers out"
             )
         generator = torch.Generator().manual_seed(integer(self.seed, "trak"))
-        signs = torch.randint(0, 2, (self.dimensions, size), generator=generator, dtype=torch.int8)
-        return signs.to(like).mul_(2).sub_(1) / self.dimensions**0.5
+        signs = torch.randint(0, 2, (dimensions, size), generator=generator, dtype=torch.int8)
+        return signs.to(like).mul_(2).sub_(1) / dimensions**0.5
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """phi (m, dimensions) and 1 - p_y (m,) of one batch."""
@@ -79,7 +90,7 @@ class TRAK:
 
     The score of training example i for test example t is the mean over models of phi_t' (H + d I)^-1 phi_i, times the
     mean of 1 - p_i (Park et al. 2023, eq. 17: the derivative of t's margin in i's weight); times the mean of 1 - p_t it
-    is that of t's loss. With the sign of all estimators: positive raises the loss.
+    is that of t's loss. With the sign of all estimators: positive raises the loss. ``damping_`` is d, one a model.
 
     Parameters
     ----------
@@ -88,12 +99,14 @@ class TRAK:
     damping
         d, or ``"auto"``: l2 + 1e-3 times the mean diagonal of the projected H; the paper's is 0.
     dimensions
-        Of the projection; at most as many as keep it within 64 million numbers.
+        Of the projection, which may hold 64 million numbers; None: 512, or as many as that allows.
     seed
         Of the projections; each model has its own.
     options
         ``l2``, ``batch_size``, ``leave_out``, ``dtype``, ``allow_tf32``:
         :class:`~datalab.influence.estimator.Estimator`.
+
+    The projected gradients of all of x, (n, dimensions), are held while a verb runs.
     """
 
     def __init__(
@@ -101,14 +114,16 @@ class TRAK:
         models: nn.Module | Sequence[nn.Module],
         damping: float | Literal["auto"] = "auto",
         *,
-        dimensions: int = 512,
+        dimensions: int | None = None,
         seed: int = 0,
         **options,
     ):
+        if isinstance(models, Stack):
+            raise UserError("models: TRAK averages over models, so a stack is ambiguous; list(stack) gives its models")
         models = [models] if isinstance(models, nn.Module) else list(models)
         if not models:
             raise UserError("models: need at least one")
-        if dimensions < 1:
+        if dimensions is not None and dimensions < 1:
             raise UserError(f"dimensions: must be at least 1, got {dimensions}")
         self.models, self.dimensions, self.seed, self.damping = models, dimensions, seed, damping
         self._each = [
@@ -120,7 +135,19 @@ class TRAK:
         """Project the gradients of the training set x (n, ...), y (n,)."""
         for each in self._each:
             each.fit(x, y)
+        self.damping_ = [each.damping_ for each in self._each]
         return self
+
+    def redamped(self, damping: float | Literal["auto"]) -> Self:
+        """A copy with the same projected gradients under another damping."""
+        other = copy.copy(self)
+        other.damping, other._each = damping, [each.redamped(damping) for each in self._each]
+        other.damping_ = [each.damping_ for each in other._each]
+        return other
+
+    def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        """Refuses, in a UserError: its curvature is not that of the training loss."""
+        refuse_leave_one_out("TRAK")
 
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""

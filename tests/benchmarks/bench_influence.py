@@ -9,11 +9,13 @@ which takes ten backward passes in the fit where the peers' take one; the Hessia
 """
 
 import argparse
+import copy
 import itertools
 import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +38,7 @@ from datalab.record import figures
 from datalab.training import Recipe, fit_many
 
 DAMPING, REPETITIONS, STACK = 0.1, 3, 32
+SIZES = (784, 256, 128, 10)
 OWN, PAIRS, RATE, ON, AT_ONCE = (
     "self-influence, MLP 784-256-128-10",
     "pairs, digits MLP 64-128-10",
@@ -110,8 +113,8 @@ def our_methods(device: str = "cpu") -> list[Method]:
              lambda m, d: influence.Arnoldi(m, d, rank=100, curvature="hessian"), device),
         ours("ExactGGN", "exact Gauss-Newton matrix", influence.ExactGGN, device),
         ours("ExactHessian", "exact Hessian", influence.ExactHessian, device),
-        ours("CG", "Hessian, to a residual of 1e-4",
-             lambda m, d: influence.CG(m, d, curvature="hessian", tolerance=1e-4), device),
+        ours("CG", "Hessian, to a residual of 1e-4, at most 200 steps",
+             lambda m, d: influence.CG(m, d, curvature="hessian", tolerance=1e-4, iterations=200), device),
         Method("datalab", "LiSSA", "Hessian, at most 2,000 steps", lissa, "LiSSA", device),
     ]  # fmt: skip
 
@@ -123,8 +126,7 @@ def their_methods() -> list[Method]:
         "naive": "ExactHessian", "Nystroem": "Arnoldi", "TracIn": "GradDot", "TracInCP": "GradDot",
         "TracInCPFast": "GradDot, last layer",
     }  # fmt: skip
-    every = [theirs(p.library, p.method, like.get(p.method, p.method)) for p in peers.PEERS]
-    return [theirs("kronfluence", "EK-FAC", "EKFAC", frozen=False), *every]
+    return [theirs(p.library, p.method, like.get(p.method, p.method)) for p in peers.PEERS]
 
 
 def clock(run: Run, n: int) -> float:
@@ -159,20 +161,17 @@ def timed(runs: dict[Method, Run], rows: int, share: float, start: int) -> dict[
     return found
 
 
-def scored(
-    task: str, methods: list[Method], fits: dict, found: dict, device: str, pairs_with: int = 1
-) -> list[dict[str, object]]:
+def scored(task: str, fits: dict, found: dict, device: str, pairs_with: int = 1) -> list[dict[str, object]]:
     """A row of the table for each method; ``pairs_with`` training examples to each of n test examples."""
 
     def each(times: dict, method: Method | None) -> float:
         entry = times.get(method, "")
         return np.nan if isinstance(entry, str) else entry[1] / entry[0]
 
+    mine = {(m.name, m.device): m for m in fits if m.library == "datalab"}
     rows = []
-    for method in methods:
-        same = next(
-            (m for m in methods if m.library == "datalab" and (m.name, m.device) == (method.like, device)), None
-        )
+    for method in fits:
+        same = mine[method.like, device]
         missing = next((v for v in (fits[method], found.get(method)) if isinstance(v, str)), "")
         n, seconds = (np.nan, np.nan) if missing else found[method]
         fit_n, fit_seconds = (np.nan, np.nan) if isinstance(fits[method], str) else fits[method]
@@ -186,23 +185,58 @@ def scored(
     return rows
 
 
-def fitted_and_timed(
-    methods: list[Method], model: nn.Sequential, x: Tensor, y: Tensor, share: float, start: int
-) -> tuple[dict, dict, dict[str, tuple[nn.Sequential, Tensor, Tensor]]]:
-    """The fits' times, what was fitted by method, and everything on each device."""
-    import copy
+class Times(NamedTuple):
+    """What ``timed`` found, by method: of the fits, of self-influence, of pairs with n test examples."""
 
-    at = {m.device: (copy.deepcopy(model).to(m.device), x.to(m.device), y.to(m.device)) for m in methods}
-    kept: dict[Method, object] = {}
+    fits: dict
+    own: dict
+    pairs: dict
+    kept: dict[Method, object]
 
-    def fit(method: Method) -> Run:
-        def run(n: int) -> None:
-            there, x, y = at[method.device]
-            kept[method] = method.fit(there, x[:n], y[:n], DAMPING)
+    def __or__(self, other: "Times") -> "Times":
+        return Times(*(mine | theirs for mine, theirs in zip(self, other, strict=True)))
 
-        return run
 
-    return timed({m: fit(m) for m in methods}, len(x), share, start), kept, at
+class Problem(NamedTuple):
+    """A model with its training set, and a test set to pair it with or None."""
+
+    model: nn.Sequential
+    x: Tensor
+    y: Tensor
+    test: tuple[Tensor, Tensor] | None
+    share: float
+    first: int  # as many rows, or fewer, are fitted and scored to begin with
+    fit_first: int
+
+    def on(self, device: str) -> "Problem":
+        test = self.test and (self.test[0].to(device), self.test[1].to(device))
+        model = copy.deepcopy(self.model).to(device)
+        return self._replace(model=model, x=self.x.to(device), y=self.y.to(device), test=test)
+
+    def times(self, methods: list[Method]) -> Times:
+        at = {m.device: self.on(m.device) for m in methods}
+        kept: dict[Method, object] = {}
+
+        def fit(method: Method, n: int) -> None:
+            there = at[method.device]
+            kept[method] = method.fit(there.model, there.x[:n], there.y[:n], DAMPING)
+
+        def own(method: Method, n: int) -> None:
+            there = at[method.device]
+            kept[method].self_influence(there.x[:n], there.y[:n])
+
+        def pairs(method: Method, n: int) -> None:
+            there = at[method.device]
+            kept[method].pairwise(there.x, there.y, there.test[0][:n], there.test[1][:n])
+
+        n = len(self.x)
+        fits = timed({m: partial(fit, m) for m in methods}, n, self.share, self.fit_first)
+        fine = [m for m in methods if not isinstance(fits[m], str)]
+        found = timed({m: partial(own, m) for m in fine}, n, self.share, self.first)
+        if self.test is None:
+            return Times(fits, found, {}, kept)
+        runs = {m: partial(pairs, m) for m in fine}
+        return Times(fits, found, timed(runs, len(self.test[0]), self.share, self.first), kept)
 
 
 def blobs(n: int) -> tuple[Tensor, Tensor]:
@@ -237,31 +271,16 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, y, x_test, y_test
 
 
-def large(n: int, share: float, device: str) -> list[dict[str, object]]:
-    """Self-influence on the larger MLP, its arithmetic, and influence on a target set."""
+def large(n: int, share: float) -> Problem:
     x, y = blobs(n)
-    sizes = (784, 256, 128, 10)
-    model = trained(sizes, x, y, 100)
-    methods = [m for at in dict.fromkeys((device, "cpu")) for m in our_methods(at)[:4]]
-    if device == "cpu":
-        methods += [
-            theirs("kronfluence", "EK-FAC", "EKFAC", frozen=False),
-            theirs("kronfluence", "EK-FAC", "EKFAC"),
-            theirs("pyDVL", "EK-FAC", "EKFAC"),
-            theirs("dattri", "EK-FAC", "EKFAC", most=1024),  # its one batch holds every gradient, several times
-            theirs("captum", "TracInCP", "GradDot"),
-            theirs("captum", "TracInCPFast", "GradDot, last layer"),
-        ]
-    fits, kept, at = fitted_and_timed(methods, model, x, y, share, 64)
+    return Problem(trained(SIZES, x, y, 100), x, y, None, share, 64, 64)
 
-    def own(method: Method) -> Run:
-        _, x, y = at[method.device]
-        return lambda n: kept[method].self_influence(x[:n], y[:n])
 
-    found = timed({m: own(m) for m in methods if not isinstance(fits[m], str)}, n, share, 64)
-    rows = scored(OWN, methods, fits, found, device)
-    ekfac = next(m for m in methods if (m.name, m.device) == ("EKFAC", device))
-    return rows + arithmetic(ekfac, kept[ekfac], at[device], sizes, share)
+def small(n: int, n_test: int, hidden: int, share: float) -> Problem:
+    x, y, x_test, y_test = digits()
+    x, y = x[:n], y[:n]
+    model = fit_many(models.mlp((1, 1, 64), 10, hidden), x, y.numpy(), None, [0]).model(0)
+    return Problem(model, x, y, (x_test[:n_test], y_test[:n_test]), share, 8, n)
 
 
 def flops(sizes: tuple[int, ...]) -> int:
@@ -276,9 +295,9 @@ def flops(sizes: tuple[int, ...]) -> int:
     return total
 
 
-def arithmetic(ekfac: Method, fitted, there: tuple, sizes: tuple[int, ...], share: float) -> list[dict[str, object]]:
+def arithmetic(ekfac: Method, fitted, there: Problem) -> list[dict[str, object]]:
     """EK-FAC's rate beside a matrix product's, and influence on a target set beside a forward and backward pass."""
-    model, x, y = there
+    model, x, y, share = there.model, there.x, there.y, there.share
     a, b, out = (torch.rand(1024, 1024, device=x.device) for _ in range(3))
 
     def one_pass(n: int) -> None:
@@ -299,7 +318,7 @@ def arithmetic(ekfac: Method, fitted, there: tuple, sizes: tuple[int, ...], shar
     # as many products as take as long as a call of ours, so that both are the least of the same machine's moods
     found[product] = 1, min(clock(lambda n: torch.mm(a, b, out=out), 1) for _ in range(20 * REPETITIONS))
     rates = {
-        ekfac: flops(sizes) * found[ekfac][0] / found[ekfac][1] / 1e9,
+        ekfac: flops(SIZES) * found[ekfac][0] / found[ekfac][1] / 1e9,
         product: 2 * 1024**3 / found[product][1] / 1e9,
     }
     rows = []
@@ -315,27 +334,33 @@ def arithmetic(ekfac: Method, fitted, there: tuple, sizes: tuple[int, ...], shar
     return rows
 
 
-def small(n: int, n_test: int, share: float, device: str) -> list[dict[str, object]]:
-    """Fit, self-influence and pairs on digits: every method that finishes."""
-    x, y, x_test, y_test = digits()
-    x, y, x_test, y_test = x[:n], y[:n], x_test[:n_test], y_test[:n_test]
-    model = fit_many(models.mlp((1, 1, 64), 10, 128), x, y.numpy(), None, [0]).model(0)
-    methods = [m for at in dict.fromkeys((device, "cpu")) for m in our_methods(at)]
-    methods += their_methods() if device == "cpu" else []
-    fits, kept, at = fitted_and_timed(methods, model, x, y, share, n)
-
-    def own(method: Method) -> Run:
-        _, x, y = at[method.device]
-        return lambda m: kept[method].self_influence(x[:m], y[:m])
-
-    def pairs(method: Method) -> Run:
-        _, x, y = at[method.device]
-        tests = x_test.to(method.device), y_test.to(method.device)
-        return lambda m: kept[method].pairwise(x, y, tests[0][:m], tests[1][:m])
-
-    fine = [m for m in methods if not isinstance(fits[m], str)]
-    rows = scored(DIGITS_OWN, methods, fits, timed({m: own(m) for m in fine}, n, share, 8), device)
-    return rows + scored(PAIRS, methods, fits, timed({m: pairs(m) for m in fine}, n_test, share, 8), device, n)
+def compared(mlp: Problem, of_digits: Problem, device: str) -> list[dict[str, object]]:
+    """Every method on digits, some on the larger MLP."""
+    own = [m for at in dict.fromkeys((device, "cpu")) for m in our_methods(at)]
+    on_mlp = [m for m in own if m.name in ("EKFAC", "KFAC", "GradDot", "GradDot, last layer")]
+    ekfac = own[0]
+    if device == "cpu":
+        # first, while the other peers are not imported: its three collections a call walk all that is
+        shipped = theirs("kronfluence", "EK-FAC", "EKFAC", frozen=False)
+        early, early_digits = mlp.times([shipped]), of_digits.times([shipped])
+        on_mlp += [
+            theirs("kronfluence", "EK-FAC", "EKFAC"),
+            theirs("pyDVL", "EK-FAC", "EKFAC"),
+            theirs("dattri", "EK-FAC", "EKFAC", most=1024),  # its one batch holds every gradient, several times
+            theirs("captum", "TracInCP", "GradDot"),
+            theirs("captum", "TracInCPFast", "GradDot, last layer"),
+        ]
+        on_digits = own + their_methods()
+    else:
+        early = early_digits = Times({}, {}, {}, {})
+        on_digits = own
+    times = mlp.times(on_mlp) | early
+    rows = scored(OWN, times.fits, times.own, device)
+    rows += arithmetic(ekfac, times.kept[ekfac], mlp.on(device))
+    del times
+    times = of_digits.times(on_digits) | early_digits
+    rows += scored(DIGITS_OWN, times.fits, times.own, device)
+    return rows + scored(PAIRS, times.fits, times.pairs, device, len(of_digits.x))
 
 
 def stacked(n: int, share: float, device: str) -> list[dict[str, object]]:
@@ -371,7 +396,7 @@ def report(table: pd.DataFrame) -> None:
     for task, rows in table.groupby("task", sort=False):
         print(f"\n{task}")
         rows = rows.drop(columns="task").replace("", np.nan).dropna(axis=1, how="all")
-        numbers = {c: short for c in rows.select_dtypes("number")}
+        numbers = dict.fromkeys(rows.select_dtypes("number"), short)
         print(rows.to_string(index=False, formatters=numbers, na_rep="", max_colwidth=60))
 
 
@@ -401,7 +426,7 @@ def figure(table: pd.DataFrame) -> plt.Figure:
         axes.set_yticks(range(len(part)), part["library"] + " " + part["method"] + shipped, fontsize=8)
         for label, library in zip(axes.get_yticklabels(), part["library"], strict=True):
             label.set_fontweight("bold" if library == "datalab" else "normal")
-        axes.set(xscale="log", ylim=(len(part) - 0.4, -0.6), title=task.capitalize())
+        axes.set(xscale="log", ylim=(len(part) - 0.4, -0.6), title=task[0].upper() + task[1:] + " (x: times ours)")
         axes.set_xlim(right=float(part["microseconds"].max()) * 30)
         axes.set_xlabel("microseconds per pair" if task == PAIRS else "microseconds per example")
         axes.grid(axis="y", visible=False)
@@ -429,15 +454,15 @@ def versions() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--quick", action="store_true", help="few rows, for development")
+    parser.add_argument("--quick", action="store_true", help="few rows, and 32 hidden units on digits: for development")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", InfluenceWarning)
-    n, n_train, n_test, share = (2048, 256, 64, 2.0) if options.quick else (50_000, 1347, 450, 30.0)
+    few = (2048, 256, 64, 32, 2.0)
+    n, n_train, n_test, hidden, share = few if options.quick else (50_000, 1347, 450, 128, 30.0)
     print(f"{versions()}; float32, one thread{', ours on the GPU too' if options.device == 'cuda' else ''}")
-    rows = large(n, share, options.device)
-    rows += small(n_train, n_test, share / 2, options.device)
+    rows = compared(large(n, share), small(n_train, n_test, hidden, share / 3), options.device)
     rows += stacked(n_train, share, options.device)
     table = pd.DataFrame(rows, columns=COLUMNS)
     report(table)
