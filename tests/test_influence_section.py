@@ -9,7 +9,13 @@ from sklearn.metrics import roc_auc_score
 
 from datalab import data, models, noise, pruning, seeds
 from datalab.errors import UserError
-from datalab.experiments import influence_cells, influence_functions, influence_readings, influence_tables
+from datalab.experiments import (
+    influence_cells,
+    influence_figures,
+    influence_functions,
+    influence_readings,
+    influence_tables,
+)
 from datalab.experiments.parameters import resolve
 from datalab.influence import EKFAC, retraining
 from datalab.training import Recipe, fit_many
@@ -44,7 +50,7 @@ def test_a_scores_auroc_is_scikit_learns_on_the_flips_that_were_made():
     observed = noise.corrupt(p.y_train, "symmetric", 0.1, p.n_classes, rng)
     x = torch.as_tensor(p.x_train)
     drawn = [seeds.integer(7, "digits", 0, "mislabelled", i) for i in range(2)]
-    stack = fit_many(influence_cells._mlp(p), x, observed, None, drawn, influence_cells.recipe())
+    stack = fit_many(influence_cells.mlp(p), x, observed, None, drawn, influence_cells.recipe())
     loss = pruning.loss(torch.softmax(stack(x), -1).numpy(), np.tile(observed, (2, 1))).mean(0)
     row = mislabel_rows()[lambda r: (r.kind == "auroc") & (r.estimator == "loss") & (r.rate == 0.1)]
     assert row.auroc.item() == pytest.approx(roc_auc_score(observed != p.y_train, loss), abs=1e-6)
@@ -95,13 +101,31 @@ def test_the_tables_are_means_and_intervals_over_data_sets(rows):
     assert refits.loc["EKFAC", "Pearson"] == pytest.approx(np.mean(by_set))
 
 
-def test_the_best_damping_is_the_best_of_the_grid_and_ekfac_is_compared_on_shared_data_sets(rows):
-    best, lds = influence_tables.best_lds(rows).set_index("estimator"), influence_tables.lds(rows)
-    for name in ("EKFAC", "KFAC", "LastLayerGGN"):
-        assert best.loc[name, "LDS at the best"] == pytest.approx(lds[lds.estimator == name].LDS.max())
-    assert np.isnan(best.loc["EKFAC", "EKFAC ahead"])
-    gap = best.loc["EKFAC", "LDS at the best"] - best.loc["KFAC", "LDS at the best"]
-    assert best.loc["KFAC", "EKFAC ahead"] == pytest.approx(gap)
+def test_a_damping_is_chosen_on_the_other_data_sets():
+    rows = pd.DataFrame(
+        [
+            {"kind": "lds", "dataset": name, "estimator": estimator, "relative_damping": at, "automatic": at == 0.001,
+             "lds": value, "each": value}
+            for estimator, shift in (("EKFAC", 0.0), ("KFAC", -0.1))
+            for name, values in (("a", (0.1, 0.9)), ("b", (0.5, 0.4)), ("c", (0.6, 0.5)))
+            for at, value in zip((0.001, 1.0), np.array(values) + shift, strict=True)
+        ]
+    )  # fmt: skip
+    table = influence_tables.tuned_lds(rows).set_index("estimator")
+    # a: b and c prefer 0.001, so 0.1; b: a and c prefer 1, so 0.4; c: likewise 0.5
+    assert table.loc["EKFAC", "tuned elsewhere"] == pytest.approx(np.mean([0.1, 0.4, 0.5]))
+    assert table.loc["EKFAC", "default"] == pytest.approx(np.mean([0.1, 0.5, 0.6]))
+    assert table.loc["KFAC", "EKFAC ahead"] == pytest.approx(0.1)
+    assert np.isnan(table.loc["EKFAC", "EKFAC ahead"])
+
+
+def test_one_data_set_or_one_rate_or_none_small_enough_is_no_error(rows):
+    alone = rows[(rows.dataset == "wine") & (rows.kind != "refit") & ((rows.rate == 0.3) | rows.rate.isna())]
+    assert "No data set" in influence_readings.refits(influence_tables.refits(alone))
+    table, ahead = influence_tables.auroc(alone), influence_tables.against_free(alone)
+    influence_figures.auroc(table, ahead)
+    assert "is open" in influence_readings.against_free(ahead)
+    assert influence_tables.tuned_lds(alone)["tuned elsewhere"].notna().all()
 
 
 def test_agreement_is_symmetric_with_ones_on_its_diagonal(rows):
@@ -110,23 +134,21 @@ def test_agreement_is_symmetric_with_ones_on_its_diagonal(rows):
     np.testing.assert_allclose(np.diag(square), 1)
 
 
-def test_a_reading_says_which_way_the_comparison_fell():
-    table = pd.DataFrame(
-        {
-            "score": ["EKFAC", "EL2N"],
-            "flipped labels (%)": [20.0, 20.0],
-            "AUROC difference": [0.02, 0.0],
-            "AUROC difference low": [0.01, -0.1],
-            "AUROC difference high": [0.03, 0.1],
-            "p (t)": [0.01, 0.9],
-            "p (Holm)": [0.02, 0.9],
-        }
-    )
-    assert "influence finds flipped labels that the loss does not" in influence_readings.against_free(table)
-    table[["AUROC difference", "AUROC difference low", "AUROC difference high"]] *= -1
-    assert "The free scores do as well" in influence_readings.against_free(table.rename(
-        columns={"AUROC difference low": "AUROC difference high", "AUROC difference high": "AUROC difference low"}
-    ))  # fmt: skip
+@pytest.mark.parametrize(
+    ("mean", "half_width", "p", "words"),
+    [
+        (0.02, 0.01, 0.001, "Some influence score finds flipped labels that the loss does not"),
+        (0.02, 0.01, 0.02, "is open on these data sets"),
+        (-0.02, 0.01, 0.001, "No influence score finds flipped labels better than the loss by 0.01 AUROC or more"),
+        (0.0, 0.05, 0.9, "is open on these data sets"),
+    ],
+)
+def test_a_reading_says_which_way_the_comparison_fell(mean, half_width, p, words):
+    table = pd.DataFrame({"score": ["EKFAC", "EL2N"], "flipped labels (%)": [20.0, 20.0], "sets": [15, 15]})
+    table["AUROC difference"] = [mean, 0.5]
+    table["AUROC difference low"], table["AUROC difference high"] = [mean - half_width, 0.4], [mean + half_width, 0.6]
+    table["p (t)"] = table["p (Holm)"] = [p, 1e-9]
+    assert words in influence_readings.against_free(table)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,11 @@ from datalab.influence import (
     TracIn,
     retraining,
 )
+from datalab.influence.datainf import AUTO_SHARE
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
 from datalab.stack import Stack
-from datalab.training import Recipe, fit_many
+from datalab.training import Recipe, cosine, fit_many
 
 SOFTMAX_PARAMETERS = 1500  # a refit to convergence takes up to a second below
 EXACT_PARAMETERS = 5000  # the full matrix of an MLP takes seconds below
@@ -51,7 +52,8 @@ def recipe() -> Recipe:
     return Recipe(rule["steps"], rule["batch_size"], rule["learning_rate"], rule["l2"])
 
 
-def _mlp(p: data.Prepared) -> torch.nn.Sequential:
+def mlp(p: data.Prepared) -> torch.nn.Sequential:
+    """The study's MLP for a data set."""
     return models.build("mlp", p.grid, p.n_classes, protocol().training["hidden"])
 
 
@@ -91,15 +93,15 @@ def refit_cell(
 
 def _retrained(p: data.Prepared, root_seed: int, refits: int, model_seeds: int, device: str) -> Rows:
     x, y, x_val, y_val, *_ = _tensors(p, device)
-    module = _mlp(p)
+    module = mlp(p)
     drawn = [seeds.integer(root_seed, p.name, "leave one out", i) for i in range(model_seeds)]
     stack = fit_many(module, x, p.y_train, None, drawn, recipe())
     with quiet():
         estimator = EKFAC(stack, l2=recipe().l2).fit(x, y)
-    unit = float((estimator.damping_ - recipe().l2).mean()) / RELATIVE_DAMPINGS[0]
+    heavier = estimator.redamped(recipe().l2 + _mean_diagonal(estimator))
     predicted = {
         name: each.leave_one_out(x, y, x_val, y_val).double().mean(0).cpu().numpy()
-        for name, each in (("EKFAC", estimator), (HEAVIER, estimator.redamped(recipe().l2 + unit)))
+        for name, each in (("EKFAC", estimator), (HEAVIER, heavier))
     }
     which = _evenly(predicted["EKFAC"], refits)
     changes = retraining.retrained_without(module, x, p.y_train, x_val, p.y_val, which, drawn, recipe())
@@ -137,7 +139,7 @@ def subsets_cell(
     p = data.prepare(dataset, 0, root_seed, caps, encoder)
     x, y, _, _, x_test, y_test = _tensors(p, device)
     x_test, y_test = x_test[:tests], y_test[:tests]
-    module = _mlp(p)
+    module = mlp(p)
     drawn = [seeds.integer(root_seed, dataset, "halves", i) for i in range(model_seeds)]
     rng = seeds.generator(root_seed, dataset, "subsets")
     subsets = retraining.retrained_on_halves(
@@ -147,32 +149,48 @@ def subsets_cell(
     stack = fit_many(module, x, p.y_train, None, references, recipe())
     found: Rows = []
 
-    def score(name: str, relative: float, automatic: bool, pairwise: Tensor) -> None:
-        together = retraining.lds(pairwise.mean(0), subsets).mean()
+    def score(name: str, relative: float, automatic: bool, together: Tensor, pairwise: Tensor) -> None:
+        together = retraining.lds(together, subsets).mean()
         each = np.mean([retraining.lds(one, subsets).mean() for one in pairwise])
         row = {"dataset": dataset, "n": len(x), "relative_damping": relative, "automatic": automatic}
         found.append(row | _row("lds", name, lds=together, each=each))
 
+    l2, data_ = recipe().l2, (x, y, x_test, y_test)
     for name, kind in _damped(module).items():
         with quiet():
-            estimator = kind(stack, l2=recipe().l2).fit(x, y)
-        automatic = torch.as_tensor(estimator.damping_, dtype=torch.float64)
-        unit = float((automatic - recipe().l2).mean()) / 1e-3
+            estimator = kind(stack, l2=l2).fit(x, y)
+        unit = _mean_diagonal(estimator)
         for relative in RELATIVE_DAMPINGS:
-            moved = estimator if relative == 1e-3 else estimator.redamped(recipe().l2 + relative * unit)
-            score(name, relative, relative == 1e-3, moved.pairwise(x, y, x_test, y_test))
-    score("GradDot", np.nan, True, GradDot(stack).fit(x, y).pairwise(x, y, x_test, y_test))
-    with quiet():
-        score("DataInf", np.nan, True, DataInf(stack).fit(x, y).pairwise(x, y, x_test, y_test))
-    each = [TRAK(model).fit(x, y).pairwise(x, y, x_test, y_test) for model in stack]
-    score("TRAK", np.nan, True, torch.stack(each))
+            automatic = relative == RELATIVE_DAMPINGS[0] and name != "DataInf"
+            moved = estimator if automatic else estimator.redamped(l2 + relative * unit)
+            pairwise = moved.pairwise(*data_)
+            score(name, relative, automatic, pairwise.mean(0), pairwise)
+        if name == "DataInf":  # whose own rule is another one
+            pairwise = estimator.pairwise(*data_)
+            score(name, np.nan, True, pairwise.mean(0), pairwise)
+    pairwise = GradDot(stack).fit(x, y).pairwise(*data_)
+    score("GradDot", np.nan, True, pairwise.mean(0), pairwise)
+    together = TRAK(list(stack), l2=l2).fit(x, y)
+    alone = [TRAK(model, l2=l2).fit(x, y) for model in stack]
+    for relative in RELATIVE_DAMPINGS:
+        # The curvature of TRAK is not weighted by p (1 - p): its unit is its own.
+        damping = l2 + relative * float(np.mean(together.damping_) - l2) / RELATIVE_DAMPINGS[0]
+        each = torch.stack([one.redamped(damping).pairwise(*data_) for one in alone])
+        score("TRAK", relative, relative == RELATIVE_DAMPINGS[0], together.redamped(damping).pairwise(*data_), each)
     return found
+
+
+def _mean_diagonal(estimator) -> float:
+    """H's, as the automatic damping tells it; DataInf's, that of the gradients' second moment."""
+    automatic = float(torch.as_tensor(estimator.damping_, dtype=torch.float64).mean()) - recipe().l2
+    return automatic / (AUTO_SHARE if isinstance(estimator, DataInf) else RELATIVE_DAMPINGS[0])
 
 
 def _damped(module: torch.nn.Module) -> dict[str, Callable]:
     """The estimators whose damping is moved; the full matrix where it takes seconds."""
     small = sum(w.numel() for w in module.parameters()) <= EXACT_PARAMETERS
-    return ({"ExactGGN": ExactGGN} if small else {}) | {"EKFAC": EKFAC, "KFAC": KFAC, "LastLayerGGN": LastLayerGGN}
+    every = {"EKFAC": EKFAC, "KFAC": KFAC, "LastLayerGGN": LastLayerGGN, "DataInf": DataInf}
+    return ({"ExactGGN": ExactGGN} if small else {}) | every
 
 
 def mislabel_cell(
@@ -193,7 +211,7 @@ def mislabel_cell(
     scores); and rows of ``kind`` "cost" (``seconds`` to fit and score the training set, a model).
     """
     p = data.prepare(dataset, seed, root_seed, caps, encoder)
-    module, per_rate = _mlp(p), protocol().reference["models"]
+    module, per_rate = mlp(p), protocol().reference["models"]
     x, x_val = (torch.as_tensor(part, device=device) for part in (p.x_train, p.x_val))
     rng = [seeds.generator(root_seed, dataset, seed, "mislabelled", rate) for rate in rates]
     both = [
@@ -203,7 +221,7 @@ def mislabel_cell(
     observed, y_val = zip(*both, strict=True)
     labels = np.repeat(np.array(observed), per_rate, axis=0)
     drawn = [seeds.integer(root_seed, dataset, seed, "mislabelled", i) for _ in rates for i in range(per_rate)]
-    path = _Path(recipe().steps)
+    path = _Path(recipe())
     stack = fit_many(module, x, labels, None, drawn, recipe(), on_step=path)
     y = torch.as_tensor(labels, device=device)
     names = {"dataset": dataset, "seed": seed, "n": len(x)}
@@ -230,10 +248,15 @@ def mislabel_cell(
 
 
 class _Path:
-    """Checkpoints of a training, evenly spaced, the last at its end."""
+    """Checkpoints of a training, evenly spaced, the last at its end; ``rates`` are the sums of the learning rates of
+    the steps that led to each.
+    """
 
-    def __init__(self, steps: int):
-        self._at = {round(steps * (k + 1) / CHECKPOINTS) for k in range(CHECKPOINTS)}
+    def __init__(self, recipe: Recipe):
+        ends = [round(recipe.steps * (k + 1) / CHECKPOINTS) for k in range(CHECKPOINTS)]
+        rates = [cosine(recipe.learning_rate, step, recipe.steps) for step in range(recipe.steps)]
+        self._at = set(ends)
+        self.rates = [sum(rates[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
         self.stacks: list[Stack] = []
 
     def __call__(self, step: int, stack: Stack) -> None:
@@ -256,7 +279,7 @@ def _scores(
             "EKFAC": lambda: own(EKFAC(stack, l2=l2)),
             "KFAC": lambda: own(KFAC(stack, l2=l2)),
             "DataInf": lambda: own(DataInf(stack, l2=l2)),
-            "TracIn": lambda: own(TracIn(path.stacks, [1.0] * len(path.stacks))),
+            "TracIn": lambda: own(TracIn(path.stacks, path.rates)),
             VALIDATION: lambda: EKFAC(stack, l2=l2).fit(x, y).influence_on(x, y, *target),
             "gradient norm": lambda: own(GradDot(stack)).sqrt(),
             "loss": lambda: _free(pruning.loss, stack, x, y),

@@ -75,7 +75,8 @@ def auroc(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
     t-intervals.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.6))
-    several = table.groupby("score", sort=False).filter(lambda one: len(one) > 1)
+    whole = table.groupby("score", sort=False).size()
+    several = table[table.score.map(whole) == whole.max()]
     look = {
         name: {"linestyle": "--" if name in FREE else "-", "color": f"C{i % 7}", "marker": "osD^vP*Xh"[i % 9]}
         for i, name in enumerate(several.score.unique())

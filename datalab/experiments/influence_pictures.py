@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from datalab import data, noise, seeds
-from datalab.experiments.influence_cells import _mlp, recipe
+from datalab.experiments.influence_cells import mlp, recipe
 from datalab.experiments.influence_functions import Parameters, device
 from datalab.influence import EKFAC
 from datalab.influence.damping import damping_path
@@ -42,7 +42,7 @@ def study(p: Parameters) -> Study:
     x = torch.as_tensor(prepared.x_train, device=device(p))
     y = torch.as_tensor(observed, device=x.device)
     seed = seeds.integer(p.root_seed, p.picture_dataset, "pictures")
-    stack = fit_many(_mlp(prepared), x, observed, None, [seed], recipe())
+    stack = fit_many(mlp(prepared), x, observed, None, [seed], recipe())
     with quiet():
         estimator = EKFAC(stack.model(0), l2=recipe().l2).fit(x, y)
     scores = estimator.self_influence(x, y).double().cpu().numpy()

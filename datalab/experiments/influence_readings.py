@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from datalab.experiments.influence_cells import FREE
+from datalab.protocol import protocol
 
 
 def _interval(row: pd.Series, name: str) -> str:
@@ -13,6 +14,8 @@ def _interval(row: pd.Series, name: str) -> str:
 
 def refits(table: pd.DataFrame) -> str:
     """Correlation and size of error of every estimator's prediction of a refit."""
+    if table.empty:
+        return "No data set of this run is small enough to be refitted to convergence example by example."
     lines = [
         f"- **{row.estimator}**: correlation {_interval(row, 'Pearson')}, relative RMS error "
         f"{_interval(row, 'relative RMS error')}."
@@ -23,55 +26,55 @@ def refits(table: pd.DataFrame) -> str:
 
 def retrained(table: pd.DataFrame) -> str:
     """What can be known of single removals in an MLP, and how far off the size of a prediction is."""
-    half = table["half of the seeds with the other"].median()
+    best = table["best to be had"].median()
     light, heavy = table["EKFAC"].median(), table["EKFAC, heavier damping"].median()
     size, other = table["size of prediction / change"].median(), table["the same, heavier damping"].median()
     return (
-        f"Medians over {len(table)} data sets: half of the seeds correlates with the other at {half:.2f}, which is "
-        f"what there is to be known; EK-FAC's prediction with the change at {light:.2f} with the default damping and "
-        f"{heavy:.2f} with a thousand times that. Its size is {size:.1f} times the change's with the default, "
-        f"{other:.2f} times with the heavier damping."
+        f"Medians over {len(table)} data sets: the change itself is known so well that a perfect prediction would "
+        f"correlate with it at {best:.2f}; EK-FAC's does at {light:.2f} with the default damping and at {heavy:.2f} with "
+        f"a thousand times that. Its size is {size:.1f} times the change's with the default, {other:.2f} times with the "
+        "heavier damping."
     )
 
 
-def lds(best: pd.DataFrame) -> str:
+def lds(tuned: pd.DataFrame) -> str:
     """Which estimator adds up best, and what the damping is worth."""
     lines = []
-    for _, row in best.iterrows():
-        text = f"- **{row.estimator}**: {row['LDS at the default']:.3f} at its default"
-        if not np.isnan(row["best damping / mean diagonal"]):
-            text += f", {_interval(row, 'LDS at the best')} at the best damping of the grid"
-            text += f" ({row['best damping / mean diagonal']:g} x mean diagonal)"
+    for _, row in tuned.iterrows():
+        text = f"- **{row.estimator}**: {_interval(row, 'default')} at its default"
+        if not np.isnan(row["damping / mean diagonal"]):
+            text += f", {_interval(row, 'tuned elsewhere')} at the damping chosen on the other data sets"
+            text += f" (median {row['damping / mean diagonal']:g} x mean diagonal)"
         if not np.isnan(row["EKFAC ahead"]):
-            text += f"; EK-FAC at its best is ahead by {_interval(row, 'EKFAC ahead')}"
+            text += f"; EK-FAC so tuned is ahead by {_interval(row, 'EKFAC ahead')}"
         lines.append(text + ".")
     return "\n".join(lines)
 
 
 def against_free(table: pd.DataFrame) -> str:
-    """Whether any influence score finds wrong labels better than the loss does, which is free."""
-    name = "AUROC difference"
+    """Whether any influence score finds wrong labels better than the loss does, which is free.
+
+    A gain is one that Holm's correction leaves at the protocol's alpha; "no better" needs every interval to end below
+    the smallest difference of interest; anything else is open.
+    """
+    alpha, small = protocol().statistics["alpha"], protocol().statistics["sesoi"]["accuracy"]
     paid = table[~table.score.isin(FREE)]
-    better = paid[paid[f"{name} low"] > 0]
-    worse = paid[paid[f"{name} high"] < 0]
-    judged = int(paid[f"{name} low"].notna().sum())
+    name, sets = "AUROC difference", int(table.sets.max())
+    known = paid.dropna(subset=f"{name} low")
+    found = known[known["p (Holm)"] <= alpha]
+    gains, losses = found[found[name] > 0], found[found[name] < 0]
+    most, least = paid.loc[paid[name].idxmax()], paid.loc[paid[name].idxmin()]
+    spans = [f"{row[name]:+.3f} ({row.score}, {row['flipped labels (%)']:g} %)" for row in (most, least)]
     text = (
-        f"Of {judged} comparisons of an influence score with the loss, at one rate each, the 95 % interval lies above "
-        f"0 in {len(better)} and below 0 in {len(worse)}"
+        f"Of {len(known)} comparisons of an influence score with the loss on {sets} data sets, after Holm's correction "
+        f"at {alpha:g}, {len(gains)} find a gain and {len(losses)} a deficit; the means run from {spans[1]} to "
+        f"{spans[0]}. "
     )
-    if judged:
-        text += f"; after Holm's correction {int((paid['p (Holm)'] <= 0.05).sum())} differ at 5 %"
-    least = paid.loc[paid[name].idxmin()]
-    most = paid.loc[paid[name].idxmax()]
-    return (
-        f"{text}. The largest gain is {most[name]:+.3f} ({most.score}, {most['flipped labels (%)']:g} %), the largest "
-        f"loss {least[name]:+.3f} ({least.score}, {least['flipped labels (%)']:g} %). "
-        + (
-            "**The free scores do as well as influence at finding flipped labels, or better.**"
-            if not len(better)
-            else "**Where the interval lies above 0, influence finds flipped labels that the loss does not.**"
-        )
-    )
+    if len(gains):
+        return text + "**Some influence score finds flipped labels that the loss does not.**"
+    if len(known) and (known[f"{name} high"] < small).all():
+        return text + f"**No influence score finds flipped labels better than the loss by {small:g} AUROC or more.**"
+    return text + "**Whether influence finds flipped labels better than the loss is open on these data sets.**"
 
 
 def agreement(table: pd.DataFrame) -> str:

@@ -24,7 +24,8 @@ ORDER = (
 
 def kind(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows of one kind, with their own columns only."""
-    return rows[rows["kind"] == name].dropna(axis=1, how="all").drop(columns="kind")
+    part = rows[rows["kind"] == name].drop(columns="kind")
+    return part.dropna(axis=1, how="all") if len(part) else part
 
 
 def _with_interval(by_set: pd.Series, name: str) -> dict[str, float]:
@@ -59,14 +60,19 @@ def refits(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrained(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set: how EK-FAC predicts retraining an MLP, beside how well retraining predicts itself."""
+    """A row per data set: how EK-FAC predicts retraining an MLP, beside how well retraining predicts itself.
+
+    If halves of the seeds correlate at r, the mean over all of them correlates with what it estimates at
+    sqrt(2 r / (1 + r)) (Spearman-Brown): no prediction can be expected above that.
+    """
     found = []
     for name, one in kind(rows, "retrained").groupby("dataset", sort=False):
         light, heavy = (each for _, each in one.groupby("estimator", sort=False))
         found.append(
             {
                 "data set": name,
-                "half of the seeds with the other": light.half_a.corr(light.half_b),
+                "half of the seeds with the other": (half := light.half_a.corr(light.half_b)),
+                "best to be had": np.sqrt(max(2 * half / (1 + half), 0)),
                 "EKFAC": light.predicted.corr(light.actual),
                 "EKFAC, heavier damping": heavy.predicted.corr(heavy.actual),
                 "size of prediction / change": _size(light),
@@ -94,23 +100,35 @@ def lds(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def best_lds(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per estimator: at its default, at the best damping of the grid (chosen on these very scores, so a bound),
-    and how far EK-FAC at its best is ahead, paired over the data sets both were run on.
+def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per estimator: LDS at its default, and at a damping chosen, for each data set, on all the *others*; and how
+    far EK-FAC so tuned is ahead, paired over the data sets both were run on.
     """
-    table, part = lds(rows), kind(rows, "lds")
-    wide = part.pivot_table(index="dataset", columns=["estimator", part.relative_damping.fillna(-1.0)], values="lds")
-    best = wide.mean().groupby(level=0).idxmax()
+    part = kind(rows, "lds")
+    chosen = {name: _chosen_elsewhere(one) for name, one in part.groupby("estimator", sort=False)}
     found = []
-    for name, one in table.groupby("estimator", sort=False):
-        default = one[one.default == "yes"].iloc[0]
-        row = {"estimator": name, "LDS at the default": default.LDS}
-        row |= _with_interval(wide[best[name]], "LDS at the best")
-        damping = best[name][1]
-        row["best damping / mean diagonal"] = np.nan if damping < 0 else damping
-        ahead = _with_interval(wide[best["EKFAC"]] - wide[best[name]], "EKFAC ahead")
-        found.append(row | (ahead if name != "EKFAC" else dict.fromkeys(ahead, np.nan)) | {"sets": int(default.sets)})
-    return pd.DataFrame(found).sort_values("LDS at the best", ascending=False, ignore_index=True)
+    for name, one in part.groupby("estimator", sort=False):
+        default = one[one.automatic.astype(bool)].set_index("dataset").lds
+        tuned = chosen[name].lds
+        ahead = _with_interval(chosen["EKFAC"].lds - tuned, "EKFAC ahead")
+        row = {"estimator": name} | _with_interval(default, "default") | _with_interval(tuned, "tuned elsewhere")
+        dampings = chosen[name].relative_damping.dropna()
+        row["damping / mean diagonal"] = dampings.median() if len(dampings) else np.nan
+        found.append(row | (ahead if name != "EKFAC" else dict.fromkeys(ahead, np.nan)) | {"sets": len(tuned)})
+    return pd.DataFrame(found).sort_values("tuned elsewhere", ascending=False, ignore_index=True)
+
+
+def _chosen_elsewhere(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each data set, its row at the damping that is best on the mean of the others; the default if it is alone."""
+    wide = rows.assign(at=rows.relative_damping.fillna(-1.0)).pivot(index="dataset", columns="at", values="lds")
+    default = rows[rows.automatic.astype(bool)].relative_damping.fillna(-1.0).iloc[0]
+    found = []
+    for name in wide.index:
+        others = wide.drop(index=name)
+        at = others.mean().idxmax() if len(others) else default
+        damping = np.nan if at < 0 else at
+        found.append({"dataset": name, "lds": wide.loc[name, at], "relative_damping": damping})
+    return pd.DataFrame(found).set_index("dataset")
 
 
 def auroc(rows: pd.DataFrame) -> pd.DataFrame:
