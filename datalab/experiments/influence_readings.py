@@ -31,9 +31,9 @@ def retrained(table: pd.DataFrame) -> str:
     size, other = table["size of prediction / change"].median(), table["the same, heavier damping"].median()
     return (
         f"Medians over {len(table)} data sets: the change itself is known so well that a perfect prediction would "
-        f"correlate with it at {best:.2f}; EK-FAC's does at {light:.2f} with the default damping and at {heavy:.2f} with "
-        f"a thousand times that. Its size is {size:.1f} times the change's with the default, {other:.2f} times with the "
-        "heavier damping."
+        f"correlate with it at {best:.2f}; EK-FAC's does at {light:.2f} with the default damping and at {heavy:.2f} "
+        f"with a thousand times that. Its size is {size:.1f} times the change's with the default, {other:.2f} times "
+        "with the heavier damping."
     )
 
 
