@@ -144,11 +144,12 @@ def auroc(rows: pd.DataFrame) -> pd.DataFrame:
 def against_free(rows: pd.DataFrame, free: str = "loss") -> pd.DataFrame:
     """A row per score and rate: its AUROC less that of ``free``, which costs nothing, paired over the data sets."""
     means = kind(rows, "auroc").groupby(["estimator", "rate", "dataset"], sort=False).auroc.mean()
+    by_set = {key: one.droplevel([0, 1]) for key, one in means.groupby(level=[0, 1], sort=False)}
     found = []
-    for (name, rate), one in means.groupby(level=[0, 1], sort=False):
+    for (name, rate), one in by_set.items():
         if name == free:
             continue
-        difference = one.droplevel([0, 1]) - means[free, rate]
+        difference = one - by_set[free, rate]
         row = {"score": name, "flipped labels (%)": 100 * rate}
         row |= _with_interval(difference, "AUROC difference")
         values = difference.dropna().to_numpy()
