@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions
+from datalab.influence.estimator import Batch
 from datalab.influence.flat import MatrixFree
 from datalab.seeds import integer
 
@@ -87,10 +87,9 @@ class Arnoldi(MatrixFree):
         products = [f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True)]
         return sum(self._network.over_groups(each) for each in products)
 
-    def _solve(self, directions: Directions) -> Directions:
-        flat = self._network.flatten(directions)
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
         u = self._network.flatten(self._eigenvectors)
-        return self._network.unflatten(((flat @ u.mT) * self._inverse[:, None]) @ u)
+        return ((vectors @ u.mT) * self._inverse[:, None]) @ u
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

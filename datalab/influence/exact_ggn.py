@@ -17,9 +17,8 @@ class ExactGGN(Estimator):
     """H is the exact Gauss-Newton matrix over all parameters; the solver is Cholesky.
 
     It costs n P^2 FLOP to form (4 n P^2 where weights are shared over positions) and P^3 / 3 to factorise, and 2 P^2
-    numbers of memory a model. Raises UserError in ``fit``
-    above 15,000 parameters, and when H + d I is not positive definite. On softmax regression H is the Hessian.
-    Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    numbers of memory a model. Raises UserError in ``fit`` above 15,000 parameters, and when H + d I is not positive
+    definite. On softmax regression H is the Hessian. Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
@@ -71,7 +70,8 @@ class ExactGGN(Estimator):
         target = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, target, strict=True)]
         penalty = self.l2 * network.flatten([v[:, None] for v in self._values()])
         columns = []
-        for batch in self._batches(x, y, max(1, self._gradients_at_once() // (1 + self._n_classes(x)))):
+        n_classes = network.logits(next(self._batches(x, y, 1)).x).shape[-1]
+        for batch in self._batches(x, y, max(1, self._gradients_at_once() // (1 + n_classes))):
             tape = network.tape(batch.x)
             every = [fisher.loss_cotangent(tape.logits, batch.y), *fisher.exact_cotangents(tape.logits)]
             rows = torch.stack(
@@ -84,10 +84,6 @@ class ExactGGN(Estimator):
                 )
             )
         return torch.cat(columns, 1)
-
-    def _n_classes(self, x: Tensor) -> int:
-        first = x[:1].to(self._network.like.dtype) if x.is_floating_point() else x[:1]
-        return self._network.logits(first).shape[-1]
 
 
 def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor:

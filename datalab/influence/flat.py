@@ -1,5 +1,6 @@
 """What the estimators share that hold H as a product with vectors, over all parameters as one."""
 
+from abc import abstractmethod
 from functools import partial
 from typing import Literal
 
@@ -64,6 +65,6 @@ class MatrixFree(Estimator):
     def _solve(self, directions: Directions) -> Directions:
         return self._network.unflatten(self._solve_flat(self._network.flatten(directions)))
 
+    @abstractmethod
     def _solve_flat(self, vectors: Tensor) -> Tensor:
         """(H + d I)^-1 v, (S, k, P)."""
-        raise NotImplementedError

@@ -25,7 +25,6 @@ class Hessian:
         if network.is_stack:
             raise UserError("curvature: the Hessian takes one model at a time; a stack takes the Gauss-Newton matrix")
         self.network, self._batches, self.n = network, batches, n
-        self._sites = [site for each in network.sites.values() for site in each]
         self._parameters = network.parameters()
         self._vectorised: bool | None = None
 
@@ -91,7 +90,7 @@ class Hessian:
         """A vector (P,) over the sites' matrices as one over the parameters, which are those matrices rearranged."""
         found = {id(p): torch.zeros_like(p) for p in self._parameters}
         matrices = self.network.unflatten(vector[None, None])
-        for site, matrix in zip(self._sites, matrices, strict=True):
+        for site, matrix in zip(self.network.sites, matrices, strict=True):
             _, back = torch.func.vjp(site.arrange, *(p.detach() for p in site.parameters()))
             for p, part in zip(site.parameters(), back(matrix[:, 0]), strict=True):
                 found[id(p)] += part
@@ -100,7 +99,7 @@ class Hessian:
     def _in_sites(self, values: Sequence[Tensor]) -> Tensor:
         """Values of the parameters as one vector (1, P) over the sites' matrices."""
         by_parameter = {id(p): v for p, v in zip(self._parameters, values, strict=True)}
-        arranged = [site.arrange(*(by_parameter[id(p)] for p in site.parameters())) for site in self._sites]
+        arranged = [site.arrange(*(by_parameter[id(p)] for p in site.parameters())) for site in self.network.sites]
         return self.network.flatten([matrix[:, None] for matrix in arranged])[:, 0]
 
 

@@ -4,6 +4,7 @@ At each site the Fisher's block is approximated in the basis Q_G (x) Q_A, with Q
 sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the estimators differ in the eigenvalues they put there.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -79,13 +80,14 @@ class Kronecker(Estimator):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         self._inverse = [1 / v for v in damped]
 
+    @abstractmethod
     def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
-        raise NotImplementedError
+        """Each site's (B, out, in), in the order of its bases."""
 
     def _tapes(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tape, Iterator[Tensor]]]:
         """Each batch's tape and the cotangents whose squares add up to the Fisher."""
         rng = generator(self.seed, "fisher")
-        uniforms = torch.as_tensor(rng.random((len(x), self.samples)), device=x.device)
+        uniforms = torch.as_tensor(rng.random((len(x), self.samples)), device=self._network.like.device)
         for batch in self._batches(x, y):
             tape = self._network.tape(batch.x)
             drawn = uniforms[batch.start : batch.start + len(batch.x)]

@@ -112,7 +112,7 @@ class _LastLayer:
     def _take(self, weight: Tensor, bias: Tensor | None) -> None:
         """Weights (S, C, h) and biases (S, C)."""
         self._bias = bias is not None
-        self.values = torch.cat([weight, bias[..., None]], 2) if self._bias else weight
+        self.values = layers.with_bias(weight, bias)
         self.like, self.shapes, self.n_parameters = weight, [(1, *self.values.shape[1:])], self.values[0].numel()
 
     def logits(self, x: Tensor) -> Tensor:

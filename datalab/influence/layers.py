@@ -51,10 +51,20 @@ class Site(ABC):
 
 
 class LinearSite(Site):
-    """A Linear layer on (m, ..., in), or ``rows`` of one: a projection of an attention layer."""
+    """A Linear layer on (m, ..., in), or a projection of an attention layer: ``rows`` of a shared weight, ``bias_rows``
+    of a shared bias.
+    """
 
-    def __init__(self, name: str, weight: nn.Parameter, bias: nn.Parameter | None, rows: slice = slice(None)):
-        self.name, self._weight, self._bias, self._rows, self.bias = name, weight, bias, rows, bias is not None
+    def __init__(
+        self,
+        name: str,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        rows: slice = slice(None),
+        bias_rows: slice = slice(None),
+    ):
+        self.name, self._weight, self._bias, self.bias = name, weight, bias, bias is not None
+        self._rows, self._bias_rows = rows, bias_rows
 
     def inputs(self, x: Tensor) -> Tensor:
         return x.reshape(1, len(x), -1, x.shape[-1])
@@ -65,21 +75,11 @@ class LinearSite(Site):
         return [self._weight, self._bias] if self.bias else [self._weight]
 
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _with_bias(weight[self._rows][None], None if bias is None else bias[self._rows])
+        return with_bias(weight[self._rows][None], None if bias is None else bias[self._bias_rows])
 
     def apply(self, x: Tensor) -> Tensor:
         """x times the weight's transpose, plus the bias."""
-        return functional.linear(x, self._weight[self._rows], self._bias[self._rows] if self.bias else None)
-
-
-class ProjectionSite(LinearSite):
-    """A projection with a weight of its own, whose bias alone is ``rows`` of a shared one."""
-
-    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _with_bias(weight[None], None if bias is None else bias[self._rows])
-
-    def apply(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self._weight, self._bias[self._rows] if self.bias else None)
+        return functional.linear(x, self._weight[self._rows], self._bias[self._bias_rows] if self.bias else None)
 
 
 class ConvSite(Site):
@@ -105,7 +105,7 @@ class ConvSite(Site):
         return list(self.module.parameters(recurse=False))
 
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _with_bias(weight.flatten(1).unflatten(0, (self.module.groups, -1)), bias)
+        return with_bias(weight.flatten(1).unflatten(0, (self.module.groups, -1)), bias)
 
 
 class NormSite(Site):
@@ -136,7 +136,7 @@ class NormSite(Site):
         return list(self.module.parameters(recurse=False))
 
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _with_bias(weight.reshape(-1, 1, 1), bias)
+        return with_bias(weight.reshape(-1, 1, 1), bias)
 
 
 class EmbeddingSite(Site):
@@ -172,10 +172,9 @@ def attention_sites(name: str, module: nn.MultiheadAttention) -> list[Site]:
     found: list[Site] = []
     for i, part in enumerate("qkv"):
         rows = slice(i * e, (i + 1) * e)
-        if module._qkv_same_embed_dim:
-            found.append(LinearSite(f"{name}.{part}", module.in_proj_weight, bias, rows))
-        else:
-            found.append(ProjectionSite(f"{name}.{part}", getattr(module, f"{part}_proj_weight"), bias, rows))
+        packed = module._qkv_same_embed_dim
+        weight = module.in_proj_weight if packed else getattr(module, f"{part}_proj_weight")
+        found.append(LinearSite(f"{name}.{part}", weight, bias, rows if packed else slice(None), rows))
     return [*found, LinearSite(f"{name}.out_proj", module.out_proj.weight, module.out_proj.bias)]
 
 
@@ -251,6 +250,6 @@ def refuse_train_mode(model: nn.Module) -> None:
             raise UserError(f"model: layer '{name}' ({kind}) mixes the examples of a batch: it keeps no statistics")
 
 
-def _with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
+def with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
     """(B, out, in) with the bias, of B * out numbers, as its last column."""
     return weight if bias is None else torch.cat([weight, bias.reshape(*weight.shape[:2], 1)], 2)

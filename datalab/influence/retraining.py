@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from datalab import training
 from datalab.errors import UserError
+from datalab.stack import Stack
 
 Floats = NDArray[np.float64]
 
@@ -105,9 +106,7 @@ def retrained_on_halves(
     for start in range(0, len(jobs), size):
         part = jobs[start : start + size]
         stack = training.fit_many(module, x, y, kept[[h for h, _ in part]], [model_seeds[s] for _, s in part], recipe)
-        log_p = torch.log_softmax(stack(x_test), -1)
-        found = -log_p.gather(2, target.expand(len(part), -1)[..., None])[..., 0]
-        for (h, s), row in zip(part, found.double().cpu().numpy(), strict=True):
+        for (h, s), row in zip(part, _losses(stack, x_test, target), strict=True):
             losses[h, s] = row
     return Subsets(kept, losses)
 
@@ -154,10 +153,13 @@ def retrained_without(
         for start in range(0, len(kept), size):
             part = kept[start : start + size]
             stack = training.fit_many(module, x, y, part, [seed] * len(part), recipe)
-            log_p = torch.log_softmax(stack(x_val), -1)
-            losses.append(
-                -log_p.gather(2, target.expand(len(part), -1)[..., None])[..., 0].double().mean(1).cpu().numpy()
-            )
+            losses.append(_losses(stack, x_val, target).mean(1))
         every = np.concatenate(losses)
         changes.append(every[1:] - every[0])
     return np.array(changes)
+
+
+def _losses(stack: Stack, x: Tensor, y: Tensor) -> Floats:
+    """Every model's cross-entropy on every example of x (n, d), y (n,), in nats, (S, n)."""
+    log_p = torch.log_softmax(stack(x), -1)
+    return -log_p.gather(2, y.expand(len(stack), -1)[..., None])[..., 0].double().cpu().numpy()

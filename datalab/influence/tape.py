@@ -58,10 +58,10 @@ class Network:
         if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
             model = copy.deepcopy(model).to(dtype)
         self.module, self.models = model, 1
-        self.sites = layers.sites(model, leave_out)
-        every = [site for each in self.sites.values() for site in each]
-        self.shapes = [tuple(site.matrix().shape) for site in every]
-        self.like = every[0].matrix().detach()
+        self._by_module = layers.sites(model, leave_out)
+        self.sites = [site for each in self._by_module.values() for site in each]
+        self.shapes = [tuple(site.matrix().shape) for site in self.sites]
+        self.like = self.sites[0].matrix().detach()
         if self.like.dtype not in (torch.float32, torch.float64):
             raise UserError(f"model: computes in {str(self.like.dtype)[6:]}; give dtype=torch.float32")
 
@@ -77,7 +77,7 @@ class Network:
 
     def tape(self, x: Tensor) -> Tape:
         """Run the batch x (m, ...) forward."""
-        return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self.sites, x)
+        return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self._by_module, x)
 
     def probe(self, x: Tensor) -> None:
         """Look at one or two examples x (m, ...): raises UserError for what a tape would score wrongly or not at all.
@@ -103,8 +103,7 @@ class Network:
         parameters = self.parameters()
         found = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
         by_parameter = {id(p): g for p, g in zip(parameters, found, strict=True)}
-        every = [site for each in self.sites.values() for site in each]
-        for site, f in zip(every, tape.factors(cotangent), strict=True):
+        for site, f in zip(self.sites, tape.factors(cotangent), strict=True):
             wanted = [by_parameter[id(p)] for p in site.parameters()]
             if any(g is None for g in wanted):
                 raise UserError(f"model: layer '{site.name}' is cut off from the logits; leave it out")
@@ -114,8 +113,7 @@ class Network:
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the sites' matrices are made of, each once."""
-        every = (p for each in self.sites.values() for site in each for p in site.parameters())
-        return list({id(p): p for p in every}.values())
+        return list({id(p): p for site in self.sites for p in site.parameters()}.values())
 
     def values(self) -> list[Tensor]:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
@@ -125,9 +123,9 @@ class Network:
             for name, weight in named.items():
                 if name.endswith(".weight"):
                     bias = named.get(name.removesuffix("weight") + "bias")
-                    found.append(_columns(weight.flatten(2), bias))
+                    found.append(layers.with_bias(weight.flatten(2), bias))
             return found
-        return [site.matrix().detach() for each in self.sites.values() for site in each]
+        return [site.matrix().detach() for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
         """(S, k, P) from each site's (S * G, k, out, in)."""
@@ -287,7 +285,3 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(mask, float("-inf"))
-
-
-def _columns(weight: Tensor, bias: Tensor | None) -> Tensor:
-    return weight if bias is None else torch.cat([weight, bias[..., None]], 2)
