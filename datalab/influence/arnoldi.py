@@ -84,8 +84,7 @@ class Arnoldi(MatrixFree):
 
     def _along(self, batch: Batch) -> Tensor:
         """Each eigenvector times each example's gradient, (S, rank, m)."""
-        products = [f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True)]
-        return sum(self._network.over_groups(each) for each in products)
+        return self._over_sites(f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True))
 
     def _solve_flat(self, vectors: Tensor) -> Tensor:
         u = self._network.flatten(self._eigenvectors)

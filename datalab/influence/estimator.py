@@ -15,7 +15,7 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Literal, NamedTuple, Self
 
@@ -180,19 +180,26 @@ class Estimator(ABC):
             gradients = self._per_example(part)
             solved = self._solve(gradients)
             products = [(g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)]
-            parts.append(sum(self._network.over_groups(each) for each in products))
+            parts.append(self._over_sites(products))
         return torch.cat(parts, 1)
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         solved = self._solve(self._mean_gradient(x_val, y_val))
         products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._values(), strict=True))
-        penalty = sum(self._network.over_groups(each) for each in products)
+        penalty = self._over_sites(products)
         return (self._product(x, y, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
     def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Each test example's solved gradient times each example's gradient, (S, n_test, n)."""
-        tests = self._batches(x_test, y_test, self._gradients_at_once())
-        return torch.cat([self._product(x, y, self._solve(self._per_example(batch))) for batch in tests], 1)
+        tests = self._batches(x_test, y_test, self._tests_at_once())
+        return torch.cat([self._against(x, y, batch) for batch in tests], 1)
+
+    def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
+        """The rows of ``_pairs`` of one batch of tests."""
+        return self._product(x, y, self._solve(self._per_example(tests)))
+
+    def _tests_at_once(self) -> int:
+        return self._gradients_at_once()
 
     def _taken_apart(self) -> Network:
         return Network(self.model, self.leave_out, self.dtype)
@@ -219,11 +226,17 @@ class Estimator(ABC):
 
     def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
         """Each of k directions times each example's gradient, (S, k, n)."""
-        columns = []
-        for batch in self._batches(x, y):
-            products = [f.dot(v) for f, v in zip(self._factors(batch), directions, strict=True)]
-            columns.append(sum(self._network.over_groups(each) for each in products))
-        return torch.cat(columns, 2)
+        return self._columns(
+            x, y, lambda batch: (f.dot(v) for f, v in zip(self._factors(batch), directions, strict=True))
+        )
+
+    def _columns(self, x: Tensor, y: Tensor, products: Callable[[Batch], Iterable[Tensor]]) -> Tensor:
+        """What ``products`` gives of each batch, a site's (S * G, k, m): summed over sites, side by side, (S, k, n)."""
+        return torch.cat([self._over_sites(products(batch)) for batch in self._batches(x, y)], 2)
+
+    def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
+        """The sum (S, ...) of each site's (S * G, ...)."""
+        return sum(self._network.over_groups(each) for each in values)
 
     def _gradients_at_once(self) -> int:
         """How many per-example gradients may be held."""
@@ -262,7 +275,7 @@ class Estimator(ABC):
         residual = [g + self.l2 * w[:, None] for g, w in zip(self._mean_gradient(x, y), self._values(), strict=True)]
         solved = self._solve(residual)
         products = ((r * v).sum((1, 2, 3)) for r, v in zip(residual, solved, strict=True))
-        gain = sum(self._network.over_groups(each) for each in products) / 2
+        gain = self._over_sites(products) / 2
         total = torch.zeros_like(gain)
         for batch in self._batches(x, y):
             logits = self._network.logits(batch.x)

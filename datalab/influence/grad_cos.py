@@ -20,7 +20,7 @@ class GradCos(GradDot):
         return (super()._self_influence(batch) > 0).to(self._network.like.dtype)
 
     def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
-        lengths = sum(self._network.over_groups(v.square().sum((2, 3))) for v in directions).sqrt()
+        lengths = self._over_sites(v.square().sum((2, 3)) for v in directions).sqrt()
         return super()._product(x, y, directions) / self._scale(lengths, x, y)
 
     def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Influence without curvature: inner products of loss gradients, H + d I = I."""
 
-import torch
 from torch import Tensor
 
 from datalab.errors import UserError
@@ -28,18 +27,16 @@ class GradDot(Estimator):
         return directions
 
     def _self_influence(self, batch: Batch) -> Tensor:
-        return sum(self._network.over_groups(f.square_norms()) for f in self._factors(batch))
+        return self._over_sites(f.square_norms() for f in self._factors(batch))
 
-    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
-        rows = []
-        for tests in self._batches(x_test, y_test):
-            targets = self._factors(tests)
-            columns = []
-            for batch in self._batches(x, y):
-                products = [f.products(t) for f, t in zip(self._factors(batch), targets, strict=True)]
-                columns.append(sum(self._network.over_groups(each) for each in products))
-            rows.append(torch.cat(columns, 2))
-        return torch.cat(rows, 1)
+    def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
+        targets = self._factors(tests)
+        return self._columns(
+            x, y, lambda batch: (f.products(t) for f, t in zip(self._factors(batch), targets, strict=True))
+        )
+
+    def _tests_at_once(self) -> int:
+        return self.batch_size
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         refuse_leave_one_out(type(self).__name__)

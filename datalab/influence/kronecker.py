@@ -69,7 +69,7 @@ class Kronecker(Estimator):
         self._damp()
 
     def _damp(self) -> None:
-        totals = sum(self._network.over_groups(v.sum((1, 2))) for v in self.eigenvalues_)
+        totals = self._over_sites(v.sum((1, 2)) for v in self.eigenvalues_)
         d = self._automatic(totals / self._network.n_parameters)
         damped = [
             values + d.repeat_interleave(len(values) // len(d))[:, None, None].to(values)
@@ -109,21 +109,15 @@ class Kronecker(Estimator):
 
     def _self_influence(self, batch: Batch) -> Tensor:
         rotated = self._rotated(self._factors(batch))
-        squares = (f.weighted_squares(w) for f, w in zip(rotated, self._inverse, strict=True))
-        return sum(self._network.over_groups(each) for each in squares)
+        return self._over_sites(f.weighted_squares(w) for f, w in zip(rotated, self._inverse, strict=True))
 
-    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+    def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
         # In the eigenbases a solve is a product element by element, so both sides are rotated and nothing is back.
-        rows = []
-        for tests in self._batches(x_test, y_test, self._gradients_at_once()):
-            turned = self._rotated(self._factors(tests))
-            solved = [f.per_example().mul_(w[:, None]) for f, w in zip(turned, self._inverse, strict=True)]
-            columns = []
-            for batch in self._batches(x, y):
-                products = [f.dot(v) for f, v in zip(self._rotated(self._factors(batch)), solved, strict=True)]
-                columns.append(sum(self._network.over_groups(each) for each in products))
-            rows.append(torch.cat(columns, 2))
-        return torch.cat(rows, 1)
+        turned = self._rotated(self._factors(tests))
+        solved = [f.per_example().mul_(w[:, None]) for f, w in zip(turned, self._inverse, strict=True)]
+        return self._columns(
+            x, y, lambda batch: (f.dot(v) for f, v in zip(self._rotated(self._factors(batch)), solved, strict=True))
+        )
 
     def _solve(self, directions: Directions) -> Directions:
         return [_solved(v, *bases, w) for v, bases, w in zip(directions, self._bases, self._inverse, strict=True)]

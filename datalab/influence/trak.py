@@ -69,7 +69,7 @@ class _Projected(Estimator):
         y = batch.y[0][:, None]
         others = torch.softmax(logits.scatter(1, y, -torch.inf), 1)  # the gradient of f is e_y - p without y, rescaled
         factors = tape.factors(others.neg_().scatter_(1, y, 1.0)[None])
-        phi = sum(self._network.over_groups(f.dot(v)) for f, v in zip(factors, self._projection, strict=True))
+        phi = self._over_sites(f.dot(v) for f, v in zip(factors, self._projection, strict=True))
         return phi[0].T, 1 - torch.softmax(logits, 1).gather(1, y)[:, 0]
 
     def all_features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
