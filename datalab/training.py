@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datalab.protocol import protocol
 from datalab.stack import Stack
 
 
@@ -21,6 +22,12 @@ class Recipe(NamedTuple):
 
 
 RECIPE = Recipe()
+
+
+def protocol_recipe(steps: int | None = None) -> Recipe:
+    """The protocol's recipe; with other ``steps`` where these are an arm of the study."""
+    rule = protocol().training
+    return Recipe(steps or rule["steps"], rule["batch_size"], rule["learning_rate"], rule["l2"])
 
 
 def initialise(stack: Stack, seeds: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ from datalab.experiments import (
 )
 from datalab.experiments.parameters import resolve
 from datalab.influence import EKFAC, retraining
-from datalab.training import Recipe, fit_many
+from datalab.training import Recipe, fit_many, protocol_recipe
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
 RATES = [0.1, 0.3]
@@ -50,7 +50,7 @@ def test_a_scores_auroc_is_scikit_learns_on_the_flips_that_were_made():
     observed = noise.corrupt(p.y_train, "symmetric", 0.1, p.n_classes, rng)
     x = torch.as_tensor(p.x_train)
     drawn = [seeds.integer(7, "digits", 0, "mislabelled", i) for i in range(2)]
-    stack = fit_many(influence_cells.mlp(p), x, observed, None, drawn, influence_cells.recipe())
+    stack = fit_many(influence_cells.mlp(p), x, observed, None, drawn, protocol_recipe())
     loss = pruning.loss(torch.softmax(stack(x), -1).numpy(), np.tile(observed, (2, 1))).mean(0)
     row = mislabel_rows()[lambda r: (r.kind == "auroc") & (r.estimator == "loss") & (r.rate == 0.1)]
     assert row.auroc.item() == pytest.approx(roc_auc_score(observed != p.y_train, loss), abs=1e-6)

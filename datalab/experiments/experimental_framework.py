@@ -1,6 +1,5 @@
 """Section 3.2: the data sets, architectures and seeds of the study, and what the recipe reaches on clean labels."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,31 +8,24 @@ import pydantic
 import torch
 
 from datalab import data, metrics, models, noise, seeds, stats, sweep
-from datalab.experiments.parameters import Estimate, Rate, SectionParameters
+from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
 from datalab.protocol import protocol
 from datalab.sweep import Cell
-from datalab.training import Recipe, fit_many
+from datalab.training import fit_many, protocol_recipe
 
 CELL = "datalab.experiments.experimental_framework:baseline_cell"
 ECE_BINS = 15
-Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
 
 
 class Parameters(SectionParameters):
     """What section 3.2 takes; ``None`` is the profile's value."""
 
-    datasets: tuple[str, ...] = pydantic.Field(min_length=1)
+    datasets: Datasets
     seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
     caps: Caps
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("datasets")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        data.check_names(names)
-        return tuple(dict.fromkeys(names))
 
 
 def cells(p: Parameters) -> list[Cell]:
@@ -67,7 +59,6 @@ def baseline_cell(
     realised rate from the nominal one, in points.
     """
     rule = protocol().training
-    recipe = Recipe(rule["steps"], rule["batch_size"], rule["learning_rate"], rule["l2"])
     rows = []
     for seed in range(seeds_):
         p = data.prepare(dataset, seed, root_seed, caps, encoder)
@@ -78,7 +69,7 @@ def baseline_cell(
         for architecture in models.ARCHITECTURES:
             module = models.build(architecture, p.grid, p.n_classes, rule["hidden"])
             model_seed = seeds.integer(root_seed, dataset, architecture, seed, "model")
-            stack = fit_many(module, x, p.y_train, None, [model_seed], recipe)
+            stack = fit_many(module, x, p.y_train, None, [model_seed], protocol_recipe())
             probabilities = torch.softmax(stack(x_test)[0], -1).numpy()
             predicted = probabilities.argmax(1)
             rows.append(

@@ -32,7 +32,7 @@ from datalab.influence.datainf import AUTO_SHARE
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
 from datalab.stack import Stack
-from datalab.training import Recipe, cosine, fit_many
+from datalab.training import Recipe, cosine, fit_many, protocol_recipe
 
 SOFTMAX_PARAMETERS = 1500  # a refit to convergence takes up to a second below
 EXACT_PARAMETERS = 5000  # the full matrix of an MLP takes seconds below
@@ -44,12 +44,6 @@ VALIDATION = "EKFAC on validation loss"
 FREE = ("loss", "EL2N", "gradient norm")  # scores that need no curvature
 
 Rows = list[dict[str, Any]]
-
-
-def recipe() -> Recipe:
-    """The study's one training recipe."""
-    rule = protocol().training
-    return Recipe(rule["steps"], rule["batch_size"], rule["learning_rate"], rule["l2"])
 
 
 def mlp(p: data.Prepared) -> torch.nn.Sequential:
@@ -95,16 +89,16 @@ def _retrained(p: data.Prepared, root_seed: int, refits: int, model_seeds: int, 
     x, y, x_val, y_val, *_ = _tensors(p, device)
     module = mlp(p)
     drawn = [seeds.integer(root_seed, p.name, "leave one out", i) for i in range(model_seeds)]
-    stack = fit_many(module, x, p.y_train, None, drawn, recipe())
+    stack = fit_many(module, x, p.y_train, None, drawn, protocol_recipe())
     with quiet():
-        estimator = EKFAC(stack, l2=recipe().l2).fit(x, y)
-    heavier = estimator.redamped(recipe().l2 + _mean_diagonal(estimator))
+        estimator = EKFAC(stack, l2=protocol_recipe().l2).fit(x, y)
+    heavier = estimator.redamped(protocol_recipe().l2 + _mean_diagonal(estimator))
     predicted = {
         name: each.leave_one_out(x, y, x_val, y_val).double().mean(0).cpu().numpy()
         for name, each in (("EKFAC", estimator), (HEAVIER, heavier))
     }
     which = _evenly(predicted["EKFAC"], refits)
-    changes = retraining.retrained_without(module, x, p.y_train, x_val, p.y_val, which, drawn, recipe())
+    changes = retraining.retrained_without(module, x, p.y_train, x_val, p.y_val, which, drawn, protocol_recipe())
     half = max(model_seeds // 2, 1)
     return [
         _row("retrained", name, example=int(i), predicted=values[i], actual=c.mean())
@@ -143,10 +137,10 @@ def subsets_cell(
     drawn = [seeds.integer(root_seed, dataset, "halves", i) for i in range(model_seeds)]
     rng = seeds.generator(root_seed, dataset, "subsets")
     subsets = retraining.retrained_on_halves(
-        module, x, p.y_train, x_test, p.y_test[:tests], halves, drawn, rng, recipe()
+        module, x, p.y_train, x_test, p.y_test[:tests], halves, drawn, rng, protocol_recipe()
     )
     references = [seeds.integer(root_seed, dataset, "lds reference", i) for i in range(protocol().reference["models"])]
-    stack = fit_many(module, x, p.y_train, None, references, recipe())
+    stack = fit_many(module, x, p.y_train, None, references, protocol_recipe())
     found: Rows = []
 
     def score(name: str, relative: float, automatic: bool, together: Tensor, pairwise: Tensor) -> None:
@@ -155,7 +149,7 @@ def subsets_cell(
         row = {"dataset": dataset, "n": len(x), "relative_damping": relative, "automatic": automatic}
         found.append(row | _row("lds", name, lds=together, each=each))
 
-    l2, data_ = recipe().l2, (x, y, x_test, y_test)
+    l2, data_ = protocol_recipe().l2, (x, y, x_test, y_test)
     for name, kind in _damped(module).items():
         with quiet():
             estimator = kind(stack, l2=l2).fit(x, y)
@@ -182,7 +176,7 @@ def subsets_cell(
 
 def _mean_diagonal(estimator) -> float:
     """H's, as the automatic damping tells it; DataInf's, that of the gradients' second moment."""
-    automatic = float(torch.as_tensor(estimator.damping_, dtype=torch.float64).mean()) - recipe().l2
+    automatic = float(torch.as_tensor(estimator.damping_, dtype=torch.float64).mean()) - protocol_recipe().l2
     return automatic / (AUTO_SHARE if isinstance(estimator, DataInf) else RELATIVE_DAMPINGS[0])
 
 
@@ -221,8 +215,8 @@ def mislabel_cell(
     observed, y_val = zip(*both, strict=True)
     labels = np.repeat(np.array(observed), per_rate, axis=0)
     drawn = [seeds.integer(root_seed, dataset, seed, "mislabelled", i) for _ in rates for i in range(per_rate)]
-    path = _Path(recipe())
-    stack = fit_many(module, x, labels, None, drawn, recipe(), on_step=path)
+    path = _Path(protocol_recipe())
+    stack = fit_many(module, x, labels, None, drawn, protocol_recipe(), on_step=path)
     y = torch.as_tensor(labels, device=device)
     names = {"dataset": dataset, "seed": seed, "n": len(x)}
     scored: dict[str, NDArray] = {}
@@ -268,7 +262,7 @@ def _scores(
     stack: Stack, path: _Path, x: Tensor, y: Tensor, target: tuple[Tensor, Tensor]
 ) -> Iterator[tuple[str, float, NDArray]]:
     """(name, seconds, (S, n) scores) of every score that takes a stack at once; high = likely mislabelled."""
-    l2 = recipe().l2
+    l2 = protocol_recipe().l2
 
     def own(estimator) -> Tensor:
         return estimator.fit(x, y).self_influence(x, y)
@@ -290,7 +284,7 @@ def _scores(
 
 def _slow_scores(references: list[torch.nn.Module], x: Tensor, y: Tensor) -> Iterator[tuple[str, float, NDArray]]:
     """The same for what takes one model at a time, and up to a second for it."""
-    l2 = recipe().l2
+    l2 = protocol_recipe().l2
 
     def each(build: Callable) -> Tensor:
         pairs = zip(references, y, strict=True)

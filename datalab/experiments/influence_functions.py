@@ -3,23 +3,21 @@
 The cells are in :mod:`datalab.experiments.influence_cells`, their tables in ``influence_tables``.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import data, sweep
-from datalab.experiments.parameters import Estimate, Rate, SectionParameters
+from datalab import sweep
+from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
 from datalab.sweep import Cell
 
 CELLS = "datalab.experiments.influence_cells"
-Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
 
 
 class Parameters(SectionParameters):
     """What section 2.2 takes; ``None`` is the profile's value."""
 
-    datasets: tuple[str, ...] = pydantic.Field(min_length=1)
+    datasets: Datasets
     repeats: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     refits: Annotated[int, pydantic.Field(ge=3, le=10_000, strict=True)]
     halves: Annotated[int, pydantic.Field(ge=10, le=10_000, strict=True)]
@@ -29,12 +27,6 @@ class Parameters(SectionParameters):
     picture_dataset: Literal["mnist5k", "optdigits", "digits"]
     caps: Caps
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("datasets")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        data.check_names(names)
-        return tuple(dict.fromkeys(names))
 
     @pydantic.field_validator("mislabel_rates")
     @classmethod
@@ -56,7 +48,7 @@ class Parameters(SectionParameters):
 
 def cells(p: Parameters) -> list[Cell]:
     """Three kinds of cells a data set: refits, random halves, and wrong labels with a cell a seed."""
-    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": device(p)}
+    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
     rates = {"rates": list(p.mislabel_rates), "agreement_rate": p.agreement_rate}
     scale = p.caps["train"] / 1000
     found = []
@@ -70,13 +62,6 @@ def cells(p: Parameters) -> list[Cell]:
             given = {"dataset": name, "seed": seed} | rates | common
             found.append(Cell(f"{CELLS}:mislabel_cell", given, cost=0.5 * scale * len(p.mislabel_rates)))
     return found
-
-
-def device(p: Parameters) -> str:
-    """Where models are trained and scored."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if p.device == "auto" else p.device
 
 
 def estimate(p: Parameters) -> Estimate:

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from datalab import data, noise, seeds
-from datalab.experiments.influence_cells import mlp, recipe
-from datalab.experiments.influence_functions import Parameters, device
+from datalab.experiments.influence_cells import mlp
+from datalab.experiments.influence_functions import Parameters
 from datalab.influence import EKFAC
 from datalab.influence.damping import damping_path
 from datalab.influence.estimator import quiet
-from datalab.training import fit_many
+from datalab.training import fit_many, protocol_recipe
 
 SHOWN = 10
 PATH = tuple(10.0 ** np.arange(-7, 1.01, 0.5))
@@ -39,12 +39,12 @@ def study(p: Parameters) -> Study:
     prepared = data.prepare(p.picture_dataset, 0, p.root_seed, dict(p.caps), p.encoder)
     rng = seeds.generator(p.root_seed, p.picture_dataset, "pictures")
     observed = noise.corrupt(prepared.y_train, "symmetric", p.agreement_rate, prepared.n_classes, rng)
-    x = torch.as_tensor(prepared.x_train, device=device(p))
+    x = torch.as_tensor(prepared.x_train, device=p.chosen_device)
     y = torch.as_tensor(observed, device=x.device)
     seed = seeds.integer(p.root_seed, p.picture_dataset, "pictures")
-    stack = fit_many(mlp(prepared), x, observed, None, [seed], recipe())
+    stack = fit_many(mlp(prepared), x, observed, None, [seed], protocol_recipe())
     with quiet():
-        estimator = EKFAC(stack.model(0), l2=recipe().l2).fit(x, y)
+        estimator = EKFAC(stack.model(0), l2=protocol_recipe().l2).fit(x, y)
     scores = estimator.self_influence(x, y).double().cpu().numpy()
     path = damping_path(estimator, PATH, x, y, flipped=observed != prepared.y_train)
     order = np.argsort(scores, kind="stable")

@@ -1,16 +1,27 @@
 """Typed, bounded notebook parameters: papermill checks neither names nor types, so every section checks its own."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
+from datalab import data
 from datalab.errors import UserError, did_you_mean
 from datalab.protocol import PROFILES, protocol
 
 Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
+Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    data.check_names(names)
+    return tuple(dict.fromkeys(names))
+
+
+Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,13 @@ class SectionParameters(pydantic.BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, pydantic.Field(ge=1, le=1024, strict=True)] | None = None
     record: str | None = None
+
+    @property
+    def chosen_device(self) -> str:
+        """Where models are trained and scored: ``"cpu"`` or ``"cuda"``."""
+        import torch
+
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from datalab import data, metrics, models, noise, pruning, seeds
 from datalab.influence import last_layer
 from datalab.protocol import protocol
 from datalab.stack import Stack
-from datalab.training import Recipe, chunk_size, fit_many
+from datalab.training import chunk_size, fit_many, protocol_recipe
 
 Mask = NDArray[np.bool_]
 
@@ -156,7 +156,7 @@ def _score_by_influence(study: _Study, scored: list[_Scored], steps: int) -> Non
     if not scored:
         return
     stack, x, labels = _references(study, scored, steps)
-    own = last_layer.scores_many(_features(stack, x), stack(x), labels, l2=_recipe().l2).self_influence
+    own = last_layer.scores_many(_features(stack, x), stack(x), labels, l2=protocol_recipe().l2).self_influence
     for each, values in zip(scored, _mean_over_models(own, len(scored)), strict=True):
         each.influence[steps] = values
 
@@ -167,7 +167,9 @@ def _score_by_rivals(study: _Study, scored: list[_Scored], noisy_validation: lis
     stack, x, labels = _references(study, scored, protocol().reference["steps"], history)
     logits = stack(x)
     targets = _harm_targets(study, stack, noisy_validation)
-    found = last_layer.scores_many(_features(stack, x), logits, labels, l2=_recipe().l2, targets=list(targets.values()))
+    found = last_layer.scores_many(
+        _features(stack, x), logits, labels, l2=protocol_recipe().l2, targets=list(targets.values())
+    )
     probabilities, observed = torch.softmax(logits, -1).cpu().numpy(), labels.cpu().numpy()
     scores = dict(zip(targets, found.influence_on, strict=True))
     scores |= {name: getattr(pruning, name)(probabilities, observed) for name in ("el2n", "loss", "margin")}
@@ -193,7 +195,7 @@ def _references(
     x = study.tensor(study.prepared.x_train)
     if history is not None:
         history.watch(x, study.tensor(labels))
-    stack = fit_many(study.module, x, labels, None, model_seeds, _recipe(steps), on_step=history)
+    stack = fit_many(study.module, x, labels, None, model_seeds, protocol_recipe(steps), on_step=history)
     return stack, x, study.tensor(labels)
 
 
@@ -246,7 +248,7 @@ def _out_of_sample(study: _Study, labels: list[NDArray]) -> list[NDArray]:
     fold = study.rng("folds").permutation(n) % FOLDS
     kept = np.tile(np.stack([fold != k for k in range(FOLDS)]), (len(labels), 1))
     model_seeds = [study.model_seed("fold", k) for _ in labels for k in range(FOLDS)]
-    stack = fit_many(study.module, x, np.repeat(labels, FOLDS, axis=0), kept, model_seeds, _recipe())
+    stack = fit_many(study.module, x, np.repeat(labels, FOLDS, axis=0), kept, model_seeds, protocol_recipe())
     p = torch.softmax(stack(x), -1).cpu().numpy().reshape(len(labels), FOLDS, n, -1)
     return list(p[:, fold, np.arange(n)])
 
@@ -286,21 +288,16 @@ def _train_and_test(study: _Study, labels: NDArray, kept: Mask) -> tuple[NDArray
     """Macro-F1 and accuracy on the clean test set of one model per row of labels and kept, all from one seed."""
     prepared = study.prepared
     x, x_test = study.tensor(prepared.x_train), study.tensor(prepared.x_test)
-    chunk = chunk_size(study.module, _recipe(), x.shape[1])
+    chunk = chunk_size(study.module, protocol_recipe(), x.shape[1])
     predictions = []
     for start in range(0, len(labels), chunk):
         part = slice(start, start + chunk)
         model_seeds = [study.model_seed("model")] * len(labels[part])
-        stack = fit_many(study.module, x, labels[part], kept[part], model_seeds, _recipe())
+        stack = fit_many(study.module, x, labels[part], kept[part], model_seeds, protocol_recipe())
         predictions.append(stack.predict(x_test).cpu().numpy())
     predicted = np.concatenate(predictions)
     y = prepared.y_test
     return metrics.macro_f1(y, predicted, prepared.n_classes), metrics.accuracy(y, predicted)
-
-
-def _recipe(steps: int | None = None) -> Recipe:
-    rule = protocol().training
-    return Recipe(steps or rule["steps"], rule["batch_size"], rule["learning_rate"], rule["l2"])
 
 
 def _mean_over_models(values: torch.Tensor | NDArray, rates: int) -> NDArray[np.float64]:

@@ -4,15 +4,14 @@ Cells and their cost here; how their rows become tables in :mod:`datalab.experim
 """
 
 import time
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import pydantic
 
-from datalab import data, models, seeds, sweep
-from datalab.experiments.parameters import Estimate, Fraction, Rate, SectionParameters
+from datalab import models, seeds, sweep
+from datalab.experiments.parameters import Caps, Datasets, Estimate, Fraction, Rate, SectionParameters
 from datalab.experiments.pruning_cell import FOLDS, HUMAN
 from datalab.protocol import protocol
 from datalab.sweep import Cell
@@ -20,14 +19,11 @@ from datalab.sweep import Cell
 CELL = "datalab.experiments.pruning_cell:run_cell"
 HUMAN_DATASET = "vader-tweets"
 
-Name = Annotated[str, pydantic.Field(min_length=1)]
-Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
-
 
 class Parameters(SectionParameters):
     """What the title's section takes; ``None`` is the profile's value."""
 
-    datasets: tuple[Name, ...] = pydantic.Field(min_length=1)
+    datasets: Datasets
     seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     architectures: tuple[Literal["softmax", "mlp"], ...]
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
@@ -38,12 +34,6 @@ class Parameters(SectionParameters):
     human_noise: bool
     caps: Caps
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("datasets")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        data.check_names(names)
-        return tuple(dict.fromkeys(names))
 
     @pydantic.field_validator("noise_rates", "keep_fractions", "arm_noise_rates", "cnn_keep_fractions")
     @classmethod
@@ -119,19 +109,13 @@ def _make(p, dataset, architecture, kind, seed, rates, keep, arm_rates=(), refer
         "keep_fractions": list(keep),
         "caps": dict(p.caps),
         "encoder": p.encoder,
-        "device": _device(p.device),
+        "device": p.chosen_device,
         "arm_rates": list(arm_rates),
         "reference_steps": list(reference_steps),
     }
     return Cell(
         CELL, parameters, cost=_model_steps(architecture, len(rates), len(keep), len(arm_rates), reference_steps)
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 # Cost of one training step of one model, in units of the MLP's (64 features, 10 classes), measured side by side.
