@@ -159,6 +159,16 @@ def test_trak_is_its_formula_on_projected_margin_gradients(model_name):
     close(estimator.self_influence(*train), -estimator.pairwise(*train, *train).diagonal())
 
 
+@pytest.mark.parametrize("model_name", ["an MLP", "a CNN of odd shapes", "tokens with attention"])
+def test_trak_of_one_model_is_influence_under_its_projected_curvature(model_name):
+    model, train, val = problem(model_name)
+    estimator = TRAK(model, DAMPING, dimensions=20, batch_size=5).fit(*train)
+    (one,) = estimator._each
+    close(one.pairwise(*train, *val), estimator.pairwise(*train, *val))
+    close(one.influence_on(*train, *val), estimator.influence_on(*train, *val))
+    close(one.self_influence(*train), estimator.self_influence(*train))
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_the_diagonal_of_pairwise_on_the_training_set_is_minus_the_self_influence(name):
     model, train, _ = problem()

@@ -79,7 +79,10 @@ class _Projected(Estimator):
         return torch.cat([phi for phi, _ in parts]), torch.cat([q for _, q in parts])
 
     def _solve(self, directions: Directions) -> Directions:
-        raise NotImplementedError
+        """P' (P H P' + d I)^-1 P of k directions: its verbs are those of TRAK on this one model."""
+        projection = self._network.flatten(self._projection)[0]
+        projected = projection @ self._network.flatten(directions)[0].T
+        return self._network.unflatten((torch.cholesky_solve(projected, self.factor).T @ projection)[None])
 
     def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
         pass
