@@ -12,6 +12,7 @@ import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
@@ -161,6 +162,8 @@ def _run_pool(missing: list[Cell], folder: Path, workers: int, state: _State) ->
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
+    # A worker whose memory has grown is replaced between two cells; nothing is lost, and a record is no place for paths.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     attempts = dict.fromkeys((cell.key for cell in missing), 0)
     waiting = list(missing)
     while waiting:
