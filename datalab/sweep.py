@@ -162,7 +162,7 @@ def _run_pool(missing: list[Cell], folder: Path, workers: int, state: _State) ->
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    # A worker whose memory has grown is replaced between two cells; nothing is lost, and a record is no place for paths.
+    # A worker whose memory has grown is replaced between two cells: nothing is lost, and its path is not for a record.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     attempts = dict.fromkeys((cell.key for cell in missing), 0)
     waiting = list(missing)
