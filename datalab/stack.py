@@ -8,6 +8,7 @@ out by hand, layer by layer: on small models it halves the time that autograd ta
 """
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -146,19 +147,25 @@ class Stack:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        if type(module[-1]) is not nn.Linear:
-            raise TypeError(f"a stack's last layer must be Linear; got {module[-1]}")
+        if not isinstance(module, nn.Sequential) or type(module[-1]) is not nn.Linear:
+            raise TypeError(f"a stack takes an nn.Sequential whose last layer is Linear; got {module}")
         self.module = module
         shapes = {name: (size, *p.shape) for name, p in module.named_parameters()}
-        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-        self.flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
-        self.flat_gradient = torch.zeros_like(self.flat)
-        self.parameters = _views(self.flat, sizes, shapes)
-        self.gradients = _views(self.flat_gradient, sizes, shapes)
+        self.flat, self.parameters = flat_views(shapes, dtype, device)
+        self.flat_gradient, self.gradients = flat_views(shapes, dtype, device)
         self._layers = [
             (_batched(layer), [f"{i}.{name}" for name, _ in layer.named_parameters()]) for i, layer in enumerate(module)
         ]
         self._first = next(i for i, (_, names) in enumerate(self._layers) if names)
+
+    @staticmethod
+    def takes(module: nn.Module) -> bool:
+        """Whether a stack can be made of the module."""
+        try:
+            Stack(module, 1)
+        except TypeError:
+            return False
+        return True
 
     def __len__(self) -> int:
         return next(iter(self.parameters.values())).shape[0]
@@ -256,5 +263,11 @@ class Trace:
         return values.unflatten(2, (t, self._n)).permute(0, 3, 2, 1)
 
 
-def _views(flat: Tensor, sizes: list[int], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), flat.split(sizes), strict=True)}
+def flat_views(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device | str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Zeros for all ``shapes`` in one flat tensor, and each shape's view of it."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
+    parts = zip(shapes.items(), flat.split(sizes), strict=True)
+    return flat, {name: part.view(shape) for (name, shape), part in parts}

@@ -1,15 +1,18 @@
 """Train many models at once: one per (labels, kept subset, seed), stacked in one program of batched matrix products."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datalab.mapped import MappedStack
 from datalab.protocol import protocol
 from datalab.stack import Stack
+
+AnyStack = Stack | MappedStack
 
 
 class Recipe(NamedTuple):
@@ -30,10 +33,24 @@ def protocol_recipe(steps: int | None = None) -> Recipe:
     return Recipe(steps or rule["steps"], rule["batch_size"], rule["learning_rate"], rule["l2"])
 
 
-def initialise(stack: Stack, seeds: Sequence[int]) -> None:
+def make_stack(
+    module: nn.Module,
+    size: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    settings: Mapping[str, Tensor] | None = None,
+) -> AnyStack:
+    """The fastest stack that takes the module: layers batched by hand where all of them can be, else mapped."""
+    if Stack.takes(module) and not settings:
+        return Stack(module, size, dtype, device)
+    return MappedStack(module, size, dtype, device, settings)
+
+
+def initialise(stack: AnyStack, seeds: Sequence[int]) -> None:
     """Draw each model's parameters from its own seed, uniform on +-1/sqrt(fan_in), as torch's Linear and Conv2d do.
 
-    Equal seeds give equal models, whatever their place in the stack and its dtype.
+    A norm, whose parameters are vectors only, starts at scale 1 and shift 0. Equal seeds give equal models, whatever
+    their place in the stack and its dtype.
     """
     fan_in = {}
     for name, parameter in stack.module.named_parameters():
@@ -43,7 +60,11 @@ def initialise(stack: Stack, seeds: Sequence[int]) -> None:
         generator = torch.Generator().manual_seed(seed)
         same = torch.tensor([s == seed for s in seeds])
         for name, values in stack.parameters.items():
-            bound = 1 / math.sqrt(fan_in[name.rpartition(".")[0]])
+            module, _, kind = name.rpartition(".")
+            if module not in fan_in:
+                values[same] = float(kind == "weight")
+                continue
+            bound = 1 / math.sqrt(fan_in[module])
             draw = torch.rand(values.shape[1:], generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
             values[same] = draw.to(values)
 
@@ -69,7 +90,7 @@ def batch_order(kept: np.ndarray, seeds: Sequence[int], length: int) -> np.ndarr
 
 
 def fit_many(
-    module: nn.Sequential,
+    module: nn.Module,
     x: Tensor,
     labels: np.ndarray,
     kept: np.ndarray | None,
@@ -77,14 +98,17 @@ def fit_many(
     recipe: Recipe = RECIPE,
     *,
     weights: np.ndarray | None = None,
-    on_step: Callable[[int, Stack], None] | None = None,
-) -> Stack:
-    """Train S models of one architecture, each on its own labels, kept subset, seed and weights.
+    l2: Sequence[float] | None = None,
+    settings: Mapping[str, Tensor] | None = None,
+    on_step: Callable[[int, AnyStack], None] | None = None,
+) -> AnyStack:
+    """Train S models of one architecture, each on its own labels, kept subset, seed, weights and penalty.
 
     Parameters
     ----------
     module
-        The architecture; only its shapes are used.
+        The architecture, of which only the shapes are used. If it defines ``objective(x, labels, **settings)``, that is
+        what is minimised (see :class:`~datalab.mapped.MappedStack`).
     x
         Training features (n, d); their dtype and device are the models'.
     labels
@@ -95,16 +119,20 @@ def fit_many(
         S integers: a model's initialisation and batch order.
     weights
         (S, n) example weights of the loss; None for ones.
+    l2
+        S penalties l2/2 |theta|^2, in place of the recipe's.
+    settings
+        What the module's objective takes beside x and labels, each (S, ...).
     on_step
         Called with (steps done, stack) after every step; must not change the stack.
 
-    Returns the trained :class:`~datalab.stack.Stack`. Beyond the rounding of the BLAS, a model does not depend on which
+    Returns the trained stack (see :func:`make_stack`). Beyond the rounding of the BLAS, a model does not depend on which
     others it is stacked with.
     """
     size, n = len(seeds), x.shape[0]
     labels = np.broadcast_to(labels, (size, n))
     kept = np.ones((size, n), dtype=bool) if kept is None else kept
-    stack = Stack(module, size, x.dtype, x.device)
+    stack = make_stack(module, size, x.dtype, x.device, settings)
     initialise(stack, seeds)
     rows = batch_order(kept, seeds, recipe.steps * recipe.batch_size).reshape(size, recipe.steps, recipe.batch_size)
     rows = np.ascontiguousarray(rows.transpose(1, 0, 2))
@@ -116,7 +144,9 @@ def fit_many(
 
     flat = stack.flat.requires_grad_(False)
     flat.grad = stack.flat_gradient
-    optimiser = torch.optim.Adam([flat], lr=recipe.learning_rate, weight_decay=recipe.l2, fused=True)
+    decay = 0.0 if l2 is not None else recipe.l2
+    optimiser = torch.optim.Adam([flat], lr=recipe.learning_rate, weight_decay=decay, fused=True)
+    penalty = None if l2 is None else _of_each_model(stack, l2)
     for step in range(recipe.steps):
         torch.index_select(x, 0, index[step].view(-1), out=batch_x)
         stack.backward(
@@ -124,6 +154,8 @@ def fit_many(
             batch_labels[step],
             None if batch_weights is None else batch_weights[step],
         )
+        if penalty is not None:
+            stack.flat_gradient.addcmul_(penalty, flat)
         optimiser.param_groups[0]["lr"] = cosine(recipe.learning_rate, step, recipe.steps)
         optimiser.step()
         if on_step is not None:
@@ -131,17 +163,24 @@ def fit_many(
     return stack
 
 
+def _of_each_model(stack: AnyStack, values: Sequence[float]) -> Tensor:
+    """One number a model, at the place of every parameter of it in ``stack.flat``."""
+    each = torch.as_tensor(values, dtype=stack.flat.dtype, device=stack.flat.device)
+    repeated = [each.repeat_interleave(w[0].numel()) for w in stack.parameters.values()]
+    return torch.cat(repeated)
+
+
 def cosine(learning_rate: float, step: int, steps: int) -> float:
     """The learning rate of ``step`` (from 0) on a cosine from ``learning_rate`` to 0 over ``steps``."""
     return learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def chunk_size(module: nn.Sequential, recipe: Recipe, n_features: int, budget: int = 8 << 20) -> int:
+def chunk_size(module: nn.Module, recipe: Recipe, n_features: int, budget: int = 8 << 20) -> int:
     """How many models to train at a time so that a step's working set stays within ``budget`` bytes (a core's cache).
 
     Counted in float32: parameters, gradients and Adam's two moments; the batch, and each layer's output and gradient.
     """
     parameters = sum(p.numel() for p in module.parameters())
-    widths = sum(layer.out_features for layer in module if isinstance(layer, nn.Linear))
+    widths = sum(layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
     numbers = 4 * parameters + recipe.batch_size * (n_features + 3 * widths)
     return max(8, min(128, budget // (4 * numbers)))

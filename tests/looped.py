@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from datalab.stack import Stack
-from datalab.training import Recipe, batch_order, cosine, initialise
+from datalab.training import Recipe, batch_order, cosine, initialise, make_stack
 
 
 def fit_loop(
@@ -21,7 +20,7 @@ def fit_loop(
 ) -> list[nn.Sequential]:
     """One ordinary module, autograd and ``torch.optim.Adam`` per model."""
     order = batch_order(kept, seeds, recipe.steps * recipe.batch_size).reshape(len(seeds), recipe.steps, -1)
-    initial = Stack(module, len(seeds), x.dtype)
+    initial = make_stack(module, len(seeds), x.dtype)
     initialise(initial, seeds)
     trained = []
     for s in range(len(seeds)):

@@ -33,7 +33,7 @@ def test_a_stack_of_64_models_gets_the_weights_of_a_loop(architecture):
             assert (parameter - stack.parameters[name][s]).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("architecture", list(models.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(models.ALL))
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_architecture_on_every_grid_trains_as_its_loop_does(architecture, grid):
     x, labels, kept, seeds = problem(grid, size=3)
@@ -122,7 +122,7 @@ def test_a_layer_that_cannot_be_batched_is_named():
         Stack(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), 2)
     with pytest.raises(TypeError, match="stride equals their kernel"):
         Stack(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)), 2)
-    with pytest.raises(TypeError, match="last layer must be Linear"):
+    with pytest.raises(TypeError, match="last layer is Linear"):
         Stack(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), 2)
 
 

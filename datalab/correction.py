@@ -1,0 +1,49 @@
+"""Forward loss correction (Patrini et al. 2017): train through the label noise, with a transition matrix estimated."""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from datalab import pruning
+
+
+def transition_matrix(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """T (C, C), T[i, j] = P(observed label j | true class i), rows of sum 1, by confident learning.
+
+    From *out-of-sample* probabilities (n, C) and observed labels (n,). The confident joint counts the examples labelled
+    j that are confidently in class i; its columns are scaled to the observed labels' counts, its rows to sum 1
+    (Northcutt et al. 2021, section 3). A class nobody is confidently in keeps its labels.
+    """
+    p, labels = np.asarray(probabilities), np.asarray(labels)
+    n_classes = p.shape[1]
+    likely = pruning.confident_class(p, labels)
+    counted = likely >= 0
+    joint = np.zeros((n_classes, n_classes))
+    np.add.at(joint, (likely[counted], labels[counted]), 1.0)
+    observed = np.bincount(labels, minlength=n_classes)
+    column = joint.sum(0)
+    joint *= np.where(column > 0, observed / np.maximum(column, 1), 0.0)
+    row = joint.sum(1, keepdims=True)
+    return np.where(row > 0, joint / np.where(row > 0, row, 1), np.eye(n_classes))
+
+
+class ForwardCorrected(nn.Module):
+    """A classifier (n, d) -> logits (n, C) trained on its prediction of the *observed* label.
+
+    The loss is -log sum_i p_i T[i, y] (Patrini et al. 2017, theorem 2): with the true T its minimiser on noisy labels
+    is that of the cross-entropy on clean ones.
+    """
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(x)
+
+    def objective(self, x: Tensor, labels: Tensor, transition: Tensor) -> Tensor:
+        """The mean corrected loss of one batch x (m, d), labels (m,), under transition (C, C)."""
+        log_p = torch.log_softmax(self.classifier(x), -1)
+        towards = transition.T[labels].clamp(min=1e-12).log()  # log T[., y], (m, C)
+        return -torch.logsumexp(log_p + towards, -1).mean()

@@ -1,0 +1,115 @@
+"""A stack of S models of any architecture: one model's code, mapped over the models by ``torch.vmap``.
+
+:class:`MappedStack` offers what :class:`~datalab.stack.Stack` does, for layers that have no batched form written by
+hand. A module that defines ``objective(x, labels, **settings)`` is trained on that scalar; any other on its mean, or
+weighted mean, cross-entropy.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from datalab.stack import flat_views
+
+
+class _Within(nn.Module):
+    """Calls a function of a module: ``functional_call`` replaces parameters while a module's ``forward`` runs, only."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Tensor], *inputs: object) -> Tensor:
+        return function(self.module, *inputs)
+
+
+def _objective(
+    module: nn.Module, x: Tensor, labels: Tensor, weights: Tensor | None, settings: Mapping[str, Tensor]
+) -> Tensor:
+    if hasattr(module, "objective"):
+        return module.objective(x, labels, **settings)
+    losses = cross_entropy(module(x), labels, reduction="none")
+    return losses.mean() if weights is None else (weights * losses).mean()
+
+
+class MappedStack:
+    """S models of one architecture.
+
+    Parameters
+    ----------
+    module
+        The template; its parameter values are not used. It must treat every example by itself.
+    size
+        S, the number of models.
+    settings
+        Numbers that differ between the models, each (S, ...): keyword arguments of the module's ``objective``.
+
+    ``parameters`` maps each of the module's parameter names to its (S, ...) tensor, a view of ``flat``; ``gradients``
+    likewise of ``flat_gradient``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        settings: Mapping[str, Tensor] | None = None,
+    ):
+        self.module = copy.deepcopy(module).to(device, dtype)
+        self.settings = dict(settings or {})
+        shapes = {name: (size, *p.shape) for name, p in module.named_parameters()}
+        self.flat, self.parameters = flat_views(shapes, dtype, device)
+        self.flat_gradient, self.gradients = flat_views(shapes, dtype, device)
+        self._within = _Within(self.module)
+
+    def __len__(self) -> int:
+        return next(iter(self.parameters.values())).shape[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The logits (S, n, C) for x (n, d), shared by all models, or (S, n, d)."""
+        return self.map(lambda module, x: module(x), x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The inputs (S, n, h) of the last layer of an ``nn.Sequential``, for x (n, d) or (S, n, d)."""
+        return self.map(lambda module, x: module[:-1](x), x)
+
+    def predict(self, x: Tensor, rows: int = 256) -> Tensor:
+        """The predicted classes (S, n) for x (n, d), computed ``rows`` examples at a time."""
+        return torch.cat([self(block).argmax(-1) for block in x.split(rows)], dim=1)
+
+    def map(self, function: Callable[..., Tensor], x: Tensor, *each: Tensor) -> Tensor:
+        """``function(module, x, *each)`` of every model, stacked: x (n, d) is shared or (S, n, d), ``each`` (S, ...)."""
+        axes = (0, None if x.dim() == 2 else 0, *(0 for _ in each))
+        with torch.no_grad():
+            return self._mapped(function, axes)(self.parameters, x, *each)
+
+    def backward(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
+        """Fill ``gradients`` with those of each model's objective on x (S, n, d), labels (S, n), weights (S, n)."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
+        axes = (0, 0, 0, None if weights is None else 0, 0 if self.settings else None)
+        # The models share nothing, so the gradient of the sum of their objectives is each one's own.
+        total = self._mapped(_objective, axes)(leaves, x, labels, weights, self.settings).sum()
+        found = torch.autograd.grad(total, list(leaves.values()))
+        for gradient, values in zip(self.gradients.values(), found, strict=True):
+            gradient.copy_(values)
+
+    def _mapped(self, function: Callable[..., Tensor], axes: tuple) -> Callable[..., Tensor]:
+        def one(parameters: Mapping[str, Tensor], *inputs: object) -> Tensor:
+            named = {f"module.{name}": value for name, value in parameters.items()}
+            return functional_call(self._within, named, (function, *inputs))
+
+        return torch.vmap(one, axes)
+
+    def model(self, index: int) -> nn.Module:
+        """A copy of one model as an ordinary module."""
+        module = copy.deepcopy(self.module)
+        module.load_state_dict({name: value[index].clone() for name, value in self.parameters.items()})
+        return module
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (self.model(i) for i in range(len(self)))
