@@ -83,7 +83,7 @@ class MappedStack:
         return torch.cat([self(block).argmax(-1) for block in x.split(rows)], dim=1)
 
     def map(self, function: Callable[..., Tensor], x: Tensor, *each: Tensor) -> Tensor:
-        """``function(module, x, *each)`` of every model, stacked: x (n, d) is shared or (S, n, d), ``each`` (S, ...)."""
+        """``function(module, x, *each)`` of every model; x is (n, d), shared, or (S, n, d), ``each`` (S, ...)."""
         axes = (0, None if x.dim() == 2 else 0, *(0 for _ in each))
         with torch.no_grad():
             return self._mapped(function, axes)(self.parameters, x, *each)

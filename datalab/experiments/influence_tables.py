@@ -5,6 +5,7 @@ import pandas as pd
 
 from datalab import stats
 from datalab.experiments.influence_cells import FREE, VALIDATION
+from datalab.experiments.summaries import mean_with_interval
 
 ORDER = (
     "ExactGGN",
@@ -28,17 +29,6 @@ def kind(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     return part.dropna(axis=1, how="all") if len(part) else part
 
 
-def _with_interval(by_set: pd.Series, name: str) -> dict[str, float]:
-    """Mean and t-interval over the data sets' values; without an interval on fewer than two."""
-    values = by_set.dropna().to_numpy()
-    found = {name: values.mean() if len(values) else np.nan}
-    low = high = np.nan
-    if len(values) > 1:
-        i = stats.t_interval(values)
-        low, high = i.low, i.high
-    return found | {f"{name} low": low, f"{name} high": high}
-
-
 def _relative_error(rows: pd.DataFrame) -> float:
     return float(np.sqrt(((rows.predicted - rows.actual) ** 2).mean() / (rows.actual**2).mean()))
 
@@ -52,8 +42,8 @@ def refits(rows: pd.DataFrame) -> pd.DataFrame:
         error = by_set.apply(_relative_error)
         found.append(
             {"estimator": name}
-            | _with_interval(pearson, "Pearson")
-            | _with_interval(error, "relative RMS error")
+            | mean_with_interval(pearson, "Pearson")
+            | mean_with_interval(error, "relative RMS error")
             | {"refits": len(one), "sets": len(pearson)}
         )
     return pd.DataFrame(found)
@@ -95,7 +85,7 @@ def lds(rows: pd.DataFrame) -> pd.DataFrame:
         by_set = one.set_index("dataset")
         row = {"estimator": name, "damping / mean diagonal": damping, "default": "yes" if one.automatic.all() else ""}
         found.append(
-            row | _with_interval(by_set.lds, "LDS") | {"one model alone": by_set.each.mean(), "sets": len(by_set)}
+            row | mean_with_interval(by_set.lds, "LDS") | {"one model alone": by_set.each.mean(), "sets": len(by_set)}
         )
     return pd.DataFrame(found)
 
@@ -110,8 +100,8 @@ def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
     for name, one in part.groupby("estimator", sort=False):
         default = one[one.automatic.astype(bool)].set_index("dataset").lds
         tuned = chosen[name].lds
-        ahead = _with_interval(chosen["EKFAC"].lds - tuned, "EKFAC ahead")
-        row = {"estimator": name} | _with_interval(default, "default") | _with_interval(tuned, "tuned elsewhere")
+        ahead = mean_with_interval(chosen["EKFAC"].lds - tuned, "EKFAC ahead")
+        row = {"estimator": name} | mean_with_interval(default, "default") | mean_with_interval(tuned, "tuned elsewhere")
         dampings = chosen[name].relative_damping.dropna()
         row["damping / mean diagonal"] = dampings.median() if len(dampings) else np.nan
         found.append(row | (ahead if name != "EKFAC" else dict.fromkeys(ahead, np.nan)) | {"sets": len(tuned)})
@@ -136,7 +126,7 @@ def auroc(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (name, rate), one in kind(rows, "auroc").groupby(["estimator", "rate"], sort=False):
         by_set = one.groupby("dataset", sort=False).auroc.mean()
-        row = {"score": name, "flipped labels (%)": 100 * rate} | _with_interval(by_set, "AUROC")
+        row = {"score": name, "flipped labels (%)": 100 * rate} | mean_with_interval(by_set, "AUROC")
         found.append(row | {"sets": len(by_set), "free": "yes" if name in FREE else ""})
     return pd.DataFrame(found)
 
@@ -151,7 +141,7 @@ def against_free(rows: pd.DataFrame, free: str = "loss") -> pd.DataFrame:
             continue
         difference = one - by_set[free, rate]
         row = {"score": name, "flipped labels (%)": 100 * rate}
-        row |= _with_interval(difference, "AUROC difference")
+        row |= mean_with_interval(difference, "AUROC difference")
         values = difference.dropna().to_numpy()
         varied = len(values) > 1 and np.ptp(values) > 0
         row["p (t)"] = stats.t_test(values).p if varied else np.nan

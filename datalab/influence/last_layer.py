@@ -17,6 +17,7 @@ from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estima
 from datalab.influence.factors import Dense
 from datalab.influence.softmax import Damping, Examples, SoftmaxGGN, examples, influence, mean_gradient
 from datalab.influence.tape import one_tensor, refuse_mixing
+from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
 _HELD = 1 << 24  # numbers of the training set's features held between passes; beyond, they are taken anew
@@ -91,11 +92,13 @@ class _LastLayer:
     :class:`~datalab.influence.tape.Network`.
     """
 
-    def __init__(self, model: nn.Module | Stack, leave_out: Sequence[str], dtype: torch.dtype | None):
+    def __init__(self, model: nn.Module | Stack | MappedStack, leave_out: Sequence[str], dtype: torch.dtype | None):
         if leave_out:
             raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
-        self.is_stack = isinstance(model, Stack)
+        self.is_stack = isinstance(model, Stack | MappedStack)
         if self.is_stack:
+            if not isinstance(model.module, nn.Sequential) or type(model.module[-1]) is not nn.Linear:
+                raise UserError("model: LastLayerGGN takes stacks of an nn.Sequential that ends in a Linear layer")
             if dtype not in (None, model.flat.dtype):
                 raise UserError("model: a stack does not take another dtype; train it in that dtype")
             weight, *bias = (model.parameters[name] for name in list(model.parameters) if name.startswith(_last(model)))
@@ -148,9 +151,8 @@ class _LastLayer:
     def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
         """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
         if self.is_stack:
-            trace = self._model.trace(x)
-            features = trace.inputs[-1][:, :, 0].expand(self.models, -1, -1)
-            return [examples(f, z, one, self._bias) for f, z, one in zip(features, trace.logits, y, strict=True)]
+            features = self._model.features(x).expand(self.models, -1, -1)
+            return [examples(f, z, one, self._bias) for f, z, one in zip(features, self._model(x), y, strict=True)]
         taken: list[Tensor] = []
 
         def keep(_: nn.Module, args: tuple, kwargs: dict, __: Tensor) -> None:
@@ -165,7 +167,7 @@ class _LastLayer:
         return [examples(taken[0], logits, y[0], self._bias)]
 
 
-def _last(stack: Stack) -> str:
+def _last(stack: Stack | MappedStack) -> str:
     return f"{len(stack.module) - 1}."
 
 

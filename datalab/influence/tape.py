@@ -19,6 +19,7 @@ from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.factors import Dense, Factors
 from datalab.influence.layers import LinearSite, Site
+from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
 
@@ -47,6 +48,8 @@ class Network:
     """
 
     def __init__(self, model: nn.Module | Stack, leave_out: Sequence[str] = (), dtype: torch.dtype | None = None):
+        if isinstance(model, MappedStack):
+            raise UserError("model: of this architecture only LastLayerGGN takes a stack; list(stack) gives its models")
         self.is_stack = isinstance(model, Stack)
         if self.is_stack:
             if leave_out or dtype not in (None, model.flat.dtype):

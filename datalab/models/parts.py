@@ -107,7 +107,7 @@ def convolution(grid: Grid, inputs: int, outputs: int, stride: int = 1, depthwis
 
 
 def stem(grid: Grid, width: int) -> list[nn.Module]:
-    """The features as ``width`` channels on a grid short enough to work on: a 3-wide convolution, or patches if long."""
+    """The features as ``width`` channels on a grid short enough to work on: a convolution; patches of a long line."""
     if grid[1] > 1 or grid[2] <= LONGEST_LINE:
         return [nn.Unflatten(1, grid), convolution(grid, grid[0], width)]
     kernel = (1, -(-grid[2] // LONGEST_LINE))

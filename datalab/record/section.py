@@ -236,6 +236,16 @@ class Section:
             "cell": cell_number() if table is None else self._tables[self._name(table)]["cell"],
         }
 
+    def judge(self, claim_id: str, *differences: Any, table: str, row: str | int, **how: Any) -> None:
+        """State a claim by paired differences, one a data set: see :func:`datalab.record.judgement.judge`.
+
+        With two arrays, a table's level and its base row's: see :func:`datalab.record.judgement.judge_level`.
+        """
+        from datalab.record import judgement
+
+        found = judgement.judge if len(differences) == 1 else judgement.judge_level
+        self.claim(claim_id, table=table, row=row, **found(claim_id, *differences, **how))
+
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
         from datalab.record.tables import Table, flat, shown_column

@@ -1,0 +1,75 @@
+"""One cell of section 3.1: what several systems get right in each stratum of the test set, a data set and seed."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from datalab import pruning
+from datalab.experiments.framework_cell import Study, references, self_influence
+from datalab.experiments.level_cell import leverage
+from datalab.influence import LastLayerGGN
+from datalab.influence.estimator import quiet
+from datalab.protocol import protocol
+from datalab.training import fit_many, protocol_recipe
+
+ARCHITECTURES = ("softmax", "mlp", "cnn")
+METHODS = ("full", "influence", "random")
+STRATA = ("influence", "leverage")
+
+
+def run_cell(
+    dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """A row per kind of strata, stratum and system: the number of test examples and the share predicted right.
+
+    A system is an architecture trained on everything, on what influence pruning keeps, or on a random subset of that
+    size, at the protocol's verdict rate. Strata are equal shares of the test set by the self-influence of the test
+    example with its true label, under an MLP's reference models (``influence``), or by its leverage (``leverage``,
+    which needs no label).
+    """
+    rates = (protocol().framework["verdict_rate"],)
+    studies = {name: Study(dataset, name, seed, root_seed, rates, caps, encoder, device) for name in ARCHITECTURES}
+    y = studies["mlp"].prepared.y_test
+    strata = {name: quantiles(values) for name, values in _scores(studies["mlp"]).items()}
+    rows = []
+    for architecture, study in studies.items():
+        for method, right in _right(study, y).items():
+            for kind, of in strata.items():
+                for k in range(protocol().stratified_metric["strata"]):
+                    rows.append(
+                        {"dataset": dataset, "seed": seed, "architecture": architecture, "method": method}
+                        | {"strata": kind, "stratum": k, "n": int((of == k).sum()), "right": right[of == k].mean()}
+                    )
+    return rows
+
+
+def quantiles(scores: NDArray) -> NDArray[np.int64]:
+    """The stratum (n,) of each score, 0 the lowest: equal shares by rank, up to one; equal scores keep their order."""
+    return ((rankdata(scores, method="ordinal") - 1) * protocol().stratified_metric["strata"] // len(scores)).astype(
+        int
+    )
+
+
+def _scores(study: Study) -> dict[str, NDArray]:
+    """What the test examples are stratified by. The true test labels enter here: a metric may know them."""
+    stack, labels = references(study)
+    x, x_test, y_test = study.x, study.x_test, study.tensor(study.prepared.y_test)
+    with quiet():
+        estimator = LastLayerGGN(stack, l2=protocol_recipe().l2).fit(x, torch.as_tensor(labels))
+    both = np.vstack([study.prepared.x_train, study.prepared.x_test])
+    far = leverage(both)[len(study.prepared.x_train) :]
+    return {"influence": estimator.self_influence(x_test, y_test).mean(0).cpu().numpy(), "leverage": far}
+
+
+def _right(study: Study, y: NDArray) -> dict[str, NDArray[np.bool_]]:
+    """Which test examples each method's model gets right, (n_test,)."""
+    keep, observed = protocol().primary_cell["keep_fraction"], study.observed[0]
+    pruned = pruning.keep(self_influence(study, *references(study))[0], observed, keep)
+    subset = pruning.random_subset(observed, keep, rng=study.rng("random", "metric"))
+    kept = np.stack([np.ones_like(pruned), pruned, subset])
+    drawn = [study.model_seed("model")] * len(kept)
+    stack = fit_many(study.classifier(), study.x, np.tile(observed, (len(kept), 1)), kept, drawn, protocol_recipe())
+    return dict(zip(METHODS, stack.predict(study.x_test).cpu().numpy() == y, strict=True))
