@@ -101,7 +101,8 @@ def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
         default = one[one.automatic.astype(bool)].set_index("dataset").lds
         tuned = chosen[name].lds
         ahead = mean_with_interval(chosen["EKFAC"].lds - tuned, "EKFAC ahead")
-        row = {"estimator": name} | mean_with_interval(default, "default") | mean_with_interval(tuned, "tuned elsewhere")
+        row = {"estimator": name} | mean_with_interval(default, "default")
+        row |= mean_with_interval(tuned, "tuned elsewhere")
         dampings = chosen[name].relative_damping.dropna()
         row["damping / mean diagonal"] = dampings.median() if len(dampings) else np.nan
         found.append(row | (ahead if name != "EKFAC" else dict.fromkeys(ahead, np.nan)) | {"sets": len(tuned)})

@@ -11,17 +11,20 @@ from datalab.protocol import protocol
 CONFIDENCE = 0.95  # of the interval shown; the verdict is read on the protocol's own
 
 
-def judge(claim_id: str, d: ArrayLike, side: str | None = None, metric: str | None = "f1") -> dict[str, Any]:
+def judge(
+    claim_id: str, d: ArrayLike, side: str | None = None, metric: str | None = "f1", scale: float = 1.0
+) -> dict[str, Any]:
     """The measured column of one statement, as arguments for ``Section.claim``.
 
-    d: the effect's differences (n,), one a data set, as fractions; for a table's level, its difference to the base
-       row's. ``side`` as in :func:`datalab.claims.measured_verdict`; None: the side on which the paper's figures lie.
+    d: the effect's differences (n,), one a data set, as fractions (``scale`` 100 shows them in %); for a table's level,
+       its difference to the base row's. ``side`` as in :func:`datalab.claims.measured_verdict`; None: the side on which
+       the paper's figures lie.
     """
     claim, d = claims.find(claim_id), np.asarray(d, dtype=float)
     n = len(d)
     if n < 2 or not np.isfinite(d).all():
         said = claims.measured_verdict(claim, estimate=None)
-        return {"measured": float(d.mean()) if n else None, "n": n, "verdict": said.verdict, "note": said.why}
+        return {"measured": scale * float(d.mean()) if n else None, "n": n, "verdict": said.verdict, "note": said.why}
     shown = stats.t_interval(d, CONFIDENCE)
     wide = stats.t_interval(d, 1 - protocol().statistics["alpha"])
     narrow = stats.t_interval(d, protocol().measured_verdict["equivalence_confidence"])
@@ -34,9 +37,9 @@ def judge(claim_id: str, d: ArrayLike, side: str | None = None, metric: str | No
         metric=metric,
     )
     return {
-        "measured": shown.estimate,
-        "low": shown.low,
-        "high": shown.high,
+        "measured": scale * shown.estimate,
+        "low": scale * shown.low,
+        "high": scale * shown.high,
         "effect_size": stats.cohens_dz(d).estimate,
         "n": n,
         "verdict": said.verdict,
@@ -53,15 +56,30 @@ def judge_level(
     """
     level, base = (np.asarray(values, dtype=float) for values in (level, base))
     found = judge(claim_id, level - base, metric=metric)
-    own = judge(claim_id, level, "greater", metric)
-    found |= {name: None if own.get(name) is None else scale * own[name] for name in ("measured", "low", "high")}
+    own = judge(claim_id, level, "greater", metric, scale)
+    found |= {name: own.get(name) for name in ("measured", "low", "high")}
     if claims.base_row(claims.find(claim_id)) != claim_id:
         found["note"] += f"; difference to the base row {(level - base).mean():+.4f}"
     return found
 
 
 def reported_side(claim: claims.Claim) -> str:
-    """``greater``, ``less`` or ``none``: where the effect lies that the paper reports; ``greater`` if it prints none."""
+    """``greater``, ``less`` or ``none``: where the effect the paper reports lies; ``greater`` if it prints none."""
     effect = claims.reported_effect(claim)
     middle = 1.0 if effect is None else float(effect.middle)
     return "none" if middle == 0 else "greater" if middle > 0 else "less"
+
+
+def weakest(claim_id: str, differences: dict[str, ArrayLike], **how: Any) -> dict[str, Any]:
+    """Of a claim that holds only if all of several effects do: the one least in its favour, which ``note`` names.
+
+    An intersection-union test: each effect is tested at the full level. ``differences`` maps a name to its (n,).
+    """
+    found = {name: judge(claim_id, d, **how) for name, d in differences.items()}
+    sign = -1 if how.get("side") == "less" else 1
+
+    def favour(one: dict[str, Any]) -> float:
+        return sign * one["measured"] if one.get("low") is None else sign * one["low" if sign > 0 else "high"]
+
+    name = min(found, key=lambda each: favour(found[each]))
+    return found[name] | {"note": f"weakest of {len(found)}: {name}; {found[name]['note']}"}

@@ -239,11 +239,13 @@ class Section:
     def judge(self, claim_id: str, *differences: Any, table: str, row: str | int, **how: Any) -> None:
         """State a claim by paired differences, one a data set: see :func:`datalab.record.judgement.judge`.
 
-        With two arrays, a table's level and its base row's: see :func:`datalab.record.judgement.judge_level`.
+        With two arrays, a table's level and its base row's (:func:`~datalab.record.judgement.judge_level`); with a dict,
+        effects that must all hold (:func:`~datalab.record.judgement.weakest`).
         """
         from datalab.record import judgement
 
-        found = judgement.judge if len(differences) == 1 else judgement.judge_level
+        several = judgement.weakest if isinstance(differences[0], dict) else judgement.judge
+        found = judgement.judge_level if len(differences) == 2 else several
         self.claim(claim_id, table=table, row=row, **found(claim_id, *differences, **how))
 
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
