@@ -13,7 +13,7 @@ GREY = "#555555"
 
 
 def methods(by_noise: pd.DataFrame, printed: Mapping[str, float]) -> Figure:
-    """A panel a rate: every method's F1 less vanilla's, t-intervals; the paper's differences as ticks in every panel."""
+    """A panel a rate: every method's F1 less vanilla's, t-intervals; the paper's differences as ticks in each."""
     rates = list(dict.fromkeys(by_noise["noise rate (%)"]))
     names = [name for name in ROWS.values() if name != ROWS["vanilla"]]
     figure, panels = plt.subplots(1, len(rates), figsize=(3 + 2.6 * len(rates), 3.6), sharey=True, squeeze=False)

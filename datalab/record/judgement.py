@@ -76,10 +76,13 @@ def weakest(claim_id: str, differences: dict[str, ArrayLike], **how: Any) -> dic
     An intersection-union test: each effect is tested at the full level. ``differences`` maps a name to its (n,).
     """
     found = {name: judge(claim_id, d, **how) for name, d in differences.items()}
-    sign = -1 if how.get("side") == "less" else 1
+    sign = -1 if how.get("side") in ("less", "not_greater") else 1
 
-    def favour(one: dict[str, Any]) -> float:
-        return sign * one["measured"] if one.get("low") is None else sign * one["low" if sign > 0 else "high"]
+    def favour(name: str) -> tuple[bool, float]:
+        one = found[name]
+        limits = [one["measured"] if one.get(end) is None else one[end] for end in ("low", "high")]
+        # One effect on the other side refutes the whole, however wide another's interval.
+        return one["verdict"] != claims.OPPOSITE, min(sign * limit for limit in limits)
 
-    name = min(found, key=lambda each: favour(found[each]))
+    name = min(found, key=favour)
     return found[name] | {"note": f"weakest of {len(found)}: {name}; {found[name]['note']}"}

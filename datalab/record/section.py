@@ -236,17 +236,23 @@ class Section:
             "cell": cell_number() if table is None else self._tables[self._name(table)]["cell"],
         }
 
-    def judge(self, claim_id: str, *differences: Any, table: str, row: str | int, **how: Any) -> None:
-        """State a claim by paired differences, one a data set: see :func:`datalab.record.judgement.judge`.
+    def judge(
+        self, claim_id: str, *d: Any, table: str, row: str | int, shown: float | str | None = None, **how: Any
+    ) -> None:
+        """State a claim by paired differences ``d``, one a data set: see :func:`datalab.record.judgement.judge`.
 
-        With two arrays, a table's level and its base row's (:func:`~datalab.record.judgement.judge_level`); with a dict,
-        effects that must all hold (:func:`~datalab.record.judgement.weakest`).
+        Two arrays are a table's level and its base row's (:func:`~datalab.record.judgement.judge_level`), a dict is of
+        effects that must all hold (:func:`~datalab.record.judgement.weakest`). ``shown`` stands in the record in place
+        of the mean difference, which ``note`` then gives.
         """
         from datalab.record import judgement
 
-        several = judgement.weakest if isinstance(differences[0], dict) else judgement.judge
-        found = judgement.judge_level if len(differences) == 2 else several
-        self.claim(claim_id, table=table, row=row, **found(claim_id, *differences, **how))
+        several = judgement.weakest if isinstance(d[0], dict) else judgement.judge
+        found = (judgement.judge_level if len(d) == 2 else several)(claim_id, *d, **how)
+        if shown is not None:
+            found["note"] += f"; mean difference {found['measured']:+.4f}"
+            found |= {"measured": shown, "low": None, "high": None}
+        self.claim(claim_id, table=table, row=row, **found)
 
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""

@@ -1,0 +1,46 @@
+"""Section 4.2: does performance fall as the influence of the training set rises? What is run, and its cost."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import models, sweep
+from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters
+from datalab.sweep import Cell
+
+CELL = "datalab.experiments.level_cell:run_cell"
+_SECONDS = 1.1  # of one cell with the MLP on one core
+
+
+class Parameters(SectionParameters):
+    """What section 4.2 takes; ``None`` is the profile's value."""
+
+    datasets: Datasets
+    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    main_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
+    caps: Caps
+    encoder: Literal["fast", "pretrained"]
+
+
+def cells(p: Parameters) -> list[Cell]:
+    """One cell a data set, architecture and seed, with all levels, draws and methods."""
+    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    return [
+        Cell(
+            CELL,
+            {"dataset": dataset, "architecture": name, "seed": seed} | common,
+            cost=_SECONDS * (1.0 if name in models.REFERENCES else 25.0),
+        )
+        for dataset in p.datasets
+        for name in dict.fromkeys(p.main_architectures)
+        for seed in range(p.seeds)
+    ]
+
+
+def estimate(p: Parameters) -> Estimate:
+    """The expected time, from what a cell took when it was measured, and the peak memory."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    scale = max(1.0, p.caps["train"] / 1000) ** 0.1
+    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
+    return Estimate(scale * sum(cell.cost for cell in grid) / workers + 10, workers * 1e9, what)
