@@ -30,13 +30,13 @@ SECTIONS = (
     Section("0", "0_title_noise_threshold", "title", "At what noise rate does influence pruning start to beat random?"),
     Section("1", "1_paper_audit", "paper_audit", "Does the paper agree with itself?"),
     Section("2", "2_influence_functions", "influence_functions", "Are our influence scores right?"),
-#31
+    # 31
     Section("3.2", "3_2_experimental_framework", "experimental_framework", "Data sets, models, seeds and recipe"),
-#33
+    # 33
     Section("3.4", "3_4_statistics", "statistics", "Do the tests hold their level and the intervals their coverage?"),
     Section("4.1", "4_1_main_results", "main_results", "Does DATA-LAB beat plain training, and what else does?"),
     Section("4.2", "4_2_influence_level", "influence_level", "Does performance fall as influence rises?"),
-#43
+    Section("4.3", "4_3_ablation", "ablation", "Which of DATA-LAB's components earns its keep?"),
     Section("6", "6_verdicts", "verdicts", "Every statement's verdict"),
 )
 

@@ -51,5 +51,5 @@ def per_benchmark(tables: Mapping[str, pd.DataFrame], rate: float) -> Figure:
         xlabel="F1 of DATA-LAB less vanilla's",
         title=f"Does the gain hold on every data set? ({100 * rate:g} % flipped)",
     )
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.9 / figure.get_figheight()), ncols=2, title=None)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.55 / figure.get_figheight()), ncols=2, title=None)
     return figure

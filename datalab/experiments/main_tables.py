@@ -7,7 +7,7 @@ import pandas as pd
 
 from datalab import data, seeds, stats
 from datalab.experiments.framework_cell import CLEAN, DATALAB
-from datalab.experiments.summaries import by_set, cell_text, mean_with_interval
+from datalab.experiments.summaries import by_set, cell_text, mean_with_interval, with_holm
 
 METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
 ROWS = {
@@ -63,11 +63,10 @@ def cells(rows: pd.DataFrame, rate: float, printed: Mapping[str, float]) -> pd.D
             if method != "vanilla":
                 d = (values - base).to_numpy()
                 row |= mean_with_interval(d, "less vanilla") | _tests(d)
-            found.append(row | {"sets": len(values)})
-    frame = pd.DataFrame(found)
-    tested = frame["p (Wilcoxon)"].notna()
-    frame.loc[tested, "p (Holm)"] = stats.holm(frame.loc[tested, "p (Wilcoxon)"].to_numpy())
-    return frame
+            notes = ["the paper prints none"] if np.isnan(row["paper"]) else []
+            notes += ["the base row: no difference"] if method == "vanilla" else []
+            found.append(row | {"sets": len(values), "note": "; ".join(notes)})
+    return with_holm(pd.DataFrame(found))
 
 
 def _tests(d: np.ndarray) -> dict[str, float]:
@@ -99,10 +98,7 @@ def by_noise(rows: pd.DataFrame) -> pd.DataFrame:
                 d = (values - base).to_numpy()
                 row |= mean_with_interval(d, "less vanilla") | _tests(d) | {"sets better": int((d > 0).sum())}
             found.append(row | {"sets": len(values)})
-    frame = pd.DataFrame(found)
-    tested = frame["p (Wilcoxon)"].notna()
-    frame.loc[tested, "p (Holm)"] = stats.holm(frame.loc[tested, "p (Wilcoxon)"].to_numpy())
-    return frame
+    return with_holm(pd.DataFrame(found))
 
 
 def benchmarks(

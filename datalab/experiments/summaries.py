@@ -40,3 +40,11 @@ def cell_text(row: Mapping[str, float], name: str, printed: float | None, decima
     value, low, high = (row[each] for each in (name, f"{name} low", f"{name} high"))
     limits = "" if np.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
     return f"{value:.{decimals}f}{limits}; paper {'prints none' if printed is None else f'{printed:g}'}"
+
+
+def with_holm(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``p (Holm)`` after its last column: ``p (Wilcoxon)`` corrected over all rows that have one."""
+    tested = table["p (Wilcoxon)"].notna()
+    corrected = stats.holm(table.loc[tested, "p (Wilcoxon)"].to_numpy()) if tested.any() else []
+    table.loc[tested, "p (Holm)"] = corrected
+    return table
