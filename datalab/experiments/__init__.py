@@ -30,7 +30,9 @@ SECTIONS = (
     Section("0", "0_title_noise_threshold", "title", "At what noise rate does influence pruning start to beat random?"),
     Section("1", "1_paper_audit", "paper_audit", "Does the paper agree with itself?"),
     Section("2", "2_influence_functions", "influence_functions", "Are our influence scores right?"),
-    # 31
+    Section(
+        "3.1", "3_1_problem_formulation", "problem_formulation", "Does a stratified metric rank methods otherwise?"
+    ),
     Section("3.2", "3_2_experimental_framework", "experimental_framework", "Data sets, models, seeds and recipe"),
     # 33
     Section("3.4", "3_4_statistics", "statistics", "Do the tests hold their level and the intervals their coverage?"),

@@ -1,0 +1,40 @@
+"""Section 3.1: the stratified, importance-weighted metric beside plain accuracy. What is run, and its cost."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import sweep
+from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters
+from datalab.sweep import Cell
+
+CELL = "datalab.experiments.metric_cell:run_cell"
+_SECONDS = 0.35  # of one cell on one core
+
+
+class Parameters(SectionParameters):
+    """What section 3.1 takes; ``None`` is the profile's value."""
+
+    datasets: Datasets
+    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    caps: Caps
+    encoder: Literal["fast", "pretrained"]
+
+
+def cells(p: Parameters) -> list[Cell]:
+    """One cell a data set and seed, with nine systems and both kinds of strata."""
+    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    return [
+        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=_SECONDS)
+        for dataset in p.datasets
+        for seed in range(p.seeds)
+    ]
+
+
+def estimate(p: Parameters) -> Estimate:
+    """The expected time, from what a cell took when it was measured, and the peak memory."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    scale = max(1.0, p.caps["train"] / 1000) ** 0.5
+    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
+    return Estimate(scale * sum(cell.cost for cell in grid) / workers + 9, workers * 8e8, what)
