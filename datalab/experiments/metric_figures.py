@@ -42,6 +42,8 @@ def precision(agreement: pd.DataFrame) -> Figure:
             axes.errorbar(x, part[column], yerr=error, marker="os"[i], capsize=2, color=f"C{i}", label=_TITLES[kind])
     panels[0].set(ylabel="Kendall's tau with plain accuracy", title="Does it rank the systems alike?")
     panels[1].set(ylabel="sampling variance / plain accuracy's", title="What does it cost in precision?", yscale="log")
+    panels[1].set_yticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    panels[1].minorticks_off()
     panels[1].axhline(1, color="black", linewidth=0.8)
     for axes in panels:
         axes.set_xlabel("tilt of the target towards high strata")

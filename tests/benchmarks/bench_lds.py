@@ -9,6 +9,7 @@ all alike. What would take too long runs on fewer models, test examples or dampi
 """
 
 import argparse
+import resource
 import time
 import warnings
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from datalab.training import RECIPE, cosine, fit_many
 
 GRID = tuple(10.0**k for k in range(-5, 2))
 NOISE, RESAMPLES, CHECKPOINTS = 0.2, 2000, (25, 75, 125, 175)
+MEMORY = 12 << 30  # bytes of address space: a method that needs more fails by itself, and not the run with it
 
 
 class Plan(NamedTuple):
@@ -315,6 +317,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few of everything: for development")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     warnings.simplefilter("ignore", InfluenceWarning)
     x, y, x_test, y_test = bench.digits()
     few, every = (200, 40, 32, 20, 1, 2), (len(x), len(x_test), 128, 100, 5, 5)
