@@ -34,7 +34,7 @@ SECTIONS = (
         "3.1", "3_1_problem_formulation", "problem_formulation", "Does a stratified metric rank methods otherwise?"
     ),
     Section("3.2", "3_2_experimental_framework", "experimental_framework", "Data sets, models, seeds and recipe"),
-    # 33
+    Section("3.3", "3_3_framework", "framework_components", "What do DATA-LAB's three components do?"),
     Section("3.4", "3_4_statistics", "statistics", "Do the tests hold their level and the intervals their coverage?"),
     Section("4.1", "4_1_main_results", "main_results", "Does DATA-LAB beat plain training, and what else does?"),
     Section("4.2", "4_2_influence_level", "influence_level", "Does performance fall as influence rises?"),

@@ -23,11 +23,11 @@ def mean_with_interval(values: ArrayLike, name: str, confidence: float = 0.95) -
     return {name: values.mean() if len(values) else np.nan, f"{name} low": low, f"{name} high": high}
 
 
-def by_set(rows: pd.DataFrame, value: str, **where: object) -> pd.Series:
+def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
     """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
-    for column, wanted in where.items():
-        rows = rows[rows[column] == wanted]
-    return rows.groupby("dataset", sort=False)[value].mean()
+    for name, wanted in where.items():
+        rows = rows[rows[name] == wanted]
+    return rows.groupby("dataset", sort=False)[column].mean()
 
 
 def digits(value: float, decimals: int = 3) -> str:
