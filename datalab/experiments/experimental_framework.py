@@ -1,5 +1,6 @@
 """Section 3.2: the data sets, architectures and seeds of the study, and what the recipe reaches on clean labels."""
 
+import time
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -7,14 +8,18 @@ import pandas as pd
 import pydantic
 import torch
 
-from datalab import data, metrics, models, noise, seeds, stats, sweep
+from datalab import data, metrics, models, noise, seeds, sweep
 from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
+from datalab.experiments.summaries import mean_with_interval
 from datalab.protocol import protocol
 from datalab.sweep import Cell
 from datalab.training import fit_many, protocol_recipe
 
-CELL = "datalab.experiments.experimental_framework:baseline_cell"
+HERE = "datalab.experiments.experimental_framework"
 ECE_BINS = 15
+# Seconds of one training of 200 steps on one core, as measured; what is not named takes as long as the slowest.
+_SECONDS = {"softmax": 0.02, "mlp": 0.02, "cnn": 0.05, "resnet": 0.7, "convnext": 0.6, "cct": 1.6, "coatnet": 1.2}
+_SLOWEST = 2.5
 
 
 class Parameters(SectionParameters):
@@ -22,6 +27,7 @@ class Parameters(SectionParameters):
 
     datasets: Datasets
     seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    architecture_seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
     caps: Caps
@@ -29,21 +35,57 @@ class Parameters(SectionParameters):
 
 
 def cells(p: Parameters) -> list[Cell]:
-    """One cell a data set: its seeds are trained as one stack each architecture."""
-    common = {"seeds_": p.seeds, "root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder}
-    common |= {"noise_kinds": list(p.noise_kinds), "noise_rates": list(p.noise_rates)}
-    return [Cell(CELL, {"dataset": name} | common, cost=0.5 * p.seeds) for name in p.datasets]
+    """A cell a data set for the noise, and one a data set and architecture; the dearest first."""
+    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder}
+    noise_ = {"seeds_": p.seeds, "noise_kinds": list(p.noise_kinds), "noise_rates": list(p.noise_rates)} | common
+    found = [Cell(f"{HERE}:noise_cell", {"dataset": name} | noise_, cost=0.2 * p.seeds) for name in p.datasets]
+    for name in models.ALL:
+        # Times are compared, so every architecture is trained alike: one model at a time.
+        seeds_ = p.seeds if name in models.REFERENCES else p.architecture_seeds
+        given = {"architecture": name, "seeds_": seeds_, "device": p.chosen_device} | common
+        cost = seeds_ * (_SECONDS.get(name, _SLOWEST) + 0.05)
+        found += [Cell(f"{HERE}:model_cell", {"dataset": each} | given, cost=cost) for each in p.datasets]
+    return sorted(found, key=lambda cell: -cell.cost)
 
 
 def estimate(p: Parameters) -> Estimate:
-    """A few models a data set: a second each, and what importing costs."""
+    """The expected time, from what a training of each architecture took when it was measured."""
     grid = cells(p)
     workers = min(p.workers or sweep.available_cores(), len(grid))
-    what = f"{len(grid)} data sets, {p.seeds} seeds, {workers} processes"
+    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
     return Estimate(10 + sum(cell.cost for cell in grid) / workers, workers * 1e9, what)
 
 
-def baseline_cell(
+def model_cell(
+    dataset: str, architecture: str, seeds_: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """One architecture on clean labels, a row a seed: macro-F1, accuracy, ECE, the majority class's accuracy.
+
+    ``seconds`` is the training of one model, measured.
+    """
+    rows = []
+    for seed in range(seeds_):
+        p = data.prepare(dataset, seed, root_seed, caps, encoder)
+        x, x_test = (torch.as_tensor(each, device=device) for each in (p.x_train, p.x_test))
+        module = models.build(architecture, p.grid, p.n_classes, protocol().training["hidden"])
+        model_seed = seeds.integer(root_seed, dataset, architecture, seed, "model")
+        start = time.perf_counter()
+        stack = fit_many(module, x, p.y_train, None, [model_seed], protocol_recipe())
+        seconds = time.perf_counter() - start
+        probabilities = torch.softmax(stack(x_test)[0], -1).cpu().numpy()
+        predicted = probabilities.argmax(1)
+        rows.append(
+            {"dataset": dataset, "seed": seed, "kind": "model", "architecture": architecture}
+            | {"parameters": sum(w.numel() for w in module.parameters()), "seconds": seconds}
+            | {"macro_f1": metrics.macro_f1(p.y_test, predicted, p.n_classes)}
+            | {"accuracy": metrics.accuracy(p.y_test, predicted)}
+            | {"majority": float(np.mean(p.y_test == np.bincount(p.y_train).argmax()))}
+            | {"ece": metrics.ece(p.y_test, probabilities, ECE_BINS)}
+        )
+    return rows
+
+
+def noise_cell(
     dataset: str,
     seeds_: int,
     root_seed: int,
@@ -52,37 +94,16 @@ def baseline_cell(
     noise_kinds: list[str],
     noise_rates: list[float],
 ) -> list[dict[str, Any]]:
-    """Every architecture on clean labels, and the realised noise of every kind and rate, for each seed.
+    """The sizes of the splits, and the realised noise of every kind and rate, for each seed.
 
-    Rows of ``kind`` "model" have macro-F1, accuracy, ECE and the majority class's accuracy; rows of ``kind`` "noise"
-    the largest deviation of the flips from ``round(rate * n_c)`` over the classes (symmetric and pair), and of the
-    realised rate from the nominal one, in points.
+    A row has the largest deviation of the flips from ``round(rate * n_c)`` over the classes (symmetric and pair), and
+    of the realised rate from the nominal one, in points.
     """
-    rule = protocol().training
     rows = []
     for seed in range(seeds_):
         p = data.prepare(dataset, seed, root_seed, caps, encoder)
         sizes = {"n_train": len(p.y_train), "n_validation": len(p.y_val), "n_test": len(p.y_test)}
         common = {"dataset": dataset, "seed": seed, "features": p.x_train.shape[1], "classes": p.n_classes} | sizes
-        majority = float(np.mean(p.y_test == np.bincount(p.y_train).argmax()))
-        x, x_test = torch.as_tensor(p.x_train), torch.as_tensor(p.x_test)
-        for architecture in models.ARCHITECTURES:
-            module = models.build(architecture, p.grid, p.n_classes, rule["hidden"])
-            model_seed = seeds.integer(root_seed, dataset, architecture, seed, "model")
-            stack = fit_many(module, x, p.y_train, None, [model_seed], protocol_recipe())
-            probabilities = torch.softmax(stack(x_test)[0], -1).numpy()
-            predicted = probabilities.argmax(1)
-            rows.append(
-                common
-                | {
-                    "kind": "model",
-                    "architecture": architecture,
-                    "parameters": sum(w.numel() for w in module.parameters()),
-                }
-                | {"macro_f1": metrics.macro_f1(p.y_test, predicted, p.n_classes)}
-                | {"accuracy": metrics.accuracy(p.y_test, predicted), "majority": majority}
-                | {"ece": metrics.ece(p.y_test, probabilities, ECE_BINS)}
-            )
         for kind in noise_kinds:
             for rate in noise_rates:
                 rng = seeds.generator(root_seed, dataset, "section 3.2", kind, rate, seed)
@@ -102,7 +123,8 @@ def _realised(clean: np.ndarray, observed: np.ndarray, rate: float) -> dict[str,
 
 def datasets_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per data set of the run: what its card says, and the sizes and features it was used with."""
-    used = rows.drop_duplicates("dataset").set_index("dataset")
+    used = rows[rows.kind == "noise"].drop_duplicates("dataset").set_index("dataset")
+    used = used[["classes", "features", "n_train", "n_validation", "n_test"]].astype(int)
     cards = {name: data.REGISTRY[name] for name in used.index}
     return pd.DataFrame(
         {
@@ -121,18 +143,33 @@ def datasets_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def architectures_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per architecture: parameters, and what it reaches on clean labels, 95 % t-intervals over the data sets."""
+    """A row per architecture: parameters, and what it reaches on clean labels, 95 % t-intervals over the data sets.
+
+    ``less MLP`` is the accuracy less the MLP's on the seeds that both were trained with, paired by data set.
+    """
+    part = rows[rows.kind == "model"]
+    mlp = part[part.architecture == "mlp"].set_index(["dataset", "seed"]).accuracy
     found = []
-    for name, one in rows[rows.kind == "model"].groupby("architecture", sort=False):
-        by_set = one.groupby("dataset")[["macro_f1", "accuracy", "ece"]].mean()
-        row = {"architecture": name, "parameters (median)": int(one.parameters.median())}
+    for name in (each for each in models.ALL if each in set(part.architecture)):
+        one = part[part.architecture == name]
+        by_set = one.groupby("dataset", sort=False)[["macro_f1", "accuracy", "ece"]].mean()
+        row = {"family": models.family(name), "architecture": name, "parameters (median)": int(one.parameters.median())}
         for metric, column in (("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("ece", "ECE")):
-            values = by_set[metric].to_numpy()
-            row[column] = values.mean()
-            if len(values) > 1:
-                i = stats.t_interval(values)
-                row |= {f"{column} low": i.low, f"{column} high": i.high}
-        found.append(row | {"sets": len(by_set)})
+            row |= mean_with_interval(by_set[metric], column)
+        d = one.set_index(["dataset", "seed"]).accuracy - mlp
+        row |= mean_with_interval(d.dropna().groupby("dataset", sort=False).mean(), "less MLP")
+        found.append(row | {"seeds": one.seed.nunique(), "sets": len(by_set)})
+    return pd.DataFrame(found)
+
+
+def cost_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per architecture: seconds to train one model by the recipe, the median over data sets; and in MLPs."""
+    part = rows[rows.kind == "model"].groupby(["architecture", "dataset"], sort=False).seconds.median()
+    mlp = part["mlp"]
+    found = []
+    for name in (each for each in models.ALL if each in part.index.get_level_values(0)):
+        ratio = (part[name] / mlp).median()
+        found.append({"architecture": name, "seconds a model": part[name].median(), "times the MLP's": ratio})
     return pd.DataFrame(found)
 
 
@@ -140,6 +177,7 @@ def baselines_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per data set: each architecture's macro-F1 and accuracy on clean labels, means over seeds."""
     part = rows[rows.kind == "model"]
     wide = part.pivot_table(index="dataset", columns="architecture", values=["macro_f1", "accuracy"], sort=False)
+    wide = wide[[(metric, name) for metric in ("macro_f1", "accuracy") for name in models.ALL]]
     wide.columns = [f"{architecture} {metric.replace('macro_f1', 'F1')}" for metric, architecture in wide.columns]
     return wide.join(part.groupby("dataset").majority.mean().rename("majority accuracy")).reset_index()
 
@@ -160,18 +198,20 @@ def noise_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def baselines_figure(table: pd.DataFrame):
-    """A row per data set: each architecture's accuracy, and the majority class's."""
+    """A row per data set: each architecture's accuracy, and the majority class's; a marker a family."""
     import matplotlib.pyplot as plt
 
     table = table.sort_values("mlp accuracy", ignore_index=True)
-    figure, axes = plt.subplots(figsize=(7, 0.3 * len(table) + 1.2))
+    figure, axes = plt.subplots(figsize=(8, 0.34 * len(table) + 1.6))
     y = np.arange(len(table))
     axes.scatter(table["majority accuracy"], y, marker="|", color="black", s=90, label="majority class")
-    for name, marker in zip(models.ARCHITECTURES, "osD", strict=False):
-        axes.scatter(table[f"{name} accuracy"], y, marker=marker, label=name, s=28)
+    families = {"reference": "o"} | dict(zip(models.FAMILIES, "sD^", strict=True))
+    for i, name in enumerate(models.ALL):
+        style = {"marker": families[models.family(name)], "color": f"C{i % 6}", "alpha": 0.9}
+        axes.scatter(table[f"{name} accuracy"], y, label=name, s=24, **style)
     axes.set_yticks(y, table.dataset)
     axes.set(
         xlim=(0, 1.02), xlabel="accuracy on the clean test set", title="What does the recipe reach on clean labels?"
     )
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.75 / figure.get_figheight()), ncols=4)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     return figure
