@@ -98,7 +98,7 @@ class DataLab(nn.Module):
         of_class = labels[:, None] == torch.arange(self.n_classes, device=labels.device)
         scores = self.scorer(torch.cat([z, of_class.to(z), losses[:, None]], 1)) / tau
         # A class whose examples number m_c shares m_c / m of the weight among them.
-        total = torch.where(of_class, scores, _NEVER).logsumexp(0) - of_class.sum(0).clamp(min=1).log()
+        total = torch.where(of_class, scores, _NEVER).logsumexp(0) - of_class.sum(0).clamp(min=1).to(scores).log()
         return scores[:, 0] - total[labels] - math.log(len(labels))
 
 
@@ -149,7 +149,7 @@ def optimal_log_weights(losses: Tensor, lambda2: float) -> Tensor:
     if lambda2 > 0:
         return torch.log_softmax(-losses / lambda2, -1)
     smallest = losses == losses.min(-1, keepdim=True).values
-    return torch.where(smallest, -smallest.sum(-1, keepdim=True).log(), -torch.inf)
+    return torch.where(smallest, -smallest.sum(-1, keepdim=True).to(losses).log(), -torch.inf)
 
 
 def tilted_loss(losses: Tensor, lambda2: float) -> Tensor:
