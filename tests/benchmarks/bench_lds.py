@@ -9,10 +9,12 @@ all alike. What would take too long runs on fewer models, test examples or dampi
 """
 
 import argparse
+import multiprocessing
 import resource
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +38,7 @@ from datalab.training import RECIPE, cosine, fit_many
 
 GRID = tuple(10.0**k for k in range(-5, 2))
 NOISE, RESAMPLES, CHECKPOINTS = 0.2, 2000, (25, 75, 125, 175)
-MEMORY = 12 << 30  # bytes of address space: a method that needs more fails by itself, and not the run with it
+MEMORY = 12 << 30  # bytes of address space a method may take
 
 
 class Plan(NamedTuple):
@@ -254,6 +256,12 @@ def table(train: tuple, test: tuple, hidden: int, halves: int, seeds: int, count
     wrong, paths = flipped(module, x, y, count)
     paths |= {r.model: r.path for r in every}
     rows, reference = [], None
+
+    def measured(method: Method, plan: Plan, reference: Predicted) -> dict[str, object]:
+        found = predicted(method, plan, every, train, test, subsets)
+        detection = None if plan.auroc else detected(method, plan, x, wrong)
+        return row(method, plan, found, reference, detection)
+
     for method in methods(paths):
         key = (method.library, method.name)
         plan = PLANS.get(key, NONE if method.name in UNDAMPED else Plan())
@@ -263,18 +271,40 @@ def table(train: tuple, test: tuple, hidden: int, halves: int, seeds: int, count
             rows.append(about | {"note": SKIPPED[key]})
             continue
         start = time.perf_counter()
-        try:
-            found = predicted(method, plan, every, train, test, subsets)
-            reference = reference or found  # the first is EK-FAC
-            detection = None if plan.auroc else detected(method, plan, x, wrong)
-            found_row = row(method, plan, found, reference, detection)
-        except Exception as error:  # whatever a peer raises
-            found_row = about | {"note": f"{type(error).__name__}: {error}".split("\n")[0][:100]}
-        rows.append(found_row | {"seconds": time.perf_counter() - start})
+        if reference is None:  # the first is EK-FAC
+            reference = predicted(method, plan, every, train, test, subsets)
+
+        found_row = alone(partial(measured, method, plan, reference))
+        rows.append(about | found_row | {"seconds": time.perf_counter() - start})
         print(
             f"{method.library:12} {method.name:20} {rows[-1]['seconds']:6.0f} s {rows[-1].get('note', '')}", flush=True
         )
     return pd.DataFrame(rows + baselines(x, wrong))
+
+
+def alone(measured: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """What a method's measurement returns, or a note of why it failed, from a process of its own with bounded memory.
+
+    A peer that takes or leaks too much then fails by itself, and not the run with it.
+    """
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        try:
+            sending.send(measured())
+        except Exception as error:  # whatever a peer raises
+            sending.send({"note": f"{type(error).__name__}: {error}".split("\n")[0][:100]})
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    sending.close()
+    try:
+        return receiving.recv()
+    except EOFError:
+        return {"note": f"killed: it needs more than {MEMORY >> 30} GB"}
+    finally:
+        process.join()
 
 
 def figure(found: pd.DataFrame) -> plt.Figure:
@@ -317,7 +347,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few of everything: for development")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     warnings.simplefilter("ignore", InfluenceWarning)
     x, y, x_test, y_test = bench.digits()
     few, every = (200, 40, 32, 20, 1, 2), (len(x), len(x_test), 128, 100, 5, 5)
