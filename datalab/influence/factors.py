@@ -98,12 +98,11 @@ class Dense(NamedTuple):
         """The squared norm (B, m) of each example's gradient: from Gram matrices over positions where that is less."""
         t, n_in, out = *self.inputs.shape[2:], self.gradients.shape[-1]
         if t == 1:
-            of_inputs = self.inputs.square().sum((2, 3)) + self.bias
-            return of_inputs * self.gradients.square().sum((2, 3))
+            return (_squares(self.inputs) + self.bias) * _squares(self.gradients)
         if t * (n_in + out) < n_in * out:
             gram = self.inputs @ self.inputs.mT + self.bias
             return (gram * (self.gradients @ self.gradients.mT)).sum((2, 3))
-        return torch.cat([part.per_example().square().sum((2, 3)) for part in self._chunks()], 1)
+        return torch.cat([_squares(part.per_example()) for part in self._chunks()], 1)
 
     def input_moment(self) -> Tensor:
         """sum_it a a', (B or 1, in, in)."""
@@ -240,7 +239,7 @@ class Lookup(NamedTuple):
 
     def square_norms(self) -> Tensor:
         """The squared norm (1, m) of each example's gradient."""
-        return self.merged().gradients.square().sum((2, 3))
+        return _squares(self.merged().gradients)
 
     def input_moment(self) -> Tensor:
         """How often each row is looked up, (1, size): the diagonal of sum_it a a', which is diagonal."""
@@ -277,6 +276,11 @@ class Lookup(NamedTuple):
 
 
 Factors = Dense | Lookup
+
+
+def _squares(values: Tensor) -> Tensor:
+    """The sum of squares over the last two of four dimensions, in one pass over memory."""
+    return torch.linalg.vector_norm(values, dim=(2, 3)).square_()
 
 
 def _weighted(gradients: Tensor, weights: Tensor, start: int, size: int) -> Tensor:
