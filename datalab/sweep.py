@@ -5,6 +5,7 @@ package that can change its rows, and of the libraries that compute them: a fini
 whose code has changed is never mistaken for finished.
 """
 
+import ast
 import functools
 import hashlib
 import importlib
@@ -73,14 +74,30 @@ class SweepError(RuntimeError):
 def code_hash(module: str) -> str:
     """The hash of the package's source that a cell of ``module`` depends on."""
     root = Path(__file__).parent
-    own = root.parent.joinpath(*module.split(".")).with_suffix(".py")
+    own = _with_imported(root.parent.joinpath(*module.split(".")).with_suffix(".py"), root / "experiments")
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         part = path.relative_to(root).parts[0]
         relevant = path.suffix in {".py", ".txt", ".yaml"} and part not in _RESULT_FREE and part != "claims.yaml"
-        if path == own or (relevant and part != "protocol.yaml"):
+        if path in own or (relevant and part != "protocol.yaml"):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _with_imported(path: Path, folder: Path) -> set[Path]:
+    """A module's file and, of those in ``folder``, the modules it imports, and those that these import."""
+    found, waiting = set(), [path]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                files = [folder.parents[1].joinpath(*name.split(".")).with_suffix(".py") for name in names]
+                waiting += [file for file in files if file.is_relative_to(folder)]
+    return found
 
 
 @functools.cache

@@ -100,6 +100,7 @@ def fit_many(
     weights: np.ndarray | None = None,
     l2: Sequence[float] | None = None,
     settings: Mapping[str, Tensor] | None = None,
+    order: np.ndarray | None = None,
     on_step: Callable[[int, AnyStack], None] | None = None,
 ) -> AnyStack:
     """Train S models of one architecture, each on its own labels, kept subset, seed, weights and penalty.
@@ -123,6 +124,8 @@ def fit_many(
         S penalties l2/2 |theta|^2, in place of the recipe's.
     settings
         What the module's objective takes beside x and labels, each (S, ...).
+    order
+        The rows (S, steps * batch size) each model visits, in place of :func:`batch_order`'s; ``kept`` is then unused.
     on_step
         Called with (steps done, stack) after every step; must not change the stack.
 
@@ -134,7 +137,9 @@ def fit_many(
     kept = np.ones((size, n), dtype=bool) if kept is None else kept
     stack = make_stack(module, size, x.dtype, x.device, settings)
     initialise(stack, seeds)
-    rows = batch_order(kept, seeds, recipe.steps * recipe.batch_size).reshape(size, recipe.steps, recipe.batch_size)
+    if order is None:
+        order = batch_order(kept, seeds, recipe.steps * recipe.batch_size)
+    rows = order.reshape(size, recipe.steps, recipe.batch_size)
     rows = np.ascontiguousarray(rows.transpose(1, 0, 2))
     models = np.arange(size)[:, None]
     batch_x = torch.empty(size * recipe.batch_size, x.shape[1], dtype=x.dtype, device=x.device)

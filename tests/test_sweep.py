@@ -72,20 +72,27 @@ def test_a_cell_with_other_parameters_or_other_code_is_another_cell(tmp_path, mo
 
 def test_the_code_hash_moves_with_the_rooms_below_and_not_with_how_results_are_shown(tmp_path, monkeypatch):
     package = tmp_path / "datalab"
-    for name in ("training.py", "cli.py", "experiments/one.py", "experiments/other.py", "data/loaders.py"):
+    imports = {
+        "experiments/one.py": "from datalab.experiments.used import something",
+        "experiments/used.py": "from datalab.experiments import used_too",
+    }
+    for name in ("training.py", "cli.py", "experiments/other.py", "experiments/used_too.py", "data/loaders.py"):
+        imports.setdefault(name, "")
+    for name, line in imports.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text("before")
+        (package / name).write_text(line)
     monkeypatch.setattr(sweep, "__file__", str(package / "sweep.py"))
 
     def hash_after(name):
-        (package / name).write_text(f"after {name}")
+        (package / name).write_text(f"{imports[name]}\n# changed")
         sweep.code_hash.cache_clear()
         return sweep.code_hash("datalab.experiments.one")
 
     before = hash_after("cli.py")
     try:
         assert hash_after("experiments/other.py") == before
-        assert len({before, *(hash_after(n) for n in ("training.py", "experiments/one.py", "data/loaders.py"))}) == 4
+        moving = ["training.py", "data/loaders.py", *(f"experiments/{n}.py" for n in ("one", "used", "used_too"))]
+        assert len({before, *(hash_after(name) for name in moving)}) == 6
     finally:
         sweep.code_hash.cache_clear()
 
