@@ -1,0 +1,52 @@
+"""Section 5.3: what the paper says did not work, each beside its own control. What is run, and its cost."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import sweep
+from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
+from datalab.protocol import protocol
+from datalab.sweep import Cell
+
+CELL = "datalab.experiments.negative_cell:run_cell"
+_SECONDS = 1.0  # of one cell on one core, and this much a rate
+_A_RATE = 0.4
+
+
+class Parameters(SectionParameters):
+    """What section 5.3 takes; ``None`` is the profile's value."""
+
+    datasets: Datasets
+    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    main_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
+    caps: Caps
+    encoder: Literal["fast", "pretrained"]
+
+    @pydantic.field_validator("main_rates")
+    @classmethod
+    def _holds_the_verdicts_rate(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        needed = protocol().framework["verdict_rate"]
+        if needed not in rates:
+            raise ValueError(f"main_rates must include {needed:g}, where the ensembles are compared")
+        return tuple(sorted(set(rates)))
+
+
+def cells(p: Parameters) -> list[Cell]:
+    """One cell a data set and seed, with all rates and methods."""
+    common = {"root_seed": p.root_seed, "rates": list(p.main_rates), "caps": dict(p.caps), "encoder": p.encoder}
+    common |= {"device": p.chosen_device}
+    cost = _SECONDS + _A_RATE * len(p.main_rates)
+    return [
+        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=cost)
+        for dataset in p.datasets
+        for seed in range(p.seeds)
+    ]
+
+
+def estimate(p: Parameters) -> Estimate:
+    """The expected time, from what a cell took when it was measured, and the peak memory."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
+    return Estimate(sum(cell.cost for cell in grid) / workers + 9, workers * 9e8, what)
