@@ -1,0 +1,42 @@
+"""Section 4.5: the computational overhead of each component. What is run, and its cost."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import sweep
+from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters
+from datalab.sweep import Cell
+
+CELL = "datalab.experiments.overhead_cell:run_cell"
+_SECONDS = 1.3  # of one repetition on one core
+
+
+class Parameters(SectionParameters):
+    """What section 4.5 takes; ``None`` is the profile's value."""
+
+    framework_datasets: Datasets
+    overhead_repetitions: Annotated[int, pydantic.Field(ge=3, le=1000, strict=True)]
+    caps: Caps
+    encoder: Literal["fast", "pretrained"]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk."""
+        return self.framework_datasets
+
+
+def cells(p: Parameters) -> list[Cell]:
+    """One cell a data set, with all configurations and repetitions."""
+    common = {"repetitions": p.overhead_repetitions, "root_seed": p.root_seed, "caps": dict(p.caps)}
+    common |= {"encoder": p.encoder, "device": p.chosen_device}
+    cost = _SECONDS * (p.overhead_repetitions + 1)
+    return [Cell(CELL, {"dataset": dataset} | common, cost=cost) for dataset in p.framework_datasets]
+
+
+def estimate(p: Parameters) -> Estimate:
+    """The expected time, from what a repetition took when it was measured, and the peak memory."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    what = f"{len(grid)} data sets, {p.overhead_repetitions} repetitions, {workers} processes"
+    return Estimate(sum(cell.cost for cell in grid) / workers + 9, workers * 8e8, what)

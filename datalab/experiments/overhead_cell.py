@@ -1,0 +1,105 @@
+"""One cell of section 4.5: what each of DATA-LAB's components costs, measured, on one data set."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from datalab import framework
+from datalab.experiments.framework_cell import Study, references, self_influence
+from datalab.mapped import MappedStack
+from datalab.protocol import protocol
+from datalab.training import Recipe, protocol_recipe
+
+# Which components are on: (projection, weighting, regularisation).
+CONFIGURATIONS = {
+    "baseline": (False, False, False),
+    "Feature Extraction": (True, False, False),
+    "Adaptive Weighting": (False, True, False),
+    "Regularization": (False, True, True),
+    "Total": (True, True, True),
+}
+SCORING = "influence scoring"  # what the paper's table leaves out: the reference models and their scores
+_INFERENCES = 20  # passes over the test set a measurement
+_TIMED_STEPS, _PROFILED_STEPS = 50, 3  # all steps cost the same, and hold the same memory
+
+
+def run_cell(
+    dataset: str, repetitions: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """A row per repetition, variant and configuration: seconds to train and to predict, and peak bytes of tensors.
+
+    One model at a time, all by the same code, in turn within each repetition, so that whatever else the machine does
+    falls on all of them. ``Regularization`` is measured with weighting on, since its KL term is about the weights; its
+    base is ``Adaptive Weighting``. Training is 50 steps of the recipe, ``influence scoring`` (the whole of it) is
+    given for as many; prediction is the test set 20 times. Memory is counted by torch's profiler over a few steps of
+    training, parameters, gradients and Adam's moments included; it does not vary, and is counted once.
+    """
+    study = Study(dataset, "mlp", 0, root_seed, (protocol().framework["verdict_rate"],), caps, encoder, device)
+    arms = [(variant, name) for variant in framework.VARIANTS for name in CONFIGURATIONS]
+    memory = {arm: peak_memory(_training(study, *arm, _PROFILED_STEPS)) for arm in arms}
+    rows = []
+    for repetition in range(-1, repetitions):  # the first round warms up
+        for arm in arms:
+            train, stack = _timed(_training(study, *arm, _TIMED_STEPS))
+            infer, _ = _timed(lambda stack=stack: [stack(study.x_test) for _ in range(_INFERENCES)])
+            rows.append(
+                {"dataset": dataset, "repetition": repetition, "variant": arm[0], "configuration": arm[1]}
+                | {"train": train, "infer": infer, "memory": memory[arm]}
+            )
+        seconds, _ = _timed(lambda: self_influence(study, *references(study)))
+        share = _TIMED_STEPS / protocol_recipe().steps
+        rows.append(
+            {"dataset": dataset, "repetition": repetition, "variant": "both", "configuration": SCORING}
+            | {"train": share * seconds}
+        )
+    return [row for row in rows if row["repetition"] >= 0]
+
+
+def _training(study: Study, variant: str, name: str, steps: int) -> Callable[[], MappedStack]:
+    projection, weighting, regularisation = CONFIGURATIONS[name]
+    module = study.datalab(variant=variant, projection=projection, weighting=weighting)
+    recipe = protocol_recipe()._replace(steps=steps)
+    return lambda: _trained(study, module, regularisation, recipe)
+
+
+def _trained(study: Study, module: framework.DataLab, regularisation: bool, recipe: Recipe) -> MappedStack:
+    default = protocol().framework["default"]
+    lambdas = {name: value if regularisation else 0.0 for name, value in default.items()}
+    drawn, tau = [study.model_seed("model")], protocol().framework["tau"]
+    return framework.fit_datalab(module, study.x, study.observed, drawn, recipe, **lambdas, tau=tau)
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def peak_memory(run: Callable[[], Any]) -> int:
+    """The most bytes that tensors allocated while ``run`` held at one time, as torch's profiler counts them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with _deaf(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+        run()
+    changes = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return int(np.cumsum(changes).max(initial=0))
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Without the process's stderr, to which torch's profiler writes from C++ whatever its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
