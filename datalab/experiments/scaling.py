@@ -1,0 +1,64 @@
+"""Section 4.4: does DATA-LAB's gain depend on the training size? What is run, and its cost."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import models, sweep
+from datalab.experiments.parameters import Datasets, Estimate, SectionParameters
+from datalab.experiments.scaling_cell import recipe_at
+from datalab.sweep import Cell
+
+CELL = "datalab.experiments.scaling_cell:run_cell"
+VALIDATION = 400  # rows that no arm uses: nothing is tuned here
+_SECONDS_A_STEP = 0.005  # of all methods together, on one core
+
+Size = Annotated[int, pydantic.Field(ge=50, le=10_000_000, strict=True)]
+
+
+class Parameters(SectionParameters):
+    """What section 4.4 takes; ``None`` is the profile's value."""
+
+    scaling_datasets: Datasets
+    scaling_sizes: tuple[Size, ...] = pydantic.Field(min_length=2)
+    scaling_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
+    scaling_seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
+    encoder: Literal["fast", "pretrained"]
+
+    @pydantic.field_validator("scaling_sizes")
+    @classmethod
+    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(sizes)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk."""
+        return self.scaling_datasets
+
+
+def cells(p: Parameters) -> list[Cell]:
+    """One cell a data set, architecture and seed, with all sizes and methods."""
+    common = {"root_seed": p.root_seed, "sizes": list(p.scaling_sizes), "test": p.scaling_test}
+    common |= {"validation": VALIDATION, "encoder": p.encoder, "device": p.chosen_device}
+    return [
+        Cell(CELL, {"dataset": dataset, "architecture": name, "seed": seed} | common, cost=_cost(p, name))
+        for dataset in p.scaling_datasets
+        for name in dict.fromkeys(p.scaling_architectures)
+        for seed in range(p.scaling_seeds)
+    ]
+
+
+def _cost(p: Parameters, architecture: str) -> float:
+    """Seconds of one cell on one core: training, and scoring in proportion to the size."""
+    large = 1.0 if architecture in models.REFERENCES else 25.0
+    return sum(large * _SECONDS_A_STEP * recipe_at(size).steps + 1e-5 * size for size in p.scaling_sizes) + 1
+
+
+def estimate(p: Parameters) -> Estimate:
+    """The expected time, from what a step took when it was measured, and the peak memory."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    largest = max(p.scaling_sizes)
+    what = f"{len(grid)} cells on {len(p.scaling_datasets)} data sets, up to {largest:,} rows, {workers} processes"
+    return Estimate(sum(cell.cost for cell in grid) / workers + 10, workers * (1e9 + 2000 * largest), what)
