@@ -41,6 +41,7 @@ SECTIONS = (
     Section("4.3", "4_3_ablation", "ablation", "Which of DATA-LAB's components earns its keep?"),
     Section("4.4", "4_4_scaling", "scaling", "Does DATA-LAB's gain depend on the training size?"),
     Section("4.5", "4_5_overhead", "overhead", "What does each component cost?"),
+    Section("5.1", "5_1_monitoring", "monitoring", "Can failures be foreseen, and shifts be seen?"),
     Section("5.3", "5_3_negative_results", "negative_results", "Do the negative results hold beside their controls?"),
     Section("6", "6_verdicts", "verdicts", "Every statement's verdict"),
 )
