@@ -47,6 +47,22 @@ _NOTEBOOKS = (
 )
 
 
+# The ten findings that matter, each read from one statement's row: the question in our words, and what to do about it,
+# by whether the paper's direction holds (reproduced), is refuted, or stays open.
+FINDINGS = (
+    ("TITLE.threshold", "Is there a noise rate from which influence pruning beats random, and is it 15 %?"),
+    ("TITLE.only_when", "Is influence pruning no better than random at or below that rate?"),
+    ("T1.if_vs_vanilla", "Does influence pruning beat keeping everything, at 20 % flipped labels?"),
+    ("T1.full_vs_vanilla", "Does DATA-LAB, as the paper words it, beat plain training?"),
+    ("S4.1.consistent_all", "On every benchmark?"),
+    ("S3.3.kl_prevents_collapse", "Does the KL term keep the weights from collapsing?"),
+    ("S4.3.aw_most", "Do the adaptive weights contribute most?"),
+    ("S4.2.baseline_drops", "Does the baseline fall as the influence level rises, noise held equal?"),
+    ("S5.3.filtering", "Does removing high-influence examples hurt, at 20 % flipped labels?"),
+    ("ABS.framework_f1", "Can failures of influence pruning be foreseen better than by always expecting one?"),
+)
+
+
 class Parameters(SectionParameters):
     """The board reads the record: every profile does the same."""
 
@@ -141,6 +157,59 @@ def title_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """The statements of the title, which the study was built for."""
     kept = ["statement", "what the paper says, in our words", "reported", "paper", "measured", "verdict", "why"]
     return rows.loc[rows["statement"].str.startswith("TITLE."), kept].reset_index(drop=True)
+
+
+def findings(rows: pd.DataFrame) -> pd.DataFrame:
+    """The ten findings that matter, each with the statement it is read from: measured, n, verdict and why."""
+    by_id = rows.set_index("statement")
+    kept = ["reported", "measured", "n", "verdict", "why", "notebook"]
+    return pd.DataFrame(
+        [{"question": question, "statement": key} | by_id.loc[key, kept].to_dict() for key, question in FINDINGS]
+    )
+
+
+def advice(rows: pd.DataFrame) -> list[str]:
+    """What a practitioner can take from this record: sentences chosen by verdicts, so that they follow the data."""
+    said = rows.set_index("statement").verdict
+    holds, against = {"reproduced", "direction reproduced"}, {"not reproduced: null", "not reproduced: opposite"}
+
+    def choose(key: str, yes: str, no: str, open_: str) -> str:
+        return yes if said[key] in holds else no if said[key] in against else open_
+
+    return [
+        choose(
+            "TITLE.only_when",
+            "Below about 15 % wrong labels, do not prune by influence in place of at random.",
+            "Pruning by influence can pay below 15 % wrong labels too: test it on your data.",
+            "Below about 15 % wrong labels nothing here says that pruning by influence pays: test before you prune.",
+        ),
+        choose(
+            "T1.if_vs_vanilla",
+            "At 20 % wrong labels pruning by influence is better than keeping everything.",
+            "At 20 % wrong labels pruning by influence is not better than keeping everything.",
+            "At 20 % wrong labels it is open whether pruning by influence beats keeping everything: keep all unless a "
+            "smaller set is worth something in itself.",
+        ),
+        choose(
+            "T1.full_vs_vanilla",
+            "Weights by DATA-LAB as worded pay.",
+            "Weights by a scorer that sees features alone do not pay: it cannot see a wrong label.",
+            "Weights by a scorer that sees features alone are not shown to pay; let the scorer see label and loss.",
+        ),
+        choose(
+            "S3.3.kl_prevents_collapse",
+            "Never train example weights without a term that keeps them together.",
+            "The KL term is not what keeps weights from collapsing.",
+            "Whether the KL term keeps weights from collapsing is open in this record.",
+        ),
+        "For finding wrong labels, look at the plain loss beside any influence score: it costs nothing (section 2).",
+    ]
+
+
+def open_questions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Measured statements that stay open: the interval allows both directions. More data sets would narrow it."""
+    kept = ["statement", "section", "what the paper says, in our words", "measured", "n"]
+    return rows.loc[rows["verdict"] == "inconclusive", kept].reset_index(drop=True)
 
 
 def established(rows: pd.DataFrame) -> pd.DataFrame:
