@@ -66,6 +66,8 @@ def plan(
 @_selection
 @click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="The record (default: runs/<profile>).")
 @click.option("--fresh", is_flag=True, help="Delete the record first and start over.")
+@click.option("--cluster", type=click.Choice(["local"]), help="Start a Dask cluster on this machine (extra: dask).")
+@click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, e.g. tcp://host:8786.")
 def run(
     notebooks: tuple[str, ...],
     profile: str,
@@ -73,6 +75,8 @@ def run(
     workers: int | None,
     to: Path | None,
     fresh: bool,
+    cluster: str | None,
+    scheduler: str | None,
 ) -> int:
     """Run notebooks into a record. The same command again resumes: what is complete and unchanged is not run again.
 
@@ -82,13 +86,17 @@ def run(
     Example:
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
+    from datalab.cluster import use
     from datalab.record import plan as planning
     from datalab.record import runner
 
     jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
     again = [word for word in sys.argv[1:] if word != "--fresh"]
     record = to or runner.default_record(profile)
-    return runner.run(jobs, record, profile, fresh=fresh, resume=shlex.join(["datalab", *again]))
+    with use(scheduler, cluster == "local", workers) as line:
+        if line:
+            click.echo(line)
+        return runner.run(jobs, record, profile, fresh=fresh, resume=shlex.join(["datalab", *again]))
 
 
 @cli.command()

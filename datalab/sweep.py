@@ -23,11 +23,22 @@ from typing import Any
 
 import pandas as pd
 
+from datalab import cluster
 from datalab.errors import UserError
 from datalab.protocol import protocol
 
 # A cell's rows depend on the rooms below the sweep and on its own experiment, not on how they are run or shown.
-_RESULT_FREE = ("cli.py", "__main__.py", "claims.py", "sweep.py", "record", "report", "experiments", "stats")
+_RESULT_FREE = (
+    "cli.py",
+    "__main__.py",
+    "claims.py",
+    "cluster.py",
+    "sweep.py",
+    "record",
+    "report",
+    "experiments",
+    "stats",
+)
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pandas")
 _ATTEMPTS = 3
 
@@ -122,7 +133,8 @@ def run(
     folder
         One parquet file per finished cell, written to a temporary name and renamed.
     workers
-        Processes, each with one thread; None for one a core, 1 to run in this process.
+        Processes, each with one thread; None for one a core, 1 to run in this process. Not used where the environment
+        names a scheduler (:mod:`datalab.cluster`).
     progress
         Called with (done, total, failed, text) at the start and after every cell.
 
@@ -136,7 +148,11 @@ def run(
     state = _State(total=len(cells), done=len(cells) - len(missing), progress=progress)
     state.report(f"{state.done} of {len(cells)} cells were finished before" if state.done else "")
     if missing:
-        if workers == 1:
+        scheduler = cluster.address()
+        if scheduler is not None:
+            for cell, rows, seconds in cluster.results(missing, scheduler):
+                state.note(cell, _keep(rows, cell, folder), seconds)
+        elif workers == 1:
             for cell in missing:
                 state.note(cell, *_attempt(cell, folder))
         else:
@@ -239,16 +255,32 @@ def _start_worker(parent: int) -> None:
 
 def _attempt(cell: Cell, folder: Path) -> tuple[str | None, float]:
     """Run one cell and write its rows; return (error or None, seconds)."""
+    rows, seconds = rows_of(cell)
+    return _keep(rows, cell, folder), seconds
+
+
+def rows_of(cell: Cell) -> tuple[pd.DataFrame | str, float]:
+    """A cell's rows, or its error in one line, and its seconds."""
     start = time.perf_counter()
     try:
         module, _, name = cell.function.partition(":")
         rows = pd.DataFrame(getattr(importlib.import_module(module), name)(**cell.parameters))
-        _write(rows, cell, cell.path(folder))
     except UserError as error:
         return str(error), time.perf_counter() - start
     except Exception as error:  # a failed cell must not lose the others; the caller raises with every failure named
         return f"{type(error).__name__}: {error}", time.perf_counter() - start
-    return None, time.perf_counter() - start
+    return rows, time.perf_counter() - start
+
+
+def _keep(rows: pd.DataFrame | str, cell: Cell, folder: Path) -> str | None:
+    """Write the rows to the cell's file; return the error, if there is one."""
+    if isinstance(rows, str):
+        return rows
+    try:
+        _write(rows, cell, cell.path(folder))
+    except Exception as error:  # as a failure of the cell: the disk may be full
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _write(rows: pd.DataFrame, cell: Cell, path: Path) -> None:

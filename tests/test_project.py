@@ -25,7 +25,7 @@ ROOMS = (
     ("record",),
     ("claims",),
     ("experiments",),
-    ("sweep",),
+    ("sweep", "cluster"),
     ("correction",),
     ("pruning",),
     ("influence",),

@@ -1,0 +1,131 @@
+"""The sweep on dask.distributed: a scheduler on this machine or elsewhere hands out the cells (extra ``dask``).
+
+A cell travels as its function's name and parameters; a worker reads data sets from its own cache, by content hash. It
+refuses a cell whose key it does not arrive at: its code or libraries are others. Rows come back to the caller, which
+writes them, so that workers need no shared disk.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datalab.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from datalab.sweep import Cell
+
+SCHEDULER = "DATALAB_SCHEDULER"  # the address, told to the kernels
+_CONNECT = "10s"
+# As the local pool has it: one thread a process, and freed blocks kept (dask's own choice doubles the cost of a cell).
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+}
+
+
+def address() -> str | None:
+    """The scheduler that this process is to use; None: the local pool."""
+    return os.environ.get(SCHEDULER) or None
+
+
+@contextlib.contextmanager
+def use(scheduler: str | None, local: bool, workers: int | None) -> Iterator[str | None]:
+    """Make the sweeps of this process and its kernels use a scheduler; yields a line about it, or None.
+
+    ``scheduler`` is an address, checked by connecting to it; ``local`` starts one here with ``workers`` processes (one
+    a core by default), each with its share of the memory as its limit. Raises :class:`UserError` when both are given,
+    dask is not installed or nobody answers.
+    """
+    if scheduler and local:
+        raise UserError("--scheduler and --cluster: give one of them")
+    if not scheduler and not local:
+        yield None
+        return
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise UserError("dask is not installed; install it with: pip install 'datalab-reproduction[dask]'") from None
+    before = os.environ.get(SCHEDULER)
+    with contextlib.ExitStack() as stack:
+        if local:
+            stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}))
+            started = distributed.LocalCluster(
+                n_workers=workers or len(os.sched_getaffinity(0)),
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=50,
+            )
+            cluster = stack.enter_context(started)
+            scheduler, link = cluster.scheduler_address, cluster.dashboard_link
+            line = f"Cluster: {len(cluster.workers)} workers at {scheduler}, dashboard {link}"
+        else:
+            line = _answering(scheduler)
+        os.environ[SCHEDULER] = scheduler
+        try:
+            yield line
+        finally:
+            os.environ.pop(SCHEDULER) if before is None else os.environ.update({SCHEDULER: before})
+
+
+def _answering(scheduler: str) -> str:
+    import distributed
+
+    try:
+        with distributed.Client(scheduler, timeout=_CONNECT) as client:
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            return f"Cluster: {workers} workers at {scheduler}, dashboard {client.dashboard_link}"
+    except (OSError, ValueError) as error:
+        text = str(error).splitlines()[0]
+        raise UserError(
+            f"--scheduler: nobody answers at '{scheduler}', give one like tcp://host:8786 ({text})"
+        ) from None
+
+
+def results(cells: Sequence["Cell"], scheduler: str) -> Iterator[tuple["Cell", "pd.DataFrame | str", float]]:
+    """Each cell with its rows, or with what went wrong, and its seconds, as they are finished.
+
+    A worker that dies costs only its cell, which the scheduler tries elsewhere, three times in all.
+    """
+    import distributed
+
+    with distributed.Client(scheduler, timeout=_CONNECT) as client:
+        futures = {client.submit(compute, cell.function, cell.parameters, cell.key, pure=False): cell for cell in cells}
+        try:
+            for future in distributed.as_completed(futures):
+                error = future.exception()
+                rows, seconds = (_why(error), 0.0) if error is not None else future.result()
+                yield futures[future], rows, seconds
+                future.release()
+        except BaseException:
+            client.cancel(list(futures))
+            raise
+
+
+def _why(error: BaseException) -> str:
+    import distributed
+
+    if isinstance(error, distributed.KilledWorker):
+        return "its worker process died 3 times (killed, or out of memory)"
+    return f"{type(error).__name__}: {error}"
+
+
+def compute(function: str, parameters: dict[str, Any], key: str) -> tuple["pd.DataFrame | str", float]:
+    """On a worker: a cell's rows, or its error in one line, and its seconds."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    from datalab.sweep import Cell, rows_of
+
+    cell = Cell(function, parameters)
+    if cell.key != key:
+        raise UserError("this worker's code or libraries are not the caller's; install the same commit and lock there")
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        return rows_of(cell)
