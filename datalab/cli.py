@@ -144,7 +144,7 @@ def claims(ids: tuple[str, ...], record: Path | None) -> None:
     book = manifest.load(record) if record else manifest.Manifest(profile="", created="")
     rows = _matching(ids, claimstable.rows(book))
     if len(rows) == 1:
-        _show_claim(rows[0])
+        _show_claim(rows[0] | claimstable.trail(book, rows[0]))
     else:
         _show_claims(rows)
 

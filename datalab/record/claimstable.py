@@ -55,6 +55,21 @@ def _row(claims: Any, claim: Any, measured: dict[str, Any] | None) -> dict[str, 
     return row | {"verdict": verdict, "why": why}
 
 
+def trail(book: Manifest, row: dict[str, Any]) -> dict[str, Any]:
+    """What leads from a statement's row to its evidence: the paper check's arithmetic, the test, raw rows, source."""
+    from datalab import claims
+
+    claim = claims.find(row["id"])
+    found = {"paper_note": claim.paper_check.note, "test": claim.test, "ceiling": claim.verdict_ceiling}
+    if row["notebook"]:
+        stem = str(row["notebook"]).removeprefix("notebooks/").removesuffix(".ipynb")
+        entry = book.sections[stem]
+        files = entry.cells
+        found["raw_rows"] = f"{len(files)} files, the first {files[0]}" if files else "none: it reads other sections"
+        found["measured_at"] = entry.ended
+    return found | {"commit": book.git.get("commit")}
+
+
 def frame(book: Manifest) -> "pd.DataFrame":
     """The same as a data frame with the columns of ``claims.csv``."""
     import pandas as pd
