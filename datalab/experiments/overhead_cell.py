@@ -46,7 +46,7 @@ def run_cell(
     for repetition in range(-1, repetitions):  # the first round warms up
         for arm in arms:
             train, stack = _timed(_training(study, *arm, _TIMED_STEPS))
-            infer, _ = _timed(lambda stack=stack: [stack(study.x_test) for _ in range(_INFERENCES)])
+            infer = _inference(stack.model(0), study.x_test)
             rows.append(
                 {"dataset": dataset, "repetition": repetition, "variant": arm[0], "configuration": arm[1]}
                 | {"train": train, "infer": infer, "memory": memory[arm]}
@@ -72,6 +72,13 @@ def _trained(study: Study, module: framework.DataLab, regularisation: bool, reci
     lambdas = {name: value if regularisation else 0.0 for name, value in default.items()}
     drawn, tau = [study.model_seed("model")], protocol().framework["tau"]
     return framework.fit_datalab(module, study.x, study.observed, drawn, recipe, **lambdas, tau=tau)
+
+
+def _inference(model: framework.DataLab, x: torch.Tensor) -> float:
+    """Seconds of the deployed model, an ordinary module without what training alone needs, on x (n, d)."""
+    deployed = torch.nn.Sequential(model.project, model.classifier).eval()
+    with torch.inference_mode():
+        return _timed(lambda: [deployed(x) for _ in range(_INFERENCES)])[0]
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
