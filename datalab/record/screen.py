@@ -9,6 +9,7 @@ from typing import Any
 from datalab.record.manifest import SectionEntry
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
+from datalab.sweep import available_cores
 
 LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
@@ -39,7 +40,9 @@ class Screen:
             table.add_row(job.section.number, job.section.stem, cost.what, f"about {span(cost.seconds)}", memory)
         self.console.print(table)
         total = sum(job.estimate.seconds for job in jobs)
-        self.say(f"Estimated time in all: about {span(total)}. Finished cells of an earlier run are reused.")
+        hours = sum(job.estimate.seconds * (job.parameters.workers or available_cores()) for job in jobs) / 3600
+        work = f", {hours:,.0f} core-hours (what sections share is counted in each)" if hours >= 10 else ""
+        self.say(f"Estimated time in all: about {span(total)}{work}. Finished cells of an earlier run are reused.")
         if missing:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 
