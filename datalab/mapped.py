@@ -6,7 +6,7 @@ weighted mean, cross-entropy.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,15 @@ class MappedStack:
             return functional_call(self._within, named, (function, *inputs))
 
         return torch.vmap(one, axes)
+
+    def take(self, indices: Sequence[int]) -> "MappedStack":
+        """A stack of some of the models, with parameters of its own."""
+        at = torch.as_tensor(indices, device=self.flat.device)
+        settings = {name: value[at] for name, value in self.settings.items()}
+        taken = MappedStack(self.module, len(indices), self.flat.dtype, self.flat.device, settings)
+        for name, value in taken.parameters.items():
+            value.copy_(self.parameters[name][at])
+        return taken
 
     def model(self, index: int) -> nn.Module:
         """A copy of one model as an ordinary module."""

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from datalab import correction, data, framework, metrics, models, noise, pruning, seeds
 from datalab.influence import last_layer
 from datalab.protocol import protocol
-from datalab.training import AnyStack, fit_many, protocol_recipe
+from datalab.training import AnyStack, Recipe, fit_many, protocol_recipe
 
 FOLDS = 5
 ECE_BINS = 15
@@ -137,7 +137,9 @@ class Study:
 
     def _corrupted(self, labels: NDArray, part: str) -> NDArray[np.int64]:
         kind, n_classes = protocol().framework["noise"], self.prepared.n_classes
-        return np.stack([noise.corrupt(labels, kind, rate, n_classes, self.rng(part, rate)) for rate in self.rates])
+        # Not a function of the architecture: all of them see the same flips.
+        rngs = [seeds.generator(self.root_seed, self.dataset, "framework", self.seed, part, at) for at in self.rates]
+        return np.stack([noise.corrupt(labels, kind, at, n_classes, r) for at, r in zip(self.rates, rngs, strict=True)])
 
 
 def penalties(configurations: int) -> NDArray[np.float64]:
@@ -202,14 +204,14 @@ def self_influence(study: Study, stack: AnyStack, labels: NDArray) -> NDArray[np
     return scored.double().cpu().numpy().reshape(len(study.rates), -1, len(study.x)).mean(1)
 
 
-def transitions(study: Study) -> NDArray[np.float64]:
-    """The transition matrix of every rate, (rates, C, C), from cross-validated probabilities."""
+def transitions(study: Study, recipe: Recipe | None = None) -> NDArray[np.float64]:
+    """The transition matrix of every rate, (rates, C, C), from cross-validated probabilities; None: the protocol's."""
     n = len(study.x)
     fold = study.rng("folds").permutation(n) % FOLDS
     kept = np.tile(np.stack([fold != k for k in range(FOLDS)]), (len(study.rates), 1))
     drawn = [study.model_seed("fold", k) for _ in study.rates for k in range(FOLDS)]
     labels = np.repeat(study.observed, FOLDS, axis=0)
-    stack = fit_many(study.classifier(), study.x, labels, kept, drawn, protocol_recipe())
+    stack = fit_many(study.classifier(), study.x, labels, kept, drawn, recipe or protocol_recipe())
     p = _probabilities(stack, study.x).reshape(len(study.rates), FOLDS, n, -1)[:, fold, np.arange(n)]
     return np.stack([correction.transition_matrix(one, y) for one, y in zip(p, study.observed, strict=True)])
 
@@ -227,7 +229,7 @@ class _Arms:
             study.classifier(), np.repeat(labels, q, 0), np.repeat(kept, q, 0), np.tile(self.grid, len(kept))
         )
         best = chosen(study, stack, validation, q)
-        p = _probabilities(stack, study.x_test)[best]
+        p = _probabilities(stack, study.x_test, best)
         about = [{"lambda1": self.grid[i % q], "n_kept": int(kept[i // q].sum())} for i in best]
         return [
             Decision(rate, "main", method, each, one) for rate, each, one in zip(study.rates, about, p, strict=True)
@@ -261,7 +263,7 @@ class _Arms:
         module = correction.ForwardCorrected(study.classifier())
         stack = self._fit(module, np.repeat(study.observed, q, 0), None, np.tile(self.grid, len(transition)), settings)
         best = chosen(study, stack, study.observed_validation, q)
-        p = _probabilities(stack, study.x_test)[best]
+        p = _probabilities(stack, study.x_test, best)
         stay = [float(np.diag(t).mean()) for t in transition]
         about = [{"lambda1": self.grid[i % q], "estimated_noise": 1 - each} for i, each in zip(best, stay, strict=True)]
         return [
@@ -279,9 +281,10 @@ def _tuned(study: Study, variant: str, grid: NDArray) -> tuple[list[Decision], N
     labels = np.repeat(study.observed, q, 0)
     stack = fit_datalab(study, study.datalab(variant=variant), labels, np.tile(grid, (r, 1)))
     best = chosen(study, stack, study.observed_validation, q)
-    w = framework.weights(stack, study.x, labels)[best]
+    stack = stack.take(best)  # of the many only the chosen are looked at further
+    w = framework.weights(stack, study.x, study.observed)
     at, found = grid[np.array(best) % q], []
-    for i, p in enumerate(_probabilities(stack, study.x_test)[best]):
+    for i, p in enumerate(_probabilities(stack, study.x_test)):
         about = {"variant": variant, "lambda1": at[i, 0], "lambda2": at[i, 1], **seen_in_weights(w[i], study, i)}
         found.append(Decision(study.rates[i], "main", DATALAB[variant], about, p))
         found.append(Decision(study.rates[i], "ablation", DATALAB[variant], about | _on(True, True, True), p))
@@ -340,8 +343,10 @@ def auroc(w: torch.Tensor, clean: NDArray[np.bool_]) -> float:
     return float("nan") if clean.all() else float(roc_auc_score(clean, w.cpu().numpy()))
 
 
-def _probabilities(stack: AnyStack, x: torch.Tensor) -> NDArray[np.float32]:
-    return torch.softmax(stack(x), -1).cpu().numpy()
+def _probabilities(stack: AnyStack, x: torch.Tensor, models_: list[int] | None = None) -> NDArray[np.float32]:
+    """Of some models (None: all) on x (n, d), block by block."""
+    chosen_ = slice(None) if models_ is None else models_
+    return torch.cat([torch.softmax(stack(block)[chosen_], -1) for block in x.split(512)], 1).cpu().numpy()
 
 
 def _each(labels: NDArray, study: Study) -> NDArray:

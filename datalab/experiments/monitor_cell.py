@@ -144,7 +144,7 @@ class _Watch:
 def existing_cell(
     dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
 ) -> list[dict[str, Any]]:
-    """A row per published method, with and without DATA-LAB's weights: macro-F1 on the clean test set.
+    """A row per published method, with and without DATA-LAB's weights (no projection): macro-F1 on the test set.
 
     ``method`` is pruning by EL2N (Paul et al. 2021) or by the loss, at the primary keep fraction; ``weights`` is none,
     or a variant of DATA-LAB trained on what was kept.
@@ -169,6 +169,7 @@ def existing_cell(
         seed_ = [study.model_seed("model")]
         row(name, "none", fit_many(study.classifier(), study.x, observed[None], kept, seed_, protocol_recipe()))
         for variant in framework.VARIANTS:
-            module = study.datalab(variant=variant)
+            # Without the projection: what is added to the published method is weights alone.
+            module = study.datalab(variant=variant, projection=False)
             row(name, DATALAB[variant], fit_datalab(study, module, observed[None], lambdas, kept))
     return rows

@@ -6,14 +6,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from datalab import data, seeds
+from datalab import data, seeds, stats
 from datalab.experiments import metric_tables
 from datalab.experiments.main_tables import main
 from datalab.experiments.monitor_cell import STATISTICS
 from datalab.experiments.summaries import by_set, mean_with_interval
 from datalab.protocol import protocol
 
-FEATURES = ("estimated noise", "log classes", "log majority share")
+FEATURES = ("estimated noise", "log classes")
 UNIT = ["dataset", "architecture", "seed", "rate"]
 
 
@@ -21,7 +21,7 @@ def failures(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per configuration (data set, architecture, seed, rate): whether influence pruning loses to random.
 
     ``fails`` is F1(influence) <= mean F1(random). The features are known without a clean label: the noise rate as
-    confident learning estimates it, the number of classes and the share of the largest.
+    confident learning estimates it, and the number of classes.
     """
     part = main(rows)
     f1 = {name: part[part.method == name].groupby(UNIT, sort=False).macro_f1.mean() for name in ("influence", "random")}
@@ -29,7 +29,6 @@ def failures(rows: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame({"d": f1["influence"] - f1["random"], "estimated noise": noise}).reset_index()
     cards = {name: data.REGISTRY[name] for name in frame.dataset.unique()}
     frame["log classes"] = frame.dataset.map({name: np.log(card.classes) for name, card in cards.items()})
-    frame["log majority share"] = frame.dataset.map({name: np.log(card.majority) for name, card in cards.items()})
     frame["fails"] = frame.d <= 0
     return frame
 
@@ -67,8 +66,8 @@ RULES = ("it always loses", "the title's 15 %", "threshold on the estimated nois
 def predictor(frame: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """A row per rule: F1 of foreseeing a failure, its 95 % interval over data sets, and its lead over the trivial one.
 
-    Intervals resample data sets (clusters), all of a set's configurations together; the lead's is at the protocol's
-    alpha, since a verdict is read on it.
+    F1's interval resamples data sets (clusters), all of a set's configurations together. The lead's is a t-interval
+    of the jackknife over data sets at the protocol's alpha, since a verdict is read on it.
     """
     found = predictions(frame)
     sets = found.dataset.unique()
@@ -76,19 +75,30 @@ def predictor(frame: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     groups = {name: found[found.dataset == name] for name in sets}
     counts = {rule: np.array([_counts(groups[name], rule) for name in sets]) for rule in RULES}
     drawn = rng.multinomial(len(sets), np.full(len(sets), 1 / len(sets)), protocol().statistics["resamples"])
-    trivial, alpha = _f1(drawn @ counts[RULES[0]]), protocol().statistics["alpha"]
     rows = []
     for rule in RULES:
         resampled = _f1(drawn @ counts[rule])
         low, high = np.nanpercentile(resampled, [2.5, 97.5])
-        lead_low, lead_high = np.nanquantile(resampled - trivial, [alpha / 2, 1 - alpha / 2])
         estimate = float(_f1(counts[rule].sum(0)))
-        lead = estimate - float(_f1(counts[RULES[0]].sum(0)))
+        lead, lead_low, lead_high = _lead(counts[rule], counts[RULES[0]])
         row = {"rule": rule, "F1": estimate, "F1 low": low, "F1 high": high}
         row |= {"accuracy": float((found[rule].astype(bool) == found.fails).mean())}
         row |= {"less the trivial rule": lead, "less low": lead_low, "less high": lead_high}
         rows.append(row | {"failures": int(found.fails.sum()), "configurations": len(found), "sets": len(sets)})
     return pd.DataFrame(rows)
+
+
+def _lead(counts: np.ndarray, trivial: np.ndarray) -> tuple[float, float, float]:
+    """F1 less the trivial rule's, from counts (sets, 3), with limits from the jackknife over sets."""
+    lead = float(_f1(counts.sum(0)) - _f1(trivial.sum(0)))
+    n = len(counts)
+    if n < 2:
+        return lead, np.nan, np.nan
+    without = np.array(
+        [_f1(counts.sum(0) - one) - _f1(trivial.sum(0) - other) for one, other in zip(counts, trivial, strict=True)]
+    )
+    interval = stats.t_interval(n * lead - (n - 1) * without, 1 - protocol().statistics["alpha"])
+    return lead, interval.low, interval.high
 
 
 def _counts(group: pd.DataFrame, rule: str) -> list[int]:
@@ -107,11 +117,11 @@ def _f1(counts: np.ndarray) -> np.ndarray:
 def monitors(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per stream and statistic, means over seeds.
 
-    ``false alarms`` is the share of quiet windows with an alarm (the threshold aims at the protocol's rate); ``alarm``
-    and ``failure`` the first shifted window with an alarm, and the first of two in a row whose accuracy is below the
-    reference by more than the protocol's drop (the stream's length where there is none); ``delay`` is alarm less
-    failure: below 0 the monitor warns first. ``AUROC`` is the chance that a window of low accuracy has the larger
-    statistic.
+    ``false alarms`` is the share of quiet windows with an alarm (the threshold aims at the protocol's rate). ``alarm``
+    and ``failure`` are the first of two shifted windows in a row with an alarm (the stream's length where there is
+    none), and with an accuracy below the reference by more than the protocol's drop; ``fails`` is the share of seeds
+    with a failure, and ``delay`` alarm less failure over these: below 0 the monitor warns first. ``AUROC`` is the
+    chance that a window of low accuracy has the larger statistic.
     """
     drop, found = protocol().monitoring["accuracy_drop"], []
     for name in dict.fromkeys(rows.dataset):
@@ -131,17 +141,23 @@ def _of_seed(part: pd.DataFrame, statistic: str, drop: float) -> dict[str, float
     quiet, shifted = part[part.part == "quiet"], part[part.part == "shifted"].sort_values("window")
     alarm = shifted[f"{statistic} alarm"].to_numpy(dtype=bool)
     low = (shifted.accuracy < shifted.reference_accuracy - drop).to_numpy()
-    twice = low & np.append(low[1:], low[-1:])
+    twice = _twice(low)
     fallen = (part.accuracy < part.reference_accuracy - drop).to_numpy()
     known = 0 < fallen.sum() < len(fallen)
-    first = [int(np.argmax(each)) if each.any() else len(each) for each in (alarm, twice)]
+    first = [int(np.argmax(each)) if each.any() else len(each) for each in (_twice(alarm), twice)]
     return {
         "false alarms": float(quiet[f"{statistic} alarm"].mean()),
+        "fails": float(twice.any()),
         "alarm": first[0],
-        "failure": first[1],
-        "delay": first[0] - first[1],
+        "failure": first[1] if twice.any() else np.nan,
+        "delay": first[0] - first[1] if twice.any() else np.nan,
         "AUROC": float(roc_auc_score(fallen, part[statistic])) if known else np.nan,
     }
+
+
+def _twice(flags: np.ndarray) -> np.ndarray:
+    """Where a flag and the next one are both set."""
+    return flags & np.append(flags[1:], False)
 
 
 def silence(rows: pd.DataFrame) -> pd.DataFrame:
@@ -177,11 +193,18 @@ def existing(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def natural_against_stratified(rows: pd.DataFrame) -> pd.Series:
-    """By how much the accuracy of the fully trained MLP is lower if high-influence strata weigh more, a value a set."""
-    part = rows[(rows.architecture == "mlp") & (rows.method == "full")]
-    tilt = max(protocol().stratified_metric["tilts"])
-    plain, tilted = (metric_tables.metric(part, "influence", at).iloc[0] for at in (0.0, tilt))
-    return (plain - tilted).groupby(level="dataset", sort=False).mean()
+    """How much larger pruning's effect on the MLP is on a test set tilted to high strata than on a natural one.
+
+    |accuracy(influence) - accuracy(full)| on the test set whose high-leverage strata weigh more, less the same on the
+    test set as it is, a value a data set. Strata by leverage: by self-influence they would hold the errors by
+    construction.
+    """
+    part, tilt = rows[rows.architecture == "mlp"], max(protocol().stratified_metric["tilts"])
+    effect = {}
+    for at in (0.0, tilt):
+        table = metric_tables.by_set(metric_tables.metric(part, "leverage", at))
+        effect[at] = (table.loc["mlp, influence"] - table.loc["mlp, full"]).abs()
+    return effect[tilt] - effect[0.0]
 
 
 def weights_gain(rows: pd.DataFrame, weights: str) -> dict[str, np.ndarray]:
@@ -201,6 +224,8 @@ def by_stream(table: pd.DataFrame, column: str) -> np.ndarray:
 def stress(rows: pd.DataFrame, silence: pd.DataFrame) -> dict[str, np.ndarray]:
     """What the baseline loses under noise (F1, a value a data set) and under shift (accuracy, a value a stream)."""
     rates = sorted(rows.rate.unique())
+    if len(rates) < 2 or rates[0] > 0:
+        return {"shifted streams": by_stream(silence, "accuracy falls by")}
     clean, noisy = (by_set(main(rows), "macro_f1", method="vanilla", rate=at) for at in (rates[0], rates[-1]))
     found = {f"{100 * rates[-1]:g} % flipped labels": (clean - noisy).to_numpy()}
     if len(silence) > 1:

@@ -68,7 +68,7 @@ def _methods(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
         kept.append(pruning.random_subset(observed, keep, rng=study.rng("random", draw)))
     labels, same = np.tile(observed, (len(kept), 1)), [model_seed] * len(kept)
     predicted = [*fit_many(study.classifier(), study.x, labels, np.array(kept), same, recipe).predict(study.x_test)]
-    settings = {"transition": study.tensor(transitions(study).astype(np.float32))}
+    settings = {"transition": study.tensor(transitions(study, recipe).astype(np.float32))}
     corrected = correction.ForwardCorrected(study.classifier())
     fitted = fit_many(corrected, study.x, observed, None, [model_seed], recipe, settings=settings)
     about.append({"method": "label_noise"})

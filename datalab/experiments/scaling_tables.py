@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from datalab import seeds
 from datalab.experiments.framework_cell import DATALAB
 from datalab.experiments.scaling_cell import METHODS
 from datalab.experiments.summaries import cell_text, mean_with_interval
@@ -79,22 +78,19 @@ def cost(rows: pd.DataFrame) -> pd.DataFrame:
     ).drop(columns="memory")
 
 
-def growth(cost: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The exponent b of seconds ~ n^b, a row per data set and architecture, from its three largest sizes.
+def growth(rows: pd.DataFrame) -> pd.DataFrame:
+    """The exponent b of seconds ~ n^b, a row per data set and architecture, with a 95 % t-interval over seeds.
 
-    Below them the cost of calling torch at all hides how scoring grows. The 95 % interval resamples residuals; with
-    three points it is wide.
+    A seed's exponent is the slope of log seconds on log n over its three largest sizes: below them the cost of calling
+    torch at all hides how scoring grows.
     """
     found = []
-    for (name, architecture), one in cost.groupby(["dataset", "architecture"], sort=False):
-        part = one.sort_values("n").tail(3)
-        x, y = np.log(part.n.to_numpy(dtype=float)), np.log(part.seconds.to_numpy())
-        slope, intercept = np.polyfit(x, y, 1)
-        residuals = y - slope * x - intercept
-        rng = seeds.generator(root_seed, "4.4 growth", name, architecture)
-        drawn = rng.choice(residuals, (2000, len(x)))
-        slopes = np.polyfit(x, (slope * x + intercept + drawn).T, 1)[0]
-        low, high = np.percentile(slopes, [2.5, 97.5])
-        row = {"data set": name, "architecture": architecture, "exponent": slope, "exponent low": low}
-        found.append(row | {"exponent high": high, "from n": int(part.n.min()), "to n": int(part.n.max())})
+    part = rows[rows.method == "influence"]
+    for (name, architecture), one in part.groupby(["dataset", "architecture"], sort=False):
+        slopes = []
+        for _, seed in one.groupby("seed", sort=False):
+            largest = seed.sort_values("n").drop_duplicates("n").tail(3)
+            slopes.append(np.polyfit(np.log(largest.n.astype(float)), np.log(largest.seconds), 1)[0])
+        row = {"data set": name, "architecture": architecture} | mean_with_interval(slopes, "exponent")
+        found.append(row | {"from n": int(largest.n.min()), "to n": int(largest.n.max()), "seeds": len(slopes)})
     return pd.DataFrame(found)
