@@ -331,14 +331,23 @@ def test_shares_of_variance_are_pingouins(level_rows):
     assert row["within data set (%)"] == pytest.approx(100 * inside[0] / inside[1], rel=1e-3)
 
 
-def test_without_an_effect_the_permutation_p_is_uniform_enough_and_an_effect_is_found():
-    rng, sets = np.random.default_rng(0), np.repeat(np.arange(5), 6)
-    p = [level_tables.eta_squared(rng.standard_normal((30, 5)), sets, rng, 60)["p"] for _ in range(60)]
-    assert 0.3 < np.mean(p) < 0.7
+def test_without_an_effect_the_permutation_holds_its_level_though_methods_share_their_sets():
+    rng, sets, runs = np.random.default_rng(0), np.repeat(np.arange(5), 6), np.repeat(np.arange(15), 2)
+    p = []
+    for _ in range(120):
+        shared = np.repeat(rng.standard_normal((15, 5)), 2, axis=0)  # two methods, trained on the same sets
+        y = shared + 0.3 * rng.standard_normal((30, 5))
+        p.append(level_tables.eta_squared(y, sets, runs, rng, 60)["p"])
+    assert 0.4 < np.mean(p) < 0.6
+    assert np.mean(np.array(p) <= 0.1) < 0.2
+
+
+def test_an_effect_of_the_level_is_found_and_its_excess_excludes_0():
+    rng, sets, runs = np.random.default_rng(0), np.repeat(np.arange(5), 6), np.repeat(np.arange(15), 2)
     y = rng.standard_normal((30, 5)) + np.arange(5)
-    found = level_tables.eta_squared(y, sets, rng, 99)
+    found = level_tables.eta_squared(y, sets, runs, rng, 99)
     assert found["p"] == 0.01
-    assert found["excess low"] > 0
+    assert 0 < found["excess low"] < found["excess (%)"] < found["excess high"]
 
 
 def test_run_level_correlation_and_its_clusters_are_scipys(level_rows):
@@ -360,7 +369,7 @@ def test_run_level_correlation_and_its_clusters_are_scipys(level_rows):
 
 
 def test_at_the_test_sets_own_weights_the_metric_is_plain_accuracy(metric_rows):
-    part = metric_rows[metric_rows.strata == "influence"]
+    part = metric_rows[(metric_rows.strata == "influence") & (metric_rows.part == "stratum")]
     part = part.assign(system=metric_tables.system(part), hits=part.right * part.n)
     sums = part.groupby(["system", "dataset", "seed"], sort=False)[["hits", "n"]].sum()
     plain = (sums.hits / sums.n).unstack(["dataset", "seed"])
@@ -370,7 +379,8 @@ def test_at_the_test_sets_own_weights_the_metric_is_plain_accuracy(metric_rows):
 
 
 def test_the_metric_lies_within_the_hull_of_its_strata(metric_rows):
-    part = metric_rows[metric_rows.strata == "influence"].assign(system=lambda r: metric_tables.system(r))
+    part = metric_rows[(metric_rows.strata == "influence") & (metric_rows.part == "stratum")]
+    part = part.assign(system=metric_tables.system(part))
     hull = part.groupby(["system", "dataset", "seed"], sort=False).right.agg(["min", "max"])
     for tilt in (-1.0, 0.5, 1.0):
         value = metric_tables.metric(metric_rows, "influence", tilt).stack(["dataset", "seed"], future_stack=True)
@@ -378,17 +388,36 @@ def test_the_metric_lies_within_the_hull_of_its_strata(metric_rows):
         assert ((value >= hull["min"] - 1e-12) & (value <= hull["max"] + 1e-12)).all()
 
 
-def test_the_sampling_variance_is_that_of_stratified_resampling():
-    rng, k = np.random.default_rng(0), protocol().stratified_metric["strata"]
-    p, n, tilt = np.array([0.95, 0.9, 0.8, 0.6, 0.3])[:k], 40, 0.5
-    rows = pd.DataFrame(
-        {"dataset": "a", "seed": 0, "architecture": "mlp", "method": "full", "strata": "influence"}
-        | {"stratum": range(k), "n": n, "right": p}
-    )
-    w = metric_tables.target_weights(pd.DataFrame([[n] * k]), tilt).to_numpy()[0]
-    drawn = rng.binomial(n, p, size=(20000, k)) / n @ w
-    found = metric_tables.variances(rows, "influence", tilt).iloc[0, 0]
-    assert found == pytest.approx(drawn.var() * n / (n - 1), rel=0.05)
+def test_the_variance_is_that_of_new_test_sets_whose_strata_are_cut_anew():
+    rng, n, tilt = np.random.default_rng(0), 400, 1.0
+
+    def test_set() -> tuple[np.ndarray, np.ndarray]:
+        score = rng.random(n)
+        return rng.random((1, n)) < 1 - 0.7 * score, score
+
+    def metric(right: np.ndarray, score: np.ndarray) -> float:
+        of = metric_cell.quantiles(score)
+        means = np.array([right[0, of == k].mean() for k in range(5)])
+        return float(means @ metric_cell.target_weights(np.full(5, n / 5), tilt))
+
+    true = np.var([metric(*test_set()) for _ in range(2000)])
+    found = [metric_cell.resampled_variances(*test_set(), rng)[tilt][0] for _ in range(30)]
+    assert np.mean(found) == pytest.approx(true, rel=0.15)
+
+
+def test_at_tilt_0_the_variance_is_plain_accuracys():
+    rng = np.random.default_rng(0)
+    right, score = rng.random((2, 500)) < 0.8, rng.random(500)
+    found = metric_cell.resampled_variances(right, score, rng)[0.0]
+    p = right.mean(1)
+    np.testing.assert_allclose(found, p * (1 - p) / 500, rtol=0.3)
+
+
+def test_all_architectures_see_the_same_flips():
+    labels = [
+        framework_cell.Study("digits", name, 0, 7, (0.2,), CAPS, "fast", "cpu").observed for name in ("mlp", "softmax")
+    ]
+    np.testing.assert_array_equal(*labels)
 
 
 def test_quantiles_are_equal_shares_in_order():

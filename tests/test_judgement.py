@@ -72,6 +72,13 @@ def test_a_claim_of_several_effects_is_read_on_the_one_least_in_its_favour():
     assert "against" in found["note"]
 
 
+def test_a_part_that_is_shown_to_be_null_settles_a_claim_that_all_parts_hold():
+    effects = {"large": differences(0.1), "null": differences(0.005, 0.001)}
+    found = judgement.weakest("T1.full_vs_vanilla", effects, side="greater")
+    assert found["verdict"] == claims.NULL
+    assert "null" in found["note"]
+
+
 def test_below_is_the_mirror_of_above():
     up = {"a": differences(0.1), "b": differences(0.02)}
     down = {name: -d for name, d in up.items()}

@@ -60,7 +60,7 @@ def headline(table: pd.DataFrame) -> str:
         f"**{row.variant}**: F1 {row['Ours F1']:.3f} against {row['Baseline F1']:.3f}, {row['gain (%)']:+.1f} % "
         f"[{row['gain (%) low']:.1f}, {row['gain (%) high']:.1f}], Wilcoxon p = {row['p (Wilcoxon)']:.2g} (floor "
         f"{row['p floor']:.2g}), better on {row['sets better']} of {row.sets}"
-        for _, row in table.iterrows()
+        for _, row in table[table.against == "vanilla"].iterrows()
     ]
     return "; ".join(said) + "."
 

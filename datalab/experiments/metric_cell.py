@@ -18,12 +18,16 @@ from datalab.training import fit_many, protocol_recipe
 ARCHITECTURES = ("softmax", "mlp", "cnn")
 METHODS = ("full", "influence", "random")
 STRATA = ("influence", "leverage")
+RESAMPLES = 300
 
 
 def run_cell(
     dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
 ) -> list[dict[str, Any]]:
-    """A row per kind of strata, stratum and system: the number of test examples and the share predicted right.
+    """Rows of ``part`` "stratum", one a kind of strata, stratum and system: the test examples and the share right.
+
+    And of ``part`` "variance", one a kind of strata, target's tilt and system: the variance of the metric over
+    bootstrap samples of the test set, its strata cut anew in each.
 
     A system is an architecture trained on everything, on what influence pruning keeps, or on a random subset of that
     size, at the protocol's verdict rate. Strata are equal shares of the test set by the self-influence of the test
@@ -33,17 +37,44 @@ def run_cell(
     rates = (protocol().framework["verdict_rate"],)
     studies = {name: Study(dataset, name, seed, root_seed, rates, caps, encoder, device) for name in ARCHITECTURES}
     y = studies["mlp"].prepared.y_test
-    strata = {name: quantiles(values) for name, values in _scores(studies["mlp"]).items()}
+    scores = _scores(studies["mlp"])
+    right = {(name, how): each for name, study in studies.items() for how, each in _right(study, y).items()}
     rows = []
-    for architecture, study in studies.items():
-        for method, right in _right(study, y).items():
-            for kind, of in strata.items():
-                for k in range(protocol().stratified_metric["strata"]):
-                    rows.append(
-                        {"dataset": dataset, "seed": seed, "architecture": architecture, "method": method}
-                        | {"strata": kind, "stratum": k, "n": int((of == k).sum()), "right": right[of == k].mean()}
-                    )
+    for kind, values in scores.items():
+        of = quantiles(values)
+        rng = studies["mlp"].rng("resampled", kind)
+        variances = resampled_variances(np.stack(list(right.values())), values, rng)
+        for i, ((architecture, method), each) in enumerate(right.items()):
+            common = {"dataset": dataset, "seed": seed, "architecture": architecture, "method": method, "strata": kind}
+            for k in range(protocol().stratified_metric["strata"]):
+                found = {"part": "stratum", "stratum": k, "n": int((of == k).sum()), "right": each[of == k].mean()}
+                rows.append(common | found)
+            for tilt, variance in variances.items():
+                rows.append(common | {"part": "variance", "tilt": tilt, "variance": variance[i]})
     return rows
+
+
+def target_weights(sizes: NDArray, tilt: float) -> NDArray[np.float64]:
+    """w_k ~ n_k exp(tilt * (k - middle)) of sum 1, for strata of sizes (..., K); at tilt 0 their own shares."""
+    k = np.arange(sizes.shape[-1])
+    w = sizes * np.exp(tilt * (k - k.mean()))
+    return w / w.sum(-1, keepdims=True)
+
+
+def resampled_variances(right: NDArray[np.bool_], scores: NDArray, rng: np.random.Generator) -> dict[float, NDArray]:
+    """The variance of M_strat of every system (systems,), by tilt, over bootstrap samples of the n test examples.
+
+    right is (systems, n), scores (n,). In each sample the strata are equal shares by score once more.
+    """
+    rule, n = protocol().stratified_metric, len(scores)
+    ranked = right[:, np.argsort(scores, kind="stable")]
+    ends = np.linspace(0, n, rule["strata"] + 1).round().astype(int)
+    sizes = np.diff(ends)
+    means = np.empty((RESAMPLES, len(right), rule["strata"]))
+    for i in range(RESAMPLES):
+        sample = ranked[:, np.sort(rng.integers(0, n, n))]  # in the order of the scores: strata are runs
+        means[i] = np.add.reduceat(sample, ends[:-1], axis=1, dtype=np.int64) / sizes
+    return {float(tilt): (means @ target_weights(sizes, tilt)).var(0, ddof=1) for tilt in rule["tilts"]}
 
 
 def quantiles(scores: NDArray) -> NDArray[np.int64]:

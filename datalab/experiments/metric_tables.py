@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from datalab import stats
-from datalab.experiments.metric_cell import STRATA
+from datalab.experiments.metric_cell import STRATA, target_weights
 from datalab.experiments.summaries import mean_with_interval
 from datalab.protocol import protocol
 
@@ -19,45 +19,32 @@ def system(rows: pd.DataFrame) -> pd.Series:
     return rows.architecture + ", " + rows.method
 
 
-def target_weights(sizes: pd.DataFrame, tilt: float) -> pd.DataFrame:
-    """w_k ~ n_k exp(tilt * (k - middle)), each row of sum 1, for strata of ``sizes``; at tilt 0 their own shares."""
-    k = np.arange(protocol().stratified_metric["strata"])
-    w = sizes * np.exp(tilt * (k - k.mean()))
-    return w.div(w.sum(axis=1), axis=0)
-
-
 def by_stratum(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every system in every stratum, with 95 % t-intervals over data sets."""
-    found = []
+    found, rows = [], rows[rows.part == "stratum"]
     for (kind, name, k), one in rows.assign(system=system(rows)).groupby(["strata", "system", "stratum"], sort=False):
         values = one.groupby("dataset", sort=False).right.mean()
-        found.append({"strata": kind, "system": name, "stratum": k + 1} | mean_with_interval(values, "accuracy"))
+        found.append({"strata": kind, "system": name, "stratum": int(k) + 1} | mean_with_interval(values, "accuracy"))
     return pd.DataFrame(found)
 
 
 def metric(rows: pd.DataFrame, strata: str, tilt: float) -> pd.DataFrame:
     """M_strat of every system: systems x (data set, seed)."""
     right, sizes = (_by_stratum(rows, strata, column) for column in ("right", "n"))
-    return (right * target_weights(sizes, tilt)).sum(axis=1).unstack(UNIT)
+    return (right * target_weights(sizes.to_numpy(), tilt)).sum(axis=1).unstack(UNIT)
 
 
 def variances(rows: pd.DataFrame, strata: str, tilt: float) -> pd.DataFrame:
-    """The sampling variance of M_strat on the test set, sum_k w_k^2 p_k (1 - p_k) / (n_k - 1), shaped as ``metric``."""
-    right, sizes = (_by_stratum(rows, strata, column) for column in ("right", "n"))
-    each = right * (1 - right) / (sizes - 1).clip(lower=1)
-    return (each * target_weights(sizes, tilt) ** 2).sum(axis=1).unstack(UNIT)
+    """The variance of M_strat over bootstrap samples of the test set, shaped as ``metric``."""
+    part = rows[(rows.part == "variance") & (rows.strata == strata) & (rows.tilt == tilt)]
+    table = part.assign(system=system(part)).set_index(["system", *UNIT]).variance
+    return table.unstack(UNIT)
 
 
 def _by_stratum(rows: pd.DataFrame, strata: str, column: str) -> pd.DataFrame:
-    part = rows[rows.strata == strata].assign(system=system(rows))
+    part = rows[(rows.part == "stratum") & (rows.strata == strata)]
+    part = part.assign(system=system(part))
     return part.pivot_table(index=["system", *UNIT], columns="stratum", values=column, sort=False)
-
-
-def plain_variances(rows: pd.DataFrame) -> pd.DataFrame:
-    """The sampling variance of plain accuracy, p (1 - p) / (n - 1), shaped as ``metric``."""
-    p = metric(rows, STRATA[0], 0.0)
-    n = rows[rows.strata == STRATA[0]].assign(system=system(rows)).groupby(["system", *UNIT], sort=False).n.sum()
-    return p * (1 - p) / (n.unstack(UNIT).loc[p.index, p.columns] - 1)
 
 
 def systems(rows: pd.DataFrame) -> pd.DataFrame:
@@ -90,14 +77,15 @@ def agreement(rows: pd.DataFrame) -> pd.DataFrame:
     ``Kendall's tau`` is over the systems, within each data set, its mean with a 95 % t-interval over data sets.
     ``reversed pairs`` are pairs of systems ordered one way by plain accuracy and the other way by M_strat on average
     over the data sets; ``both significant`` those where both differences have Wilcoxon p < alpha after Holm's
-    correction over all pairs. ``variance ratio`` is M_strat's sampling variance over plain accuracy's.
+    correction over all pairs. ``variance ratio`` is M_strat's variance over bootstrap samples of the
+    test set, strata cut anew in each, over that of plain accuracy.
     """
-    plain, plain_variance, found = by_set(metric(rows, STRATA[0], 0.0)), plain_variances(rows), []
+    plain, found = by_set(metric(rows, STRATA[0], 0.0)), []
     for strata in STRATA:
         for tilt in protocol().stratified_metric["tilts"]:
             other = by_set(metric(rows, strata, tilt))
             tau = [_tau(plain[name], other[name]) for name in plain]
-            ratio = by_set(variances(rows, strata, tilt) / plain_variance).mean()
+            ratio = by_set(variances(rows, strata, tilt) / variances(rows, strata, 0.0)).mean()
             reversals = reversed_pairs(plain, other)
             found.append(
                 {"strata": strata, "tilt of the target": tilt}
@@ -120,7 +108,8 @@ def reversed_pairs(plain: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     d = np.array([(plain.loc[a] - plain.loc[b]).to_numpy() for a, b in pairs])
     e = np.array([(other.loc[a] - other.loc[b]).to_numpy() for a, b in pairs])
     alpha = protocol().statistics["alpha"]
-    sure = [stats.holm(stats.wilcoxon(each).p) < alpha for each in (d, e)]
+    enough = d.shape[1] > 1
+    sure = [stats.holm(stats.wilcoxon(each).p) < alpha if enough else np.zeros(len(d), bool) for each in (d, e)]
     turned = np.sign(d.mean(1)) * np.sign(e.mean(1)) < 0
     return pd.DataFrame(
         {
@@ -138,9 +127,9 @@ def pruning_effect(rows: pd.DataFrame) -> pd.DataFrame:
     """What pruning by influence does to the MLP in each stratum: accuracy less full training's, t-intervals."""
     found = []
     for strata in STRATA:
-        part = rows[(rows.strata == strata) & (rows.architecture == "mlp")]
+        part = rows[(rows.part == "stratum") & (rows.strata == strata) & (rows.architecture == "mlp")]
         table = part.pivot_table(index=["dataset", "stratum"], columns="method", values="right", sort=False)
         d = (table.influence - table.full).unstack("stratum")
         for k in d:
-            found.append({"strata": strata, "stratum": k + 1} | mean_with_interval(d[k], "influence less full"))
+            found.append({"strata": strata, "stratum": int(k) + 1} | mean_with_interval(d[k], "influence less full"))
     return pd.DataFrame(found)

@@ -19,7 +19,8 @@ def monitors(table: pd.DataFrame) -> str:
     said = []
     for name, part in table.groupby("data set", sort=False):
         each = ", ".join(
-            f"{row.statistic} {row.delay:+.1f} windows (false alarms {100 * row['false alarms']:.0f} %)"
+            f"{row.statistic} {'no failure' if pd.isna(row.delay) else f'{row.delay:+.1f} windows'} "
+            f"(false alarms {100 * row['false alarms']:.0f} %)"
             for _, row in part.iterrows()
         )
         said.append(f"**{name}** ({part['shift'].iloc[0]}): {each}")

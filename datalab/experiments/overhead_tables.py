@@ -14,6 +14,7 @@ BASES = {
     "Regularization": "Adaptive Weighting",
     "Total": "baseline",
 }
+PARTS = tuple(name for name in BASES if name != "Total")
 COLUMNS = {
     "train": "Training Time Overhead (%)",
     "infer": "Inference Time Overhead (%)",
@@ -28,12 +29,14 @@ def claim_id(configuration: str, measure: str) -> str:
     return f"T5.{_KEYS[configuration]}.{_SUFFIX[measure]}"
 
 
-def overhead(rows: pd.DataFrame, variant: str, configuration: str, measure: str, base: str | None = None) -> pd.Series:
+def overhead(rows: pd.DataFrame, variant: str, configuration: str, measure: str) -> pd.Series:
     """The overhead, a ratio less 1, one value a data set: the median over repetitions of ratios within each."""
-    part = rows[rows.variant.isin([variant, "both"])]
+    if configuration == SCORING:
+        ratio = rows[rows.configuration == SCORING].set_index("dataset").eval("train / base")
+        return ratio.groupby(level="dataset", sort=False).median() - 1
+    part = rows[rows.variant == variant]
     table = part.pivot_table(index=["dataset", "repetition"], columns="configuration", values=measure, sort=False)
-    above = table[configuration] if configuration != SCORING else table["baseline"] + table[SCORING]
-    ratio = above / table[base or BASES.get(configuration, "baseline")]
+    ratio = table[configuration] / table[BASES[configuration]]
     return ratio.groupby(level="dataset", sort=False).median() - 1
 
 
@@ -64,6 +67,7 @@ def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 def times(rows: pd.DataFrame) -> pd.DataFrame:
     """The medians behind the ratios: milliseconds for 50 steps of training and for one pass over the test set, KiB."""
-    part = rows.groupby(["variant", "configuration"], sort=False)[["train", "infer", "memory"]].median()
+    part = rows[rows.configuration != SCORING]
+    part = part.groupby(["variant", "configuration"], sort=False)[["train", "infer", "memory"]].median()
     scale = {"train": (1000, "50 training steps (ms)"), "infer": (50, "a test set (ms)"), "memory": (1 / 1024, "KiB")}
     return pd.DataFrame({title: part[name] * factor for name, (factor, title) in scale.items()}).reset_index()
