@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 from datalab import claims
 from datalab.errors import UserError
 from datalab.experiments import (
+    measurement,
     monitor_cell,
     monitoring,
     monitoring_tables,
@@ -137,11 +138,12 @@ def test_the_growth_exponent_is_that_of_the_times_and_its_interval_is_over_seeds
     assert row["from n"] == 10_000
 
 
-def test_measured_memory_is_what_was_held():
-    _, cost = scaling_cell.measured(lambda: np.ones(20_000_000).sum())
-    if np.isnan(cost["memory"]):
-        pytest.skip("this system does not let a process reset its peak")
-    assert 0.8 * 160e6 < cost["memory"] < 1.5 * 160e6
+def test_scoring_holds_no_more_for_more_examples(scaled):
+    held = scaled[(scaled.method == "influence") & (scaled.seed == 0)].set_index(["architecture", "size"]).memory
+    assert held.notna().all()
+    rows = pd.DataFrame(scaling_cell.run_cell("digits", "mlp", 0, 7, [300, 1000], 100, 60, "fast", "cpu"))
+    small, large = rows[rows.method == "influence"].set_index("size").memory[[300, 1000]]
+    assert large < 1.7 * small  # a batch is 512 examples
 
 
 # --- section 4.5 ------------------------------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ def test_peak_memory_is_that_of_the_tensors_held_at_once():
         del a
         (b * 2).sum()
 
-    assert overhead_cell.peak_memory(run) == pytest.approx(2 * 4e6, rel=0.01)
+    assert measurement.peak_memory(run) == pytest.approx(2 * 4e6, rel=0.01)
 
 
 def test_what_is_timed_at_inference_is_what_the_model_says():

@@ -1,16 +1,13 @@
 """One cell of section 4.5: what each of DATA-LAB's components costs, measured, on one data set."""
 
-import contextlib
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from datalab import framework
 from datalab.experiments.framework_cell import Study, references, self_influence
+from datalab.experiments.measurement import peak_memory, timed
 from datalab.mapped import MappedStack
 from datalab.protocol import protocol
 from datalab.training import AnyStack, Recipe, fit_many, protocol_recipe
@@ -46,14 +43,14 @@ def run_cell(
     rows = []
     for repetition in range(-1, repetitions):  # the first round warms up
         for arm in arms:
-            train, stack = _timed(_training(study, *arm, _TIMED_STEPS))
+            train, stack = timed(_training(study, *arm, _TIMED_STEPS))
             infer = _inference(stack.model(0), study.x_test)
             rows.append(
                 {"dataset": dataset, "repetition": repetition, "variant": arm[0], "configuration": arm[1]}
                 | {"train": train, "infer": infer, "memory": memory[arm]}
             )
-        seconds, _ = _timed(lambda: self_influence(study, *references(study)))
-        plain, _ = _timed(lambda: _plain(study))
+        seconds, _ = timed(lambda: self_influence(study, *references(study)))
+        plain, _ = timed(lambda: _plain(study))
         rows.append(
             {"dataset": dataset, "repetition": repetition, "variant": "both", "configuration": SCORING}
             | {"train": plain + seconds, "base": plain}
@@ -83,35 +80,4 @@ def _inference(model: framework.DataLab, x: torch.Tensor) -> float:
     """Seconds of the deployed model, an ordinary module without what training alone needs, on x (n, d)."""
     deployed = torch.nn.Sequential(model.project, model.classifier).eval()
     with torch.inference_mode():
-        return _timed(lambda: [deployed(x) for _ in range(_INFERENCES)])[0]
-
-
-def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
-def peak_memory(run: Callable[[], Any]) -> int:
-    """The most bytes that tensors allocated while ``run`` held at one time, as torch's profiler counts them."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with _deaf(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
-        run()
-    changes = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(np.cumsum(changes).max(initial=0))
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Without the process's stderr, to which torch's profiler writes from C++ whatever its log level."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return timed(lambda: [deployed(x) for _ in range(_INFERENCES)])[0]

@@ -1,8 +1,6 @@
 """One cell of section 4.4: five methods at rising training sizes, a data set, architecture and seed."""
 
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from datalab import correction, framework, metrics, pruning
 from datalab.experiments.framework_cell import DATALAB, Study, transitions
+from datalab.experiments.measurement import peak_memory, timed
 from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
@@ -34,7 +33,7 @@ def run_cell(
 
     ``n`` is the size reached, which is less than ``size`` where the data set has no more. Nothing is tuned; the number
     of steps grows with the size (:func:`recipe_at`). The rows of ``influence`` have the ``seconds`` that scoring the
-    training set took and the ``memory`` in bytes that it held beyond what was held before.
+    training set took and, at the first seed, the most bytes that its tensors held, ``memory``.
     """
     rows = []
     for size in sizes:
@@ -59,7 +58,13 @@ def _methods(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
     model_seed, default = study.model_seed("model"), protocol().framework["default"]
     drawn = [study.model_seed("reference", i) for i in range(protocol().reference["models"])]
     stack = fit_many(study.classifier(), study.x, observed, None, drawn, recipe)
-    scores, cost = measured(lambda: _scores(stack, study.x, observed, recipe.l2))
+
+    def scoring() -> NDArray[np.float64]:
+        return _scores(stack, study.x, observed, recipe.l2)
+
+    seconds, scores = timed(scoring)
+    # Of one seed: it does not vary, and the profiler takes its time.
+    cost = {"seconds": seconds, "memory": peak_memory(scoring) if study.seed == 0 else np.nan}
     about, kept = [{"method": "vanilla"}], [np.ones(len(observed), dtype=bool)]
     about.append({"method": "influence"} | cost)
     kept.append(pruning.keep(scores, observed, keep))
@@ -91,29 +96,3 @@ def _scores(stack: Any, x: torch.Tensor, observed: NDArray, l2: float) -> NDArra
     with quiet():
         estimator = LastLayerGGN(stack, l2=l2).fit(x, y)
     return estimator.self_influence(x, y).double().mean(0).cpu().numpy()
-
-
-def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What ``run`` returns, its ``seconds``, and the most resident ``memory`` it held beyond that before, in bytes.
-
-    Memory is nan where the system does not let a process reset its own peak (it is Linux's ``clear_refs``).
-    """
-    before = _peak_reset()
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    return result, {"seconds": seconds, "memory": max(_status("VmHWM") - before, 0.0) if before else float("nan")}
-
-
-def _peak_reset() -> float:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    except OSError:
-        return 0.0
-
-
-def _status(name: str) -> float:
-    """A line of this process's memory status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

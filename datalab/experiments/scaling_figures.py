@@ -33,14 +33,15 @@ def cost(table: pd.DataFrame) -> Figure:
     for i, ((name, architecture), one) in enumerate(table.groupby(["dataset", "architecture"], sort=False)):
         style = {"marker": "osD^vP"[i % 6], "label": f"{name}, {architecture}"}
         left.plot(one.n, one.seconds, **style)
-        right.plot(one.n, one["memory (MB)"].clip(lower=0.1), **style)
+        right.plot(one.n, one["memory (MB)"], **style)
     ends = [table.n.min(), table.n.max()]
     top = table.seconds.max()
     left.plot(ends, [top * ends[0] / ends[1], top], color="#888888", linewidth=0.9, linestyle="-")
     left.annotate("in proportion to n", (ends[0], top * ends[0] / ends[1]), xytext=(8, 0), textcoords="offset points",
                   color="#555555", fontsize=9, va="top")  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="training examples", ylabel="seconds", title="Time to score them")
-    right.set(xscale="log", yscale="log", xlabel="training examples", ylabel="MB", title="Memory beyond the data")
+    right.set(xscale="log", xlabel="training examples", ylabel="MB", title="Memory of its tensors, beyond the data")
+    right.set_ylim(bottom=0)
     left.legend(fontsize=8)
     figure.tight_layout()
     return figure

@@ -25,5 +25,6 @@ def growth(table: pd.DataFrame, cost: pd.DataFrame) -> str:
     exponents = ", ".join(f"{row['data set']} {row.architecture} {row.exponent:.2f}" for _, row in table.iterrows())
     return (
         f"Seconds grow as n to the power of: {exponents}. At {int(largest.n):,} examples scoring took "
-        f"{largest.seconds:.2f} s and held at most {cost['memory (MB)'].max():.0f} MB beyond the data."
+        f"{largest.seconds:.2f} s; its tensors held at most {cost['memory (MB)'].max():.0f} MB beyond the data, at any "
+        f"size."
     )
