@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters
+from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters, pooled
 from datalab.protocol import protocol
 from datalab.sweep import Cell
 
@@ -58,7 +57,4 @@ def cells(p: Parameters) -> list[Cell]:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a training took when it was measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    what = f"{len(grid)} cells on {len(p.framework_datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(sum(cell.cost for cell in grid) / workers + 9, workers * 8e8, what)
+    return pooled(p, cells(p), f"{len(p.framework_datasets)} data sets, {p.seeds} seeds", memory=8e8)

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import models, sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters
+from datalab import models
+from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters, pooled
 from datalab.sweep import Cell
 
 CELL = "datalab.experiments.level_cell:run_cell"
@@ -39,8 +39,4 @@ def cells(p: Parameters) -> list[Cell]:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a cell took when it was measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    scale = max(1.0, p.caps["train"] / 1000) ** 0.1
-    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(scale * sum(cell.cost for cell in grid) / workers + 10, workers * 1e9, what)
+    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=1e9)

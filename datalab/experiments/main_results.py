@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import framework, models, sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
+from datalab import framework, models
+from datalab.experiments.parameters import Caps, Datasets, Estimate, MainRates, SectionParameters, pooled
 from datalab.protocol import protocol
 from datalab.sweep import Cell
 
@@ -20,19 +20,11 @@ class Parameters(SectionParameters):
 
     datasets: Datasets
     seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
-    main_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
+    main_rates: MainRates
     main_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
     caps: Caps
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("main_rates")
-    @classmethod
-    def _holds_the_verdicts_rate(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        needed = protocol().framework["verdict_rate"]
-        if needed not in rates:
-            raise ValueError(f"main_rates must include {needed:g}, where the paper's figures are compared")
-        return tuple(sorted(set(rates)))
 
     @pydantic.field_validator("main_architectures")
     @classmethod
@@ -63,9 +55,5 @@ def _cost(p: Parameters, architecture: str) -> float:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what trainings took when they were measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    scale = max(1.0, p.caps["train"] / 1000) ** 0.1
-    seconds = scale * sum(cell.cost for cell in grid) / workers + 8
-    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(seconds, workers * (0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])), what)
+    memory = 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
+    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory)

@@ -4,10 +4,9 @@ from typing import Annotated
 
 import pydantic
 
-from datalab import sweep
 from datalab.experiments import main_results, problem_formulation
 from datalab.experiments.monitor_cell import kind_of
-from datalab.experiments.parameters import Datasets, Estimate
+from datalab.experiments.parameters import Datasets, Estimate, pooled
 from datalab.sweep import Cell
 
 CELLS = "datalab.experiments.monitor_cell"
@@ -55,8 +54,6 @@ def existing_cells(p: Parameters) -> list[Cell]:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time where sections 3.1 and 4.1 have run in the same record; their cells are reused."""
-    own = stream_cells(p) + existing_cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(own))
     shared = len(main_results.cells(p)) + len(problem_formulation.cells(p))
-    what = f"{len(own)} cells, and {shared} of sections 3.1 and 4.1, {workers} processes"
-    return Estimate(sum(cell.cost for cell in own) / workers + 12, workers * 9e8, what)
+    what = f"{len(p.monitor_datasets)} streams and {len(p.datasets)} data sets (and {shared} of sections 3.1 and 4.1)"
+    return pooled(p, stream_cells(p) + existing_cells(p), what, memory=9e8, start=12)

@@ -4,9 +4,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
-from datalab.protocol import protocol
+from datalab.experiments.parameters import Caps, Datasets, Estimate, MainRates, SectionParameters, pooled
 from datalab.sweep import Cell
 
 CELL = "datalab.experiments.negative_cell:run_cell"
@@ -19,17 +17,9 @@ class Parameters(SectionParameters):
 
     datasets: Datasets
     seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
-    main_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
+    main_rates: MainRates
     caps: Caps
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("main_rates")
-    @classmethod
-    def _holds_the_verdicts_rate(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        needed = protocol().framework["verdict_rate"]
-        if needed not in rates:
-            raise ValueError(f"main_rates must include {needed:g}, where the ensembles are compared")
-        return tuple(sorted(set(rates)))
 
 
 def cells(p: Parameters) -> list[Cell]:
@@ -46,7 +36,4 @@ def cells(p: Parameters) -> list[Cell]:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a cell took when it was measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(sum(cell.cost for cell in grid) / workers + 9, workers * 9e8, what)
+    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=9e8)

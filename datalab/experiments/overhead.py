@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters
+from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters, pooled
 from datalab.sweep import Cell
 
 CELL = "datalab.experiments.overhead_cell:run_cell"
@@ -36,7 +35,5 @@ def cells(p: Parameters) -> list[Cell]:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a repetition took when it was measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    what = f"{len(grid)} data sets, {p.overhead_repetitions} repetitions, {workers} processes"
-    return Estimate(sum(cell.cost for cell in grid) / workers + 9, workers * 8e8, what)
+    what = f"{len(p.framework_datasets)} data sets, {p.overhead_repetitions} repetitions"
+    return pooled(p, cells(p), what, memory=8e8)

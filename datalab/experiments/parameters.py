@@ -1,7 +1,7 @@
 """Typed, bounded notebook parameters: papermill checks neither names nor types, so every section checks its own."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,6 +10,7 @@ import pydantic
 from datalab import data
 from datalab.errors import UserError, did_you_mean
 from datalab.protocol import PROFILES, protocol
+from datalab.sweep import Cell, available_cores
 
 Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
@@ -21,6 +22,14 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _with_verdict_rate(rates: tuple[float, ...]) -> tuple[float, ...]:
+    needed = protocol().framework["verdict_rate"]
+    if needed not in rates:
+        raise ValueError(f"must include {needed:g}, where the paper's figures are compared")
+    return tuple(sorted(set(rates)))
+
+
+MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 
 
@@ -31,6 +40,13 @@ class Estimate:
     seconds: float
     memory: float
     what: str
+
+
+def pooled(p: "SectionParameters", grid: Sequence[Cell], what: str, memory: float, start: float = 9.0) -> Estimate:
+    """The estimate of a grid whose costs are seconds on one core; ``memory`` is a process's, ``start`` the rest."""
+    workers = max(min(p.workers or available_cores(), len(grid)), 1)
+    seconds = sum(cell.cost for cell in grid) / workers + start
+    return Estimate(seconds, workers * memory, f"{len(grid)} cells on {what}, {workers} processes")
 
 
 class SectionParameters(pydantic.BaseModel):

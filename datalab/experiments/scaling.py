@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import models, sweep
-from datalab.experiments.parameters import Datasets, Estimate, SectionParameters
+from datalab import models
+from datalab.experiments.parameters import Datasets, Estimate, SectionParameters, pooled
 from datalab.experiments.scaling_cell import recipe_at
 from datalab.sweep import Cell
 
@@ -57,8 +57,6 @@ def _cost(p: Parameters, architecture: str) -> float:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a step took when it was measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
     largest = max(p.scaling_sizes)
-    what = f"{len(grid)} cells on {len(p.scaling_datasets)} data sets, up to {largest:,} rows, {workers} processes"
-    return Estimate(sum(cell.cost for cell in grid) / workers + 10, workers * (1e9 + 2000 * largest), what)
+    what = f"{len(p.scaling_datasets)} data sets, up to {largest:,} rows"
+    return pooled(p, cells(p), what, memory=1e9 + 2000 * largest)
