@@ -8,7 +8,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 STYLE = {
     "figure.figsize": (7.0, 4.2),
     "figure.dpi": 100,
-    "savefig.dpi": 150,
+    "savefig.dpi": 130,
     "savefig.bbox": "tight",
     "font.size": 11,
     "axes.titlesize": 12,
@@ -20,7 +20,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
 }
 
 
