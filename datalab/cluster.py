@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datalab.sweep import Cell
 
 SCHEDULER = "DATALAB_SCHEDULER"  # the address, told to the kernels
-_CONNECT = "10s"
+_CONNECT = "5s"
 # As the local pool has it: one thread a process, and freed blocks kept (dask's own choice doubles the cost of a cell).
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

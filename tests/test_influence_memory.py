@@ -43,7 +43,10 @@ def measured(n: int) -> dict[str, int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux counts it")
 def test_the_peak_beyond_the_data_is_small_and_the_same_for_ten_times_the_examples():
-    # The smaller of two runs: where the system backs memory by huge pages, one run may be lent more than it asked for.
-    beyond = [min(run["peak"] - run["data"] for run in (measured(n), measured(n))) for n in (10_000, 100_000)]
+    beyond = {n: run["peak"] - run["data"] for n in (10_000, 100_000) for run in [measured(n)]}
+    if max(beyond.values()) >= 1.1 * min(beyond.values()):
+        # Where the system backs memory by huge pages, one run may be lent more than it asked for: ask again.
+        beyond = {n: min(held, run["peak"] - run["data"]) for n, held in beyond.items() for run in [measured(n)]}
+    beyond = list(beyond.values())
     assert max(beyond) / min(beyond) < 1.1
     assert max(beyond) < 400e6

@@ -28,10 +28,16 @@ class Parameters(SectionParameters):
     datasets: Datasets
     seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     architecture_seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    architecture_datasets: Datasets
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
     caps: Caps
     encoder: Literal["fast", "pretrained"]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The data sets that the eight architectures are trained on: those of ``datasets`` that are named for it."""
+        return tuple(name for name in self.datasets if name in self.architecture_datasets) or self.datasets[:1]
 
 
 def cells(p: Parameters) -> list[Cell]:
@@ -41,10 +47,11 @@ def cells(p: Parameters) -> list[Cell]:
     found = [Cell(f"{HERE}:noise_cell", {"dataset": name} | noise_, cost=0.2 * p.seeds) for name in p.datasets]
     for name in models.ALL:
         # Times are compared, so every architecture is trained alike: one model at a time.
-        seeds_ = p.seeds if name in models.REFERENCES else p.architecture_seeds
+        reference = name in models.REFERENCES
+        seeds_, sets = (p.seeds, p.datasets) if reference else (p.architecture_seeds, p.trained)
         given = {"architecture": name, "seeds_": seeds_, "device": p.chosen_device} | common
         cost = seeds_ * (_SECONDS.get(name, _SLOWEST) + 0.05)
-        found += [Cell(f"{HERE}:model_cell", {"dataset": each} | given, cost=cost) for each in p.datasets]
+        found += [Cell(f"{HERE}:model_cell", {"dataset": each} | given, cost=cost) for each in sets]
     return sorted(found, key=lambda cell: -cell.cost)
 
 
