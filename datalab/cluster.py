@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 SCHEDULER = "DATALAB_SCHEDULER"  # the address, told to the kernels
 _CONNECT = "5s"
-# As the local pool has it: one thread a process, and freed blocks kept (dask's own choice doubles the cost of a cell).
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
-}
 
 
 def address() -> str | None:
@@ -55,9 +47,11 @@ def use(scheduler: str | None, local: bool, workers: int | None) -> Iterator[str
     before = os.environ.get(SCHEDULER)
     with contextlib.ExitStack() as stack:
         if local:
-            stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}))
+            from datalab.sweep import WORKER_ENVIRONMENT, available_cores
+
+            stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
             started = distributed.LocalCluster(
-                n_workers=workers or len(os.sched_getaffinity(0)),
+                n_workers=workers or available_cores(),
                 threads_per_worker=1,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=50,

@@ -41,6 +41,15 @@ _RESULT_FREE = (
 )
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pandas")
 _ATTEMPTS = 3
+# Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
+# unmaps every large buffer, and dask trims them, which doubles the cost of small trainings).
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+}
 
 Progress = Callable[[int, int, int, str], None]
 
@@ -202,7 +211,10 @@ def _run_pool(missing: list[Cell], folder: Path, workers: int, state: _State) ->
     while waiting:
         # Only as many cells as workers are handed out at a time, so that a dead worker puts no other cell in doubt.
         executor = ProcessPoolExecutor(
-            max_workers=min(workers, len(waiting)), initializer=_start_worker, initargs=(os.getpid(),), env=_ENVIRONMENT
+            max_workers=min(workers, len(waiting)),
+            initializer=_start_worker,
+            initargs=(os.getpid(),),
+            env=WORKER_ENVIRONMENT,
         )
         running: dict[Any, Cell] = {}
         try:
@@ -227,16 +239,6 @@ def _run_pool(missing: list[Cell], folder: Path, workers: int, state: _State) ->
             executor.shutdown(wait=True, kill_workers=True)
             raise
         executor.shutdown(wait=True, kill_workers=True)
-
-
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    # Keep freed blocks: by default glibc maps and unmaps every large buffer, which doubles the cost of small trainings.
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
-}
 
 
 def _start_worker(parent: int) -> None:

@@ -1,11 +1,13 @@
 """The figures of section 2.2, drawn from its tables and rows."""
 
 import itertools
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from datalab.experiments.influence_cells import FREE, VALIDATION
@@ -131,18 +133,23 @@ def damping(path: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_images(row: Sequence[Axes], study, chosen: Sequence[int]) -> None:
+    """One image a panel, under its label as observed; bold: a flipped label, with the clean one."""
+    for place, i in zip(row, chosen, strict=True):
+        place.imshow(study.images[i], cmap="gray_r")
+        place.set(xticks=[], yticks=[])
+        wrong = study.observed[i] != study.clean[i]
+        text = f"{study.names[study.observed[i]]}" + (f" ({study.names[study.clean[i]]})" if wrong else "")
+        place.set_title(text, fontsize=11, loc="center", fontweight="bold" if wrong else "normal")
+
+
 def pictures(study) -> Figure:
     """The examples of highest and of lowest self-influence, each with its observed label, and the clean one."""
     rows = (("highest", study.highest), ("lowest", study.lowest))
     columns = len(study.highest)
     figure, axes = plt.subplots(2, columns, figsize=(columns * 0.95, 3.6), squeeze=False)
     for row, (word, chosen) in zip(axes, rows, strict=True):
-        for place, i in zip(row, chosen, strict=True):
-            place.imshow(study.images[i], cmap="gray_r")
-            place.set(xticks=[], yticks=[])
-            wrong = study.observed[i] != study.clean[i]
-            text = f"{study.names[study.observed[i]]}" + (f" ({study.names[study.clean[i]]})" if wrong else "")
-            place.set_title(text, fontsize=11, loc="center", fontweight="bold" if wrong else "normal")
+        draw_images(row, study, chosen)
         row[0].set_ylabel(word, fontsize=11)
     title = "Highest and lowest self-influence: label as observed (the clean one, where it was flipped)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from datalab import framework
+from datalab.experiments.influence_figures import draw_images
 from datalab.experiments.inspection_pictures import Weighted
 
 
@@ -39,12 +40,7 @@ def pictures(found: Sequence[Weighted]) -> Figure:
     rows = [(one, word, getattr(one, word)) for one in found for word in ("highest", "lowest")]
     figure, axes = plt.subplots(len(rows), len(rows[0][2]), figsize=(len(rows[0][2]) * 0.95, 1.75 * len(rows)))
     for row, (one, word, chosen) in zip(axes, rows, strict=True):
-        for place, i in zip(row, chosen, strict=True):
-            place.imshow(one.images[i], cmap="gray_r")
-            place.set(xticks=[], yticks=[])
-            wrong = one.observed[i] != one.clean[i]
-            text = f"{one.names[one.observed[i]]}" + (f" ({one.names[one.clean[i]]})" if wrong else "")
-            place.set_title(text, fontsize=11, loc="center", fontweight="bold" if wrong else "normal")
+        draw_images(row, one, chosen)
         row[0].set_ylabel(f"{one.variant}\n{word}", fontsize=10)
     title = "Highest and lowest weight: label as observed (the clean one, where it was flipped)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)

@@ -163,7 +163,7 @@ def _twice(flags: np.ndarray) -> np.ndarray:
 def silence(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per stream: how far accuracy and mean confidence fall over the last quarter of the shift, over seeds.
 
-    ``silent`` is what the protocol of the ledger calls so: accuracy falls, and confidence by less than half as much.
+    A degradation is silent where accuracy falls, and confidence by less than half as much ("half less it" above zero).
     """
     found = []
     for name in dict.fromkeys(rows.dataset):
