@@ -41,6 +41,7 @@ _RESULT_FREE = (
 )
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pandas")
 _ATTEMPTS = 3
+DESCRIPTION = "datalab.cell"  # key under which a cell's file says what made it: function and parameters, as JSON
 # Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
 # unmaps every large buffer, and dask trims them, which doubles the cost of small trainings).
 WORKER_ENVIRONMENT = {
@@ -290,19 +291,14 @@ def _write(rows: pd.DataFrame, cell: Cell, path: Path) -> None:
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    described = {b"datalab.cell": json.dumps({"function": cell.function, "parameters": cell.parameters}).encode()}
-    table = table.replace_schema_metadata(described)  # pandas' own description would be half of a small file
+    table = table.replace_schema_metadata(None)  # pandas' own description would be half of a small file
+    about = json.dumps({"function": cell.function, "parameters": cell.parameters})
     partial = path.with_suffix(f".{os.getpid()}.partial")
+    how = {"compression": "zstd", "compression_level": 19, "write_statistics": False}
     try:
-        pq.write_table(
-            table,
-            partial,
-            compression="zstd",
-            compression_level=19,
-            write_statistics=False,
-            store_schema=False,
-            write_page_checksum=True,
-        )
+        with pq.ParquetWriter(partial, table.schema, store_schema=False, write_page_checksum=True, **how) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({DESCRIPTION: about})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from datalab import claims
 from datalab.experiments import SECTIONS, verdicts
 
 LEDGER = claims.ledger()
-MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell")
+MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell", "raw")
 
 
 def record_claims(**measured):

@@ -55,6 +55,13 @@ def cells(p: Parameters) -> list[Cell]:
     ]
 
 
+def picture_cells(p: Parameters) -> list[Cell]:
+    """The cell of the section's look at single images."""
+    given = {"dataset": p.picture_dataset, "lambda2": p.picture_lambda2, "root_seed": p.root_seed}
+    given |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    return [Cell("datalab.experiments.inspection_pictures:picture_cell", given, cost=1.0)]
+
+
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a training took when it was measured, and the peak memory."""
     return pooled(p, cells(p), f"{len(p.framework_datasets)} data sets, {p.seeds} seeds", memory=8e8)

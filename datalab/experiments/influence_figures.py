@@ -139,7 +139,7 @@ def draw_images(row: Sequence[Axes], study, chosen: Sequence[int]) -> None:
         place.imshow(study.images[i], cmap="gray_r")
         place.set(xticks=[], yticks=[])
         wrong = study.observed[i] != study.clean[i]
-        text = f"{study.names[study.observed[i]]}" + (f" ({study.names[study.clean[i]]})" if wrong else "")
+        text = study.observed[i] + (f" ({study.clean[i]})" if wrong else "")
         place.set_title(text, fontsize=11, loc="center", fontweight="bold" if wrong else "normal")
 
 

@@ -64,6 +64,13 @@ def cells(p: Parameters) -> list[Cell]:
     return found
 
 
+def picture_cells(p: Parameters) -> list[Cell]:
+    """The cell of the section's look at single examples."""
+    given = {"dataset": p.picture_dataset, "rate": p.agreement_rate, "root_seed": p.root_seed}
+    given |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    return [Cell("datalab.experiments.influence_pictures:picture_cell", given, cost=2.0)]
+
+
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what each kind of cell took when it was measured, and the peak memory."""
     grid = cells(p)

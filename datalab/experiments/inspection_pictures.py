@@ -1,53 +1,46 @@
 """One model of each variant on images: whose weights are highest and lowest."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
-from datalab import data, framework
-from datalab.data import REGISTRY
+from datalab import framework
 from datalab.experiments.framework_cell import Study, auroc
-from datalab.experiments.framework_components import Parameters
+from datalab.experiments.influence_pictures import SHOWN, ends, images, labelled_examples
 from datalab.experiments.inspection_cell import losses_of
 from datalab.protocol import protocol
 from datalab.training import protocol_recipe
-
-SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Weighted:
     """One variant's weights on the images' training set, with one in five labels flipped.
 
-    ``order`` (n,) sorts by weight, highest first; ``images`` (n, height, width) as they came; ``losses`` (n,).
+    ``observed`` and ``clean`` labels by name (n,), the places of the ``highest`` and ``lowest`` weights with their
+    ``images`` (height, width) as they came, by place; ``losses`` (n,).
     """
 
     variant: str
-    order: np.ndarray
-    images: np.ndarray
+    images: dict[int, np.ndarray]
     observed: np.ndarray
     clean: np.ndarray
-    names: tuple[str, ...]
+    highest: np.ndarray
+    lowest: np.ndarray
     auroc: float
     losses: np.ndarray
 
-    @property
-    def highest(self) -> np.ndarray:
-        return self.order[:SHOWN]
 
-    @property
-    def lowest(self) -> np.ndarray:
-        return self.order[-SHOWN:][::-1]
-
-
-def weighted(p: Parameters) -> list[Weighted]:
-    """Each variant trained once on the picture data set, at the default lambda1 and tau."""
+def picture_cell(
+    dataset: str, lambda2: float, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """Each variant trained once at the default lambda1 and tau: a row an example, with its weight, loss and labels."""
     rule = protocol().framework
-    study = Study(p.picture_dataset, "mlp", 0, p.root_seed, (rule["verdict_rate"],), p.caps, p.encoder, p.chosen_device)
-    prepared, observed = study.prepared, study.observed[0]
-    spec, pixels = REGISTRY[p.picture_dataset], data.load(p.picture_dataset).features
-    images = pixels.iloc[prepared.train_ids].to_numpy(dtype=float).reshape(-1, *spec.grid[1:])
-    found = []
+    study = Study(dataset, "mlp", 0, root_seed, (rule["verdict_rate"],), caps, encoder, device)
+    observed = study.observed[0]
+    rows = []
     for variant in framework.VARIANTS:
         stack = framework.fit_datalab(
             study.datalab(variant=variant),
@@ -56,12 +49,23 @@ def weighted(p: Parameters) -> list[Weighted]:
             [study.model_seed("model")],
             protocol_recipe(),
             lambda1=rule["default"]["lambda1"],
-            lambda2=p.picture_lambda2,
+            lambda2=lambda2,
             tau=rule["tau"],
         )
-        w = framework.weights(stack, study.x, observed)[0]
-        order = np.argsort(-w.cpu().numpy(), kind="stable")
-        losses = losses_of(stack, study.x, observed)[0].cpu().numpy()
-        about = (images, observed, prepared.y_train, prepared.class_names)
-        found.append(Weighted(variant, order, *about, auroc(w, observed == prepared.y_train), losses))
+        weight = framework.weights(stack, study.x, observed)[0].double().cpu().numpy()
+        values = {"weight": weight, "loss": losses_of(stack, study.x, observed)[0].cpu().numpy()}
+        examples = labelled_examples(study.prepared, observed, values, shown=ends(weight))
+        rows += [{"dataset": dataset, "variant": variant, **row} for row in examples]
+    return rows
+
+
+def weighted(rows: pd.DataFrame) -> list[Weighted]:
+    """What the rows of :func:`picture_cell` hold, a variant each."""
+    found = []
+    for variant, part in rows.groupby("variant", sort=False):
+        part = part.reset_index(drop=True)
+        weight, chosen = part.weight.to_numpy(), ends(part.weight.to_numpy())
+        observed, clean = part.observed.to_numpy(), part.clean.to_numpy()
+        about = (observed, clean, chosen[:SHOWN], chosen[SHOWN:], auroc(torch.as_tensor(weight), observed == clean))
+        found.append(Weighted(str(variant), images(part), *about, part.loss.to_numpy()))
     return found

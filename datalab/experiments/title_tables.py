@@ -52,6 +52,13 @@ def at_primary(d: pd.DataFrame, method: str | None = "influence", steps: int | N
     return part[part.reference_steps == (rule["steps"] if steps is None else steps)]
 
 
+def primary_rows() -> list[dict[str, object]]:
+    """Which raw rows the primary cell rests on: the title's method, and random pruning beside it."""
+    cell, steps = protocol().primary_cell, protocol().reference["steps"]
+    common = {name: cell[name] for name in ("architecture", "noise", "keep_fraction")}
+    return [common | {"method": "influence", "reference_steps": steps}, common | {"method": "random"}]
+
+
 def settings(d: pd.DataFrame) -> pd.DataFrame:
     """The part of ``differences`` by the title's method under synthetic noise, in every setting."""
     return d[(d.method == "influence") & (d.reference_steps == protocol().reference["steps"]) & (d.noise != HUMAN)]

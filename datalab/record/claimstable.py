@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NAME = "claims.csv"
 LEDGER = ("id", "section", "text", "reported", "unit", "paper_check", "paper_strength", "unsupported")
-MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell")
+MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell", "raw")
 COLUMNS = [*LEDGER, *MEASURED]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from datalab.record import atomic
 
 EVERY = 0.5  # seconds between two updates; a notebook keeps every output it is sent
+MARK = {"datalab": "progress"}  # metadata of the display, by which a reader of the notebook knows it
 
 
 class Progress:
@@ -37,9 +38,9 @@ class Progress:
         if self._handle is None:
             from IPython.display import display
 
-            self._handle = display(content, raw=True, display_id=True)
+            self._handle = display(content, raw=True, display_id=True, metadata=MARK)
         else:
-            self._handle.update(content, raw=True)
+            self._handle.update(content, raw=True, metadata=MARK)
 
 
 def line(state: dict[str, Any], seconds: float | None = None) -> str:

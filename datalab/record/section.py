@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # `datalab run` holds the lock, judges the notebook and merges its outputs; it tells the kernel so by these.
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
+# What opens a section instead, where a record is computed anew from its raw rows (datalab.record.replay).
+opener: "Callable[[experiments.Section, SectionParameters], Section] | None" = None
 
 
 def start(section: str | experiments.Section, **raw: Any) -> "Section":
@@ -34,7 +37,7 @@ def start(section: str | experiments.Section, **raw: Any) -> "Section":
     spec = section if isinstance(section, experiments.Section) else experiments.find(section)
     parameters = resolve(spec.load().Parameters, raw, where=f"notebook {spec.stem}")
     os.environ.update({name: value for name, value in provenance.DETERMINISM.items() if name not in os.environ})
-    opened = _driven(spec, parameters) if STAGE in os.environ else _by_hand(spec, parameters)
+    opened = (opener or (_driven if STAGE in os.environ else _by_hand))(spec, parameters)
     if ipython():
         from datalab.record.figures import style
 
@@ -114,6 +117,7 @@ class Section:
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
         self._cells: dict[str, None] = {}
+        self._raw: list[pd.DataFrame] = []
         self._wall = time.monotonic()
         self._cpu = cpu_seconds()
 
@@ -149,6 +153,7 @@ class Section:
         workers = self.parameters.workers or provenance.machine()["cores"]
         rows = sweep.run(cells, self.record / "cells", workers=workers, progress=progress)
         self._cells.update((f"cells/{cell.path(self.record / 'cells').name}", None) for cell in cells)
+        self._raw.append(rows)
         return rows
 
     def table(
@@ -166,7 +171,7 @@ class Section:
         faces = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex(), ".json": table.sidecar()}
         for kind, content in faces.items():
             atomic.write(self._stage / "tables" / f"{table.name}{kind}", content)
-        about = {"caption": caption, "stamp": table.stamp, "timing": timing, "cell": cell_number()}
+        about = {"caption": caption, "stamp": table.stamp, "timing": timing, "cell": self._cell_number()}
         self._tables[table.name] = about
         return table
 
@@ -188,7 +193,7 @@ class Section:
             atomic.write(self._stage / "figures" / f"{name}.{kind}", content)
         if data is not None:
             atomic.write(self._stage / "figures" / f"{name}.csv", Table(data, name, caption, stamp, timing).csv())
-        self._figures[name] = {"caption": caption, "stamp": stamp, "timing": timing, "cell": cell_number()}
+        self._figures[name] = {"caption": caption, "stamp": stamp, "timing": timing, "cell": self._cell_number()}
         figures.close(figure)
         if ipython():
             from IPython.display import display
@@ -208,14 +213,17 @@ class Section:
         table: str | None = None,
         row: str | int | None = None,
         note: str = "",
+        raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """State what was measured for one claim of the ledger; a claim stated twice keeps the last statement.
 
         ``low`` and ``high`` are the interval's limits, ``n`` what it counts; ``table`` and ``row`` name the table of
-        this section and the row the figure stands in; ``note`` says why the verdict is what it is.
-        Raises :class:`UserError` for an id the ledger does not have, or a table this section did not save.
+        this section and the row the figure stands in; ``note`` says why the verdict is what it is; ``raw`` says which
+        raw rows it rests on (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
+        Raises :class:`UserError` for an id the ledger does not have, a table this section did not save, or a ``raw``
+        that no row answers.
         """
-        from datalab.record import claimstable
+        from datalab.record import claimstable, rawrows
 
         self._must_be_open()
         claimstable.check(claim_id)
@@ -233,11 +241,19 @@ class Section:
             "why": note,
             "table": None if table is None else f"tables/{self._name(table)}.csv",
             "row": None if row is None else str(row),
-            "cell": cell_number() if table is None else self._tables[self._name(table)]["cell"],
+            "cell": self._cell_number() if table is None else self._tables[self._name(table)]["cell"],
+            "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
         }
 
     def judge(
-        self, claim_id: str, *d: Any, table: str, row: str | int, shown: float | str | None = None, **how: Any
+        self,
+        claim_id: str,
+        *d: Any,
+        table: str,
+        row: str | int,
+        shown: float | str | None = None,
+        raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **how: Any,
     ) -> None:
         """State a claim by paired differences ``d``, one a data set: see :func:`datalab.record.judgement.judge`.
 
@@ -252,7 +268,7 @@ class Section:
         if shown is not None:
             found["note"] += f"; mean difference {found['measured']:+.4f}"
             found |= {"measured": shown, "low": None, "high": None}
-        self.claim(claim_id, table=table, row=row, **found)
+        self.claim(claim_id, table=table, row=row, raw=raw, **found)
 
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
@@ -320,7 +336,7 @@ class Section:
         head = ["| claim | measured | verdict | why |", "| --- | --- | --- | --- |"]
         text = ["**Verdicts**", "", *head, *claims, ""] if claims else []
         saved = ", ".join(f"`{path}`" for path in files) or "nothing"
-        text += [f"**Saved** in `{provenance.shown(self.record)}`: {saved}", ""]
+        text += [f"**Saved** in the record: {saved}", ""]
         stems = [section.stem for section in experiments.SECTIONS]
         following = stems[stems.index(self.spec.stem) + 1 :] if self.spec.stem in stems else []
         text += [f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."]
@@ -348,6 +364,9 @@ class Section:
             "root_seed": p.root_seed,
             "n": n,
         }
+
+    def _cell_number(self) -> int | None:
+        return cell_number()
 
     def _must_be_open(self) -> None:
         if not self._open:

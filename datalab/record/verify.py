@@ -1,4 +1,4 @@
-"""Is a record whole, and is it what today's sources would give? Offline, from the manifest and the files alone."""
+"""Is a record whole, does it say what its raw rows give, and is it what today's sources would give? All offline."""
 
 import csv
 import io
@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from datalab import experiments
 from datalab.errors import UserError
 from datalab.record import atomic, claimstable, lock, manifest, plan, provenance
-from datalab.record.manifest import FileEntry, Manifest
+from datalab.record import recompute as recomputing
+from datalab.record.manifest import FileEntry, Manifest, SectionEntry
+from datalab.record.recompute import Recomputed
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
@@ -29,12 +32,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`verify` found. The record is whole when there are no ``findings``; ``stale`` says what moved on."""
+    """What :func:`verify` found. The record is whole when there are no ``findings``; ``stale`` says what moved on, and
+    ``recomputed`` what was computed anew from the raw rows.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     files: int = 0
     sections: int = 0
+    recomputed: list[Recomputed] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -42,10 +48,12 @@ class Report:
         return not self.findings
 
 
-def verify(record: Path) -> Report:
-    """Check every file's hash, every section's status and every claim of ``record``.
+def verify(record: Path, recompute: bool = False, workers: int | None = None) -> Report:
+    """Check every file's hash, every section's status and every claim of ``record``; it is only read.
 
-    Raises :class:`UserError` when there is no such folder.
+    With ``recompute``, also compute each complete section's tables, figures, outputs and verdicts anew from its raw
+    rows, on ``workers`` processes (None: one a core), and compare them to the byte. Where the code has moved on since,
+    what differs is stale; where it has not, it is a finding. Raises :class:`UserError` when there is no such folder.
     """
     if not record.is_dir():
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
@@ -57,7 +65,36 @@ def verify(record: Path) -> Report:
     findings += _files(record, book)
     findings += _sections(record, book)
     findings += _claims(record, book, {finding.what for finding in findings})
-    return Report(findings, list(stale(book)), len(book.files) + 1, len(book.sections))
+    report = Report(findings, list(stale(book)), len(book.files) + 1, len(book.sections))
+    if recompute and not problem:
+        _recompute(record.resolve(), book, report, workers)
+    return report
+
+
+def _recompute(record: Path, book: Manifest, report: Report, workers: int | None) -> None:
+    """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
+    broken = {finding.what for finding in report.findings}
+    known = {section.stem for section in experiments.SECTIONS}
+    stems = [
+        stem
+        for stem, entry in book.sections.items()
+        if entry.status == "complete" and stem in known and not broken & {*entry.cells, *book.files_of(stem)}
+    ]
+    libraries = recomputing.other_libraries(book)
+    for done in recomputing.recompute(record, book, stems, workers):
+        report.recomputed.append(done)
+        number = book.sections[done.stem].number
+        moved = [*_moved(book.sections[done.stem], done.stem), *libraries]
+        if moved and (done.problem or done.differences):
+            what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
+            report.stale.append(f"section {number} computed anew ({'; '.join(moved)} changed): {what}")
+        elif done.problem:
+            report.findings.append(
+                Finding("changed", done.stem, f"cannot be computed from its raw rows: {done.problem}")
+            )
+        else:
+            kinds: dict[bool, Kind] = {True: "claim", False: "changed"}
+            report.findings.extend(Finding(kinds[each.claim], each.what, each.detail) for each in done.differences)
 
 
 def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
@@ -126,6 +163,15 @@ def _claims(record: Path, book: Manifest, broken: set[str]) -> Iterator[Finding]
 
 def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def _moved(entry: SectionEntry, stem: str) -> list[str]:
+    """What of a section's own sources is no longer what it was: ``["the package's code"]``."""
+    now = provenance.sources()
+    moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
+    source = plan.notebooks_folder() / f"{stem}.ipynb"
+    same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
+    return moved if same else [*moved, "its notebook"]
 
 
 def stale(book: Manifest) -> Iterator[str]:

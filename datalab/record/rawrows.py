@@ -1,0 +1,80 @@
+"""The raw result rows of a record: read back with what made them, and those that one statement rests on."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datalab import sweep
+from datalab.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def matches(frame: "pd.DataFrame", where: Where) -> "np.ndarray":
+    """Which rows (n,) have, in each column named in ``where``, its value or one of its values.
+
+    Of several mappings any one will do. Numbers match to 9 digits. A frame that lacks a column has no such row: a
+    record's cells differ in kind.
+    """
+    import numpy as np
+
+    if not isinstance(where, Mapping):
+        return np.logical_or.reduce([matches(frame, each) for each in where])
+    mask = np.full(len(frame), True)
+    for column, wanted in where.items():
+        if column not in frame:
+            return np.full(len(frame), False)
+        values = wanted if isinstance(wanted, list | tuple) else [wanted]
+        mask &= np.logical_or.reduce([_equal(frame[column], value) for value in values])
+    return mask
+
+
+def counted(frames: Iterable["pd.DataFrame"], where: Where, claim_id: str) -> dict[str, Any]:
+    """``where`` as JSON can hold it, with the number of rows in ``frames`` that match it.
+
+    Raises :class:`UserError` when there are none.
+    """
+    plain = _plain(where)
+    rows = sum(int(matches(frame, plain).sum()) for frame in frames)
+    if not rows:
+        raise UserError(f"claim {claim_id}: no raw row of this section has {plain}")
+    return {"where": plain, "rows": rows}
+
+
+def read(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
+    """One cell's file: ``{"function", "parameters"}`` as it describes itself, and its rows.
+
+    Raises ``OSError`` or ``pyarrow.ArrowException`` where it is torn.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        about = file.metadata.metadata[sweep.DESCRIPTION.encode()]
+        return json.loads(about), file.read().to_pandas()
+
+
+def _equal(column: "pd.Series", value: Any) -> "np.ndarray":
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        import pandas as pd
+
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+        return abs(numbers - value) <= 1e-9 * max(1.0, abs(value))
+    return (column == value).to_numpy(dtype=bool)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {column: _plain(each) for column, each in value.items()}
+    if hasattr(value, "__iter__"):
+        return [_plain(each) for each in value]
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value == int(value) else value

@@ -1,0 +1,196 @@
+"""Does a record say what its raw rows give? Every table, figure, output and verdict, computed anew and compared."""
+
+import ast
+import base64
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datalab.record import plan, progress, provenance, replay
+from datalab.record.manifest import Manifest, SectionEntry
+
+LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
+_OF_CLAIM = ("verdict", "measured", "low", "high", "effect_size", "n", "why", "table", "row", "cell", "raw")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing the raw rows give otherwise. ``claim`` says that ``what`` is a statement's id, else it is a path."""
+
+    what: str
+    detail: str
+    claim: bool = False
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """One section computed anew: what differs, or why it could not be (``problem``); and how much was compared."""
+
+    stem: str
+    differences: tuple[Difference, ...] = ()
+    problem: str = ""
+    files: int = 0
+    outputs: int = 0
+    claims: int = 0
+
+
+def recompute(record: Path, book: Manifest, stems: list[str], workers: int | None = None) -> list[Recomputed]:
+    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core)."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    def size(stem: str) -> int:
+        return sum(book.files[path].bytes for path in book.sections[stem].cells if path in book.files)
+
+    count = max(1, min(workers or provenance.machine()["cores"], len(stems)))
+    environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
+    jobs = {stem: (record, stem, book.sections[stem], plan.notebooks_folder()) for stem in stems}
+    if not stems:
+        return []
+    with ProcessPoolExecutor(max_workers=count, env=environment) as pool:
+        largest_first = sorted(stems, key=size, reverse=True)
+        running = {stem: pool.submit(of_section, *jobs[stem]) for stem in largest_first}
+        return [running[stem].result() for stem in stems]
+
+
+def other_libraries(book: Manifest) -> list[str]:
+    """The libraries of :data:`LIBRARIES` that the record was made with in another version: ``numpy 2.3 (here 2.4)``."""
+    found = []
+    for name in LIBRARIES:
+        here, then = version(name), book.packages.get(name)
+        if here != then:
+            found.append(f"{name} {then} (here {here})")
+    return found
+
+
+def of_section(record: Path, stem: str, entry: SectionEntry, notebooks: Path) -> Recomputed:
+    """Compute one section anew and compare all it left in the record."""
+    with tempfile.TemporaryDirectory() as folder:
+        stage = Path(folder)
+        try:
+            done = replay.replay(record, stem, entry, notebooks / f"{stem}.ipynb", stage)
+        except replay.ReplayError as error:
+            return Recomputed(stem, problem=str(error))
+        found = [*_files(record, stem, stage), *_stated(entry, done.fragment["section"])]
+        outputs = _outputs(record, stem, entry, done)
+        count = sum(1 for path in stage.glob("*/*") if path.is_file())
+        kept = record / "notebooks" / f"{stem}.ipynb"
+        return Recomputed(
+            stem, (*found, *outputs), "", count, len(done.outputs) if kept.exists() else 0, len(entry.claims)
+        )
+
+
+def _files(record: Path, stem: str, stage: Path) -> Iterator[Difference]:
+    made = {path.relative_to(stage).as_posix(): path for path in stage.glob("*/*") if path.is_file()}
+    for path, new in sorted(made.items()):
+        try:
+            held = (record / path).read_bytes()
+        except OSError:
+            yield Difference(path, "the raw rows give it, the record does not have it")
+            continue
+        if held != new.read_bytes():
+            yield Difference(path, f"the raw rows give something else{_first_line(held, new.read_bytes())}")
+
+
+def _first_line(held: bytes, new: bytes) -> str:
+    """Where two texts part, with both; nothing for a picture."""
+    try:
+        pairs = zip(held.decode().splitlines(), new.decode().splitlines(), strict=False)
+    except UnicodeDecodeError:
+        return ""
+    for number, (one, other) in enumerate(pairs, 1):
+        if one != other:
+            return f": line {number} is '{_short(one)}', from the rows '{_short(other)}'"
+    return ": they differ in length"
+
+
+def _stated(entry: SectionEntry, fragment: Mapping[str, Any]) -> Iterator[Difference]:
+    """Claims one by one; what the manifest says of tables, figures, headline and raw cells as a whole."""
+    fragment = json.loads(json.dumps(fragment))
+    held = {claim["id"]: claim for claim in entry.claims}
+    made = {claim["id"]: claim for claim in fragment["claims"]}
+    driven = entry.runner == "datalab run"  # by hand, cells have the numbers of that session
+    names = [name for name in _OF_CLAIM if driven or name != "cell"]
+    for claim_id in {**held, **made}:
+        one, other = held.get(claim_id), made.get(claim_id)
+        if one is None or other is None:
+            yield Difference(claim_id, f"only {'the raw rows give it' if one is None else 'the record has it'}", True)
+        elif differing := [name for name in names if one.get(name) != other.get(name)]:
+            name = differing[0]
+            detail = f"{name} is {one.get(name)!r}, from the raw rows {other.get(name)!r}"
+            yield Difference(claim_id, detail, True)
+    for name in ("tables", "figures", "headline", "cells"):
+        one, other = getattr(entry, name), fragment[name]
+        if name in ("tables", "figures") and not driven:
+            one, other = ({key: about | {"cell": None} for key, about in part.items()} for part in (one, other))
+        if one != other:
+            yield Difference(
+                "record.json", f"what it says of section {entry.number}'s {name} is not what the rows give"
+            )
+
+
+def _outputs(record: Path, stem: str, entry: SectionEntry, done: replay.Replay) -> Iterator[Difference]:
+    """The executed notebook: its code is the source's, its outputs are what the raw rows give."""
+    path = f"notebooks/{stem}.ipynb"
+    try:
+        cells = json.loads((record / path).read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError):
+        yield Difference(path, "is not a notebook")
+        return
+    own = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    if provenance.cells_sha256(own) != entry.key.get("notebook"):
+        yield Difference(path, "its cells are not those of the source that ran")
+    for cell in cells:
+        if cell not in own and not _is_given(cell["source"], entry.parameters):
+            yield Difference(path, "the parameters in it are not those of the section")
+    for cell in cells:
+        number = cell.get("execution_count")
+        if cell["cell_type"] != "code" or number is None or number == done.started:
+            continue
+        if number not in done.outputs or _kept(cell) != _made(done.outputs[number]):
+            yield Difference(path, f"what code cell {number} shows is not what the raw rows give")
+
+
+def _is_given(source: str | list[str], parameters: Mapping[str, Any]) -> bool:
+    """Whether papermill's cell of parameters assigns literals, and those of the manifest."""
+    try:
+        given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse("".join(source)).body}
+    except (SyntaxError, ValueError, AttributeError, IndexError):
+        return False
+    return all(
+        name in parameters and json.loads(json.dumps(value)) == parameters[name] for name, value in given.items()
+    )
+
+
+def _kept(cell: Mapping[str, Any]) -> tuple[str, list[dict[str, str]]]:
+    printed = "".join("".join(o["text"]) for o in cell["outputs"] if o.get("name") == "stdout")
+    shown = [
+        {kind: _hashed(kind, value) for kind, value in output["data"].items()}
+        for output in cell["outputs"]
+        if "data" in output and output.get("metadata") != progress.MARK
+    ]
+    return printed, shown
+
+
+def _made(output: replay.Output) -> tuple[str, list[dict[str, str]]]:
+    shown = [{kind: _hashed(kind, value) for kind, value in data.items()} for data in output.shown]
+    return output.printed, shown
+
+
+def _hashed(kind: str, value: Any) -> str:
+    """A text as it is, a picture as its bytes' hash: the file holds it as base64, a shell as bytes."""
+    text = "".join(value) if isinstance(value, list) else value
+    if kind.startswith("image/") and kind != "image/svg+xml":
+        content = text if isinstance(text, bytes) else base64.b64decode(text)
+        return hashlib.sha256(content).hexdigest()
+    return text if isinstance(text, str) else json.dumps(text)
+
+
+def _short(line: str, width: int = 60) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"

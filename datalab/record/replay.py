@@ -1,0 +1,193 @@
+"""A section computed anew from a record's raw rows: nothing is trained, nothing is written into the record.
+
+The notebook that runs is the project's own, never the record's: to check a record is not to run its code. It runs cell
+by cell in an IPython shell of this process, with the section's recorded parameters; ``section.sweep`` reads the raw
+rows where a run would compute them.
+"""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datalab import experiments
+from datalab.record import rawrows, section, staging
+from datalab.record.manifest import SectionEntry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ReplayError(RuntimeError):
+    """The section cannot be computed from these rows by this code: why, in one line."""
+
+
+@dataclass
+class Output:
+    """What one code cell showed: its printed text, and the data of each display by media type."""
+
+    printed: str = ""
+    shown: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Replay:
+    """A section as its raw rows give it: ``fragment`` is what ``finish()`` states, ``outputs`` are by code cell."""
+
+    fragment: dict[str, Any]
+    outputs: dict[int, Output]
+    started: int  # the code cell that opened the section: it prints the machine and the folder
+
+
+def replay(record: Path, stem: str, entry: SectionEntry, notebook: Path, stage: Path) -> Replay:
+    """Run ``notebook`` over the raw rows of ``record``; its tables and figures are left in ``stage``.
+
+    Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
+    """
+    spec = experiments.find(stem)
+    rows = _Rows(record, entry.cells)
+    opened: list[_Replayed] = []
+
+    def opener(_: Any, parameters: Any) -> section.Section:
+        opened.append(_Replayed(spec, parameters, record, stage, rows, shell))
+        return opened[-1]
+
+    given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
+    given |= {"device": "cpu"} if "device" in given else {}
+    shell = _shell()
+    outputs: dict[int, Output] = {}
+    with _opening(opener), _working_in(notebook.parent):
+        for source in _code(notebook, given):
+            shell.number += 1
+            outputs[shell.number] = _run(shell, source)
+    fragment = staging.read_fragment(stage)
+    if fragment is None:
+        raise ReplayError("the notebook ended without section.finish()")
+    return Replay(fragment, outputs, opened[0].number)
+
+
+class _Rows:
+    """The raw rows of some cells, found by what made them: function and parameters, on whichever device."""
+
+    def __init__(self, record: Path, paths: list[str]) -> None:
+        self._at: dict[str, tuple[str, pd.DataFrame]] = {}
+        for path in paths:
+            try:
+                about, frame = rawrows.read(record / path)
+            except Exception as error:
+                raise ReplayError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+            self._at[self._name(about["function"], about["parameters"])] = (path, frame)
+
+    def find(self, cell: Any) -> tuple[str, "pd.DataFrame"]:
+        """The path and the rows of one cell."""
+        found = self._at.get(self._name(cell.function, json.loads(json.dumps(cell.parameters))))
+        if found is None:
+            raise ReplayError(f"the record has no raw rows of {cell.function} ({cell.label})")
+        return found
+
+    @staticmethod
+    def _name(function: str, parameters: dict[str, Any]) -> str:
+        kept = {name: value for name, value in parameters.items() if name != "device"}
+        return json.dumps([function, kept], sort_keys=True)
+
+
+class _Replayed(section.Section):
+    """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
+
+    def __init__(self, spec: Any, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any) -> None:
+        super().__init__(spec, parameters, record, stage, driven=True)
+        self._rows, self._shell = rows, shell
+        self.number = self._cell_number()
+
+    def sweep(self, cells: Any) -> "pd.DataFrame":
+        """The raw rows of these cells, in their order."""
+        import pandas as pd
+
+        found = [self._rows.find(cell) for cell in {cell.key: cell for cell in cells}.values()]
+        self._cells.update((path, None) for path, _ in found)
+        self._raw.append(pd.concat([frame for _, frame in found], ignore_index=True))
+        return self._raw[-1].copy()
+
+    def _cell_number(self) -> int:
+        return self._shell.number
+
+
+def _code(notebook: Path, given: dict[str, Any]) -> Iterator[str]:
+    """The notebook's code cells, with the recorded parameters in a cell after its own, as papermill does."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code" or not source.strip():
+            continue
+        yield source
+        if "parameters" in cell["metadata"].get("tags", []):
+            yield "\n".join(f"{name} = {value!r}" for name, value in given.items())
+
+
+def _shell() -> Any:
+    """A fresh IPython shell that keeps what it is asked to show."""
+    from IPython.core.displayhook import DisplayHook
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Publisher(DisplayPublisher):
+        def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
+            self.shell.shown.append(data)
+
+    class Hook(DisplayHook):
+        def write_output_prompt(self) -> None:
+            pass
+
+        def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+            self.shell.shown.append(format_dict)
+
+    class Shell(InteractiveShell):
+        kernel = None  # by which datalab knows a notebook
+        number = 0  # of the code cell that runs
+
+        def __init__(self, **given: Any) -> None:
+            self.shown: list[dict[str, Any]] = []
+            super().__init__(**given)
+
+        def init_history(self) -> None:
+            super().init_history()
+            self.history_manager.enabled = False
+
+    InteractiveShell.clear_instance()
+    Shell.clear_instance()
+    return Shell.instance(display_pub_class=Publisher, displayhook_class=Hook)
+
+
+def _run(shell: Any, source: str) -> Output:
+    shell.shown = shown = []
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
+        result = shell.run_cell(source, store_history=True)
+    error = result.error_before_exec or result.error_in_exec
+    if isinstance(error, ReplayError):
+        raise error
+    if error is not None:
+        first = (str(error).splitlines() or [""])[0]
+        raise ReplayError(f"code cell {shell.number} raised {type(error).__name__}: {first}")
+    return Output(printed.getvalue(), shown)
+
+
+@contextlib.contextmanager
+def _opening(opener: Any) -> Iterator[None]:
+    section.opener = opener
+    try:
+        yield
+    finally:
+        section.opener = None
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
