@@ -6,6 +6,8 @@ Run as a script it is the ``datalab`` command over these sections: ``python reco
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Annotated
@@ -132,6 +134,26 @@ def install(notebooks: Path) -> None:
 
     experiments.SECTIONS = SECTIONS
     plan.notebooks_folder = lambda: notebooks
+
+
+@contextmanager
+def installed(notebooks: Path) -> Iterator[None]:
+    """Within it these are the sections of a test's process and of the kernels it starts."""
+    import pytest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
+        patch.setattr("datalab.experiments.SECTIONS", SECTIONS)
+        patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+        yield
+
+
+def run(record: Path, *names: str, fresh: bool = False, **given: object) -> int:
+    """``datalab run`` of these sections into ``record``, in the smoke profile with one worker."""
+    from datalab.record import plan, runner
+
+    return runner.run(plan.jobs(names, "smoke", {"workers": 1, **given}), record, "smoke", fresh=fresh)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """`datalab run` over small sections: real papermill, real kernels, real sweeps."""
 
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 import record_fakes
+from record_fakes import run
 
 from datalab.errors import UserError
 from datalab.record import manifest, plan, runner, verify
@@ -21,17 +20,8 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _fakes(notebooks: Path):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
-        patch.setattr("datalab.experiments.SECTIONS", record_fakes.SECTIONS)
-        patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(record_fakes.HERE), os.environ.get("PYTHONPATH", "")]))
+    with record_fakes.installed(notebooks):
         yield
-
-
-def run(record: Path, *names: str, fresh: bool = False, **given: object) -> int:
-    jobs = plan.jobs(names, "smoke", {"workers": 1, **given})
-    return runner.run(jobs, record, "smoke", fresh=fresh)
 
 
 @pytest.fixture(scope="module")
