@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from datalab import claims
 from datalab.errors import UserError
-from datalab.record import claimstable, crate, figures, lock, manifest, plan, provenance, start, verify
+from datalab.record import claimstable, figures, lock, manifest, plan, provenance, start, verify
 from datalab.record.section import Section
 from datalab.record.tables import Table
 
@@ -192,7 +192,7 @@ def test_the_claims_stated_so_far_can_be_read_before_the_section_ends(section: S
     assert (frame["verdict"] == "not run").any()
 
 
-# --- manifest, crate, lock --------------------------------------------------------------------------------------------
+# --- manifest, lock ---------------------------------------------------------------------------------------------------
 
 
 def test_the_manifest_says_what_ran_with_what(section: Section) -> None:
@@ -215,32 +215,6 @@ def test_an_edited_manifest_is_refused_even_when_it_is_valid_json(section: Secti
     path.write_text(path.read_text().replace('"profile": "smoke"', '"profile": "quick"', 1))
     with pytest.raises(UserError, match="changed after it was written"):
         manifest.load(section.record)
-
-
-def test_the_crate_is_ro_crate_1_1_and_lists_every_file_with_its_hash(section: Section) -> None:
-    from rocrate.rocrate import ROCrate
-
-    section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
-    section.finish()
-    book = manifest.load(section.record)
-    read = ROCrate(section.record)
-    assert read.metadata["conformsTo"] == "https://w3id.org/ro/crate/1.1"
-    for name in ("name", "description", "datePublished", "license"):
-        assert read.root_dataset[name]
-    listed = {entity.id: entity.get("sha256") for entity in read.data_entities}
-    assert listed.pop("record.json") is None
-    expected = {path: entry.sha256 for path, entry in book.files.items() if path != crate.NAME}
-    assert listed == expected
-
-
-def test_the_crate_depends_on_the_manifest_and_not_on_the_clock(section: Section) -> None:
-    section.finish()
-    book = manifest.load(section.record)
-    book.created = "2001-02-03T04:05:06+00:00"
-    described = crate.metadata(section.record, book)
-    assert described == crate.metadata(section.record, book)
-    root = next(entity for entity in described["@graph"] if entity["@id"] == "./")
-    assert root["datePublished"] == book.created
 
 
 def _hold(folder: str, ready, done) -> None:

@@ -1,14 +1,24 @@
-"""``ro-crate-metadata.json``: the record in the words of RO-Crate 1.1, so that an archive can read it without us."""
+"""``ro-crate-metadata.json``: the record in the words of RO-Crate 1.1 and its Process Run Crate profile.
+
+An archive reads it without us: every file with its hash, every section as an action with its inputs and results.
+"""
 
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
-from datalab.record import atomic
-from datalab.record.manifest import Manifest
+from datalab.record import atomic, claimstable, manifest
+from datalab.record.manifest import Manifest, SectionEntry
 
 NAME = "ro-crate-metadata.json"
+PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 LICENCE = "https://spdx.org/licenses/GPL-3.0-or-later"
+# RO-Crate 1.1 has no word for these two: without a definition of their own a reader would drop them.
+TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("environment", "sha256")}
+SOFTWARE = ("numpy", "pandas", "papermill", "scikit-learn", "scipy", "torch")
+ENVIRONMENT = {"threads": "OMP_NUM_THREADS", "hash_seed": "PYTHONHASHSEED"}  # as SectionEntry.determinism has them
+STATUSES = {"complete": "Completed", "running": "Active"}
 KINDS = {
     ".csv": "text/csv",
     ".md": "text/markdown",
@@ -24,77 +34,183 @@ KINDS = {
 
 def write(record: Path, book: Manifest) -> None:
     """Write the crate's metadata for the files of ``book``, and enter it in the manifest."""
-    atomic.write(record / NAME, json.dumps(metadata(record, book), indent=1, ensure_ascii=False) + "\n")
+    atomic.write(record / NAME, text(metadata(record, book)))
     book.add_file(record, NAME)
 
 
-def metadata(record: Path, book: Manifest) -> dict:
+def text(described: dict[str, Any]) -> str:
+    """The JSON-LD as the file has it: one line an entity, so that a record of thousands of files stays readable."""
+    context = json.dumps(described["@context"])
+    entities = (json.dumps(entity, ensure_ascii=False, separators=(",", ":")) for entity in described["@graph"])
+    return f'{{"@context": {context},\n"@graph": [\n' + ",\n".join(entities) + "\n]}\n"
+
+
+def metadata(record: Path, book: Manifest) -> dict[str, Any]:
     """The JSON-LD of the crate: each file with type, size and SHA-256; each section as an action with its results.
 
-    It depends on the manifest only: the crate's date is the record's, not the clock's.
+    It depends on the manifest only: the crate's date is the record's, not the clock's. It names no agent, author or
+    publisher, since the manifest knows none.
     """
     logging.getLogger("rocrate").setLevel(logging.ERROR)
-    from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
 
     crate = ROCrate(version="1.1")
-    crate.root_dataset["name"] = f"DATA-LAB reproduction record, profile {book.profile}"
-    crate.root_dataset["description"] = (
-        "Executed notebooks, tables, figures, raw result rows and claims of a reproduction of 'Data Pruning via "
-        "Influence Functions Outperforms Random Subsampling Only When Label Noise Exceeds 15%'."
-    )
-    crate.root_dataset["datePublished"] = book.created
-    crate.root_dataset["license"] = crate.add(
-        ContextEntity(crate, LICENCE, {"@type": "CreativeWork", "name": "GNU General Public License v3.0 or later"})
-    )
-    instrument = crate.add(
-        ContextEntity(
-            crate,
-            "#datalab",
-            {
-                "@type": "SoftwareApplication",
-                "name": "datalab-reproduction",
-                "softwareVersion": f"{book.datalab} (git {book.git.get('commit') or 'unknown'})",
-            },
-        )
-    )
-    files = {
-        path: crate.add_file(record / path, dest_path=path, properties=_file(path, entry.bytes, entry.sha256))
-        for path, entry in sorted(book.files.items())
-        if path != NAME
-    }
-    crate.add_file(
-        record / "record.json",
-        dest_path="record.json",
-        properties={"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
-        | {"encodingFormat": "application/json"},
-    )
-    for stem, entry in book.sections.items():
-        results = [files[path] for path in sorted(book.files_of(stem)) if path in files]
-        action = {
-            "@type": "CreateAction",
-            "name": f"Section {entry.number}: {entry.title}",
-            "description": f"{entry.status}{': ' + entry.reason if entry.reason else ''}",
-            "instrument": instrument,
-            "result": results,
-            "actionStatus": "http://schema.org/" + _status(entry.status),
-        }
-        action |= {"startTime": entry.started} if entry.started else {}
-        action |= {"endTime": entry.ended} if entry.ended else {}
-        references = {key: action.pop(key) for key in ("instrument", "result")}
-        entity = crate.add(ContextEntity(crate, f"#section-{stem}", action))
-        for key, value in references.items():
-            if value:
-                entity[key] = value
-        crate.root_dataset.append_to("mentions", entity)
+    crate.metadata.extra_terms.update(TERMS)
+    _describe_root(crate, book)
+    files = _add_files(crate, record, book)
+    makers = _makers(book)
+    actions = [_add_action(crate, book, stem, files, makers) for stem in book.sections]
+    if actions:
+        crate.root_dataset["mentions"] = _one_or_all(actions)
     return crate.metadata.generate()
 
 
-def _file(path: str, size: int, digest: str) -> dict:
-    kind = KINDS.get(Path(path).suffix, "application/octet-stream")
-    return {"name": path, "encodingFormat": kind, "contentSize": str(size), "sha256": digest}
+def _describe_root(crate: Any, book: Manifest) -> None:
+    root = crate.root_dataset
+    profile = {"@type": "CreativeWork", "name": "Process Run Crate", "version": PROFILE.rsplit("/", 1)[1]}
+    licence = {"@type": "CreativeWork", "name": "GNU General Public License v3.0 or later"}
+    root["conformsTo"] = _add(crate, PROFILE, profile)
+    root["name"] = f"DATA-LAB reproduction record, profile {book.profile}"
+    root["description"] = (
+        "Executed notebooks, tables, figures, raw result rows and claims of a reproduction of 'Data Pruning via "
+        "Influence Functions Outperforms Random Subsampling Only When Label Noise Exceeds 15%'. A section that was run "
+        "again has kept its raw result rows: they can be older than its action."
+    )
+    root["datePublished"] = book.created
+    root["license"] = _add(crate, LICENCE, licence)
 
 
-def _status(status: str) -> str:
-    other = {"complete": "Completed", "running": "Active", "not run": "Potential"}
-    return f"{other.get(status, 'Failed')}ActionStatus"
+def _add_files(crate: Any, record: Path, book: Manifest) -> dict[str, Any]:
+    """Add every file of the record, by path. The manifest's own hash cannot be given: it holds this crate's."""
+    names = _names(book)
+    files = {}
+    for path, entry in sorted(book.files.items()):
+        if path != NAME:
+            about = {"name": names[_bare(path)]} if _bare(path) in names else {}
+            about |= {"encodingFormat": KINDS.get(Path(path).suffix, "application/octet-stream")}
+            about |= {"contentSize": str(entry.bytes), "sha256": entry.sha256}
+            files[path] = crate.add_file(record / path, dest_path=path, properties=about)
+    about = {"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
+    about |= {"encodingFormat": KINDS[".json"]}
+    files[manifest.NAME] = crate.add_file(record / manifest.NAME, dest_path=manifest.NAME, properties=about)
+    return files
+
+
+def _names(book: Manifest) -> dict[str, str]:
+    """What a reader would call the files, by path without ending: captions; raw cells have no better name than it."""
+    names = {_bare(claimstable.NAME): "Every statement of the paper, with what was measured and its verdict"}
+    for stem, entry in book.sections.items():
+        names[f"notebooks/{stem}"] = f"Section {entry.number}: the executed notebook"
+        names |= {f"tables/{name}": about["caption"] for name, about in entry.tables.items()}
+        names |= {f"figures/{name}": about["caption"] for name, about in entry.figures.items()}
+    return names
+
+
+def _bare(path: str) -> str:
+    return path.split(".", 1)[0]
+
+
+def _makers(book: Manifest) -> dict[str, str | None]:
+    """Which section made each file. Of several that list a raw cell the first made it, and the others read it."""
+    makers: dict[str, str | None] = {}
+    for stem, entry in book.sections.items():
+        makers = dict.fromkeys(entry.cells, stem) | makers
+    return {path: entry.section for path, entry in book.files.items()} | makers
+
+
+def _add_action(crate: Any, book: Manifest, stem: str, files: dict[str, Any], makers: dict[str, str | None]) -> Any:
+    """Add what one section did. One that did not complete, or never began, is a failed action that says why."""
+    entry = book.sections[stem]
+    status = STATUSES.get(entry.status, "Failed")
+    about = {
+        "@type": "CreateAction",
+        "name": f"Section {entry.number}: {entry.title}",
+        "description": _how(entry),
+        "instrument": _instrument(crate, book, entry.key.get("code")),
+        "environment": _one_or_all(_environment(crate, entry)),
+        "object": _one_or_all(_inputs(crate, stem, entry, files, makers)),
+        "result": _one_or_all([file for path, file in files.items() if makers.get(path) == stem]),
+        "startTime": entry.started,
+        "endTime": entry.ended,
+        "actionStatus": f"http://schema.org/{status}ActionStatus",
+        "error": f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
+    }
+    return _add(crate, f"#section-{stem}", {name: value for name, value in about.items() if value})
+
+
+def _how(entry: SectionEntry) -> str:
+    """``complete; by datalab run on cpu; parameters {...}``, without the parameters that results do not depend on."""
+    reason = f" ({entry.reason})" if entry.status == "complete" and entry.reason else ""
+    by = f"; by {entry.runner}" if entry.runner else ""
+    on = f" on {entry.device}" if entry.device else ""
+    given = {name: value for name, value in entry.parameters.items() if name not in ("workers", "record")}
+    parameters = f"; parameters {json.dumps(given, ensure_ascii=False)}" if given else ""
+    return f"{entry.status}{reason}{by}{on}{parameters}"
+
+
+def _instrument(crate: Any, book: Manifest, code: str | None) -> Any:
+    """The package as the section ran it. The manifest knows version, commit and packages of its last writer only."""
+    last = book.sources.get("code")
+    code = code or last
+    identifier = f"#datalab-{code[:12]}" if code else "#datalab"
+    if known := crate.get(identifier):
+        return known
+    about = {"@type": "SoftwareApplication", "name": "datalab-reproduction"}
+    about["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
+    if code != last:
+        return _add(crate, identifier, about | {"softwareVersion": f"0+unknown.{code[:12]}"})
+    commit, clean = book.git.get("commit"), book.git.get("clean")
+    local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
+    about["softwareVersion"] = f"{book.datalab or '0'}{local}"
+    if commit and clean:
+        about["identifier"] = f"swh:1:rev:{commit}"
+    return _add(crate, identifier, about | {"softwareRequirements": _one_or_all(_software(crate, book))})
+
+
+def _software(crate: Any, book: Manifest) -> list[Any]:
+    """Python and the packages that results depend on most; ``record.json`` has them all."""
+    python = book.machine.get("python", "")
+    found = [("Python", python, f"https://www.python.org/downloads/release/python-{python.replace('.', '')}/")]
+    for name in SOFTWARE:
+        version = book.packages.get(name, "")
+        found.append((name, version, f"https://pypi.org/project/{name}/{version.split('+')[0]}/"))
+    about = {"@type": "SoftwareApplication"}
+    return [
+        _add(crate, url, about | {"name": name, "softwareVersion": version, "url": url})
+        for name, version, url in found
+        if version
+    ]
+
+
+def _environment(crate: Any, entry: SectionEntry) -> list[Any]:
+    """The environment variables that the section noted, each setting once in the crate."""
+    settings = [(variable, entry.determinism.get(key)) for key, variable in ENVIRONMENT.items()]
+    return [
+        _add(crate, f"#{name}={value}", {"@type": "PropertyValue", "name": name, "value": str(value)})
+        for name, value in settings
+        if value is not None
+    ]
+
+
+def _inputs(
+    crate: Any, stem: str, entry: SectionEntry, files: dict[str, Any], makers: dict[str, str | None]
+) -> list[Any]:
+    """The notebook's source, the raw cells that other sections made, and the manifest where the section reads it."""
+    inputs = []
+    if digest := entry.key.get("notebook"):
+        about = {"@type": "CreativeWork", "name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
+        about |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
+        inputs.append(_add(crate, f"#notebook-{stem}", about))
+    inputs += [files[path] for path in sorted(entry.cells) if path in files and makers[path] != stem]
+    return inputs + ([files[manifest.NAME]] if entry.key.get("reads") else [])
+
+
+def _add(crate: Any, identifier: str, properties: dict[str, Any]) -> Any:
+    from rocrate.model.contextentity import ContextEntity
+
+    return crate.get(identifier) or crate.add(ContextEntity(crate, identifier, properties))
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    """RO-Crate writes a single value as itself, not as a list of one."""
+    return values[0] if len(values) == 1 else values
