@@ -1,7 +1,7 @@
-"""The ``datalab`` command: plan, run, verify, claims, datasets. Each does one call into the room that knows.
+"""The ``datalab`` command: plan, run, verify, compare, claims, datasets. Each does one call into the room that knows.
 
-Exit status: 0 done, 1 a notebook failed or a record is not whole, 2 the call was wrong (one line on stderr, nothing
-written), 130 interrupted.
+Exit status: 0 done, 1 a notebook failed, a record is not whole or two records differ, 2 the call was wrong (one line on
+stderr, nothing written), 130 interrupted.
 """
 
 import fnmatch
@@ -130,6 +130,37 @@ def verify(record: Path, fresh: bool, hashes_only: bool) -> int:
         what = f"{files} tables and figures, {outputs} code cells and {claims} verdicts"
         click.echo(f"Computed anew from the raw rows: {what} of {len(done)} sections.")
     return 0 if report.whole and not (fresh and report.stale) else 1
+
+
+@cli.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--tolerance", type=float, metavar="X", help="Relative difference that counts as equal (default: 1e-5).")
+@click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
+@click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
+def compare(a: Path, b: Path, tolerance: float | None, timing: bool, everything: bool, as_json: bool) -> int:
+    """Say which claims, verdicts and table cells differ between records A and B, and what of their environment.
+
+    Cells are equal in bytes, within the tolerance, within each other's interval, or different. Exit 0: the same, in
+    bytes or within the tolerance. Exit 1: different. The environment, raw cells, images and measured time do not count.
+
+    \b
+    Example:
+      datalab compare runs/reference runs/quick
+    """
+    import json
+
+    from datalab.record import account
+    from datalab.record import compare as comparing
+
+    given = comparing.DEFAULT_TOLERANCE if tolerance is None else tolerance
+    found = comparing.compare(a, b, tolerance=given, timing=timing)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(account.lines(found, everything)))
+    return 0 if found.same else 1
 
 
 @cli.command()

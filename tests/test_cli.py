@@ -42,6 +42,9 @@ WRONG = [
     (["run", "0", "--profile", "smoke", "-p"], "requires 2 arguments"),
     (["plan", "nosuch"], "unknown notebook"),
     (["verify", "nosuch"], "no such folder"),
+    (["compare", "nosuch", "nosuch"], "no such folder"),
+    (["compare", "nosuch"], "Missing argument 'B'"),
+    (["compare", "nosuch", "nosuch", "--tolerance", "-1"], "a number of 0 or more"),
     (["claims", "TITLE.treshold"], "did you mean 'TITLE.threshold'"),
     (["claims", "--record", "nosuch"], "record.json is missing"),
     (["datasets", "adlut"], "did you mean 'adult'"),
@@ -73,7 +76,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "verify", "claims", "datasets"])
+@pytest.mark.parametrize("command", ["plan", "run", "verify", "compare", "claims", "datasets"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture) -> None:
     assert call(command, "--help") == 0
     shown = capsys.readouterr().out

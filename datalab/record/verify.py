@@ -15,6 +15,7 @@ from datalab.record.manifest import FileEntry, Manifest, SectionEntry
 from datalab.record.recompute import Recomputed
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
+RECORD = "the record"  # what a finding names that is of no single file
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
 
 
@@ -130,9 +131,9 @@ def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
             yield Finding("incomplete", stem, f"{entry.status}" + (f": {entry.reason}" if entry.reason else ""))
     if not book.closed:
         detail = f"{lock.holder(record)} is writing to it" if writing else "its writer was interrupted"
-        yield Finding("incomplete", "the record", detail)
+        yield Finding("incomplete", RECORD, detail)
     if not book.sections:
-        yield Finding("incomplete", "the record", "no section was run")
+        yield Finding("incomplete", RECORD, "no section was run")
 
 
 def _claims(record: Path, book: Manifest, broken: set[str]) -> Iterator[Finding]:
