@@ -1,4 +1,4 @@
-"""The ``datalab`` command: plan, run, verify, compare, claims, datasets. Each does one call into the room that knows.
+"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets; each calls the room that knows.
 
 Exit status: 0 done, 1 a notebook failed, a record is not whole or two records differ, 2 the call was wrong (one line on
 stderr, nothing written), 130 interrupted.
@@ -161,6 +161,25 @@ def compare(a: Path, b: Path, tolerance: float | None, timing: bool, everything:
     else:
         click.echo("\n".join(account.lines(found, everything)))
     return 0 if found.same else 1
+
+
+@cli.command()
+@click.argument("record", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Leave RECORD as it is; use a copy here.")
+def report(record: Path, to: Path | None) -> None:
+    """Write a record's pages: RECORD/index.html and RECORD/report/, to be read offline in any browser.
+
+    The manifest lists them, so that the record stays whole; running a section again drops them.
+
+    \b
+    Example:
+      datalab report runs/quick
+    """
+    from datalab import report as reporting
+    from datalab.record.provenance import shown
+
+    pages = reporting.write(record, to)
+    click.echo(f"{len(pages)} pages; open {shown((to or record) / 'index.html')}")
 
 
 @cli.command()

@@ -12,6 +12,7 @@ from datalab.record.manifest import STAGING, Manifest, SectionEntry
 FRAGMENT = "section.json"
 PROGRESS = "progress.json"
 OUTPUTS = ("notebooks", "tables", "figures")
+INDEX, REPORT = "index.html", "report"  # the record's pages
 
 
 def folder(record: Path, stem: str) -> Path:
@@ -22,6 +23,7 @@ def folder(record: Path, stem: str) -> Path:
 def begin(record: Path, book: Manifest, stem: str, entry: SectionEntry) -> Path:
     """Enter the section as running, drop what an earlier run of it left, and return its empty staging folder."""
     discard(record, book, stem)
+    drop_report(record, book)
     book.sections[stem] = entry
     book.closed = False
     manifest.save(record, book)
@@ -36,6 +38,20 @@ def discard(record: Path, book: Manifest, stem: str) -> None:
         if not path.startswith("cells/"):
             (record / path).unlink(missing_ok=True)
             del book.files[path]
+
+
+def drop_report(record: Path, book: Manifest) -> None:
+    """Delete the pages of the record, and their entries: they tell of what is no more, or are about to be renewed."""
+    for path in [path for path in book.files if is_page(path)]:
+        (record / path).unlink(missing_ok=True)
+        del book.files[path]
+    shutil.rmtree(record / REPORT, ignore_errors=True)
+    (record / INDEX).unlink(missing_ok=True)
+
+
+def is_page(path: str) -> bool:
+    """Whether a file of the record is one of its pages."""
+    return path == INDEX or path.startswith(f"{REPORT}/")
 
 
 def write_fragment(stage: Path, fragment: dict[str, Any]) -> None:
@@ -104,6 +120,8 @@ def adopt(record: Path, book: Manifest) -> list[dict[str, Any]]:
     shutil.rmtree(record / STAGING, ignore_errors=True)
     for leftover in [*record.rglob(".*.tmp"), *(record / "cells").glob("*.partial")]:
         leftover.unlink(missing_ok=True)
+    if (record / INDEX).exists() and INDEX not in book.files:  # killed while it wrote the pages
+        drop_report(record, book)
     for name in OUTPUTS:  # moved into place by a writer that was killed before it could enter them
         for path in (record / name).glob("*"):
             if f"{name}/{path.name}" not in book.files and path.is_file():

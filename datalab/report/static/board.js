@@ -1,0 +1,44 @@
+// Filters the board's rows by section, paper check, verdict and words; the state is kept in the address.
+"use strict";
+(() => {
+  const form = document.getElementById("filter");
+  const rows = [...document.querySelectorAll("#board tbody tr")];
+  const count = document.getElementById("count");
+  const fields = ["section", "paper", "verdict", "words"];
+  form.hidden = false;
+
+  const apply = () => {
+    const want = Object.fromEntries(fields.map((name) => [name, form.elements[name].value.trim().toLowerCase()]));
+    const words = want.words.split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const fits = ["section", "paper", "verdict"].every(
+        (name) => !want[name] || row.dataset[name].toLowerCase() === want[name]);
+      const text = row.textContent.toLowerCase();
+      row.hidden = !(fits && words.every((word) => text.includes(word)));
+      shown += row.hidden ? 0 : 1;
+    }
+    count.textContent = `${shown} of ${rows.length} statements`;
+    const state = new URLSearchParams(fields.map((name) => [name, form.elements[name].value]).filter(([, v]) => v));
+    history.replaceState(null, "", state.toString() ? `#${state}` : location.pathname + location.search);
+  };
+
+  const restore = () => {
+    const state = new URLSearchParams(location.hash.slice(1));
+    for (const name of fields) form.elements[name].value = state.get(name) ?? "";
+    apply();
+  };
+
+  form.addEventListener("input", apply);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(apply));
+  addEventListener("hashchange", restore);
+  addEventListener("keydown", (event) => {
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "");
+    if (event.key === "/" && !typing) {
+      event.preventDefault();
+      form.elements.words.focus();
+    }
+  });
+  restore();
+})();
