@@ -1,6 +1,7 @@
 """What stands behind one statement: the arithmetic, the table with its row, the raw rows."""
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,15 @@ def table(record: Path, path: str, row: str | None) -> Lines:
     """A table of the record; marked are the rows that the statement's ``row`` names."""
     with open(record / path, encoding="utf-8", newline="") as stream:
         columns, *rows = csv.reader(stream)
-    words = [word.strip().casefold() for word in (row or "").split(",")]
+    named = [_named(cells, (row or "").casefold()) for cells in rows]
+    most = max(named, default=0)
+    return Lines(tuple(columns), tuple((0 < most == n, tuple(cells)) for n, cells in zip(named, rows, strict=True)))
 
-    def named(cells: list[str]) -> int:
-        return len(set(words) & {cell.casefold() for cell in cells})
 
-    most = max(map(named, rows), default=0)
-    return Lines(tuple(columns), tuple((0 < most == named(cells), tuple(cells)) for cells in rows))
+def _named(cells: list[str], label: str) -> int:
+    """How many letters of a label are whole cells of a row."""
+    found = {cell.casefold() for cell in cells if cell}
+    return sum(len(cell) for cell in found if re.search(rf"(?<![\w.]){re.escape(cell)}(?![\w.])", label))
 
 
 class Raw:

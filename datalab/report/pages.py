@@ -2,7 +2,9 @@
 
 import functools
 import html
+import math
 import posixpath
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -39,7 +41,14 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {"figure": figure, "measured": measured, "badge": badge, "duration": duration, "size": size}
+    env.filters |= {
+        "figure": figure,
+        "measured": measured,
+        "parts": parts,
+        "badge": badge,
+        "duration": duration,
+        "size": size,
+    }
     return env
 
 
@@ -59,20 +68,35 @@ def asset(name: str) -> str:
     return files("datalab.report").joinpath("static", name).read_text(encoding="utf-8")
 
 
-def figure(value: Any) -> str:
-    """One number for people: four digits, a true minus; a text as it is."""
+def figure(value: Any, decimals: int | None = None) -> str:
+    """One number for people: ``decimals`` of them, else four digits; a true minus and infinity; a text as it is."""
+    if value in ("inf", "-inf"):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return exact(value)
-    text = f"{value:.4g}" if isinstance(value, float) else f"{value}"
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+    text = f"{value:.{decimals}f}" if decimals is not None and math.isfinite(value) else f"{value:.4g}"
+    return text.replace("inf", "∞").replace("-", "−") if "e" not in text else text
 
 
-def measured(row: dict[str, Any]) -> str:
-    """A claim's figure with its interval: ``0.7128 [0.6082, 0.8174]``; a dash where there is none."""
+def parts(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A claim's figure and its interval, to three digits of the interval's width: ``("0.713", "[0.608, 0.817]")``.
+
+    An empty text stands for what there is not.
+    """
     if row["measured"] in (None, ""):
-        return "–"
-    limits = "" if row["low"] in (None, "") else f" [{figure(row['low'])}, {figure(row['high'])}]"
-    return figure(row["measured"]) + limits
+        return "", ""
+    if row["low"] in (None, "") or row["high"] in (None, ""):
+        return figure(row["measured"]), ""
+    ends = [value for value in (float(row["low"]), float(row["high"])) if math.isfinite(value)]
+    width = ends[1] - ends[0] if len(ends) == 2 else max((abs(end - float(row["measured"])) for end in ends), default=0)
+    decimals = min(6, max(0, 2 - math.floor(math.log10(width)))) if math.isfinite(width) and width > 0 else None
+    low, high = (figure(row[end], decimals) for end in ("low", "high"))
+    return figure(row["measured"], decimals), f"[{low}, {high}]"
+
+
+def measured(row: Mapping[str, Any]) -> str:
+    """A claim's figure with its interval: ``0.713 [0.608, 0.817]``; a dash where there is none."""
+    return " ".join(part for part in parts(row) if part) or "–"
 
 
 def badge(verdict: str) -> Markup:
