@@ -139,7 +139,10 @@ def verify(record: Path, fresh: bool, hashes_only: bool) -> int:
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
-def compare(a: Path, b: Path, tolerance: float | None, timing: bool, everything: bool, as_json: bool) -> int:
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as one HTML page.")
+def compare(
+    a: Path, b: Path, tolerance: float | None, timing: bool, everything: bool, as_json: bool, page: Path | None
+) -> int:
     """Say which claims, verdicts and table cells differ between records A and B, and what of their environment.
 
     Cells are equal in bytes, within the tolerance, within each other's interval, or different. Exit 0: the same, in
@@ -156,6 +159,10 @@ def compare(a: Path, b: Path, tolerance: float | None, timing: bool, everything:
 
     given = comparing.DEFAULT_TOLERANCE if tolerance is None else tolerance
     found = comparing.compare(a, b, tolerance=given, timing=timing)
+    if page is not None:
+        from datalab.report import comparison
+
+        comparison.write(found, page)
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
     else:

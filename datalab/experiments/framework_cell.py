@@ -212,7 +212,7 @@ def transitions(study: Study, recipe: Recipe | None = None) -> NDArray[np.float6
     drawn = [study.model_seed("fold", k) for _ in study.rates for k in range(FOLDS)]
     labels = np.repeat(study.observed, FOLDS, axis=0)
     stack = fit_many(study.classifier(), study.x, labels, kept, drawn, recipe or protocol_recipe())
-    p = _probabilities(stack, study.x).reshape(len(study.rates), FOLDS, n, -1)[:, fold, np.arange(n)]
+    p = probabilities(stack, study.x).reshape(len(study.rates), FOLDS, n, -1)[:, fold, np.arange(n)]
     return np.stack([correction.transition_matrix(one, y) for one, y in zip(p, study.observed, strict=True)])
 
 
@@ -229,7 +229,7 @@ class _Arms:
             study.classifier(), np.repeat(labels, q, 0), np.repeat(kept, q, 0), np.tile(self.grid, len(kept))
         )
         best = chosen(study, stack, validation, q)
-        p = _probabilities(stack, study.x_test, best)
+        p = probabilities(stack, study.x_test, best)
         about = [{"lambda1": self.grid[i % q], "n_kept": int(kept[i // q].sum())} for i in best]
         return [
             Decision(rate, "main", method, each, one) for rate, each, one in zip(study.rates, about, p, strict=True)
@@ -248,7 +248,7 @@ class _Arms:
         others = range(1, protocol().random_subsets)
         labels, kept = np.tile(study.observed, (len(others), 1)), np.concatenate([drawn(i) for i in others])
         stack = self._fit(study.classifier(), labels, kept, np.tile(at, len(others)))
-        p = iter(_probabilities(stack, study.x_test))
+        p = iter(probabilities(stack, study.x_test))
         for draw in others:
             found += [
                 Decision(one.rate, "main", "random", one.about | {"draw": draw}, next(p))
@@ -263,7 +263,7 @@ class _Arms:
         module = correction.ForwardCorrected(study.classifier())
         stack = self._fit(module, np.repeat(study.observed, q, 0), None, np.tile(self.grid, len(transition)), settings)
         best = chosen(study, stack, study.observed_validation, q)
-        p = _probabilities(stack, study.x_test, best)
+        p = probabilities(stack, study.x_test, best)
         stay = [float(np.diag(t).mean()) for t in transition]
         about = [{"lambda1": self.grid[i % q], "estimated_noise": 1 - each} for i, each in zip(best, stay, strict=True)]
         return [
@@ -284,7 +284,7 @@ def _tuned(study: Study, variant: str, grid: NDArray) -> tuple[list[Decision], N
     stack = stack.take(best)  # of the many only the chosen are looked at further
     w = framework.weights(stack, study.x, study.observed)
     at, found = grid[np.array(best) % q], []
-    for i, p in enumerate(_probabilities(stack, study.x_test)):
+    for i, p in enumerate(probabilities(stack, study.x_test)):
         about = {"variant": variant, "lambda1": at[i, 0], "lambda2": at[i, 1], **seen_in_weights(w[i], study, i)}
         found.append(Decision(study.rates[i], "main", DATALAB[variant], about, p))
         found.append(Decision(study.rates[i], "ablation", DATALAB[variant], about | _on(True, True, True), p))
@@ -303,7 +303,7 @@ def _ablations(study: Study, lambdas: dict[str, NDArray]) -> list[Decision]:
             at = np.array([share * lambdas[variant][i] for variant, share, i in arms])
             stack = fit_datalab(study, module, study.observed[[i for *_, i in arms]], at)
             for (variant, share, i), (lambda1, lambda2), p in zip(
-                arms, at, _probabilities(stack, study.x_test), strict=True
+                arms, at, probabilities(stack, study.x_test), strict=True
             ):
                 about = {"variant": variant, "lambda1": lambda1, "lambda2": lambda2}
                 about |= _on(projection, weighting, share > 0)
@@ -343,7 +343,7 @@ def auroc(w: torch.Tensor, clean: NDArray[np.bool_]) -> float:
     return float("nan") if clean.all() else float(roc_auc_score(clean, w.cpu().numpy()))
 
 
-def _probabilities(stack: AnyStack, x: torch.Tensor, models_: list[int] | None = None) -> NDArray[np.float32]:
+def probabilities(stack: AnyStack, x: torch.Tensor, models_: list[int] | None = None) -> NDArray[np.float32]:
     """Of some models (None: all) on x (n, d), block by block."""
     chosen_ = slice(None) if models_ is None else models_
     return torch.cat([torch.softmax(stack(block)[chosen_], -1) for block in x.split(512)], 1).cpu().numpy()

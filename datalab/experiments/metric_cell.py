@@ -13,7 +13,7 @@ from datalab.experiments.level_cell import leverage
 from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
-from datalab.training import fit_many, protocol_recipe
+from datalab.training import AnyStack, fit_many, protocol_recipe
 
 ARCHITECTURES = ("softmax", "mlp", "cnn")
 METHODS = ("full", "influence", "random")
@@ -37,8 +37,13 @@ def run_cell(
     rates = (protocol().framework["verdict_rate"],)
     studies = {name: Study(dataset, name, seed, root_seed, rates, caps, encoder, device) for name in ARCHITECTURES}
     y = studies["mlp"].prepared.y_test
-    scores = _scores(studies["mlp"])
-    right = {(name, how): each for name, study in studies.items() for how, each in _right(study, y).items()}
+    trained = {name: references(study) for name, study in studies.items()}
+    scores = _scores(studies["mlp"], *trained["mlp"])
+    right = {
+        (name, how): each
+        for name, study in studies.items()
+        for how, each in _right(study, self_influence(study, *trained[name])[0], y).items()
+    }
     rows = []
     for kind, values in scores.items():
         of = quantiles(values)
@@ -84,9 +89,8 @@ def quantiles(scores: NDArray) -> NDArray[np.int64]:
     )
 
 
-def _scores(study: Study) -> dict[str, NDArray]:
+def _scores(study: Study, stack: AnyStack, labels: NDArray) -> dict[str, NDArray]:
     """What the test examples are stratified by. The true test labels enter here: a metric may know them."""
-    stack, labels = references(study)
     x, x_test, y_test = study.x, study.x_test, study.tensor(study.prepared.y_test)
     with quiet():
         estimator = LastLayerGGN(stack, l2=protocol_recipe().l2).fit(x, torch.as_tensor(labels))
@@ -95,10 +99,10 @@ def _scores(study: Study) -> dict[str, NDArray]:
     return {"influence": estimator.self_influence(x_test, y_test).mean(0).cpu().numpy(), "leverage": far}
 
 
-def _right(study: Study, y: NDArray) -> dict[str, NDArray[np.bool_]]:
-    """Which test examples each method's model gets right, (n_test,)."""
+def _right(study: Study, scores: NDArray, y: NDArray) -> dict[str, NDArray[np.bool_]]:
+    """Which test examples each method's model gets right, (n_test,); ``scores`` (n,) are what influence prunes by."""
     keep, observed = protocol().primary_cell["keep_fraction"], study.observed[0]
-    pruned = pruning.keep(self_influence(study, *references(study))[0], observed, keep)
+    pruned = pruning.keep(scores, observed, keep)
     subset = pruning.random_subset(observed, keep, rng=study.rng("random", "metric"))
     kept = np.stack([np.ones_like(pruned), pruned, subset])
     drawn = [study.model_seed("model")] * len(kept)

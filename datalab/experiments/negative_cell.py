@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datalab import framework, metrics, models, pruning
-from datalab.experiments.framework_cell import DATALAB, Study, fit_datalab, references, self_influence
+from datalab.experiments.framework_cell import DATALAB, Study, fit_datalab, probabilities, references, self_influence
 from datalab.protocol import protocol
 from datalab.training import AnyStack, fit_many, protocol_recipe
 
@@ -110,18 +109,18 @@ def _ensembles(study: Study) -> list[dict[str, Any]]:
         p = study.prepared
         module = models.build(name, p.grid, p.n_classes, protocol().training["hidden"])
         stack = fit_many(module, study.x, observed, None, [study.model_seed("model")], protocol_recipe())
-        test[name], validation[name] = (_probabilities(stack, x)[0] for x in (study.x_test, study.x_val))
+        test[name], validation[name] = (probabilities(stack, x)[0] for x in (study.x_test, study.x_val))
     drawn = [study.model_seed("member", i) for i in range(len(MEMBERS))]
     same = fit_many(study.classifier(), study.x, observed, None, drawn, protocol_recipe())
     found = {f"member {name}": p for name, p in test.items()}
     best = max(MEMBERS, key=lambda name: metrics.macro_f1(noisy_val, validation[name].argmax(1), n_classes))
     found |= {"best member by validation": test[best], "four different models": np.mean(list(test.values()), 0)}
-    found["four seeds of the MLP"] = _probabilities(same, study.x_test).mean(0)
+    found["four seeds of the MLP"] = probabilities(same, study.x_test).mean(0)
     default = protocol().framework["default"]
     for variant in framework.VARIANTS:
         lambdas = np.array([[default["lambda1"], default["lambda2"]]])
         stack = fit_datalab(study, study.datalab(variant=variant), observed[None], lambdas)
-        found[DATALAB[variant]] = _probabilities(stack, study.x_test)[0]
+        found[DATALAB[variant]] = probabilities(stack, study.x_test)[0]
     about = [{"part": "ensemble", "rate": rate, "method": name} for name in found]
     return _scored(study, about, np.stack([p.argmax(1) for p in found.values()]))
 
@@ -129,10 +128,6 @@ def _ensembles(study: Study) -> list[dict[str, Any]]:
 def _fit(study: Study, labels: NDArray, kept: NDArray[np.bool_]) -> AnyStack:
     drawn = [study.model_seed("model")] * len(labels)
     return fit_many(study.classifier(), study.x, labels, kept, drawn, protocol_recipe())
-
-
-def _probabilities(stack: AnyStack, x: torch.Tensor) -> NDArray[np.float32]:
-    return torch.softmax(stack(x), -1).cpu().numpy()
 
 
 def _scored(study: Study, about: list[dict[str, Any]], predicted: NDArray) -> list[dict[str, Any]]:

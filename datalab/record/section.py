@@ -332,10 +332,10 @@ class Section:
         lock.release(self.record)
 
     def _show_end(self, files: list[str]) -> None:
-        claims = [f"| {c['id']} | {number(c)} | {c['verdict']} | {c['why']} |" for c in self._claims.values()]
-        head = ["| claim | measured | verdict | why |", "| --- | --- | --- | --- |"]
+        claims = [self._verdict(claim) for claim in self._claims.values()]
+        head = ["| claim | measured | verdict | why | table |", "| --- | --- | --- | --- | --- |"]
         text = ["**Verdicts**", "", *head, *claims, ""] if claims else []
-        saved = ", ".join(f"`{path}`" for path in files) or "nothing"
+        saved = ", ".join(f"[`{path}`]({self._seen(path)})" for path in files) or "nothing"
         text += [f"**Saved** in the record: {saved}", ""]
         stems = [section.stem for section in experiments.SECTIONS]
         following = stems[stems.index(self.spec.stem) + 1 :] if self.spec.stem in stems else []
@@ -346,6 +346,20 @@ class Section:
             display({"text/markdown": "\n".join(text), "text/plain": "\n".join(text)}, raw=True)
         else:
             print("\n".join(text))
+
+    def _verdict(self, claim: dict[str, Any]) -> str:
+        """A claim's line, with links to its page and its table."""
+        # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
+        page = f"report/claims/{claim['id']}.html" if self._driven else "claims.csv"
+        table = f"[{claim['table']}]({self._seen(claim['table'])})" if claim["table"] else ""
+        link = f"[{claim['id']}]({self._seen(page)})"
+        return f"| {link} | {number(claim)} | {claim['verdict']} | {claim['why']} | {table} |"
+
+    def _seen(self, path: str) -> str:
+        """A file of the record, as a link from the notebook: the executed one is in the record itself."""
+        if self._driven:
+            return f"../{path}"
+        return Path(os.path.relpath(self.record / path, provenance.project() / "notebooks")).as_posix()
 
     def _name(self, name: str) -> str:
         if not all(c.isalnum() or c in "_-" for c in name):
