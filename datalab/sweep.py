@@ -168,8 +168,9 @@ def run(
         else:
             _run_pool(missing, folder, workers, state)
     if state.failures:
-        lines = "\n".join(f"  {cell.function} {json.dumps(cell.parameters)}: {error}" for cell, error in state.failures)
-        raise SweepError(f"{len(state.failures)} of {len(cells)} cells failed (the others are kept):\n{lines}")
+        lines = [f"{cell.function} {json.dumps(cell.parameters)}: {error}" for cell, error in state.failures]
+        count = f"{len(lines)} of {len(cells)} cells failed (the others are kept)"
+        raise SweepError("\n  ".join([f"{count}, the first because of {state.failures[0][1]}:", *lines]))
     return pd.concat([read(cell.path(folder)) for cell in cells], ignore_index=True)
 
 

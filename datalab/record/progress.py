@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class Progress:
             return
         self._last = now
         state = {"done": done, "total": total, "failed": failed, "text": text}
-        atomic.write(self._file, json.dumps(state))
+        with suppress(OSError):  # on a full disk: how far a sweep is is not worth a cell of it
+            atomic.write(self._file, json.dumps(state))
         self._show(line(state, now - self._began))
 
     def _show(self, text: str) -> None:
