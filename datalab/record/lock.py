@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from datalab.errors import UserError
 
 NAME = ".lock"
+_PATIENCE = 0.5  # seconds: who only looks whether a record is held (`verify`) takes its lock for a moment
 _held: dict[Path, FileLock] = {}
 
 
@@ -23,17 +24,18 @@ def hold(record: Path) -> None:
         return
     lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=_PATIENCE, poll_interval=0.02)
+        path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
     except Timeout:
         raise UserError(
             f"record '{record.name}': {holder(record)} is writing to it; wait for it, or choose another folder"
         ) from None
     except OSError as error:
+        lock.release()
         raise UserError(
             f"record '{record}': cannot be locked ({error.strerror}); choose a folder that can be written"
         ) from None
     _held[path] = lock
-    path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
 
 
 def release(record: Path) -> None:
