@@ -1,9 +1,11 @@
 """What ``datalab run`` shows: the plan with its time, one line that moves while a notebook runs, and the end."""
 
+import os
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from datalab.record.manifest import SectionEntry
@@ -27,7 +29,16 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self._print(text, markup=False, soft_wrap=True)
+
+    def _print(self, *what: Any, **how: Any) -> None:
+        """Print; a reader that has gone (``| tee`` after Ctrl-C) or a full disk costs the lines, never the run."""
+        try:
+            self.console.print(*what, **how)
+        except (OSError, SystemExit):  # rich leaves the program when the pipe is broken
+            self.console.quiet = True
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def plan(self, jobs: Sequence[Job], missing: Sequence[str]) -> None:
         """The jobs with their expected cost, and the data sets to fetch first."""
@@ -38,7 +49,7 @@ class Screen:
             cost = job.estimate
             memory = f"{cost.memory / 2**30:.1f} GiB"
             table.add_row(job.section.number, job.section.stem, cost.what, f"about {span(cost.seconds)}", memory)
-        self.console.print(table)
+        self._print(table)
         total = sum(job.estimate.seconds for job in jobs)
         hours = sum(job.estimate.seconds * (job.parameters.workers or available_cores()) for job in jobs) / 3600
         work = f", {hours:,.0f} core-hours (what sections share is counted in each)" if hours >= 10 else ""
@@ -100,7 +111,7 @@ class Screen:
             table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0))
             for row in rows:
                 table.add_row(*map(escape, row))
-            self.console.print(table)
+            self._print(table)
 
     def _blocks(self, columns: list[str], rows: list[list[str]]) -> None:
         indent = max(map(len, columns[1:])) + 6
