@@ -5,7 +5,9 @@ stderr, nothing written), 130 interrupted.
 """
 
 import fnmatch
+import math
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +68,7 @@ def plan(
 @_selection
 @click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="The record (default: runs/<profile>).")
 @click.option("--fresh", is_flag=True, help="Delete the record first and start over.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Fail a notebook whose code cell runs longer than this.")
 @click.option("--cluster", type=click.Choice(["local"]), help="Start a Dask cluster on this machine (extra: dask).")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, e.g. tcp://host:8786.")
 def run(
@@ -75,6 +78,7 @@ def run(
     workers: int | None,
     to: Path | None,
     fresh: bool,
+    timeout: float | None,
     cluster: str | None,
     scheduler: str | None,
 ) -> int:
@@ -90,13 +94,15 @@ def run(
     from datalab.record import plan as planning
     from datalab.record import runner
 
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
     jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
     again = [word for word in sys.argv[1:] if word != "--fresh"]
     record = to or runner.default_record(profile)
     with use(scheduler, cluster == "local", workers) as line:
         if line:
             click.echo(line)
-        return runner.run(jobs, record, profile, fresh=fresh, resume=shlex.join(["datalab", *again]))
+        return runner.run(jobs, record, profile, fresh, resume=shlex.join(["datalab", *again]), timeout=timeout)
 
 
 @cli.command()
@@ -248,6 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("datalab: interrupted", err=True)
         code = 130
+    if code == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not end the ending in a traceback
     sys.exit(code or 0)
 
 

@@ -7,22 +7,32 @@ from typing import Any
 
 
 class Interrupts:
-    """Raises ``KeyboardInterrupt`` on a signal; inside :meth:`deferred` only when the block is done."""
+    """Raises ``KeyboardInterrupt`` once, on the first signal; inside :meth:`deferred` only where it is asked for.
+
+    What comes after the first changes nothing: an interruption that is being handled is neither torn nor cut short.
+    """
 
     def __init__(self) -> None:
-        self._waiting = False
+        self.arrived = False
+        self._raised = False
         self._deferred = 0
 
-    def _arrived(self, *_: Any) -> None:
+    def _on_signal(self, *_: Any) -> None:
+        self.arrived = True
         if not self._deferred:
+            self.check()
+
+    def check(self) -> None:
+        """Raise, if a signal has arrived and nothing was raised for it yet."""
+        if self.arrived and not self._raised:
+            self._raised = True
             raise KeyboardInterrupt
-        self._waiting = True
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Handle the signals inside the block; afterwards every handler is what it was. Main thread only."""
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-        before = {number: signal.signal(number, self._arrived) for number in numbers}
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
         finally:
@@ -31,12 +41,11 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the block come to its end before an interruption is raised."""
+        """Let the block come to its end, or to a :meth:`check`, before an interruption is raised."""
         self._deferred += 1
         try:
             yield
         finally:
             self._deferred -= 1
-        if self._waiting and not self._deferred:
-            self._waiting = False
-            raise KeyboardInterrupt
+        if not self._deferred:
+            self.check()

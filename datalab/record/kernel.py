@@ -25,6 +25,7 @@ class Kernel:
         self._private = Path(_private_folder())
         self._log = open(self._private / "kernel.log", "w+b")  # noqa: SIM115 - closed by close()
         self._environment, self._folder, self._python = environment, folder, python
+        self.connection = str(self._private / "kernel.json")
         self.manager: Any = None
         self.process: psutil.Process | None = None
         self._ended = False
@@ -36,6 +37,8 @@ class Kernel:
         from jupyter_core.utils import run_sync
 
         argv = [self._python, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        # A shell command that fails (`!command`, `%sx`) is an error of its cell, as it is under `%%bash`.
+        argv += ["--InteractiveShell.system_raise_on_error=True"]
         spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
 
         class ThisInterpreter(KernelSpecManager):
@@ -44,7 +47,7 @@ class Kernel:
 
         self.manager = AsyncKernelManager(
             transport="ipc",
-            connection_file=str(self._private / "kernel.json"),
+            connection_file=self.connection,
             kernel_name="python3",
             kernel_spec_manager=ThisInterpreter(),
         )
@@ -92,14 +95,17 @@ def kill_group(process: psutil.Process) -> None:
 
 
 def kill_left_over(noted: dict[str, Any]) -> None:
-    """End the kernel a killed driver left behind, if its process is still the one noted (number and start time)."""
+    """End the kernel a killed driver left behind, if the process of that number still is one on its connection file.
+
+    Not by the time it was started at: that is the wall clock's, which may have been set since.
+    """
     import socket
 
     if noted.get("host") != socket.gethostname() or not noted.get("kernel"):
         return
     with suppress(psutil.Error):
         process = psutil.Process(noted["kernel"])
-        if abs(process.create_time() - noted.get("kernel_started", 0)) < 1:
+        if noted.get("connection") in process.cmdline():
             kill_group(process)
 
 

@@ -39,6 +39,11 @@ def shown(path: Path) -> str:
     return str(path)
 
 
+def one_line(error: OSError) -> str:
+    """What the system said, and of which file."""
+    return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+
+
 def code_sha256() -> str:
     """One hash over every source file of the package (``.py``, ``.yaml``, ``.txt``, ``.md``), by name and content."""
     digest = hashlib.sha256()

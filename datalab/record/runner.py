@@ -25,14 +25,21 @@ _POLL = 0.2  # seconds
 
 
 def run(
-    jobs: Sequence[Job], record: Path, profile: str, fresh: bool = False, resume: str = "", python: str = sys.executable
+    jobs: Sequence[Job],
+    record: Path,
+    profile: str,
+    fresh: bool = False,
+    resume: str = "",
+    python: str = sys.executable,
+    timeout: float | None = None,
 ) -> int:
     """Run the jobs into ``record`` and return the exit status: 0 all complete, 1 one failed, 130 interrupted.
 
     A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first. ``resume`` is
-    the command that continues after an interruption, ``python`` the interpreter of the kernels. Raises
-    :class:`UserError`, before anything is written, when the folder is not a record, holds another profile, is being
-    written to, or a data set cannot be fetched.
+    the command that continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds
+    a code cell may run. Raises :class:`UserError`, before anything is written, when the folder is not a record, holds
+    another profile, is being written to or cannot be, or a data set cannot be fetched. A record that can no longer be
+    written (a full disk) ends the run with status 1.
     """
     record = record.resolve()  # the kernels work in another folder
     screen, interrupts = Screen(), Interrupts()
@@ -43,14 +50,15 @@ def run(
             _check_folder(record, profile, fresh)
             if missing:
                 _fetch(missing, screen)
-            return _run(jobs, record, profile, fresh, python, screen, interrupts)
-        except KeyboardInterrupt:
-            kept = f"finished work is kept in {provenance.shown(record)}" if record.exists() else "nothing was written"
-            screen.say(f"Interrupted; {kept}. Resume with: {resume or 'the same command'}")
-            return INTERRUPTED
-        finally:
             with interrupts.deferred():
-                lock.release(record)
+                return _run(jobs, record, profile, fresh, screen, interrupts, python=python, timeout=timeout)
+        except KeyboardInterrupt:
+            why, status = "Interrupted", INTERRUPTED
+        except OSError as error:
+            why, status = f"Stopped, cannot write ({provenance.one_line(error)})", FAILED
+        kept = f"finished work is kept in {provenance.shown(record)}" if record.exists() else "nothing was written"
+        screen.say(f"{why}; {kept}. Resume with: {resume or 'the same command'}")
+        return status
 
 
 def _run(
@@ -58,21 +66,24 @@ def _run(
     record: Path,
     profile: str,
     fresh: bool,
-    python: str,
     screen: Screen,
     interrupts: Interrupts,
+    **how: Any,
 ) -> int:
     _make(record)
     lock.hold(record)
-    _check_folder(record, profile, fresh)
-    if fresh:
-        _empty(record)
-    book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile)
-    driver = _Driver(record, book, python, screen, interrupts)
     try:
-        driver.run_all(jobs)
+        _check_folder(record, profile, fresh)
+        if fresh:
+            _empty(record)
+        book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile)
+        driver = _Driver(record, book, screen, interrupts, **how)
+        try:
+            driver.run_all(jobs)
+        finally:
+            driver.close()
     finally:
-        driver.close()
+        lock.release(record)
     entries = [book.sections[job.section.stem] for job in jobs]
     for entry in entries:
         screen.headline(entry)
@@ -83,23 +94,28 @@ def _run(
 
 
 class _Driver:
-    """One run over one record, whose lock is held."""
+    """One run over one record, whose lock is held and in which interruptions wait until they are asked for.
 
-    def __init__(self, record: Path, book: Manifest, python: str, screen: Screen, interrupts: Interrupts) -> None:
-        self._record, self._book, self._python = record, book, python
+    ``how``: the ``python`` and ``timeout`` of :func:`run`.
+    """
+
+    def __init__(self, record: Path, book: Manifest, screen: Screen, interrupts: Interrupts, **how: Any) -> None:
+        self._record, self._book, self._how = record, book, how
         self._screen, self._interrupts = screen, interrupts
         self._sources = provenance.sources()
-        self._opened = False
+        self._opened = self._adopted = False
 
     def run_all(self, jobs: Sequence[Job]) -> None:
         """Run what is not current, in order; a section that reads one that did not complete is not run."""
         if not self._book.closed:  # new, or its writer was killed
+            self._adopted = True
             for noted in staging.adopt(self._record, self._book):
                 kill_left_over(noted)
         for job in jobs:
             entry = SectionEntry(number=job.section.number, title=job.section.title)
             self._book.sections.setdefault(job.section.stem, entry)
         for job in jobs:
+            self._interrupts.check()
             key = self._key(job)
             if is_current(self._record, self._book, job.section.stem, key):
                 self._screen.skipped(job)
@@ -110,19 +126,27 @@ class _Driver:
                 self._refuse(job, f"needs {', '.join(broken)}, which did not complete")
             else:
                 self._run_one(job, key)
+        self._interrupts.check()
 
     def close(self) -> None:
         """Write what spans sections and close the record; one in which nothing ran is left to the byte."""
-        if self._opened or not self._book.closed:
-            with self._interrupts.deferred():
-                staging.close(self._record, self._book)
+        if any(entry.status == "running" for entry in self._book.sections.values()):
+            staging.adopt(self._record, self._book, "the run ended before it could be judged")
+        if self._opened or self._adopted:
+            staging.close(self._record, self._book)
 
     def _open(self) -> None:
-        """Before the first notebook of this call: note what runs it, and trust no raw cell that has changed."""
+        """Before the first notebook of this call: note what runs it, and trust no raw cell that has changed.
+
+        From here on until it is closed the record says that it is being written to. If it cannot say so, nothing else
+        of it is touched.
+        """
         if self._opened:
             return
-        self._opened = True
         manifest.refresh(self._book)
+        self._book.closed = False
+        manifest.save(self._record, self._book)
+        self._opened = True
         for path in staging.drop_changed_cells(self._record, self._book):
             self._screen.say(f"     {path} is not what was written: it will be computed again")
 
@@ -138,10 +162,9 @@ class _Driver:
 
     def _refuse(self, job: Job, reason: str) -> None:
         entry = SectionEntry(number=job.section.number, title=job.section.title, status="not run", reason=reason)
-        with self._interrupts.deferred():
-            staging.discard(self._record, self._book, job.section.stem)
-            self._book.sections[job.section.stem] = entry
-            manifest.save(self._record, self._book)
+        staging.discard(self._record, self._book, job.section.stem)
+        self._book.sections[job.section.stem] = entry
+        manifest.save(self._record, self._book)
         self._screen.end(job, entry)
 
     def _run_one(self, job: Job, key: dict[str, Any]) -> None:
@@ -156,39 +179,41 @@ class _Driver:
             started=manifest.now(),
             process=section.process(),
         )
-        with self._interrupts.deferred():
-            stage = staging.begin(self._record, self._book, stem, entry)
+        staging.hold_room(self._record)
+        stage = staging.begin(self._record, self._book, stem, entry)
         given = {"profile": job.parameters.profile, **job.given}
         target = self._record / "notebooks" / f"{stem}.ipynb.partial"
-        execution = Execution(job.notebook, given, self._record, stage, target, self._python)
-        began, cpu = time.monotonic(), _cpu_of_children()
-        interrupted = False
         try:
+            execution = Execution(job.notebook, given, self._record, stage, target, **self._how)
+            began, cpu = time.monotonic(), _cpu_of_children()
             self._screen.begin(job)
-            self._watch(job, execution, stage)
-        except KeyboardInterrupt:
-            interrupted = True
-        with self._interrupts.deferred():
-            execution.end()
+            try:
+                interrupted = self._watch(job, execution, stage)
+            finally:
+                execution.end()
+            staging.give_room(self._record)
             entry.wall_seconds = round(time.monotonic() - began, 3)
             entry.cpu_seconds = round(_cpu_of_children() - cpu, 3)
             self._settle(job, execution, stage, interrupted)
+        except OSError as error:
+            self._fail(stem, entry, stage, f"its part of the record cannot be written: {provenance.one_line(error)}")
+            raise
+        finally:
             self._screen.end(job, self._book.sections[stem])
-        if interrupted:
-            raise KeyboardInterrupt
 
-    def _watch(self, job: Job, execution: Execution, stage: Path) -> None:
+    def _watch(self, job: Job, execution: Execution, stage: Path) -> bool:
+        """Follow the notebook to its end, or until an interruption: return whether it was interrupted."""
         execution.start()
         entry = self._book.sections[job.section.stem]
-        while execution.is_alive():
+        while execution.is_alive() and not self._interrupts.arrived:
             execution.join(timeout=_POLL)
             process = execution.kernel.process
             if process is not None and "kernel" not in entry.process:
-                entry.process |= {"kernel": process.pid, "kernel_started": process.create_time()}
-                with self._interrupts.deferred():
-                    manifest.save(self._record, self._book)
+                entry.process |= {"kernel": process.pid, "connection": execution.kernel.connection}
+                manifest.save(self._record, self._book)
             state = progress.read(stage / staging.PROGRESS)
             self._screen.tick(job, execution.cell, execution.cells, state)
+        return execution.is_alive()
 
     def _settle(self, job: Job, execution: Execution, stage: Path, interrupted: bool) -> None:
         """Judge the notebook and enter it, as complete or as what it is."""
@@ -200,7 +225,7 @@ class _Driver:
         execution.save()
         entry.code_cells, entry.code_cells_ran = judgement.cells, judgement.ran
         entry.ended, entry.process = manifest.now(), {}
-        if fragment is not None and not reason and not interrupted:
+        if fragment is not None and not reason:
             cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
             timed = {"wall_seconds": entry.wall_seconds, "cpu_seconds": cpu, "ended": entry.ended}
             fragment["section"] |= {"status": "complete", **timed}
@@ -209,12 +234,25 @@ class _Driver:
         else:
             entry.status = "interrupted" if interrupted else "failed"
             stopped = f"stopped after {judgement.ran} of {judgement.cells} code cells"
+            stopped = stopped if judgement.cells else "stopped while its kernel was being started"
             entry.reason = stopped if interrupted else reason
             staging.enter_cells(record, book, stem)
             self._keep(execution, f"notebooks/{stem}.{entry.status}.ipynb")
         shutil.rmtree(stage, ignore_errors=True)
         claimstable.write(record, book)
         manifest.save(record, book)
+
+    def _fail(self, stem: str, entry: SectionEntry, stage: Path, reason: str) -> None:
+        """Enter a section as failed whose outputs could not be entered; they make room, its raw cells stay."""
+        shutil.rmtree(stage, ignore_errors=True)
+        staging.give_room(self._record)
+        staging.discard(self._record, self._book, stem)
+        (self._record / "notebooks" / f"{stem}.ipynb.partial").unlink(missing_ok=True)
+        self._book.sections[stem] = entry
+        entry.status, entry.reason, entry.process = "failed", entry.reason or reason, {}
+        entry.ended = manifest.now()
+        staging.enter_cells(self._record, self._book, stem)
+        manifest.save(self._record, self._book)
 
     def _keep(self, execution: Execution, path: str) -> None:
         """Rename the partial notebook to what it turned out to be."""

@@ -11,6 +11,7 @@ from datalab.record.manifest import STAGING, Manifest, SectionEntry
 
 FRAGMENT = "section.json"
 PROGRESS = "progress.json"
+ROOM, ROOM_BYTES = "room", 8 * 2**20  # more than a manifest, its claims and crate and an executed notebook together
 OUTPUTS = ("notebooks", "tables", "figures")
 INDEX, REPORT = "index.html", "report"  # the record's pages
 
@@ -21,12 +22,22 @@ def folder(record: Path, stem: str) -> Path:
 
 
 def begin(record: Path, book: Manifest, stem: str, entry: SectionEntry) -> Path:
-    """Enter the section as running, drop what an earlier run of it left, and return its empty staging folder."""
-    discard(record, book, stem)
-    drop_report(record, book)
+    """Enter the section as running, drop what an earlier run of it left and the pages, and return its staging folder.
+
+    The manifest comes first: where it cannot be written nothing is dropped, and ``book`` is what it was.
+    """
+    before = dict(book.sections), dict(book.files), book.closed
+    left = _forget(book, stem) + _forget_pages(book)
     book.sections[stem] = entry
     book.closed = False
-    manifest.save(record, book)
+    try:
+        manifest.save(record, book)
+    except OSError:
+        book.sections, book.files, book.closed = before
+        raise
+    for path in left:
+        (record / path).unlink(missing_ok=True)
+    shutil.rmtree(record / REPORT, ignore_errors=True)
     shutil.rmtree(folder(record, stem), ignore_errors=True)
     folder(record, stem).mkdir(parents=True)
     return folder(record, stem)
@@ -34,19 +45,43 @@ def begin(record: Path, book: Manifest, stem: str, entry: SectionEntry) -> Path:
 
 def discard(record: Path, book: Manifest, stem: str) -> None:
     """Delete the files a section wrote, and their entries; raw cells stay, since they are reused."""
-    for path in book.files_of(stem):
-        if not path.startswith("cells/"):
-            (record / path).unlink(missing_ok=True)
-            del book.files[path]
+    for path in _forget(book, stem):
+        (record / path).unlink(missing_ok=True)
+
+
+def _forget(book: Manifest, stem: str) -> list[str]:
+    """Take a section's files out of the manifest, its raw cells excepted, and return their paths."""
+    paths = [path for path in book.files_of(stem) if not path.startswith("cells/")]
+    for path in paths:
+        del book.files[path]
+    return paths
+
+
+def hold_room(record: Path) -> None:
+    """Hold back some room while a notebook runs, so that on a full disk the record can still say what happened.
+
+    Raises ``OSError`` when there is none to hold.
+    """
+    atomic.write(record / STAGING / ROOM, bytes(ROOM_BYTES))
+
+
+def give_room(record: Path) -> None:
+    """Give back what :func:`hold_room` took."""
+    (record / STAGING / ROOM).unlink(missing_ok=True)
 
 
 def drop_report(record: Path, book: Manifest) -> None:
     """Delete the pages of the record, and their entries: they tell of what is no more, or are about to be renewed."""
-    for path in [path for path in book.files if is_page(path)]:
-        (record / path).unlink(missing_ok=True)
-        del book.files[path]
+    _forget_pages(book)
     shutil.rmtree(record / REPORT, ignore_errors=True)
     (record / INDEX).unlink(missing_ok=True)
+
+
+def _forget_pages(book: Manifest) -> list[str]:
+    paths = [path for path in book.files if is_page(path)]
+    for path in paths:
+        del book.files[path]
+    return paths
 
 
 def is_page(path: str) -> bool:
@@ -100,8 +135,8 @@ def drop_changed_cells(record: Path, book: Manifest) -> list[str]:
     return changed
 
 
-def adopt(record: Path, book: Manifest) -> list[dict[str, Any]]:
-    """Tell the truth about a record whose writer was killed, and return the processes it had noted.
+def adopt(record: Path, book: Manifest, reason: str = "its process was killed") -> list[dict[str, Any]]:
+    """Tell the truth about a record whose writer came to no end, and return the processes it had noted.
 
     Call it with the lock held: whatever is entered as running then is not. Half-written files are removed, finished raw
     cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
@@ -111,7 +146,7 @@ def adopt(record: Path, book: Manifest) -> list[dict[str, Any]]:
         if entry.status != "running":
             continue
         noted.append(entry.process)
-        entry.status, entry.reason, entry.process = "interrupted", "its process was killed", {}
+        entry.status, entry.reason, entry.process = "interrupted", reason, {}
         partial = record / "notebooks" / f"{stem}.ipynb.partial"
         if partial.exists():
             path = f"notebooks/{stem}.interrupted.ipynb"

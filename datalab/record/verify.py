@@ -9,13 +9,15 @@ from typing import Literal
 
 from datalab import experiments
 from datalab.errors import UserError
-from datalab.record import atomic, claimstable, lock, manifest, plan, provenance
+from datalab.record import atomic, claimstable, crate, lock, manifest, plan, provenance, staging
 from datalab.record import recompute as recomputing
 from datalab.record.manifest import FileEntry, Manifest, SectionEntry
 from datalab.record.recompute import Recomputed
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 RECORD = "the record"  # what a finding names that is of no single file
+_SPANNING = (claimstable.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
+_UNFINISHED = (manifest.STAGING, "cells", *staging.OUTPUTS, *_SPANNING)
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
 
 
@@ -110,13 +112,15 @@ def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
 
 def _files(record: Path, book: Manifest) -> Iterator[Finding]:
     for path, entry in book.files.items():
+        if not book.closed and path in _SPANNING:
+            continue
         if kind := change(record, path, entry):
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
     listed = {manifest.NAME, lock.NAME, *book.files}
     for file in sorted(record.rglob("*")):
         path = file.relative_to(record).as_posix()
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
-        unlisted = not book.closed and path.split("/")[0] in (manifest.STAGING, "cells")
+        unlisted = not book.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
         if not file.is_dir() and path not in listed and not unlisted:
             yield Finding("added", path, "the manifest does not list it")
 
@@ -144,7 +148,9 @@ def _claims(record: Path, book: Manifest, broken: set[str]) -> Iterator[Finding]
                 yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
             elif table in broken:
                 yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
-    if book.sources.get("ledger") != provenance.ledger_sha256() or claimstable.NAME not in book.files:
+    if not book.closed or claimstable.NAME not in book.files:
+        return  # they are written anew when the run ends
+    if book.sources.get("ledger") != provenance.ledger_sha256():
         return  # another ledger: what the rows should be cannot be said; the file's hash has been checked
     expected = _by_id(claimstable.text(book))
     try:
