@@ -1,9 +1,22 @@
 """Small sections for the tests of the record: real notebooks, kernels and sweeps, a second or two each.
 
 Run as a script it is the ``datalab`` command over these sections: ``python record_fakes.py NOTEBOOKS run alpha ...``.
+What goes wrong is told by the environment, so that the same command without it is the same command:
+
+``FAKE_MODE``    what every notebook does, see :func:`act`; with ``FAKE_SHELL`` it runs a shell command that fails
+``FAKE_KILL``    the cell of the sweep whose process kills itself, each time
+``FAKE_PYTHON``  the interpreter of the kernels
+``FAKE_HOLD``    a function of the package, ``module:name`` (``@2``: its second call), that waits at the gate before it
+                 begins: the moment at which a test does its harm
+``FAKE_GATE``    the file that is the gate: who waits there makes it, and goes on when the test removes it
 """
 
+import functools
+import importlib
+import itertools
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +41,7 @@ class Parameters(SectionParameters):
     count: int = 4
     nap: float = 0.0
     mode: str = "ok"
+    datasets: tuple[str, ...] = ()
 
 
 class FakeSection(experiments.Section):
@@ -44,7 +58,7 @@ SECTIONS = (
     FakeSection("3.4", "3_4_beta", "plain", "The second question?"),
     FakeSection("6", "6_gamma", "reader", "What do the others say?"),
 )
-NAMES = ("seeds", "root_seed", "device", "workers", "record", "noise_rates", "count", "nap", "mode")
+NAMES = ("seeds", "root_seed", "device", "workers", "record", "noise_rates", "count", "nap", "mode", "datasets")
 FIGURE = """
 import matplotlib.pyplot as plt
 figure, axes = plt.subplots()
@@ -52,17 +66,23 @@ axes.plot(rows["index"], rows["value"])
 section.figure(figure, "curve", caption="The value of each cell", data=rows.drop(columns="pid"))
 ---
 """
+SHELL = """import os
+if "FAKE_SHELL" in os.environ:
+    {run}!exit 3
+    {run}!true
+"""
 CELLS = """
 import record_fakes
 from datalab.record import start
 section = start(record_fakes.section("{stem}"), profile=profile, {given})
+record_fakes.act(section.parameters.mode, "first")
 ---
 from datalab.sweep import Cell
 p = section.parameters
 grid = [{{"index": i, "seed": p.root_seed, "nap": p.nap}} for i in range(p.count)]
 rows = section.sweep([Cell("record_fakes:cell", parameters) for parameters in grid])
 ---
-record_fakes.act(p.mode)
+{shell}record_fakes.act(p.mode)
 ---
 table = section.table(rows.drop(columns="pid"), "rows", caption="What the cells gave")
 table
@@ -74,6 +94,7 @@ section.headline(rows.drop(columns="pid").head(2))
 ---
 record_fakes.act(p.mode, "late")
 section.finish()
+record_fakes.act(p.mode, "last")
 """
 
 
@@ -83,18 +104,23 @@ def section(stem: str) -> FakeSection:
 
 
 def cell(index: int, seed: int, nap: float) -> list[dict]:
-    """One row; ``pid`` says which process made it, so that a test can count repeated cells."""
+    """One row; ``pid`` says which process made it. The log gets a line a call, so that a test can count them."""
     time.sleep(nap)
     with open(os.environ.get("FAKE_LOG", os.devnull), "a") as log:
         log.write(f"{index}\n")
+    if os.environ.get("FAKE_KILL") == str(index):
+        os.kill(os.getpid(), signal.SIGKILL)
     return [{"index": index, "value": (seed * 7919 + index * 104729) % 1000 / 1000, "pid": os.getpid()}]
 
 
 def act(mode: str, when: str = "early") -> None:
-    """Do what ``mode`` says."""
-    if when == "late":
-        if mode == "exit late":
+    """Do what ``mode`` says, or the environment."""
+    mode = os.environ.get("FAKE_MODE", mode)
+    if when != "early":
+        if mode == "exit late" and when == "late":
             sys.exit(0)
+        if mode == f"wait {when}":
+            gate()
         return
     if mode == "raise":
         raise RuntimeError("as asked")
@@ -102,8 +128,51 @@ def act(mode: str, when: str = "early") -> None:
         sys.exit(0)
     if mode == "os._exit":
         os._exit(0)
-    if mode == "hang":
-        time.sleep(600)
+    if mode == "wait":
+        gate()
+    if mode == "hang":  # deaf to interrupts, and with a child in another session
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        Path(os.environ["FAKE_GATE"]).write_text(str(child.pid))
+        child.wait()
+    if mode == "memory":  # a limit on this process, and more asked of it than that
+        import resource
+
+        import psutil
+
+        limit = psutil.Process().memory_info().vms + 2**28
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        bytearray(2**33)
+
+
+def gate() -> None:
+    """Wait at the gate: say so by making its file, and go on when it is removed."""
+    path = Path(os.environ["FAKE_GATE"])
+    path.touch()
+    for _ in range(1200):
+        if not path.exists():
+            return
+        time.sleep(0.05)
+    raise TimeoutError("nobody opened the gate")
+
+
+def hold(where: str) -> None:
+    """Make one call of a function of the package wait at the gate."""
+    name, _, call = where.partition("@")
+    module, _, path = name.partition(":")
+    owner: object = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    @functools.wraps(original)
+    def held(*given: object, **named: object) -> object:
+        if next(calls) == int(call or 1):
+            gate()
+        return original(*given, **named)
+
+    setattr(owner, name, held)
 
 
 def write_notebooks(folder: Path) -> Path:
@@ -116,7 +185,8 @@ def write_notebooks(folder: Path) -> Path:
         first = section.stem == "0_alpha"
         claim = "TITLE.threshold" if first else "TITLE.only_when"
         figure = FIGURE if first else ""
-        code = CELLS.format(stem=section.stem, given=given, claim=claim, figure=figure).split("---\n")
+        shell = SHELL.format(run="" if first else "lines = ")
+        code = CELLS.format(stem=section.stem, given=given, claim=claim, figure=figure, shell=shell).split("---\n")
         parameters = "\n".join(['profile = "smoke"', *(f"{name} = None" for name in NAMES)])
         book = nbformat.v4.new_notebook()
         book.cells = [nbformat.v4.new_markdown_cell("A fake."), nbformat.v4.new_code_cell(parameters)]
@@ -126,6 +196,16 @@ def write_notebooks(folder: Path) -> Path:
             one["id"] = f"{section.stem}-{position}"
         nbformat.write(book, folder / f"{section.stem}.ipynb")
     return folder
+
+
+def papermill(notebook: Path, record: Path, folder: Path, log: Path, *more: str) -> subprocess.Popen:
+    """Plain papermill, as its users call it, from a folder that has nothing to do with the project."""
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"FAKE_LOG": str(log)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-k", "python3", "--language", "python"]
+    command += ["-p", "profile", "smoke", "-p", "record", str(record), "-p", "workers", "1", *more]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def install(notebooks: Path) -> None:
@@ -163,4 +243,10 @@ if __name__ == "__main__":
     from datalab.cli import main
 
     install(Path(sys.argv.pop(1)))
+    if "FAKE_PYTHON" in os.environ:
+        from datalab.record import runner
+
+        runner.run = functools.partial(runner.run, python=os.environ["FAKE_PYTHON"])
+    if "FAKE_HOLD" in os.environ:
+        hold(os.environ["FAKE_HOLD"])
     main()

@@ -39,6 +39,8 @@ WRONG = [
     (["run", "0", "--workers", "0"], "workers"),
     (["run", "0", "--workers", "many"], "workers"),
     (["run", "0", "--nosuch"], "No such option"),
+    *((["run", "0", "--timeout", seconds], "above 0") for seconds in ("0", "-1", "nan", "inf")),
+    (["run", "0", "--timeout", "soon"], "--timeout"),
     (["run", "0", "--profile", "smoke", "-p"], "requires 2 arguments"),
     (["plan", "nosuch"], "unknown notebook"),
     (["verify", "nosuch"], "no such folder"),

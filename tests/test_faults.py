@@ -1,228 +1,505 @@
-"""Faults injected for real: killed drivers and kernels, Ctrl-C, two writers. After each one the record says the truth,
-`verify` says the truth, the same command completes it, and nothing finished is computed twice."""
+"""Faults injected for real. After each one the record says the truth, `verify` says the truth, and the same command
+completes it: with the tables of a run that was never disturbed, and nothing finished is computed twice."""
 
-import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import psutil
 import pytest
 import record_fakes
+from fault_rig import COUNT, Disk, Rig, alive, contents, family, gone, tables, wait_for
 
 from datalab.record import manifest, verify
 
-COUNT = 6
-PARAMETERS = ["-p", "count", str(COUNT), "-p", "nap", "0.5"]
-
-
-class Rig:
-    """The ``datalab`` command over the fake sections, as a process of its own."""
-
-    def __init__(self, folder: Path, reference: dict[str, bytes]) -> None:
-        self.record, self.log, self.reference = folder / "record", folder / "log", reference
-        self.notebooks = record_fakes.write_notebooks(folder / "notebooks")
-
-    def start(self, *names: str, workers: int = 1, more: list[str] = PARAMETERS) -> subprocess.Popen:
-        command = [sys.executable, str(record_fakes.HERE / "record_fakes.py"), str(self.notebooks), "run", *names]
-        command += ["--profile", "smoke", "--to", str(self.record), "--workers", str(workers), *more]
-        environment = os.environ | {"FAKE_LOG": str(self.log)}
-        environment["PYTHONPATH"] = os.pathsep.join([str(record_fakes.HERE), environment.get("PYTHONPATH", "")])
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
-
-    def complete(self, *names: str, workers: int = 1) -> None:
-        """The same command again: it must end well, with the tables of a run that was never disturbed."""
-        process = self.start(*names, workers=workers)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, out + err
-        assert verify.verify(self.record).findings == []
-        assert {name: tables(self.record)[name] for name in self.reference} == self.reference
-
-    def computed(self) -> list[int]:
-        """The cells computed so far, repeats included."""
-        return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
-
-    def finished(self) -> int:
-        return len(list((self.record / "cells").glob("*.parquet")))
-
-    def kernel(self) -> psutil.Process:
-        wait_for(lambda: "kernel" in self.entry().process)
-        return psutil.Process(self.entry().process["kernel"])
-
-    def entry(self) -> manifest.SectionEntry:
-        return manifest.load(self.record).sections["0_alpha"]
-
-
-def tables(record: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((record / "tables").iterdir())}
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def family(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes if alive(p))
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        process.status()
-    except psutil.NoSuchProcess:
-        return False
-    return True
+ALPHA, BETA = "0_alpha", "3_4_beta"
+UNDISTURBED = ("-p", "count", str(COUNT), "-p", "nap", "0.0")
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The tables of section 0 as an undisturbed run gives them."""
-    rig = Rig(tmp_path_factory.mktemp("reference"), {})
-    process = rig.start("0", more=["-p", "count", str(COUNT), "-p", "nap", "0.0"])
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
-    return tables(rig.record)
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole record of two sections, as a run without any fault leaves it."""
+    rig = Rig(tmp_path_factory.mktemp("undisturbed"), {})
+    out, err = rig.start("0", "3.4", more=UNDISTURBED).communicate(timeout=120)
+    assert err == "", out + err
+    assert verify.verify(rig.record).whole
+    return rig.record
 
 
 @pytest.fixture
-def rig(tmp_path: Path, reference: dict[str, bytes]) -> Rig:
-    return Rig(tmp_path, reference)
+def rig(tmp_path: Path, undisturbed: Path) -> Rig:
+    return Rig(tmp_path, tables(undisturbed))
 
 
-def test_after_kill_9_of_the_driver_the_same_command_repeats_at_most_one_cell_per_worker(rig: Rig) -> None:
-    workers = 2
-    driver = rig.start("0", workers=workers)
-    wait_for(lambda: rig.finished() >= 2)
-    processes = family(rig.kernel())
+@pytest.fixture
+def disk(tmp_path: Path, rig: Rig) -> Iterator[Disk]:
+    disk = Disk(tmp_path / "disk")
+    disk.carry(rig)
+    yield disk
+    disk.remove()
+
+
+# Killed processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["its kernel sees it", "its kernel is stopped and does not"])
+def test_after_kill_9_of_the_driver_nothing_is_left_running_and_a_torn_file_is_computed_again(
+    rig: Rig, stopped: bool
+) -> None:
+    driver = rig.start("3.4", workers=2)
+    wait_for(lambda: len(rig.finished()) >= 3)
+    kernel = rig.kernel()
+    processes = family(kernel)
+    if stopped:
+        kernel.suspend()
     driver.kill()
-    driver.wait()
-    found = {(finding.kind, finding.what) for finding in verify.verify(rig.record).findings}
-    assert ("incomplete", "0_alpha") in found
-    assert any("interrupted" in finding.detail for finding in verify.verify(rig.record).findings)
-    wait_for(lambda: gone(processes), 15)
-    rig.complete("0", workers=workers)
-    assert sorted(set(rig.computed())) == list(range(COUNT))
-    assert len(rig.computed()) <= COUNT + workers
+    driver.communicate()
+    assert rig.entry().status == "running"  # nobody was left to write otherwise: the reader is told
+    found = {(finding.kind, finding.what, finding.detail) for finding in verify.verify(rig.record).findings}
+    assert found == {
+        ("incomplete", BETA, "interrupted: its process is gone"),
+        ("incomplete", "the record", "its writer was interrupted"),
+    }
+    if not stopped:
+        wait_for(lambda: gone(processes), 15)
+    torn = min((rig.record / "cells").glob("*.parquet"))
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    rig.complete("3.4", workers=2)
+    assert gone(processes)
+    assert len(rig.computed()) <= COUNT + 2 + 1  # what was in hand, at most one a worker, and the torn one
 
 
-def test_after_kill_9_of_the_kernel_the_notebook_has_failed_and_the_same_command_completes_it(rig: Rig) -> None:
-    driver = rig.start("0")
-    wait_for(lambda: rig.finished() >= 2)
+def test_after_kill_9_of_the_kernel_as_the_out_of_memory_killer_does_it_the_notebook_has_failed(rig: Rig) -> None:
+    """SIGKILL is all that a process is told by a system that is out of memory."""
+    driver = rig.start("3.4")
+    wait_for(lambda: len(rig.finished()) >= 2)
     rig.kernel().kill()
-    out, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 1, out
-    assert rig.entry().status == "failed"
-    assert "kernel died" in rig.entry().reason
-    assert (rig.record / "notebooks/0_alpha.failed.ipynb").exists()
-    assert not verify.verify(rig.record).whole
-    rig.complete("0")
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (1, ""), out + err
+    entry = rig.told("failed", "the kernel died")
+    assert f"stopped in code cell {entry.code_cells_ran + 1} of {entry.code_cells}: " in entry.reason
+    rig.complete("3.4")
     assert len(rig.computed()) <= COUNT + 1
 
 
-def test_ctrl_c_exits_130_with_one_line_on_how_to_resume_and_leaves_no_process(rig: Rig) -> None:
-    driver = rig.start("0", "3.4", workers=2)
-    wait_for(lambda: rig.finished() >= 2)
-    processes = family(rig.kernel())
-    assert len(processes) > 1
-    os.killpg(driver.pid, signal.SIGINT)
+def test_after_kill_9_of_a_worker_the_run_goes_on_and_repeats_only_what_was_in_hand(rig: Rig) -> None:
+    driver = rig.start("3.4", workers=2)
+    wait_for(lambda: len(rig.finished()) >= 2)
+    kept = rig.finished()
+    worker = pd.read_parquet(next((rig.record / "cells").glob("*.parquet"))).pid[0]
+    psutil.Process(int(worker)).kill()
     out, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130, out + err
+    assert (driver.returncode, err) == (0, ""), out + err
+    assert all(rig.computed().count(cell) == 1 for cell in kept)
+    assert COUNT <= len(rig.computed()) <= COUNT + 2
+    rig.complete("3.4", workers=2)
+
+
+def test_a_cell_whose_worker_is_killed_each_time_fails_the_notebook_which_names_it_and_keeps_the_others(
+    rig: Rig,
+) -> None:
+    driver = rig.start("3.4", workers=2, kill="2")
+    out, err = driver.communicate(timeout=120)
+    assert (driver.returncode, err) == (1, ""), out + err
+    entry = rig.told("failed", "raised SweepError: 1 of 6 cells failed (the others are kept), the first because of ")
+    assert entry.reason.endswith("its worker process died 3 times (killed, or out of memory):")
+    assert rig.finished() == set(range(COUNT)) - {2}
+    rig.complete("3.4", workers=2)
+
+
+# What a notebook does -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"mode": "sys.exit"}, "raised SystemExit: 0"),
+        ({"mode": "memory"}, "raised MemoryError"),
+        ({"shell": "exit 3"}, "raised CalledProcessError: Command 'exit 3' returned non-zero exit status 3."),
+    ],
+    ids=["calls sys.exit(0)", "is out of memory", "runs a shell command that fails"],
+)
+def test_a_notebook_that_stops_itself_has_failed_and_says_in_which_cell(
+    rig: Rig, fault: dict[str, str], reason: str
+) -> None:
+    names = ["0", "3.4"] if "shell" in fault else ["3.4"]  # `!command` in the one, `lines = !command` in the other
+    driver = rig.start(*names, **fault)
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (1, ""), out + err
+    for stem in [ALPHA, BETA][-len(names) :]:
+        entry = rig.told("failed", reason, stem)
+        assert entry.reason == f"code cell {entry.code_cells_ran + 1} of {entry.code_cells} {reason}"
+    assert rig.finished() == set(range(COUNT))
+    rig.complete(*names)
+
+
+def test_a_cell_that_hangs_past_its_timeout_is_ended_with_its_children_though_it_is_deaf_to_interrupts(
+    rig: Rig,
+) -> None:
+    driver = rig.start("3.4", more=[*UNDISTURBED, "--timeout", "1.5"], mode="hang")
+    wait_for(lambda: rig.gate.exists() and rig.gate.read_text())
+    processes = [*family(rig.kernel()), psutil.Process(int(rig.gate.read_text()))]
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (1, ""), out + err
     assert gone(processes)
-    last = out.strip().splitlines()[-1]
-    assert "Resume with: datalab run 0 3.4 --profile smoke" in last
-    assert err.strip() == ""
-    book = manifest.load(rig.record)
-    assert (book.sections["0_alpha"].status, book.sections["3_4_beta"].status) == ("interrupted", "not run")
-    assert book.closed
-    kinds = {finding.kind for finding in verify.verify(rig.record).findings}
-    assert kinds == {"incomplete"}
-    rig.complete("0", "3.4", workers=2)
-    assert len(rig.computed()) <= COUNT + 2
+    entry = rig.told("failed", "ran longer than 1.5 s")
+    assert entry.reason == f"code cell {entry.code_cells_ran + 1} of {entry.code_cells} ran longer than 1.5 s"
+    rig.complete("3.4", more=[*UNDISTURBED, "--timeout", "30"])
 
 
-def test_sigterm_before_the_first_cell_is_an_interruption_too_and_leaves_a_record_that_completes(rig: Rig) -> None:
-    driver = rig.start("0")
-    wait_for((rig.record / "record.json").exists)
-    driver.terminate()
+def test_a_missing_kernel_is_a_failed_notebook_that_says_why(rig: Rig, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no module named ipykernel >&2\nexit 1\n")
+    broken.chmod(0o755)
+    for interpreter, reason in ((tmp_path / "nosuch", "No such file"), (broken, "(no module named ipykernel)")):
+        driver = rig.start("3.4", python=str(interpreter))
+        out, err = driver.communicate(timeout=60)
+        assert (driver.returncode, err) == (1, ""), out + err
+        assert rig.told("failed", reason).code_cells_ran == 0
+    rig.complete("3.4")
+
+
+# Ctrl-C ---------------------------------------------------------------------------------------------------------------
+
+
+def interrupt(driver: subprocess.Popen, number: int = signal.SIGINT) -> None:
+    """As a terminal does it: to the whole group in the foreground."""
+    os.killpg(driver.pid, number)
+
+
+def assert_interrupted(driver: subprocess.Popen, names: str) -> None:
     out, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130, out + err
-    assert rig.entry().status in ("interrupted", "not run")
-    rig.complete("0")
+    assert (driver.returncode, err) == (130, ""), out + err
+    assert f"Resume with: datalab run {names} --profile smoke" in out.splitlines()[-1]
+
+
+def test_ctrl_c_while_the_call_is_planned_or_data_is_fetched_leaves_nothing(rig: Rig, tmp_path: Path) -> None:
+    driver = rig.start("3.4", hold="datalab.record.plan:jobs")
+    wait_for(rig.gate.exists)
+    interrupt(driver)
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, out, err.strip()) == (130, "", "datalab: interrupted")
+    with socket.create_server(("127.0.0.1", 0)) as index:  # pip is sent to an index that never answers
+        index.settimeout(60)
+        pip = {"PIP_INDEX_URL": f"http://127.0.0.1:{index.getsockname()[1]}/simple", "PIP_CONFIG_FILE": os.devnull}
+        pip |= {"PIP_FIND_LINKS": "", "PIP_NO_INDEX": "0", "DATALAB_CACHE": str(tmp_path / "cache")}
+        driver = rig.start("3.4", more=["-p", "datasets", '["adult"]'], environment=pip)
+        with index.accept()[0]:
+            processes = family(psutil.Process(driver.pid))
+            interrupt(driver)
+            out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (130, ""), out + err
+    assert "Interrupted; nothing was written. Resume with: " in out.splitlines()[-1]
+    assert gone(processes)
+    assert not rig.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("workers", "fault", "reason"),
+    [
+        (1, {}, "stopped "),
+        (1, {"mode": "wait first"}, "stopped after 2 of "),
+        (2, {"hold": "datalab.record.runner:_Driver._settle"}, "stopped after 3 of "),
+    ],
+    ids=["while the kernel starts", "in the first cell", "in a sweep, and once more while the first is handled"],
+)
+def test_ctrl_c_in_a_notebook_stops_it_with_its_processes(
+    rig: Rig, workers: int, fault: dict[str, str], reason: str
+) -> None:
+    driver = rig.start("3.4", workers=workers, **fault)
+    wait_for(rig.gate.exists if "mode" in fault else lambda: len(rig.finished()) >= 2 if fault else rig.running())
+    processes = family(psutil.Process(driver.pid))
+    interrupt(driver)
+    if "hold" in fault:
+        wait_for(rig.gate.exists)
+        interrupt(driver)
+        interrupt(driver)
+        rig.gate.unlink()
+    assert_interrupted(driver, "3.4")
+    assert gone(processes)
+    rig.told("interrupted", reason)
+    rig.gate.unlink(missing_ok=True)
+    rig.complete("3.4", workers=workers)
+    assert len(rig.computed()) <= COUNT + workers
+
+
+@pytest.mark.parametrize(
+    ("names", "hold"),
+    [
+        (["0", "3.4"], "datalab.record.runner:_Driver._key@2"),
+        (["3.4"], "datalab.record.staging:merge"),
+        (["3.4"], "datalab.record.crate:write"),
+    ],
+    ids=["between two notebooks", "while outputs are merged", "while the record is closed"],
+)
+def test_ctrl_c_between_and_after_notebooks_tears_nothing_and_loses_nothing_finished(
+    rig: Rig, names: list[str], hold: str
+) -> None:
+    driver = rig.start(*names, hold=hold)
+    wait_for(rig.gate.exists)
+    interrupt(driver)
+    rig.gate.unlink()
+    assert_interrupted(driver, " ".join(names))
+    book = manifest.load(rig.record)
+    assert book.closed
+    statuses = {"0": "complete", "3.4": "not run"} if len(names) > 1 else {"3.4": "complete"}
+    assert {entry.number: entry.status for entry in book.sections.values()} == statuses
+    report = verify.verify(rig.record)
+    assert [str(finding) for finding in report.findings] == [f"incomplete: {BETA}: not run"] * (len(names) - 1)
+    rig.complete(*names)
+    assert len(rig.computed()) == COUNT
+
+
+def test_a_terminal_that_is_closed_is_an_interruption_though_nobody_reads_what_is_printed(rig: Rig) -> None:
+    driver = rig.start("3.4")
+    wait_for(lambda: len(rig.finished()) >= 1)
+    driver.stdout.close()
+    interrupt(driver, signal.SIGHUP)
+    assert driver.wait(60) == 130
+    assert driver.stderr.read() == ""
+    rig.told("interrupted", "stopped after 3 of ")
+    rig.complete("3.4")
+
+
+# The disk -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hold", "told"),
+    [
+        ("", "raised SweepError: "),
+        (
+            "datalab.record.execution:Execution.save",
+            "its part of the record cannot be written: No space left on device",
+        ),
+        ("datalab.record.manifest:save@4", "its part of the record cannot be written: No space left on device"),
+    ],
+    ids=["while a cell is written", "while the notebook is saved", "while the manifest is written"],
+)
+def test_a_full_disk_fails_the_notebook_in_one_line_and_loses_nothing_finished(
+    rig: Rig, disk: Disk, hold: str, told: str
+) -> None:
+    driver = rig.start("3.4", **({"hold": hold} if hold else {}))
+    wait_for(rig.gate.exists if hold else lambda: len(rig.finished()) >= 2)
+    disk.fill()
+    kept = rig.finished()
+    rig.gate.unlink(missing_ok=True)
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (1, ""), out + err
+    assert "Traceback" not in out
+    assert rig.finished() == kept
+    if hold:
+        last = out.splitlines()[-1]
+        assert last.startswith("Stopped, cannot write (No space left on device); finished work is kept in ")
+        assert "Resume with: datalab run 3.4 --profile smoke" in last
+    assert "No space left on device" in rig.told("failed", told, room=not hold).reason
+    disk.free()
+    rig.complete("3.4")
+
+
+def test_on_a_disk_that_is_full_before_the_start_nothing_begins(rig: Rig, disk: Disk) -> None:
+    disk.fill()
+    driver = rig.start("3.4")
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 2, out + err
+    assert len(err.splitlines()) == 1
+    assert "cannot be locked (No space left on device)" in err
+    disk.free()
+    rig.complete("3.4")
+
+
+def test_on_a_full_disk_a_complete_section_is_not_given_up_for_one_that_cannot_begin(
+    rig: Rig, disk: Disk, undisturbed: Path
+) -> None:
+    shutil.copytree(undisturbed, rig.seen)
+    before = contents(rig.seen / "tables")
+    driver = rig.start("3.4", more=[*UNDISTURBED, "-p", "root_seed", "7"], hold="datalab.record.staging:begin")
+    wait_for(rig.gate.exists)
+    disk.fill()
+    rig.gate.unlink()
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (1, ""), out + err
+    assert "Stopped, cannot write (No space left on device)" in out.splitlines()[-1]
+    assert contents(rig.seen / "tables") == before
+    assert verify.verify(rig.seen).whole
+    disk.free()
+
+
+@pytest.mark.parametrize("way", ["its modes", "its file system"])
+def test_a_read_only_folder_is_refused_in_one_line_and_verified_without_a_write(
+    way: str, rig: Rig, undisturbed: Path, request: pytest.FixtureRequest
+) -> None:
+    if way == "its file system":
+        disk = request.getfixturevalue("disk")
+    shutil.copytree(undisturbed, rig.seen)
+    if way == "its file system":
+        disk.close_for_writing()
+    else:
+        for path in [rig.seen, *rig.seen.rglob("*")]:
+            path.chmod(path.stat().st_mode & ~0o222)
+    before = contents(rig.seen)
+    told = rig.record
+    for record in (told, told / "new"):
+        for more in (UNDISTURBED, [*UNDISTURBED, "--fresh"]):
+            rig.record = record
+            driver = rig.start("0", "3.4", more=more, weak=True)
+            out, err = driver.communicate(timeout=60)
+            assert driver.returncode == 2, out + err
+            assert len(err.splitlines()) == 1
+            assert "cannot be" in err
+    assert contents(rig.seen) == before
+    checked = rig.call(["verify", str(told)], {}, weak=True)
+    out, err = checked.communicate(timeout=60)
+    assert (checked.returncode, err) == (0, ""), out + err
+    assert ": whole" in out
+    assert contents(rig.seen) == before
+
+
+def test_torn_files_of_every_kind_are_named_and_only_they_are_computed_again(rig: Rig, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, rig.record)
+    cells = sorted((rig.record / "cells").glob("*.parquet"))
+    truncated, emptied, other = cells[:3]
+    hurt = {int(pd.read_parquet(path)["index"][0]) for path in cells[:3]}
+    truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
+    emptied.write_bytes(b"")
+    pd.read_parquet(other).assign(value=0.5).to_parquet(other)
+    found = {(finding.kind, finding.what) for finding in verify.verify(rig.record).findings}
+    assert found == {("changed", f"cells/{path.name}") for path in cells[:3]}
+    driver = rig.start("0", "3.4", more=UNDISTURBED)
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (0, ""), out + err
+    assert out.count("is not what was written: it will be computed again") == 3
+    assert sorted(rig.computed()) == sorted(hurt)
+    assert tables(rig.record) == rig.reference
+    assert verify.verify(rig.record).findings == []
+
+
+# Two at once ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(rig: Rig) -> None:
-    first = rig.start("0")
-    wait_for(lambda: rig.finished() >= 1)
-    second = rig.start("0")
+    first = rig.start("3.4")
+    wait_for(lambda: len(rig.finished()) >= 1)
+    second = rig.start("3.4")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
     assert len(err.strip().splitlines()) == 1
     assert f"process {first.pid} on " in err
-    running = [finding.detail for finding in verify.verify(rig.record).findings if finding.what == "0_alpha"]
-    assert running == [f"process {first.pid} on {os.uname().nodename} is running it"]
     out, err = first.communicate(timeout=60)
-    assert first.returncode == 0, out + err
-    assert tables(rig.record) == rig.reference
+    assert (first.returncode, err) == (0, ""), out + err
+    rig.complete("3.4")
+    assert len(rig.computed()) == COUNT
 
 
-def papermill(rig: Rig, folder: Path, *more: str) -> subprocess.Popen:
-    """Plain papermill, as its users call it, from a folder that has nothing to do with the project."""
-    folder.mkdir(exist_ok=True)
-    environment = os.environ | {"FAKE_LOG": str(rig.log)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(record_fakes.HERE), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "papermill", str(rig.notebooks / "0_alpha.ipynb"), "out.ipynb", *more]
-    command += ["-k", "python3", "--language", "python", "-p", "profile", "smoke", "-p", "record", str(rig.record)]
-    command += [*PARAMETERS, "-p", "workers", "1"]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def test_of_two_runs_started_at_once_exactly_one_wins_though_others_look_at_the_record(rig: Rig) -> None:
+    for again in range(3):
+        rig.record.mkdir(exist_ok=True)  # `verify` can look from the beginning
+        over = threading.Event()
+        looking = threading.Thread(target=look, args=(rig.record, over))
+        looking.start()
+        drivers = [rig.start("3.4", mode="wait first") for _ in range(2)]
+        wait_for(lambda drivers=drivers: any(driver.poll() is not None for driver in drivers))
+        wait_for(rig.gate.exists)
+        over.set()
+        looking.join()
+        loser, winner = sorted(drivers, key=lambda driver: driver.poll() is None)
+        _, err = loser.communicate(timeout=60)
+        assert loser.returncode == 2
+        assert (
+            err == f"datalab: record 'record': {told(winner)} is writing to it; wait for it, or choose another folder\n"
+        )
+        assert [f.detail for f in verify.verify(rig.record).findings if f.what == BETA] == [
+            f"{told(winner)} is running it"
+        ]
+        if again < 2:
+            interrupt(winner)
+            assert_interrupted(winner, "3.4")
+            rig.told("interrupted", "stopped after 2 of ")
+            rig.gate.unlink()
+    rig.gate.unlink()
+    out, err = winner.communicate(timeout=60)
+    assert (winner.returncode, err) == (0, ""), out + err
+    rig.complete("3.4")
+    assert len(rig.computed()) == COUNT
 
 
-def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_was_run(
-    rig: Rig, tmp_path: Path
-) -> None:
-    process = papermill(rig, tmp_path / "elsewhere")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out.decode()
-    assert tables(rig.record) == rig.reference
-    entry = rig.entry()
-    assert (entry.status, entry.runner) == ("complete", "notebook session")
-    assert verify.verify(rig.record).findings == []
-    assert os.listdir(tmp_path / "elsewhere") == ["out.ipynb"]
+def told(process: subprocess.Popen) -> str:
+    return f"process {process.pid} on {os.uname().nodename}"
+
+
+def look(record: Path, over: threading.Event) -> None:
+    while not over.is_set():
+        verify.verify(record)
 
 
 def test_a_notebook_session_holds_the_record_and_is_called_interrupted_when_its_kernel_is_killed(
     rig: Rig, tmp_path: Path
 ) -> None:
-    process = papermill(rig, tmp_path / "elsewhere")
-    wait_for(lambda: rig.finished() >= 2)
-    refused = rig.start("0")
-    _, err = refused.communicate(timeout=60)
-    assert refused.returncode == 2
-    assert f"process {rig.entry().process['pid']} on " in err
-    psutil.Process(rig.entry().process["pid"]).kill()
+    more = [*("-p", "count", str(COUNT)), "-p", "nap", "0.3"]
+    process = record_fakes.papermill(
+        rig.notebooks / f"{BETA}.ipynb", rig.record, tmp_path / "elsewhere", rig.log, *more
+    )
+    wait_for(lambda: len(rig.finished()) >= 2)
+    session = psutil.Process(rig.entry().process["pid"])
+    _, err = rig.start("3.4").communicate(timeout=60)
+    assert f"process {session.pid} on " in err
+    session.kill()
     process.communicate(timeout=60)
+    wait_for(lambda: not alive(session))
     assert rig.entry().status == "running"  # nobody was left to write otherwise; the reader is told the truth
-    details = [finding.detail for finding in verify.verify(rig.record).findings if finding.what == "0_alpha"]
+    details = [finding.detail for finding in verify.verify(rig.record).findings if finding.what == BETA]
     assert details == ["interrupted: its process is gone"]
-    rig.complete("0")
+    rig.complete("3.4")
     assert len(rig.computed()) <= COUNT + 1
 
 
-def test_papermill_itself_calls_the_cells_after_a_kernels_death_completed(rig: Rig, tmp_path: Path) -> None:
-    """Why we judge for ourselves: the status papermill 2 writes. Should this fail one day, papermill has improved."""
-    process = papermill(rig, tmp_path / "elsewhere", "-p", "mode", "os._exit")
-    process.communicate(timeout=120)
-    written = json.loads((tmp_path / "elsewhere/out.ipynb").read_text())
-    statuses = {cell["metadata"]["papermill"]["status"] for cell in written["cells"] if not cell.get("execution_count")}
-    assert statuses == {"completed"}
-    assert not verify.verify(rig.record).whole
+# The clock ------------------------------------------------------------------------------------------------------------
+
+# Found by every Python that is started with its folder on the path: the driver, the kernel and the workers. The time of
+# day goes back as fast as it should go on. ``datetime`` cannot be replaced, since C extensions know it: its method is.
+BACKWARDS = """
+import ctypes, datetime, gc, os, time
+real, began = time.time, float(os.environ["BEGAN"])
+time.time = lambda: 2 * began - real()
+time.time_ns = lambda: int(time.time() * 1e9)
+methods = gc.get_referents(datetime.datetime.__dict__)[0]
+methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
+methods["utcnow"] = classmethod(lambda cls: cls.now(datetime.timezone.utc).replace(tzinfo=None))
+ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
+"""
+
+
+def test_under_a_clock_that_runs_backwards_no_duration_is_negative_and_nothing_is_run_twice(
+    rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock/sitecustomize.py").write_text(BACKWARDS)
+    clock = {"PYTHONPATH": str(tmp_path / "clock"), "BEGAN": str(time.time())}
+    driver = rig.start("3.4", environment=clock)
+    wait_for(lambda: len(rig.finished()) >= 4)
+    interrupt(driver, signal.SIGTERM)
+    assert_interrupted(driver, "3.4")
+    entry = rig.told("interrupted", "stopped after 3 of ")
+    assert entry.ended < entry.started  # as it was measured
+    assert entry.wall_seconds > 4 * 0.3
+    rig.complete("3.4", environment=clock)
+    entry = rig.entry()
+    assert entry.ended < entry.started
+    assert entry.wall_seconds > 0
+    assert entry.cpu_seconds > 0
+    notebook = nbformat.read(rig.record / f"notebooks/{BETA}.ipynb", as_version=4)
+    durations = [about.metadata.papermill["duration"] for about in [notebook, *notebook.cells]]
+    assert min(durations) >= 0
+    assert durations[0] > max(durations[1:])
+    before = contents(rig.record)
+    out, _ = rig.start("3.4", environment=clock).communicate(timeout=60)
+    assert "complete and unchanged, not run again" in out
+    assert contents(rig.record) == before

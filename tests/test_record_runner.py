@@ -1,5 +1,7 @@
 """`datalab run` over small sections: real papermill, real kernels, real sweeps."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -162,7 +164,6 @@ def test_a_record_of_another_profile_or_with_an_edited_manifest_is_refused(recor
     ("mode", "reason"),
     [
         ("raise", "raised RuntimeError: as asked"),
-        ("sys.exit", "raised SystemExit: 0"),
         ("os._exit", "the kernel died"),
         ("exit late", "raised SystemExit: 0"),
     ],
@@ -185,6 +186,32 @@ def test_a_notebook_that_does_not_come_to_its_end_has_failed(record: Path, mode:
     assert named == {"0_alpha", "6_gamma"}
     assert run(record, "0", "6") == 0  # and the plain command puts it right
     assert verify.verify(record).whole
+
+
+def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_was_run(
+    made: Path, notebooks: Path, tmp_path: Path
+) -> None:
+    record, elsewhere = tmp_path / "record", tmp_path / "elsewhere"
+    process = record_fakes.papermill(notebooks / "3_4_beta.ipynb", record, elsewhere, tmp_path / "log")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out.decode()
+    expected = {path: content for path, content in contents(made, "tables").items() if path.startswith("tables/3_4_")}
+    assert contents(record, "tables") == expected
+    entry = manifest.load(record).sections["3_4_beta"]
+    assert (entry.status, entry.runner) == ("complete", "notebook session")
+    assert verify.verify(record).findings == []
+    assert os.listdir(elsewhere) == ["out.ipynb"]
+
+
+def test_papermill_itself_calls_the_cells_after_a_kernels_death_completed(notebooks: Path, tmp_path: Path) -> None:
+    """Why we judge for ourselves: the status papermill 2 writes. Should this fail one day, papermill has improved."""
+    elsewhere, record, died = tmp_path / "elsewhere", tmp_path / "record", ["-p", "mode", "os._exit"]
+    process = record_fakes.papermill(notebooks / "3_4_beta.ipynb", record, elsewhere, tmp_path / "log", *died)
+    process.communicate(timeout=120)
+    written = json.loads((elsewhere / "out.ipynb").read_text())
+    statuses = {cell["metadata"]["papermill"]["status"] for cell in written["cells"] if not cell.get("execution_count")}
+    assert statuses == {"completed"}
+    assert not verify.verify(record).whole
 
 
 def test_what_a_killed_writer_left_is_put_in_order_even_when_its_section_is_not_asked_for(record: Path) -> None:
@@ -227,19 +254,6 @@ def test_a_notebook_without_finish_or_with_other_parameters_has_failed(tmp_path:
         assert "other parameters than asked for: count" in manifest.load(tmp_path / "record").sections["0_alpha"].reason
     finally:
         path.write_text(before)
-
-
-def test_a_kernel_that_cannot_start_is_a_failed_notebook_that_says_why(tmp_path: Path) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho no module named ipykernel >&2\nexit 1\n")
-    broken.chmod(0o755)
-    for name, interpreter in (("exits", str(broken)), ("absent", str(tmp_path / "nosuch"))):
-        jobs = plan.jobs(["0"], "smoke", {"workers": 1})
-        assert runner.run(jobs, tmp_path / name, "smoke", python=interpreter) == 1
-        entry = manifest.load(tmp_path / name).sections["0_alpha"]
-        assert (entry.status, entry.code_cells_ran) == ("failed", 0)
-        assert "\n" not in entry.reason
-    assert "no module named ipykernel" in manifest.load(tmp_path / "exits").sections["0_alpha"].reason
 
 
 def mutations(record: Path):

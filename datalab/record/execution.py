@@ -66,8 +66,8 @@ class Execution(threading.Thread):
         """Execute the notebook; whatever happens ends up in :meth:`judge`."""
         import papermill
 
-        logging.getLogger("papermill").setLevel(logging.CRITICAL)
-        logging.getLogger("traitlets").setLevel(logging.CRITICAL)
+        for name in ("papermill", "traitlets", "asyncio"):  # what they have to say of a kernel's death we say
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         _register_engine()
         try:
             self.kernel.start()

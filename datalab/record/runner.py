@@ -115,9 +115,10 @@ class _Driver:
             entry = SectionEntry(number=job.section.number, title=job.section.title)
             self._book.sections.setdefault(job.section.stem, entry)
         for job in jobs:
-            self._interrupts.check()
             key = self._key(job)
-            if is_current(self._record, self._book, job.section.stem, key):
+            current = is_current(self._record, self._book, job.section.stem, key)
+            self._interrupts.check()
+            if current:
                 self._screen.skipped(job)
                 continue
             self._open()
