@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (17 to 22 minutes on 2 cores)
 	$(BIN)/python -m datalab run --profile quick --to runs/quick
+	$(BIN)/python -m datalab report runs/quick
 
 test: $(VENV)/.installed ## ruff, every notebook run whole as JupyterLab does, then pytest
 	$(BIN)/ruff check .
