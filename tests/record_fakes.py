@@ -73,7 +73,9 @@ if "FAKE_SHELL" in os.environ:
 """
 CELLS = """
 import record_fakes
+from datalab import experiments
 from datalab.record import start
+experiments.SECTIONS = record_fakes.SECTIONS
 section = start(record_fakes.section("{stem}"), profile=profile, {given})
 record_fakes.act(section.parameters.mode, "first")
 ---

@@ -40,17 +40,17 @@ class Recomputed:
 
 
 def recompute(record: Path, book: Manifest, stems: list[str], workers: int | None = None) -> list[Recomputed]:
-    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core)."""
+    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
     from joblib.externals.loky import ProcessPoolExecutor
 
     def size(stem: str) -> int:
         return sum(book.files[path].bytes for path in book.sections[stem].cells if path in book.files)
 
-    count = max(1, min(workers or provenance.machine()["cores"], len(stems)))
-    environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
+    count = min(workers or provenance.machine()["cores"], len(stems))
     jobs = {stem: (record, stem, book.sections[stem], plan.notebooks_folder()) for stem in stems}
-    if not stems:
-        return []
+    if count <= 1:
+        return [of_section(*jobs[stem]) for stem in stems]
+    environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
     with ProcessPoolExecutor(max_workers=count, env=environment) as pool:
         largest_first = sorted(stems, key=size, reverse=True)
         running = {stem: pool.submit(of_section, *jobs[stem]) for stem in largest_first}

@@ -1,0 +1,321 @@
+"""`datalab verify` computes a record anew from its raw rows: a forgery whose hashes were put right is found too."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import record_fakes
+
+from datalab import sweep
+from datalab.record import atomic, claimstable, manifest, rawrows, recompute, verify
+
+REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+STEM = "0_alpha"
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = record_fakes.write_notebooks(tmp_path_factory.mktemp("source") / "notebooks")
+    with record_fakes.installed(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def made(notebooks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    record = tmp_path_factory.mktemp("made") / "record"
+    assert record_fakes.run(record) == 0
+    return record
+
+
+@pytest.fixture
+def record(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "record"))
+
+
+def checked(record: Path) -> verify.Report:
+    return verify.verify(record, recompute=True, workers=1)
+
+
+def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is_only_read(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in record.rglob("*") if path.is_file()}
+    monkeypatch.setattr(record_fakes, "cell", None)  # nothing may be computed but from the rows
+    report = checked(record)
+    assert report.findings == []
+    assert [done.stem for done in report.recomputed] == ["0_alpha", "3_4_beta", "6_gamma"]
+    first = report.recomputed[0]
+    assert (first.problem, first.claims) == ("", 1)
+    assert first.files == len([p for p in before if p.parent.name in ("tables", "figures") and p.name[:2] == "0_"])
+    assert first.outputs == 9  # code cells, papermill's parameters among them
+    assert {path: path.read_bytes() for path in record.rglob("*") if path.is_file()} == before
+
+
+def put_right(record: Path) -> None:
+    """What a forger does: write all hashes anew, so that every file is what the manifest says."""
+    book = manifest.load(record)
+    for path, entry in list(book.files.items()):
+        book.add_file(record, path, section=entry.section, timing=entry.timing)
+    claimstable.write(record, book)
+    manifest.save(record, book)
+
+
+def in_text(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def forge(record: Path) -> None:
+        text = (record / path).read_text()
+        assert re.search(old, text), path
+        (record / path).write_text(re.sub(old, new, text, count=1))
+
+    return forge
+
+
+def in_claim(**fields: object) -> Callable[[Path], None]:
+    def forge(record: Path) -> None:
+        book = manifest.load(record)
+        book.sections[STEM].claims[0] |= fields
+        manifest.save(record, book)
+
+    return forge
+
+
+def in_outputs(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def forge(record: Path) -> None:
+        path = record / f"notebooks/{STEM}.ipynb"
+        book = json.loads(path.read_text())
+        change(book)
+        path.write_text(json.dumps(book))
+
+    return forge
+
+
+def output(book: dict, kind: str) -> dict:
+    return next(o["data"] for c in book["cells"] for o in c.get("outputs", []) if kind in o.get("data", {}))
+
+
+def other_html(book: dict) -> None:
+    shown = output(book, "text/html")
+    shown["text/html"] = "".join(shown["text/html"]).replace("<td", "<td title='x'", 1)
+
+
+def other_picture(book: dict) -> None:
+    output(book, "image/png")["image/png"] = "aGVsbG8="
+
+
+def other_parameter(book: dict) -> None:
+    cell = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+    cell["source"] = "".join(cell["source"]).replace("'smoke'", "'paper'").replace('"smoke"', '"paper"')
+
+
+def other_raw_row(record: Path) -> None:
+    path = sorted((record / "cells").glob("*.parquet"))[0]
+    about, frame = rawrows.read(path)
+    table = pa.Table.from_pandas(frame.assign(value=frame.value + 0.001), preserve_index=False)
+    with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
+        writer.write_table(table.replace_schema_metadata(None))
+        writer.add_key_value_metadata({sweep.DESCRIPTION: json.dumps(about)})
+
+
+FORGERIES = {
+    "a table's figure": (in_text("tables/0_rows.csv", r"0,0\.\d", "0,0.1234"), "tables/0_rows.csv"),
+    "a printed table": (in_text("tables/0_rows.md", "What the cells gave", "What we hoped"), "tables/0_rows.md"),
+    "a LaTeX table": (in_text("tables/0_rows.tex", "What the cells gave", "What we hoped"), "tables/0_rows.tex"),
+    "the data behind a figure": (in_text("figures/0_curve.csv", r"0,0\.\d", "0,0.1234"), "figures/0_curve.csv"),
+    "a drawing": (in_text("figures/0_curve.svg", "</svg>", "<text>better</text></svg>"), "figures/0_curve.svg"),
+    "a picture": (lambda record: (record / "figures/0_curve.png").write_bytes(b"png"), "figures/0_curve.png"),
+    "a verdict": (in_claim(verdict="reproduced"), "TITLE.threshold"),
+    "a measured figure": (in_claim(measured=15.0), "TITLE.threshold"),
+    "a limit": (in_claim(low=0.1), "TITLE.threshold"),
+    "a reason": (in_claim(why="beyond doubt"), "TITLE.threshold"),
+    "the cell that is named": (in_claim(cell=2), "TITLE.threshold"),
+    "an output's table": (in_outputs(other_html), f"notebooks/{STEM}.ipynb"),
+    "an output's picture": (in_outputs(other_picture), f"notebooks/{STEM}.ipynb"),
+    "a notebook's source": (in_outputs(lambda b: b["cells"][-1].update(source="section.finish() ")), "notebooks/"),
+    "a notebook's parameter": (in_outputs(other_parameter), f"notebooks/{STEM}.ipynb"),
+    "a raw row": (other_raw_row, "tables/0_rows.csv"),
+}
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_a_forgery_with_all_hashes_put_right_is_named(what: str, record: Path) -> None:
+    forge, named = FORGERIES[what]
+    forge(record)
+    put_right(record)
+    assert verify.verify(record).findings == []  # the hashes alone do not tell
+    found = [finding.what for finding in checked(record).findings]
+    assert any(each.startswith(named) for each in found), found
+
+
+def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(record: Path) -> None:
+    book = manifest.load(record)
+    book.sections[STEM].headline[0]["text"] = "0_alpha: mean 0.999"
+    book.sections[STEM].tables["0_rows"]["caption"] = "What we hoped"
+    manifest.save(record, book)
+    assert verify.verify(record).findings == []
+    details = [finding.detail for finding in checked(record).findings if finding.what == "record.json"]
+    assert len(details) == 2
+    assert "headline" in details[1]
+
+
+def test_raw_rows_that_are_gone_cannot_be_explained_away(record: Path) -> None:
+    book = manifest.load(record)
+    gone = book.sections[STEM].cells.pop()
+    for entry in book.sections.values():
+        entry.cells = [path for path in entry.cells if path != gone]
+    del book.files[gone]
+    (record / gone).unlink()
+    manifest.save(record, book)
+    assert verify.verify(record).findings == []
+    finding = next(f for f in checked(record).findings if f.what == STEM)
+    assert "the record has no raw rows of record_fakes:cell" in finding.detail
+
+
+def test_a_section_whose_files_are_not_whole_is_named_and_not_computed(record: Path) -> None:
+    (record / "tables/0_rows.csv").write_text("index,value\n")
+    report = checked(record)
+    assert {"tables/0_rows.csv"} <= {finding.what for finding in report.findings}
+    assert [done.stem for done in report.recomputed] == ["3_4_beta", "6_gamma"]
+
+
+def test_where_the_code_has_moved_on_what_differs_is_stale_and_not_called_a_forgery(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_claim(verdict="reproduced")(record)
+    put_right(record)
+    monkeypatch.setattr("datalab.record.provenance.code_sha256", lambda: "other")
+    report = checked(record)
+    assert report.findings == []
+    told = [line for line in report.stale if "computed anew" in line]
+    assert told == [
+        "section 0 computed anew (the package's code changed): gives other TITLE.threshold",
+    ]
+
+
+def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path, notebooks: Path) -> None:
+    path = notebooks / f"{STEM}.ipynb"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("section.headline(rows", "1/0; section.headline(rows"))
+        done = recompute.of_section(record, STEM, manifest.load(record).sections[STEM], notebooks)
+    finally:
+        path.write_text(before)
+    assert re.fullmatch(r"code cell \d raised ZeroDivisionError: division by zero", done.problem)
+
+
+def test_the_records_own_notebook_is_never_run(record: Path) -> None:
+    in_outputs(lambda book: book["cells"][-1].update(source="open('/dev/null').close(); 1/0"))(record)
+    put_right(record)
+    found = checked(record).findings
+    assert [finding.what for finding in found] == [f"notebooks/{STEM}.ipynb"]
+    assert "its cells are not those of the source" in found[0].detail
+
+
+def test_raw_rows_are_found_by_the_values_a_claim_names() -> None:
+    frame = pd.DataFrame(
+        {"method": ["a", "b", "a", None], "rate": [0.1, 0.1, 0.3, 0.1 + 1e-12], "on": [True, False] * 2}
+    )
+    assert rawrows.matches(frame, {}).tolist() == [True] * 4
+    assert rawrows.matches(frame, {"method": ["a"], "rate": 0.1}).tolist() == [True, False, False, False]
+    assert rawrows.matches(frame, {"rate": [0.1]}).tolist() == [True, True, False, True]
+    assert rawrows.matches(frame, {"on": False}).tolist() == [False, True, False, True]
+    assert rawrows.matches(frame, {"absent": 1}).tolist() == [False] * 4
+    assert rawrows.matches(frame, [{"method": "b"}, {"rate": 0.3}]).tolist() == [False, True, True, False]
+
+
+def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each file: a byte changed, cut short, deleted, swapped with its neighbour; and one added in each folder."""
+    counted = []
+    for what, mutate in (
+        ("changed", change),
+        ("cut short", cut),
+        ("deleted", delete),
+        ("swapped", swap),
+        ("added", add),
+    ):
+        record = Path(shutil.copytree(REFERENCE, tmp_path / what.replace(" ", "-")))
+        touched = mutate(record)
+        if what == "deleted":  # the manifest last: without it nothing else can be said
+            (record / manifest.NAME).write_bytes((REFERENCE / manifest.NAME).read_bytes())
+        named = {finding.what for finding in verify.verify(record).findings}
+        assert touched <= named, sorted(touched - named)[:5]
+        counted.append(f"{len(touched & named)} of {len(touched)} {what}")
+        shutil.rmtree(record)
+    for change_manifest in (lambda b: b[:-1], lambda b: b.replace(b"complete", b"completf", 1), lambda b: b""):
+        record = tmp_path / "manifest"
+        record.mkdir()
+        (record / manifest.NAME).write_bytes(change_manifest((REFERENCE / manifest.NAME).read_bytes()))
+        assert manifest.NAME in {finding.what for finding in verify.verify(record).findings}
+        shutil.rmtree(record)
+    assert {finding.what for finding in verify.verify(tmp_path).findings} == {manifest.NAME}
+    with capsys.disabled():
+        print(f"\nmutations of runs/reference caught: {', '.join(counted)}; 4 of 4 of the manifest")
+
+
+def files(record: Path) -> list[Path]:
+    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (manifest.NAME, ".lock"))
+
+
+def change(record: Path) -> set[str]:
+    for path in files(record):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    return {path.relative_to(record).as_posix() for path in files(record)}
+
+
+def cut(record: Path) -> set[str]:
+    for path in files(record):
+        os.truncate(path, path.stat().st_size - 1)
+    return {path.relative_to(record).as_posix() for path in files(record)}
+
+
+def delete(record: Path) -> set[str]:
+    names = {path.relative_to(record).as_posix() for path in files(record)}
+    for path in files(record):
+        path.unlink()
+    return names
+
+
+def swap(record: Path) -> set[str]:
+    all_, touched = files(record), set()
+    for one, other in zip(all_[::2], all_[1::2], strict=False):
+        a, b = one.read_bytes(), other.read_bytes()
+        if a != b:
+            one.write_bytes(b)
+            other.write_bytes(a)
+            touched |= {path.relative_to(record).as_posix() for path in (one, other)}
+    assert len(touched) > 0.9 * len(all_)
+    return touched
+
+
+def add(record: Path) -> set[str]:
+    names = {f"{folder}x.txt" for folder in ("", "cells/", "tables/", "figures/", "notebooks/", "report/", ".partial/")}
+    for name in names:
+        (record / name).parent.mkdir(exist_ok=True)
+        (record / name).write_text("x")
+    return names
+
+
+def test_the_reference_says_what_its_raw_rows_give_without_data_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATALAB_CACHE", "/nonexistent")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    report = verify.verify(REFERENCE, recompute=True)
+    assert report.findings == []
+    assert [line for line in report.stale if "computed anew" in line] == []
+    assert len(report.recomputed) == 15
+    assert sum(done.claims for done in report.recomputed) == sum(
+        len(entry.claims) for entry in manifest.load(REFERENCE).sections.values()
+    )
+
+
+def test_a_hash_is_of_the_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "b").write_bytes(b"x" * 2_999_999 + b"y")
+    assert atomic.sha256(tmp_path / "a") != atomic.sha256(tmp_path / "b")
