@@ -155,7 +155,7 @@ def adopt(record: Path, book: Manifest, reason: str = "its process was killed") 
     shutil.rmtree(record / STAGING, ignore_errors=True)
     for leftover in [*record.rglob(".*.tmp"), *(record / "cells").glob("*.partial")]:
         leftover.unlink(missing_ok=True)
-    if (record / INDEX).exists() and INDEX not in book.files:  # killed while it wrote the pages
+    if INDEX not in book.files:  # it may have been killed while it wrote the pages
         drop_report(record, book)
     for name in OUTPUTS:  # moved into place by a writer that was killed before it could enter them
         for path in (record / name).glob("*"):

@@ -17,7 +17,7 @@ from datalab.record.recompute import Recomputed
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 RECORD = "the record"  # what a finding names that is of no single file
 _SPANNING = (claimstable.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
-_UNFINISHED = (manifest.STAGING, "cells", *staging.OUTPUTS, *_SPANNING)
+_UNFINISHED = (manifest.STAGING, "cells", *staging.OUTPUTS, staging.INDEX, staging.REPORT, *_SPANNING)
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from datalab import claims, data, experiments
 from datalab.errors import UserError
 from datalab.protocol import protocol
-from datalab.record import atomic, claimstable, lock, manifest, provenance, staging, verify
+from datalab.record import atomic, claimstable, crate, lock, manifest, provenance, staging, verify
 from datalab.record.manifest import Manifest
 from datalab.report import evidence, notebookpages, pages
 from datalab.report.papertables import paper_tables
@@ -171,10 +171,10 @@ def _counts(words: list[str], order: tuple[str, ...]) -> dict[str, int]:
 
 
 def _sizes(book: Manifest) -> dict[str, tuple[int, int]]:
-    """Number and bytes of the record's files, by folder."""
+    """Number and bytes of the record's files by folder, without those that list the pages."""
     found: dict[str, tuple[int, int]] = {}
     for path, entry in book.files.items():
-        if not staging.is_page(path):
+        if not staging.is_page(path) and path != crate.NAME:
             kind = path.split("/")[0]
             count, size = found.get(kind, (0, 0))
             found[kind] = (count + 1, size + entry.bytes)
