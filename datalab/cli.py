@@ -61,7 +61,9 @@ def plan(
     from datalab.record.screen import Screen
 
     jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
-    Screen().plan(jobs, planning.missing_datasets(jobs))
+    screen = Screen()
+    screen.plan(jobs, planning.missing_datasets(jobs))
+    screen.work(jobs)
 
 
 @cli.command()

@@ -59,12 +59,14 @@ Progress = Callable[[int, int, int, str], None]
 class Cell:
     """One unit of work: ``function`` ("package.module:name") called with ``parameters`` returns a list of row dicts.
 
-    ``cost`` is its expected time in seconds on one core, for estimates; it does not enter the key.
+    For estimates, and not part of the key: ``cost``, its expected time in seconds on one core, and ``models``, how many
+    it trains.
     """
 
     function: str
     parameters: dict[str, Any]
     cost: float = field(default=1.0, compare=False)
+    models: int = field(default=0, compare=False)
 
     @functools.cached_property
     def key(self) -> str:

@@ -8,8 +8,8 @@ import pandas as pd
 import pydantic
 import torch
 
-from datalab import data, metrics, models, noise, seeds, sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
+from datalab import data, metrics, models, noise, seeds
+from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters, pooled
 from datalab.experiments.summaries import mean_with_interval
 from datalab.protocol import protocol
 from datalab.sweep import Cell
@@ -51,16 +51,13 @@ def cells(p: Parameters) -> list[Cell]:
         seeds_, sets = (p.seeds, p.datasets) if reference else (p.architecture_seeds, p.trained)
         given = {"architecture": name, "seeds_": seeds_, "device": p.chosen_device} | common
         cost = seeds_ * (_SECONDS.get(name, _SLOWEST) + 0.05)
-        found += [Cell(f"{HERE}:model_cell", {"dataset": each} | given, cost=cost) for each in sets]
+        found += [Cell(f"{HERE}:model_cell", {"dataset": each} | given, cost, seeds_) for each in sets]
     return sorted(found, key=lambda cell: -cell.cost)
 
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a training of each architecture took when it was measured."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(10 + sum(cell.cost for cell in grid) / workers, workers * 1e9, what)
+    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=1e9, start=10)
 
 
 def model_cell(

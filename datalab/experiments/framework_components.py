@@ -49,7 +49,7 @@ def cells(p: Parameters) -> list[Cell]:
     common |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
     trainings = 2 * (len(p.lambda2_sweep) + len(p.tau_sweep))
     return [
-        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=_SECONDS * trainings)
+        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=_SECONDS * trainings, models=trainings)
         for dataset in p.framework_datasets
         for seed in range(p.seeds)
     ]
@@ -59,9 +59,9 @@ def picture_cells(p: Parameters) -> list[Cell]:
     """The cell of the section's look at single images."""
     given = {"dataset": p.picture_dataset, "lambda2": p.picture_lambda2, "root_seed": p.root_seed}
     given |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    return [Cell("datalab.experiments.inspection_pictures:picture_cell", given, cost=1.0)]
+    return [Cell("datalab.experiments.inspection_pictures:picture_cell", given, cost=1.0, models=2)]
 
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a training took when it was measured, and the peak memory."""
-    return pooled(p, cells(p), f"{len(p.framework_datasets)} data sets, {p.seeds} seeds", memory=8e8)
+    return pooled(p, cells(p) + picture_cells(p), f"{len(p.framework_datasets)} data sets, {p.seeds} seeds", memory=8e8)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from datalab import sweep
-from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters
+from datalab.experiments.parameters import Caps, Datasets, Estimate, Rate, SectionParameters, pooled
+from datalab.protocol import protocol
 from datalab.sweep import Cell
 
 CELLS = "datalab.experiments.influence_cells"
@@ -50,17 +50,19 @@ def cells(p: Parameters) -> list[Cell]:
     """Three kinds of cells a data set: refits, random halves, and wrong labels with a cell a seed."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
     rates = {"rates": list(p.mislabel_rates), "agreement_rate": p.agreement_rate}
-    scale = p.caps["train"] / 1000
+    scale, references = p.caps["train"] / 1000, protocol().reference["models"]
     found = []
     for name in p.datasets:
         given = {"dataset": name, "refits": p.refits, "model_seeds": p.retrain_seeds} | common
         cost = p.refits * (0.03 * scale + 0.008 * p.retrain_seeds)
-        found.append(Cell(f"{CELLS}:refit_cell", given, cost=cost))
+        found.append(Cell(f"{CELLS}:refit_cell", given, cost, (p.refits + 2) * p.retrain_seeds))
         given = {"dataset": name, "halves": p.halves, "model_seeds": p.retrain_seeds, "tests": p.lds_tests} | common
-        found.append(Cell(f"{CELLS}:subsets_cell", given, cost=0.015 * p.halves * p.retrain_seeds + 2.5 * scale))
+        cost = 0.015 * p.halves * p.retrain_seeds + 2.5 * scale
+        found.append(Cell(f"{CELLS}:subsets_cell", given, cost, (p.halves + 1) * p.retrain_seeds))
         for seed in range(p.repeats):
             given = {"dataset": name, "seed": seed} | rates | common
-            found.append(Cell(f"{CELLS}:mislabel_cell", given, cost=0.5 * scale * len(p.mislabel_rates)))
+            rates_ = len(p.mislabel_rates)
+            found.append(Cell(f"{CELLS}:mislabel_cell", given, 0.5 * scale * rates_, rates_ * references))
     return found
 
 
@@ -68,13 +70,10 @@ def picture_cells(p: Parameters) -> list[Cell]:
     """The cell of the section's look at single examples."""
     given = {"dataset": p.picture_dataset, "rate": p.agreement_rate, "root_seed": p.root_seed}
     given |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    return [Cell("datalab.experiments.influence_pictures:picture_cell", given, cost=2.0)]
+    return [Cell("datalab.experiments.influence_pictures:picture_cell", given, cost=2.0, models=1)]
 
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what each kind of cell took when it was measured, and the peak memory."""
-    grid = cells(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    seconds = sum(cell.cost for cell in grid) / workers + 12
-    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.repeats} repeats, {workers} processes"
-    return Estimate(seconds, workers * 1.2e9, what)
+    what = f"{len(p.datasets)} data sets, {p.repeats} repeats"
+    return pooled(p, cells(p) + picture_cells(p), what, memory=1.2e9, start=12)

@@ -6,6 +6,7 @@ import pydantic
 
 from datalab import models
 from datalab.experiments.parameters import Caps, Datasets, Estimate, SectionParameters, pooled
+from datalab.protocol import protocol
 from datalab.sweep import Cell
 
 CELL = "datalab.experiments.level_cell:run_cell"
@@ -25,11 +26,14 @@ class Parameters(SectionParameters):
 def cells(p: Parameters) -> list[Cell]:
     """One cell a data set, architecture and seed, with all levels, draws and methods."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    levels = protocol().influence_levels["tilts"]
+    trained = 3 * 3 * len(levels) + protocol().reference["models"]  # three draws, three methods
     return [
         Cell(
             CELL,
             {"dataset": dataset, "architecture": name, "seed": seed} | common,
             cost=_SECONDS * (1.0 if name in models.REFERENCES else 25.0),
+            models=trained,
         )
         for dataset in p.datasets
         for name in dict.fromkeys(p.main_architectures)

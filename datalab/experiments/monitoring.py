@@ -36,7 +36,7 @@ def stream_cells(p: Parameters) -> list[Cell]:
     """A cell a stream and seed."""
     common = {"root_seed": p.root_seed, "device": p.chosen_device}
     return [
-        Cell(f"{CELLS}:stream_cell", {"dataset": dataset, "seed": seed} | common, cost=_STREAM)
+        Cell(f"{CELLS}:stream_cell", {"dataset": dataset, "seed": seed} | common, cost=_STREAM, models=1)
         for dataset in p.monitor_datasets
         for seed in range(p.seeds)
     ]
@@ -46,7 +46,7 @@ def existing_cells(p: Parameters) -> list[Cell]:
     """A cell a data set and seed: DATA-LAB's weights on top of published pruning."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
     return [
-        Cell(f"{CELLS}:existing_cell", {"dataset": dataset, "seed": seed} | common, cost=_EXISTING)
+        Cell(f"{CELLS}:existing_cell", {"dataset": dataset, "seed": seed} | common, cost=_EXISTING, models=8)
         for dataset in p.datasets
         for seed in range(p.seeds)
     ]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from datalab.experiments.parameters import Caps, Datasets, Estimate, MainRates, SectionParameters, pooled
+from datalab.protocol import protocol
 from datalab.sweep import Cell
 
 CELL = "datalab.experiments.negative_cell:run_cell"
@@ -27,8 +28,11 @@ def cells(p: Parameters) -> list[Cell]:
     common = {"root_seed": p.root_seed, "rates": list(p.main_rates), "caps": dict(p.caps), "encoder": p.encoder}
     common |= {"device": p.chosen_device}
     cost = _SECONDS + _A_RATE * len(p.main_rates)
+    shares = len(protocol().negative_results["dropped"])
+    # References, filtering with its controls and three orders at each rate; four members twice, two of DATA-LAB.
+    trained = len(p.main_rates) * (2 + 1 + shares * (2 + protocol().random_subsets) + 3) + 10
     return [
-        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=cost)
+        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost, trained)
         for dataset in p.datasets
         for seed in range(p.seeds)
     ]

@@ -9,6 +9,7 @@ from datalab.sweep import Cell
 
 CELL = "datalab.experiments.overhead_cell:run_cell"
 _SECONDS = 1.3  # of one repetition on one core
+_MODELS = 15  # trained in one repetition
 
 
 class Parameters(SectionParameters):
@@ -29,8 +30,8 @@ def cells(p: Parameters) -> list[Cell]:
     """One cell a data set, with all configurations and repetitions."""
     common = {"repetitions": p.overhead_repetitions, "root_seed": p.root_seed, "caps": dict(p.caps)}
     common |= {"encoder": p.encoder, "device": p.chosen_device}
-    cost = _SECONDS * (p.overhead_repetitions + 1)
-    return [Cell(CELL, {"dataset": dataset} | common, cost=cost) for dataset in p.framework_datasets]
+    cost, trained = _SECONDS * (p.overhead_repetitions + 1), _MODELS * (p.overhead_repetitions + 1) + 2
+    return [Cell(CELL, {"dataset": dataset} | common, cost, trained) for dataset in p.framework_datasets]
 
 
 def estimate(p: Parameters) -> Estimate:

@@ -1,5 +1,6 @@
 """Typed, bounded notebook parameters: papermill checks neither names nor types, so every section checks its own."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import pydantic
 
 from datalab import data
 from datalab.errors import UserError, did_you_mean
+from datalab.experiments.calibration import pace
 from datalab.protocol import PROFILES, protocol
 from datalab.sweep import Cell, available_cores
 
@@ -35,18 +37,26 @@ Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.Aft
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a section is expected to cost on this machine: wall-clock ``seconds`` and peak ``memory`` in bytes."""
+    """What a section is expected to cost on this machine: wall-clock ``seconds`` and peak ``memory`` in bytes.
+
+    ``cells`` are what it would compute, their costs in seconds of a core here.
+    """
 
     seconds: float
     memory: float
     what: str
+    cells: tuple[Cell, ...] = ()
 
 
 def pooled(p: "SectionParameters", grid: Sequence[Cell], what: str, memory: float, start: float = 9.0) -> Estimate:
-    """The estimate of a grid whose costs are seconds on one core; ``memory`` is a process's, ``start`` the rest."""
+    """The estimate of a grid whose costs are seconds on a core of the machine where they were measured.
+
+    ``memory`` is a process's in bytes, ``start`` the rest of the notebook's time.
+    """
     workers = max(min(p.workers or available_cores(), len(grid)), 1)
-    seconds = sum(cell.cost for cell in grid) / workers + start
-    return Estimate(seconds, workers * memory, f"{len(grid)} cells on {what}, {workers} processes")
+    here = tuple(dataclasses.replace(cell, cost=cell.cost * pace()) for cell in grid)
+    seconds = sum(cell.cost for cell in here) / workers + start * pace()
+    return Estimate(seconds, workers * memory, f"{len(grid)} cells on {what}, {workers} processes", here)
 
 
 class SectionParameters(pydantic.BaseModel):

@@ -9,6 +9,7 @@ from datalab.sweep import Cell
 
 CELL = "datalab.experiments.metric_cell:run_cell"
 _SECONDS = 0.35  # of one cell on one core
+_MODELS = 15  # three architectures, each with two references and three models to compare
 
 
 class Parameters(SectionParameters):
@@ -24,7 +25,7 @@ def cells(p: Parameters) -> list[Cell]:
     """One cell a data set and seed, with nine systems and both kinds of strata."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
     return [
-        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=_SECONDS)
+        Cell(CELL, {"dataset": dataset, "seed": seed} | common, cost=_SECONDS, models=_MODELS)
         for dataset in p.datasets
         for seed in range(p.seeds)
     ]

@@ -11,6 +11,7 @@ from datalab.sweep import Cell
 
 CELL = "datalab.experiments.scaling_cell:run_cell"
 VALIDATION = 400  # rows that no arm uses: nothing is tuned here
+_MODELS = 15  # at each size: two references, five folds, eight models to compare
 _SECONDS_A_STEP = 0.005  # of all methods together, on one core
 
 Size = Annotated[int, pydantic.Field(ge=50, le=10_000_000, strict=True)]
@@ -40,9 +41,10 @@ class Parameters(SectionParameters):
 def cells(p: Parameters) -> list[Cell]:
     """One cell a data set, architecture and seed, with all sizes and methods."""
     common = {"root_seed": p.root_seed, "sizes": list(p.scaling_sizes), "test": p.scaling_test}
+    trained = _MODELS * len(p.scaling_sizes)
     common |= {"validation": VALIDATION, "encoder": p.encoder, "device": p.chosen_device}
     return [
-        Cell(CELL, {"dataset": dataset, "architecture": name, "seed": seed} | common, cost=_cost(p, name))
+        Cell(CELL, {"dataset": dataset, "architecture": name, "seed": seed} | common, _cost(p, name), trained)
         for dataset in p.scaling_datasets
         for name in dict.fromkeys(p.scaling_architectures)
         for seed in range(p.scaling_seeds)

@@ -109,7 +109,7 @@ def estimate(p: Parameters) -> Estimate:
     seconds = sum(cell.cost for cell in grid) / workers + 8 + (2 if workers > 1 else 0)
     memory = 0.5e9 * (workers + 1)
     what = f"{len(grid)} simulated designs, {p.simulations} studies each, {workers} processes"
-    return Estimate(seconds, memory, what)
+    return Estimate(seconds, memory, what, tuple(grid))
 
 
 def part(rows: pd.DataFrame, what: str) -> pd.DataFrame:

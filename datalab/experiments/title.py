@@ -3,14 +3,14 @@
 Cells and their cost here; how their rows become tables in :mod:`datalab.experiments.title_tables`.
 """
 
-import time
+import dataclasses
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 import pydantic
 
-from datalab import models, seeds, sweep
+from datalab import sweep
+from datalab.experiments import calibration
 from datalab.experiments.parameters import Caps, Datasets, Estimate, Fraction, Rate, SectionParameters
 from datalab.experiments.pruning_cell import FOLDS, HUMAN
 from datalab.protocol import protocol
@@ -113,9 +113,8 @@ def _make(p, dataset, architecture, kind, seed, rates, keep, arm_rates=(), refer
         "arm_rates": list(arm_rates),
         "reference_steps": list(reference_steps),
     }
-    return Cell(
-        CELL, parameters, cost=_model_steps(architecture, len(rates), len(keep), len(arm_rates), reference_steps)
-    )
+    cost, trained = _cost(architecture, len(rates), len(keep), len(arm_rates), reference_steps)
+    return Cell(CELL, parameters, cost, trained)
 
 
 # Cost of one training step of one model, in units of the MLP's (64 features, 10 classes), measured side by side.
@@ -123,47 +122,28 @@ _STEP = {"softmax": 0.35, "mlp": 1.0, "cnn": 1.7}
 _TEST_SHARE = 1.15  # predicting the test set and scoring, on top of training
 
 
-def _model_steps(architecture: str, rates: int, keep: int, arm_rates: int, reference_steps: tuple[int, ...]) -> float:
-    """The cell's expected cost in training steps of an MLP."""
+def _cost(
+    architecture: str, rates: int, keep: int, arm_rates: int, reference_steps: tuple[int, ...]
+) -> tuple[float, int]:
+    """The cell's expected cost in training steps of an MLP, and how many models it trains."""
     rule, steps = protocol(), protocol().training["steps"]
-    models_ = rates * (2 + keep * (1 + rule.random_subsets) + rule.reference["models"])
+    references = rule.reference["models"]
+    models_ = rates * (2 + keep * (1 + rule.random_subsets) + references)
     arms = len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS + len(reference_steps)
-    extra = arm_rates * (arms * steps + rule.reference["models"] * sum(reference_steps))
-    return (models_ * steps + extra) * _STEP[architecture] * _TEST_SHARE
+    extra = arm_rates * (arms * steps + references * sum(reference_steps))
+    trained = models_ + arm_rates * (arms + references * len(reference_steps))
+    return (models_ * steps + extra) * _STEP[architecture] * _TEST_SHARE, trained
 
 
 def estimate(p: Parameters) -> Estimate:
     """The section's expected time on this machine, from a short measured training, and its peak memory."""
-    grid = cells(p)
+    scale = max(1.0, p.caps["train"] / 1000) ** 0.1 * calibration.seconds_per_step()
+    grid = tuple(dataclasses.replace(cell, cost=cell.cost * scale) for cell in cells(p))
     workers = min(p.workers or sweep.available_cores(), len(grid))
-    scale = max(1.0, p.caps["train"] / 1000) ** 0.1
-    seconds = sum(cell.cost for cell in grid) * _seconds_per_step() * scale / workers + 20
+    seconds = sum(cell.cost for cell in grid) / workers + 20
     memory = workers * (0.6e9 + 40 * 4 * (p.caps["train"] + p.caps["test"]) * 1000)
     what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(seconds, memory, what)
-
-
-def _seconds_per_step(size: int = 64, steps: int = 20) -> float:
-    """Seconds a training step of one MLP takes on one core here, stacked as the study stacks it."""
-    import torch
-
-    from datalab.training import Recipe, fit_many
-
-    rng = seeds.generator(0, "calibration")
-    x = torch.as_tensor(rng.standard_normal((1000, 64), dtype=np.float32))
-    labels = rng.integers(0, 10, (size, 1000))
-    module = models.build("mlp", (1, 1, 64), 10)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        best = np.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            fit_many(module, x, labels, None, [0] * size, Recipe(steps))
-            best = min(best, time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return best / (size * steps)
+    return Estimate(seconds, memory, what, grid)
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:

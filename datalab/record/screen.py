@@ -11,10 +11,13 @@ from typing import Any
 from datalab.record.manifest import SectionEntry
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
-from datalab.sweep import available_cores
 
 LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 class Screen:
@@ -44,18 +47,34 @@ class Screen:
         """The jobs with their expected cost, and the data sets to fetch first."""
         from rich.table import Table
 
-        table = Table("section", "notebook", "what runs", "time", "memory", box=None, pad_edge=False)
+        table = Table("section", "notebook", "what runs", "models", "time", "memory", box=None, pad_edge=False)
         for job in jobs:
             cost = job.estimate
-            memory = f"{cost.memory / 2**30:.1f} GiB"
-            table.add_row(job.section.number, job.section.stem, cost.what, f"about {span(cost.seconds)}", memory)
+            memory, models = f"{cost.memory / 2**30:.1f} GiB", sum(cell.models for cell in cost.cells)
+            words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}", memory)
+            table.add_row(job.section.number, job.section.stem, *words)
         self._print(table)
         total = sum(job.estimate.seconds for job in jobs)
-        hours = sum(job.estimate.seconds * (job.parameters.workers or available_cores()) for job in jobs) / 3600
-        work = f", {hours:,.0f} core-hours (what sections share is counted in each)" if hours >= 10 else ""
-        self.say(f"Estimated time in all: about {span(total)}{work}. Finished cells of an earlier run are reused.")
+        self.say(f"Estimated time in all: about {span(total)}. Finished cells of an earlier run are reused.")
         if missing:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
+
+    def work(self, jobs: Sequence[Job]) -> None:
+        """The different cells and models of the jobs, in core-hours; in GPU-hours where there is a GPU to measure."""
+        from datalab.experiments import calibration
+
+        cells = {cell.key: cell for job in jobs for cell in job.estimate.cells}.values()
+        hours, models = sum(cell.cost for cell in cells) / 3600, sum(cell.models for cell in cells)
+        self.say(
+            f"Work: {len(cells):,} different cells, {models:,} models, {_hours(hours)} core-hours at this core's pace"
+        )
+        if (gpu := calibration.gpu()) is None:
+            self.say("GPU-hours: not estimated, since there is no CUDA device here to measure on")
+        else:
+            name, cores = gpu
+            self.say(
+                f"GPU-hours: {_hours(hours / cores)} on {name}, which trains MLPs as fast as {cores:.0f} cores here"
+            )
 
     def skipped(self, job: Job) -> None:
         """A section that is complete and unchanged."""
