@@ -21,7 +21,7 @@ from datalab.record import manifest, verify
 from datalab.record.manifest import SectionEntry
 
 COUNT = 6
-PARAMETERS = ("-p", "count", str(COUNT), "-p", "nap", "0.3")
+PARAMETERS = ("-p", "count", str(COUNT))
 
 
 class Rig:
@@ -104,6 +104,13 @@ class Rig:
             between_cells = status == "interrupted" or ran == 0
             assert statuses[ran] == "failed" or (between_cells and statuses[ran] == "pending")
         return entry
+
+    def at_gate(self) -> list[int]:
+        """The processes that have come to the gate, see :mod:`record_fakes`."""
+        return [int(line) for line in self.gate.read_text().split()] if self.gate.exists() else []
+
+    def open_gate(self) -> None:
+        self.gate.with_suffix(".open").touch()
 
     def computed(self) -> list[int]:
         """The cells computed so far, repeats included."""

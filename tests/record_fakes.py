@@ -5,10 +5,12 @@ What goes wrong is told by the environment, so that the same command without it 
 
 ``FAKE_MODE``    what every notebook does, see :func:`act`; with ``FAKE_SHELL`` it runs a shell command that fails
 ``FAKE_KILL``    the cell of the sweep whose process kills itself, each time
+``FAKE_WAIT``    the first cell of the sweep that waits at the gate, as those after it do
 ``FAKE_PYTHON``  the interpreter of the kernels
 ``FAKE_HOLD``    a function of the package, ``module:name`` (``@2``: its second call), that waits at the gate before it
                  begins: the moment at which a test does its harm
-``FAKE_GATE``    the file that is the gate: who waits there makes it, and goes on when the test removes it
+``FAKE_GATE``    the file that is the gate: who waits there writes its process's number into it, and goes on when there
+                 is a file of that name that ends in ``.open``
 """
 
 import functools
@@ -107,9 +109,11 @@ def section(stem: str) -> FakeSection:
 
 def cell(index: int, seed: int, nap: float) -> list[dict]:
     """One row; ``pid`` says which process made it. The log gets a line a call, so that a test can count them."""
-    time.sleep(nap)
     with open(os.environ.get("FAKE_LOG", os.devnull), "a") as log:
         log.write(f"{index}\n")
+    time.sleep(nap)
+    if index >= int(os.environ.get("FAKE_WAIT", index + 1)):
+        gate()
     if os.environ.get("FAKE_KILL") == str(index):
         os.kill(os.getpid(), signal.SIGKILL)
     return [{"index": index, "value": (seed * 7919 + index * 104729) % 1000 / 1000, "pid": os.getpid()}]
@@ -135,7 +139,7 @@ def act(mode: str, when: str = "early") -> None:
     if mode == "hang":  # deaf to interrupts, and with a child in another session
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         child = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        Path(os.environ["FAKE_GATE"]).write_text(str(child.pid))
+        Path(os.environ["FAKE_GATE"]).write_text(f"{child.pid}\n")
         child.wait()
     if mode == "memory":  # a limit on this process, and more asked of it than that
         import resource
@@ -148,13 +152,14 @@ def act(mode: str, when: str = "early") -> None:
 
 
 def gate() -> None:
-    """Wait at the gate: say so by making its file, and go on when it is removed."""
+    """Wait at the gate until it is open."""
     path = Path(os.environ["FAKE_GATE"])
-    path.touch()
-    for _ in range(1200):
-        if not path.exists():
+    with open(path, "a") as waiting:
+        waiting.write(f"{os.getpid()}\n")
+    for _ in range(3000):
+        if path.with_suffix(".open").exists():
             return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise TimeoutError("nobody opened the gate")
 
 
@@ -200,10 +205,10 @@ def write_notebooks(folder: Path) -> Path:
     return folder
 
 
-def papermill(notebook: Path, record: Path, folder: Path, log: Path, *more: str) -> subprocess.Popen:
+def papermill(notebook: Path, record: Path, folder: Path, *more: str, **environment: str) -> subprocess.Popen:
     """Plain papermill, as its users call it, from a folder that has nothing to do with the project."""
     folder.mkdir(exist_ok=True)
-    environment = os.environ | {"FAKE_LOG": str(log)}
+    environment = os.environ | environment
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-k", "python3", "--language", "python"]
     command += ["-p", "profile", "smoke", "-p", "record", str(record), "-p", "workers", "1", *more]

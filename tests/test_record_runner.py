@@ -192,7 +192,7 @@ def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_w
     made: Path, notebooks: Path, tmp_path: Path
 ) -> None:
     record, elsewhere = tmp_path / "record", tmp_path / "elsewhere"
-    process = record_fakes.papermill(notebooks / "3_4_beta.ipynb", record, elsewhere, tmp_path / "log")
+    process = record_fakes.papermill(notebooks / "3_4_beta.ipynb", record, elsewhere)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out.decode()
     expected = {path: content for path, content in contents(made, "tables").items() if path.startswith("tables/3_4_")}
@@ -206,7 +206,7 @@ def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_w
 def test_papermill_itself_calls_the_cells_after_a_kernels_death_completed(notebooks: Path, tmp_path: Path) -> None:
     """Why we judge for ourselves: the status papermill 2 writes. Should this fail one day, papermill has improved."""
     elsewhere, record, died = tmp_path / "elsewhere", tmp_path / "record", ["-p", "mode", "os._exit"]
-    process = record_fakes.papermill(notebooks / "3_4_beta.ipynb", record, elsewhere, tmp_path / "log", *died)
+    process = record_fakes.papermill(notebooks / "3_4_beta.ipynb", record, elsewhere, *died)
     process.communicate(timeout=120)
     written = json.loads((elsewhere / "out.ipynb").read_text())
     statuses = {cell["metadata"]["papermill"]["status"] for cell in written["cells"] if not cell.get("execution_count")}
