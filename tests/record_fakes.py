@@ -4,7 +4,6 @@ Run as a script it is the ``datalab`` command over these sections: ``python reco
 What goes wrong is told by the environment, so that the same command without it is the same command:
 
 ``FAKE_MODE``    what every notebook does, see :func:`act`; with ``FAKE_SHELL`` it runs a shell command that fails
-``FAKE_KILL``    the cell of the sweep whose process kills itself, each time
 ``FAKE_WAIT``    the first cell of the sweep that waits at the gate, as those after it do
 ``FAKE_PYTHON``  the interpreter of the kernels
 ``FAKE_HOLD``    a function of the package, ``module:name`` (``@2``: its second call), that waits at the gate before it
@@ -114,8 +113,6 @@ def cell(index: int, seed: int, nap: float) -> list[dict]:
     time.sleep(nap)
     if index >= int(os.environ.get("FAKE_WAIT", index + 1)):
         gate()
-    if os.environ.get("FAKE_KILL") == str(index):
-        os.kill(os.getpid(), signal.SIGKILL)
     return [{"index": index, "value": (seed * 7919 + index * 104729) % 1000 / 1000, "pid": os.getpid()}]
 
 
