@@ -172,7 +172,7 @@ def run(
     if state.failures:
         lines = [f"{cell.function} {json.dumps(cell.parameters)}: {error}" for cell, error in state.failures]
         count = f"{len(lines)} of {len(cells)} cells failed (the others are kept)"
-        raise SweepError("\n  ".join([f"{count}, the first because of {state.failures[0][1]}:", *lines]))
+        raise SweepError("\n  ".join([f"{count}, the first because of {state.failures[0][1]}", *lines]))
     return pd.concat([read(cell.path(folder)) for cell in cells], ignore_index=True)
 
 

@@ -17,6 +17,7 @@ import pytest
 import record_fakes
 
 from datalab import sweep
+from datalab.errors import UserError
 from datalab.record import manifest, verify
 from datalab.record.manifest import SectionEntry
 
@@ -32,6 +33,7 @@ class Rig:
         self.log, self.gate, self.reference = folder / "log", folder / "gate", reference
         self.notebooks = record_fakes.write_notebooks(folder / "notebooks")
         self.within: Sequence[str] = ()  # a command that runs a command, in a mount namespace for instance
+        self.started: list[subprocess.Popen] = []
 
     def start(
         self,
@@ -40,28 +42,42 @@ class Rig:
         more: Sequence[str] = PARAMETERS,
         weak: bool = False,
         environment: dict[str, str] | None = None,
+        terminal: int = subprocess.PIPE,
         **fault: str,
     ) -> subprocess.Popen:
         """``datalab run``; ``fault`` is what :mod:`record_fakes` is told, ``weak`` for one whom file modes bind."""
         command = ["run", *names, "--profile", "smoke", "--to", str(self.record), "--workers", str(workers), *more]
         told = {f"FAKE_{name.upper()}": value for name, value in fault.items()}
-        return self.call(command, told | (environment or {}), weak)
+        return self.call(command, told | (environment or {}), weak, terminal)
 
-    def call(self, command: Sequence[str], environment: dict[str, str], weak: bool = False) -> subprocess.Popen:
+    def call(
+        self, command: Sequence[str], environment: dict[str, str], weak: bool = False, terminal: int = subprocess.PIPE
+    ) -> subprocess.Popen:
         """Any ``datalab`` command, in a process group of its own, as a terminal starts it."""
         program = [*self.within, sys.executable, str(record_fakes.HERE / "record_fakes.py"), str(self.notebooks)]
         path = [environment.get("PYTHONPATH"), str(record_fakes.HERE), os.environ.get("PYTHONPATH")]
         environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
         environment |= {"FAKE_LOG": str(self.log), "FAKE_GATE": str(self.gate)}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*program, *command],
             env=os.environ | environment,
-            stdout=subprocess.PIPE,
+            stdout=terminal,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
             preexec_fn=bound_by_file_modes if weak else None,
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leave no process behind, whatever a failed test has left."""
+        left = [psutil.Process(process.pid) for process in self.started if process.poll() is None]
+        left = [member for process in left for member in family(process)]
+        with suppress(UserError, LookupError, psutil.NoSuchProcess):
+            left += family(psutil.Process(self.entry().process["kernel"]))
+        for process in filter(alive, left):
+            process.kill()
 
     def complete(self, *names: str, **how: object) -> None:
         """The third truth. The same command again ends well, with the tables of a run that was never disturbed, and

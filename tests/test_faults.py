@@ -36,8 +36,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, undisturbed: Path) -> Rig:
-    return Rig(tmp_path, tables(undisturbed))
+def rig(tmp_path: Path, undisturbed: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path, tables(undisturbed))
+    yield rig
+    rig.end()
 
 
 @pytest.fixture
@@ -271,11 +273,14 @@ def test_one_signal_more_while_the_first_is_handled_raises_nothing() -> None:
         interrupts.check()
 
 
-def test_a_terminal_that_is_closed_is_an_interruption_though_nobody_reads_what_is_printed(rig: Rig) -> None:
-    driver = rig.start("3.4", wait="3")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["a terminal, closed", "tee, after Ctrl-C"])
+def test_an_interruption_is_one_though_nobody_is_left_to_read_what_is_printed(rig: Rig, number: int) -> None:
+    reader, terminal = os.openpty() if number == signal.SIGHUP else os.pipe()
+    driver = rig.start("3.4", terminal=terminal, wait="3")
+    os.close(terminal)
     wait_for(rig.at_gate)
-    driver.stdout.close()
-    interrupt(driver, signal.SIGHUP)
+    os.close(reader)
+    interrupt(driver, number)
     assert driver.wait(60) == 130
     assert driver.stderr.read() == ""
     rig.told("interrupted", "stopped after 3 of ")

@@ -294,8 +294,11 @@ def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
 
 
 def _check_folder(record: Path, profile: str, fresh: bool) -> None:
-    """Refuse a folder that is not a record, is being written to, or holds another profile. Writes nothing."""
+    """Refuse a folder that is not a record, is or cannot be written to, or holds another profile. Writes nothing."""
     name = provenance.shown(record)
+    nearest = next(folder for folder in (record, *record.parents) if folder.exists())
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"record '{name}' cannot be written: folder '{provenance.shown(nearest)}' is read-only")
     if not record.exists():
         return
     if not record.is_dir():

@@ -4,7 +4,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,9 +35,12 @@ class Screen:
         self._print(text, markup=False, soft_wrap=True)
 
     def _print(self, *what: Any, **how: Any) -> None:
-        """Print; a reader that has gone (``| tee`` after Ctrl-C) or a full disk costs the lines, never the run."""
+        self._try(self.console.print, *what, **how)
+
+    def _try(self, show: Callable[..., Any], *what: Any, **how: Any) -> None:
+        """Show something; a terminal or ``| tee`` that has gone, or a full disk, costs the lines and never the run."""
         try:
-            self.console.print(*what, **how)
+            show(*what, **how)
         except (OSError, SystemExit):  # rich leaves the program when the pipe is broken
             self.console.quiet = True
             with suppress(OSError, ValueError):
@@ -86,7 +89,7 @@ class Screen:
         self.say(f"{job.section.number:<4} {job.section.stem}: running, about {span(job.estimate.seconds)}")
         if self.console.is_terminal:
             self._status = self.console.status("starting the kernel")
-            self._status.start()
+            self._try(self._status.start)
 
     def tick(self, job: Job, cell: int, cells: int, state: dict[str, Any]) -> None:
         """The running notebook's state: code cell ``cell`` of ``cells``, and its sweep's."""
@@ -105,7 +108,7 @@ class Screen:
     def end(self, job: Job, entry: SectionEntry) -> None:
         """A notebook has ended, one way or the other."""
         if self._status is not None:
-            self._status.stop()
+            self._try(self._status.stop)
             self._status = None
         took = "" if entry.status == "not run" else f" in {span(time.monotonic() - self._began)}"
         reason = f": {entry.reason}" if entry.reason else ""
