@@ -364,7 +364,7 @@ def test_a_read_only_folder_is_refused_in_one_line_and_verified_without_a_write(
             path.chmod(path.stat().st_mode & ~0o222)
     before = contents(rig.seen)
     told = rig.record
-    for record in (told, told / "new"):
+    for record in (told, told / "new" / "deep"):
         for more in (PARAMETERS, [*PARAMETERS, "--fresh"]):
             rig.record = record
             driver = rig.start("0", "3.4", more=more, weak=True)

@@ -56,7 +56,9 @@ def run(
             why, status = "Interrupted", INTERRUPTED
         except OSError as error:
             why, status = f"Stopped, cannot write ({provenance.one_line(error)})", FAILED
-        kept = f"finished work is kept in {provenance.shown(record)}" if record.exists() else "nothing was written"
+        kept = (
+            f"finished work is kept in {provenance.shown(record)}" if os.path.exists(record) else "nothing was written"
+        )
         screen.say(f"{why}; {kept}. Resume with: {resume or 'the same command'}")
         return status
 
@@ -296,7 +298,7 @@ def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
 def _check_folder(record: Path, profile: str, fresh: bool) -> None:
     """Refuse a folder that is not a record, is or cannot be written to, or holds another profile. Writes nothing."""
     name = provenance.shown(record)
-    nearest = next(folder for folder in (record, *record.parents) if folder.exists())
+    nearest = next(folder for folder in (record, *record.parents) if os.path.exists(folder))
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"record '{name}' cannot be written: folder '{provenance.shown(nearest)}' is read-only")
     if not record.exists():
