@@ -421,7 +421,7 @@ def test_of_two_runs_started_at_once_exactly_one_wins_though_others_look_at_the_
     for again in range(3):
         rig.record.mkdir(exist_ok=True)  # `verify` can look from the beginning
         over = threading.Event()
-        looking = threading.Thread(target=look, args=(rig.record, over))
+        looking = threading.Thread(target=look, args=(rig.record, over), daemon=True)
         looking.start()
         drivers = [rig.start("3.4", mode="wait first") for _ in range(2)]
         wait_for(lambda drivers=drivers: any(driver.poll() is not None for driver in drivers))
