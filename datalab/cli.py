@@ -1,7 +1,7 @@
 """The ``datalab`` command: plan, run, verify, compare, report, claims, datasets; each calls the room that knows.
 
-Exit status: 0 done, 1 a notebook failed, a record is not whole or can no longer be written, or two records differ, 2 the
-call was wrong (one line on stderr, nothing written), 130 interrupted.
+Exit status: 0 done, 1 a notebook failed, a record is not whole or cannot be written any more, or two records differ, 2
+the call was wrong (one line on stderr, nothing written), 130 interrupted.
 """
 
 import fnmatch
