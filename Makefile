@@ -26,7 +26,11 @@ test: $(VENV)/.installed ## ruff, every notebook run whole as JupyterLab does, t
 	$(BIN)/python -m pytest --nbmake notebooks
 	$(BIN)/python -m pytest
 
-lab: $(VENV)/.installed ## open the notebooks in JupyterLab
+# A click on a Markdown file shows it rendered: README.md is the reading guide.
+lab: $(VENV)/.installed ## open JupyterLab at the reading guide, README.md
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}}' \
+		> $(VENV)/share/jupyter/lab/settings/overrides.json
 	$(BIN)/jupyter lab --notebook-dir=. README.md
 
 $(BENCH)/.installed: pyproject.toml constraints.txt
