@@ -193,7 +193,7 @@ def test_where_the_code_has_moved_on_what_differs_is_stale_and_not_called_a_forg
     assert report.findings == []
     told = [line for line in report.stale if "computed anew" in line]
     assert told == [
-        "section 0 computed anew (the package's code changed): gives other TITLE.threshold",
+        "section 0 computed anew, by other sources (the package's code): gives other TITLE.threshold",
     ]
 
 
@@ -206,6 +206,22 @@ def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path
     finally:
         path.write_text(before)
     assert re.fullmatch(r"code cell \d raised ZeroDivisionError: division by zero", done.problem)
+
+
+def test_a_section_run_by_hand_is_computed_anew_too(notebooks: Path, tmp_path: Path) -> None:
+    process = record_fakes.papermill(notebooks / f"{STEM}.ipynb", tmp_path / "record", tmp_path / "at")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    report = checked(tmp_path / "record")
+    assert (report.findings, report.stale) == ([], [])
+    assert report.recomputed[0].claims == 1
+    in_claim(verdict="reproduced")(tmp_path / "record")
+    put_right(tmp_path / "record")
+    report = checked(tmp_path / "record")
+    assert report.findings == []  # nobody knows what notebook it was
+    assert report.stale == [
+        "section 0 computed anew, by other sources (a notebook run by hand): gives other TITLE.threshold"
+    ]
 
 
 def test_the_records_own_notebook_is_never_run(record: Path) -> None:

@@ -90,7 +90,7 @@ def _recompute(record: Path, book: Manifest, report: Report, workers: int | None
         moved = [*_moved(book.sections[done.stem], done.stem), *libraries]
         if moved and (done.problem or done.differences):
             what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
-            report.stale.append(f"section {number} computed anew ({'; '.join(moved)} changed): {what}")
+            report.stale.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
         elif done.problem:
             report.findings.append(
                 Finding("changed", done.stem, f"cannot be computed from its raw rows: {done.problem}")
@@ -177,7 +177,9 @@ def _moved(entry: SectionEntry, stem: str) -> list[str]:
     now = provenance.sources()
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
     source = plan.notebooks_folder() / f"{stem}.ipynb"
-    same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
+    if (ran := entry.key.get("notebook")) is None:
+        return [*moved, "a notebook run by hand"]
+    same = source.is_file() and provenance.notebook_sha256(source) == ran
     return moved if same else [*moved, "its notebook"]
 
 
