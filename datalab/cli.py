@@ -123,21 +123,23 @@ def verify(record: Path, fresh: bool, hashes_only: bool) -> int:
     Example:
       datalab verify runs/quick
     """
+    from datalab import report as reporting
     from datalab.record import verify as verifying
     from datalab.record.provenance import shown
 
-    report = verifying.verify(record, recompute=not hashes_only)
+    report = verifying.verify(record, recompute=not hashes_only, pages=reporting.differing)
     for finding in report.findings:
         click.echo(str(finding))
-    for line in report.stale:
+    for line in [*report.stale, *report.unconfirmed]:
         click.echo(f"stale: {line}")
     state = "whole" if report.whole else f"not whole, {len(report.findings)} findings"
+    state += f", but {len(report.unconfirmed)} things differ under other sources" if report.unconfirmed else ""
     click.echo(f"{shown(record)}: {state} ({report.files} files, {report.sections} sections)")
     if done := [each for each in report.recomputed if not each.problem]:
         files, outputs, claims = (sum(getattr(each, name) for each in done) for name in ("files", "outputs", "claims"))
         what = f"{files} tables and figures, {outputs} code cells and {claims} verdicts"
         click.echo(f"Computed anew from the raw rows: {what} of {len(done)} sections.")
-    return 0 if report.whole and not (fresh and report.stale) else 1
+    return 0 if report.whole and not (fresh and (report.stale or report.unconfirmed)) else 1
 
 
 @cli.command()

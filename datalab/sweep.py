@@ -177,14 +177,22 @@ def run(
 
 
 def read(path: Path) -> pd.DataFrame | None:
-    """A cell's rows, or None when its file is absent, torn or altered (pages carry checksums)."""
+    """A cell's rows; None when its file is absent, torn, altered (pages have checksums) or silent on what made it."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, page_checksum_verification=True).to_pandas()
-    except (pa.ArrowException, OSError):
+        return described(path)[1]
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
         return None
+
+
+def described(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What made a cell's file, ``{"function", "parameters"}``, and its rows. Raises what reading it raises."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        about = json.loads(file.metadata.metadata[DESCRIPTION.encode()])
+        return about, file.read().to_pandas()
 
 
 class _State:
@@ -297,7 +305,8 @@ def _write(rows: pd.DataFrame, cell: Cell, path: Path) -> None:
     table = table.replace_schema_metadata(None)  # pandas' own description would be half of a small file
     about = json.dumps({"function": cell.function, "parameters": cell.parameters})
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    how = {"compression": "zstd", "compression_level": 19, "write_statistics": False}
+    words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]  # scores rarely repeat
+    how = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "use_dictionary": words}
     try:
         with pq.ParquetWriter(partial, table.schema, store_schema=False, write_page_checksum=True, **how) as writer:
             writer.write_table(table)

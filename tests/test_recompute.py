@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import record_fakes
 
-from datalab import sweep
-from datalab.record import atomic, claimstable, manifest, rawrows, recompute, verify
+from datalab import cli, report, sweep
+from datalab.errors import UserError
+from datalab.record import atomic, claimstable, manifest, progress, provenance, rawrows, recompute, verify
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 STEM = "0_alpha"
@@ -48,10 +50,10 @@ def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is
 ) -> None:
     before = {path: path.read_bytes() for path in record.rglob("*") if path.is_file()}
     monkeypatch.setattr(record_fakes, "cell", None)  # nothing may be computed but from the rows
-    report = checked(record)
-    assert report.findings == []
-    assert [done.stem for done in report.recomputed] == ["0_alpha", "3_4_beta", "6_gamma"]
-    first = report.recomputed[0]
+    done = checked(record)
+    assert done.findings == []
+    assert [done.stem for done in done.recomputed] == ["0_alpha", "3_4_beta", "6_gamma"]
+    first = done.recomputed[0]
     assert (first.problem, first.claims) == ("", 1)
     assert first.files == len([p for p in before if p.parent.name in ("tables", "figures") and p.name[:2] == "0_"])
     assert first.outputs == 9  # code cells, papermill's parameters among them
@@ -122,6 +124,56 @@ def other_raw_row(record: Path) -> None:
         writer.add_key_value_metadata({sweep.DESCRIPTION: json.dumps(about)})
 
 
+def said(what: str, on: str = "stdout") -> Callable[[dict], object]:
+    return lambda book: book["cells"][-1]["outputs"].append({"output_type": "stream", "name": on, "text": what})
+
+
+def as_progress(book: dict) -> None:
+    data = {"text/plain": "1 of 1 cells: the title is reproduced: 1.0 s"}
+    book["cells"][-1]["outputs"].append({"output_type": "display_data", "metadata": dict(progress.MARK), "data": data})
+
+
+def uncounted(book: dict) -> None:
+    book["cells"][-1]["execution_count"] = None
+    said("the title is reproduced")(book)
+
+
+def at_the_start(book: dict) -> None:
+    output = next(o for c in book["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
+    output["text"] = "".join(output["text"]).replace("seeds ", "seeds 13 of ", 1)
+
+
+def in_prose(book: dict) -> None:
+    cell = {"cell_type": "markdown", "id": "x", "metadata": {"tags": ["injected-parameters"]}, "source": "# Reproduced"}
+    book["cells"].insert(2, cell)
+
+
+def with_a_remark(book: dict) -> None:
+    cell = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+    cell["source"] = "".join(cell["source"]) + "  # reproduced"
+
+
+def extra_table(record: Path) -> None:
+    (record / "tables/0_better.csv").write_text("F1\n1.0\n")
+    book = manifest.load(record)
+    book.add_file(record, "tables/0_better.csv", section=STEM)
+    manifest.save(record, book)
+
+
+def extra_section(record: Path) -> None:
+    book = manifest.load(record)
+    entry = book.sections[STEM].model_copy(update={"number": "7", "tables": {}, "figures": {}, "cells": []})
+    entry.claims = [entry.claims[0] | {"verdict": "reproduced", "table": None}]
+    book.sections["7_extra"] = entry
+    manifest.save(record, book)
+
+
+def other_title(record: Path) -> None:
+    book = manifest.load(record)
+    book.sections[STEM].title = "Influence wins"
+    manifest.save(record, book)
+
+
 FORGERIES = {
     "a table's figure": (in_text("tables/0_rows.csv", r"0,0\.\d", "0,0.1234"), "tables/0_rows.csv"),
     "a printed table": (in_text("tables/0_rows.md", "What the cells gave", "What we hoped"), "tables/0_rows.md"),
@@ -138,6 +190,14 @@ FORGERIES = {
     "an output's picture": (in_outputs(other_picture), f"notebooks/{STEM}.ipynb"),
     "a notebook's source": (in_outputs(lambda b: b["cells"][-1].update(source="section.finish() ")), "notebooks/"),
     "a notebook's parameter": (in_outputs(other_parameter), f"notebooks/{STEM}.ipynb"),
+    "a remark beside a parameter": (in_outputs(with_a_remark), f"notebooks/{STEM}.ipynb"),
+    "a printed line": (in_outputs(said("the title is reproduced")), f"notebooks/{STEM}.ipynb"),
+    "a warning": (in_outputs(said("the title is reproduced", "stderr")), f"notebooks/{STEM}.ipynb"),
+    "a display that says it is progress": (in_outputs(as_progress), f"notebooks/{STEM}.ipynb"),
+    "a cell without a number": (in_outputs(uncounted), f"notebooks/{STEM}.ipynb"),
+    "what the start prints": (in_outputs(at_the_start), f"notebooks/{STEM}.ipynb"),
+    "prose that says it is parameters": (in_outputs(in_prose), f"notebooks/{STEM}.ipynb"),
+    "a table more": (extra_table, "tables/0_better.csv"),
     "a raw row": (other_raw_row, "tables/0_rows.csv"),
 }
 
@@ -150,6 +210,75 @@ def test_a_forgery_with_all_hashes_put_right_is_named(what: str, record: Path) -
     assert verify.verify(record).findings == []  # the hashes alone do not tell
     found = [finding.what for finding in checked(record).findings]
     assert any(each.startswith(named) for each in found), found
+
+
+@pytest.mark.parametrize(("forge", "named"), [(extra_section, "7_extra"), (other_title, STEM)])
+def test_a_section_that_is_not_the_studys_is_named_without_computing(
+    forge: Callable[[Path], None], named: str, record: Path
+) -> None:
+    forge(record)
+    put_right(record)
+    assert named in {finding.what for finding in verify.verify(record).findings}
+
+
+def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path) -> None:
+    report.write(record)
+    for path, content in (
+        ("ro-crate-metadata.json", "{}"),
+        ("index.html", "<h1>Reproduced</h1>"),
+        ("report/x.html", "x"),
+    ):
+        forged = Path(shutil.copytree(record, record.with_name(f"forged {Path(path).name}")))
+        (forged / path).write_text(content)
+        book = manifest.load(forged)
+        book.add_file(forged, path)
+        manifest.save(forged, book)
+        assert verify.verify(forged).findings == []
+        found = verify.verify(forged, recompute=True, workers=1, pages=report.differing).findings
+        # a page more is in the crate too
+        assert path in {finding.what for finding in found}
+    assert verify.verify(record, recompute=True, workers=1, pages=report.differing).findings == []
+
+
+def test_a_reader_of_sections_that_were_run_again_is_stale_and_not_called_a_forgery(record: Path) -> None:
+    assert record_fakes.run(record, "0", count=5) == 0
+    found = checked(record)
+    assert found.findings == []
+    assert all("6_gamma" not in line for line in found.unconfirmed)  # it reads, and would give the same
+    in_claim(verdict="reproduced")(record)
+    book = manifest.load(record)
+    book.sections["6_gamma"].headline = []
+    manifest.save(record, book)
+    put_right(record)
+    found = checked(record)
+    assert {finding.what for finding in found.findings} == {"TITLE.threshold"}
+    assert [line.split(":")[0] for line in found.unconfirmed] == [
+        "section 6 computed anew, by other sources (sections that it read, run again since)"
+    ]
+
+
+def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
+    record: Path, capsys: pytest.CaptureFixture
+) -> None:
+    in_claim(verdict="reproduced")(record)
+    book = manifest.load(record)
+    book.packages["pingouin"] = "0.0"
+    manifest.save(record, book)
+    put_right(record)
+    assert checked(record).findings == []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr(recompute, "provenance", SimpleNamespace(**vars(provenance) | {"machine": lambda: {"cores": 1}}))
+        cli.main(["verify", str(record), "--fresh"])
+    assert exit_.value.code == 1
+    assert "whole, but 1 things differ under other sources" in capsys.readouterr().out
+
+
+def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path, tmp_path: Path) -> None:
+    path = sorted((record / "cells").glob("*.parquet"))[0]
+    pq.write_table(pq.read_table(path), path)
+    assert sweep.read(path) is None
+    with pytest.raises(UserError, match="silent on what made them"):
+        rawrows.read(path)
 
 
 def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(record: Path) -> None:
@@ -178,9 +307,9 @@ def test_raw_rows_that_are_gone_cannot_be_explained_away(record: Path) -> None:
 
 def test_a_section_whose_files_are_not_whole_is_named_and_not_computed(record: Path) -> None:
     (record / "tables/0_rows.csv").write_text("index,value\n")
-    report = checked(record)
-    assert {"tables/0_rows.csv"} <= {finding.what for finding in report.findings}
-    assert [done.stem for done in report.recomputed] == ["3_4_beta", "6_gamma"]
+    done = checked(record)
+    assert {"tables/0_rows.csv"} <= {finding.what for finding in done.findings}
+    assert [done.stem for done in done.recomputed] == ["3_4_beta", "6_gamma"]
 
 
 def test_where_the_code_has_moved_on_what_differs_is_stale_and_not_called_a_forgery(
@@ -189,10 +318,9 @@ def test_where_the_code_has_moved_on_what_differs_is_stale_and_not_called_a_forg
     in_claim(verdict="reproduced")(record)
     put_right(record)
     monkeypatch.setattr("datalab.record.provenance.code_sha256", lambda: "other")
-    report = checked(record)
-    assert report.findings == []
-    told = [line for line in report.stale if "computed anew" in line]
-    assert told == [
+    done = checked(record)
+    assert done.findings == []
+    assert done.unconfirmed == [
         "section 0 computed anew, by other sources (the package's code): gives other TITLE.threshold",
     ]
 
@@ -202,7 +330,7 @@ def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path
     before = path.read_text()
     try:
         path.write_text(before.replace("section.headline(rows", "1/0; section.headline(rows"))
-        done = recompute.of_section(record, STEM, manifest.load(record).sections[STEM], notebooks)
+        done = recompute.of_section(record, STEM, manifest.load(record).sections[STEM], [], notebooks)
     finally:
         path.write_text(before)
     assert re.fullmatch(r"code cell \d raised ZeroDivisionError: division by zero", done.problem)
@@ -212,14 +340,14 @@ def test_a_section_run_by_hand_is_computed_anew_too(notebooks: Path, tmp_path: P
     process = record_fakes.papermill(notebooks / f"{STEM}.ipynb", tmp_path / "record", tmp_path / "at")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    report = checked(tmp_path / "record")
-    assert (report.findings, report.stale) == ([], [])
-    assert report.recomputed[0].claims == 1
+    done = checked(tmp_path / "record")
+    assert (done.findings, done.stale, done.unconfirmed) == ([], [], [])
+    assert done.recomputed[0].claims == 1
     in_claim(verdict="reproduced")(tmp_path / "record")
     put_right(tmp_path / "record")
-    report = checked(tmp_path / "record")
-    assert report.findings == []  # nobody knows what notebook it was
-    assert report.stale == [
+    done = checked(tmp_path / "record")
+    assert done.findings == []  # nobody knows what notebook it was
+    assert done.unconfirmed == [
         "section 0 computed anew, by other sources (a notebook run by hand): gives other TITLE.threshold"
     ]
 
@@ -322,11 +450,11 @@ def test_the_reference_says_what_its_raw_rows_give_without_data_or_network(monke
     monkeypatch.setenv("DATALAB_CACHE", "/nonexistent")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    report = verify.verify(REFERENCE, recompute=True)
-    assert report.findings == []
-    assert [line for line in report.stale if "computed anew" in line] == []
-    assert len(report.recomputed) == 15
-    assert sum(done.claims for done in report.recomputed) == sum(
+    done = verify.verify(REFERENCE, recompute=True)
+    assert done.findings == []
+    assert done.unconfirmed == []
+    assert len(done.recomputed) == 15
+    assert sum(done.claims for done in done.recomputed) == sum(
         len(entry.claims) for entry in manifest.load(REFERENCE).sections.values()
     )
 

@@ -267,7 +267,7 @@ def test_a_record_with_a_failed_section_says_so_on_every_page(record: Path) -> N
     assert {finding.kind for finding in verify.verify(record).findings} == {"incomplete"}
 
 
-@pytest.mark.parametrize("fault", ["no record", "changed", "held", "not empty"])
+@pytest.mark.parametrize("fault", ["no record", "changed", "held", "not empty", "inside"])
 def test_what_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(
     fault: str, record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -279,6 +279,8 @@ def test_what_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(
         word = "tables/0_rows.csv"
     elif fault == "not empty":
         call += ["--to", str(tmp_path)]
+    elif fault == "inside":
+        call, word = [*call, "--to", str(record / "pages")], "inside the record"
     holder = held(record) if fault == "held" else None
     before = sorted(tmp_path.rglob("*"))
     try:
@@ -323,9 +325,11 @@ def test_after_kill_9_while_the_pages_are_written_verify_says_so_and_the_next_ru
     assert ("incomplete", "the record", "its writer was interrupted") in {
         (finding.kind, finding.what, finding.detail) for finding in verify.verify(record).findings
     }
-    assert record_fakes.run(record) == 0
-    assert verify.verify(record).findings == []
-    assert report.write(record)
+    other = Path(shutil.copytree(record, tmp_path / "other"))
+    assert report.write(other)  # the same command puts it in order,
+    assert verify.verify(other).findings == []
+    assert record_fakes.run(record) == 0  # and so does a run
+    assert not (record / "index.html").exists()
     assert verify.verify(record).findings == []
     assert not lock.is_held(record)
 

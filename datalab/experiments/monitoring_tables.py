@@ -13,6 +13,7 @@ from datalab.experiments.monitor_cell import STATISTICS
 from datalab.experiments.summaries import by_set, mean_with_interval
 from datalab.protocol import protocol
 
+SHIFTED = "shifted streams"  # what the baseline loses on them, among other stresses
 FEATURES = ("estimated noise", "log classes")
 UNIT = ["dataset", "architecture", "seed", "rate"]
 
@@ -162,6 +163,12 @@ def _twice(flags: np.ndarray) -> np.ndarray:
     return flags & np.append(flags[1:], False)
 
 
+def late(rows: pd.DataFrame) -> pd.DataFrame:
+    """The windows of each stream's last quarter, where the shift is furthest."""
+    shifted = rows[rows.part == "shifted"]
+    return shifted[shifted.window >= 0.75 * (shifted.groupby("dataset").window.transform("max") + 1)]
+
+
 def silence(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per stream: how far accuracy and mean confidence fall over the last quarter of the shift, over seeds.
 
@@ -169,9 +176,8 @@ def silence(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for name in dict.fromkeys(rows.dataset):
-        one = rows[(rows.dataset == name) & (rows.part == "shifted")]
-        late = one[one.window >= 0.75 * (one.window.max() + 1)]
-        by_seed = late.groupby("seed")[["accuracy", "reference_accuracy", "confidence", "reference_confidence"]].mean()
+        one = late(rows[rows.dataset == name])
+        by_seed = one.groupby("seed")[["accuracy", "reference_accuracy", "confidence", "reference_confidence"]].mean()
         fall = by_seed.reference_accuracy - by_seed.accuracy
         sure = by_seed.reference_confidence - by_seed.confidence
         row = {"data set": name, "shift": one.kind.iloc[0]} | mean_with_interval(fall, "accuracy falls by")
@@ -227,9 +233,9 @@ def stress(rows: pd.DataFrame, silence: pd.DataFrame) -> dict[str, np.ndarray]:
     """What the baseline loses under noise (F1, a value a data set) and under shift (accuracy, a value a stream)."""
     rates = sorted(rows.rate.unique())
     if len(rates) < 2 or rates[0] > 0:
-        return {"shifted streams": by_stream(silence, "accuracy falls by")}
+        return {SHIFTED: by_stream(silence, "accuracy falls by")}
     clean, noisy = (by_set(main(rows), "macro_f1", method="vanilla", rate=at) for at in (rates[0], rates[-1]))
     found = {f"{100 * rates[-1]:g} % flipped labels": (clean - noisy).to_numpy()}
     if len(silence) > 1:
-        found["shifted streams"] = by_stream(silence, "accuracy falls by")
+        found[SHIFTED] = by_stream(silence, "accuracy falls by")
     return found

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,17 @@ class Manifest(pydantic.BaseModel):
     def files_of(self, stem: str) -> list[str]:
         """The paths one section wrote."""
         return [path for path, entry in self.files.items() if entry.section == stem]
+
+    def reads_sha256(self, stems: Sequence[str]) -> str | None:
+        """One hash of what the sections ``stems`` have put into the record so far: tables, claims and statuses."""
+        if not stems:
+            return None
+        found = []
+        for stem in sorted(stems):
+            if entry := self.sections.get(stem):
+                tables = {p: self.files[p].sha256 for p in sorted(self.files_of(stem)) if p.startswith("tables/")}
+                found.append([stem, entry.status, tables, entry.claims])
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def now() -> str:

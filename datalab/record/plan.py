@@ -58,7 +58,7 @@ def jobs(names: Sequence[str], profile: str, given: Mapping[str, Any], notebooks
         if not notebook.is_file():
             raise UserError(f"notebook '{notebook.name}' is not in '{provenance.shown(folder)}'")
         _check_notebook(notebook, own)
-        reads = _reads(section, module)
+        reads = reads_of(section, module)
         planned.append(Job(section, notebook, own, parameters, module.estimate(parameters), reads))
     return planned
 
@@ -83,7 +83,7 @@ def _check_names(given: Mapping[str, Any], modules: Any) -> None:
             raise UserError(f"parameter '{name}' is set by {option} here, not by -p")
 
 
-def _reads(section: experiments.Section, module: Any) -> tuple[str, ...]:
+def reads_of(section: experiments.Section, module: Any) -> tuple[str, ...]:
     """The stems named in the module's ``READS``; ``("all",)`` stands for every section before it."""
     reads = tuple(getattr(module, "READS", ()))
     if reads != ("all",):

@@ -1,6 +1,5 @@
 """The raw result rows of a record: read back with what made them, and those that one statement rests on."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,13 +50,14 @@ def counted(frames: Iterable["pd.DataFrame"], where: Where, claim_id: str) -> di
 def read(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
     """One cell's file: ``{"function", "parameters"}`` as it describes itself, and its rows.
 
-    Raises ``OSError`` or ``pyarrow.ArrowException`` where it is torn.
+    Raises :class:`UserError` where it is torn, or does not say what made it.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        about = file.metadata.metadata[sweep.DESCRIPTION.encode()]
-        return json.loads(about), file.read().to_pandas()
+    try:
+        return sweep.described(path)
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
+        raise UserError(f"raw rows {path.name}: torn, or silent on what made them; run the section again") from None
 
 
 def _equal(column: "pd.Series", value: Any) -> "np.ndarray":

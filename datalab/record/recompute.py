@@ -4,8 +4,9 @@ import ast
 import base64
 import hashlib
 import json
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -47,7 +48,12 @@ def recompute(record: Path, book: Manifest, stems: list[str], workers: int | Non
         return sum(book.files[path].bytes for path in book.sections[stem].cells if path in book.files)
 
     count = min(workers or provenance.machine()["cores"], len(stems))
-    jobs = {stem: (record, stem, book.sections[stem], plan.notebooks_folder()) for stem in stems}
+
+    def listed(stem: str) -> list[str]:
+        return [path for path in book.files_of(stem) if path.startswith(("tables/", "figures/"))]
+
+    folder = plan.notebooks_folder()
+    jobs = {stem: (record, stem, book.sections[stem], listed(stem), folder) for stem in stems}
     if count <= 1:
         return [of_section(*jobs[stem]) for stem in stems]
     environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
@@ -67,15 +73,15 @@ def other_libraries(book: Manifest) -> list[str]:
     return found
 
 
-def of_section(record: Path, stem: str, entry: SectionEntry, notebooks: Path) -> Recomputed:
-    """Compute one section anew and compare all it left in the record."""
+def of_section(record: Path, stem: str, entry: SectionEntry, listed: Collection[str], notebooks: Path) -> Recomputed:
+    """Compute one section anew and compare all it left in the record; ``listed`` are its tables and figures."""
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         try:
             done = replay.replay(record, stem, entry, notebooks / f"{stem}.ipynb", stage)
         except replay.ReplayError as error:
             return Recomputed(stem, problem=str(error))
-        found = [*_files(record, stem, stage), *_stated(entry, done.fragment["section"])]
+        found = [*_files(record, listed, stage), *_stated(entry, done.fragment["section"])]
         outputs = _outputs(record, stem, entry, done)
         count = sum(1 for path in stage.glob("*/*") if path.is_file())
         kept = record / "notebooks" / f"{stem}.ipynb"
@@ -84,16 +90,16 @@ def of_section(record: Path, stem: str, entry: SectionEntry, notebooks: Path) ->
         )
 
 
-def _files(record: Path, stem: str, stage: Path) -> Iterator[Difference]:
+def _files(record: Path, listed: Collection[str], stage: Path) -> Iterator[Difference]:
+    """The section's tables and figures: those it made, against those it has in the manifest."""
     made = {path.relative_to(stage).as_posix(): path for path in stage.glob("*/*") if path.is_file()}
-    for path, new in sorted(made.items()):
-        try:
-            held = (record / path).read_bytes()
-        except OSError:
+    for path in sorted({*made, *listed}):
+        if path not in listed:
             yield Difference(path, "the raw rows give it, the record does not have it")
-            continue
-        if held != new.read_bytes():
-            yield Difference(path, f"the raw rows give something else{_first_line(held, new.read_bytes())}")
+        elif path not in made:
+            yield Difference(path, "the record has it, the raw rows do not give it")
+        elif (held := (record / path).read_bytes()) != made[path].read_bytes():
+            yield Difference(path, f"the raw rows give something else{_first_line(held, made[path].read_bytes())}")
 
 
 def _first_line(held: bytes, new: bytes) -> str:
@@ -143,44 +149,75 @@ def _outputs(record: Path, stem: str, entry: SectionEntry, done: replay.Replay) 
     except (OSError, ValueError, KeyError):
         yield Difference(path, "is not a notebook")
         return
-    own = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
-    if provenance.cells_sha256(own) != entry.key.get("notebook"):
+    given = [cell for cell in cells if cell["cell_type"] == "code" and _is_injected(cell)]
+    if provenance.cells_sha256([cell for cell in cells if cell not in given]) != entry.key.get("notebook"):
         yield Difference(path, "its cells are not those of the source that ran")
-    for cell in cells:
-        if cell not in own and not _is_given(cell["source"], entry.parameters):
-            yield Difference(path, "the parameters in it are not those of the section")
-    for cell in cells:
-        number = cell.get("execution_count")
-        if cell["cell_type"] != "code" or number is None or number == done.started:
-            continue
-        if number not in done.outputs or _kept(cell) != _made(done.outputs[number]):
+    if len(given) != 1 or not _is_given(given[0]["source"], entry.parameters):
+        yield Difference(path, "the parameters in it are not those of the section")
+    code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    if [cell.get("execution_count") for cell in code] != list(done.outputs):
+        yield Difference(path, "its code cells are not counted 1, 2, and so on")
+        return
+    for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
+        held, new = _kept(cell, done.labels), _made(made)
+        if number == done.started:
+            held, new = _without_machine(held), _without_machine(new)
+        if held != new:
             yield Difference(path, f"what code cell {number} shows is not what the raw rows give")
 
 
+def _is_injected(cell: Mapping[str, Any]) -> bool:
+    return "injected-parameters" in cell["metadata"].get("tags", [])
+
+
 def _is_given(source: str | list[str], parameters: Mapping[str, Any]) -> bool:
-    """Whether papermill's cell of parameters assigns literals, and those of the manifest."""
+    """Whether papermill's cell of parameters assigns literals, those of the manifest, and says nothing else."""
+    lines = "".join(source).removeprefix("# Parameters\n").strip().splitlines()
     try:
-        given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse("".join(source)).body}
-    except (SyntaxError, ValueError, AttributeError, IndexError):
+        given = {name.strip(): ast.literal_eval(value) for name, value in (line.split("=", 1) for line in lines)}
+    except (SyntaxError, ValueError):
+        return False
+    if any("#" in line and "#" not in str(given[line.split("=", 1)[0].strip()]) for line in lines):
         return False
     return all(
         name in parameters and json.loads(json.dumps(value)) == parameters[name] for name, value in given.items()
     )
 
 
-def _kept(cell: Mapping[str, Any]) -> tuple[str, list[dict[str, str]]]:
-    printed = "".join("".join(o["text"]) for o in cell["outputs"] if o.get("name") == "stdout")
-    shown = [
-        {kind: _hashed(kind, value) for kind, value in output["data"].items()}
-        for output in cell["outputs"]
-        if "data" in output and output.get("metadata") != progress.MARK
-    ]
-    return printed, shown
+Shown = tuple[str, str, list[dict[str, str]]]
 
 
-def _made(output: replay.Output) -> tuple[str, list[dict[str, str]]]:
+def _kept(cell: Mapping[str, Any], labels: Collection[str]) -> Shown:
+    """What a cell of the executed notebook shows: printed, warned, displayed; a sweep's progress aside."""
+    streams = {"stdout": "", "stderr": ""}
+    shown = []
+    for output in cell["outputs"]:
+        if "data" not in output:  # a stream, or an error, which no complete notebook has
+            streams[output.get("name", "stderr")] += "".join(output.get("text", ["error"]))
+        elif not _is_progress(output, labels):
+            shown.append({kind: _hashed(kind, value) for kind, value in output["data"].items()})
+    return streams["stdout"], streams["stderr"], shown
+
+
+def _is_progress(output: Mapping[str, Any], labels: Collection[str]) -> bool:
+    """Whether a display is what a finished sweep leaves: its count, and at most the last cell's name and time."""
+    if output.get("metadata") != progress.MARK or list(output["data"]) != ["text/plain"]:
+        return False
+    text = "".join(output["data"]["text/plain"])
+    match = re.fullmatch(r"(\d+) of \1 cells(?: were finished before|: (.*): \d+\.\d s)?", text)
+    return match is not None and (match[2] is None or match[2] in labels)
+
+
+def _made(output: replay.Output) -> Shown:
     shown = [{kind: _hashed(kind, value) for kind, value in data.items()} for data in output.shown]
-    return output.printed, shown
+    return output.printed, output.warned, shown
+
+
+def _without_machine(shown: Shown) -> Shown:
+    """The start cell's output without what it says of this machine and of the record's folder."""
+    printed, warned, rest = shown
+    kept = [line for line in printed.splitlines() if line.split(" ")[0] not in ("versions", "device", "record")]
+    return "\n".join(kept), warned, rest
 
 
 def _hashed(kind: str, value: Any) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datalab import experiments
+from datalab.errors import UserError
 from datalab.record import rawrows, section, staging
 from datalab.record.manifest import SectionEntry
 
@@ -31,6 +32,7 @@ class Output:
     """What one code cell showed: its printed text, and the data of each display by media type."""
 
     printed: str = ""
+    warned: str = ""
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -41,6 +43,7 @@ class Replay:
     fragment: dict[str, Any]
     outputs: dict[int, Output]
     started: int  # the code cell that opened the section: it prints the machine and the folder
+    labels: frozenset[str]  # of the cells that its sweeps asked for
 
 
 def replay(record: Path, stem: str, entry: SectionEntry, notebook: Path, stage: Path) -> Replay:
@@ -67,7 +70,7 @@ def replay(record: Path, stem: str, entry: SectionEntry, notebook: Path, stage: 
     fragment = staging.read_fragment(stage)
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
-    return Replay(fragment, outputs, opened[0].number)
+    return Replay(fragment, outputs, opened[0].number, frozenset(opened[0].labels))
 
 
 class _Rows:
@@ -78,8 +81,8 @@ class _Rows:
         for path in paths:
             try:
                 about, frame = rawrows.read(record / path)
-            except Exception as error:
-                raise ReplayError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+            except UserError as error:
+                raise ReplayError(str(error)) from None
             self._at[self._name(about["function"], about["parameters"])] = (path, frame)
 
     def find(self, cell: Any) -> tuple[str, "pd.DataFrame"]:
@@ -102,12 +105,15 @@ class _Replayed(section.Section):
         super().__init__(spec, parameters, record, stage, driven=True)
         self._rows, self._shell = rows, shell
         self.number = self._cell_number()
+        self.labels: set[str] = set()
 
     def sweep(self, cells: Any) -> "pd.DataFrame":
         """The raw rows of these cells, in their order."""
         import pandas as pd
 
-        found = [self._rows.find(cell) for cell in {cell.key: cell for cell in cells}.values()]
+        cells = list({cell.key: cell for cell in cells}.values())
+        self.labels |= {cell.label for cell in cells}
+        found = [self._rows.find(cell) for cell in cells]
         self._cells.update((path, None) for path, _ in found)
         self._raw.append(pd.concat([frame for _, frame in found], ignore_index=True))
         return self._raw[-1].copy()
@@ -163,7 +169,7 @@ def _shell() -> Any:
 
 def _run(shell: Any, source: str) -> Output:
     shell.shown = shown = []
-    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec
     if isinstance(error, ReplayError):
@@ -171,7 +177,7 @@ def _run(shell: Any, source: str) -> Output:
     if error is not None:
         first = (str(error).splitlines() or [""])[0]
         raise ReplayError(f"code cell {shell.number} raised {type(error).__name__}: {first}")
-    return Output(printed.getvalue(), shown)
+    return Output(printed.getvalue(), warned.getvalue(), shown)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """``datalab run``: plan, lock, run each notebook, judge it, and leave a record that says the truth whatever happens."""
 
-import hashlib
-import json
 import os
 import resource
 import shutil
@@ -161,7 +159,7 @@ class _Driver:
         """Everything the section's results depend on."""
         parameters = job.parameters.model_dump(mode="json", exclude={"workers", "record"})
         key = {**self._sources, "notebook": provenance.notebook_sha256(job.notebook), "parameters": parameters}
-        return key | {"reads": reads_sha256(self._book, job.reads)}
+        return key | {"reads": self._book.reads_sha256(job.reads)}
 
     def _refuse(self, job: Job, reason: str) -> None:
         entry = SectionEntry(number=job.section.number, title=job.section.title, status="not run", reason=reason)
@@ -270,18 +268,6 @@ def is_current(record: Path, book: Manifest, stem: str, key: Mapping[str, Any]) 
     if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
         return False
     return not any(verify.change(record, path, book.files.get(path)) for path in [*book.files_of(stem), *entry.cells])
-
-
-def reads_sha256(book: Manifest, stems: Sequence[str]) -> str | None:
-    """One hash of what the sections ``stems`` have put into the record so far: their tables, claims and statuses."""
-    if not stems:
-        return None
-    found = []
-    for stem in sorted(stems):
-        if entry := book.sections.get(stem):
-            tables = {p: book.files[p].sha256 for p in sorted(book.files_of(stem)) if p.startswith("tables/")}
-            found.append([stem, entry.status, tables, entry.claims])
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from datalab import experiments
 from datalab.errors import UserError
 from datalab.record import atomic, claimstable, crate, lock, manifest, plan, provenance, staging
 from datalab.record import recompute as recomputing
-from datalab.record.manifest import FileEntry, Manifest, SectionEntry
+from datalab.record.manifest import FileEntry, Manifest
 from datalab.record.recompute import Recomputed
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
@@ -35,8 +35,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`verify` found. The record is whole when there are no ``findings``; ``stale`` says what moved on, and
-    ``recomputed`` what was computed anew from the raw rows.
+    """What :func:`verify` found. The record is whole when there are no ``findings``; ``stale`` says what moved on,
+    ``recomputed`` what was computed anew, and ``unconfirmed`` what then differed, for which other sources may account.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -44,6 +44,7 @@ class Report:
     files: int = 0
     sections: int = 0
     recomputed: list[Recomputed] = field(default_factory=list)
+    unconfirmed: list[str] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -51,12 +52,17 @@ class Report:
         return not self.findings
 
 
-def verify(record: Path, recompute: bool = False, workers: int | None = None) -> Report:
+# Which of a record's pages are not what the record gives (datalab.report.differing, a room above this one).
+Pages = Callable[[Path, Manifest], Iterable[str]]
+
+
+def verify(record: Path, recompute: bool = False, workers: int | None = None, pages: Pages | None = None) -> Report:
     """Check every file's hash, every section's status and every claim of ``record``; it is only read.
 
     With ``recompute``, also compute each complete section's tables, figures, outputs and verdicts anew from its raw
-    rows, on ``workers`` processes (None: one a core), and compare them to the byte. Where the code has moved on since,
-    what differs is stale; where it has not, it is a finding. Raises :class:`UserError` when there is no such folder.
+    rows, on ``workers`` processes (None: one a core), and compare them to the byte; likewise the crate, and by
+    ``pages`` the pages. Where the sources have moved on since, what differs is stale; where they have not, it is a
+    finding. Raises :class:`UserError` when there is no such folder.
     """
     if not record.is_dir():
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
@@ -70,27 +76,29 @@ def verify(record: Path, recompute: bool = False, workers: int | None = None) ->
     findings += _claims(record, book, {finding.what for finding in findings})
     report = Report(findings, list(stale(book)), len(book.files) + 1, len(book.sections))
     if recompute and not problem:
+        whole = report.whole
         _recompute(record.resolve(), book, report, workers)
+        if whole:
+            _derived(record.resolve(), book, report, pages)
     return report
 
 
 def _recompute(record: Path, book: Manifest, report: Report, workers: int | None) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken = {finding.what for finding in report.findings}
-    known = {section.stem for section in experiments.SECTIONS}
     stems = [
         stem
         for stem, entry in book.sections.items()
-        if entry.status == "complete" and stem in known and not broken & {*entry.cells, *book.files_of(stem)}
+        if entry.status == "complete" and not broken & {stem, *entry.cells, *book.files_of(stem)}
     ]
     libraries = recomputing.other_libraries(book)
     for done in recomputing.recompute(record, book, stems, workers):
         report.recomputed.append(done)
         number = book.sections[done.stem].number
-        moved = [*_moved(book.sections[done.stem], done.stem), *libraries]
+        moved = [*_moved(book, done.stem), *libraries]
         if moved and (done.problem or done.differences):
             what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
-            report.stale.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
+            report.unconfirmed.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
         elif done.problem:
             report.findings.append(
                 Finding("changed", done.stem, f"cannot be computed from its raw rows: {done.problem}")
@@ -98,6 +106,20 @@ def _recompute(record: Path, book: Manifest, report: Report, workers: int | None
         else:
             kinds: dict[bool, Kind] = {True: "claim", False: "changed"}
             report.findings.extend(Finding(kinds[each.claim], each.what, each.detail) for each in done.differences)
+
+
+def _derived(record: Path, book: Manifest, report: Report, pages: Pages | None) -> None:
+    """The crate and the pages, which say again what the manifest says: are they what it gives?"""
+    differing = []
+    if (record / crate.NAME).read_text(encoding="utf-8") != crate.text(crate.metadata(record, book)):
+        differing.append(crate.NAME)
+    if pages is not None and staging.INDEX in book.files:
+        differing += pages(record, book)
+    for path in differing:
+        if report.stale:
+            report.unconfirmed.append(f"{path} made anew, by other sources, is another")
+        else:
+            report.findings.append(Finding("changed", path, "it is not what the record gives"))
 
 
 def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
@@ -127,7 +149,14 @@ def _files(record: Path, book: Manifest) -> Iterator[Finding]:
 
 def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
     writing = lock.is_held(record)
+    known = {section.stem: section for section in experiments.SECTIONS}
     for stem, entry in book.sections.items():
+        if stem not in known:
+            yield Finding("added", stem, "the study has no such section")
+        elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
+            yield Finding("changed", stem, "its number or title is not the study's")
+        if entry.runner == "datalab run" and entry.status == "complete" and not entry.key.get("notebook"):
+            yield Finding("changed", stem, "it does not say which notebook ran")
         if entry.status == "running":
             detail = f"{lock.holder(record)} is running it" if writing else "interrupted: its process is gone"
             yield Finding("incomplete", stem, detail)
@@ -172,14 +201,18 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _moved(entry: SectionEntry, stem: str) -> list[str]:
+def _moved(book: Manifest, stem: str) -> list[str]:
     """What of a section's own sources is no longer what it was: ``["the package's code"]``."""
-    now = provenance.sources()
+    entry, now = book.sections[stem], provenance.sources()
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
-    source = plan.notebooks_folder() / f"{stem}.ipynb"
-    if (ran := entry.key.get("notebook")) is None:
+    section = experiments.find(stem)
+    reads = plan.reads_of(section, section.load())
+    if reads and entry.runner == "datalab run" and book.reads_sha256(reads) != entry.key.get("reads"):
+        moved.append("sections that it read, run again since")
+    if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
-    same = source.is_file() and provenance.notebook_sha256(source) == ran
+    source = plan.notebooks_folder() / f"{stem}.ipynb"
+    same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
     return moved if same else [*moved, "its notebook"]
 
 

@@ -15,6 +15,8 @@ from datalab.record.manifest import Manifest
 from datalab.record.tables import exact
 
 # A badge's class by verdict; the word itself is always in it, so that colour only helps.
+# Units of the ledger that a measured figure has too; the others belong to the paper's wording ("% loss").
+UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped")
 TONE = {
     claims.REPRODUCED: "good",
     claims.DIRECTION: "good",
@@ -46,6 +48,7 @@ def environment() -> jinja2.Environment:
         "measured": measured,
         "parts": parts,
         "badge": badge,
+        "unit": unit,
         "duration": duration,
         "size": size,
     }
@@ -74,6 +77,8 @@ def figure(value: Any, decimals: int | None = None) -> str:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return exact(value)
+    if isinstance(value, int) and decimals is None:
+        return f"{value:,}".replace("-", "−")
     text = f"{value:.{decimals}f}" if decimals is not None and math.isfinite(value) else f"{value:.4g}"
     return text.replace("inf", "∞").replace("-", "−") if "e" not in text else text
 
@@ -97,6 +102,12 @@ def parts(row: Mapping[str, Any]) -> tuple[str, str]:
 def measured(row: Mapping[str, Any]) -> str:
     """A claim's figure with its interval: ``0.713 [0.608, 0.817]``; a dash where there is none."""
     return " ".join(part for part in parts(row) if part) or "–"
+
+
+def unit(row: Mapping[str, Any]) -> str:
+    """The unit of a claim's measured figure; empty where it has none, or its text names it."""
+    numeric = isinstance(row["measured"], int | float)
+    return f" {row['unit']}" if numeric and row["unit"] in UNITS else ""
 
 
 def badge(verdict: str) -> Markup:

@@ -32,8 +32,10 @@ def write(record: Path, to: Path | None = None) -> list[str]:
     lock.hold(record)
     try:
         book = manifest.load(record)
-        if any(entry.status == "running" for entry in book.sections.values()) or not book.closed:
+        if any(entry.status == "running" for entry in book.sections.values()):
             raise UserError(f"record '{name}' was left by a run that was killed; run its command again first")
+        if not book.closed:  # killed between two sections, or while it wrote the pages
+            staging.adopt(record, book)
         return _write(record, book)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}': cannot be written ({error.strerror})") from None
@@ -41,7 +43,20 @@ def write(record: Path, to: Path | None = None) -> list[str]:
         lock.release(record)
 
 
+def differing(record: Path, book: Manifest) -> list[str]:
+    """Which pages of the record are not, to the byte, what the record gives; one that is missing is among them."""
+    made = dict(site(record, book))
+    listed = {path for path in book.files if staging.is_page(path)}
+    return [
+        path
+        for path in sorted({*made, *listed})
+        if path not in made or path not in listed or (record / path).read_text(encoding="utf-8") != made[path]
+    ]
+
+
 def _copied(record: Path, to: Path) -> Path:
+    if to.resolve().is_relative_to(record.resolve()):
+        raise UserError(f"folder '{provenance.shown(to)}' is inside the record; choose one beside it")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"folder '{provenance.shown(to)}' is not empty; choose a new one")
     try:
@@ -75,6 +90,7 @@ def site(record: Path, book: Manifest) -> Iterator[tuple[str, str]]:
     rows = {row["id"]: row for row in claimstable.rows(book)}
     shared: dict[str, Any] = {
         "rows": rows,
+        "stale": list(verify.stale(book)),
         "incomplete": {s: e for s, e in book.sections.items() if e.status != "complete"},
         "notebooks": [s for s in book.sections if (record / "notebooks" / f"{s}.ipynb").exists()],
         "verdicts": _counts([row["verdict"] for row in rows.values()], claims.VERDICTS),
