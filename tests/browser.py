@@ -46,10 +46,12 @@ class Browser:
             self._note(message)
 
     def open(self, path: Path, fragment: str = "") -> None:
-        self._loaded = False
-        self.call("Page.navigate", url=path.resolve().as_uri() + fragment)
-        while not self._loaded:
-            self._note(json.loads(self._socket.recv()))
+        """Load a page anew; a change of the fragment alone would load nothing."""
+        for address in ("about:blank", path.resolve().as_uri() + fragment):
+            self._loaded = False
+            self.call("Page.navigate", url=address)
+            while not self._loaded:
+                self._note(json.loads(self._socket.recv()))
 
     def run(self, script: str) -> Any:
         """The value of a script's last expression."""
@@ -77,7 +79,10 @@ class Browser:
             or method == "Runtime.exceptionThrown"
             or (method == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"))
             or (method == "Network.loadingFailed" and not about.get("canceled"))
-            or (method == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("file:", "data:")))
+            or (
+                method == "Network.requestWillBeSent"
+                and not about["request"]["url"].startswith(("file:", "data:", "about:"))
+            )
         ):
             self.problems.append(about)
 

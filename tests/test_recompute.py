@@ -1,7 +1,6 @@
 """`datalab verify` computes a record anew from its raw rows: a forgery whose hashes were put right is found too."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,9 +15,8 @@ import record_fakes
 
 from datalab import cli, report, sweep
 from datalab.errors import UserError
-from datalab.record import atomic, claimstable, manifest, progress, provenance, rawrows, recompute, verify
+from datalab.record import atomic, claimstable, crate, manifest, progress, provenance, rawrows, recompute, verify
 
-REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 STEM = "0_alpha"
 
 
@@ -66,6 +64,7 @@ def put_right(record: Path) -> None:
     for path, entry in list(book.files.items()):
         book.add_file(record, path, section=entry.section, timing=entry.timing)
     claimstable.write(record, book)
+    crate.write(record, book)
     manifest.save(record, book)
 
 
@@ -223,11 +222,8 @@ def test_a_section_that_is_not_the_studys_is_named_without_computing(
 
 def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path) -> None:
     report.write(record)
-    for path, content in (
-        ("ro-crate-metadata.json", "{}"),
-        ("index.html", "<h1>Reproduced</h1>"),
-        ("report/x.html", "x"),
-    ):
+    forgeries = {"ro-crate-metadata.json": "{}", "index.html": "<h1>Reproduced</h1>", "report/x.html": "x"}
+    for path, content in forgeries.items():
         forged = Path(shutil.copytree(record, record.with_name(f"forged {Path(path).name}")))
         (forged / path).write_text(content)
         book = manifest.load(forged)
@@ -235,7 +231,6 @@ def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path) -
         manifest.save(forged, book)
         assert verify.verify(forged).findings == []
         found = verify.verify(forged, recompute=True, workers=1, pages=report.differing).findings
-        # a page more is in the crate too
         assert path in {finding.what for finding in found}
     assert verify.verify(record, recompute=True, workers=1, pages=report.differing).findings == []
 
@@ -258,7 +253,7 @@ def test_a_reader_of_sections_that_were_run_again_is_stale_and_not_called_a_forg
 
 
 def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
-    record: Path, capsys: pytest.CaptureFixture
+    record: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_claim(verdict="reproduced")(record)
     book = manifest.load(record)
@@ -266,8 +261,9 @@ def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
     manifest.save(record, book)
     put_right(record)
     assert checked(record).findings == []
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
-        patch.setattr(recompute, "provenance", SimpleNamespace(**vars(provenance) | {"machine": lambda: {"cores": 1}}))
+    alone = SimpleNamespace(**vars(provenance) | {"machine": lambda: {"cores": 1}})
+    monkeypatch.setattr(recompute, "provenance", alone)  # in this process, which knows the fakes
+    with pytest.raises(SystemExit) as exit_:
         cli.main(["verify", str(record), "--fresh"])
     assert exit_.value.code == 1
     assert "whole, but 1 things differ under other sources" in capsys.readouterr().out
@@ -275,7 +271,7 @@ def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
 
 def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path, tmp_path: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
-    pq.write_table(pq.read_table(path), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
     assert sweep.read(path) is None
     with pytest.raises(UserError, match="silent on what made them"):
         rawrows.read(path)
@@ -370,93 +366,6 @@ def test_raw_rows_are_found_by_the_values_a_claim_names() -> None:
     assert rawrows.matches(frame, {"on": False}).tolist() == [False, True, False, True]
     assert rawrows.matches(frame, {"absent": 1}).tolist() == [False] * 4
     assert rawrows.matches(frame, [{"method": "b"}, {"rate": 0.3}]).tolist() == [False, True, True, False]
-
-
-def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Each file: a byte changed, cut short, deleted, swapped with its neighbour; and one added in each folder."""
-    counted = []
-    for what, mutate in (
-        ("changed", change),
-        ("cut short", cut),
-        ("deleted", delete),
-        ("swapped", swap),
-        ("added", add),
-    ):
-        record = Path(shutil.copytree(REFERENCE, tmp_path / what.replace(" ", "-")))
-        touched = mutate(record)
-        if what == "deleted":  # the manifest last: without it nothing else can be said
-            (record / manifest.NAME).write_bytes((REFERENCE / manifest.NAME).read_bytes())
-        named = {finding.what for finding in verify.verify(record).findings}
-        assert touched <= named, sorted(touched - named)[:5]
-        counted.append(f"{len(touched & named)} of {len(touched)} {what}")
-        shutil.rmtree(record)
-    for change_manifest in (lambda b: b[:-1], lambda b: b.replace(b"complete", b"completf", 1), lambda b: b""):
-        record = tmp_path / "manifest"
-        record.mkdir()
-        (record / manifest.NAME).write_bytes(change_manifest((REFERENCE / manifest.NAME).read_bytes()))
-        assert manifest.NAME in {finding.what for finding in verify.verify(record).findings}
-        shutil.rmtree(record)
-    assert {finding.what for finding in verify.verify(tmp_path).findings} == {manifest.NAME}
-    with capsys.disabled():
-        print(f"\nmutations of runs/reference caught: {', '.join(counted)}; 4 of 4 of the manifest")
-
-
-def files(record: Path) -> list[Path]:
-    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (manifest.NAME, ".lock"))
-
-
-def change(record: Path) -> set[str]:
-    for path in files(record):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    return {path.relative_to(record).as_posix() for path in files(record)}
-
-
-def cut(record: Path) -> set[str]:
-    for path in files(record):
-        os.truncate(path, path.stat().st_size - 1)
-    return {path.relative_to(record).as_posix() for path in files(record)}
-
-
-def delete(record: Path) -> set[str]:
-    names = {path.relative_to(record).as_posix() for path in files(record)}
-    for path in files(record):
-        path.unlink()
-    return names
-
-
-def swap(record: Path) -> set[str]:
-    all_, touched = files(record), set()
-    for one, other in zip(all_[::2], all_[1::2], strict=False):
-        a, b = one.read_bytes(), other.read_bytes()
-        if a != b:
-            one.write_bytes(b)
-            other.write_bytes(a)
-            touched |= {path.relative_to(record).as_posix() for path in (one, other)}
-    assert len(touched) > 0.9 * len(all_)
-    return touched
-
-
-def add(record: Path) -> set[str]:
-    names = {f"{folder}x.txt" for folder in ("", "cells/", "tables/", "figures/", "notebooks/", "report/", ".partial/")}
-    for name in names:
-        (record / name).parent.mkdir(exist_ok=True)
-        (record / name).write_text("x")
-    return names
-
-
-def test_the_reference_says_what_its_raw_rows_give_without_data_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATALAB_CACHE", "/nonexistent")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    done = verify.verify(REFERENCE, recompute=True)
-    assert done.findings == []
-    assert done.unconfirmed == []
-    assert len(done.recomputed) == 15
-    assert sum(done.claims for done in done.recomputed) == sum(
-        len(entry.claims) for entry in manifest.load(REFERENCE).sections.values()
-    )
 
 
 def test_a_hash_is_of_the_whole_file(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""The committed record, `runs/reference`: whole, what its raw rows give, and every mutation of it is caught."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datalab.record import manifest, verify
+
+REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+
+
+def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each file: a byte changed, cut short, deleted, swapped with its neighbour; and one added in each folder."""
+    counted = []
+    for what, mutate in (
+        ("changed", change),
+        ("cut short", cut),
+        ("deleted", delete),
+        ("swapped", swap),
+        ("added", add),
+    ):
+        record = Path(shutil.copytree(REFERENCE, tmp_path / what.replace(" ", "-")))
+        touched = mutate(record)
+        if what == "deleted":  # the manifest last: without it nothing else can be said
+            (record / manifest.NAME).write_bytes((REFERENCE / manifest.NAME).read_bytes())
+        named = {finding.what for finding in verify.verify(record).findings}
+        assert touched <= named, sorted(touched - named)[:5]
+        counted.append(f"{len(touched & named)} of {len(touched)} {what}")
+        shutil.rmtree(record)
+    for change_manifest in (lambda b: b[:-1], lambda b: b.replace(b"complete", b"completf", 1), lambda b: b""):
+        record = tmp_path / "manifest"
+        record.mkdir()
+        (record / manifest.NAME).write_bytes(change_manifest((REFERENCE / manifest.NAME).read_bytes()))
+        assert manifest.NAME in {finding.what for finding in verify.verify(record).findings}
+        shutil.rmtree(record)
+    assert {finding.what for finding in verify.verify(tmp_path).findings} == {manifest.NAME}
+    with capsys.disabled():
+        print(f"\nmutations of runs/reference caught: {', '.join(counted)}; 4 of 4 of the manifest")
+
+
+def files(record: Path) -> list[Path]:
+    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (manifest.NAME, ".lock"))
+
+
+def change(record: Path) -> set[str]:
+    for path in files(record):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    return {path.relative_to(record).as_posix() for path in files(record)}
+
+
+def cut(record: Path) -> set[str]:
+    for path in files(record):
+        os.truncate(path, path.stat().st_size - 1)
+    return {path.relative_to(record).as_posix() for path in files(record)}
+
+
+def delete(record: Path) -> set[str]:
+    names = {path.relative_to(record).as_posix() for path in files(record)}
+    for path in files(record):
+        path.unlink()
+    return names
+
+
+def swap(record: Path) -> set[str]:
+    all_, touched = files(record), set()
+    for one, other in zip(all_[::2], all_[1::2], strict=False):
+        a, b = one.read_bytes(), other.read_bytes()
+        if a != b:
+            one.write_bytes(b)
+            other.write_bytes(a)
+            touched |= {path.relative_to(record).as_posix() for path in (one, other)}
+    assert len(touched) > 0.9 * len(all_)
+    return touched
+
+
+def add(record: Path) -> set[str]:
+    names = {f"{folder}x.txt" for folder in ("", "cells/", "tables/", "figures/", "notebooks/", "report/", ".partial/")}
+    for name in names:
+        (record / name).parent.mkdir(exist_ok=True)
+        (record / name).write_text("x")
+    return names
+
+
+def test_the_reference_says_what_its_raw_rows_give_without_data_or_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATALAB_CACHE", "/nonexistent")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    done = verify.verify(REFERENCE, recompute=True)
+    assert done.findings == []
+    assert done.unconfirmed == []
+    assert len(done.recomputed) == 15
+    assert sum(done.claims for done in done.recomputed) == sum(
+        len(entry.claims) for entry in manifest.load(REFERENCE).sections.values()
+    )

@@ -1,0 +1,209 @@
+"""The pages of a `quick` record: every link leads somewhere, every figure is the record's, a browser is content."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import browser
+import pandas as pd
+import pytest
+
+from datalab import claims, report
+from datalab.record import manifest, verify
+
+REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the reference, a `quick` record, with its pages."""
+    folder = tmp_path_factory.mktemp("site") / "record"
+    before = (REFERENCE / manifest.NAME).read_bytes()
+    report.write(REFERENCE, folder)
+    assert (REFERENCE / manifest.NAME).read_bytes() == before
+    return folder
+
+
+class Page(HTMLParser):
+    """A page's links, anchors and tables, and whether its tags close."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str, str]] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.images_without_words = 0
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        about = dict(attributes)
+        self.links += [(tag, name, about[name]) for name in ("href", "src") if about.get(name) is not None]
+        self.ids += [about["id"]] if "id" in about else []
+        self.images_without_words += tag == "img" and not about.get("alt")
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open, f"</{tag}> closes nothing"
+            assert self.open.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if self.rows and self.rows[-1] and {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += text
+
+
+@pytest.fixture(scope="module")
+def parsed(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in [site / "index.html", *sorted((site / "report").rglob("*.html"))]}
+
+
+def test_every_link_leads_to_a_file_of_the_record_and_every_anchor_exists(site: Path, parsed: dict[Path, Page]) -> None:
+    broken, followed = [], 0
+    for path, page in parsed.items():
+        for _, _, target in page.links:
+            file, _, fragment = target.partition("#")
+            if target.startswith("data:"):
+                continue
+            goal = (path.parent / unquote(file)).resolve() if file else path.resolve()
+            followed += 1
+            if (
+                not goal.is_file()
+                or not goal.is_relative_to(site.resolve())
+                or (fragment and "=" not in fragment and goal.suffix == ".html" and fragment not in parsed[goal].ids)
+            ):
+                broken.append((path.name, target))
+    assert broken == []
+    assert followed > 5000
+
+
+def test_no_page_asks_the_network_for_anything(parsed: dict[Path, Page]) -> None:
+    outside = [link for page in parsed.values() for link in page.links if "//" in link[2][:8]]
+    assert outside == []
+
+
+def test_every_page_is_well_formed_with_unique_anchors_and_words_for_every_picture(parsed: dict[Path, Page]) -> None:
+    for path, page in parsed.items():
+        assert page.open == [], path
+        assert len(set(page.ids)) == len(page.ids), path
+        assert page.images_without_words == 0, path
+
+
+def test_the_record_stays_whole_with_its_pages(site: Path) -> None:
+    found = verify.verify(site)
+    assert found.findings == []
+    assert found.files == verify.verify(REFERENCE).files + len(manifest.load(site).files) - len(
+        manifest.load(REFERENCE).files
+    )
+
+
+def test_the_board_has_every_statement_with_both_verdicts(site: Path, parsed: dict[Path, Page]) -> None:
+    listed = pd.read_csv(site / "claims.csv", dtype=str, keep_default_na=False).set_index("id")
+    rows = {row[0]: row for row in parsed[site / "index.html"].rows if row[0] in listed.index}
+    assert list(rows) == list(claims.ledger())
+    for claim_id, row in rows.items():
+        assert row[4].startswith(listed.paper_check[claim_id])
+        assert row[6] == listed.verdict[claim_id]
+
+
+def test_from_a_cell_of_table_41_two_clicks_lead_to_the_raw_rows_and_these_give_the_cells_figure(
+    site: Path, parsed: dict[Path, Page]
+) -> None:
+    first = site / "report/tables.html"
+    claim = site / "report/claims/T1.full.f1.html"
+    assert ("a", "href", "claims/T1.full.f1.html") in parsed[first].links
+    assert ("a", "href", "../rows/T1.full.f1.html") in parsed[claim].links
+    head, *rows = parsed[site / "report/rows/T1.full.f1.html"].rows
+    frame = pd.DataFrame([row for row in rows if len(row) == len(head)], columns=head)
+    ours = frame[frame.method == "datalab_paper"].astype({"macro_f1": float})
+    means = ours.groupby("dataset").macro_f1.mean()
+    measured = pd.read_csv(site / "claims.csv").set_index("id").loc["T1.full.f1"]
+    assert len(means) == float(measured.n)
+    figure = float(measured.measured)
+    assert means.mean() == pytest.approx(figure, abs=1e-5)
+    shown = next(row for row in parsed[first].rows if row[0] == "Ours (full)")[3]
+    assert f"{figure:.3f}" in shown
+    assert "paper 0.74" in " ".join(shown.split())
+    assert measured.verdict in shown
+
+
+def test_every_measured_statement_that_names_raw_rows_has_a_page_with_all_of_them(
+    site: Path, parsed: dict[Path, Page]
+) -> None:
+    named = {c["id"]: c["raw"] for e in manifest.load(site).sections.values() for c in e.claims if c["raw"]}
+    assert len(named) > 100
+    for claim_id, raw in named.items():
+        head, *rows = parsed[site / f"report/rows/{claim_id}.html"].rows
+        listed = sum(len(row) == len(head) for row in rows)
+        assert listed == min(raw["rows"], 3000), claim_id
+
+
+def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_notebook_cell(
+    site: Path, parsed: dict[Path, Page]
+) -> None:
+    claim, page = claims.find("T1.full.f1"), parsed[site / "report/claims/T1.full.f1.html"]
+    text = (site / "report/claims/T1.full.f1.html").read_text()
+    assert "2PR / (P + R)" in text
+    assert claim.test in text
+    assert claim.paper_check.note in text
+    assert 'class="named"><td>Ours (full), paper</td><td>F1</td>' in text
+    cell = manifest.load(site).sections["4_1_main_results"].tables["4_1_cells"]["cell"]
+    assert ("a", "href", f"../notebooks/4_1_main_results.html#cell-{cell}") in page.links
+    assert "datalab/experiments/main_results.py" in text
+    assert str(manifest.load(site).git["commit"]) in text
+
+
+def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:
+    from datalab.report.notebookpages import markdown
+
+    page = markdown(r"$\lambda_2 < 1$ costs `$5` and $$\sum_i w_i$$", lambda _: None)
+    assert page.count("<math") == 2
+    assert "<code>$5</code>" in page
+    assert "$\\" not in page
+
+
+@browser.needed
+def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty(site: Path, tmp_path: Path) -> None:
+    shown = "[...document.querySelectorAll('#board tbody tr')].filter(r => !r.hidden).length"
+    tab = browser.Browser(tmp_path / "profile")
+    try:
+        tab.open(site / "index.html")
+        assert tab.run(shown) == 277
+        assert tab.run("document.querySelector('img').naturalWidth") > 100
+        opposite = int((pd.read_csv(site / "claims.csv").verdict == claims.OPPOSITE).sum())
+        tab.run(f"f = document.forms.filter; f.elements.verdict.value = '{claims.OPPOSITE}'")
+        tab.run("f.dispatchEvent(new Event('input'))")
+        assert tab.run(shown) == opposite
+        assert tab.run("document.getElementById('count').textContent") == f"{opposite} of 277 statements"
+        tab.run("f.reset()")
+        tab.run("new Promise(done => setTimeout(done, 50))")
+        assert tab.run(shown) == 277
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="/", text="/" if kind == "keyDown" else "")
+        tab.call("Input.insertText", text="oracle")
+        assert tab.run("document.activeElement.name") == "words"
+        found = tab.run(shown)
+        assert 0 < found < 30
+        tab.open(site / "index.html", f"#{tab.run('location.hash')[1:]}")
+        assert tab.run(shown) == found  # the address keeps the filter
+        tab.open(site / "report/tables.html")
+        assert tab.click('a[href="claims/T1.full.f1.html"]').endswith("/report/claims/T1.full.f1.html")
+        assert tab.click("#raw").endswith("/report/rows/T1.full.f1.html")
+        assert tab.run("document.querySelectorAll('tbody tr').length") > 150
+        for path in [*sorted((site / "report").glob("*.html")), *sorted((site / "report/notebooks").glob("*.html"))]:
+            tab.open(path)
+            assert tab.run("[...document.images].every(i => i.loading == 'lazy' || i.naturalWidth > 0)"), path
+        tab.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        for name in ("index.html", "report/tables.html", "report/claims/T1.full.f1.html", "report/reading.html"):
+            tab.open(site / name)
+            assert tab.run("document.documentElement.scrollWidth") <= 390, name  # nothing sticks out on a phone
+        assert tab.problems == []
+    finally:
+        tab.close()
