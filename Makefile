@@ -20,11 +20,11 @@ reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/qu
 	$(BIN)/python -m datalab run --profile quick --to runs/quick
 	$(BIN)/python -m datalab report runs/quick
 
-test: $(VENV)/.installed ## ruff, every notebook run whole as JupyterLab does, then pytest
+test: $(VENV)/.installed ## ruff, every notebook run whole as JupyterLab does, then pytest on all cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbmake notebooks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # A click on a Markdown file shows it rendered: README.md is the reading guide.
 lab: $(VENV)/.installed ## open JupyterLab at the reading guide, README.md

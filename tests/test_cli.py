@@ -121,12 +121,12 @@ def test_verify_exits_by_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFix
     section = start(record_fakes.SECTIONS[0], profile="smoke", record=str(tmp_path / "record"))
     section.claim("TITLE.threshold", measured=0.5, verdict="inconclusive")
     section.finish()
-    assert call("verify", "record", "--fresh") == 0
+    assert call("verify", "record", "--fresh", "--hashes-only") == 0
     assert "record: whole" in capsys.readouterr().out
     assert call("claims", "TITLE.threshold", "--record", "record") == 0
     assert "0.5" in capsys.readouterr().out
     (tmp_path / "record" / "claims.csv").write_text("")
-    assert call("verify", "record") == 1
+    assert call("verify", "record", "--hashes-only") == 1
     assert "changed: claims.csv" in capsys.readouterr().out
 
 
@@ -137,9 +137,9 @@ def test_verify_counts_a_stale_record_as_whole_unless_fresh_is_asked_for(
 
     start(record_fakes.SECTIONS[0], profile="smoke", record=str(tmp_path / "record")).finish()
     monkeypatch.setattr("datalab.record.provenance.lock_sha256", lambda: "other")
-    assert call("verify", "record") == 0
+    assert call("verify", "record", "--hashes-only") == 0
     assert "stale: the lock file changed" in capsys.readouterr().out
-    assert call("verify", "record", "--fresh") == 1
+    assert call("verify", "record", "--fresh", "--hashes-only") == 1
 
 
 def test_a_data_set_that_cannot_be_fetched_is_one_line_and_nothing_is_written(

@@ -66,6 +66,6 @@ def weighted(rows: pd.DataFrame) -> list[Weighted]:
         part = part.reset_index(drop=True)
         weight, chosen = part.weight.to_numpy(), ends(part.weight.to_numpy())
         observed, clean = part.observed.to_numpy(), part.clean.to_numpy()
-        about = (observed, clean, chosen[:SHOWN], chosen[SHOWN:], auroc(torch.as_tensor(weight), observed == clean))
+        about = (observed, clean, chosen[:SHOWN], chosen[SHOWN:], auroc(torch.tensor(weight), observed == clean))
         found.append(Weighted(str(variant), images(part), *about, part.loss.to_numpy()))
     return found

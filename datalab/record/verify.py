@@ -77,10 +77,23 @@ def verify(record: Path, recompute: bool = False, workers: int | None = None, pa
     report = Report(findings, list(stale(book)), len(book.files) + 1, len(book.sections))
     if recompute and not problem:
         whole = report.whole
+        report.findings.extend(_foreign(book))
         _recompute(record.resolve(), book, report, workers)
         if whole:
             _derived(record.resolve(), book, report, pages)
     return report
+
+
+def _foreign(book: Manifest) -> Iterator[Finding]:
+    """Sections that the study does not have, or has under another name, and those that hide which notebook ran."""
+    known = {section.stem: section for section in experiments.SECTIONS}
+    for stem, entry in book.sections.items():
+        if stem not in known:
+            yield Finding("added", stem, "the study has no such section")
+        elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
+            yield Finding("changed", stem, "its number or title is not the study's")
+        elif entry.runner == "datalab run" and entry.status == "complete" and not entry.key.get("notebook"):
+            yield Finding("changed", stem, "it does not say which notebook ran")
 
 
 def _recompute(record: Path, book: Manifest, report: Report, workers: int | None) -> None:
@@ -149,14 +162,7 @@ def _files(record: Path, book: Manifest) -> Iterator[Finding]:
 
 def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
     writing = lock.is_held(record)
-    known = {section.stem: section for section in experiments.SECTIONS}
     for stem, entry in book.sections.items():
-        if stem not in known:
-            yield Finding("added", stem, "the study has no such section")
-        elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
-            yield Finding("changed", stem, "its number or title is not the study's")
-        if entry.runner == "datalab run" and entry.status == "complete" and not entry.key.get("notebook"):
-            yield Finding("changed", stem, "it does not say which notebook ran")
         if entry.status == "running":
             detail = f"{lock.holder(record)} is running it" if writing else "interrupted: its process is gone"
             yield Finding("incomplete", stem, detail)
