@@ -1,9 +1,8 @@
 """The record as an archive reads it: RO-Crate 1.1 and its Process Run Crate profile, by their validator, offline."""
 
 import json
-import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,6 @@ UNKNOWN = {
     "Root Data Entity: `publisher` property",
     "SoftwareApplication id",
 }
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A complete record of the three fake sections; copy it before changing it."""
-    folder = tmp_path_factory.mktemp("made")
-    with record_fakes.installed(record_fakes.write_notebooks(folder / "notebooks")):
-        assert record_fakes.run(folder / "record") == 0
-        yield folder / "record"
-
-
-@pytest.fixture
-def record(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "record"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,23 +20,9 @@ from datalab.record import atomic, claimstable, crate, manifest, progress, prove
 STEM = "0_alpha"
 
 
-@pytest.fixture(scope="module")
-def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = record_fakes.write_notebooks(tmp_path_factory.mktemp("source") / "notebooks")
-    with record_fakes.installed(folder):
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def made(notebooks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    record = tmp_path_factory.mktemp("made") / "record"
-    assert record_fakes.run(record) == 0
-    return record
-
-
 @pytest.fixture
-def record(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "record"))
+def notebooks(made: Path) -> Path:
+    return made.parent / "notebooks"
 
 
 def checked(record: Path) -> verify.Report:
@@ -159,6 +145,13 @@ def extra_table(record: Path) -> None:
     manifest.save(record, book)
 
 
+def no_notebook(record: Path) -> None:
+    (record / f"notebooks/{STEM}.ipynb").unlink()
+    book = manifest.load(record)
+    del book.files[f"notebooks/{STEM}.ipynb"]
+    manifest.save(record, book)
+
+
 def extra_section(record: Path) -> None:
     book = manifest.load(record)
     entry = book.sections[STEM].model_copy(update={"number": "7", "tables": {}, "figures": {}, "cells": []})
@@ -196,6 +189,7 @@ FORGERIES = {
     "a cell without a number": (in_outputs(uncounted), f"notebooks/{STEM}.ipynb"),
     "what the start prints": (in_outputs(at_the_start), f"notebooks/{STEM}.ipynb"),
     "prose that says it is parameters": (in_outputs(in_prose), f"notebooks/{STEM}.ipynb"),
+    "no executed notebook": (no_notebook, f"notebooks/{STEM}.ipynb"),
     "a table more": (extra_table, "tables/0_better.csv"),
     "a raw row": (other_raw_row, "tables/0_rows.csv"),
 }
@@ -278,6 +272,16 @@ def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(reco
     assert sweep.read(path) is None
     with pytest.raises(UserError, match="silent on what made them"):
         rawrows.read(path)
+
+
+def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path) -> None:
+    book = manifest.load(record)
+    book.sections[STEM].parameters[f"open({str(tmp_path / 'proof')!r}, 'w').close(); x"] = 1
+    manifest.save(record, book)
+    found = checked(record).findings
+    assert [finding.what for finding in found] == [STEM]
+    assert "the section has no parameter" in found[0].detail
+    assert not (tmp_path / "proof").exists()
 
 
 def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(record: Path) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,20 +17,6 @@ from datalab.record import lock, verify
 from datalab.report import pages
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small record of the fake sections; copy it before changing it."""
-    folder = tmp_path_factory.mktemp("made")
-    with record_fakes.installed(record_fakes.write_notebooks(folder / "notebooks")):
-        assert record_fakes.run(folder / "record") == 0
-        yield folder / "record"
-
-
-@pytest.fixture
-def record(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "record"))
 
 
 def test_equal_records_give_equal_pages_and_writing_them_again_changes_nothing(record: Path, tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def _outputs(record: Path, stem: str, entry: SectionEntry, done: replay.Replay) 
     try:
         cells = json.loads((record / path).read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
+        if entry.runner == "datalab run":
+            yield Difference(path, "the record does not have the executed notebook")
         return
     except (OSError, ValueError, KeyError):
         yield Difference(path, "is not a notebook")

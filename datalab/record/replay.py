@@ -59,6 +59,9 @@ def replay(record: Path, stem: str, entry: SectionEntry, notebook: Path, stage: 
         opened.append(_Replayed(spec, parameters, record, stage, rows, shell))
         return opened[-1]
 
+    known = spec.load().Parameters.model_fields
+    if foreign := entry.parameters.keys() - known.keys():  # a name becomes code: take none that is not the study's
+        raise ReplayError(f"the section has no parameter {min(foreign)!r}")
     given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
     given |= {"device": "cpu"} if "device" in given else {}
     shell = _shell()
