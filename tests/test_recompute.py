@@ -278,6 +278,7 @@ def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path) ->
     book = manifest.load(record)
     book.sections[STEM].parameters[f"open({str(tmp_path / 'proof')!r}, 'w').close(); x"] = 1
     manifest.save(record, book)
+    put_right(record)
     found = checked(record).findings
     assert [finding.what for finding in found] == [STEM]
     assert "the section has no parameter" in found[0].detail
