@@ -1,5 +1,6 @@
 """The committed record, `runs/reference`: whole, what its raw rows give, and every mutation of it is caught."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path,
     assert {finding.what for finding in verify.verify(tmp_path).findings} == {manifest.NAME}
     with capsys.disabled():
         print(f"\nmutations of runs/reference caught: {', '.join(counted)}; 4 of 4 of the manifest")
+
+
+def test_no_notebook_of_the_reference_warns_since_a_warning_names_a_folder_of_the_machine() -> None:
+    for path in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
+        outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
+        assert [o["text"] for o in outputs if o.get("name") == "stderr"] == [], path.name
 
 
 def files(record: Path) -> list[Path]:

@@ -64,8 +64,9 @@ def weighted(rows: pd.DataFrame) -> list[Weighted]:
     found = []
     for variant, part in rows.groupby("variant", sort=False):
         part = part.reset_index(drop=True)
-        weight, chosen = part.weight.to_numpy(), ends(part.weight.to_numpy())
+        weight, loss = (part[name].to_numpy(copy=True) for name in ("weight", "loss"))  # torch wants them writable
+        chosen = ends(weight)
         observed, clean = part.observed.to_numpy(), part.clean.to_numpy()
-        about = (observed, clean, chosen[:SHOWN], chosen[SHOWN:], auroc(torch.tensor(weight), observed == clean))
-        found.append(Weighted(str(variant), images(part), *about, part.loss.to_numpy()))
+        about = (observed, clean, chosen[:SHOWN], chosen[SHOWN:], auroc(torch.as_tensor(weight), observed == clean))
+        found.append(Weighted(str(variant), images(part), *about, loss))
     return found
