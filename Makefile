@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dask]"
 	@touch $@
 
-reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (17 to 22 minutes on 2 cores)
+reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (15 to 20 minutes on 2 cores)
 	$(BIN)/python -m datalab run --profile quick --to runs/quick
 	$(BIN)/python -m datalab report runs/quick
 
