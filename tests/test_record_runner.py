@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -273,7 +274,7 @@ def flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-def test_every_mutation_of_every_file_is_caught_and_named(record: Path) -> None:
+def test_every_mutation_of_every_file_is_caught_and_named(record: Path, record_property: Callable) -> None:
     caught = total = 0
     for _, name, change in list(mutations(record)):
         path = record / name
@@ -287,7 +288,7 @@ def test_every_mutation_of_every_file_is_caught_and_named(record: Path) -> None:
         else:
             path.write_bytes(before)
     shutil.rmtree(record / ".partial")
-    print(f"{caught} of {total} mutations caught")
+    record_property("mutations of a small record caught", f"{caught} of {total}")
     assert caught == total > 70
     assert verify.verify(record).whole
 
