@@ -27,7 +27,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Page(HTMLParser):
     """A page's links, anchors and tables, and whether its tags close."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
+    VOID = frozenset({"meta", "link", "img", "br", "input", "hr", "wbr"})
 
     def __init__(self, path: Path) -> None:
         super().__init__()
