@@ -3,6 +3,7 @@ disk that can be filled and made read-only."""
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ class Rig:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=bound_by_file_modes if weak else None,
+            preexec_fn=weak_and_hearing if weak else hearing,
         )
         self.started.append(process)
         return process
@@ -186,6 +187,16 @@ class Disk:
     def remove(self) -> None:
         self.holder.kill()
         self.holder.communicate()
+
+
+def hearing() -> None:
+    """As a terminal starts a command: what a script starts in the background is born deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def weak_and_hearing() -> None:
+    hearing()
+    bound_by_file_modes()
 
 
 def bound_by_file_modes() -> None:
