@@ -177,22 +177,25 @@ def run(
 
 
 def read(path: Path) -> pd.DataFrame | None:
-    """A cell's rows; None when its file is absent, torn, altered (pages have checksums) or silent on what made it."""
+    """A cell's rows, or None where :func:`described` is."""
+    found = described(path)
+    return None if found is None else found[1]
+
+
+def described(path: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
+    """What made a cell's file, ``{"function", "parameters"}``, and its rows.
+
+    None when the file is absent, torn, altered (pages have checksums) or silent on what made it.
+    """
     import pyarrow as pa
-
-    try:
-        return described(path)[1]
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
-        return None
-
-
-def described(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What made a cell's file, ``{"function", "parameters"}``, and its rows. Raises what reading it raises."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        about = json.loads(file.metadata.metadata[DESCRIPTION.encode()])
-        return about, file.read().to_pandas()
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            about = json.loads(file.metadata.metadata[DESCRIPTION.encode()])
+            return about, file.read().to_pandas()
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
+        return None
 
 
 class _State:

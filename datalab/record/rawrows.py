@@ -52,12 +52,10 @@ def read(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
 
     Raises :class:`UserError` where it is torn, or does not say what made it.
     """
-    import pyarrow as pa
-
-    try:
-        return sweep.described(path)
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
-        raise UserError(f"raw rows {path.name}: torn, or silent on what made them; run the section again") from None
+    found = sweep.described(path)
+    if found is None:
+        raise UserError(f"raw rows {path.name}: torn, or silent on what made them; run the section again")
+    return found
 
 
 def _equal(column: "pd.Series", value: Any) -> "np.ndarray":

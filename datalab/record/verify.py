@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -104,11 +104,11 @@ def _recompute(record: Path, book: Manifest, report: Report, workers: int | None
         for stem, entry in book.sections.items()
         if entry.status == "complete" and not broken & {stem, *entry.cells, *book.files_of(stem)}
     ]
-    libraries = recomputing.other_libraries(book)
+    libraries, now = recomputing.other_libraries(book), provenance.sources()
     for done in recomputing.recompute(record, book, stems, workers):
         report.recomputed.append(done)
         number = book.sections[done.stem].number
-        moved = [*_moved(book, done.stem), *libraries]
+        moved = [*_moved(book, done.stem, now), *libraries]
         if moved and (done.problem or done.differences):
             what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
             report.unconfirmed.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
@@ -207,9 +207,9 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _moved(book: Manifest, stem: str) -> list[str]:
-    """What of a section's own sources is no longer what it was: ``["the package's code"]``."""
-    entry, now = book.sections[stem], provenance.sources()
+def _moved(book: Manifest, stem: str, now: Mapping[str, str | None]) -> list[str]:
+    """What of a section's own sources is, ``now``, no longer what it was: ``["the package's code"]``."""
+    entry = book.sections[stem]
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
     section = experiments.find(stem)
     reads = plan.reads_of(section, section.load())

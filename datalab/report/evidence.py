@@ -96,8 +96,4 @@ class Raw:
 
 def _texts(frame: Any) -> Iterator[tuple[str, ...]]:
     for row in frame.astype(object).itertuples(index=False, name=None):
-        yield tuple(exact(_plain(value)) for value in row)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+        yield tuple(exact(value) for value in row)

@@ -14,9 +14,9 @@ from datalab import claims
 from datalab.record.manifest import Manifest
 from datalab.record.tables import exact
 
-# A badge's class by verdict; the word itself is always in it, so that colour only helps.
 # Units of the ledger that a measured figure has too; the others belong to the paper's wording ("% loss").
 UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped")
+# A badge's class by verdict; the word itself is always in it, so that colour only helps.
 TONE = {
     claims.REPRODUCED: "good",
     claims.DIRECTION: "good",

@@ -1,4 +1,4 @@
-"""The pages of one record: written aside, moved into place, entered in the manifest. Made from the record alone."""
+"""The pages of one record: written aside, moved into place, entered in the manifest."""
 
 import shutil
 from collections.abc import Iterator
