@@ -59,8 +59,9 @@ def plan(
     """
     from datalab.record import plan as planning
     from datalab.record.screen import Screen
+    from datalab.sections import STUDY
 
-    jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
+    jobs = planning.jobs(STUDY, notebooks, profile, _given(parameters, workers))
     screen = Screen()
     screen.plan(jobs, planning.missing_datasets(jobs))
     screen.work(jobs)
@@ -92,19 +93,20 @@ def run(
     Example:
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
-    from datalab.cluster import use
     from datalab.record import plan as planning
     from datalab.record import runner
+    from datalab.sections import STUDY
+    from datalab.sweep.cluster import use
 
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
-    jobs = planning.jobs(notebooks, profile, _given(parameters, workers))
+    jobs = planning.jobs(STUDY, notebooks, profile, _given(parameters, workers))
     again = [word for word in sys.argv[1:] if word != "--fresh"]
     record = to or runner.default_record(profile)
     with use(scheduler, cluster == "local", workers) as line:
         if line:
             click.echo(line)
-        return runner.run(jobs, record, profile, fresh, resume=shlex.join(["datalab", *again]), timeout=timeout)
+        return runner.run(STUDY, jobs, record, profile, fresh, resume=shlex.join(["datalab", *again]), timeout=timeout)
 
 
 @cli.command()
@@ -126,8 +128,9 @@ def verify(record: Path, fresh: bool, hashes_only: bool) -> int:
     from datalab import report as reporting
     from datalab.record import verify as verifying
     from datalab.record.provenance import shown
+    from datalab.sections import STUDY
 
-    report = verifying.verify(record, recompute=not hashes_only, pages=reporting.differing)
+    report = verifying.verify(record, STUDY, recompute=not hashes_only, pages=reporting.differing)
     for finding in report.findings:
         click.echo(str(finding))
     for line in [*report.stale, *report.unconfirmed]:
@@ -166,9 +169,10 @@ def compare(
 
     from datalab.record import account
     from datalab.record import compare as comparing
+    from datalab.sections import STUDY
 
     given = comparing.DEFAULT_TOLERANCE if tolerance is None else tolerance
-    found = comparing.compare(a, b, tolerance=given, timing=timing)
+    found = comparing.compare(a, b, STUDY, tolerance=given, timing=timing)
     if page is not None:
         from datalab.report import comparison
 
@@ -212,14 +216,15 @@ def claims(ids: tuple[str, ...], record: Path | None) -> None:
       datalab claims 'TITLE.*' --record runs/quick
     """
     from datalab.record import claimstable, manifest, provenance
+    from datalab.sections import STUDY
 
     reference = provenance.project() / "runs" / "reference"
     if record is None and (reference / manifest.NAME).exists():
         record = reference
     book = manifest.load(record) if record else manifest.Manifest(profile="", created="")
-    rows = _matching(ids, claimstable.rows(book))
+    rows = _matching(ids, claimstable.rows(book, STUDY))
     if len(rows) == 1:
-        _show_claim(rows[0] | claimstable.trail(book, rows[0]))
+        _show_claim(rows[0] | claimstable.trail(book, rows[0], STUDY))
     else:
         _show_claims(rows)
 
@@ -264,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _given(parameters: Sequence[tuple[str, str]], workers: int | None) -> dict[str, Any]:
-    from datalab.experiments.parameters import parse_value
+    from datalab.record.parameters import parse_value
 
     given = {name: parse_value(value) for name, value in parameters}
     if len(given) < len(parameters):

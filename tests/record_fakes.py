@@ -29,7 +29,8 @@ from typing import Annotated
 import pydantic
 
 from datalab import experiments
-from datalab.experiments.parameters import Estimate, Rate, SectionParameters
+from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sections.parameters import Rate
 
 HERE = Path(__file__).resolve().parent
 
@@ -80,10 +81,10 @@ experiments.SECTIONS = record_fakes.SECTIONS
 section = start(record_fakes.section("{stem}"), profile=profile, {given})
 record_fakes.act(section.parameters.mode, "first")
 ---
-from datalab.sweep import Cell
+from datalab.sweep import Task
 p = section.parameters
 grid = [{{"index": i, "seed": p.root_seed, "nap": p.nap}} for i in range(p.count)]
-rows = section.sweep([Cell("record_fakes:cell", parameters) for parameters in grid])
+rows = section.sweep([Task("record_fakes:cell", parameters) for parameters in grid])
 ---
 {shell}record_fakes.act(p.mode)
 ---
@@ -227,7 +228,7 @@ def installed(notebooks: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
-        patch.setattr("datalab.experiments.SECTIONS", SECTIONS)
+        patch.setattr("datalab.sections.SECTIONS", SECTIONS)
         patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
         yield

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datalab import claims
+from datalab import ledger
 from datalab.errors import UserError
+from datalab.ledger import claim as claim_rules
 from datalab.protocol import protocol
 
 RATES = np.array(protocol().profiles["quick"]["noise_rates"])
@@ -25,16 +26,16 @@ def title_limits(lower=0.001, upper=0.008, from_rate=0.15, late=(0.02, 0.06)):
 
 
 def test_the_ledger_holds_277_statements_with_unique_ids_in_the_papers_order():
-    ledger = claims.ledger()
+    known = ledger.claims()
     assert len(ledger) == 277
     assert next(iter(ledger)) == "TITLE.threshold"
     assert all(claim.id == key for key, claim in ledger.items())
 
 
 def test_the_ledger_cannot_be_written_to():
-    claim = claims.ledger()["TITLE.threshold"]
+    claim = ledger.claims()["TITLE.threshold"]
     with pytest.raises(TypeError):
-        claims.ledger()["new"] = claim
+        ledger.claims()["new"] = claim
     with pytest.raises(TypeError):
         claim.reported["value"] = 16
     with pytest.raises(AttributeError):
@@ -42,81 +43,81 @@ def test_the_ledger_cannot_be_written_to():
 
 
 def test_every_contradiction_has_a_strength_and_every_strength_a_contradiction():
-    for claim in claims.ledger().values():
+    for claim in ledger.claims().values():
         check = claim.paper_check
-        contradicted = claims.paper_column(claim).verdict == "contradicted"
-        assert contradicted == (check.strength in claims.STRENGTHS) == (check.contradiction is not None), claim.id
+        contradicted = ledger.paper_column(claim).verdict == "contradicted"
+        assert contradicted == (check.strength in claim_rules.STRENGTHS) == (check.contradiction is not None), claim.id
 
 
 def test_the_contradictions_are_the_31_of_the_ledger():
-    slugs = {claim.paper_check.contradiction for claim in claims.ledger().values()} - {None}
+    slugs = {claim.paper_check.contradiction for claim in ledger.claims().values()} - {None}
     assert sorted(slug[:3] for slug in slugs) == [f"C{number:02d}" for number in range(1, 32)]
 
 
 def test_every_testable_statement_has_a_ceiling_and_every_untestable_one_a_reason():
-    for claim in claims.ledger().values():
+    for claim in ledger.claims().values():
         assert (claim.testability == "rerun") == (claim.verdict_ceiling in ("direction", "value")), claim.id
         if claim.testability == "untestable":
             assert claim.untestable_because, claim.id
 
 
 def test_a_printed_figure_stands_for_its_rounding_interval_exactly():
-    cell = claims.ledger()["T1.if.f1"].printed()
+    cell = ledger.claims()["T1.if.f1"].printed()
     assert (cell.low, cell.high) == (Fraction(795, 1000), Fraction(805, 1000))
-    assert claims.ledger()["ABS.n_instances"].printed().half_width == 0
-    bound = claims.ledger()["T1b.A.p"].printed()
+    assert ledger.claims()["ABS.n_instances"].printed().half_width == 0
+    bound = ledger.claims()["T1b.A.p"].printed()
     assert (bound.low, bound.high) == (0, Fraction(1, 1000))
-    assert claims.ledger()["S5.3.ensemble"].printed("n_models").half_width == 0
+    assert ledger.claims()["S5.3.ensemble"].printed("n_models").half_width == 0
 
 
 def test_a_reported_figure_is_shown_with_the_digits_that_were_printed():
-    shown = {key: claims.ledger()[key].reported_text() for key in ("T1.if.f1", "ABS.framework_f1_ci", "T1b.A.p")}
+    shown = {key: ledger.claims()[key].reported_text() for key in ("T1.if.f1", "ABS.framework_f1_ci", "T1b.A.p")}
     assert shown == {"T1.if.f1": "0.80", "ABS.framework_f1_ci": "[0.73, 0.76]", "T1b.A.p": "< 0.001"}
-    assert claims.ledger()["TITLE.only_when"].reported_text() == ""
+    assert ledger.claims()["TITLE.only_when"].reported_text() == ""
 
 
 def test_an_unknown_claim_is_refused_with_a_suggestion():
     with pytest.raises(UserError, match=r"unknown claim 'TITLE\.treshold'; did you mean 'TITLE\.threshold'\?"):
-        claims.find("TITLE.treshold")
+        ledger.find("TITLE.treshold")
     with pytest.raises(UserError, match="datalab claims"):
-        claims.find("??")
+        ledger.find("??")
 
 
 def test_the_paper_column_says_strength_and_missing_support():
-    column = claims.paper_column(claims.ledger()["S1.formal_guarantees"])
+    column = ledger.paper_column(ledger.claims()["S1.formal_guarantees"])
     assert str(column) == "contradicted (strict), unsupported"
-    assert str(claims.paper_column(claims.ledger()["S1.n_domains"])) == "uncheckable"
+    assert str(ledger.paper_column(ledger.claims()["S1.n_domains"])) == "uncheckable"
 
 
 @pytest.mark.parametrize("claim_id", ["ABS.vs.S1.n_instances", "ABS.n_datasets"])
 def test_a_statement_no_run_can_reach_is_untestable_whatever_was_measured(claim_id):
-    verdict = claims.measured_verdict(claims.ledger()[claim_id], estimate=1.0, interval=(0.9, 1.1))
-    assert verdict.verdict == claims.UNTESTABLE
+    verdict = claim_rules.measured_verdict(ledger.claims()[claim_id], estimate=1.0, interval=(0.9, 1.1))
+    assert verdict.verdict == ledger.UNTESTABLE
     assert verdict.why
 
 
 def measured(claim_id=DIRECTION_CLAIM, **found):
-    return claims.measured_verdict(claims.ledger()[claim_id], **found).verdict
+    return claim_rules.measured_verdict(ledger.claims()[claim_id], **found).verdict
 
 
 @pytest.mark.parametrize(
     ("side", "estimate", "interval", "narrow", "expected"),
     [
-        ("greater", 0.05, (0.01, 0.09), (0.02, 0.08), claims.DIRECTION),
-        ("greater", 0.005, (0.001, 0.009), (0.002, 0.008), claims.NULL),  # significant, but too small to matter
-        ("greater", 0.0, (-0.012, 0.012), (-0.009, 0.009), claims.NULL),
-        ("greater", -0.05, (-0.09, -0.01), (-0.08, -0.02), claims.OPPOSITE),
-        ("greater", 0.05, (-0.01, 0.11), (0.0, 0.10), claims.INCONCLUSIVE),
-        ("less", -0.05, (-0.09, -0.01), (-0.08, -0.02), claims.DIRECTION),
-        ("less", 0.05, (0.01, 0.09), (0.02, 0.08), claims.OPPOSITE),
-        ("none", 0.0, (-0.012, 0.012), (-0.009, 0.009), claims.DIRECTION),
-        ("none", 0.05, (0.01, 0.09), (0.02, 0.08), claims.OPPOSITE),
-        ("none", 0.0, (-0.05, 0.05), (-0.04, 0.04), claims.INCONCLUSIVE),
-        ("not_greater", -0.05, (-0.09, 0.005), (-0.08, 0.0), claims.DIRECTION),
-        ("not_greater", 0.05, (0.01, 0.09), (0.02, 0.08), claims.OPPOSITE),
-        ("not_greater", 0.0, (-0.05, 0.05), (-0.04, 0.04), claims.INCONCLUSIVE),
-        ("not_less", 0.05, (-0.005, 0.09), (0.0, 0.08), claims.DIRECTION),
-        ("not_less", -0.05, (-0.09, -0.01), (-0.08, -0.02), claims.OPPOSITE),
+        ("greater", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.DIRECTION),
+        ("greater", 0.005, (0.001, 0.009), (0.002, 0.008), ledger.NULL),  # significant, but too small to matter
+        ("greater", 0.0, (-0.012, 0.012), (-0.009, 0.009), ledger.NULL),
+        ("greater", -0.05, (-0.09, -0.01), (-0.08, -0.02), ledger.OPPOSITE),
+        ("greater", 0.05, (-0.01, 0.11), (0.0, 0.10), ledger.INCONCLUSIVE),
+        ("less", -0.05, (-0.09, -0.01), (-0.08, -0.02), ledger.DIRECTION),
+        ("less", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.OPPOSITE),
+        ("none", 0.0, (-0.012, 0.012), (-0.009, 0.009), ledger.DIRECTION),
+        ("none", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.OPPOSITE),
+        ("none", 0.0, (-0.05, 0.05), (-0.04, 0.04), ledger.INCONCLUSIVE),
+        ("not_greater", -0.05, (-0.09, 0.005), (-0.08, 0.0), ledger.DIRECTION),
+        ("not_greater", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.OPPOSITE),
+        ("not_greater", 0.0, (-0.05, 0.05), (-0.04, 0.04), ledger.INCONCLUSIVE),
+        ("not_less", 0.05, (-0.005, 0.09), (0.0, 0.08), ledger.DIRECTION),
+        ("not_less", -0.05, (-0.09, -0.01), (-0.08, -0.02), ledger.OPPOSITE),
     ],
 )
 def test_each_verdict_follows_from_its_intervals(side, estimate, interval, narrow, expected):
@@ -136,7 +137,7 @@ def test_mirroring_effect_and_claim_leaves_the_verdict(interval, narrow, side):
     assert here == there
 
 
-@given(limits, st.sampled_from(claims.SIDES), st.floats(0, 1))
+@given(limits, st.sampled_from(claim_rules.SIDES), st.floats(0, 1))
 def test_an_interval_that_holds_zero_and_large_effects_is_never_called_a_failure(interval, side, stretch):
     low, high = -0.011 - abs(interval[0]), 0.011 + stretch
     assert measured(side=side, estimate=(low + high) / 2, interval=(low, high), narrow=(low, high)) == "inconclusive"
@@ -147,39 +148,39 @@ def test_reproduced_needs_the_value_within_tolerance_and_the_direction():
     low = measured(VALUE_CLAIM, estimate=15.0, interval=(8.0, 22.0), narrow=(10.0, 18.0))
     wide = measured(VALUE_CLAIM, estimate=15.0, interval=(8.0, 22.0), narrow=(12.0, 20.0))
     unsure = measured(VALUE_CLAIM, estimate=15.0, interval=(-1.0, 31.0), narrow=(12.0, 18.0))
-    assert (near, low, wide) == (claims.REPRODUCED, claims.DIRECTION, claims.DIRECTION)
-    assert unsure == claims.INCONCLUSIVE
+    assert (near, low, wide) == (ledger.REPRODUCED, ledger.DIRECTION, ledger.DIRECTION)
+    assert unsure == ledger.INCONCLUSIVE
 
 
-@given(st.sampled_from([c.id for c in claims.ledger().values() if c.verdict_ceiling == "direction"]), limits)
+@given(st.sampled_from([c.id for c in ledger.claims().values() if c.verdict_ceiling == "direction"]), limits)
 def test_no_claim_passes_its_ceiling(claim_id, narrow):
-    assert measured(claim_id, estimate=1.0, interval=(0.5, 1.5), narrow=narrow) != claims.REPRODUCED
-    effect = claims.reported_effect(claims.ledger()[claim_id])
-    if effect is not None and claims.base_row(claims.ledger()[claim_id]) != claim_id:
+    assert measured(claim_id, estimate=1.0, interval=(0.5, 1.5), narrow=narrow) != ledger.REPRODUCED
+    effect = claim_rules.reported_effect(ledger.claims()[claim_id])
+    if effect is not None and claim_rules.base_row(ledger.claims()[claim_id]) != claim_id:
         exact = (float(effect.middle), float(effect.middle))
         side = "greater" if effect.middle > 0 else "less"
-        assert measured(claim_id, side=side, estimate=exact[0], interval=exact, narrow=exact) != claims.REPRODUCED
+        assert measured(claim_id, side=side, estimate=exact[0], interval=exact, narrow=exact) != ledger.REPRODUCED
 
 
 def test_a_base_row_is_shown_and_its_tables_levels_are_judged_by_their_difference_to_it():
-    ledger = claims.ledger()
-    assert measured("T1.vanilla.f1", estimate=0.7, interval=(0.6, 0.8)) == claims.SHOWN
-    assert claims.base_row(ledger["T1.if.f1"]) == "T1.vanilla.f1"
-    effect = claims.reported_effect(ledger["T1.if.f1"])
+    known = ledger.claims()
+    assert measured("T1.vanilla.f1", estimate=0.7, interval=(0.6, 0.8)) == ledger.SHOWN
+    assert claim_rules.base_row(ledger["T1.if.f1"]) == "T1.vanilla.f1"
+    effect = claim_rules.reported_effect(ledger["T1.if.f1"])
     assert effect.middle == Fraction(15, 100)
     assert effect.half_width == Fraction(1, 100)
-    assert claims.base_row(ledger["T2.low.cohen_d"]) is None
-    assert claims.base_row(ledger["T5.fe.train"]) is None
-    assert measured(estimate=0.7) == claims.SHOWN
+    assert claim_rules.base_row(ledger["T2.low.cohen_d"]) is None
+    assert claim_rules.base_row(ledger["T5.fe.train"]) is None
+    assert measured(estimate=0.7) == ledger.SHOWN
 
 
 def test_the_tolerance_is_the_larger_of_its_two_parts_plus_the_rounding():
-    cell = claims.ledger()["T1.if.f1"]
-    assert claims.tolerance(cell, claims.reported_effect(cell)) == pytest.approx(0.25 * 0.15 + 0.01)
-    small = claims.ledger()["T3.wo_all.f1"]
-    assert claims.tolerance(small, claims.reported_effect(small)) == pytest.approx(0.02 + 0.01)
-    percent = claims.ledger()[VALUE_CLAIM]  # no F1 in its unit: the relative part alone
-    assert claims.tolerance(percent, claims.reported_effect(percent)) == pytest.approx(0.25 * 15 + 0.5)
+    cell = ledger.claims()["T1.if.f1"]
+    assert claim_rules.tolerance(cell, claim_rules.reported_effect(cell)) == pytest.approx(0.25 * 0.15 + 0.01)
+    small = ledger.claims()["T3.wo_all.f1"]
+    assert claim_rules.tolerance(small, claim_rules.reported_effect(small)) == pytest.approx(0.02 + 0.01)
+    percent = ledger.claims()[VALUE_CLAIM]  # no F1 in its unit: the relative part alone
+    assert claim_rules.tolerance(percent, claim_rules.reported_effect(percent)) == pytest.approx(0.25 * 15 + 0.5)
 
 
 def test_bad_input_is_refused_in_one_line():
@@ -191,18 +192,18 @@ def test_bad_input_is_refused_in_one_line():
         measured(estimate=1.0, interval=(float("nan"), 1))
     with pytest.raises(UserError, match="unknown metric"):
         measured(estimate=1.0, interval=(0, 1), metric="bleu")
-    assert measured(estimate=float("nan"), interval=(0, 1), side="not_less") == claims.INCONCLUSIVE
+    assert measured(estimate=float("nan"), interval=(0, 1), side="not_less") == ledger.INCONCLUSIVE
 
 
 def title(low, high, crossover=(0.10, 0.20), n_datasets=15, rates=RATES):
-    return claims.title_verdict(rates, low, high, crossover, n_datasets=n_datasets)
+    return ledger.title_verdict(rates, low, high, crossover, n_datasets=n_datasets)
 
 
 def test_the_title_is_reproduced_when_every_condition_holds():
     result = title(*title_limits())
     assert result.verdict == "reproduced"
     assert all(condition.held == (condition.role != "refutes") for condition in result.conditions)
-    assert result.measured().verdict == claims.REPRODUCED
+    assert result.measured().verdict == ledger.REPRODUCED
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.10])
@@ -211,7 +212,7 @@ def test_one_early_rate_where_influence_beats_random_refutes_the_title(rate):
     low[rate == RATES] = 1e-6
     result = title(low, high)
     assert result.verdict == "refuted"
-    assert result.measured().verdict == claims.OPPOSITE
+    assert result.measured().verdict == ledger.OPPOSITE
 
 
 @pytest.mark.parametrize("rate", [0.20, 0.30, 0.40])

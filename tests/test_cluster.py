@@ -14,19 +14,19 @@ pytest.importorskip("distributed", reason="needs the extra dask")
 
 from datalab import cluster, sweep
 from datalab.errors import UserError
-from datalab.sweep import Cell, SweepError
+from datalab.sweep import SweepError, Task
 
 CAPS = {"train": 100, "validation": 50, "test": 100}
 
 
-def cells(n: int = 6) -> list[Cell]:
+def cells(n: int = 6) -> list[Task]:
     given = {"root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}
     return [
-        Cell("datalab.experiments.metric_cell:run_cell", {"dataset": "wine", "seed": seed} | given) for seed in range(n)
+        Task("datalab.sections.metric_cell:run_cell", {"dataset": "wine", "seed": seed} | given) for seed in range(n)
     ]
 
 
-def bytes_of(grid: list[Cell], folder: Path) -> list[bytes]:
+def bytes_of(grid: list[Task], folder: Path) -> list[bytes]:
     return [cell.path(folder).read_bytes() for cell in grid]
 
 
@@ -74,7 +74,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing_but_the_time(two_workers,
 
 
 def test_a_failed_cell_is_named_and_loses_no_other(two_workers, tmp_path):
-    bad = Cell("datalab.experiments.metric_cell:run_cell", cells(1)[0].parameters | {"dataset": "no such set"})
+    bad = Task("datalab.sections.metric_cell:run_cell", cells(1)[0].parameters | {"dataset": "no such set"})
     with pytest.raises(SweepError, match=r"1 of 3 cells failed.*\n.*no such set"):
         sweep.run([*cells(2), bad], tmp_path)
     assert len(list(tmp_path.glob("*.parquet"))) == 2

@@ -74,7 +74,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
     notebooks = record_fakes.write_notebooks(folder / "notebooks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
-        patch.setattr("datalab.experiments.SECTIONS", record_fakes.SECTIONS)
+        patch.setattr("datalab.sections.SECTIONS", record_fakes.SECTIONS)
         patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(record_fakes.HERE), os.environ.get("PYTHONPATH", "")]))
         for root_seed in (1, 2):

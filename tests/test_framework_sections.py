@@ -11,31 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from datalab import claims, data, framework, stats
+from datalab import data, framework, ledger, stats
 from datalab.errors import UserError
-from datalab.experiments import (
+from datalab.protocol import protocol
+from datalab.sections import (
     ablation_tables,
-    framework_cell,
-    framework_components,
-    influence_level,
     inspection_cell,
     inspection_tables,
     level_cell,
     level_tables,
     main_readings,
-    main_results,
     main_tables,
     metric_cell,
     metric_tables,
     pruning_cell,
 )
-from datalab.experiments.parameters import resolve
-from datalab.protocol import protocol
+from datalab.sections import s3_3_framework as framework_components
+from datalab.sections import s4_1_main_results as main_results
+from datalab.sections import s4_2_influence_level as influence_level
+from datalab.sections import trial as framework_cell
+from datalab.sections.parameters import resolve
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
 GIVEN = (7, [0.0, 0.2], CAPS, "fast", "cpu", 3)
 SETS = ("digits", "wine", "breast_cancer")
-PRINTED = {key: claim.value for key, claim in claims.ledger().items()}
+PRINTED = {key: claim.value for key, claim in ledger.claims().items()}
 RATE = 0.2
 
 

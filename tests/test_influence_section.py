@@ -9,15 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from datalab import data, models, noise, pruning, seeds
 from datalab.errors import UserError
-from datalab.experiments import (
-    influence_cells,
-    influence_figures,
-    influence_functions,
-    influence_readings,
-    influence_tables,
-)
-from datalab.experiments.parameters import resolve
 from datalab.influence import EKFAC, retraining
+from datalab.sections import influence_cells, influence_figures, influence_readings, influence_tables
+from datalab.sections import s2_influence_functions as influence_functions
+from datalab.sections.parameters import resolve
 from datalab.training import Recipe, fit_many, protocol_recipe
 
 CAPS = {"train": 120, "validation": 60, "test": 120}

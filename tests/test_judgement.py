@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from datalab import claims
+from datalab import ledger
 from datalab.protocol import protocol
 from datalab.record import judgement
 
@@ -17,13 +17,13 @@ def differences(mean: float, spread: float = 0.01, n: int = 15) -> np.ndarray:
 @pytest.mark.parametrize(
     ("mean", "side", "verdict"),
     [
-        (0.05, "greater", claims.DIRECTION),
-        (0.05, "less", claims.OPPOSITE),
-        (-0.05, "greater", claims.OPPOSITE),
-        (0.0, "greater", claims.NULL),
-        (0.009, "greater", claims.INCONCLUSIVE),
-        (0.0, "none", claims.DIRECTION),
-        (-0.05, "not_greater", claims.DIRECTION),
+        (0.05, "greater", ledger.DIRECTION),
+        (0.05, "less", ledger.OPPOSITE),
+        (-0.05, "greater", ledger.OPPOSITE),
+        (0.0, "greater", ledger.NULL),
+        (0.009, "greater", ledger.INCONCLUSIVE),
+        (0.0, "none", ledger.DIRECTION),
+        (-0.05, "not_greater", ledger.DIRECTION),
     ],
 )
 def test_a_verdict_is_read_on_the_protocols_intervals(mean, side, verdict):
@@ -40,7 +40,7 @@ def test_an_interval_that_excludes_0_at_95_but_not_at_the_protocols_level_settle
     low = [scipy_stats.t.interval(c, 14, d.mean(), scipy_stats.sem(d))[0] for c in (0.95, 0.995)]
     assert low[0] > 0 > low[1]
     assert protocol().statistics["alpha"] == 0.005
-    assert judgement.judge("T1.full_vs_vanilla", d, "greater")["verdict"] == claims.INCONCLUSIVE
+    assert judgement.judge("T1.full_vs_vanilla", d, "greater")["verdict"] == ledger.INCONCLUSIVE
 
 
 def test_a_level_is_judged_by_its_difference_to_the_base_row_on_the_papers_side():
@@ -48,34 +48,34 @@ def test_a_level_is_judged_by_its_difference_to_the_base_row_on_the_papers_side(
     level = base + differences(0.05)
     found = judgement.judge_level("T1.if.f1", level, base)
     assert found["measured"] == pytest.approx(level.mean())
-    assert found["verdict"] == claims.DIRECTION  # the paper's is 0.15 above vanilla's
+    assert found["verdict"] == ledger.DIRECTION  # the paper's is 0.15 above vanilla's
     assert "+0.0500" in found["note"]
-    assert judgement.judge_level("T1.full.precision", level, base)["verdict"] == claims.OPPOSITE  # printed 0.03 below
-    assert judgement.judge_level("T1.vanilla.f1", base, base)["verdict"] == claims.SHOWN
+    assert judgement.judge_level("T1.full.precision", level, base)["verdict"] == ledger.OPPOSITE  # printed 0.03 below
+    assert judgement.judge_level("T1.vanilla.f1", base, base)["verdict"] == ledger.SHOWN
 
 
 def test_a_level_is_shown_in_the_papers_unit_and_judged_as_a_fraction():
     base = np.linspace(0.6, 0.8, 15)
     found = judgement.judge_level("T1.oracle.accuracy", base + differences(0.05), base, "accuracy", 100)
     assert found["measured"] == pytest.approx(100 * (base.mean() + 0.05))
-    assert found["verdict"] == claims.DIRECTION
+    assert found["verdict"] == ledger.DIRECTION
 
 
 def test_a_claim_of_several_effects_is_read_on_the_one_least_in_its_favour():
     effects = {"strong": differences(0.1), "weak": differences(0.001, 0.05), "middling": differences(0.02)}
     found = judgement.weakest("T1.full_vs_vanilla", effects, side="greater")
     assert found["note"].startswith("weakest of 3: weak")
-    assert found["verdict"] == claims.INCONCLUSIVE
+    assert found["verdict"] == ledger.INCONCLUSIVE
     effects["against"] = differences(-0.02, 0.005)
     found = judgement.weakest("T1.full_vs_vanilla", effects, side="greater")
-    assert found["verdict"] == claims.OPPOSITE
+    assert found["verdict"] == ledger.OPPOSITE
     assert "against" in found["note"]
 
 
 def test_a_part_that_is_shown_to_be_null_settles_a_claim_that_all_parts_hold():
     effects = {"large": differences(0.1), "null": differences(0.005, 0.001)}
     found = judgement.weakest("T1.full_vs_vanilla", effects, side="greater")
-    assert found["verdict"] == claims.NULL
+    assert found["verdict"] == ledger.NULL
     assert "null" in found["note"]
 
 
@@ -84,7 +84,7 @@ def test_below_is_the_mirror_of_above():
     down = {name: -d for name, d in up.items()}
     above = judgement.weakest("S4.2.gap_widens", up, side="greater")
     below = judgement.weakest("S4.2.baseline_drops", down, side="less")
-    assert below["verdict"] == above["verdict"] == claims.DIRECTION
+    assert below["verdict"] == above["verdict"] == ledger.DIRECTION
     assert below["measured"] == pytest.approx(-above["measured"])
     assert "weakest of 2: b" in above["note"]
     assert "weakest of 2: b" in below["note"]
@@ -92,7 +92,7 @@ def test_below_is_the_mirror_of_above():
 
 def test_one_data_set_settles_nothing():
     found = judgement.judge("T1.full_vs_vanilla", [0.1], "greater")
-    assert found["verdict"] == claims.INCONCLUSIVE
+    assert found["verdict"] == ledger.INCONCLUSIVE
     assert found["n"] == 1
 
 
@@ -100,4 +100,4 @@ def test_one_data_set_settles_nothing():
     ("claim_id", "side"), [("T1.if.f1", "greater"), ("T1.full.precision", "less"), ("S4.2.gap_widens", "greater")]
 )
 def test_the_claimed_side_is_where_the_papers_figures_lie(claim_id, side):
-    assert judgement.reported_side(claims.find(claim_id)) == side
+    assert judgement.reported_side(ledger.find(claim_id)) == side

@@ -9,30 +9,30 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import f1_score
 
-from datalab import claims
+from datalab import ledger
 from datalab.errors import UserError
-from datalab.experiments import (
+from datalab.influence import last_layer
+from datalab.protocol import protocol
+from datalab.sections import (
     measurement,
     monitor_cell,
-    monitoring,
     monitoring_tables,
     negative_cell,
     negative_tables,
-    overhead,
     overhead_cell,
     overhead_tables,
-    scaling,
     scaling_cell,
     scaling_tables,
-    verdicts,
 )
-from datalab.experiments.framework_cell import Study
-from datalab.experiments.parameters import resolve
-from datalab.influence import last_layer
-from datalab.protocol import protocol
+from datalab.sections import s4_4_scaling as scaling
+from datalab.sections import s4_5_overhead as overhead
+from datalab.sections import s5_1_monitoring as monitoring
+from datalab.sections import s6_verdicts as verdicts
+from datalab.sections.parameters import resolve
+from datalab.sections.trial import Study
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
-PRINTED = {key: claim.value for key, claim in claims.ledger().items()}
+PRINTED = {key: claim.value for key, claim in ledger.claims().items()}
 
 
 def collected(cells) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datalab import claims, experiments
+from datalab import experiments, ledger
 
 
 def datalab(*arguments: str, cache: Path) -> subprocess.CompletedProcess:
@@ -43,7 +43,7 @@ def test_the_record_verifies_and_has_a_row_for_every_statement(record, tmp_path)
     checked = datalab("verify", str(record), cache=tmp_path)
     assert checked.returncode == 0, checked.stdout
     lines = (record / "claims.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(claims.ledger())
+    assert len(lines) == 1 + len(ledger.claims())
 
 
 def test_the_same_run_again_changes_no_byte_of_the_tables(record, tmp_path):

@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalab import claims
-from datalab.experiments import paper_audit
-from datalab.experiments.audit import drawing
-from datalab.experiments.audit.benchmarks import corrected
-from datalab.experiments.audit.intervals import Interval, corners, exact, have_common_point, hull, total
-from datalab.experiments.audit.main_table import harmonic_mean, positive_rate
-from datalab.experiments.audit.outcomes import (
+from datalab import ledger
+from datalab.audit import drawing
+from datalab.audit.benchmarks import corrected
+from datalab.audit.main_table import harmonic_mean, positive_rate
+from datalab.audit.outcomes import (
     CONSISTENT,
     INCONSISTENT,
     UNCHECKABLE,
@@ -26,12 +24,14 @@ from datalab.experiments.audit.outcomes import (
     relative_gain,
     sign,
 )
+from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull, total
+from datalab.sections import s1_paper_audit as paper_audit
 
-LEDGER = claims.ledger()
+LEDGER = ledger.claims()
 FOUND = paper_audit.outcomes(LEDGER)
 DECLARED = [key for key, claim in LEDGER.items() if claim.paper_check.recomputed is not None]
 
-percent = st.integers(1, 99).map(lambda number: Interval.printed(number / 100, 2))
+percent = st.integers(1, 99).map(lambda number: RoundingInterval.printed(number / 100, 2))
 unit = st.fractions(0, 1, max_denominator=100)
 
 
@@ -88,8 +88,10 @@ def test_a_check_turns_when_the_printed_figure_it_objects_to_is_put_right(statem
 
 def test_a_printed_figure_is_the_decimal_and_not_the_nearest_binary_float():
     assert exact(0.1) == Fraction(1, 10)
-    assert Interval.printed(0.65, 2) == Interval(Fraction(129, 200), Fraction(131, 200), Fraction(13, 20))
-    assert Interval.printed(15, None).half_width == 0
+    assert RoundingInterval.printed(0.65, 2) == RoundingInterval(
+        Fraction(129, 200), Fraction(131, 200), Fraction(13, 20)
+    )
+    assert RoundingInterval.printed(15, None).half_width == 0
 
 
 @given(percent, percent, unit, unit)
@@ -145,31 +147,35 @@ def test_two_figures_agree_exactly_when_one_number_rounds_to_both(one, other):
 
 
 def test_figures_that_touch_at_the_rounding_edge_still_agree():
-    assert equals(Interval.printed(0.65, 2), Interval.printed(0.64, 2), "").status == CONSISTENT
-    assert equals(Interval.printed(0.66, 2), Interval.printed(0.64, 2), "").status == INCONSISTENT
+    assert equals(RoundingInterval.printed(0.65, 2), RoundingInterval.printed(0.64, 2), "").status == CONSISTENT
+    assert equals(RoundingInterval.printed(0.66, 2), RoundingInterval.printed(0.64, 2), "").status == INCONSISTENT
 
 
 def test_an_order_is_violated_only_when_no_rounding_can_save_it():
-    big, same, small = (Interval.printed(value, 2) for value in (0.68, 0.68, 0.67))
-    assert order([(big, Interval.printed(0.66, 2))], "").recomputed == {"holds": 1, "tie": 0, "violated": 0}
+    big, same, small = (RoundingInterval.printed(value, 2) for value in (0.68, 0.68, 0.67))
+    assert order([(big, RoundingInterval.printed(0.66, 2))], "").recomputed == {"holds": 1, "tie": 0, "violated": 0}
     assert order([(big, same)], "").recomputed == {"holds": 0, "tie": 1, "violated": 0}
     assert order([(small, big)], "").recomputed == {"holds": 0, "tie": 0, "violated": 1}
     assert order([(small, big)], "", strict=False).recomputed == {"holds": 0, "tie": 1, "violated": 0}
 
 
 def test_a_sign_is_undecided_when_rounding_alone_could_turn_it():
-    around_zero = Interval.printed(0.001, 2)
+    around_zero = RoundingInterval.printed(0.001, 2)
     assert sign(around_zero, "positive", "").status == UNCHECKABLE
     assert sign(around_zero, "zero", "").status == CONSISTENT
-    assert sign(Interval.printed(0.05, 2), "negative", "").status == INCONSISTENT
-    assert sign(Interval.printed(-0.05, 2), "not negative", "").status == INCONSISTENT
+    assert sign(RoundingInterval.printed(0.05, 2), "negative", "").status == INCONSISTENT
+    assert sign(RoundingInterval.printed(-0.05, 2), "not negative", "").status == INCONSISTENT
 
 
 def test_a_bound_too_loose_for_a_threshold_is_undetermined_and_not_failed():
-    bound = Interval(Fraction(0), Fraction(1, 1000), Fraction(1, 1000))
+    bound = RoundingInterval(Fraction(0), Fraction(1, 1000), Fraction(1, 1000))
     assert corrected([bound], Fraction(1, 100)) == {"passes": 1, "undetermined": 0, "fails": 0}
     assert corrected([bound], Fraction(1, 3000)) == {"passes": 0, "undetermined": 1, "fails": 0}
-    assert corrected([Interval.printed(0.002, 3)], Fraction(1, 3000)) == {"passes": 0, "undetermined": 0, "fails": 1}
+    assert corrected([RoundingInterval.printed(0.002, 3)], Fraction(1, 3000)) == {
+        "passes": 0,
+        "undetermined": 0,
+        "fails": 1,
+    }
 
 
 def test_a_difference_in_the_last_digit_or_the_status_breaks_the_agreement():
@@ -199,10 +205,10 @@ def test_a_miss_is_zero_exactly_where_printed_and_recomputed_meet():
 
 
 def test_the_tables_hold_all_statements_and_their_totals_add_up():
-    columns = {key: claims.paper_column(claim) for key, claim in LEDGER.items()}
+    columns = {key: ledger.paper_column(claim) for key, claim in LEDGER.items()}
     table = paper_audit.statement_table(LEDGER, columns)
     assert len(table) == 277
-    counted = paper_audit.tally(table, "section", "paper", claims.PAPER_VERDICTS)
+    counted = paper_audit.tally(table, "section", "paper", ledger.PAPER_VERDICTS)
     assert counted.iloc[-1].tolist() == ["all", 28, 106, 143, 277]
     assert counted["all"].iloc[:-1].sum() == 277
     checks = paper_audit.check_table(LEDGER, FOUND)

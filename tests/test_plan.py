@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from datalab import cli, experiments, sweep, training
-from datalab.experiments import calibration
-from datalab.experiments.parameters import resolve
+from datalab.sections.parameters import resolve
+from datalab.sweep import machine_speed
 
 CHEAP = {
     "0": ("cells", {"architecture": "mlp", "noise_kind": "instance"}, {}),
@@ -39,7 +39,7 @@ def test_a_cell_trains_as_many_models_as_its_plan_says(number: str, monkeypatch:
 
 def test_a_slower_core_makes_a_plan_longer_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(pace: float) -> float:
-        monkeypatch.setattr("datalab.experiments.parameters.pace", lambda: pace)
+        monkeypatch.setattr("datalab.sections.parameters.pace", lambda: pace)
         module = experiments.find("4.1").load()
         return module.estimate(resolve(module.Parameters, {"profile": "quick"}, "4.1")).seconds
 
@@ -47,8 +47,8 @@ def test_a_slower_core_makes_a_plan_longer_in_proportion(monkeypatch: pytest.Mon
 
 
 def test_the_pace_is_measured_on_this_machine() -> None:
-    assert 0 < calibration.seconds_per_step() < 0.01
-    assert calibration.pace() == pytest.approx(calibration.seconds_per_step() / calibration.REFERENCE)
+    assert 0 < machine_speed.seconds_per_step() < 0.01
+    assert machine_speed.pace() == pytest.approx(machine_speed.seconds_per_step() / machine_speed.REFERENCE)
 
 
 def test_plan_counts_a_shared_cell_once_and_gives_hours_of_core_and_gpu(
@@ -60,15 +60,15 @@ def test_plan_counts_a_shared_cell_once_and_gives_hours_of_core_and_gpu(
         assert exit_.value.code == 0
         return capsys.readouterr().out.splitlines()[-2:]
 
-    monkeypatch.setattr(calibration, "gpu", lambda: None)
+    monkeypatch.setattr(machine_speed, "gpu", lambda: None)
     alone, both = said("4.1"), said("4.1", "4.3")
     assert alone == both  # the two sections read the same cells
     assert alone[0].startswith("Work: 6 different cells, ")
     assert "no CUDA device here" in alone[1]
-    monkeypatch.setattr(calibration, "gpu", lambda: ("a card", 100.0))
+    monkeypatch.setattr(machine_speed, "gpu", lambda: ("a card", 100.0))
     assert said("4.1")[1].endswith("on a card, which trains MLPs as fast as 100 cores here")
 
 
 def test_cost_and_models_do_not_enter_a_cells_key() -> None:
-    cell = sweep.Cell("record_fakes:cell", {"index": 1})
+    cell = sweep.Task("record_fakes:cell", {"index": 1})
     assert dataclasses.replace(cell, cost=9.0, models=7) == cell

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from datalab import experiments
-from datalab.experiments.parameters import SectionParameters
+from datalab.record.parameters import SectionParameters
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from datalab import claims
+from datalab import ledger
 from datalab.errors import UserError
 from datalab.record import claimstable, figures, lock, manifest, plan, provenance, start, verify
 from datalab.record.section import Section
@@ -32,7 +32,7 @@ def section(tmp_path: Path) -> Section:
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = record_fakes.write_notebooks(tmp_path / "notebooks")
-    monkeypatch.setattr("datalab.experiments.SECTIONS", record_fakes.SECTIONS)
+    monkeypatch.setattr("datalab.sections.SECTIONS", record_fakes.SECTIONS)
     monkeypatch.setattr("datalab.record.plan.notebooks_folder", lambda: folder)
     return folder
 
@@ -176,7 +176,7 @@ def test_claims_csv_has_one_row_a_statement_and_the_measured_figures_in_place(se
     section.claim("TITLE.threshold", **measured, verdict="inconclusive", table="t", row="first", note="why")
     section.finish()
     rows = pd.read_csv(section.record / "claims.csv").set_index("id")
-    assert list(rows.index) == list(claims.ledger())
+    assert list(rows.index) == list(ledger.claims())
     assert len(rows) == 277
     row = rows.loc["TITLE.threshold"]
     assert (row["measured"], row["high"], row["n"], row["table"]) == (0.125, np.inf, 3, "tables/0_t.csv")

@@ -8,7 +8,7 @@ import browser
 import pandas as pd
 import pytest
 
-from datalab import claims, report
+from datalab import ledger, report
 from datalab.record import manifest, verify
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
@@ -107,7 +107,7 @@ def test_the_record_stays_whole_with_its_pages(site: Path) -> None:
 def test_the_board_has_every_statement_with_both_verdicts(site: Path, parsed: dict[Path, Page]) -> None:
     listed = pd.read_csv(site / "claims.csv", dtype=str, keep_default_na=False).set_index("id")
     rows = {row[0]: row for row in parsed[site / "index.html"].rows if row[0] in listed.index}
-    assert list(rows) == list(claims.ledger())
+    assert list(rows) == list(ledger.claims())
     for claim_id, row in rows.items():
         assert row[4].startswith(listed.paper_check[claim_id])
         assert row[6] == listed.verdict[claim_id]
@@ -148,7 +148,7 @@ def test_every_measured_statement_that_names_raw_rows_has_a_page_with_all_of_the
 def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_notebook_cell(
     site: Path, parsed: dict[Path, Page]
 ) -> None:
-    claim, page = claims.find("T1.full.f1"), parsed[site / "report/claims/T1.full.f1.html"]
+    claim, page = ledger.find("T1.full.f1"), parsed[site / "report/claims/T1.full.f1.html"]
     text = (site / "report/claims/T1.full.f1.html").read_text()
     assert "2PR / (P + R)" in text
     assert claim.test in text
@@ -177,8 +177,8 @@ def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty
         tab.open(site / "index.html")
         assert tab.run(shown) == 277
         assert tab.run("document.querySelector('img').naturalWidth") > 100
-        opposite = int((pd.read_csv(site / "claims.csv").verdict == claims.OPPOSITE).sum())
-        tab.run(f"f = document.forms.filter; f.elements.verdict.value = '{claims.OPPOSITE}'")
+        opposite = int((pd.read_csv(site / "claims.csv").verdict == ledger.OPPOSITE).sum())
+        tab.run(f"f = document.forms.filter; f.elements.verdict.value = '{ledger.OPPOSITE}'")
         tab.run("f.dispatchEvent(new Event('input'))")
         assert tab.run(shown) == opposite
         assert tab.run("document.getElementById('count').textContent") == f"{opposite} of 277 statements"

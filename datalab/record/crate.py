@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from datalab.record import atomic, claimstable, manifest
+from datalab import atomic
+from datalab.record import claimstable, manifest
 from datalab.record.manifest import Manifest, SectionEntry
 
 NAME = "ro-crate-metadata.json"

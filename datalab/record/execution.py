@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datalab.record import atomic, provenance, section
+from datalab import atomic
+from datalab.record import provenance, section
 from datalab.record.kernel import Kernel
 
 SAVE_EVERY = 30.0  # seconds between two saves of a notebook that runs: saving after each cell costs more than the cells

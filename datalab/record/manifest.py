@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import pydantic
 
+from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import atomic, provenance
+from datalab.record import provenance
+from datalab.record.study import Study
 
 NAME = "record.json"
 STAGING = ".partial"  # outputs of the section that runs now; they move into place when it is complete
@@ -97,19 +99,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def create(profile: str) -> Manifest:
+def create(profile: str, study: Study) -> Manifest:
     """A manifest of what is here now: package, sources, commit, machine."""
     manifest = Manifest(profile=profile, created=now())
-    refresh(manifest)
+    refresh(manifest, study)
     return manifest
 
 
-def refresh(manifest: Manifest) -> None:
+def refresh(manifest: Manifest, study: Study) -> None:
     """Bring the record's provenance up to date: the code, the packages and the machine that write to it now."""
     from datalab import __version__
 
     manifest.datalab = __version__
-    manifest.sources = provenance.sources()
+    manifest.sources = provenance.sources(study.ledger)
     manifest.git = provenance.commit()
     manifest.machine = provenance.machine()
     manifest.packages = provenance.packages()

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datalab import experiments
 from datalab.errors import UserError, did_you_mean
-from datalab.experiments.parameters import Estimate, SectionParameters, resolve
 from datalab.protocol import PROFILES
 from datalab.record import provenance
+from datalab.record.parameters import Estimate, SectionParameters, resolve
+from datalab.record.study import SectionSpec, Study
 
 
 @dataclass(frozen=True)
 class Job:
     """One notebook to run: its section, its file, the parameters as given and as checked, and the expected cost."""
 
-    section: experiments.Section
+    section: SectionSpec
     notebook: Path
     given: dict[str, Any]
     parameters: SectionParameters
@@ -31,12 +31,7 @@ class Job:
         return list(self.parameters.needs)
 
 
-def notebooks_folder() -> Path:
-    """Where the notebooks' sources are: in the project, or in the working directory."""
-    return provenance.project() / "notebooks"
-
-
-def jobs(names: Sequence[str], profile: str, given: Mapping[str, Any], notebooks: Path | None = None) -> list[Job]:
+def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, Any]) -> list[Job]:
     """The jobs of one call, in the registry's order; no names means every section.
 
     ``given`` are the explicit parameters: each goes to the sections that have it.
@@ -44,9 +39,9 @@ def jobs(names: Sequence[str], profile: str, given: Mapping[str, Any], notebooks
     """
     if profile not in PROFILES:
         raise UserError(f"unknown profile '{profile}'{did_you_mean(profile, PROFILES)}")
-    folder = notebooks or notebooks_folder()
-    chosen = {experiments.find(name).stem for name in names}
-    sections = [section for section in experiments.SECTIONS if not names or section.stem in chosen]
+    folder = study.notebooks
+    chosen = {study.find(name).stem for name in names}
+    sections = [section for section in study.sections if not names or section.stem in chosen]
     modules = {section.stem: section.load() for section in sections}
     _check_names(given, modules.values())
     planned = []
@@ -58,7 +53,7 @@ def jobs(names: Sequence[str], profile: str, given: Mapping[str, Any], notebooks
         if not notebook.is_file():
             raise UserError(f"notebook '{notebook.name}' is not in '{provenance.shown(folder)}'")
         _check_notebook(notebook, own)
-        reads = reads_of(section, module)
+        reads = study.reads_of(section)
         planned.append(Job(section, notebook, own, parameters, module.estimate(parameters), reads))
     return planned
 
@@ -81,14 +76,6 @@ def _check_names(given: Mapping[str, Any], modules: Any) -> None:
         if name in ("record", "profile"):
             option = {"record": "--to", "profile": "--profile"}[name]
             raise UserError(f"parameter '{name}' is set by {option} here, not by -p")
-
-
-def reads_of(section: experiments.Section, module: Any) -> tuple[str, ...]:
-    """The stems named in the module's ``READS``; ``("all",)`` stands for every section before it."""
-    reads = tuple(getattr(module, "READS", ()))
-    if reads != ("all",):
-        return tuple(experiments.find(name).stem for name in reads)
-    return tuple(other.stem for other in experiments.SECTIONS if other.stem != section.stem)
 
 
 def _check_notebook(notebook: Path, given: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from datalab.record import atomic
+from datalab import atomic
 
 EVERY = 0.5  # seconds between two updates; a notebook keeps every output it is sent
 MARK = {"datalab": "progress"}  # metadata of the display, by which a reader of the notebook knows it

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from datalab.record.study import Ledger
+
 PACKAGE = Path(__file__).resolve().parents[1]
 # What makes a run repeatable byte for byte: one thread an operation, and hashes that do not change between processes.
 DETERMINISM = {
@@ -65,24 +67,19 @@ def cells_sha256(cells: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
-def ledger_sha256() -> str | None:
-    """The hash of ``claims.yaml``."""
-    return _file_sha256(PACKAGE / "claims.yaml")
-
-
 def lock_sha256() -> str | None:
     """The hash of ``constraints.txt``, the lock as pip reads it; ``None`` where the package came without it."""
     return _file_sha256(PACKAGE.parent / "constraints.txt")
 
 
-def sources() -> dict[str, str | None]:
+def sources(ledger: Ledger) -> dict[str, str | None]:
     """What the results depend on, by hash: ``code``, ``protocol``, ``ledger``, ``lock``."""
     from datalab.protocol import protocol
 
     return {
         "code": code_sha256(),
         "protocol": protocol().sha256,
-        "ledger": ledger_sha256(),
+        "ledger": ledger.sha256(),
         "lock": lock_sha256(),
     }
 

@@ -12,8 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datalab.record import plan, progress, provenance, replay
+from datalab.record import progress, provenance, replay
 from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.study import Study
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
 _OF_CLAIM = ("verdict", "measured", "low", "high", "effect_size", "n", "why", "table", "row", "cell", "raw")
@@ -40,7 +41,9 @@ class Recomputed:
     claims: int = 0
 
 
-def recompute(record: Path, book: Manifest, stems: list[str], workers: int | None = None) -> list[Recomputed]:
+def recompute(
+    record: Path, book: Manifest, study: Study, stems: list[str], workers: int | None = None
+) -> list[Recomputed]:
     """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
     from joblib.externals.loky import ProcessPoolExecutor
 
@@ -52,8 +55,7 @@ def recompute(record: Path, book: Manifest, stems: list[str], workers: int | Non
     def listed(stem: str) -> list[str]:
         return [path for path in book.files_of(stem) if path.startswith(("tables/", "figures/"))]
 
-    folder = plan.notebooks_folder()
-    jobs = {stem: (record, stem, book.sections[stem], listed(stem), folder) for stem in stems}
+    jobs = {stem: (record, study, stem, book.sections[stem], listed(stem)) for stem in stems}
     if count <= 1:
         return [of_section(*jobs[stem]) for stem in stems]
     environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
@@ -73,12 +75,12 @@ def other_libraries(book: Manifest) -> list[str]:
     return found
 
 
-def of_section(record: Path, stem: str, entry: SectionEntry, listed: Collection[str], notebooks: Path) -> Recomputed:
+def of_section(record: Path, study: Study, stem: str, entry: SectionEntry, listed: Collection[str]) -> Recomputed:
     """Compute one section anew and compare all it left in the record; ``listed`` are its tables and figures."""
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         try:
-            done = replay.replay(record, stem, entry, notebooks / f"{stem}.ipynb", stage)
+            done = replay.replay(record, study, stem, entry, stage)
         except replay.ReplayError as error:
             return Recomputed(stem, problem=str(error))
         found = [*_files(record, listed, stage), *_stated(entry, done.fragment["section"])]

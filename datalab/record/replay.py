@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datalab import experiments
 from datalab.errors import UserError
 from datalab.record import rawrows, section, staging
 from datalab.record.manifest import SectionEntry
+from datalab.record.parameters import INJECTED
+from datalab.record.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,17 +47,17 @@ class Replay:
     labels: frozenset[str]  # of the cells that its sweeps asked for
 
 
-def replay(record: Path, stem: str, entry: SectionEntry, notebook: Path, stage: Path) -> Replay:
-    """Run ``notebook`` over the raw rows of ``record``; its tables and figures are left in ``stage``.
+def replay(record: Path, study: Study, stem: str, entry: SectionEntry, stage: Path) -> Replay:
+    """Run the section's notebook over the raw rows of ``record``; its tables and figures are left in ``stage``.
 
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
     """
-    spec = experiments.find(stem)
+    spec, notebook = study.find(stem), study.notebooks / f"{stem}.ipynb"
     rows = _Rows(record, entry.cells)
     opened: list[_Replayed] = []
 
-    def opener(_: Any, parameters: Any) -> section.Section:
-        opened.append(_Replayed(spec, parameters, record, stage, rows, shell))
+    def opener(parameters: Any) -> section.Section:
+        opened.append(_Replayed(study, spec, parameters, record, stage, rows, shell))
         return opened[-1]
 
     known = spec.load().Parameters.model_fields
@@ -66,7 +67,8 @@ def replay(record: Path, stem: str, entry: SectionEntry, notebook: Path, stage: 
     given |= {"device": "cpu"} if "device" in given else {}
     shell = _shell()
     outputs: dict[int, Output] = {}
-    with _opening(opener), _working_in(notebook.parent):
+    shell.user_ns[section.OPENER] = opener
+    with _working_in(notebook.parent):
         for source in _code(notebook, given):
             shell.number += 1
             outputs[shell.number] = _run(shell, source)
@@ -88,11 +90,11 @@ class _Rows:
                 raise ReplayError(str(error)) from None
             self._at[self._name(about["function"], about["parameters"])] = (path, frame)
 
-    def find(self, cell: Any) -> tuple[str, "pd.DataFrame"]:
-        """The path and the rows of one cell."""
-        found = self._at.get(self._name(cell.function, json.loads(json.dumps(cell.parameters))))
+    def find(self, task: Any) -> tuple[str, "pd.DataFrame"]:
+        """The path and the rows of one task."""
+        found = self._at.get(self._name(task.function, json.loads(json.dumps(task.parameters))))
         if found is None:
-            raise ReplayError(f"the record has no raw rows of {cell.function} ({cell.label})")
+            raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
         return found
 
     @staticmethod
@@ -104,19 +106,21 @@ class _Rows:
 class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
-    def __init__(self, spec: Any, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any) -> None:
-        super().__init__(spec, parameters, record, stage, driven=True)
+    def __init__(
+        self, study: Study, spec: Any, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any
+    ) -> None:
+        super().__init__(study, spec, parameters, record, stage, driven=True)
         self._rows, self._shell = rows, shell
         self.number = self._cell_number()
         self.labels: set[str] = set()
 
-    def sweep(self, cells: Any) -> "pd.DataFrame":
-        """The raw rows of these cells, in their order."""
+    def sweep(self, tasks: Any) -> "pd.DataFrame":
+        """The raw rows of these tasks, in their order."""
         import pandas as pd
 
-        cells = list({cell.key: cell for cell in cells}.values())
-        self.labels |= {cell.label for cell in cells}
-        found = [self._rows.find(cell) for cell in cells]
+        tasks = list({task.key: task for task in tasks}.values())
+        self.labels |= {task.label for task in tasks}
+        found = [self._rows.find(task) for task in tasks]
         self._cells.update((path, None) for path, _ in found)
         self._raw.append(pd.concat([frame for _, frame in found], ignore_index=True))
         return self._raw[-1].copy()
@@ -133,7 +137,7 @@ def _code(notebook: Path, given: dict[str, Any]) -> Iterator[str]:
             continue
         yield source
         if "parameters" in cell["metadata"].get("tags", []):
-            yield "\n".join(f"{name} = {value!r}" for name, value in given.items())
+            yield "\n".join([INJECTED, *(f"{name} = {value!r}" for name, value in given.items())])
 
 
 def _shell() -> Any:
@@ -181,15 +185,6 @@ def _run(shell: Any, source: str) -> Output:
         first = (str(error).splitlines() or [""])[0]
         raise ReplayError(f"code cell {shell.number} raised {type(error).__name__}: {first}")
     return Output(printed.getvalue(), warned.getvalue(), shown)
-
-
-@contextlib.contextmanager
-def _opening(opener: Any) -> Iterator[None]:
-    section.opener = opener
-    try:
-        yield
-    finally:
-        section.opener = None
 
 
 @contextlib.contextmanager

@@ -17,12 +17,14 @@ from datalab.record.kernel import kill_left_over
 from datalab.record.manifest import Manifest, SectionEntry
 from datalab.record.plan import Job
 from datalab.record.screen import Screen
+from datalab.record.study import Study
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 _POLL = 0.2  # seconds
 
 
 def run(
+    study: Study,
     jobs: Sequence[Job],
     record: Path,
     profile: str,
@@ -49,7 +51,7 @@ def run(
             if missing:
                 _fetch(missing, screen)
             with interrupts.deferred():
-                return _run(jobs, record, profile, fresh, screen, interrupts, python=python, timeout=timeout)
+                return _run(study, jobs, record, profile, fresh, screen, interrupts, python=python, timeout=timeout)
         except KeyboardInterrupt:
             why, status = "Interrupted", INTERRUPTED
         except OSError as error:
@@ -62,6 +64,7 @@ def run(
 
 
 def _run(
+    study: Study,
     jobs: Sequence[Job],
     record: Path,
     profile: str,
@@ -76,8 +79,8 @@ def _run(
         _check_folder(record, profile, fresh)
         if fresh:
             _empty(record)
-        book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile)
-        driver = _Driver(record, book, screen, interrupts, **how)
+        book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile, study)
+        driver = _Driver(study, record, book, screen, interrupts, **how)
         try:
             driver.run_all(jobs)
         finally:
@@ -99,10 +102,13 @@ class _Driver:
     ``how``: the ``python`` and ``timeout`` of :func:`run`.
     """
 
-    def __init__(self, record: Path, book: Manifest, screen: Screen, interrupts: Interrupts, **how: Any) -> None:
+    def __init__(
+        self, study: Study, record: Path, book: Manifest, screen: Screen, interrupts: Interrupts, **how: Any
+    ) -> None:
+        self._study = study
         self._record, self._book, self._how = record, book, how
         self._screen, self._interrupts = screen, interrupts
-        self._sources = provenance.sources()
+        self._sources = provenance.sources(study.ledger)
         self._opened = self._adopted = False
 
     def run_all(self, jobs: Sequence[Job]) -> None:
@@ -134,7 +140,7 @@ class _Driver:
         if any(entry.status == "running" for entry in self._book.sections.values()):
             staging.adopt(self._record, self._book, "the run ended before it could be judged")
         if self._opened or self._adopted:
-            staging.close(self._record, self._book)
+            staging.close(self._record, self._book, self._study)
 
     def _open(self) -> None:
         """Before the first notebook of this call: note what runs it, and trust no raw cell that has changed.
@@ -144,7 +150,7 @@ class _Driver:
         """
         if self._opened:
             return
-        manifest.refresh(self._book)
+        manifest.refresh(self._book, self._study)
         self._book.closed = False
         manifest.save(self._record, self._book)
         self._opened = True
@@ -240,7 +246,7 @@ class _Driver:
             staging.enter_cells(record, book, stem)
             self._keep(execution, f"notebooks/{stem}.{entry.status}.ipynb")
         shutil.rmtree(stage, ignore_errors=True)
-        claimstable.write(record, book)
+        claimstable.write(record, book, self._study)
         manifest.save(record, book)
 
     def _fail(self, stem: str, entry: SectionEntry, stage: Path, reason: str) -> None:

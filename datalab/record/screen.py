@@ -53,7 +53,7 @@ class Screen:
         table = Table("section", "notebook", "what runs", "models", "time", "memory", box=None, pad_edge=False)
         for job in jobs:
             cost = job.estimate
-            memory, models = f"{cost.memory / 2**30:.1f} GiB", sum(cell.models for cell in cost.cells)
+            memory, models = f"{cost.memory / 2**30:.1f} GiB", sum(cell.models for cell in cost.tasks)
             words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}", memory)
             table.add_row(job.section.number, job.section.stem, *words)
         self._print(table)
@@ -64,14 +64,14 @@ class Screen:
 
     def work(self, jobs: Sequence[Job]) -> None:
         """The different cells and models of the jobs, in core-hours; in GPU-hours where there is a GPU to measure."""
-        from datalab.experiments import calibration
+        from datalab.sweep import machine_speed
 
-        cells = {cell.key: cell for job in jobs for cell in job.estimate.cells}.values()
+        cells = {cell.key: cell for job in jobs for cell in job.estimate.tasks}.values()
         hours, models = sum(cell.cost for cell in cells) / 3600, sum(cell.models for cell in cells)
         self.say(
             f"Work: {len(cells):,} different cells, {models:,} models, {_hours(hours)} core-hours at this core's pace"
         )
-        if (gpu := calibration.gpu()) is None:
+        if (gpu := machine_speed.gpu()) is None:
             self.say("GPU-hours: not estimated, since there is no CUDA device here to measure on")
         else:
             name, cores = gpu

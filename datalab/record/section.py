@@ -4,16 +4,18 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datalab import experiments
+from datalab import atomic
 from datalab.errors import UserError
-from datalab.experiments.parameters import SectionParameters, resolve
-from datalab.record import atomic, lock, manifest, provenance, staging
+from datalab.record import lock, manifest, provenance, staging
 from datalab.record.manifest import SectionEntry
+from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
+from datalab.record.study import SectionSpec, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,22 +24,50 @@ if TYPE_CHECKING:
 
 # `datalab run` holds the lock, judges the notebook and merges its outputs; it tells the kernel so by these.
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
-# What opens a section instead, where a record is computed anew from its raw rows (datalab.record.replay).
-opener: "Callable[[experiments.Section, SectionParameters], Section] | None" = None
+# The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
+OPENER = "_datalab_opener"
 
 
-def start(section: str | experiments.Section, **raw: Any) -> "Section":
+@dataclass(frozen=True)
+class Statement:
+    """What was measured for one claim of the ledger.
+
+    ``low`` and ``high`` are the interval's limits, ``n`` what it counts; ``table`` and ``row`` name the table of the
+    section and the row the figure stands in; ``why`` says why the verdict is what it is; ``raw`` says which raw rows it
+    rests on (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
+    """
+
+    id: str
+    measured: float | str | None = None
+    low: float | None = None
+    high: float | None = None
+    effect_size: float | None = None
+    n: int | str | None = None
+    verdict: str = ""
+    why: str = ""
+    table: str | None = None
+    row: str | int | None = None
+    raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+
+
+def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Section":
     """Open a notebook's section of the record: check its parameters, set the style, print what runs where.
 
-    ``section`` is the notebook's stem or number; ``raw`` is its parameters cell (``None``: the profile's value).
-    Under ``datalab run`` the record is the driver's. Otherwise it is ``record``, by default ``runs/notebook-<profile>``
-    in the project, whatever the working directory; this process then takes the record's lock until ``finish()``.
-    Raises :class:`UserError` for a parameter that is unknown or out of range, or a record someone else is writing to.
+    ``name`` is the notebook's stem or number; ``namespace`` its ``globals()``, in which its parameters cell has run.
+    Under ``datalab run`` the record is the driver's. Otherwise it is the parameter ``record``, by default
+    ``runs/notebook-<profile>`` in the project, whatever the working directory; this process then takes the record's
+    lock until ``finish()``. Raises :class:`UserError` for a parameter that is unknown or out of range, or a record
+    someone else is writing to.
     """
-    spec = section if isinstance(section, experiments.Section) else experiments.find(section)
-    parameters = resolve(spec.load().Parameters, raw, where=f"notebook {spec.stem}")
+    spec = study.find(name)
+    parameters = resolve(spec.load().Parameters, given_in(namespace), where=f"notebook {spec.stem}")
     os.environ.update({name: value for name, value in provenance.DETERMINISM.items() if name not in os.environ})
-    opened = (opener or (_driven if STAGE in os.environ else _by_hand))(spec, parameters)
+    if opener := namespace.get(OPENER):
+        opened = opener(parameters)
+    elif STAGE in os.environ:
+        opened = Section(study, spec, parameters, Path(os.environ[RECORD]), Path(os.environ[STAGE]), driven=True)
+    else:
+        opened = _by_hand(study, spec, parameters)
     if ipython():
         from datalab.record.figures import style
 
@@ -46,17 +76,13 @@ def start(section: str | experiments.Section, **raw: Any) -> "Section":
     return opened
 
 
-def _driven(spec: experiments.Section, parameters: SectionParameters) -> "Section":
-    return Section(spec, parameters, Path(os.environ[RECORD]), Path(os.environ[STAGE]), driven=True)
-
-
-def _by_hand(spec: experiments.Section, parameters: SectionParameters) -> "Section":
+def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> "Section":
     name = parameters.record or f"runs/notebook-{parameters.profile}"
     record = (provenance.project() / name).resolve()
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
-        book = _open_book(record, parameters.profile)
+        book = _open_book(record, study, parameters.profile)
     except UserError:
         lock.release(record)
         raise
@@ -70,12 +96,12 @@ def _by_hand(spec: experiments.Section, parameters: SectionParameters) -> "Secti
         process=process(),
     )
     stage = staging.begin(record, book, spec.stem, entry)
-    return Section(spec, parameters, record, stage, driven=False)
+    return Section(study, spec, parameters, record, stage, driven=False)
 
 
-def _open_book(record: Path, profile: str) -> manifest.Manifest:
+def _open_book(record: Path, study: Study, profile: str) -> manifest.Manifest:
     if not (record / manifest.NAME).exists():
-        return manifest.create(profile)
+        return manifest.create(profile, study)
     book = manifest.load(record)
     if book.profile != profile:
         name = provenance.shown(record)
@@ -83,7 +109,7 @@ def _open_book(record: Path, profile: str) -> manifest.Manifest:
     if not book.closed:
         staging.adopt(record, book)
     staging.drop_changed_cells(record, book)
-    manifest.refresh(book)
+    manifest.refresh(book, study)
     return book
 
 
@@ -104,8 +130,15 @@ class Section:
     """
 
     def __init__(
-        self, spec: experiments.Section, parameters: SectionParameters, record: Path, stage: Path, driven: bool
+        self,
+        study: Study,
+        spec: SectionSpec,
+        parameters: SectionParameters,
+        record: Path,
+        stage: Path,
+        driven: bool,
     ) -> None:
+        self._study = study
         self.spec = spec
         self.parameters = parameters
         self.record = record
@@ -140,19 +173,21 @@ class Section:
             ]
         )
 
-    def sweep(self, cells: Any) -> "pd.DataFrame":
-        """Run a grid of cells and return their rows; finished cells are reused from ``record/cells``.
+    def sweep(self, tasks: Any) -> "pd.DataFrame":
+        """Run a grid of tasks and return their rows; finished ones are reused from ``record/cells``.
 
         Shows its progress in one updating display, and to ``datalab run``.
         """
         from datalab import sweep
+        from datalab.sweep import cluster
 
         self._must_be_open()
-        cells = list(cells)
+        tasks = list(tasks)
         progress = Progress(self._stage / staging.PROGRESS)
         workers = self.parameters.workers or provenance.machine()["cores"]
-        rows = sweep.run(cells, self.record / "cells", workers=workers, progress=progress)
-        self._cells.update((f"cells/{cell.path(self.record / 'cells').name}", None) for cell in cells)
+        folder = self.record / "cells"
+        rows = sweep.run(tasks, folder, workers, progress, executor=cluster.executor())
+        self._cells.update((f"cells/{task.path(folder).name}", None) for task in tasks)
         self._raw.append(rows)
         return rows
 
@@ -201,74 +236,34 @@ class Section:
             display({"image/png": rendered["png"], "text/plain": f"Figure: {caption}"}, raw=True)
             display({"text/markdown": f"*{caption}*", "text/plain": caption}, raw=True)
 
-    def claim(
-        self,
-        claim_id: str,
-        measured: float | str | None = None,
-        low: float | None = None,
-        high: float | None = None,
-        effect_size: float | None = None,
-        n: int | str | None = None,
-        verdict: str = "",
-        table: str | None = None,
-        row: str | int | None = None,
-        note: str = "",
-        raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        """State what was measured for one claim of the ledger; a claim stated twice keeps the last statement.
+    def verdicts(self, statements: Iterable[Statement]) -> None:
+        """State what was measured for claims of the ledger; a claim stated twice keeps the last statement.
 
-        ``low`` and ``high`` are the interval's limits, ``n`` what it counts; ``table`` and ``row`` name the table of
-        this section and the row the figure stands in; ``note`` says why the verdict is what it is; ``raw`` says which
-        raw rows it rests on (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
-        Raises :class:`UserError` for an id the ledger does not have, a table this section did not save, or a ``raw``
-        that no row answers.
+        Raises :class:`UserError` for an id the ledger does not have, a table this section did not save, or raw rows
+        that do not exist.
         """
-        from datalab.record import claimstable, rawrows
-
         self._must_be_open()
-        claimstable.check(claim_id)
+        for statement in statements:
+            self._claims[statement.id] = self._stated(statement)
+
+    def _stated(self, statement: Statement) -> dict[str, Any]:
+        from datalab.record import rawrows
+
+        claim_id, table = self._study.statement(statement.id)["id"], statement.table
         if table is not None and self._name(table) not in self._tables:
             known = [name.removeprefix(self._name("")) for name in self._tables]
             raise UserError(f"claim {claim_id}: this section saved no table '{table}'; it has {known}")
-        self._claims[claim_id] = {
+        figures = ("measured", "low", "high", "effect_size", "n")
+        return {
             "id": claim_id,
-            "measured": plain(measured),
-            "low": plain(low),
-            "high": plain(high),
-            "effect_size": plain(effect_size),
-            "n": plain(n),
-            "verdict": str(verdict),
-            "why": note,
+            **{name: plain(getattr(statement, name)) for name in figures},
+            "verdict": statement.verdict,
+            "why": statement.why,
             "table": None if table is None else f"tables/{self._name(table)}.csv",
-            "row": None if row is None else str(row),
+            "row": None if statement.row is None else str(statement.row),
             "cell": self._cell_number() if table is None else self._tables[self._name(table)]["cell"],
-            "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
+            "raw": None if statement.raw is None else rawrows.counted(self._raw, statement.raw, claim_id),
         }
-
-    def judge(
-        self,
-        claim_id: str,
-        *d: Any,
-        table: str,
-        row: str | int,
-        shown: float | str | None = None,
-        raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-        **how: Any,
-    ) -> None:
-        """State a claim by paired differences ``d``, one a data set: see :func:`datalab.record.judgement.judge`.
-
-        Two arrays are a table's level and its base row's (:func:`~datalab.record.judgement.judge_level`), a dict is of
-        effects that must all hold (:func:`~datalab.record.judgement.weakest`). ``shown`` stands in the record in place
-        of the mean difference, which ``note`` then gives.
-        """
-        from datalab.record import judgement
-
-        several = judgement.weakest if isinstance(d[0], dict) else judgement.judge
-        found = (judgement.judge_level if len(d) == 2 else several)(claim_id, *d, **how)
-        if shown is not None:
-            found["note"] += f"; mean difference {found['measured']:+.4f}"
-            found |= {"measured": shown, "low": None, "high": None}
-        self.claim(claim_id, table=table, row=row, raw=raw, **found)
 
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
@@ -291,7 +286,7 @@ class Section:
         self._must_be_open()
         book = manifest.load(self.record)
         book.sections[self.spec.stem].claims = list(self._claims.values())
-        return claimstable.frame(book)
+        return claimstable.frame(book, self._study)
 
     def finish(self) -> None:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
@@ -328,7 +323,7 @@ class Section:
         reason = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
         fragment["section"] |= {"status": "complete", "reason": reason, "process": {}}
         staging.merge(self.record, book, self.spec.stem, fragment)
-        staging.close(self.record, book)
+        staging.close(self.record, book, self._study)
         lock.release(self.record)
 
     def _show_end(self, files: list[str]) -> None:
@@ -337,7 +332,7 @@ class Section:
         text = ["**Verdicts**", "", *head, *claims, ""] if claims else []
         saved = ", ".join(f"[`{path}`]({self._seen(path)})" for path in files) or "nothing"
         text += [f"**Saved** in the record: {saved}", ""]
-        stems = [section.stem for section in experiments.SECTIONS]
+        stems = [section.stem for section in self._study.sections]
         following = stems[stems.index(self.spec.stem) + 1 :] if self.spec.stem in stems else []
         text += [f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."]
         if ipython():

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from datalab.record import atomic, claimstable, manifest
+from datalab import atomic
+from datalab.record import claimstable, manifest
 from datalab.record.manifest import STAGING, Manifest, SectionEntry
+from datalab.record.study import Study
 
 FRAGMENT = "section.json"
 PROGRESS = "progress.json"
@@ -153,7 +155,7 @@ def adopt(record: Path, book: Manifest, reason: str = "its process was killed") 
             os.replace(partial, record / path)
             book.add_file(record, path, section=stem, timing=True)
     shutil.rmtree(record / STAGING, ignore_errors=True)
-    for leftover in [*record.rglob(".*.tmp"), *(record / "cells").glob("*.partial")]:
+    for leftover in record.rglob(f".*{atomic.SUFFIX}"):
         leftover.unlink(missing_ok=True)
     if INDEX not in book.files:  # it may have been killed while it wrote the pages
         drop_report(record, book)
@@ -164,12 +166,12 @@ def adopt(record: Path, book: Manifest, reason: str = "its process was killed") 
     return noted
 
 
-def close(record: Path, book: Manifest) -> None:
+def close(record: Path, book: Manifest, study: Study) -> None:
     """Bring what spans sections up to date (``claims.csv``, the crate) and save the manifest."""
     from datalab.record import crate
 
     shutil.rmtree(record / STAGING, ignore_errors=True)
-    claimstable.write(record, book)
+    claimstable.write(record, book, study)
     crate.write(record, book)
     book.closed = True
     manifest.save(record, book)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from datalab import experiments
+from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import atomic, claimstable, crate, lock, manifest, plan, provenance, staging
+from datalab.record import claimstable, crate, lock, manifest, provenance, staging
 from datalab.record import recompute as recomputing
 from datalab.record.manifest import FileEntry, Manifest
 from datalab.record.recompute import Recomputed
+from datalab.record.study import Study
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 RECORD = "the record"  # what a finding names that is of no single file
@@ -56,7 +57,9 @@ class Report:
 Pages = Callable[[Path, Manifest], Iterable[str]]
 
 
-def verify(record: Path, recompute: bool = False, workers: int | None = None, pages: Pages | None = None) -> Report:
+def verify(
+    record: Path, study: Study, recompute: bool = False, workers: int | None = None, pages: Pages | None = None
+) -> Report:
     """Check every file's hash, every section's status and every claim of ``record``; it is only read.
 
     With ``recompute``, also compute each complete section's tables, figures, outputs and verdicts anew from its raw
@@ -73,20 +76,20 @@ def verify(record: Path, recompute: bool = False, workers: int | None = None, pa
     findings = [Finding("changed", manifest.NAME, problem)] if problem else []
     findings += _files(record, book)
     findings += _sections(record, book)
-    findings += _claims(record, book, {finding.what for finding in findings})
-    report = Report(findings, list(stale(book)), len(book.files) + 1, len(book.sections))
+    findings += _claims(record, book, study, {finding.what for finding in findings})
+    report = Report(findings, list(stale(book, study)), len(book.files) + 1, len(book.sections))
     if recompute and not problem:
         whole = report.whole
-        report.findings.extend(_foreign(book))
-        _recompute(record.resolve(), book, report, workers)
+        report.findings.extend(_foreign(book, study))
+        _recompute(record.resolve(), book, study, report, workers)
         if whole:
             _derived(record.resolve(), book, report, pages)
     return report
 
 
-def _foreign(book: Manifest) -> Iterator[Finding]:
+def _foreign(book: Manifest, study: Study) -> Iterator[Finding]:
     """Sections that the study does not have, or has under another name, and those that hide which notebook ran."""
-    known = {section.stem: section for section in experiments.SECTIONS}
+    known = {section.stem: section for section in study.sections}
     for stem, entry in book.sections.items():
         if stem not in known:
             yield Finding("added", stem, "the study has no such section")
@@ -96,7 +99,7 @@ def _foreign(book: Manifest) -> Iterator[Finding]:
             yield Finding("changed", stem, "it does not say which notebook ran")
 
 
-def _recompute(record: Path, book: Manifest, report: Report, workers: int | None) -> None:
+def _recompute(record: Path, book: Manifest, study: Study, report: Report, workers: int | None) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken = {finding.what for finding in report.findings}
     stems = [
@@ -104,11 +107,11 @@ def _recompute(record: Path, book: Manifest, report: Report, workers: int | None
         for stem, entry in book.sections.items()
         if entry.status == "complete" and not broken & {stem, *entry.cells, *book.files_of(stem)}
     ]
-    libraries, now = recomputing.other_libraries(book), provenance.sources()
-    for done in recomputing.recompute(record, book, stems, workers):
+    libraries, now = recomputing.other_libraries(book), provenance.sources(study.ledger)
+    for done in recomputing.recompute(record, book, study, stems, workers):
         report.recomputed.append(done)
         number = book.sections[done.stem].number
-        moved = [*_moved(book, done.stem, now), *libraries]
+        moved = [*_moved(book, study, done.stem, now), *libraries]
         if moved and (done.problem or done.differences):
             what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
             report.unconfirmed.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
@@ -175,7 +178,7 @@ def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
         yield Finding("incomplete", RECORD, "no section was run")
 
 
-def _claims(record: Path, book: Manifest, broken: set[str]) -> Iterator[Finding]:
+def _claims(record: Path, book: Manifest, study: Study, broken: set[str]) -> Iterator[Finding]:
     for stem, entry in book.sections.items():
         for claim in entry.claims:
             table = claim["table"]
@@ -185,9 +188,9 @@ def _claims(record: Path, book: Manifest, broken: set[str]) -> Iterator[Finding]
                 yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
     if not book.closed or claimstable.NAME not in book.files:
         return  # they are written anew when the run ends
-    if book.sources.get("ledger") != provenance.ledger_sha256():
+    if book.sources.get("ledger") != study.ledger.sha256():
         return  # another ledger: what the rows should be cannot be said; the file's hash has been checked
-    expected = _by_id(claimstable.text(book))
+    expected = _by_id(claimstable.text(book, study))
     try:
         found = _by_id((record / claimstable.NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError):
@@ -207,29 +210,28 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _moved(book: Manifest, stem: str, now: Mapping[str, str | None]) -> list[str]:
+def _moved(book: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
     """What of a section's own sources is, ``now``, no longer what it was: ``["the package's code"]``."""
     entry = book.sections[stem]
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
-    section = experiments.find(stem)
-    reads = plan.reads_of(section, section.load())
+    reads = study.reads_of(study.find(stem))
     if reads and entry.runner == "datalab run" and book.reads_sha256(reads) != entry.key.get("reads"):
         moved.append("sections that it read, run again since")
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
-    source = plan.notebooks_folder() / f"{stem}.ipynb"
+    source = study.notebooks / f"{stem}.ipynb"
     same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
     return moved if same else [*moved, "its notebook"]
 
 
-def stale(book: Manifest) -> Iterator[str]:
+def stale(book: Manifest, study: Study) -> Iterator[str]:
     """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each."""
-    now = provenance.sources()
+    now = provenance.sources(study.ledger)
     for name, words in SOURCES.items():
         behind = [entry.number for entry in book.sections.values() if entry.key and entry.key.get(name) != now[name]]
         if behind:
             yield f"{words} changed after section{'s' * (len(behind) > 1)} {', '.join(behind)} ran"
-    folder = plan.notebooks_folder()
+    folder = study.notebooks
     for stem, entry in book.sections.items():
         source = folder / f"{stem}.ipynb"
         ran = entry.key.get("notebook")

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import atomic, provenance
+from datalab.record import provenance
 from datalab.record.compare import Comparison
 from datalab.report import pages
 

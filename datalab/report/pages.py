@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from datalab import claims
+from datalab import ledger
 from datalab.record.manifest import Manifest
 from datalab.record.tables import exact
 
@@ -18,14 +18,14 @@ from datalab.record.tables import exact
 UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped")
 # A badge's class by verdict; the word itself is always in it, so that colour only helps.
 TONE = {
-    claims.REPRODUCED: "good",
-    claims.DIRECTION: "good",
-    claims.NULL: "bad",
-    claims.OPPOSITE: "bad",
-    claims.INCONCLUSIVE: "open",
-    claims.SHOWN: "plain",
-    claims.UNTESTABLE: "plain",
-    claims.NOT_RUN: "plain",
+    ledger.REPRODUCED: "good",
+    ledger.DIRECTION: "good",
+    ledger.NULL: "bad",
+    ledger.OPPOSITE: "bad",
+    ledger.INCONCLUSIVE: "open",
+    ledger.SHOWN: "plain",
+    ledger.UNTESTABLE: "plain",
+    ledger.NOT_RUN: "plain",
     "consistent": "good",
     "contradicted": "bad",
     "uncheckable": "plain",

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datalab import claims, data, experiments
+from datalab import atomic, data, ledger
 from datalab.errors import UserError
+from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import atomic, claimstable, crate, lock, manifest, provenance, staging, verify
+from datalab.record import claimstable, crate, lock, manifest, provenance, staging, verify
 from datalab.record.manifest import Manifest
 from datalab.report import evidence, notebookpages, pages
-from datalab.report.papertables import paper_tables
+from datalab.sections import STUDY
 
 MAIN_FIGURE = "figures/0_curve"
 
@@ -25,7 +26,7 @@ def write(record: Path, to: Path | None = None) -> list[str]:
     name = provenance.shown(record)
     if not (record / manifest.NAME).is_file():
         raise UserError(f"record '{name}': there is no {manifest.NAME} in it; name a record, such as runs/quick")
-    broken = [finding for finding in verify.verify(record).findings if finding.kind != "incomplete"]
+    broken = [finding for finding in verify.verify(record, STUDY).findings if finding.kind != "incomplete"]
     if broken:
         raise UserError(f"record '{name}' is not what its manifest says ({broken[0]}); see: datalab verify {name}")
     record = _copied(record, to) if to is not None else record
@@ -81,27 +82,27 @@ def _write(record: Path, book: Manifest) -> list[str]:
             book.add_file(record, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    staging.close(record, book)
+    staging.close(record, book, STUDY)
     return list(made)
 
 
 def site(record: Path, book: Manifest) -> Iterator[tuple[str, str]]:
     """Every page: its path in the record, and its text."""
-    rows = {row["id"]: row for row in claimstable.rows(book)}
+    rows = {row["id"]: row for row in claimstable.rows(book, STUDY)}
     shared: dict[str, Any] = {
         "rows": rows,
         "stale": list(verify.stale(book)),
         "incomplete": {s: e for s, e in book.sections.items() if e.status != "complete"},
         "notebooks": [s for s in book.sections if (record / "notebooks" / f"{s}.ipynb").exists()],
-        "verdicts": _counts([row["verdict"] for row in rows.values()], claims.VERDICTS),
-        "paper": _counts([row["paper_check"] for row in rows.values()], claims.PAPER_VERDICTS),
+        "verdicts": _counts([row["verdict"] for row in rows.values()], ledger.VERDICTS),
+        "paper": _counts([row["paper_check"] for row in rows.values()], ledger.PAPER_VERDICTS),
     }
 
     def page(template: str, path: str, **context: Any) -> tuple[str, str]:
         return path, pages.render(template, path, book, **shared, **context)
 
     figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in book.files}
-    title = book.sections.get(experiments.SECTIONS[0].stem)
+    title = book.sections.get(STUDY.sections[0].stem)
     caption = title.figures.get("0_curve", {}).get("caption", "") if title else ""
     yield page("board.html.j2", staging.INDEX, figure=figure, caption=caption, headlines=_headlines(book))
     yield page("tables.html.j2", "report/tables.html", tables=paper_tables(rows))
@@ -132,7 +133,7 @@ def _claim_pages(record: Path, book: Manifest, rows: dict[str, dict[str, Any]], 
             "claim.html.j2",
             f"report/claims/{claim_id}.html",
             row=row,
-            claim=claims.find(claim_id),
+            claim=ledger.find(claim_id),
             checks=recomputed.get(claim_id, []),
             stem=stem,
             source=_source(stem),
@@ -154,7 +155,7 @@ def _notebook(record: Path, book: Manifest, stem: str) -> list[dict]:
         for path, entry in book.files.items()
         if path.startswith("figures/") and path.endswith(".png")
     }
-    known = {*book.files, *(f"report/claims/{claim_id}.html" for claim_id in claims.ledger())}
+    known = {*book.files, *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
 
     def link(target: str) -> str | None:
         path, _, fragment = target.partition("#")
@@ -168,7 +169,7 @@ def _notebook(record: Path, book: Manifest, stem: str) -> list[dict]:
 
 
 def _source(stem: str | None) -> str | None:
-    known = {section.stem: section.module for section in experiments.SECTIONS}
+    known = {section.stem: section.module for section in STUDY.sections}
     return f"datalab/experiments/{known[stem]}.py" if stem in known else None
 
 

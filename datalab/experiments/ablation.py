@@ -1,5 +1,0 @@
-"""Section 4.3: DATA-LAB with every set of its three components. It reads the cells of section 4.1."""
-
-from datalab.experiments.main_results import Parameters, cells, estimate
-
-__all__ = ["Parameters", "cells", "estimate"]

@@ -1,0 +1,51 @@
+"""The paper's 277 statements, the two verdicts on each, and where they stand in its tables."""
+
+from datalab.ledger.claim import (
+    DIRECTION,
+    INCONCLUSIVE,
+    NOT_RUN,
+    NULL,
+    OPPOSITE,
+    PAPER_VERDICTS,
+    REPRODUCED,
+    SHOWN,
+    UNTESTABLE,
+    VERDICTS,
+    Claim,
+    claims,
+    find,
+    paper_column,
+    printed,
+    sha256,
+    statements,
+    title_verdict,
+)
+from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
+from datalab.ledger.rounding import RoundingInterval
+
+__all__ = [
+    "DIRECTION",
+    "INCONCLUSIVE",
+    "NOT_RUN",
+    "NULL",
+    "OPPOSITE",
+    "PAPER_VERDICTS",
+    "REPRODUCED",
+    "SHOWN",
+    "UNTESTABLE",
+    "VERDICTS",
+    "Claim",
+    "RoundingInterval",
+    "claims",
+    "find",
+    "judge",
+    "judge_all",
+    "judge_level",
+    "paper_column",
+    "printed",
+    "read",
+    "sha256",
+    "show",
+    "statements",
+    "title_verdict",
+]

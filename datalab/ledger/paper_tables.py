@@ -1,0 +1,83 @@
+"""The paper's tables, with its rows and columns: which statement of the ledger stands in which cell."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datalab.ledger.claim import claims
+
+_TITLES = {
+    "T1": "Table 4.1: main results",
+    "T1b": "Table 4.1b: benchmark by benchmark",
+    "T2": "Table 4.2: by influence level",
+    "T3": "Table 4.3: ablation",
+    "T4": "Table 4.4: by training size",
+    "T5": "Table 4.5: overhead",
+}
+_HEADS = {"T1": "method", "T1b": "benchmark", "T2": "level", "T3": "configuration", "T4": "size", "T5": "component"}
+# As the paper words them; where it prints the key itself the key stands.
+_ROWS = {
+    "T1.vanilla": "Baseline (vanilla)",
+    "T1.if": "+ influence functions",
+    "T1.ln": "+ label noise",
+    "T1.full": "Ours (full)",
+    "T1.oracle": "Oracle upper bound",
+    "T3.full": "Full model",
+    "T3.wo_fe": "w/o Feature Extraction",
+    "T3.wo_aw": "w/o Adaptive Weighting",
+    "T3.wo_reg": "w/o Regularization",
+    "T3.wo_all": "w/o All (baseline)",
+    "T5.fe": "Feature Extraction",
+    "T5.aw": "Adaptive Weighting",
+    "T5.reg": "Regularization",
+    "T5.total": "Total",
+}
+_COLUMNS = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "accuracy": "Accuracy (%)",
+    "baseline_f1": "Baseline F1",
+    "ours_f1": "Ours F1",
+    "improvement": "Improvement (%)",
+    "p": "p-value",
+    "gap_pp": "Gap (pp)",
+    "cohen_d": "Cohen's d",
+    "delta": "Delta vs Full",
+    "rel_gain": "Relative Gain (%)",
+    "train": "Training Time Overhead (%)",
+    "infer": "Inference Time Overhead (%)",
+    "mem": "Memory Overhead (%)",
+}
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table: ``cells[row][column]`` is a claim's row of ``claims.csv``, or ``None`` where the paper prints none."""
+
+    key: str
+    title: str
+    head: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[dict[str, Any] | None, ...]], ...]
+
+
+def paper_tables(rows: Mapping[str, dict[str, Any]]) -> list[PaperTable]:
+    """All of the paper's tables; ``rows`` are the record's claims by id."""
+    grids: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for claim_id, claim in claims().items():
+        if claim.kind == "table_cell":
+            table, row, column = claim_id.split(".")
+            grids.setdefault(table, {}).setdefault(row, {})[column] = rows[claim_id]
+    found = []
+    for table, grid in grids.items():
+        columns = list(dict.fromkeys(column for row in grid.values() for column in row))
+        lines = tuple((_row(table, row), tuple(cells.get(c) for c in columns)) for row, cells in grid.items())
+        names = tuple(_COLUMNS.get(column, column) for column in columns)
+        found.append(PaperTable(table, _TITLES.get(table, table), _HEADS.get(table, ""), names, lines))
+    return found
+
+
+def _row(table: str, row: str) -> str:
+    named = {"T1b": f"Bench-{row}", "T2": row.capitalize()}
+    return _ROWS.get(f"{table}.{row}", named.get(table, row))

@@ -1,0 +1,132 @@
+"""Typed, bounded notebook parameters: papermill checks neither names nor types, so every section checks its own."""
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+
+from datalab.errors import UserError, did_you_mean
+from datalab.protocol import PROFILES, protocol
+from datalab.sweep import Task
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a section is expected to cost on this machine: wall-clock ``seconds`` and peak ``memory`` in bytes.
+
+    ``tasks`` are what it would compute, their costs in seconds of a core here.
+    """
+
+    seconds: float
+    memory: float
+    what: str
+    tasks: tuple[Task, ...] = ()
+
+
+class SectionParameters(pydantic.BaseModel):
+    """What every section takes. ``None`` stands for the profile's value and is filled in by :func:`resolve`."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    profile: Literal["smoke", "quick", "paper"] = "smoke"
+    root_seed: Annotated[int, pydantic.Field(ge=0, lt=2**32, strict=True)] = 2024
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, pydantic.Field(ge=1, le=1024, strict=True)] | None = None
+    record: str | None = None
+
+    @property
+    def chosen_device(self) -> str:
+        """Where models are trained and scored: ``"cpu"`` or ``"cuda"``."""
+        import torch
+
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk: those named, unless a section says otherwise."""
+        return tuple(getattr(self, "datasets", ()))
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _fill_from_profile(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
+        given = {name: value for name, value in raw.items() if value is not None}
+        return {name: profile[name] for name in cls.model_fields if name in profile} | given
+
+
+Model = TypeVar("Model", bound=SectionParameters)
+
+
+def parse_value(text: str) -> Any:
+    """A ``-p name value`` from the command line: JSON where it parses, a plain string otherwise."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
+    """Check ``raw`` against ``model`` and fill ``None`` from the profile.
+
+    Raises :class:`UserError`, one line, naming the parameter, what is wrong and what would be right.
+    """
+    for name in raw:
+        if name not in model.model_fields:
+            raise UserError(f"{where}: unknown parameter '{name}'{did_you_mean(name, sorted(model.model_fields))}")
+    profile = raw.get("profile") or "smoke"
+    if profile not in PROFILES:
+        raise UserError(f"{where}: unknown profile '{profile}'{did_you_mean(str(profile), PROFILES)}")
+    try:
+        parameters = model.model_validate(raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "parameters"
+        raise UserError(f"{where}: parameter '{name}': {first['msg']}; got {first['input']!r}") from None
+    if parameters.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(f"{where}: parameter 'device': no CUDA device is visible here; use 'cpu' or 'auto'")
+    return parameters
+
+
+def given_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What a notebook's parameters cell sets, as it stands in ``namespace`` (the notebook's ``globals()``).
+
+    The parameters cell is the last one run that assigns literals only, ``profile`` among them; papermill's own cell
+    ("# Parameters") adds to it. Names left over from an earlier version of the cell do not count. A mapping that is no
+    notebook's (it has no ``In``) holds the parameters itself.
+    """
+    sources = namespace.get("In")
+    if sources is None:
+        return dict(namespace)
+    names: list[str] = []
+    for source in reversed(sources):
+        assigned = _assigned(source)
+        if source.startswith(INJECTED):
+            names += assigned
+        elif "profile" in assigned:
+            names += assigned
+            break
+    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
+
+
+INJECTED = "# Parameters"  # how the cell begins in which papermill hands over what it was given
+
+
+def _assigned(source: str) -> list[str]:
+    """The names that a cell assigns, if assigning literals is all it does."""
+    try:
+        body = ast.parse(source).body
+        values = [ast.literal_eval(statement.value) for statement in body]
+    except (SyntaxError, ValueError, AttributeError, TypeError):
+        return []
+    targets = [
+        target
+        for statement in body[: len(values)]
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)])
+    ]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -1,0 +1,44 @@
+"""The types that sections' parameters share, and what a grid of tasks costs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import pydantic
+
+from datalab import data
+from datalab.protocol import protocol
+from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sweep import Task, available_cores
+from datalab.sweep.machine_speed import pace
+
+Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
+Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
+Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    data.check_names(names)
+    return tuple(dict.fromkeys(names))
+
+
+def _with_verdict_rate(rates: tuple[float, ...]) -> tuple[float, ...]:
+    needed = protocol().framework["verdict_rate"]
+    if needed not in rates:
+        raise ValueError(f"must include {needed:g}, where the paper's figures are compared")
+    return tuple(sorted(set(rates)))
+
+
+MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
+Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
+
+
+def pooled(p: SectionParameters, grid: Sequence[Task], what: str, memory: float, start: float = 9.0) -> Estimate:
+    """The estimate of a grid whose costs are seconds on a core of the machine where they were measured.
+
+    ``memory`` is a process's in bytes, ``start`` the rest of the notebook's time.
+    """
+    workers = max(min(p.workers or available_cores(), len(grid)), 1)
+    here = tuple(dataclasses.replace(task, cost=task.cost * pace()) for task in grid)
+    seconds = sum(task.cost for task in here) / workers + start * pace()
+    return Estimate(seconds, workers * memory, f"{len(grid)} tasks on {what}, {workers} processes", here)

@@ -1,0 +1,241 @@
+"""Section 3.4: do the tests hold their level, the intervals their coverage, and can the design see what matters?
+
+Simulated studies (:mod:`datalab.sections.simulation`) give counts; this file puts them into tables, with the Monte
+Carlo interval of every rate (Wilson, 99 %).
+"""
+
+from typing import Annotated, Any
+
+import pandas as pd
+import pydantic
+from scipy import stats as scipy_stats
+
+from datalab import seeds, stats, sweep
+from datalab.protocol import protocol
+from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sections import simulation
+from datalab.sweep import Task
+
+MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
+LENIENT = 0.05  # the conventional level, shown beside the protocol's
+WORTH_A_POOL = 1000  # simulations: below, starting the processes takes longer than the studies
+CROSSOVER = {"truth": 0.15, "slope": 0.2, "unit_sd": 0.02, "seed_sd": 0.02, "resamples": 500, "seeds": 5}
+
+QUANTITIES = {
+    "mean": "mean difference (F1)",
+    "t_low": "95 % t-interval, low",
+    "t_high": "95 % t-interval, high",
+    "bootstrap_low": "95 % bootstrap interval, low",
+    "bootstrap_high": "95 % bootstrap interval, high",
+    "p_t": "p, paired t",
+    "p_bootstrap": "p, studentised bootstrap",
+    "p_sign_flip": "p, sign-flip",
+    "p_wilcoxon": "p, Wilcoxon signed-rank",
+    "p_floor": "smallest p the sign-flip test could give",
+    "d_z": "Cohen's d_z",
+    "d_z_low": "95 % interval of d_z, low",
+    "d_z_high": "95 % interval of d_z, high",
+    "rank_biserial": "rank-biserial correlation",
+    "p_shapiro": "p, Shapiro-Wilk (normality)",
+}
+
+Count = Annotated[int, pydantic.Field(ge=2, le=60, strict=True)]
+Units = Annotated[int, pydantic.Field(ge=4, le=60, strict=True)]
+Spread = Annotated[float, pydantic.Field(gt=0, le=1)]
+
+
+class Parameters(SectionParameters):
+    """What this section takes beside the shared parameters; F1 differences in units of F1."""
+
+    simulations: Annotated[int, pydantic.Field(ge=40, le=10**6, strict=True)]
+    resamples: Annotated[int, pydantic.Field(ge=1999, le=10**6, strict=True)] = protocol().statistics["resamples"]
+    units: Annotated[tuple[Units, ...], pydantic.Field(min_length=1)] = (12, 15, 23)
+    seed_counts: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (5, 9, 13)
+    seed_sds: Annotated[tuple[Spread, ...], pydantic.Field(min_length=1)] = (0.005, 0.01, 0.02)
+    unit_sd: Spread = 0.02
+    benchmarks: Annotated[int, pydantic.Field(ge=2, le=100, strict=True)] = 15
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _small_runs_stay_in_this_process(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
+        simulations = raw.get("simulations") or profile.get("simulations")
+        small = isinstance(simulations, int) and simulations < WORTH_A_POOL and raw.get("workers") is None
+        return {**raw, "workers": 1} if small else raw
+
+    @property
+    def levels(self) -> list[float]:
+        """The lenient level, the protocol's, and the protocol's divided by the benchmarks."""
+        alpha = protocol().statistics["alpha"]
+        return [LENIENT, alpha, alpha / self.benchmarks]
+
+    @property
+    def effect(self) -> float:
+        """The smallest effect of interest, in F1."""
+        return protocol().statistics["sesoi"]["f1"]
+
+
+def cells(p: Parameters) -> list[Task]:
+    """Every simulated study of the section, the slowest first."""
+    common = {"root_seed": p.root_seed, "code": simulation.statistics_code()}
+    work = p.simulations / 4000 * p.resamples / 10_000  # the costs below were measured at these
+    module, grid = "datalab.sections.simulation", []
+    for shape in simulation.SHAPES:
+        for units in p.units:
+            given = {"shape": shape, "units": units, "simulations": p.simulations, "resamples": p.resamples}
+            grid.append(Task(f"{module}:calibration", {**given, "alphas": p.levels[:2], **common}, 3.0 * work))
+    for shape in simulation.SHAPES[:2]:
+        for units in p.units:
+            given = {"shape": shape, "units": units, "rates": list(protocol().noise["rates"]), **CROSSOVER}
+            few = max(20, p.simulations // 8)
+            grid.append(Task(f"{module}:crossover_coverage", {**given, "simulations": few, **common}, 0.002 * few))
+    for count in p.seed_counts:
+        for sd in p.seed_sds:
+            given = {"seeds": count, "seed_sd": sd, "effect": p.effect, "simulations": p.simulations}
+            given |= {"resamples": p.resamples, "alphas": p.levels}
+            grid.append(Task(f"{module}:power", {**given, **common}, 1.0 * work))
+    for dependence in ("independent", "correlated"):
+        for true_effects in (0, max(1, p.benchmarks // 3)):
+            given = {"dependence": dependence, "true_effects": true_effects, "benchmarks": p.benchmarks}
+            given |= {"seeds": max(p.seed_counts), "simulations": p.simulations, "alphas": p.levels[:2]}
+            grid.append(Task(f"{module}:family", {**given, **common}, 0.1 * p.simulations / 4000))
+    return grid
+
+
+def estimate(p: Parameters) -> Estimate:
+    """What running the notebook will cost: the simulations, and about 8 s of imports and figures."""
+    grid = cells(p)
+    workers = min(p.workers or sweep.available_cores(), len(grid))
+    seconds = sum(cell.cost for cell in grid) / workers + 8 + (2 if workers > 1 else 0)
+    memory = 0.5e9 * (workers + 1)
+    what = f"{len(grid)} simulated designs, {p.simulations} studies each, {workers} processes"
+    return Estimate(seconds, memory, what, tuple(grid))
+
+
+def part(rows: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The rows of one kind of study, with its own columns only."""
+    frame = rows[rows["what"] == what].dropna(axis=1, how="all").drop(columns="what").reset_index(drop=True)
+    counts = [name for name in ("units", "seeds", "true_effects", "simulations", "hits") if name in frame]
+    return frame.astype(dict.fromkeys(counts, int))
+
+
+def rated(rows: pd.DataFrame, promised: "pd.Series | float", words: tuple[str, str]) -> pd.DataFrame:
+    """Counts as rates in %, with Wilson intervals and a reading against what was ``promised`` (a share).
+
+    ``words`` are the readings of a rate whose whole interval lies (below, above) the promise; otherwise "holds".
+    """
+    frame = rows.copy()
+    promised = pd.Series(promised, index=frame.index)
+    limits = [
+        scipy_stats.binomtest(int(hits), int(total)).proportion_ci(MONTE_CARLO, method="wilson")
+        for hits, total in zip(frame["hits"], frame["simulations"], strict=True)
+    ]
+    frame["promised"] = 100 * promised
+    frame["rate"] = 100 * frame["hits"] / frame["simulations"]
+    frame["low"] = [100 * limit.low for limit in limits]
+    frame["high"] = [100 * limit.high for limit in limits]
+    below, above = frame["high"] < frame["promised"], frame["low"] > frame["promised"]
+    frame["reading"] = below.map({True: words[0], False: "holds"}).mask(above, words[1])
+    return frame.drop(columns=["hits"])
+
+
+def example(p: Parameters, units: int = 15) -> tuple[pd.DataFrame, dict[str, float]]:
+    """One simulated comparison under the whole protocol: as a table, and as ``stats.paired_summary`` returns it.
+
+    The true mean is the smallest effect of interest, the spread over data sets twice that, both in F1.
+    """
+    rng = seeds.generator(p.root_seed, "example row")
+    row = stats.paired_summary(rng.normal(p.effect, 2 * p.effect, units), rng)
+    shown = [name for name in QUANTITIES if name in row]
+    return pd.DataFrame({"quantity": [QUANTITIES[name] for name in shown], "value": [row[name] for name in shown]}), row
+
+
+def levels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rejections of a true null by each test: one row a distribution, number of units, test and level."""
+    frame = part(rows, "calibration")
+    return rated(frame, frame["alpha"], ("conservative", "liberal"))
+
+
+def coverage(rows: pd.DataFrame) -> pd.DataFrame:
+    """Coverage of each 95 % interval: one row a distribution, number of units and interval."""
+    return rated(part(rows, "coverage"), simulation.CONFIDENCE, ("too narrow", "wide"))
+
+
+def family_errors(rows: pd.DataFrame) -> pd.DataFrame:
+    """Family-wise error over the benchmarks under each correction; ``found`` in % of the true effects."""
+    frame = part(rows, "family")
+    frame = rated(frame, frame["alpha"], ("conservative", "liberal"))
+    return frame.assign(found=100 * frame["found"] if "found" in frame else None)
+
+
+def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Coverage of the crossover's 95 % interval; ``open`` and ``width`` in % and points of the noise rate."""
+    frame = rated(part(rows, "crossover"), simulation.CONFIDENCE, ("too narrow", "wide"))
+    return frame.assign(open=100 * frame["open"], width=100 * frame["width"])
+
+
+def powers(rows: pd.DataFrame, p: Parameters) -> pd.DataFrame:
+    """Power at the smallest effect of interest, in %, beside the t-test's by formula (``pingouin.power_ttest``)."""
+    frame = part(rows, "power")
+    exact = {
+        (count, sd, alpha): 100 * stats.power(p.effect / sd, count, alpha)
+        for count, sd, alpha in set(zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True))
+    }
+    formula = [exact[key] for key in zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True)]
+    frame = rated(frame, 0.8, ("below 80 %", "above 80 %")).rename(columns={"promised": "wanted"})
+    return frame.assign(formula=[f if m == "t" else None for f, m in zip(formula, frame["method"], strict=True)])
+
+
+def floors(p: Parameters, most: int = 16) -> pd.DataFrame:
+    """The smallest two-sided p a permutation test can print, by number of seeds, and the levels it reaches."""
+    rows = []
+    for n in range(2, most + 1):
+        row: dict[str, Any] = {"seeds": n, "paired": stats.p_floor(n), "unpaired": stats.p_floor_unpaired(n)}
+        rows.append(row | {f"paired reaches {alpha:.2g}": row["paired"] <= alpha for alpha in p.levels})
+    return pd.DataFrame(rows)
+
+
+def design(p: Parameters) -> pd.DataFrame:
+    """Data sets against seeds: the power of a t-test over data sets at the smallest effect of interest."""
+    sd, alpha, rows = max(p.seed_sds), protocol().statistics["alpha"], []
+    for units in p.units:
+        for count in p.seed_counts:
+            d_z = stats.nested_dz(p.effect, p.unit_sd, sd, count)
+            row = {"data sets": units, "seeds": count, "d_z": d_z}
+            row |= {f"power at {level:g} (%)": 100 * stats.power(d_z, units, level) for level in (LENIENT, alpha)}
+            row["difference found with 80 % power (F1)"] = stats.effect_needed(units, alpha) * p.effect / d_z
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def wide(frame: pd.DataFrame, index: list[str], by: str | None, values: list[str]) -> pd.DataFrame:
+    """A long table of rates for the page: a row an ``index``, the ``values`` at every level of ``by`` side by side."""
+    units = {
+        "rate": "(%)",
+        "low": "low",
+        "high": "high",
+        "reading": "reading",
+        "found": "found (%)",
+        "formula": "formula",
+    }
+    if by is None:
+        return frame[index + values]
+    parts = []
+    for level, group in frame.groupby(by, sort=False):
+        renamed = {value: f"{by} {level:.2g} {units.get(value, value)}" for value in values}
+        parts.append(group.set_index(index)[values].rename(columns=renamed))
+    return pd.concat(parts, axis=1).dropna(axis=1, how="all").reset_index()
+
+
+def statement(frame: pd.DataFrame, where: dict[str, Any], setting: float | None = None) -> dict[str, Any]:
+    """What ``section.claim`` states of the first row of ``frame`` with these values: a share, its limits, n and row.
+
+    With ``setting`` (a claim whose unit is no share) that is what was measured, and the share goes into the note.
+    """
+    match = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
+    shares = {"measured": match["rate"] / 100, "low": match["low"] / 100, "high": match["high"] / 100}
+    rate = f"{match['rate']:.2f} % [{match['low']:.2f}, {match['high']:.2f}] of simulated studies"
+    note = f"a setting, nothing to compare it to; {rate} where {match['promised']:g} % is promised: {match['reading']}"
+    row = " ".join(str(value) for value in where.values())
+    about = {"n": f"{match['simulations']} simulated studies", "row": row, "note": note}
+    return {**(shares if setting is None else {"measured": setting}), **about}
