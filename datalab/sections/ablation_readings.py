@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from datalab.sections.compare import digits
+from datalab.sections.sentences import digits
 
 
 def ablation(table: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from datalab import framework, seeds, stats
-from datalab.sections.compare import cell_text, mean_with_interval, with_holm
+from datalab.sections.compare import cell_text, mean_with_interval, with_correction
 
 COMPONENTS = {"projection": "Feature Extraction", "weighting": "Adaptive Weighting", "regularisation": "Regularization"}
 SHORT = {"projection": "fe", "weighting": "aw", "regularisation": "reg"}
@@ -52,7 +52,7 @@ def ablation(rows: pd.DataFrame, rate: float, printed: Mapping[str, float]) -> p
                 row["p (Wilcoxon)"] = stats.wilcoxon(d).p if len(d) > 1 else np.nan
                 row["p, paper"] = printed[f"T3.{key}.p"]
             found.append(row | {"sets": len(table)})
-    return with_holm(pd.DataFrame(found))
+    return with_correction(pd.DataFrame(found))
 
 
 def paper_shape(table: pd.DataFrame, variant: str) -> pd.DataFrame:

@@ -1,12 +1,31 @@
-"""What every section's tables are made of: means over data sets with their t-intervals. The data set is the unit."""
+"""From rows to a comparison over data sets. The data set is the unit; it counts by its mean over seeds and draws.
 
-from collections.abc import Mapping
+Every table of a section is :func:`table`: a row a group, made of the columns below. Intervals are t-intervals over the
+data sets: they speak of new data sets like these.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from datalab import stats
+
+
+def table(rows: pd.DataFrame, by: str | Sequence[str], measure: Callable[[pd.DataFrame], Mapping]) -> pd.DataFrame:
+    """A row per group of ``by``, in order of appearance: the group's key, then the columns ``measure`` gives of it."""
+    by = [by] if isinstance(by, str) else list(by)
+    groups = rows.groupby(by, sort=False)
+    return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
+
+
+def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
+    """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
+    for name, wanted in where.items():
+        rows = rows[rows[name] == wanted]
+    return rows.groupby("dataset", sort=False)[column].mean()
 
 
 def mean_with_interval(values: ArrayLike, name: str, confidence: float = 0.95) -> dict[str, float]:
@@ -23,28 +42,51 @@ def mean_with_interval(values: ArrayLike, name: str, confidence: float = 0.95) -
     return {name: values.mean() if len(values) else np.nan, f"{name} low": low, f"{name} high": high}
 
 
-def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
-    """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
-    for name, wanted in where.items():
-        rows = rows[rows[name] == wanted]
-    return rows.groupby("dataset", sort=False)[column].mean()
+def tests(d: ArrayLike) -> dict[str, float]:
+    """Cohen's d_z and the Wilcoxon test's p of paired differences (n,), one a data set; nan on fewer than two."""
+    if len(d) < 2:
+        return {"d_z": np.nan, "p (Wilcoxon)": np.nan}
+    return {"d_z": stats.cohens_dz(d).estimate, "p (Wilcoxon)": stats.wilcoxon(d).p}
 
 
-def digits(value: float, decimals: int = 3) -> str:
-    """A number with its sign for a sentence: ``+0.012``."""
-    return f"{value:+.{decimals}f}"
+def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
+    """Paired differences (n,), one a data set: mean with interval, d_z, Wilcoxon's p."""
+    return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
+
+
+def with_correction(
+    frame: pd.DataFrame,
+    p: str = "p (Wilcoxon)",
+    name: str = "p (Holm)",
+    correct: Callable[[np.ndarray], np.ndarray] = stats.holm,
+) -> pd.DataFrame:
+    """The table with the column ``name`` after its last: ``p`` corrected over all rows that have one."""
+    tested = frame[p].notna()
+    frame.loc[tested, name] = correct(frame.loc[tested, p].to_numpy()) if tested.any() else []
+    return frame
 
 
 def cell_text(row: Mapping[str, float], name: str, printed: float | None, decimals: int = 3) -> str:
-    """One cell of a table in the paper's shape: ``0.712 [0.650, 0.774]; paper 0.65``."""
-    value, low, high = (row[each] for each in (name, f"{name} low", f"{name} high"))
+    """Ours beside the paper's, in one cell of a table in the paper's shape: ``0.712 [0.650, 0.774]; paper 0.65``."""
+    value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
     limits = "" if np.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
     return f"{value:.{decimals}f}{limits}; paper {'prints none' if printed is None else f'{printed:g}'}"
 
 
-def with_holm(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``p (Holm)`` after its last column: ``p (Wilcoxon)`` corrected over all rows that have one."""
-    tested = table["p (Wilcoxon)"].notna()
-    corrected = stats.holm(table.loc[tested, "p (Wilcoxon)"].to_numpy()) if tested.any() else []
-    table.loc[tested, "p (Holm)"] = corrected
-    return table
+def paper_shape(
+    cells: pd.DataFrame, rows: str, columns: str, ours: str = "ours", paper: str = "paper", **more: Any
+) -> pd.DataFrame:
+    """A table with the paper's rows and columns from a long one: a row per ``rows``, a column per ``columns``.
+
+    Each cell sets ``ours`` with its interval beside ``paper``; ``more`` names columns to add, each by a function of
+    the group.
+    """
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        texts = {
+            cell[columns]: cell_text(cell, ours, None if np.isnan(cell[paper]) else cell[paper])
+            for _, cell in part.iterrows()
+        }
+        return texts | {name: make(part) for name, make in more.items()}
+
+    return table(cells, rows, line)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from datalab import framework, metrics
 from datalab.protocol import protocol
-from datalab.sections.trial import Study, auroc
+from datalab.sections.trial import Trial, auroc
 from datalab.training import protocol_recipe
 
 
@@ -32,7 +32,7 @@ def run_cell(
     sum w l + lambda2 KL. And ``macro_f1`` on the clean test set.
     """
     rule = protocol().framework
-    study = Study(dataset, "mlp", seed, root_seed, (rule["verdict_rate"],), caps, encoder, device)
+    study = Trial(dataset, "mlp", seed, root_seed, (rule["verdict_rate"],), caps, encoder, device)
     observed, n_classes = study.observed[0], study.prepared.n_classes
     clean = observed == study.prepared.y_train
     settings = [("lambda2", value, value, rule["tau"]) for value in lambda2s]

@@ -11,7 +11,7 @@ from datalab import framework
 from datalab.protocol import protocol
 from datalab.sections.influence_pictures import SHOWN, ends, images, labelled_examples
 from datalab.sections.inspection_cell import losses_of
-from datalab.sections.trial import Study, auroc
+from datalab.sections.trial import Trial, auroc
 from datalab.training import protocol_recipe
 
 
@@ -38,7 +38,7 @@ def picture_cell(
 ) -> list[dict[str, Any]]:
     """Each variant trained once at the default lambda1 and tau: a row an example, with its weight, loss and labels."""
     rule = protocol().framework
-    study = Study(dataset, "mlp", 0, root_seed, (rule["verdict_rate"],), caps, encoder, device)
+    study = Trial(dataset, "mlp", 0, root_seed, (rule["verdict_rate"],), caps, encoder, device)
     observed = study.observed[0]
     rows = []
     for variant in framework.VARIANTS:

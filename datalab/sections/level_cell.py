@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from datalab import framework, metrics
 from datalab.protocol import protocol
-from datalab.sections.trial import DATALAB, Study, fit_datalab, references, self_influence
+from datalab.sections.trial import DATALAB, Trial, fit_datalab, references, self_influence
 from datalab.training import AnyStack, fit_many, protocol_recipe
 
 DRAWS = ("matched", "unmatched", "leverage")
@@ -24,7 +24,7 @@ def run_cell(
     the share of flipped labels in the set; ``mean_rank`` the mean standardised rank of its examples.
     """
     rule = protocol().framework
-    study = Study(dataset, architecture, seed, root_seed, (rule["verdict_rate"],), caps, encoder, device)
+    study = Trial(dataset, architecture, seed, root_seed, (rule["verdict_rate"],), caps, encoder, device)
     clean, observed = study.prepared.y_train, study.observed[0]
     flipped = observed != clean
     by_influence = standardised_ranks(self_influence(study, *references(study))[0])
@@ -49,7 +49,7 @@ def run_cell(
     ]
 
 
-def _trained(study: Study, labels: NDArray, kept: NDArray[np.bool_]) -> dict[str, AnyStack]:
+def _trained(study: Trial, labels: NDArray, kept: NDArray[np.bool_]) -> dict[str, AnyStack]:
     """Every method on every set, at the default lambdas: nothing is tuned, so levels differ by their data alone."""
     drawn, recipe = [study.model_seed("model")] * len(kept), protocol_recipe()
     default = protocol().framework["default"]
@@ -60,7 +60,7 @@ def _trained(study: Study, labels: NDArray, kept: NDArray[np.bool_]) -> dict[str
     return trained
 
 
-def _scores(study: Study, predicted: NDArray) -> dict[str, float]:
+def _scores(study: Trial, predicted: NDArray) -> dict[str, float]:
     y = study.prepared.y_test
     return {
         "macro_f1": metrics.macro_f1(y, predicted, study.prepared.n_classes),

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from datalab.sections.compare import digits
 from datalab.sections.level_tables import BASELINE
+from datalab.sections.sentences import digits
 
 
 def trends(table: pd.DataFrame, draw: str) -> str:

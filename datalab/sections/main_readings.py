@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from datalab.sections.compare import digits
 from datalab.sections.main_tables import ROWS
+from datalab.sections.sentences import digits
 
 ALPHA_SHOWN = 0.05
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from datalab import data, seeds, stats
-from datalab.sections.compare import by_set, cell_text, mean_with_interval, with_holm
+from datalab.sections.compare import by_set, cell_text, mean_with_interval, with_correction
 from datalab.sections.trial import CLEAN, DATALAB
 
 METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
@@ -67,7 +67,7 @@ def cells(rows: pd.DataFrame, rate: float, printed: Mapping[str, float]) -> pd.D
             notes = ["the paper prints none"] if np.isnan(row["paper"]) else []
             notes += ["the base row: no difference"] if method == "vanilla" else []
             found.append(row | {"sets": len(values), "note": "; ".join(notes)})
-    return with_holm(pd.DataFrame(found))
+    return with_correction(pd.DataFrame(found))
 
 
 def _tests(d: np.ndarray) -> dict[str, float]:
@@ -99,7 +99,7 @@ def by_noise(rows: pd.DataFrame) -> pd.DataFrame:
                 d = (values - base).to_numpy()
                 row |= mean_with_interval(d, "less vanilla") | _tests(d) | {"sets better": int((d > 0).sum())}
             found.append(row | {"sets": len(values)})
-    return with_holm(pd.DataFrame(found))
+    return with_correction(pd.DataFrame(found))
 
 
 def benchmarks(

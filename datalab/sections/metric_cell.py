@@ -12,7 +12,7 @@ from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
 from datalab.sections.level_cell import leverage
-from datalab.sections.trial import Study, references, self_influence
+from datalab.sections.trial import Trial, references, self_influence
 from datalab.training import AnyStack, fit_many, protocol_recipe
 
 ARCHITECTURES = ("softmax", "mlp", "cnn")
@@ -35,7 +35,7 @@ def run_cell(
     which needs no label).
     """
     rates = (protocol().framework["verdict_rate"],)
-    studies = {name: Study(dataset, name, seed, root_seed, rates, caps, encoder, device) for name in ARCHITECTURES}
+    studies = {name: Trial(dataset, name, seed, root_seed, rates, caps, encoder, device) for name in ARCHITECTURES}
     y = studies["mlp"].prepared.y_test
     trained = {name: references(study) for name, study in studies.items()}
     scores = _scores(studies["mlp"], *trained["mlp"])
@@ -89,7 +89,7 @@ def quantiles(scores: NDArray) -> NDArray[np.int64]:
     )
 
 
-def _scores(study: Study, stack: AnyStack, labels: NDArray) -> dict[str, NDArray]:
+def _scores(study: Trial, stack: AnyStack, labels: NDArray) -> dict[str, NDArray]:
     """What the test examples are stratified by. The true test labels enter here: a metric may know them."""
     x, x_test, y_test = study.x, study.x_test, study.tensor(study.prepared.y_test)
     with quiet():
@@ -99,7 +99,7 @@ def _scores(study: Study, stack: AnyStack, labels: NDArray) -> dict[str, NDArray
     return {"influence": estimator.self_influence(x_test, y_test).mean(0).cpu().numpy(), "leverage": far}
 
 
-def _right(study: Study, scores: NDArray, y: NDArray) -> dict[str, NDArray[np.bool_]]:
+def _right(study: Trial, scores: NDArray, y: NDArray) -> dict[str, NDArray[np.bool_]]:
     """Which test examples each method's model gets right, (n_test,); ``scores`` (n,) are what influence prunes by."""
     keep, observed = protocol().primary_cell["keep_fraction"], study.observed[0]
     pruned = pruning.keep(scores, observed, keep)

@@ -11,7 +11,7 @@ from datalab import data, encoders, framework, metrics, models, pruning, seeds
 from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
-from datalab.sections.trial import DATALAB, Study, fit_datalab
+from datalab.sections.trial import DATALAB, Trial, fit_datalab
 from datalab.training import AnyStack, fit_many, protocol_recipe
 
 STATISTICS = ("influence", "leverage", "low confidence")
@@ -150,7 +150,7 @@ def existing_cell(
     or a variant of DATA-LAB trained on what was kept.
     """
     rates = (protocol().framework["verdict_rate"],)
-    study = Study(dataset, "mlp", seed, root_seed, rates, caps, encoder, device)
+    study = Trial(dataset, "mlp", seed, root_seed, rates, caps, encoder, device)
     observed, default = study.observed[0], protocol().framework["default"]
     lambdas = np.array([[default["lambda1"], default["lambda2"]]])
     drawn = [study.model_seed("reference", i) for i in range(protocol().reference["models"])]

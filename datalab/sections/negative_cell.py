@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from datalab import framework, metrics, models, pruning
 from datalab.protocol import protocol
-from datalab.sections.trial import DATALAB, Study, fit_datalab, probabilities, references, self_influence
+from datalab.sections.trial import DATALAB, Trial, fit_datalab, probabilities, references, self_influence
 from datalab.training import AnyStack, fit_many, protocol_recipe
 
 MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
@@ -32,13 +32,13 @@ def run_cell(
     influential examples, the other way round, and in random order. ``ensemble``, at the protocol's verdict rate: four
     different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB.
     """
-    study = Study(dataset, "mlp", seed, root_seed, tuple(rates), caps, encoder, device)
+    study = Trial(dataset, "mlp", seed, root_seed, tuple(rates), caps, encoder, device)
     scores = self_influence(study, *references(study))
     rows = _filtering(study, scores) + _curriculum(study, scores) + _ensembles(study)
     return [{"dataset": dataset, "seed": seed} | row for row in rows]
 
 
-def _filtering(study: Study, scores: NDArray) -> list[dict[str, Any]]:
+def _filtering(study: Trial, scores: NDArray) -> list[dict[str, Any]]:
     clean, shares = study.prepared.y_train, protocol().negative_results["dropped"]
     about, labels, kept = [], [], []
 
@@ -61,7 +61,7 @@ def _filtering(study: Study, scores: NDArray) -> list[dict[str, Any]]:
     return _scored(study, about, stack.predict(study.x_test).cpu().numpy())
 
 
-def _curriculum(study: Study, scores: NDArray) -> list[dict[str, Any]]:
+def _curriculum(study: Trial, scores: NDArray) -> list[dict[str, Any]]:
     recipe, model_seed = protocol_recipe(), study.model_seed("model")
     about, labels, orders = [], [], []
     for rate, observed, score in zip(study.rates, study.observed, scores, strict=True):
@@ -99,7 +99,7 @@ def paced_order(
     return np.concatenate(found)
 
 
-def _ensembles(study: Study) -> list[dict[str, Any]]:
+def _ensembles(study: Trial) -> list[dict[str, Any]]:
     rate = protocol().framework["verdict_rate"]
     at = list(study.rates).index(rate)
     observed, noisy_val = study.observed[at], study.observed_validation[at]
@@ -125,12 +125,12 @@ def _ensembles(study: Study) -> list[dict[str, Any]]:
     return _scored(study, about, np.stack([p.argmax(1) for p in found.values()]))
 
 
-def _fit(study: Study, labels: NDArray, kept: NDArray[np.bool_]) -> AnyStack:
+def _fit(study: Trial, labels: NDArray, kept: NDArray[np.bool_]) -> AnyStack:
     drawn = [study.model_seed("model")] * len(labels)
     return fit_many(study.classifier(), study.x, labels, kept, drawn, protocol_recipe())
 
 
-def _scored(study: Study, about: list[dict[str, Any]], predicted: NDArray) -> list[dict[str, Any]]:
+def _scored(study: Trial, about: list[dict[str, Any]], predicted: NDArray) -> list[dict[str, Any]]:
     y = study.prepared.y_test
     f1, accuracy = metrics.macro_f1(y, predicted, study.prepared.n_classes), metrics.accuracy(y, predicted)
     return [row | {"macro_f1": f1[i], "accuracy": accuracy[i]} for i, row in enumerate(about)]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from datalab import stats
-from datalab.sections.compare import by_set, mean_with_interval, with_holm
+from datalab.sections.compare import by_set, mean_with_interval, with_correction
 from datalab.sections.negative_cell import MEMBERS, ORDERS
 from datalab.sections.trial import DATALAB
 
@@ -38,7 +38,7 @@ def filtering(rows: pd.DataFrame) -> pd.DataFrame:
             row |= mean_with_interval(relabelled - everything, "relabelled less everything")
             row["p (Wilcoxon)"] = stats.wilcoxon(d).p if len(d) > 1 else np.nan
             found.append(row | {"sets worse": int((d < 0).sum()), "sets": len(d)})
-    return with_holm(pd.DataFrame(found))
+    return with_correction(pd.DataFrame(found))
 
 
 def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
             else:
                 row["p (Wilcoxon)"] = np.nan
             found.append(row | {"note": "the base row" if method == ORDERS[0] else "", "sets": len(values)})
-    return with_holm(pd.DataFrame(found))
+    return with_correction(pd.DataFrame(found))
 
 
 def ensembles(rows: pd.DataFrame) -> pd.DataFrame:

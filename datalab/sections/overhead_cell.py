@@ -8,7 +8,7 @@ import torch
 from datalab import framework
 from datalab.mapped import MappedStack
 from datalab.protocol import protocol
-from datalab.sections.trial import Study, references, self_influence
+from datalab.sections.trial import Trial, references, self_influence
 from datalab.sweep.cost import peak_memory, timed
 from datalab.training import AnyStack, Recipe, fit_many, protocol_recipe
 
@@ -37,7 +37,7 @@ def run_cell(
     training alone. Prediction is the test set 20 times. Memory is counted by torch's profiler over a few steps of
     training, parameters, gradients and Adam's moments included; it does not vary, and is counted once.
     """
-    study = Study(dataset, "mlp", 0, root_seed, (protocol().framework["verdict_rate"],), caps, encoder, device)
+    study = Trial(dataset, "mlp", 0, root_seed, (protocol().framework["verdict_rate"],), caps, encoder, device)
     arms = [(variant, name) for variant in framework.VARIANTS for name in CONFIGURATIONS]
     memory = {arm: peak_memory(_training(study, *arm, _PROFILED_STEPS)) for arm in arms}
     rows = []
@@ -58,18 +58,18 @@ def run_cell(
     return [row for row in rows if row["repetition"] >= 0]
 
 
-def _plain(study: Study) -> AnyStack:
+def _plain(study: Trial) -> AnyStack:
     return fit_many(study.classifier(), study.x, study.observed, None, [study.model_seed("model")], protocol_recipe())
 
 
-def _training(study: Study, variant: str, name: str, steps: int) -> Callable[[], MappedStack]:
+def _training(study: Trial, variant: str, name: str, steps: int) -> Callable[[], MappedStack]:
     projection, weighting, regularisation = CONFIGURATIONS[name]
     module = study.datalab(variant=variant, projection=projection, weighting=weighting)
     recipe = protocol_recipe()._replace(steps=steps)
     return lambda: _trained(study, module, regularisation, recipe)
 
 
-def _trained(study: Study, module: framework.DataLab, regularisation: bool, recipe: Recipe) -> MappedStack:
+def _trained(study: Trial, module: framework.DataLab, regularisation: bool, recipe: Recipe) -> MappedStack:
     default = protocol().framework["default"]
     lambdas = {name: value if regularisation else 0.0 for name, value in default.items()}
     drawn, tau = [study.model_seed("model")], protocol().framework["tau"]

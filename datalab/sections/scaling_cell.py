@@ -11,7 +11,7 @@ from datalab import correction, framework, metrics, pruning
 from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
-from datalab.sections.trial import DATALAB, Study, transitions
+from datalab.sections.trial import DATALAB, Trial, transitions
 from datalab.sweep.cost import peak_memory, timed
 from datalab.training import Recipe, fit_many, protocol_recipe
 
@@ -38,7 +38,7 @@ def run_cell(
     rows = []
     for size in sizes:
         caps = {"train": size, "validation": validation, "test": test}
-        study = Study(
+        study = Trial(
             dataset, architecture, seed, root_seed, (protocol().framework["verdict_rate"],), caps, encoder, device
         )
         common = {"dataset": dataset, "architecture": architecture, "seed": seed, "size": size, "n": len(study.x)}
@@ -53,7 +53,7 @@ def recipe_at(size: int) -> Recipe:
     return recipe._replace(steps=round(recipe.steps * growth))
 
 
-def _methods(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
+def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
     observed, keep = study.observed[0], protocol().primary_cell["keep_fraction"]
     model_seed, default = study.model_seed("model"), protocol().framework["default"]
     drawn = [study.model_seed("reference", i) for i in range(protocol().reference["models"])]

@@ -43,7 +43,7 @@ def run_cell(
     components that are on). A row of DATA-LAB carries its weights' effective sample size as a share of n, ``ess``, and
     ``weights_auroc``, the chance that a clean example outweighs a flipped one.
     """
-    study = Study(dataset, architecture, seed, root_seed, tuple(rates), caps, encoder, device)
+    study = Trial(dataset, architecture, seed, root_seed, tuple(rates), caps, encoder, device)
     y, n_classes = study.prepared.y_test, study.prepared.n_classes
     common = {"dataset": dataset, "architecture": architecture, "seed": seed}
     rows = []
@@ -77,7 +77,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Study:
+class Trial:
     """The data of one cell under its noise, and where its random numbers come from."""
 
     dataset: str
@@ -159,7 +159,7 @@ def configurations_of(configurations: int) -> NDArray[np.float64]:
     return np.vstack([[rule["default"]["lambda1"], rule["default"]["lambda2"]], np.exp(low + points * (high - low))])
 
 
-def decide(study: Study, configurations: int) -> list[Decision]:
+def decide(study: Trial, configurations: int) -> list[Decision]:
     """Train and tune every arm at every rate, and ablate DATA-LAB. Reads no test label."""
     kept = influence_kept(study)
     everything = np.ones_like(kept)
@@ -180,14 +180,14 @@ def decide(study: Study, configurations: int) -> list[Decision]:
     return found + _ablations(study, lambdas)
 
 
-def influence_kept(study: Study) -> NDArray[np.bool_]:
+def influence_kept(study: Trial) -> NDArray[np.bool_]:
     """What the title's method keeps at every rate, (rates, n): quota per class, at the primary keep fraction."""
     keep, (stack, labels) = protocol().primary_cell["keep_fraction"], references(study)
     scores = self_influence(study, stack, labels)
     return np.stack([pruning.keep(s, y, keep) for s, y in zip(scores, study.observed, strict=True)])
 
 
-def references(study: Study) -> tuple[AnyStack, NDArray[np.int64]]:
+def references(study: Trial) -> tuple[AnyStack, NDArray[np.int64]]:
     """The protocol's reference models of every rate, (rates * models) in one stack, and the labels they saw."""
     per_rate = protocol().reference["models"]
     labels = np.repeat(study.observed, per_rate, axis=0)
@@ -196,7 +196,7 @@ def references(study: Study) -> tuple[AnyStack, NDArray[np.int64]]:
     return fit_many(study.classifier(), study.x, labels, None, drawn, recipe), labels
 
 
-def self_influence(study: Study, stack: AnyStack, labels: NDArray) -> NDArray[np.float64]:
+def self_influence(study: Trial, stack: AnyStack, labels: NDArray) -> NDArray[np.float64]:
     """The title's score of every training example at every rate, (rates, n): the reference models' mean."""
     features = stack.features(study.x).expand(len(stack), -1, -1)
     l2 = protocol_recipe().l2
@@ -204,7 +204,7 @@ def self_influence(study: Study, stack: AnyStack, labels: NDArray) -> NDArray[np
     return scored.double().cpu().numpy().reshape(len(study.rates), -1, len(study.x)).mean(1)
 
 
-def transitions(study: Study, recipe: Recipe | None = None) -> NDArray[np.float64]:
+def transitions(study: Trial, recipe: Recipe | None = None) -> NDArray[np.float64]:
     """The transition matrix of every rate, (rates, C, C), from cross-validated probabilities; None: the protocol's."""
     n = len(study.x)
     fold = study.rng("folds").permutation(n) % FOLDS
@@ -219,7 +219,7 @@ def transitions(study: Study, recipe: Recipe | None = None) -> NDArray[np.float6
 class _Arms:
     """The arms whose one hyperparameter is the penalty."""
 
-    def __init__(self, study: Study, grid: NDArray):
+    def __init__(self, study: Trial, grid: NDArray):
         self.study, self.grid, self.seed = study, grid, study.model_seed("model")
 
     def erm(self, method: str, labels: NDArray, kept: NDArray, validation: NDArray) -> list[Decision]:
@@ -275,7 +275,7 @@ class _Arms:
         return fit_many(module, self.study.x, labels, kept, drawn, recipe, l2=2 * lambda1, settings=settings)
 
 
-def _tuned(study: Study, variant: str, grid: NDArray) -> tuple[list[Decision], NDArray[np.float64]]:
+def _tuned(study: Trial, variant: str, grid: NDArray) -> tuple[list[Decision], NDArray[np.float64]]:
     """One variant at every rate, and the lambdas (rates, 2) chosen for it."""
     r, q = len(study.rates), len(grid)
     labels = np.repeat(study.observed, q, 0)
@@ -291,7 +291,7 @@ def _tuned(study: Study, variant: str, grid: NDArray) -> tuple[list[Decision], N
     return found, at
 
 
-def _ablations(study: Study, lambdas: dict[str, NDArray]) -> list[Decision]:
+def _ablations(study: Trial, lambdas: dict[str, NDArray]) -> list[Decision]:
     """Every set of components but the whole, at the lambdas (rates, 2) chosen for each variant's whole."""
     r, found = len(study.rates), []
     for projection in (True, False):
@@ -312,7 +312,7 @@ def _ablations(study: Study, lambdas: dict[str, NDArray]) -> list[Decision]:
 
 
 def fit_datalab(
-    study: Study, module: framework.DataLab, labels: NDArray, lambdas: NDArray, kept: NDArray | None = None
+    study: Trial, module: framework.DataLab, labels: NDArray, lambdas: NDArray, kept: NDArray | None = None
 ) -> AnyStack:
     """One model a row of labels (S, n) and of lambdas (S, 2), all from the study's seed, at the protocol's tau."""
     given = {"lambda1": lambdas[:, 0], "lambda2": lambdas[:, 1], "tau": protocol().framework["tau"], "kept": kept}
@@ -324,7 +324,7 @@ def _on(projection: bool, weighting: bool, regularisation: bool) -> dict[str, bo
     return {"projection": projection, "weighting": weighting, "regularisation": regularisation}
 
 
-def chosen(study: Study, stack: AnyStack, validation: NDArray, configurations: int) -> list[int]:
+def chosen(study: Trial, stack: AnyStack, validation: NDArray, configurations: int) -> list[int]:
     """The model of each rate whose macro-F1 on the validation labels (rates, n_val) is highest; the first of equals."""
     predicted = stack.predict(study.x_val).cpu().numpy().reshape(len(validation), configurations, -1)
     n_classes = study.prepared.n_classes
@@ -332,7 +332,7 @@ def chosen(study: Study, stack: AnyStack, validation: NDArray, configurations: i
     return [rate * configurations + int(np.argmax(one)) for rate, one in enumerate(scores)]
 
 
-def seen_in_weights(w: torch.Tensor, study: Study, rate: int) -> dict[str, float]:
+def seen_in_weights(w: torch.Tensor, study: Trial, rate: int) -> dict[str, float]:
     """Of the weights (n,) at one of the study's rates: the effective sample size, and the AUROC for clean labels."""
     clean = study.observed[rate] == study.prepared.y_train
     return {"ess": float(framework.effective_sample_size(w)) / len(w), "weights_auroc": auroc(w, clean)}
@@ -349,5 +349,5 @@ def probabilities(stack: AnyStack, x: torch.Tensor, models_: list[int] | None = 
     return torch.cat([torch.softmax(stack(block)[chosen_], -1) for block in x.split(512)], 1).cpu().numpy()
 
 
-def _each(labels: NDArray, study: Study) -> NDArray:
+def _each(labels: NDArray, study: Trial) -> NDArray:
     return np.tile(labels, (len(study.rates), 1))

@@ -1,0 +1,221 @@
+"""Four plotters for all sections: intervals in rows, curves with intervals, a heat map, a row of images.
+
+A table gives what is drawn: a value and its limits (``<value> low``, ``<value> high``, else ``low`` and ``high``).
+Titles state the finding or the question, colours and markers tell groups apart also in grey, references (zero, the
+paper's figure) are thin lines with a word beside them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+GREY = "#555555"
+MARKERS = "osD^vP*Xh"
+LINES = ("-", "--", "-.", ":")
+DOTTED = (0, (2, 2))
+
+
+def look(i: int) -> dict[str, Any]:
+    """Colour, marker and line of the i-th group."""
+    return {"color": f"C{i % 7}", "marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
+
+
+def limits(table: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
+    """The columns of a value's interval."""
+    names = (f"{value} low", f"{value} high") if f"{value} low" in table else ("low", "high")
+    return table[names[0]], table[names[1]]
+
+
+def _error(table: pd.DataFrame, value: str) -> np.ndarray:
+    low, high = limits(table, value)
+    return np.abs(np.array([table[value] - low, high - table[value]], dtype=float))
+
+
+def intervals(
+    table: pd.DataFrame,
+    value: str,
+    label: str,
+    *,
+    title: str,
+    xlabel: str,
+    by: str | None = None,
+    panel: str | None = None,
+    panel_title: str = "{}",
+    paper: Mapping[str, float] | None = None,
+    reference: float | None = 0.0,
+) -> Figure:
+    """A row per ``label``: value and interval, side by side for each group of ``by``; a panel per ``panel``.
+
+    ``paper`` maps labels to the figure the paper prints, drawn as a tick. ``reference`` is a thin vertical line.
+    """
+    parts = [("", table)] if panel is None else list(table.groupby(panel, sort=False))
+    names = list(dict.fromkeys(table[label]))
+    groups = [None] if by is None else list(dict.fromkeys(table[by]))
+    size = (3 + (4.4 if panel is None else 2.6 * len(parts)), 0.34 * len(names) * max(1, len(groups) / 2) + 1.7)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    for place, (key, part) in zip(axes[0], parts, strict=True):
+        for i, group in enumerate(groups):
+            rows = part if by is None else part[part[by] == group]
+            y = np.array([names.index(name) for name in rows[label]]) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
+            style = look(i) | {"linestyle": "none"}
+            place.errorbar(rows[value], y, xerr=_error(rows, value), capsize=2.5, markersize=5, label=group, **style)
+        for name, printed in (paper or {}).items():
+            if name in names:
+                place.plot(printed, names.index(name), "|", markersize=16, color="black", markeredgewidth=1)
+        if reference is not None:
+            place.axvline(reference, color="black", linewidth=0.8)
+        place.set(xlabel=xlabel, title=panel_title.format(key) if panel else "")
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].invert_yaxis()
+    _finish(figure, axes[0], title, legend=by is not None)
+    return figure
+
+
+def curves(
+    table: pd.DataFrame,
+    x: str,
+    value: str,
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    by: str | None = None,
+    panel: str | None = None,
+    panel_title: str = "{}",
+    band: bool = False,
+    thin: pd.DataFrame | None = None,
+    thin_by: str = "dataset",
+    horizontal: Mapping[str, float] | None = None,
+    vertical: Mapping[str, float] | None = None,
+    logx: bool = False,
+    legend: bool = True,
+) -> Figure:
+    """A line per group of ``by`` over ``x``, with bars (or a ``band``) for its interval; a panel per ``panel``.
+
+    ``thin`` has the same columns, drawn as thin grey lines, one a ``thin_by``. ``horizontal`` and ``vertical`` map a
+    word to the place of a thin dotted line ("" for none); words of x are drawn at even steps.
+    """
+    parts = [("", table)] if panel is None else list(table.groupby(panel, sort=False))
+    groups = [None] if by is None else list(dict.fromkeys(table[by]))
+    size = (7.2 if panel is None else 2 + 3.1 * len(parts), 4.2)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
+    width = np.ptp(range(len(words)) if words else table[x].to_numpy(dtype=float))
+    for place, (key, part) in zip(axes[0], parts, strict=True):
+        for _, line in thin.groupby(thin_by, sort=False) if thin is not None else ():
+            place.plot(line[x], line[value], color="#bbbbbb", linewidth=0.7, linestyle="-", zorder=1)
+        for i, group in enumerate(groups):
+            rows = part if by is None else part[part[by] == group]
+            at = np.array([words.index(word) for word in rows[x]] if words else rows[x], dtype=float)
+            shift = 0.012 * (i - (len(groups) - 1) / 2)
+            at = at * (1 + shift) if logx else at + shift * width * (not band)
+            _line(place, at, rows, value, group, band, look(i))
+        for word, level in (horizontal or {"": 0.0}).items():
+            _reference(place.axhline, place, word, level, (0.99, level), ("axes fraction", "data"), "right")
+        for word, level in (vertical or {}).items():
+            _reference(place.axvline, place, word, level, (level, 0.97), ("data", "axes fraction"), "left")
+        place.set(xlabel=xlabel, title=panel_title.format(key) if panel else "")
+        if logx:
+            place.set_xscale("log")
+        if words:
+            place.set_xticks(range(len(words)), words)
+    axes[0][0].set_ylabel(ylabel)
+    _finish(figure, axes[0], title, legend=legend and by is not None)
+    return figure
+
+
+def _line(
+    place: Axes, at: np.ndarray, rows: pd.DataFrame, value: str, label: Any, band: bool, style: dict[str, Any]
+) -> None:
+    if band:
+        low, high = limits(rows, value)
+        place.fill_between(at, low, high, alpha=0.2, linewidth=0, color=style["color"], zorder=2)
+        place.plot(at, rows[value], label=label, markersize=5, zorder=3, **style)
+    else:
+        place.errorbar(
+            at, rows[value], yerr=_error(rows, value), label=label, capsize=2, markersize=5, linewidth=1.3, **style
+        )
+
+
+def _reference(draw: Any, place: Axes, word: str, level: float, at: tuple, coords: tuple, side: str) -> None:
+    draw(level, color="black" if not word else GREY, linewidth=0.8, linestyle="-" if not word else DOTTED)
+    if word:
+        place.annotate(
+            f" {word} ",
+            at,
+            xycoords=coords,
+            color=GREY,
+            ha=side,
+            va="bottom" if side == "right" else "top",
+            fontsize=10,
+        )
+
+
+def heat(
+    wide: pd.DataFrame,
+    *,
+    title: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    text: pd.DataFrame | None = None,
+    bar: str | None = None,
+    diverging: bool = True,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """A matrix with its numbers (or ``text``) in its cells; ``diverging`` colours are centred on 0, else grey is drawn.
+
+    ``bar`` labels the colour bar; None leaves it out.
+    """
+    figure, axes = plt.subplots(figsize=figsize or (2.6 + 0.9 * wide.shape[1], 0.42 * len(wide) + 1.6))
+    limit = float(np.nanmax(np.abs(wide.to_numpy(dtype=float))))
+    colours = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit} if diverging else {"cmap": "Greys", "vmin": 0}
+    sns.heatmap(
+        wide,
+        annot=True if text is None else text,
+        fmt=".2f" if text is None else "",
+        ax=axes,
+        linewidths=0.5,
+        cbar=bar is not None,
+        cbar_kws={"label": bar} if bar else None,
+        annot_kws={"size": 9},
+        **(colours if diverging else colours | {"vmax": 3 * limit}),
+    )
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+    axes.grid(False)
+    return figure
+
+
+def images(pictures: Sequence[np.ndarray], captions: Sequence[str], *, title: str, columns: int = 8) -> Figure:
+    """Small grey pictures (height, width) in rows, a caption over each."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.75 * rows), squeeze=False)
+    for place in axes.flat:
+        place.axis("off")
+    for place, picture, caption in zip(axes.flat, pictures, captions, strict=False):
+        place.imshow(picture, cmap="Greys", interpolation="nearest")
+        place.set_title(caption, fontsize=9, loc="center")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.tight_layout()
+    return figure
+
+
+def _finish(figure: Figure, axes: Sequence[Axes], title: str, legend: bool) -> None:
+    """The title over all panels, one legend under them."""
+    if len(axes) == 1:
+        axes[0].set_title(title)
+    else:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.tight_layout()
+    if legend:
+        handles, labels = axes[0].get_legend_handles_labels()
+        height = figure.get_figheight()
+        figure.legend(
+            handles, labels, loc="upper center", ncols=min(4, len(labels)), bbox_to_anchor=(0.5, 0.1 / height)
+        )
