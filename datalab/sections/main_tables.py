@@ -7,7 +7,8 @@ import pandas as pd
 
 from datalab import data, seeds, stats
 from datalab.sections.compare import by_set, cell_text, mean_with_interval, with_correction
-from datalab.sections.trial import CLEAN, DATALAB
+from datalab.sections.s4_1_main_results import CLEAN
+from datalab.sections.trial import DATALAB
 
 METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
 ROWS = {

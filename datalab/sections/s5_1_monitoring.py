@@ -56,6 +56,6 @@ def existing_cells(p: Parameters) -> list[Task]:
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time where sections 3.1 and 4.1 have run in the same record; their cells are reused."""
-    shared = len(main_results.cells(p)) + len(problem_formulation.cells(p))
+    shared = len(main_results.tasks(p)) + len(problem_formulation.cells(p))
     what = f"{len(p.monitor_datasets)} streams and {len(p.datasets)} data sets (and {shared} of sections 3.1 and 4.1)"
     return pooled(p, stream_cells(p) + existing_cells(p), what, memory=9e8, start=12)
