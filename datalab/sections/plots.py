@@ -1,4 +1,4 @@
-"""Four plotters for all sections: intervals in rows, curves with intervals, a heat map, a row of images.
+"""Four plotters for all sections: intervals in rows, curves with intervals, a heat map, strips of images.
 
 A table gives what is drawn: a value and its limits (``<value> low``, ``<value> high``, else ``low`` and ``high``).
 Titles state the finding or the question, colours and markers tell groups apart also in grey, references (zero, the
@@ -192,15 +192,23 @@ def heat(
     return figure
 
 
-def images(pictures: Sequence[np.ndarray], captions: Sequence[str], *, title: str, columns: int = 8) -> Figure:
-    """Small grey pictures (height, width) in rows, a caption over each."""
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.75 * rows), squeeze=False)
-    for place in axes.flat:
-        place.axis("off")
-    for place, picture, caption in zip(axes.flat, pictures, captions, strict=False):
-        place.imshow(picture, cmap="Greys", interpolation="nearest")
-        place.set_title(caption, fontsize=9, loc="center")
+def images(strips: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
+    """Small grey pictures, a strip a word: ``pixels`` in rows of ``width``, each under its label as ``observed``.
+
+    Bold: the label was flipped, the ``clean`` one in brackets. :func:`datalab.sections.pictures.strips` makes strips.
+    """
+    columns = max(len(examples) for examples in strips.values())
+    size = (0.95 * columns, 1.75 * len(strips))
+    figure, axes = plt.subplots(len(strips), columns, figsize=size, squeeze=False)
+    for row, (word, examples) in zip(axes, strips.items(), strict=True):
+        row[0].set_ylabel(word, fontsize=10)
+        for place, example in zip(row, examples.itertuples(), strict=True):
+            place.imshow(np.reshape(example.pixels, (-1, int(example.width))), cmap="gray_r", interpolation="nearest")
+            flipped = example.observed != example.clean
+            caption = f"{example.observed} ({example.clean})" if flipped else example.observed
+            weight = "bold" if flipped else "normal"
+            place.set(xticks=[], yticks=[])
+            place.set_title(caption, fontsize=11, loc="center", fontweight=weight)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout()
     return figure
