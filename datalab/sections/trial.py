@@ -1,5 +1,11 @@
-"""A trial: a data set under its noise, for one architecture and seed, with its references, folds and trained models."""
+"""One trial: a data set under label noise, and what every section trains on it and reads off it, said once.
 
+A section's task makes a :class:`Trial` and calls the functions below on it: the reference models and the title's score,
+cross-validated probabilities, the models of its arms, and their scores on the clean test set. Where rates are crossed,
+all of them are trained as one stack: ``observed`` is (rates, n), and what comes back leads with the rates.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,140 +21,229 @@ from datalab.protocol import protocol
 from datalab.training import AnyStack, Recipe, fit_many, protocol_recipe
 
 FOLDS = 5
-DATALAB = {"paper": "datalab_paper", "label-aware": "datalab_label_aware"}
+DATALAB = {"paper": "datalab_paper", "label-aware": "datalab_label_aware"}  # a variant's name as a method
+HUMAN = "human"  # the noise kind of labels that single raters gave (vader-tweets); it has one rate, its own
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The data of one cell under its noise, and where its random numbers come from."""
+    """A data set, architecture and seed with its labels at every noise rate, and where its random numbers come from.
+
+    ``noise_kind`` None: the framework's sections, whose flips are of the protocol's kind and the same for all
+    architectures. Else the title's, of that kind, whose random streams are named by it. A rate is None where the labels
+    are as people gave them.
+    """
 
     dataset: str
     architecture: str
     seed: int
     root_seed: int
-    rates: tuple[float, ...]
+    rates: tuple[float | None, ...]
     caps: dict[str, int]
     encoder: str
     device: str
+    noise_kind: str | None = None
 
     @cached_property
     def prepared(self) -> data.Prepared:
+        """The three parts, encoded, with their clean labels."""
         return data.prepare(self.dataset, self.seed, self.root_seed, self.caps, self.encoder)
 
     @cached_property
     def observed(self) -> NDArray[np.int64]:
         """The training labels (rates, n) as the study sees them."""
-        return self._corrupted(self.prepared.y_train, "train")
+        p = self.prepared
+        return self._corrupted(p.y_train, p.human_labels_train, p.x_train, "train")
 
     @cached_property
     def observed_validation(self) -> NDArray[np.int64]:
-        """The validation labels (rates, n_val), as noisy."""
-        return self._corrupted(self.prepared.y_val, "validation")
+        """The validation labels (rates, n_val), as noisy as the training labels."""
+        p = self.prepared
+        return self._corrupted(p.y_val, p.human_labels_val, p.x_val, "validation")
 
     @cached_property
     def x(self) -> torch.Tensor:
+        """The training features (n, d) on the device."""
         return self.tensor(self.prepared.x_train)
 
     @cached_property
     def x_val(self) -> torch.Tensor:
+        """The validation features (n_val, d) on the device."""
         return self.tensor(self.prepared.x_val)
 
     @cached_property
     def x_test(self) -> torch.Tensor:
+        """The test features (n_test, d) on the device."""
         return self.tensor(self.prepared.x_test)
 
-    def tensor(self, x: NDArray) -> torch.Tensor:
-        return torch.as_tensor(x, device=self.device)
+    def tensor(self, values: NDArray) -> torch.Tensor:
+        """An array on the trial's device."""
+        return torch.as_tensor(values, device=self.device)
 
     def classifier(self) -> torch.nn.Sequential:
+        """The trial's architecture, for its shapes."""
         p = self.prepared
         return models.build(self.architecture, p.grid, p.n_classes, protocol().training["hidden"])
 
     def datalab(self, **components: Any) -> framework.DataLab:
+        """DATA-LAB around that architecture; ``components`` as for :class:`datalab.framework.DataLab`."""
         p, rule = self.prepared, protocol().framework
         sizes = {"width": rule["width"], "scorer_hidden": rule["scorer_hidden"]}
         hidden = protocol().training["hidden"]
         return framework.DataLab(p.grid, p.n_classes, self.architecture, hidden, **sizes, **components)
 
     def rng(self, *what: object) -> np.random.Generator:
-        return seeds.generator(self.root_seed, self.dataset, self.architecture, "framework", self.seed, *what)
+        """The generator of one draw, named by what is drawn."""
+        family = self.noise_kind or "framework"
+        return seeds.generator(self.root_seed, self.dataset, self.architecture, family, self.seed, *what)
 
     def model_seed(self, *what: object) -> int:
-        # Not a function of rate or method: all arms start alike, where their shapes agree, and share a batch order.
-        return seeds.integer(self.root_seed, self.dataset, self.architecture, "framework", self.seed, *what)
+        """The seed of a model's initial weights and batch order.
 
-    def _corrupted(self, labels: NDArray, part: str) -> NDArray[np.int64]:
-        kind, n_classes = protocol().framework["noise"], self.prepared.n_classes
+        Not a function of noise kind, rate or method: all arms start alike, where their shapes agree, and share a batch
+        order.
+        """
+        family = () if self.noise_kind else ("framework",)
+        return seeds.integer(self.root_seed, self.dataset, self.architecture, *family, self.seed, *what)
+
+    def _corrupted(self, clean: NDArray, human: NDArray | None, x: NDArray, part: str) -> NDArray[np.int64]:
+        if self.noise_kind == HUMAN:
+            return np.stack([human] * len(self.rates))
+        kind = self.noise_kind or protocol().framework["noise"]
+        n_classes = self.prepared.n_classes
+        return np.stack(
+            [noise.corrupt(clean, kind, rate, n_classes, self._noise_rng(part, rate), x) for rate in self.rates]
+        )
+
+    def _noise_rng(self, part: str, rate: float | None) -> np.random.Generator:
+        if self.noise_kind:
+            return self.rng("noise", part, rate)
         # Not a function of the architecture: all of them see the same flips.
-        rngs = [seeds.generator(self.root_seed, self.dataset, "framework", self.seed, part, at) for at in self.rates]
-        return np.stack([noise.corrupt(labels, kind, at, n_classes, r) for at, r in zip(self.rates, rngs, strict=True)])
+        return seeds.generator(self.root_seed, self.dataset, "framework", self.seed, part, rate)
 
 
-def influence_kept(study: Trial) -> NDArray[np.bool_]:
-    """What the title's method keeps at every rate, (rates, n): quota per class, at the primary keep fraction."""
-    keep, (stack, labels) = protocol().primary_cell["keep_fraction"], references(study)
-    scores = self_influence(study, stack, labels)
-    return np.stack([pruning.keep(s, y, keep) for s, y in zip(scores, study.observed, strict=True)])
+def references(
+    trial: Trial,
+    observed: NDArray | None = None,
+    recipe: Recipe | None = None,
+    on_step: Callable[[int, AnyStack], None] | None = None,
+) -> tuple[AnyStack, NDArray[np.int64]]:
+    """The reference models of every rate, (rates * models) in one stack, and the labels (rates * models, n) they saw.
 
-
-def references(study: Trial) -> tuple[AnyStack, NDArray[np.int64]]:
-    """The protocol's reference models of every rate, (rates * models) in one stack, and the labels they saw."""
+    ``observed`` (rates, n): None for the trial's own; ``recipe``: None for the protocol's reference.
+    """
+    observed = trial.observed if observed is None else observed
+    recipe = recipe or protocol_recipe(protocol().reference["steps"])
     per_rate = protocol().reference["models"]
-    labels = np.repeat(study.observed, per_rate, axis=0)
-    drawn = [study.model_seed("reference", i) for _ in study.rates for i in range(per_rate)]
-    recipe = protocol_recipe(protocol().reference["steps"])
-    return fit_many(study.classifier(), study.x, labels, None, drawn, recipe), labels
+    labels = np.repeat(observed, per_rate, axis=0)
+    model_seeds = [trial.model_seed("reference", i) for _ in observed for i in range(per_rate)]
+    return fit_many(trial.classifier(), trial.x, labels, None, model_seeds, recipe, on_step=on_step), labels
 
 
-def self_influence(study: Trial, stack: AnyStack, labels: NDArray) -> NDArray[np.float64]:
-    """The title's score of every training example at every rate, (rates, n): the reference models' mean."""
-    features = stack.features(study.x).expand(len(stack), -1, -1)
-    l2 = protocol_recipe().l2
-    scored = last_layer.scores_many(features, stack(study.x), study.tensor(labels), l2=l2).self_influence
-    return scored.double().cpu().numpy().reshape(len(study.rates), -1, len(study.x)).mean(1)
+def features(stack: AnyStack, x: torch.Tensor) -> torch.Tensor:
+    """What reaches the last layer of every model, (S, n, h)."""
+    return stack.features(x).expand(len(stack), -1, -1)
 
 
-def transitions(study: Trial, recipe: Recipe | None = None) -> NDArray[np.float64]:
-    """The transition matrix of every rate, (rates, C, C), from cross-validated probabilities; None: the protocol's."""
-    n = len(study.x)
-    fold = study.rng("folds").permutation(n) % FOLDS
-    kept = np.tile(np.stack([fold != k for k in range(FOLDS)]), (len(study.rates), 1))
-    drawn = [study.model_seed("fold", k) for _ in study.rates for k in range(FOLDS)]
-    labels = np.repeat(study.observed, FOLDS, axis=0)
-    stack = fit_many(study.classifier(), study.x, labels, kept, drawn, recipe or protocol_recipe())
-    p = probabilities(stack, study.x).reshape(len(study.rates), FOLDS, n, -1)[:, fold, np.arange(n)]
-    return np.stack([correction.transition_matrix(one, y) for one, y in zip(p, study.observed, strict=True)])
+def self_influence(trial: Trial, stack: AnyStack, labels: NDArray) -> NDArray[np.float64]:
+    """The title's score of every training example, (rates, n), of :func:`references`' stack and labels.
+
+    g' (H + d I)^-1 g at the last layer, the mean of a rate's reference models.
+    """
+    logits, l2 = stack(trial.x), protocol_recipe().l2
+    scores = last_layer.scores_many(features(stack, trial.x), logits, trial.tensor(labels), l2=l2)
+    return mean_of_references(scores.self_influence)
+
+
+def mean_of_references(values: torch.Tensor | NDArray) -> NDArray[np.float64]:
+    """The mean of each rate's reference models: (rates * models, n) -> (rates, n)."""
+    values = torch.as_tensor(values).double().cpu().numpy()
+    return values.reshape(-1, protocol().reference["models"], values.shape[-1]).mean(1)
+
+
+def influence_kept(trial: Trial) -> NDArray[np.bool_]:
+    """What the title's method keeps at every rate, (rates, n): quota per class, at the primary keep fraction."""
+    keep = protocol().primary_cell["keep_fraction"]
+    scores = self_influence(trial, *references(trial))
+    return np.stack([pruning.keep(s, y, keep) for s, y in zip(scores, trial.observed, strict=True)])
+
+
+def out_of_sample(trial: Trial, observed: NDArray | None = None, recipe: Recipe | None = None) -> NDArray[np.float32]:
+    """Probabilities (rates, n, C) from models that did not see the example, by cross-validation in ``FOLDS`` folds.
+
+    ``observed`` (rates, n): None for the trial's own; ``recipe``: None for the protocol's.
+    """
+    observed = trial.observed if observed is None else observed
+    n, rates = len(trial.x), len(observed)
+    fold = trial.rng("folds").permutation(n) % FOLDS
+    kept = np.tile(np.stack([fold != k for k in range(FOLDS)]), (rates, 1))
+    model_seeds = [trial.model_seed("fold", k) for _ in observed for k in range(FOLDS)]
+    labels = np.repeat(observed, FOLDS, axis=0)
+    stack = fit_many(trial.classifier(), trial.x, labels, kept, model_seeds, recipe or protocol_recipe())
+    return probabilities(stack, trial.x).reshape(rates, FOLDS, n, -1)[:, fold, np.arange(n)]
+
+
+def transitions(trial: Trial, recipe: Recipe | None = None) -> NDArray[np.float64]:
+    """The estimated transition matrix of every rate, (rates, C, C); ``recipe`` trains the folds' models."""
+    p = out_of_sample(trial, recipe=recipe)
+    return np.stack([correction.transition_matrix(*each) for each in zip(p, trial.observed, strict=True)])
+
+
+def fit(
+    trial: Trial,
+    labels: NDArray,
+    kept: NDArray[np.bool_] | None = None,
+    *,
+    module: torch.nn.Module | None = None,
+    recipe: Recipe | None = None,
+    **how: Any,
+) -> AnyStack:
+    """One model a row of labels (S, n), each on what is kept of them (S, n), all from the trial's one model seed.
+
+    ``module``: None for the trial's classifier; ``recipe``: None for the protocol's; ``how`` as for
+    :func:`datalab.training.fit_many`.
+    """
+    module, recipe = module or trial.classifier(), recipe or protocol_recipe()
+    model_seeds = [trial.model_seed("model")] * len(labels)
+    return fit_many(module, trial.x, labels, kept, model_seeds, recipe, **how)
 
 
 def fit_datalab(
-    study: Trial, module: framework.DataLab, labels: NDArray, lambdas: NDArray, kept: NDArray | None = None
+    trial: Trial, module: framework.DataLab, labels: NDArray, lambdas: NDArray, kept: NDArray | None = None
 ) -> AnyStack:
-    """One model a row of labels (S, n) and of lambdas (S, 2), all from the study's seed, at the protocol's tau."""
+    """One DATA-LAB a row of labels (S, n) and of lambdas (S, 2), all from the trial's seed, at the protocol's tau."""
     given = {"lambda1": lambdas[:, 0], "lambda2": lambdas[:, 1], "tau": protocol().framework["tau"], "kept": kept}
-    drawn = [study.model_seed("model")] * len(labels)
-    return framework.fit_datalab(module, study.x, labels, drawn, protocol_recipe(), **given)
+    model_seeds = [trial.model_seed("model")] * len(labels)
+    return framework.fit_datalab(module, trial.x, labels, model_seeds, protocol_recipe(), **given)
 
 
-def chosen(study: Trial, stack: AnyStack, validation: NDArray, configurations: int) -> list[int]:
+def chosen(trial: Trial, stack: AnyStack, validation: NDArray, configurations: int) -> list[int]:
     """The model of each rate whose macro-F1 on the validation labels (rates, n_val) is highest; the first of equals."""
-    predicted = stack.predict(study.x_val).cpu().numpy().reshape(len(validation), configurations, -1)
-    n_classes = study.prepared.n_classes
-    scores = [metrics.macro_f1(y, one, n_classes) for y, one in zip(validation, predicted, strict=True)]
-    return [rate * configurations + int(np.argmax(one)) for rate, one in enumerate(scores)]
+    predicted = stack.predict(trial.x_val).cpu().numpy().reshape(len(validation), configurations, -1)
+    n_classes = trial.prepared.n_classes
+    scores = [metrics.macro_f1(y, guesses, n_classes) for y, guesses in zip(validation, predicted, strict=True)]
+    return [rate * configurations + int(np.argmax(f1)) for rate, f1 in enumerate(scores)]
 
 
-def seen_in_weights(w: torch.Tensor, study: Trial, rate: int) -> dict[str, float]:
-    """Of the weights (n,) at one of the study's rates: the effective sample size, and the AUROC for clean labels."""
-    clean = study.observed[rate] == study.prepared.y_train
+def scores_on_test_set(trial: Trial, stack: AnyStack) -> list[dict[str, float]]:
+    """``macro_f1`` and ``accuracy`` of every model on the clean test set."""
+    y, predicted = trial.prepared.y_test, stack.predict(trial.x_test).cpu().numpy()
+    f1, accuracy = metrics.macro_f1(y, predicted, trial.prepared.n_classes), metrics.accuracy(y, predicted)
+    return [{"macro_f1": a, "accuracy": b} for a, b in zip(f1, accuracy, strict=True)]
+
+
+def probabilities(stack: AnyStack, x: torch.Tensor, which: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """Of some models (None: all) on x (n, d): (models, n, C), computed block by block."""
+    which = slice(None) if which is None else which
+    return torch.cat([torch.softmax(stack(block)[which], -1) for block in x.split(512)], 1).cpu().numpy()
+
+
+def seen_in_weights(w: torch.Tensor, trial: Trial, rate: int) -> dict[str, float]:
+    """Of the weights (n,) at one of the trial's rates: the effective sample size, and the AUROC for clean labels."""
+    clean = trial.observed[rate] == trial.prepared.y_train
     return {"ess": float(framework.effective_sample_size(w)) / len(w), "weights_auroc": auroc(w, clean)}
 
 
 def auroc(w: torch.Tensor, clean: NDArray[np.bool_]) -> float:
     """The chance that a clean example outweighs a flipped one; nan where no label is flipped."""
     return float("nan") if clean.all() else float(roc_auc_score(clean, w.cpu().numpy()))
-
-
-def probabilities(stack: AnyStack, x: torch.Tensor, models_: list[int] | None = None) -> NDArray[np.float32]:
-    """Of some models (None: all) on x (n, d), block by block."""
-    chosen_ = slice(None) if models_ is None else models_
-    return torch.cat([torch.softmax(stack(block)[chosen_], -1) for block in x.split(512)], 1).cpu().numpy()
