@@ -1,5 +1,6 @@
-"""What one check returns, the printed figures it reads, and the few comparisons most checks are made of."""
+"""The table of checks, what one returns, the printed figures it reads, and the comparisons most are made of."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull
+
+# The rows of the paper's tables, as the ledger's ids spell them, in the order they are printed.
+METHODS = ("vanilla", "if", "ln", "full", "oracle")  # table 4.1
+BENCHMARKS = ("A", "B", "C", "D", "E", "F")  # the benchmark table of 4.1
+LEVELS = ("minimal", "low", "medium", "high", "extreme")  # table 4.2
+ABLATIONS = ("full", "wo_fe", "wo_aw", "wo_reg", "wo_all")  # table 4.3
+SIZES = ("1K", "5K", "10K", "50K", "100K")  # table 4.4
+PARTS = ("fe", "aw", "reg")  # table 4.5
+COSTS = ("train", "infer", "mem")
 
 CONSISTENT, INCONSISTENT, UNCHECKABLE = "consistent", "inconsistent", "cannot_be_checked"
 
@@ -58,6 +68,28 @@ class Figures:
 
 
 Check = Callable[[Figures], Outcome]
+CHECKS: dict[str, Check] = {}  # every check by the id of its statement
+
+
+def check(statement_id: str, over: Iterable[str] = ()) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """Enter a function of the figures as a statement's check.
+
+    With ``over`` it serves one statement a name, which stands for ``{}`` in the id and is the function's second
+    argument.
+    """
+
+    def enter(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        if not over:
+            CHECKS[statement_id] = function
+        for name in over:
+            CHECKS[statement_id.format(name)] = functools.partial(_with, function, name)
+        return function
+
+    return enter
+
+
+def _with(function: Callable[..., Outcome], name: str, figures: Figures) -> Outcome:
+    return function(figures, name)
 
 
 def status(agrees: bool) -> str:

@@ -32,7 +32,8 @@ def limits(table: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
     return table[names[0]], table[names[1]]
 
 
-def _error(table: pd.DataFrame, value: str) -> np.ndarray:
+def error(table: pd.DataFrame, value: str) -> np.ndarray:
+    """The lengths (2, n) of a value's bars, below and above it."""
     low, high = limits(table, value)
     return np.abs(np.array([table[value] - low, high - table[value]], dtype=float))
 
@@ -64,7 +65,7 @@ def intervals(
             rows = part if by is None else part[part[by] == group]
             y = np.array([names.index(name) for name in rows[label]]) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
             style = look(i) | {"linestyle": "none"}
-            place.errorbar(rows[value], y, xerr=_error(rows, value), capsize=2.5, markersize=5, label=group, **style)
+            place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, label=group, **style)
         for name, printed in (paper or {}).items():
             if name in names:
                 place.plot(printed, names.index(name), "|", markersize=16, color="black", markeredgewidth=1)
@@ -139,7 +140,7 @@ def _line(
         place.plot(at, rows[value], label=label, markersize=5, zorder=3, **style)
     else:
         place.errorbar(
-            at, rows[value], yerr=_error(rows, value), label=label, capsize=2, markersize=5, linewidth=1.3, **style
+            at, rows[value], yerr=error(rows, value), label=label, capsize=2, markersize=5, linewidth=1.3, **style
         )
 
 
@@ -189,6 +190,50 @@ def heat(
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
     axes.grid(False)
+    return figure
+
+
+# The two verdict columns; the hatches tell them apart in grey.
+VERDICT_LOOKS = {
+    "consistent": {"color": "#0072B2", "hatch": ""},
+    "contradicted": {"color": "#D55E00", "hatch": "xx"},
+    "uncheckable": {"color": "#BBBBBB", "hatch": "//"},
+    "reproduced": {"color": "#0072B2", "hatch": ""},
+    "direction reproduced": {"color": "#56B4E9", "hatch": ""},
+    "not reproduced: null": {"color": "#E69F00", "hatch": "--"},
+    "not reproduced: opposite": {"color": "#D55E00", "hatch": "xx"},
+    "inconclusive": {"color": "#F0E442", "hatch": ".."},
+    "shown": {"color": "#009E73", "hatch": "\\\\"},
+    "untestable": {"color": "#BBBBBB", "hatch": "//"},
+    "not run": {"color": "#E8E8E8", "hatch": ""},
+}
+
+
+def stacked(
+    table: pd.DataFrame,
+    label: str,
+    parts: Sequence[str],
+    looks: Mapping[str, Mapping[str, Any]],
+    *,
+    title: str,
+    xlabel: str,
+    notes: Sequence[str] | None = None,
+) -> Figure:
+    """A horizontal bar a row of ``table``, stacked from its columns ``parts``; a row's note stands at its bar's end.
+
+    ``looks`` has a part's colour and hatch. A part that no row has is left out.
+    """
+    figure, axes = plt.subplots(figsize=(8.8, 0.28 * len(table) + 1.3))
+    left = np.zeros(len(table))
+    for part in parts:
+        if table[part].any():
+            axes.barh(table[label], table[part], left=left, edgecolor="white", label=part, **looks[part])
+            left += table[part].to_numpy()
+    for y, note in enumerate(notes or ()):
+        axes.text(left[y] + 0.1, y, note, va="center", fontsize=9, color=GREY)
+    axes.set(xlabel=xlabel, title=title, ylim=(len(table) - 0.4, -0.6), xlim=(0, left.max() + (1.8 if notes else 0)))
+    axes.legend(loc="lower right")
+    axes.grid(axis="y", visible=False)
     return figure
 
 

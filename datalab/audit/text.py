@@ -5,18 +5,23 @@ of the ledger. Checks that use a number or a list read in the text are named in 
 ``SIMULATED``; both are marked so wherever they are shown.
 """
 
-from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
 
 import numpy as np
 
 from datalab.audit.outcomes import (
+    ABLATIONS,
+    BENCHMARKS,
     INCONSISTENT,
+    LEVELS,
+    METHODS,
+    PARTS,
+    SIZES,
     UNCHECKABLE,
-    Check,
     Figures,
     Outcome,
+    check,
     difference,
     equals,
     extremes,
@@ -25,7 +30,6 @@ from datalab.audit.outcomes import (
     status,
     within_hull,
 )
-from datalab.audit.rows import ABLATIONS, BENCHMARKS, LEVELS, METHODS, PARTS, SIZES
 from datalab.ledger.rounding import RoundingInterval, hull
 
 READ_IN_TEXT = {
@@ -43,23 +47,41 @@ _COMPONENTS = {"Feature Extraction": "fe", "Adaptive Weighting": "aw", "Regulari
 COUNTED = (*READ_IN_TEXT, *_PROMISED, "S3.3.T1_rows")
 SIMULATED = ("S3.3.kl_prevents_collapse",)
 
+# --- counts ---
 
-def _read(statement_id: str) -> Check:
-    def check(figures: Figures) -> Outcome:
-        found = RoundingInterval.point(READ_IN_TEXT[statement_id])
-        return difference(found, figures(statement_id), "found in the text - announced")
+_SAME_COUNT = {
+    "ABS.vs.S1.n_instances": ("ABS.n_instances", "S1.n_instances"),
+    "ABS.vs.S1.n_datasets": ("ABS.n_datasets", "S1.n_benchmarks"),
+    "S2.3.scale": ("S2.3.scale", "S1.n_instances"),
+    "S3.2.n_arch": ("S3.2.n_arch", "S1.n_arch"),
+    "S3.4.bonferroni": ("S3.4.bonferroni", "S1.n_benchmarks"),
+    "S5.2.n_benchmarks": ("S5.2.n_benchmarks", "S1.n_benchmarks"),
+    "S5.2.n_arch": ("S5.2.n_arch", "S1.n_arch"),
+}
 
-    return check
+
+@check("{}", _SAME_COUNT)
+def _same_count(figures: Figures, statement_id: str) -> Outcome:
+    one, other = _SAME_COUNT[statement_id]
+    return difference(figures(one), figures(other), f"{one} - {other}")
 
 
-def _same_count(one: str, other: str) -> Check:
-    return lambda figures: difference(figures(one), figures(other), f"{one} - {other}")
+@check("{}", READ_IN_TEXT)
+def _read(figures: Figures, statement_id: str) -> Outcome:
+    counted = RoundingInterval.point(READ_IN_TEXT[statement_id])
+    return difference(counted, figures(statement_id), "found in the text - announced")
 
 
-def _rows(statement_id: str, rows: Sequence[str]) -> Check:
-    return lambda figures: difference(
-        RoundingInterval.point(len(rows)), figures(statement_id), "rows of the table - announced"
-    )
+@check("S3.2.n_levels")
+def _levels(figures: Figures) -> Outcome:
+    rows = RoundingInterval.point(len(LEVELS))
+    return difference(rows, figures("S3.2.n_levels"), "rows of the table - announced")
+
+
+@check("S5.2.n_limitations")
+def _limitations(figures: Figures) -> Outcome:
+    listed = RoundingInterval.point(sum(s.kind == "limitation" for s in figures.statements.values()))
+    return difference(listed, figures("S5.2.n_limitations"), "limitations in the ledger - announced")
 
 
 def _missing(promised: dict[str, str], shown: set[str], formula: str) -> Outcome:
@@ -67,25 +89,18 @@ def _missing(promised: dict[str, str], shown: set[str], formula: str) -> Outcome
     return Outcome({"promised": len(promised), "missing": missing}, status(not missing), formula)
 
 
-def _promised(statement_id: str) -> Check:
-    def check(figures: Figures) -> Outcome:
-        shown = set().union(*(figures.columns(table) for table in ("T1", "T1b", "T2", "T3", "T4", "T5")))
-        return _missing(_PROMISED[statement_id], shown, "promised in the text, without a column in any table")
-
-    return check
+@check("{}", _PROMISED)
+def _promised(figures: Figures, statement_id: str) -> Outcome:
+    shown = set().union(*(figures.columns(table) for table in ("T1", "T1b", "T2", "T3", "T4", "T5")))
+    return _missing(_PROMISED[statement_id], shown, "promised in the text, without a column in any table")
 
 
+@check("S3.3.T1_rows")
 def _rows_match_components(figures: Figures) -> Outcome:
     return _missing(_COMPONENTS, set(METHODS), "components without a row of that name in table 4.1")
 
 
-def _limitations(figures: Figures) -> Outcome:
-    listed = sum(statement.kind == "limitation" for statement in figures.statements.values())
-    return difference(
-        RoundingInterval.point(listed), figures("S5.2.n_limitations"), "limitations in the ledger - announced"
-    )
-
-
+@check("S3.3.n_components")
 def _components(figures: Figures) -> Outcome:
     announced = figures("S3.3.n_components")
     tables = (RoundingInterval.point(len(ABLATIONS) - 2), RoundingInterval.point(len(PARTS)))
@@ -98,21 +113,25 @@ def _abstract_interval(figures: Figures) -> tuple[RoundingInterval, RoundingInte
     return low, high, hull([low, high])
 
 
+@check("ABS.framework_f1_ci")
 def _contains_point(figures: Figures) -> Outcome:
     point, box = figures("ABS.framework_f1"), _abstract_interval(figures)[2]
     return Outcome(float(point.middle), status(point.meets(box)), "the point lies in its interval", box, point)
 
 
+@check("ABS.framework_f1_ci.shape")
 def _midpoint(figures: Figures) -> Outcome:
     low, high, _ = _abstract_interval(figures)
     return equals(figures("ABS.framework_f1"), (low + high).scaled(Fraction(1, 2)), "(low + high) / 2")
 
 
+@check("ABS.f1_vs_headline")
 def _headline_in_abstract(figures: Figures) -> Outcome:
     headline, box = figures("S4.1.headline_f1"), _abstract_interval(figures)[2]
     return Outcome(float(headline.middle), status(headline.meets(box)), "0.849 lies in the interval", box, headline)
 
 
+@check("ABS.variance_explained.from_T2")
 def _variance_share(figures: Figures) -> Outcome:
     """Eta squared of the level factor on table 4.2's ten cell means: within-cell variance can only lower it."""
     cells = [figures(f"T2.{level}.{column}") for column in ("baseline_f1", "ours_f1") for level in LEVELS]
@@ -127,18 +146,21 @@ def _variance_share(figures: Figures) -> Outcome:
     return Outcome(float(ceiling.middle), status(agrees), "eta^2 of level, 10 cell means", ceiling, printed)
 
 
+@check("S3.2.grid_prime")
 def _grid(figures: Figures) -> Outcome:
     n = int(figures("S3.2.grid").middle)
     factors = sum(n % divisor == 0 for divisor in range(2, n))
     return Outcome({"n": n, "proper_factors": factors}, status(factors > 0), "divisors of 163 other than 1 and 163")
 
 
+@check("S3.2.cost")
 def _cost(figures: Figures) -> Outcome:
     counts = ("S1.n_benchmarks", "S3.2.n_arch", "S3.2.n_levels", "T4.n_sizes", "S3.2.n_seeds", "S3.2.grid")
     runs = prod(int(figures(key).middle) for key in counts)
     return Outcome(runs, UNCHECKABLE, "benchmarks x architectures x levels x sizes x seeds x grid; no total is printed")
 
 
+@check("S3.3.kl_prevents_collapse")
 def _collapse(figures: Figures) -> Outcome:
     """Effective sample size 1 / sum w^2 at the optimum w ~ exp(-loss / lambda2), for 1,000 simulated losses.
 
@@ -153,23 +175,44 @@ def _collapse(figures: Figures) -> Outcome:
     return Outcome(sizes, status(rising), "(sum w)^2 / sum w^2, w = exp(-loss / lambda2), simulated losses")
 
 
-def _hull(values: Sequence[str], column: str) -> Check:
-    def check(figures: Figures) -> Outcome:
-        strata = list(figures.row("T2", LEVELS, column).values())
-        return within_hull({key: figures(key) for key in values}, strata, "between the smallest and largest level")
-
-    return check
+_WITHIN_LEVELS = {  # figures that pool the levels of table 4.2, and the column they pool
+    "S3.1.metric_vs_tables": (("T1.full.f1", "T3.full.f1", "S4.1.headline_f1"), "ours_f1"),
+    "S3.1.metric_vs_tables_baseline": (("T1.vanilla.f1", "S4.1.baseline_f1", "T3.wo_all.f1"), "baseline_f1"),
+}
 
 
-def _capacity(totals: Sequence[str]) -> Check:
-    def check(figures: Figures) -> Outcome:
-        largest = max(int(figures(f"T4.{size}.size").middle) for size in SIZES)
-        values = {"max_size": largest} | {key: int(figures(key).middle) for key in totals}
-        return Outcome(values, status(all(largest <= values[key] for key in totals)), "largest size <= instances")
-
-    return check
+@check("{}", _WITHIN_LEVELS)
+def _within_levels(figures: Figures, statement_id: str) -> Outcome:
+    pooled, column = _WITHIN_LEVELS[statement_id]
+    strata = list(figures.row("T2", LEVELS, column).values())
+    return within_hull({key: figures(key) for key in pooled}, strata, "between the smallest and largest level")
 
 
+_TOTALS = {
+    "T4.capacity": ("ABS.n_instances", "S1.n_instances"),
+    "S5.2.largest_experiment": ("S5.2.largest_experiment",),
+}
+
+
+@check("{}", _TOTALS)
+def _capacity(figures: Figures, statement_id: str) -> Outcome:
+    totals, largest = _TOTALS[statement_id], max(int(figures(f"T4.{size}.size").middle) for size in SIZES)
+    values = {"max_size": largest} | {key: int(figures(key).middle) for key in totals}
+    return Outcome(values, status(all(largest <= values[key] for key in totals)), "largest size <= instances")
+
+
+_SAME_FIGURE = {
+    "ABS.f1_vs_T1": ("ABS.framework_f1", "T1.full.f1"),
+    "S6.improvement": ("S6.improvement", "S4.1.headline_rel", "S1.improvement"),
+}
+
+
+@check("{}", _SAME_FIGURE)
+def _same_figure(figures: Figures, statement_id: str) -> Outcome:
+    return same_everywhere(figures, _SAME_FIGURE[statement_id])
+
+
+@check("S1.improvement.comparator")
 def _strong_baselines(figures: Figures) -> Outcome:
     """The gain over the best comparator row of table 4.1 (the full model and the oracle are none)."""
     rows = [figures(f"T1.{row}.f1") for row in METHODS if row not in ("full", "oracle")]
@@ -181,6 +224,7 @@ def _strong_baselines(figures: Figures) -> Outcome:
     return Outcome(values, status(met), "100 (full / best comparator - 1)", printed=printed)
 
 
+@check("S3.4.effect_sizes")
 def _both_d_and_p(figures: Figures) -> Outcome:
     named = {"T1b": "benchmark table", "T3": "table 4.3", "T2": "table 4.2"}
     missing = []
@@ -191,50 +235,16 @@ def _both_d_and_p(figures: Figures) -> Outcome:
     return Outcome({"promised": len(named), "missing": missing}, agrees, "inferential tables without d or without p")
 
 
+@check("S4.1.listed_benchmarks")
 def _listed_benchmarks(figures: Figures) -> Outcome:
     apart = figures("S1.n_benchmarks") - RoundingInterval.point(len(BENCHMARKS))
     return Outcome(int(apart.middle), status(apart.contains(0)), "benchmarks announced - rows printed")
 
 
+@check("S4.1.consistent_all")
 def _all_benchmarks(figures: Figures) -> Outcome:
     """Six rows are printed; the claim about the other nine cannot be checked, unless a printed one already fails."""
     gains = [figures(f"T1b.{row}.ours_f1") - figures(f"T1b.{row}.baseline_f1") for row in BENCHMARKS]
     missing = len(BENCHMARKS) - int(figures("S4.1.consistent_all").middle)
     failed = any(gain.high <= 0 for gain in gains)
     return Outcome(missing, INCONSISTENT if failed else UNCHECKABLE, "rows printed - benchmarks claimed")
-
-
-CHECKS: dict[str, Check] = {
-    "ABS.vs.S1.n_instances": _same_count("ABS.n_instances", "S1.n_instances"),
-    "ABS.vs.S1.n_datasets": _same_count("ABS.n_datasets", "S1.n_benchmarks"),
-    "ABS.variance_explained.from_T2": _variance_share,
-    "ABS.framework_f1_ci": _contains_point,
-    "ABS.framework_f1_ci.shape": _midpoint,
-    "ABS.f1_vs_headline": _headline_in_abstract,
-    "ABS.f1_vs_T1": lambda figures: same_everywhere(figures, ("ABS.framework_f1", "T1.full.f1")),
-    **{key: _read(key) for key in READ_IN_TEXT},
-    **{key: _promised(key) for key in _PROMISED},
-    "S1.improvement.comparator": _strong_baselines,
-    "S2.3.scale": _same_count("S2.3.scale", "S1.n_instances"),
-    "S3.1.metric_vs_tables": _hull(("T1.full.f1", "T3.full.f1", "S4.1.headline_f1"), "ours_f1"),
-    "S3.1.metric_vs_tables_baseline": _hull(("T1.vanilla.f1", "S4.1.baseline_f1", "T3.wo_all.f1"), "baseline_f1"),
-    "S3.2.n_arch": _same_count("S3.2.n_arch", "S1.n_arch"),
-    "S3.2.n_levels": _rows("S3.2.n_levels", LEVELS),
-    "S3.2.grid_prime": _grid,
-    "S3.2.cost": _cost,
-    "S3.3.n_components": _components,
-    "S3.3.kl_prevents_collapse": _collapse,
-    "S3.3.T1_rows": _rows_match_components,
-    "S3.4.bonferroni": _same_count("S3.4.bonferroni", "S1.n_benchmarks"),
-    "S3.4.effect_sizes": _both_d_and_p,
-    "S4.1.consistent_all": _all_benchmarks,
-    "S4.1.listed_benchmarks": _listed_benchmarks,
-    "T4.capacity": _capacity(("ABS.n_instances", "S1.n_instances")),
-    "S5.2.n_limitations": _limitations,
-    "S5.2.n_benchmarks": _same_count("S5.2.n_benchmarks", "S1.n_benchmarks"),
-    "S5.2.n_arch": _same_count("S5.2.n_arch", "S1.n_arch"),
-    "S5.2.largest_experiment": _capacity(("S5.2.largest_experiment",)),
-    "S6.improvement": lambda figures: same_everywhere(
-        figures, ("S6.improvement", "S4.1.headline_rel", "S1.improvement")
-    ),
-}
