@@ -21,11 +21,16 @@ def table(rows: pd.DataFrame, by: str | Sequence[str], measure: Callable[[pd.Dat
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
 
 
-def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
-    """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
+def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:
+    """The rows whose columns have the values that ``where`` names."""
     for name, wanted in where.items():
         rows = rows[rows[name] == wanted]
-    return rows.groupby("dataset", sort=False)[column].mean()
+    return rows
+
+
+def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
+    """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
+    return rows_of_kind(rows, **where).groupby("dataset", sort=False)[column].mean()
 
 
 def mean_with_interval(values: ArrayLike, name: str, confidence: float = 0.95) -> dict[str, float]:
@@ -54,6 +59,18 @@ def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
     return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
 
 
+def with_limits(interval: stats.Interval, name: str) -> dict[str, float]:
+    """``name``, ``name low`` and ``name high`` of an interval."""
+    return {name: interval.estimate, f"{name} low": interval.low, f"{name} high": interval.high}
+
+
+def effect_size(d: ArrayLike) -> dict[str, float]:
+    """Cohen's d_z of paired differences (n,), one a data set, with its interval; nan on fewer than two."""
+    if len(d) < 2:
+        return {"d_z": np.nan, "d_z low": np.nan, "d_z high": np.nan}
+    return with_limits(stats.cohens_dz(d), "d_z")
+
+
 def with_correction(
     frame: pd.DataFrame,
     p: str = "p (Wilcoxon)",
@@ -71,6 +88,25 @@ def cell_text(row: Mapping[str, float], name: str, printed: float | None, decima
     value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
     limits = "" if np.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
     return f"{value:.{decimals}f}{limits}; paper {'prints none' if printed is None else f'{printed:g}'}"
+
+
+def beside_paper(
+    frame: pd.DataFrame, label: str, columns: Mapping[str, str], decimals: Mapping[str, int] | None = None
+) -> pd.DataFrame:
+    """Of a table with columns ``F1`` and ``F1, paper``: ours with its interval beside the paper's, in one cell each.
+
+    A row a ``label``; ``columns`` maps the names of ours to the names in the paper; ``decimals`` of a column are 3
+    unless it names others.
+    """
+
+    def line(row: pd.Series) -> dict[str, Any]:
+        places = decimals or {}
+        cells = {
+            title: cell_text(row, name, row[f"{title}, paper"], places.get(name, 3)) for name, title in columns.items()
+        }
+        return {label: row[label]} | cells
+
+    return pd.DataFrame([line(row) for _, row in frame.iterrows()])
 
 
 def paper_shape(

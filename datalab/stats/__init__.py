@@ -7,6 +7,7 @@ one difference per seed, and then it speaks of nothing else. Arrays have the uni
 leading axes are independent problems, answered together. What scipy.stats or pingouin has is called, not rewritten.
 """
 
+from datalab.stats.correlation import clustered_correlation, moments, pearson
 from datalab.stats.crossover import (
     CrossoverBootstrap,
     crossover,
@@ -29,13 +30,16 @@ from datalab.stats.paired import (
     wilcoxon,
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
+from datalab.stats.variance import SumsOfSquares, permutation_p, permuted_levels, resampled_eta_squared, sums_of_squares
 
 __all__ = [
     "CrossoverBootstrap",
     "Interval",
     "PairedBootstrap",
     "PairedTest",
+    "SumsOfSquares",
     "bonferroni",
+    "clustered_correlation",
     "cohens_dz",
     "crossover",
     "crossover_bootstrap",
@@ -44,14 +48,20 @@ __all__ = [
     "equivalent",
     "holm",
     "isotonic",
+    "moments",
     "nested_dz",
     "p_floor",
     "p_floor_unpaired",
     "paired_bootstrap",
     "paired_summary",
+    "pearson",
+    "permutation_p",
+    "permuted_levels",
     "power",
+    "resampled_eta_squared",
     "seeds_needed",
     "sign_flip_test",
+    "sums_of_squares",
     "t_interval",
     "t_test",
     "wilcoxon",
