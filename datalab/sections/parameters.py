@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -31,6 +31,25 @@ def _with_verdict_rate(rates: tuple[float, ...]) -> tuple[float, ...]:
 
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
+
+
+class TrainingParameters(SectionParameters):
+    """What a section takes that trains on the profile's data sets; ``None`` is the profile's value."""
+
+    datasets: Datasets
+    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    caps: Caps
+    encoder: Literal["fast", "pretrained"]
+
+
+def per_set_and_seed(p: TrainingParameters, function: str, cost: float, models: int, **more: Any) -> list[Task]:
+    """A task a data set and seed: ``function`` called with these, ``more``, and what all tasks of a section share."""
+    shared = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    return [
+        Task(function, {"dataset": dataset, "seed": seed} | shared | more, cost, models)
+        for dataset in p.datasets
+        for seed in range(p.seeds)
+    ]
 
 
 def pooled(p: SectionParameters, grid: Sequence[Task], what: str, memory: float, start: float = 9.0) -> Estimate:

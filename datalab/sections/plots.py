@@ -5,6 +5,7 @@ Titles state the finding or the question, colours and markers tell groups apart 
 paper's figure) are thin lines with a word beside them.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,15 @@ def limits(table: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
     return table[names[0]], table[names[1]]
 
 
+def long_form(table: pd.DataFrame, values: Sequence[str], keep: Sequence[str], name: str) -> pd.DataFrame:
+    """Columns with their limits, one under another: ``keep``, ``name`` (which column), ``value``, ``low``, ``high``."""
+    parts = []
+    for column in values:
+        low, high = limits(table, column)
+        parts.append(table[list(keep)].assign(**{name: column, "value": table[column], "low": low, "high": high}))
+    return pd.concat(parts)
+
+
 def error(table: pd.DataFrame, value: str) -> np.ndarray:
     """The lengths (2, n) of a value's bars, below and above it."""
     low, high = limits(table, value)
@@ -48,33 +58,49 @@ def intervals(
     by: str | None = None,
     panel: str | None = None,
     panel_title: str = "{}",
+    panel_row: str | None = None,
+    by_title: str = "{}",
     paper: Mapping[str, float] | None = None,
-    reference: float | None = 0.0,
+    reference: float | str | None = 0.0,
 ) -> Figure:
     """A row per ``label``: value and interval, side by side for each group of ``by``; a panel per ``panel``.
 
-    ``paper`` maps labels to the figure the paper prints, drawn as a tick. ``reference`` is a thin vertical line.
+    ``panel_row`` lays the panels out in rows, by a second column; ``panel_title`` is filled with both. ``paper`` maps
+    labels to the figure the paper prints, drawn as a tick. ``reference`` is a thin vertical line, or the column that
+    holds its place.
     """
-    parts = [("", table)] if panel is None else list(table.groupby(panel, sort=False))
+    keys = [""] if panel is None else list(dict.fromkeys(table[panel]))
+    row_keys = [""] if panel_row is None else list(dict.fromkeys(table[panel_row]))
     names = list(dict.fromkeys(table[label]))
     groups = [None] if by is None else list(dict.fromkeys(table[by]))
-    size = (3 + (4.4 if panel is None else 2.6 * len(parts)), 0.34 * len(names) * max(1, len(groups) / 2) + 1.7)
-    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
-    for place, (key, part) in zip(axes[0], parts, strict=True):
+    width = 3 + (4.4 if panel is None else 2.6 * len(keys))
+    height = (0.34 * len(names) * max(1, len(groups) / 2) + 1.7) * len(row_keys)
+    figure, axes = plt.subplots(
+        len(row_keys),
+        len(keys),
+        figsize=(width, height),
+        sharex="row" if panel_row else False,
+        sharey=True,
+        squeeze=False,
+    )
+    for place, (row_key, key) in zip(axes.flat, itertools.product(row_keys, keys), strict=True):
+        part = table if panel is None else table[table[panel] == key]
+        part = part if panel_row is None else part[part[panel_row] == row_key]
         for i, group in enumerate(groups):
             rows = part if by is None else part[part[by] == group]
             y = np.array([names.index(name) for name in rows[label]]) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
-            style = look(i) | {"linestyle": "none"}
-            place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, label=group, **style)
+            style = look(i) | {"linestyle": "none", "label": by_title.format(group)}
+            place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
         for name, printed in (paper or {}).items():
             if name in names:
                 place.plot(printed, names.index(name), "|", markersize=16, color="black", markeredgewidth=1)
         if reference is not None:
-            place.axvline(reference, color="black", linewidth=0.8)
-        place.set(xlabel=xlabel, title=panel_title.format(key) if panel else "")
+            level = part[reference].iloc[0] if isinstance(reference, str) else reference
+            place.axvline(level, color="black", linewidth=0.8)
+        place.set(xlabel=xlabel, title=panel_title.format(key, row_key) if panel else "")
     axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
-    _finish(figure, axes[0], title, legend=by is not None)
+    _finish(figure, axes.ravel(), title, legend=by is not None)
     return figure
 
 
