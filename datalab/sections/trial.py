@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from datalab import correction, data, framework, metrics, models, noise, pruning, seeds
-from datalab.influence import last_layer
+from datalab.influence import LastLayerGGN, last_layer
+from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
 from datalab.training import AnyStack, Recipe, fit_many, protocol_recipe
 
@@ -155,6 +156,23 @@ def self_influence(trial: Trial, stack: AnyStack, labels: NDArray) -> NDArray[np
     return mean_of_references(scores.self_influence)
 
 
+def streamed(stack: AnyStack, x: torch.Tensor, y: NDArray, l2: float) -> LastLayerGGN:
+    """The title's estimator, fitted on x (n, d) with labels y (n,) or (S, n) in passes whose memory n does not bound.
+
+    It scores any examples, where :func:`self_influence` scores all training examples at once.
+    """
+    with quiet():  # the reference models are scored as they are, converged or not
+        return LastLayerGGN(stack, l2=l2).fit(x, torch.as_tensor(y, device=x.device))
+
+
+def leverage(x: NDArray, relative_damping: float = 1e-3) -> NDArray[np.float64]:
+    """x_i' (X'X/n + d I)^-1 x_i of features (n, d) with a column of ones: how far out an example lies, (n,)."""
+    x = np.column_stack([x, np.ones(len(x))]).astype(np.float64)
+    gram = x.T @ x / len(x)
+    gram[np.diag_indices_from(gram)] += relative_damping * np.diag(gram).mean()
+    return np.einsum("ij,ji->i", x, np.linalg.solve(gram, x.T))
+
+
 def mean_of_references(values: torch.Tensor | NDArray) -> NDArray[np.float64]:
     """The mean of each rate's reference models: (rates * models, n) -> (rates, n)."""
     values = torch.as_tensor(values).double().cpu().numpy()
@@ -209,12 +227,26 @@ def fit(
 
 
 def fit_datalab(
-    trial: Trial, module: framework.DataLab, labels: NDArray, lambdas: NDArray, kept: NDArray | None = None
+    trial: Trial,
+    module: framework.DataLab,
+    labels: NDArray,
+    lambdas: NDArray,
+    kept: NDArray | None = None,
+    recipe: Recipe | None = None,
 ) -> AnyStack:
-    """One DATA-LAB a row of labels (S, n) and of lambdas (S, 2), all from the trial's seed, at the protocol's tau."""
+    """One DATA-LAB a row of labels (S, n) and of lambdas (S, 2), all from the trial's seed, at the protocol's tau.
+
+    ``recipe``: None for the protocol's.
+    """
     given = {"lambda1": lambdas[:, 0], "lambda2": lambdas[:, 1], "tau": protocol().framework["tau"], "kept": kept}
     model_seeds = [trial.model_seed("model")] * len(labels)
-    return framework.fit_datalab(module, trial.x, labels, model_seeds, protocol_recipe(), **given)
+    return framework.fit_datalab(module, trial.x, labels, model_seeds, recipe or protocol_recipe(), **given)
+
+
+def default_lambdas(models_: int) -> NDArray[np.float64]:
+    """The protocol's lambda1 and lambda2 for as many models, (S, 2): where nothing is tuned."""
+    default = protocol().framework["default"]
+    return np.tile([default["lambda1"], default["lambda2"]], (models_, 1))
 
 
 def chosen(trial: Trial, stack: AnyStack, validation: NDArray, configurations: int) -> list[int]:
