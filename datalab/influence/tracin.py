@@ -1,5 +1,6 @@
 """Influence by TracIn (Pruthi et al. 2020, TracInCP): inner products of gradients along the training's path."""
 
+import copy
 from collections.abc import Sequence
 from typing import Self
 
@@ -7,6 +8,26 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence.grad_dot import GradDot, refuse_leave_one_out
+from datalab.training import AnyStack, Recipe, cosine
+
+
+class Checkpoints:
+    """Copies of a stack along its training, evenly spaced, the last at its end: ``on_step`` of ``training.fit_many``.
+
+    After training, ``stacks`` are the copies and ``rates`` the sums of the learning rates of the steps that led to
+    each: what :class:`TracIn` takes.
+    """
+
+    def __init__(self, recipe: Recipe, count: int):
+        ends = [round(recipe.steps * (k + 1) / count) for k in range(count)]
+        by_step = [cosine(recipe.learning_rate, step, recipe.steps) for step in range(recipe.steps)]
+        self.rates = [sum(by_step[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        self.stacks: list[AnyStack] = []
+        self._ends = set(ends)
+
+    def __call__(self, step: int, stack: AnyStack) -> None:
+        if step in self._ends:
+            self.stacks.append(copy.deepcopy(stack))
 
 
 class TracIn:
