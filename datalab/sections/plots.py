@@ -60,14 +60,14 @@ def intervals(
     panel_title: str = "{}",
     panel_row: str | None = None,
     by_title: str = "{}",
-    paper: Mapping[str, float] | None = None,
+    paper: Mapping[str, float] | str | None = None,
     reference: float | str | None = 0.0,
 ) -> Figure:
     """A row per ``label``: value and interval, side by side for each group of ``by``; a panel per ``panel``.
 
     ``panel_row`` lays the panels out in rows, by a second column; ``panel_title`` is filled with both. ``paper`` maps
-    labels to the figure the paper prints, drawn as a tick. ``reference`` is a thin vertical line, or the column that
-    holds its place.
+    labels to the figure the paper prints, drawn as a tick, or is the column that holds it. ``reference`` is a thin
+    vertical line, or the column that holds its place.
     """
     keys = [""] if panel is None else list(dict.fromkeys(table[panel]))
     row_keys = [""] if panel_row is None else list(dict.fromkeys(table[panel_row]))
@@ -91,7 +91,8 @@ def intervals(
             y = np.array([names.index(name) for name in rows[label]]) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
             style = look(i) | {"linestyle": "none", "label": by_title.format(group)}
             place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
-        for name, printed in (paper or {}).items():
+        ticks = dict(zip(part[label], part[paper], strict=True)) if isinstance(paper, str) else paper
+        for name, printed in (ticks or {}).items():
             if name in names:
                 place.plot(printed, names.index(name), "|", markersize=16, color="black", markeredgewidth=1)
         if reference is not None:
@@ -118,6 +119,7 @@ def curves(
     band: bool = False,
     thin: pd.DataFrame | None = None,
     thin_by: str = "dataset",
+    sharey: bool = True,
     horizontal: Mapping[str, float] | None = None,
     vertical: Mapping[str, float] | None = None,
     logx: bool = False,
@@ -126,12 +128,13 @@ def curves(
     """A line per group of ``by`` over ``x``, with bars (or a ``band``) for its interval; a panel per ``panel``.
 
     ``thin`` has the same columns, drawn as thin grey lines, one a ``thin_by``. ``horizontal`` and ``vertical`` map a
-    word to the place of a thin dotted line ("" for none); words of x are drawn at even steps.
+    word to the place of a thin dotted line ("" for none); without ``horizontal`` zero is drawn, with ``{}`` nothing.
+    Words of x are drawn at even steps.
     """
     parts = [("", table)] if panel is None else list(table.groupby(panel, sort=False))
     groups = [None] if by is None else list(dict.fromkeys(table[by]))
     size = (7.2 if panel is None else 2 + 3.1 * len(parts), 4.2)
-    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=sharey, squeeze=False)
     words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
     width = np.ptp(range(len(words)) if words else table[x].to_numpy(dtype=float))
     for place, (key, part) in zip(axes[0], parts, strict=True):
@@ -143,7 +146,7 @@ def curves(
             shift = 0.012 * (i - (len(groups) - 1) / 2)
             at = at * (1 + shift) if logx else at + shift * width * (not band)
             _line(place, at, rows, value, group, band, look(i))
-        for word, level in (horizontal or {"": 0.0}).items():
+        for word, level in ({"": 0.0} if horizontal is None else horizontal).items():
             _reference(place.axhline, place, word, level, (0.99, level), ("axes fraction", "data"), "right")
         for word, level in (vertical or {}).items():
             _reference(place.axvline, place, word, level, (level, 0.97), ("data", "axes fraction"), "left")
