@@ -1,27 +1,26 @@
 """The paper's 277 statements, the two verdicts on each, and where they stand in its tables."""
 
-from datalab.ledger.claim import (
+from typing import Any
+
+from datalab.ledger.claim import PAPER_VERDICTS, Claim, claims, find, paper_column, printed, sha256
+from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
+from datalab.ledger.rounding import RoundingInterval
+from datalab.ledger.title import title_verdict
+from datalab.ledger.verdict import (
     DIRECTION,
     INCONCLUSIVE,
     NOT_RUN,
     NULL,
     OPPOSITE,
-    PAPER_VERDICTS,
     REPRODUCED,
     SHOWN,
     UNTESTABLE,
     VERDICTS,
-    Claim,
-    claims,
-    find,
-    paper_column,
-    printed,
-    sha256,
-    statements,
-    title_verdict,
+    Verdict,
+    automatic,
+    measured_verdict,
+    sesoi,
 )
-from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
-from datalab.ledger.rounding import RoundingInterval
 
 __all__ = [
     "DIRECTION",
@@ -36,16 +35,47 @@ __all__ = [
     "VERDICTS",
     "Claim",
     "RoundingInterval",
+    "Verdict",
+    "automatic",
     "claims",
     "find",
     "judge",
     "judge_all",
     "judge_level",
+    "measured_verdict",
     "paper_column",
     "printed",
     "read",
+    "sesoi",
     "sha256",
     "show",
     "statements",
     "title_verdict",
 ]
+
+
+def statements() -> list[dict[str, Any]]:
+    """The ledger for a record (:class:`datalab.record.study.Ledger`): each statement's words and paper column, and the
+    measured verdict it has where no section measured it."""
+    rows = []
+    for claim in claims().values():
+        paper = paper_column(claim)
+        unmeasured = automatic(claim) or Verdict(NOT_RUN, "no section of this record measured it")
+        rows.append(
+            {
+                "id": claim.id,
+                "section": claim.section,
+                "text": claim.text,
+                "reported": claim.reported_text(),
+                "unit": claim.unit,
+                "paper_check": paper.verdict,
+                "paper_strength": paper.strength,
+                "unsupported": paper.unsupported,
+                "paper_note": claim.paper_check.note,
+                "test": claim.test,
+                "ceiling": claim.verdict_ceiling,
+                "verdict": unmeasured.verdict,
+                "why": unmeasured.why,
+            }
+        )
+    return rows

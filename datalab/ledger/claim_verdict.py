@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from datalab import stats
-from datalab.ledger import claim as rules
-from datalab.ledger.claim import Claim
+from datalab.ledger import verdict as rules
+from datalab.ledger.claim import Claim, base_row, find, reported_effect
 from datalab.protocol import protocol
 from datalab.record import Statement
 
@@ -47,12 +47,12 @@ def judge(
     """One statement, judged by paired differences.
 
     d: the effect's differences (n,), one a data set, as fractions (``scale`` 100 shows them in %); for a table's level,
-       its difference to the base row's. ``side`` as in :func:`datalab.ledger.claim.measured_verdict`; None: the side on
-       which the paper's figures lie. ``alpha``: the level at which a direction is read; None: the protocol's. ``shown``
+       its difference to the base row's. ``side`` as in :func:`~datalab.ledger.verdict.measured_verdict`; None: the side
+       on which the paper's figures lie. ``alpha``: the level at which a direction is read; None: the protocol's. ``shown``
        stands in the record in place of the mean difference, which ``why`` then gives.
     """
     alpha = protocol().statistics["alpha"] if alpha is None else alpha
-    claim, d = rules.find(claim_id), np.asarray(d, dtype=float)
+    claim, d = find(claim_id), np.asarray(d, dtype=float)
     where = {"n": len(d), "table": table, "row": row, "raw": raw}
     if len(d) < 2 or not np.isfinite(d).all():
         verdict = rules.measured_verdict(claim, estimate=None)
@@ -100,7 +100,7 @@ def judge_level(
     made = judge(claim_id, level - base, **where)
     own = judge(claim_id, level, side="greater", scale=scale, **where)
     made = replace(made, measured=own.measured, low=own.low, high=own.high)
-    if rules.base_row(rules.find(claim_id)) == claim_id:
+    if base_row(find(claim_id)) == claim_id:
         return made
     return replace(made, why=f"{made.why}; difference to the base row {(level - base).mean():+.4f}")
 
@@ -145,10 +145,10 @@ def read(
 ) -> Statement:
     """One statement, judged by an estimate and the (1 - alpha) interval it was given.
 
-    ``how`` (``narrow``, ``side``, ``metric``) is as for :func:`datalab.ledger.claim.measured_verdict`. ``measured`` and
+    ``how`` (``narrow``, ``side``, ``metric``) is as for :func:`~datalab.ledger.verdict.measured_verdict`; ``measured`` and
     ``limits`` stand in the record in place of ``estimate`` and ``interval``.
     """
-    verdict = rules.measured_verdict(rules.find(claim_id), estimate=estimate, interval=interval, **how)
+    verdict = rules.measured_verdict(find(claim_id), estimate=estimate, interval=interval, **how)
     low, high = limits or interval or (None, None)
     return Statement(
         claim_id,
@@ -172,6 +172,6 @@ def show(claim_id: str, measured: float, **where: Any) -> Statement:
 
 def reported_side(claim: Claim) -> str:
     """``greater``, ``less`` or ``none``: where the effect the paper reports lies; ``greater`` if it prints none."""
-    effect = rules.reported_effect(claim)
+    effect = reported_effect(claim)
     middle = 1.0 if effect is None else float(effect.middle)
     return "none" if middle == 0 else "greater" if middle > 0 else "less"

@@ -9,10 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalab import ledger
-from datalab.audit import drawing
-from datalab.audit.benchmarks import corrected
-from datalab.audit.main_table import harmonic_mean, positive_rate
+from datalab import audit, ledger
 from datalab.audit.outcomes import (
     CONSISTENT,
     INCONSISTENT,
@@ -24,11 +21,11 @@ from datalab.audit.outcomes import (
     relative_gain,
     sign,
 )
+from datalab.audit.table_4_1 import corrected, harmonic_mean, positive_rate
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull, total
-from datalab.sections import s1_paper_audit as paper_audit
 
 LEDGER = ledger.claims()
-FOUND = paper_audit.outcomes(LEDGER)
+OUTCOMES = audit.outcomes(LEDGER)
 DECLARED = [key for key, claim in LEDGER.items() if claim.paper_check.recomputed is not None]
 
 percent = st.integers(1, 99).map(lambda number: RoundingInterval.printed(number / 100, 2))
@@ -42,20 +39,20 @@ def inside(interval, share):
 
 @pytest.mark.parametrize("statement_id", DECLARED)
 def test_the_code_and_the_ledger_say_the_same(statement_id):
-    outcome, declared = FOUND[statement_id], LEDGER[statement_id].paper_check
-    assert paper_audit.agrees(outcome, declared), f"{outcome} against {declared}"
+    outcome, declared = OUTCOMES[statement_id], LEDGER[statement_id].paper_check
+    assert audit.agrees(outcome, declared), f"{outcome} against {declared}"
 
 
 def test_every_declared_recomputation_has_a_check_and_no_check_is_without_one():
-    assert set(paper_audit.CHECKS) == set(DECLARED)
+    assert set(audit.CHECKS) == set(DECLARED)
     assert len(DECLARED) == 140
 
 
 def test_a_reading_of_the_text_is_never_shown_as_computed():
     for key, claim in LEDGER.items():
-        assert (paper_audit.basis(key) == "declared") == (claim.paper_check.recomputed is None), key
-    assert paper_audit.basis("ABS.n_open_problems") == "figures and text"
-    assert paper_audit.basis("S3.3.kl_prevents_collapse") == "simulation"
+        assert (audit.basis(key) == "declared") == (claim.paper_check.recomputed is None), key
+    assert audit.basis("ABS.n_open_problems") == "figures and text"
+    assert audit.basis("S3.3.kl_prevents_collapse") == "simulation"
 
 
 def moved(statement_id, value):
@@ -82,8 +79,8 @@ def moved(statement_id, value):
 )
 def test_a_check_turns_when_the_printed_figure_it_objects_to_is_put_right(statement_id, value, checks):
     for check in checks:
-        assert FOUND[check].status == INCONSISTENT
-        assert paper_audit.CHECKS[check](Figures(moved(statement_id, value))).status == CONSISTENT
+        assert OUTCOMES[check].status == INCONSISTENT
+        assert audit.CHECKS[check](Figures(moved(statement_id, value))).status == CONSISTENT
 
 
 def test_a_printed_figure_is_the_decimal_and_not_the_nearest_binary_float():
@@ -179,48 +176,9 @@ def test_a_bound_too_loose_for_a_threshold_is_undetermined_and_not_failed():
 
 
 def test_a_difference_in_the_last_digit_or_the_status_breaks_the_agreement():
-    outcome, declared = FOUND["T1.if.f1"], LEDGER["T1.if.f1"].paper_check
-    assert not paper_audit.agrees(dataclasses.replace(outcome, recomputed=0.7335), declared)
-    assert not paper_audit.agrees(dataclasses.replace(outcome, status=CONSISTENT), declared)
-    assert not paper_audit.agrees(dataclasses.replace(outcome, interval=None), declared)
-    assert not paper_audit.same(True, 1)
-    assert not paper_audit.same({"a": 1, "b": 2}, {"a": 1})
-
-
-def test_the_contradictions_are_ranked_by_strength_then_size():
-    ranked = paper_audit.contradiction_table(LEDGER, paper_audit.cell_table(LEDGER, FOUND))
-    assert len(ranked) == 31
-    assert ranked["statements"].sum() == 106
-    level = ranked["strength"].map({"strict": 0, "strong": 1, "natural": 2})
-    assert level.is_monotonic_increasing
-    for strength, group in ranked.groupby("strength"):
-        assert group[strength].is_monotonic_decreasing
-        assert (group[list(paper_audit.STRENGTHS[: paper_audit.STRENGTHS.index(strength)])] == 0).all(axis=None)
-
-
-def test_a_miss_is_zero_exactly_where_printed_and_recomputed_meet():
-    cells = paper_audit.cell_table(LEDGER, FOUND)
-    apart = (cells["printed low"] > cells["recomputed high"]) | (cells["recomputed low"] > cells["printed high"])
-    assert ((cells["miss"] > 0) == apart).all()
-
-
-def test_the_tables_hold_all_statements_and_their_totals_add_up():
-    columns = {key: ledger.paper_column(claim) for key, claim in LEDGER.items()}
-    table = paper_audit.statement_table(LEDGER, columns)
-    assert len(table) == 277
-    counted = paper_audit.tally(table, "section", "paper", ledger.PAPER_VERDICTS)
-    assert counted.iloc[-1].tolist() == ["all", 28, 106, 143, 277]
-    assert counted["all"].iloc[:-1].sum() == 277
-    checks = paper_audit.check_table(LEDGER, FOUND)
-    assert len(checks) == 140
-    assert checks["ledger agrees"].all()
-
-
-def test_the_figures_draw_from_their_tables():
-    import matplotlib.pyplot as plt
-
-    cells = paper_audit.cell_table(LEDGER, FOUND)
-    ranked = paper_audit.contradiction_table(LEDGER, cells)
-    for figure in (drawing.printed_against_recomputed(cells), drawing.contradictions_ranked(ranked)):
-        assert figure.axes
-        plt.close(figure)
+    outcome, declared = OUTCOMES["T1.if.f1"], LEDGER["T1.if.f1"].paper_check
+    assert not audit.agrees(dataclasses.replace(outcome, recomputed=0.7335), declared)
+    assert not audit.agrees(dataclasses.replace(outcome, status=CONSISTENT), declared)
+    assert not audit.agrees(dataclasses.replace(outcome, interval=None), declared)
+    assert not audit.same(True, 1)
+    assert not audit.same({"a": 1, "b": 2}, {"a": 1})

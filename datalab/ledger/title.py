@@ -1,0 +1,118 @@
+"""The title's rule, version 1: refuted, reproduced or inconclusive, read on the primary cell alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datalab.errors import UserError
+from datalab.ledger.verdict import INCONCLUSIVE, OPPOSITE, REPRODUCED, Verdict, sesoi
+from datalab.protocol import protocol
+
+_EDGE = 1e-9  # a grid's 0.1 is the protocol's 0.10
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of the title's rule: which side it serves (``needed``, ``refutes``, ``reproduces``) and whether it
+    holds. ``detail`` names the figures it was read from."""
+
+    role: str
+    text: str
+    held: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class TitleVerdict:
+    """``verdict`` is ``refuted``, ``reproduced`` or ``inconclusive``; ``conditions`` says which condition held."""
+
+    verdict: str
+    conditions: tuple[Condition, ...]
+
+    def measured(self) -> Verdict:
+        """The same in the ledger's words, for the measured column of ``TITLE.threshold``."""
+        words = {"refuted": OPPOSITE, "reproduced": REPRODUCED, "inconclusive": INCONCLUSIVE}
+        failed = [condition.text for condition in self.conditions if condition.role != "refutes" and not condition.held]
+        refuting = [condition.text for condition in self.conditions if condition.role == "refutes" and condition.held]
+        reason = "; ".join(refuting if self.verdict == "refuted" else [f"not held: {text}" for text in failed])
+        return Verdict(words[self.verdict], reason or "every condition of the title's rule holds")
+
+
+def title_verdict(
+    rates: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    crossover: tuple[float, float],
+    *,
+    n_datasets: int,
+) -> TitleVerdict:
+    """The verdict on the paper's title, read on the primary cell alone (protocol: ``title_verdict``).
+
+    rates: (r,) noise rates as fractions. low, high: (r,) 95 % t-interval limits of d(rate) = F1(influence) - F1(random)
+    over the data sets' means. crossover: the crossover's 95 % interval as fractions of labels; ``inf`` ends mean that
+    the bootstrap found no crossing on that side, ``nan`` that there is no interval. n_datasets: how many sets the
+    limits rest on; below the protocol's minimum nothing is concluded.
+
+    A condition over rates holds only if the grid has such a rate. Raises :class:`UserError` on limits of another length
+    than the rates, limits out of order, or a rate outside [0, 1).
+    """
+    rule, small = protocol().title_verdict, sesoi("f1")
+    rate, lower, upper = (np.asarray(values, dtype=float) for values in (rates, low, high))
+    if rate.ndim != 1 or lower.shape != rate.shape or upper.shape != rate.shape or not rate.size:
+        raise UserError(
+            f"title verdict: rates {rate.shape}, low {lower.shape}, high {upper.shape}; all three must be (r,), r >= 1"
+        )
+    if not (np.all(rate >= 0) and np.all(rate < 1)):
+        raise UserError(f"title verdict: rates are {rate.tolist()}; they must be fractions in [0, 1), 0.15 for 15 %")
+    if not np.all(lower <= upper):
+        raise UserError("title verdict: some limits are missing or out of order; each rate needs low <= high")
+
+    cells = [f"{100 * r:g} %: [{a:+.4f}, {b:+.4f}]" for r, a, b in zip(rate, lower, upper, strict=True)]
+
+    def over(role: str, text: str, where: np.ndarray, fulfils: np.ndarray) -> Condition:
+        """Refuting needs one rate where it is fulfilled; reproducing needs all of them, and at least one."""
+        named = np.flatnonzero(where & fulfils if role == "refutes" else where)
+        held = bool(named.size) and bool(fulfils[named].all())
+        return Condition(role, text, held, "; ".join(cells[i] for i in named) or "at no rate")
+
+    early = rule["refuted"]["lower_limit_above_0_at_rate_at_most"]
+    late = rule["refuted"]["upper_limit_below_0_at_rate_at_least"]
+    target = rule["reproduced"]["crossover_interval_contains"]
+    inside = rule["reproduced"]["crossover_interval_inside"]
+    flat = rule["reproduced"]["upper_limit_below_sesoi_at_rate_at_most"]
+    clear = rule["reproduced"]["lower_limit_above_0_at_rate_at_least"]
+    left, right = (float(limit) for limit in crossover)
+    shown = f"[{100 * left:.3g} %, {100 * right:.3g} %]"
+    refutes = (
+        over("refutes", f"influence beats random at a rate <= {100 * early:g} %", rate <= early + _EDGE, lower > 0),
+        over("refutes", f"random beats influence at a rate >= {100 * late:g} %", rate >= late - _EDGE, upper < 0),
+    )
+    needed = Condition(
+        "needed", f"at least {rule['min_datasets']} data sets", n_datasets >= rule["min_datasets"], f"{n_datasets}"
+    )
+    reproduces = (
+        Condition("reproduces", f"the crossover interval contains {100 * target:g} %", left <= target <= right, shown),
+        Condition(
+            "reproduces",
+            f"the crossover interval lies inside ({100 * inside[0]:g}, {100 * inside[1]:g}) %",
+            inside[0] < left and right < inside[1],
+            shown,
+        ),
+        over(
+            "reproduces",
+            f"the upper limit is below the smallest effect at rates <= {100 * flat:g} %",
+            rate <= flat + _EDGE,
+            upper < small,
+        ),
+        over(
+            "reproduces", f"the lower limit is above 0 at rates >= {100 * clear:g} %", rate >= clear - _EDGE, lower > 0
+        ),
+    )
+    conditions = (needed, *refutes, *reproduces)
+    verdict = str(rule["otherwise"])
+    if needed.held and any(condition.held for condition in refutes):
+        verdict = "refuted"
+    elif needed.held and all(condition.held for condition in reproduces):
+        verdict = "reproduced"
+    return TitleVerdict(verdict, conditions)

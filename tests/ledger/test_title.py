@@ -1,0 +1,122 @@
+"""The title's rule, version 1."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datalab import ledger
+from datalab.errors import UserError
+from datalab.protocol import protocol
+
+RATES = np.array(protocol().profiles["quick"]["noise_rates"])
+limits = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(lambda pair: tuple(sorted(pair)))
+
+
+def title_limits(lower=0.001, upper=0.008, from_rate=0.15, late=(0.02, 0.06)):
+    """Limits of d(rate) that reproduce the title: negligible early, clearly positive late."""
+    low = np.where(from_rate <= RATES, late[0], -lower)
+    high = np.where(from_rate <= RATES, late[1], upper)
+    return low, high
+
+
+def title(low, high, crossover=(0.10, 0.20), n_datasets=15, rates=RATES):
+    return ledger.title_verdict(rates, low, high, crossover, n_datasets=n_datasets)
+
+
+def test_the_title_is_reproduced_when_every_condition_holds():
+    result = title(*title_limits())
+    assert result.verdict == "reproduced"
+    assert all(condition.held == (condition.role != "refutes") for condition in result.conditions)
+    assert result.measured().verdict == ledger.REPRODUCED
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.10])
+def test_one_early_rate_where_influence_beats_random_refutes_the_title(rate):
+    low, high = title_limits()
+    low[rate == RATES] = 1e-6
+    result = title(low, high)
+    assert result.verdict == "refuted"
+    assert result.measured().verdict == ledger.OPPOSITE
+
+
+@pytest.mark.parametrize("rate", [0.20, 0.30, 0.40])
+def test_one_late_rate_where_random_beats_influence_refutes_the_title(rate):
+    low, high = title_limits()
+    low[rate == RATES], high[rate == RATES] = -0.05, -1e-6
+    assert title(low, high).verdict == "refuted"
+
+
+@pytest.mark.parametrize("rate", [0.125, 0.15, 0.175])
+def test_rates_between_the_two_rules_refute_nothing(rate):
+    for sign in (-1, 1):
+        low, high = title_limits()
+        low[rate == RATES], high[rate == RATES] = sorted((sign * 0.01, sign * 0.05))
+        assert title(low, high).verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
+    "crossover",
+    [(0.16, 0.20), (0.10, 0.149), (0.05, 0.20), (0.10, 0.30), (0.0, 0.2), (0.1, np.inf), (np.nan, np.nan)],
+)
+def test_a_crossover_interval_without_15_percent_or_beyond_its_bounds_is_inconclusive(crossover):
+    assert title(*title_limits(), crossover=crossover).verdict == "inconclusive"
+
+
+def test_a_wide_interval_at_no_noise_or_an_unclear_gain_at_high_noise_is_inconclusive():
+    low, high = title_limits()
+    high[RATES == 0.05] = protocol().statistics["sesoi"]["f1"]
+    assert title(low, high).verdict == "inconclusive"
+    low, high = title_limits()
+    low[RATES == 0.40] = 0.0
+    assert title(low, high).verdict == "inconclusive"
+
+
+def test_too_few_data_sets_conclude_nothing():
+    low, high = title_limits()
+    assert title(low, high, n_datasets=14).verdict == "inconclusive"
+    assert title(low + 0.1, high + 0.1, n_datasets=3).verdict == "inconclusive"
+
+
+def test_a_grid_without_low_or_high_rates_cannot_reproduce_the_title():
+    low, high = title_limits()
+    for kept in (RATES > 0.05, RATES < 0.30):
+        assert title(low[kept], high[kept], rates=RATES[kept]).verdict == "inconclusive"
+
+
+@given(st.permutations(range(len(RATES))))
+def test_the_order_of_the_rates_does_not_matter(order):
+    low, high = title_limits()
+    assert title(low[order], high[order], rates=RATES[order]).verdict == "reproduced"
+
+
+@given(st.lists(limits, min_size=len(RATES), max_size=len(RATES)), limits)
+def test_refuted_and_reproduced_are_exactly_the_protocols_rules(pairs, crossover):
+    low, high = np.array(pairs).T
+    expected = "inconclusive"
+    if any(lo > 0 for lo, r in zip(low, RATES, strict=True) if r <= 0.10) or any(
+        hi < 0 for hi, r in zip(high, RATES, strict=True) if r >= 0.20
+    ):
+        expected = "refuted"
+    elif (
+        crossover[0] <= 0.15 <= crossover[1]
+        and crossover[0] > 0.05
+        and crossover[1] < 0.30
+        and all(high[RATES <= 0.05] < 0.01)
+        and all(low[RATES >= 0.30] > 0)
+    ):
+        expected = "reproduced"
+    assert title(low, high, crossover).verdict == expected
+
+
+def test_a_malformed_title_input_is_refused():
+    low, high = title_limits()
+    for rates, lower, upper in (
+        (RATES, low[:3], high),
+        (RATES, low, high[:3]),
+        (RATES * 100, low, high),
+        (RATES, high, low),
+        (RATES, low * np.nan, high),
+    ):
+        with pytest.raises(UserError, match="title verdict"):
+            title(lower, upper, rates=rates)
