@@ -1,37 +1,54 @@
-"""Section 4.2: does performance fall as the influence of the training set rises? What is run, and its cost."""
+"""Section 4.2: does performance fall as the influence of the training set rises?
 
-from typing import Annotated, Literal
+Training sets of equal size and rising influence are drawn in three ways (``draw``), every method is trained on all of
+them, and F1 is read against the level. The data set is the unit; it counts by its mean over architectures and seeds.
+"""
 
+import itertools
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
 import pydantic
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-from datalab import models
+from datalab import ledger, models, seeds, stats
 from datalab.protocol import protocol
-from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.parameters import Caps, Datasets, pooled
+from datalab.record import Statement
+from datalab.record.parameters import Estimate
+from datalab.sections import compare, plots, trial
+from datalab.sections.parameters import TrainingParameters, pooled
+from datalab.sections.sentences import standing
+from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
 
-CELL = "datalab.sections.level_cell:run_cell"
-_SECONDS = 1.1  # of one cell with the MLP on one core
+DRAWS = {  # how a level is made, as a figure's title
+    "matched": "by influence, noise held equal",
+    "unmatched": "by influence",
+    "leverage": "by leverage (no labels)",
+}
+NAMES = ("Minimal", "Low", "Medium", "High", "Extreme")  # the paper's, from the lowest tilt to the highest
+BASELINE = "vanilla"
+METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
+_SECONDS = 1.1  # of one task with the MLP on one core
 
 
-class Parameters(SectionParameters):
+class Parameters(TrainingParameters):
     """What section 4.2 takes; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     main_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
 
 
-def cells(p: Parameters) -> list[Task]:
-    """One cell a data set, architecture and seed, with all levels, draws and methods."""
+def tasks(p: Parameters) -> list[Task]:
+    """One task a data set, architecture and seed, with all levels, draws and methods."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    levels = protocol().influence_levels["tilts"]
-    trained = 3 * 3 * len(levels) + protocol().reference["models"]  # three draws, three methods
+    trained = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"]
     return [
         Task(
-            CELL,
+            f"{__name__}:run_task",
             {"dataset": dataset, "architecture": name, "seed": seed} | common,
             cost=_SECONDS * (1.0 if name in models.REFERENCES else 25.0),
             models=trained,
@@ -43,5 +60,284 @@ def cells(p: Parameters) -> list[Task]:
 
 
 def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a cell took when it was measured, and the peak memory."""
-    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=1e9)
+    """The expected time, from what a task took when it was measured, and the peak memory."""
+    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=1e9)
+
+
+def run_task(
+    dataset: str, architecture: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """A row per draw, level and method: macro-F1 and accuracy on the clean test set.
+
+    ``draw`` says how a level is made: by self-influence with the share of flipped labels held equal (``matched``) or
+    not (``unmatched``), or by the leverage of the features, which knows no label. ``tilt`` is the level; ``flipped``
+    the share of flipped labels in the set; ``mean_rank`` the mean standardised rank of its examples.
+    """
+    rates = (protocol().framework["verdict_rate"],)
+    study = Trial(dataset, architecture, seed, root_seed, rates, caps, encoder, device)
+    observed = study.observed[0]
+    flipped = observed != study.prepared.y_train
+    by_influence = standardised_ranks(trial.self_influence(study, *trial.references(study))[0])
+    by_leverage = standardised_ranks(trial.leverage(study.prepared.x_train))
+    sets, kept = [], []
+    for draw in DRAWS:
+        ranks = by_leverage if draw == "leverage" else by_influence
+        groups = flipped if draw == "matched" else np.zeros_like(flipped)
+        for tilt in protocol().influence_levels["tilts"]:
+            # One generator a draw: the levels differ by their tilt, not by luck.
+            mask = tilted_draw(ranks, tilt, groups, study.rng("level", draw))
+            kept.append(mask)
+            sets.append({"draw": draw, "tilt": tilt, "flipped": flipped[mask].mean(), "mean_rank": ranks[mask].mean()})
+
+    # All at the default lambdas: nothing is tuned, so that levels differ by their data alone.
+    kept, labels, lambdas = np.array(kept), np.tile(observed, (len(kept), 1)), trial.default_lambdas(len(kept))
+    trained = {BASELINE: trial.fit(study, labels, kept)}
+    for variant, method in DATALAB.items():
+        trained[method] = trial.fit_datalab(study, study.datalab(variant=variant), labels, lambdas, kept)
+    common = {"dataset": dataset, "architecture": architecture, "seed": seed, "realised_rate": flipped.mean()}
+    return [
+        common | drawn | {"method": method} | scores
+        for method, stack in trained.items()
+        for drawn, scores in zip(sets, trial.test_scores(study, stack), strict=True)
+    ]
+
+
+def standardised_ranks(scores: NDArray) -> NDArray[np.float64]:
+    """Ranks (n,), equal scores sharing theirs, of mean 0 and standard deviation 1."""
+    ranks = rankdata(scores)
+    return (ranks - ranks.mean()) / max(ranks.std(), 1e-12)
+
+
+def tilted_draw(ranks: NDArray, tilt: float, groups: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A set drawn without replacement, one example after another with probability ~ exp(tilt * rank), as a mask (n,).
+
+    It is ``influence_levels.share`` of the examples, and the same share of each group, up to rounding. By exponential
+    keys (Efraimidis & Spirakis 2006).
+    """
+    share = protocol().influence_levels["share"]
+    keys = rng.exponential(size=len(ranks)) / np.exp(tilt * ranks)
+    size, mask = round(share * len(ranks)), np.zeros(len(ranks), dtype=bool)
+    of_second = round(size * groups.mean())
+    for members, count in ((np.flatnonzero(groups), of_second), (np.flatnonzero(~groups), size - of_second)):
+        mask[members[np.argsort(keys[members], kind="stable")[:count]]] = True
+    return mask
+
+
+def by_level(rows: pd.DataFrame, draw: str, method: str) -> pd.DataFrame:
+    """F1 (data sets x tilts), each its mean over runs."""
+    part = compare.rows_of_kind(rows, draw=draw, method=method)
+    return part.pivot_table(index="dataset", columns="tilt", values="macro_f1", sort=False).sort_index(axis=1)
+
+
+def levels(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per draw, variant and level: baseline and ours with intervals, the gap, Cohen's d_z, and the paper's.
+
+    The gap is ours less baseline in points of F1; d_z standardises it by its standard deviation over the data sets.
+    """
+    printed = ledger.printed()
+
+    def row(draw: str, variant: str, tilt: float, name: str) -> dict[str, Any]:
+        base, ours = (by_level(rows, draw, method)[tilt] for method in (BASELINE, DATALAB[variant]))
+        sets, key = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt), f"T2.{name.lower()}"
+        return (
+            {"draw": draw, "variant": variant, "level": name}
+            | {"Baseline F1, paper": printed[f"{key}.baseline_f1"]}
+            | compare.mean_with_interval(base, "Baseline F1")
+            | {"Ours F1, paper": printed[f"{key}.ours_f1"]}
+            | compare.mean_with_interval(ours, "Ours F1")
+            | {"Gap (pp), paper": printed[f"{key}.gap_pp"]}
+            | compare.mean_with_interval(100 * (ours - base), "Gap (pp)")
+            | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
+            | compare.effect_size(ours - base)
+            | {"flipped labels (%)": 100 * sets.flipped.mean(), "mean rank": sets.mean_rank.mean(), "sets": len(base)}
+        )
+
+    named = list(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
+    return pd.DataFrame([row(draw, variant, *level) for draw in DRAWS for variant in DATALAB for level in named])
+
+
+def paper_shape(levels: pd.DataFrame, draw: str, variant: str) -> pd.DataFrame:
+    """Table 4.2 with the paper's rows and columns, for one draw and variant: ours [95 % interval]; paper's."""
+    columns = {"Baseline F1": "Baseline F1", "Ours F1": "Ours F1", "Gap (pp)": "Gap (pp)", "d_z": "Cohen's d"}
+    part = compare.rows_of_kind(levels, draw=draw, variant=variant)
+    return compare.beside_paper(part, "level", columns).assign(**{"n (data sets)": part.sets.to_numpy()})
+
+
+def trends(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """A row per draw and method: how F1 moves with the level.
+
+    ``slope`` is the F1 gained per level and ``end to end`` the F1 of Extreme less that of Minimal, t-intervals over
+    data sets; ``r, runs`` is Pearson's over all runs, its 95 % percentile interval resampling data sets; ``r, within``
+    the same after each data set's mean is taken out; ``r, level means`` is over the five means.
+    """
+
+    def row(draw: str, method: str) -> dict[str, Any]:
+        part = compare.rows_of_kind(rows, draw=draw, method=method)
+        f1 = by_level(rows, draw, method)
+        tilts = f1.columns.to_numpy(dtype=float)
+        deviations, means = tilts - tilts.mean(), f1.mean()
+        slope = f1.to_numpy() @ deviations / (deviations**2).sum()
+        within = part.assign(macro_f1=part.macro_f1 - part.groupby("dataset").macro_f1.transform("mean"))
+        rng, resamples = seeds.generator(root_seed, "4.2", draw, method), protocol().crossover["resamples"]
+        r, r_within = (stats.clustered_correlation(_moments(each), rng, resamples) for each in (part, within))
+        return (
+            {"draw": draw, "method": method}
+            | compare.mean_with_interval(slope, "slope")
+            | compare.mean_with_interval(f1.iloc[:, -1] - f1.iloc[:, 0], "end to end")
+            | compare.with_limits(r, "r, runs")
+            | compare.with_limits(r_within, "r, within")
+            | {"r, level means": float(np.corrcoef(tilts, means)[0, 1]) if np.ptp(means) else np.nan}
+            | {"runs": len(part), "sets": len(f1)}
+        )
+
+    return pd.DataFrame([row(draw, method) for draw in DRAWS for method in METHODS])
+
+
+def correlation_by_set(rows: pd.DataFrame, draw: str, method: str) -> NDArray[np.float64]:
+    """Pearson's r of level and F1 over the runs of each data set, (sets,); 0 where F1 does not vary."""
+    return np.nan_to_num(stats.pearson(_moments(compare.rows_of_kind(rows, draw=draw, method=method))))
+
+
+def _moments(part: pd.DataFrame) -> NDArray[np.float64]:
+    """Of level and F1 over the runs of each data set, (sets, 6)."""
+    return np.array([stats.moments(runs.tilt, runs.macro_f1) for _, runs in part.groupby("dataset", sort=False)])
+
+
+def variance_explained(rows: pd.DataFrame, root_seed: int, permutations: int = 1000) -> pd.DataFrame:
+    """A row per draw: the share of the variance of F1 over runs that the level explains (eta squared), three ways.
+
+    Over the runs of vanilla and of the ``paper`` variant, a balanced design: ``total`` is SS_level / SS_total,
+    ``partial`` SS_level / (SS_level + SS_rest) with data set, seed and method taken out, ``within data set`` the part
+    of the variance inside each data set that its own levels explain. p: levels permuted within each run (data set,
+    architecture, seed), alike for both methods, which were trained on the same sets; one p for the first two, which
+    are monotone in each other. ``by chance`` is the total share's mean over the permutations, ``excess`` the share
+    less that, with percentile limits of a bootstrap over data sets at the protocol's alpha.
+    """
+    run, alpha = ["dataset", "architecture", "seed"], protocol().statistics["alpha"]
+
+    def shares(part: pd.DataFrame) -> dict[str, Any]:
+        wide = part.pivot_table(index=[*run, "method"], columns="tilt", values="macro_f1", sort=False)
+        y, sets = wide.to_numpy(), wide.index.get_level_values("dataset").to_numpy()
+        runs = wide.reset_index().groupby(run, sort=False).ngroup().to_numpy()
+        rng = seeds.generator(root_seed, "4.2 variance", part.draw.iloc[0])
+        ss = stats.sums_of_squares(y, sets)
+        permuted = stats.permuted_levels(y, sets, runs, rng, permutations)
+        p, p_within = stats.permutation_p([ss.level, ss.level_within], permuted)
+        total, chance = ss.level / ss.total, (permuted[:, 0] / ss.total).mean()
+        low, high = np.quantile(stats.resampled_eta_squared(y, sets, rng, permutations), [alpha / 2, 1 - alpha / 2])
+        return {
+            "total (%)": 100 * total,
+            "partial (%)": 100 * ss.level / (ss.total - ss.rows),
+            "p": p,
+            "within data set (%)": 100 * ss.level_within / ss.within,
+            "p, within": p_within,
+            "by chance (%)": 100 * chance,
+            "excess (%)": 100 * (total - chance),
+            "excess low": 100 * (low - chance),
+            "excess high": 100 * (high - chance),
+        } | {"models": y.size, "sets": len(set(sets))}
+
+    return compare.table(rows[rows.method.isin([BASELINE, DATALAB["paper"]])], "draw", shares)
+
+
+def curves(rows: pd.DataFrame) -> Figure:
+    """A panel a draw: F1 of every method by level, t-intervals over data sets; thin grey: the paper's."""
+
+    def of_sets(part: pd.DataFrame) -> dict[str, float]:
+        return compare.mean_with_interval(part.groupby("dataset", sort=False).macro_f1.mean(), "F1")
+
+    f1 = compare.table(rows, ["draw", "method", "tilt"], of_sets)
+    names = dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
+    figure = plots.curves(
+        f1.assign(level=f1.tilt.map(names), draw=f1.draw.map(DRAWS), method=f1.method.map(METHODS)),
+        "level",
+        "F1",
+        by="method",
+        panel="draw",
+        horizontal={},
+        title="Does F1 fall as the influence of the training set rises? (thin grey: the paper)",
+        xlabel="influence level",
+        ylabel="macro-F1 on the clean test set",
+    )
+    printed = ledger.printed()
+    for axes, (column, line) in itertools.product(figure.axes, {"baseline_f1": "-", "ours_f1": "--"}.items()):
+        paper = [printed[f"T2.{name.lower()}.{column}"] for name in NAMES]
+        axes.plot(range(len(NAMES)), paper, line, color="#888888", linewidth=0.9)
+    return figure
+
+
+def which_way(trends: pd.DataFrame, draw: str) -> str:
+    """Whose F1 is shown to rise or fall with the level, for one draw."""
+    return f"F1 gained per influence level, {draw}. {standing(trends[trends.draw == draw], 'slope', 'method', 4)}"
+
+
+def variance_sentence(variance: pd.DataFrame) -> str:
+    """The three shares beside the paper's one."""
+    shares = [
+        f"{row.draw}: {row['total (%)']:.1f} % of the total, {row['partial (%)']:.1f} % partial (p = {row.p:.2g}), "
+        f"{row['within data set (%)']:.1f} % within data sets (p = {row['p, within']:.2g})"
+        for _, row in variance.iterrows()
+    ]
+    printed = ledger.printed()["ABS.variance_explained"]
+    return f"Variance of F1 explained by the level; the paper says {printed:g} %, not of what. {'; '.join(shares)}."
+
+
+def verdicts(rows: pd.DataFrame, levels: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
+    """The section's statements, on the protocol's draw and the variant ``paper``."""
+    draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]
+    f1 = {method: by_level(rows, draw, method) for method in (BASELINE, ours)}
+    tilts, both = list(f1[BASELINE]), (BASELINE, ours)
+
+    def at(table: str, row: str, *methods: str, **where: Any) -> dict[str, Any]:
+        return {"table": table, "row": row, "raw": {"draw": draw, "method": list(methods), **where}}
+
+    statements = []
+    for tilt, name in zip(tilts, NAMES, strict=True):
+        for column, method in (("baseline_f1", BASELINE), ("ours_f1", ours)):
+            where = at("levels", f"{name}, {column}", method, tilt=sorted({tilt, tilts[0]}))
+            level, base = f1[method][tilt], f1[method][tilts[0]]
+            statements.append(ledger.judge_level(f"T2.{name.lower()}.{column}", level, base, **where))
+        gap = f1[ours][tilt] - f1[BASELINE][tilt]
+        where = at("levels", f"{name}, d", *both, tilt=tilt) | {"shown": stats.cohens_dz(gap).estimate}
+        statements.append(ledger.judge(f"T2.{name.lower()}.cohen_d", gap, side="greater", **where))
+
+    ends = {"tilt": [tilts[0], tilts[-1]]}
+    change = {method: f1[method][tilts[-1]] - f1[method][tilts[0]] for method in both}
+    falls = {"end to end": change[BASELINE], "by more than 5 points": change[BASELINE] + 0.05}
+    r = {method: correlation_by_set(rows, draw, method) for method in both}
+    over_runs = trends[trends.draw == draw].set_index("method")["r, runs"]
+    negative = at("trends", "matched, vanilla", BASELINE)
+    negative |= {"side": "less", "metric": None, "shown": over_runs[BASELINE]}
+    weaker = at("trends", f"matched, {ours}", *both) | {"side": "greater", "metric": None, "shown": over_runs[ours]}
+    share = variance[variance.draw == draw].iloc[0]
+    explained = ledger.read(
+        "ABS.variance_explained",
+        share["excess (%)"],
+        (share["excess low"], share["excess high"]),
+        metric=None,
+        measured=share["total (%)"],
+        n=int(share.sets),
+        **at("variance", draw, *both),
+    )
+    why = f"share of the total, {share['by chance (%)']:.2f} % expected by chance, p = {share.p:.2g}"
+    count = ledger.show("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
+    return [
+        *statements,
+        ledger.judge_all(
+            "S4.2.baseline_drops", falls, side="less", **at("trends", "matched, vanilla", BASELINE, **ends)
+        ),
+        ledger.judge(
+            "S4.2.ours_robust", change[ours], side="not_less", **at("trends", f"matched, {ours}", ours, **ends)
+        ),
+        ledger.judge(
+            "S4.2.gap_widens",
+            change[ours] - change[BASELINE],
+            side="greater",
+            **at("trends", "matched, both", *both, **ends),
+        ),
+        ledger.judge("S4.2.r_baseline", r[BASELINE], **negative),
+        ledger.judge("S4.2.strong_relationship", r[BASELINE], **negative),
+        ledger.judge("S4.2.r_ours", abs(r[BASELINE]) - abs(r[ours]), **weaker),
+        replace(explained, low=None, high=None, why=f"{explained.why}; {why}"),
+        replace(count, why=f"{count.why}; what a level is had to be chosen, see above"),
+    ]
