@@ -165,12 +165,15 @@ def streamed(stack: AnyStack, x: torch.Tensor, y: NDArray, l2: float) -> LastLay
         return LastLayerGGN(stack, l2=l2).fit(x, torch.as_tensor(y, device=x.device))
 
 
-def leverage(x: NDArray, relative_damping: float = 1e-3) -> NDArray[np.float64]:
-    """x_i' (X'X/n + d I)^-1 x_i of features (n, d) with a column of ones: how far out an example lies, (n,)."""
-    x = np.column_stack([x, np.ones(len(x))]).astype(np.float64)
+def leverage(x: NDArray, relative_damping: float = 1e-3, of: NDArray | None = None) -> NDArray[np.float64]:
+    """x_i' (X'X/n + d I)^-1 x_i of features (n, d) with a column of ones: how far out an example lies, (n,).
+
+    ``of`` (m, d): how far out of the examples ``x`` others lie, (m,); None: these themselves.
+    """
+    x, of = (np.column_stack([z, np.ones(len(z))]).astype(np.float64) for z in (x, x if of is None else of))
     gram = x.T @ x / len(x)
     gram[np.diag_indices_from(gram)] += relative_damping * np.diag(gram).mean()
-    return np.einsum("ij,ji->i", x, np.linalg.solve(gram, x.T))
+    return np.einsum("ij,ji->i", of, np.linalg.solve(gram, of.T))
 
 
 def mean_of_references(values: torch.Tensor | NDArray) -> NDArray[np.float64]:
