@@ -10,7 +10,7 @@ from datalab import data, seeds, stats
 from datalab.protocol import protocol
 from datalab.sections import metric_tables
 from datalab.sections.compare import by_set, mean_with_interval
-from datalab.sections.main_tables import main
+from datalab.sections.s4_1_main_results import main
 from datalab.sections.monitor_cell import STATISTICS
 
 SHIFTED = "shifted streams"  # what the baseline loses on them, among other stresses

@@ -6,7 +6,7 @@ paper's figure) are thin lines with a word beside them.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -61,13 +61,14 @@ def intervals(
     panel_row: str | None = None,
     by_title: str = "{}",
     paper: Mapping[str, float] | str | None = None,
+    marked: Collection[str] = (),
     reference: float | str | None = 0.0,
 ) -> Figure:
     """A row per ``label``: value and interval, side by side for each group of ``by``; a panel per ``panel``.
 
     ``panel_row`` lays the panels out in rows, by a second column; ``panel_title`` is filled with both. ``paper`` maps
-    labels to the figure the paper prints, drawn as a tick, or is the column that holds it. ``reference`` is a thin
-    vertical line, or the column that holds its place.
+    labels to the figure the paper prints, drawn as a tick, or is the column that holds it; ``marked`` labels have
+    diamonds. ``reference`` is a thin vertical line, or the column that holds its place.
     """
     keys = [""] if panel is None else list(dict.fromkeys(table[panel]))
     row_keys = [""] if panel_row is None else list(dict.fromkeys(table[panel_row]))
@@ -91,6 +92,8 @@ def intervals(
             y = np.array([names.index(name) for name in rows[label]]) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
             style = look(i) | {"linestyle": "none", "label": by_title.format(group)}
             place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
+            is_marked = rows[label].isin(marked).to_numpy()
+            place.plot(rows[value][is_marked], y[is_marked], "D", markersize=7, color="C1")
         ticks = dict(zip(part[label], part[paper], strict=True)) if isinstance(paper, str) else paper
         for name, printed in (ticks or {}).items():
             if name in names:

@@ -2,38 +2,55 @@
 
 A task is a data set, architecture and seed, with all noise rates, methods and ablations. Every arm may try the same
 number of configurations, chosen by macro-F1 on a validation set as noisy as the training set. :func:`decide` does all
-of that and sees no test label; :func:`run_task` scores what it decided.
+of that and sees no test label; :func:`run_task` scores what it decided. In the tables the data set is the unit; it
+counts by its mean over architectures, seeds and draws.
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import pydantic
-import torch
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
-from datalab import correction, framework, metrics, models, pruning
+from datalab import data, framework, ledger, metrics, models, seeds, stats
 from datalab.protocol import protocol
+from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.parameters import Caps, Datasets, MainRates, pooled
-from datalab.sections.trial import (
-    DATALAB,
-    Trial,
-    chosen,
-    fit_datalab,
-    influence_kept,
-    probabilities,
-    seen_in_weights,
-    transitions,
+from datalab.sections.arms import (
+    Decision,
+    ablations,
+    lambda_pairs,
+    penalised,
+    penalties,
+    random_subsets,
+    tuned_datalab,
 )
+from datalab.sections.compare import by_set, difference, mean_with_interval, table, with_correction
+from datalab.sections.parameters import Caps, Datasets, MainRates, pooled
+from datalab.sections.sentences import digits, listed
+from datalab.sections.trial import DATALAB, Trial, influence_kept, transitions
 from datalab.sweep import Task
-from datalab.training import AnyStack, fit_many, protocol_recipe
 
-CLEAN = "clean"
+METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
 ECE_BINS = 15
+ROWS = {
+    "vanilla": "Baseline (vanilla)",
+    "influence": "+ influence functions",
+    "label_noise": "+ label noise",
+    "datalab_paper": "Ours (full), paper",
+    "datalab_label_aware": "Ours (full), label-aware",
+    "clean": "Oracle upper bound (clean labels)",
+    "random": "random subset (not in the paper)",
+}
+# A method's name in the ledger's ids; the paper has one DATA-LAB, and no random row.
+IN_LEDGER = {"vanilla": "vanilla", "influence": "if", "label_noise": "ln", "clean": "oracle"}
+IN_LEDGER |= {"datalab_paper": "full", "datalab_label_aware": "full"}
+PAPER_ROWS = ("vanilla", "influence", "label_noise", "datalab_paper", "clean")  # where "ours" is its own words
+RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
 # Seconds of one training of 200 steps on one core, stacked: by hand (MLP) and mapped (DATA-LAB, loss correction).
 _BY_HAND, _MAPPED = 0.009, 0.03
 _FREE_MODELS = 7  # reference models and folds, at every rate
@@ -56,25 +73,19 @@ class Parameters(SectionParameters):
         return tuple(dict.fromkeys(names))
 
 
-# --- what is run ------------------------------------------------------------------------------------------------------
-
-
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, architecture and seed, with its cost in seconds on one core."""
-    q, random = p.configurations, protocol().random_subsets
-    by_hand = 4 * q + random - 1 + _FREE_MODELS
+    q, rates = p.configurations, len(p.main_rates)
+    by_hand = 4 * q + protocol().random_subsets - 1 + _FREE_MODELS
     mapped = q + len(framework.VARIANTS) * (q + 7)
+    seconds = rates * (by_hand * _BY_HAND + mapped * _MAPPED)
     common = {"root_seed": p.root_seed, "rates": list(p.main_rates), "caps": dict(p.caps), "encoder": p.encoder}
-    common |= {"device": p.chosen_device, "configurations": p.configurations}
+    common |= {"device": p.chosen_device, "configurations": q}
     grid = []
-    for dataset in p.datasets:
-        for name in p.main_architectures:
-            large = 1.0 if name in models.REFERENCES else 25.0
-            seconds = large * len(p.main_rates) * (by_hand * _BY_HAND + mapped * _MAPPED) + 0.3
-            cost = {"cost": seconds, "models": len(p.main_rates) * (by_hand + mapped)}
-            for seed in range(p.seeds):
-                given = {"dataset": dataset, "architecture": name, "seed": seed} | common
-                grid.append(Task(f"{__name__}:run_task", given, **cost))
+    for dataset, name, seed in itertools.product(p.datasets, p.main_architectures, range(p.seeds)):
+        large = 1.0 if name in models.REFERENCES else 25.0
+        given = {"dataset": dataset, "architecture": name, "seed": seed} | common
+        grid.append(Task(f"{__name__}:run_task", given, large * seconds + 0.3, rates * (by_hand + mapped)))
     return grid
 
 
@@ -84,31 +95,23 @@ def estimate(p: Parameters) -> Estimate:
     return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory)
 
 
-def run_task(
-    dataset: str,
-    architecture: str,
-    seed: int,
-    root_seed: int,
-    rates: Sequence[float],
-    caps: dict[str, int],
-    encoder: str,
-    device: str,
-    configurations: int,
-) -> list[dict[str, Any]]:
+# --- what is trained and measured -------------------------------------------------------------------------------------
+
+
+def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
     """The rows of one task: ``precision``, ``recall``, ``macro_f1``, ``accuracy`` and ``ece`` on the clean test set.
 
     ``part`` is "main" (a row per rate, method and draw of a random subset) or "ablation" (per rate, variant and set of
     components that are on). A row of DATA-LAB carries its weights' effective sample size as a share of n, ``ess``, and
-    ``weights_auroc``, the chance that a clean example outweighs a flipped one.
+    ``weights_auroc``, the chance that a clean example outweighs a flipped one. ``given`` is as for :class:`Trial`.
     """
-    trial = Trial(dataset, architecture, seed, root_seed, tuple(rates), caps, encoder, device)
+    trial = Trial(rates=tuple(rates), **given)
     y, n_classes = trial.prepared.y_test, trial.prepared.n_classes
     rows = []
     for decision in decide(trial, configurations):
-        p = decision.test_probabilities
+        p = decision.probabilities
         predicted = p.argmax(1)
-        row = {"dataset": dataset, "architecture": architecture, "seed": seed}
-        row |= {"rate": decision.rate, "part": decision.part, "method": decision.method} | decision.settings
+        row = {"dataset": trial.dataset, "architecture": trial.architecture, "seed": trial.seed} | decision.row
         row["precision"] = metrics.macro_precision(y, predicted, n_classes)
         row["recall"] = metrics.macro_recall(y, predicted, n_classes)
         row["macro_f1"] = metrics.macro_f1(y, predicted, n_classes)
@@ -118,32 +121,19 @@ def run_task(
     return rows
 
 
-@dataclass(frozen=True)
-class Decision:
-    """One trained model: what was chosen for it, and what it says of the test examples, (n_test, C)."""
-
-    rate: float
-    part: str
-    method: str
-    settings: dict[str, Any]
-    test_probabilities: NDArray[np.float32] = field(repr=False)
-
-
 def decide(trial: Trial, configurations: int) -> list[Decision]:
     """Train and tune every arm at every rate, and ablate DATA-LAB. Reads no test label."""
-    grid = penalties(configurations)
-    kept = influence_kept(trial)
+    grid, kept = penalties(configurations), influence_kept(trial)
     everything = np.ones_like(kept)
     labels, validation = trial.observed, trial.observed_validation
     # The upper bound knows every clean label, of the validation set too.
-    rates = len(trial.rates)
-    clean, clean_validation = (np.tile(y, (rates, 1)) for y in (trial.prepared.y_train, trial.prepared.y_val))
+    clean = [np.tile(y, (len(trial.rates), 1)) for y in (trial.prepared.y_train, trial.prepared.y_val)]
     decisions = [
         *penalised(trial, "vanilla", grid, labels, validation, everything),
         *penalised(trial, "influence", grid, labels, validation, kept),
         *random_subsets(trial, grid),
         *penalised(trial, "label_noise", grid, labels, validation, transition=transitions(trial)),
-        *penalised(trial, CLEAN, grid, clean, clean_validation, everything),
+        *penalised(trial, "clean", grid, *clean, everything),
     ]
     lambdas = {}
     for variant in framework.VARIANTS:
@@ -152,122 +142,206 @@ def decide(trial: Trial, configurations: int) -> list[Decision]:
     return decisions + ablations(trial, lambdas)
 
 
-def penalties(configurations: int) -> NDArray[np.float64]:
-    """The search of an arm that has lambda1 alone: the default, then a logarithmic grid over the protocol's range."""
-    rule = protocol().framework
-    return np.r_[rule["default"]["lambda1"], np.geomspace(*rule["lambda1"], configurations - 1)][:configurations]
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def lambda_pairs(configurations: int) -> NDArray[np.float64]:
-    """DATA-LAB's search, (configurations, 2) of lambda1 and lambda2: the default, then a Halton sequence of logarithms.
+def main(rows: pd.DataFrame, rate: float | None = None) -> pd.DataFrame:
+    """The rows without the ablations; at one noise rate, or at all."""
+    rows = rows[rows.part == "main"]
+    return rows if rate is None else rows[rows.rate == rate]
 
-    Quasi-random points (Bergstra & Bengio 2012) since the paper's 163 is a prime: no grid of two axes has as many.
+
+def level(rows: pd.DataFrame, method: str, metric: str, rate: float) -> pd.Series:
+    """A method's score at one rate, a value a data set, in the rows' order."""
+    return by_set(main(rows, rate), metric, method=method)
+
+
+def claim_id(method: str, metric: str) -> str:
+    """The ledger's id of one cell of table 4.1; it has none for what the paper does not print."""
+    return f"T1.{IN_LEDGER.get(method)}.{METRICS[metric].lower()}"
+
+
+def beside_vanilla(rows: pd.DataFrame, method: str, metric: str, rate: float, name: str) -> dict[str, float]:
+    """A method's level with its interval, and its paired difference to vanilla's with interval and tests."""
+    values, base = level(rows, method, metric, rate), level(rows, "vanilla", metric, rate)
+    row = mean_with_interval(values, name)
+    if method != "vanilla":
+        row |= difference(values - base, "less vanilla") | {"sets better": int((values > base).sum())}
+    return row | {"sets": len(values)}
+
+
+def cells(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
+    """A row per cell of table 4.1 at one rate: the paper's figure, ours, the difference to vanilla, and its tests.
+
+    p is the Wilcoxon test's over the data sets; Holm's correction is over the whole table.
     """
-    rule = protocol().framework
-    low, high = (np.log([rule[name][at] for name in ("lambda1", "lambda2")]) for at in (0, 1))
-    points = qmc.Halton(2, scramble=False).random(configurations)[1:]  # the first is the corner (0, 0)
-    return np.vstack([[rule["default"]["lambda1"], rule["default"]["lambda2"]], np.exp(low + points * (high - low))])
+    printed, lines = ledger.printed(), []
+    for method, metric in itertools.product(ROWS, METRICS):
+        paper = (0.01 if metric == "accuracy" else 1.0) * printed.get(claim_id(method, metric), np.nan)
+        notes = ["the paper prints none"] if np.isnan(paper) else []
+        notes += ["the base row: no difference"] if method == "vanilla" else []
+        line = {"method": ROWS[method], "metric": METRICS[metric], "paper": paper}
+        lines.append(line | beside_vanilla(rows, method, metric, rate, "ours") | {"note": "; ".join(notes)})
+    return with_correction(pd.DataFrame(lines).drop(columns="sets better"))
 
 
-def penalised(
-    trial: Trial,
-    method: str,
-    grid: NDArray,
-    labels: NDArray,
-    validation: NDArray,
-    kept: NDArray | None = None,
-    transition: NDArray | None = None,
-) -> list[Decision]:
-    """An arm whose one hyperparameter is the penalty, at every rate: trained at each of ``grid`` (q,), the best kept.
+def by_noise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every method's F1 at every rate, and its difference to vanilla's; Holm's correction over the whole table."""
+    lines = []
+    for rate, (method, name) in itertools.product(sorted(rows.rate.unique()), ROWS.items()):
+        line = {"noise rate (%)": 100 * rate, "method": name}
+        lines.append(line | beside_vanilla(rows, method, "macro_f1", rate, "F1"))
+    return with_correction(pd.DataFrame(lines))
 
-    ``labels`` (rates, n) and ``kept`` (rates, n; None: everything) are what it is trained on, ``validation``
-    (rates, n_val) what chooses. ``transition`` (rates, C, C) corrects the loss forward (Patrini et al. 2017).
+
+def benchmarks(rows: pd.DataFrame, variant: str, rate: float, root_seed: int) -> pd.DataFrame:
+    """Table 4.1b, a row per benchmark (per data set where none is one): F1 of vanilla and of one variant, and the gain.
+
+    The seed is the unit here: an interval speaks of this data set under other splits and noise. ``p floor`` is the
+    least p that the sign-flip test can print with so many seeds. The corrections are over the benchmarks.
     """
-    q, module, settings = len(grid), trial.classifier(), None
-    if transition is not None:
-        module = correction.ForwardCorrected(module)
-        settings = {"transition": trial.tensor(np.repeat(transition, q, 0).astype(np.float32))}
-    masks = None if kept is None else np.repeat(kept, q, 0)
-    stack = _fit(trial, module, np.repeat(labels, q, 0), masks, np.tile(grid, len(labels)), settings)
-    best = chosen(trial, stack, validation, q)
-    decisions = []
-    for i, (model, p) in enumerate(zip(best, probabilities(stack, trial.x_test, best), strict=True)):
-        picked = {"lambda1": grid[model % q]}
-        if kept is not None:
-            picked["n_kept"] = int(kept[i].sum())
-        if transition is not None:
-            picked["estimated_noise"] = 1 - float(np.diag(transition[i]).mean())
-        decisions.append(Decision(trial.rates[i], "main", method, picked, p))
-    return decisions
+    part = main(rows, rate)
+    labels = {name: data.REGISTRY[name].benchmark for name in part.dataset.unique()}
+    named = [name for name in labels if labels[name]] or list(labels)
+
+    def measure(of_set: pd.DataFrame) -> dict[str, Any]:
+        name = of_set.dataset.iloc[0]
+        f1 = of_set.pivot_table("macro_f1", "seed", "method")
+        ours, base = f1[DATALAB[variant]], f1["vanilla"]
+        d = (ours - base).to_numpy()
+        row = {"benchmark": labels[name] or "not a benchmark", "data set": name, "paper": _printed(labels[name])}
+        row |= {"Baseline F1": base.mean(), "Ours F1": ours.mean()} | mean_with_interval(d, "d")
+        row |= mean_with_interval(100 * (ours / base - 1), "improvement (%)")
+        row |= dict.fromkeys(("d_z", "p (t)", "p (sign flip)", "p floor"), np.nan)
+        if len(d) > 1:
+            flips = stats.sign_flip_test(d, seeds.generator(root_seed, "4.1", variant, name))
+            row |= {"d_z": stats.cohens_dz(d).estimate, "p (t)": stats.t_test(d).p}
+            row |= {"p (sign flip)": flips.p, "p floor": flips.floor}
+        return row | {"seeds": len(d)}
+
+    frame = table(part[part.dataset.isin(named)], "dataset", measure).drop(columns="dataset")
+    frame = with_correction(frame, "p (t)", "p (Bonferroni)", stats.bonferroni)
+    return with_correction(frame, "p (t)", "p (Holm)")
 
 
-def random_subsets(trial: Trial, grid: NDArray) -> list[Decision]:
-    """Random subsets of the same size and quota as ``influence``; the first draw's choice serves the others."""
-    keep = protocol().primary_cell["keep_fraction"]
+def _printed(benchmark: str | None) -> str:
+    printed, key = ledger.printed(), f"T1b.{(benchmark or '').removeprefix('Bench-')}"
+    if f"{key}.baseline_f1" not in printed:
+        return "prints A to F only"
+    base, ours, gain = (printed[f"{key}.{name}"] for name in ("baseline_f1", "ours_f1", "improvement"))
+    return f"{base:.2f} to {ours:.2f}, {gain:.2f} %"
 
-    def drawn(draw: int) -> NDArray[np.bool_]:
-        pairs = zip(trial.rates, trial.observed, strict=True)
-        return np.stack([pruning.random_subset(y, keep, rng=trial.rng("random", rate, draw)) for rate, y in pairs])
 
-    first = penalised(trial, "random", grid, trial.observed, trial.observed_validation, drawn(0))
-    others = range(1, protocol().random_subsets)
-    labels, kept = np.tile(trial.observed, (len(others), 1)), np.concatenate([drawn(i) for i in others])
-    lambda1 = np.tile([decision.settings["lambda1"] for decision in first], len(others))
-    p = iter(probabilities(_fit(trial, trial.classifier(), labels, kept, lambda1), trial.x_test))
-    return first + [
-        replace(decision, settings=decision.settings | {"draw": draw}, test_probabilities=next(p))
-        for draw in others
-        for decision in first
+def relative_gain(ours: NDArray, base: NDArray) -> NDArray[np.float64]:
+    """The headline, 100 (mean ours / mean base - 1) in %: of the means of F1 (..., sets, seeds), no mean of gains."""
+    return 100 * (ours.mean((-2, -1)) / base.mean((-2, -1)) - 1)
+
+
+def headline(rows: pd.DataFrame, rate: float, root_seed: int) -> pd.DataFrame:
+    """A row per variant and comparator: mean F1, the relative gain with its bootstrap interval, the Wilcoxon test.
+
+    The gain's 95 % percentile interval resamples data sets, then seeds within them.
+    """
+    f1 = main(rows, rate).pivot_table("macro_f1", "dataset", ["method", "seed"], sort=False)
+    resamples, lines = protocol().statistics["resamples"], []
+    for (variant, method), rival in itertools.product(DATALAB.items(), RIVALS):
+        ours, base = f1[method].to_numpy(), f1[rival].to_numpy()  # (sets, seeds)
+        rng = seeds.generator(root_seed, "4.1 headline", variant, rival)
+        gain = stats.nested_bootstrap(relative_gain, ours, base, rng=rng, resamples=resamples)
+        d = ours.mean(1) - base.mean(1)
+        row = {"variant": variant, "against": rival, "Ours F1": ours.mean(), "Baseline F1": base.mean()}
+        row |= {"gain (%)": gain.estimate, "gain (%) low": gain.low, "gain (%) high": gain.high} | difference(d)
+        lines.append(row | {"p floor": stats.p_floor(len(d)), "sets better": int((d > 0).sum()), "sets": len(d)})
+    return pd.DataFrame(lines)
+
+
+def weights(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the tuned weights look like: effective sample size, AUROC for clean labels and the lambdas chosen."""
+
+    def measure(part: pd.DataFrame) -> dict[str, float]:
+        row = mean_with_interval(by_set(part, "ess"), "ESS / n")
+        row |= mean_with_interval(by_set(part, "weights_auroc"), "AUROC")
+        return row | {"median lambda1": part.lambda1.median(), "median lambda2": part.lambda2.median()}
+
+    part = main(rows)
+    part = part.assign(**{"noise rate (%)": 100 * part.rate})
+    return table(part, ["variant", "noise rate (%)"], measure)
+
+
+def by_architecture(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
+    """DATA-LAB less vanilla in F1 at one rate, a row per architecture and variant."""
+    lines = []
+    for (name, part), variant in itertools.product(main(rows).groupby("architecture", sort=False), DATALAB):
+        d = level(part, DATALAB[variant], "macro_f1", rate) - level(part, "vanilla", "macro_f1", rate)
+        lines.append({"architecture": name, "variant": variant} | mean_with_interval(d, "d (F1)") | {"sets": len(d)})
+    return pd.DataFrame(lines)
+
+
+def worse_than_vanilla(table_4_1: pd.DataFrame) -> str:
+    """Every metric on which a variant does worse than vanilla: what no headline may leave out."""
+    ours = table_4_1[table_4_1.method.str.startswith("Ours")]
+    # A calibration error is better when it is lower.
+    worse = ours[ours["less vanilla"].where(ours.metric == "ECE", -ours["less vanilla"]) > 0]
+    settled = (worse["less vanilla low"] > 0) | (worse["less vanilla high"] < 0)
+    ends = np.where(settled, "", " (not settled)")
+    names = worse.method + ": " + worse.metric + " " + worse["less vanilla"].map(digits) + ends
+    return f"**Worse than vanilla on average**: {listed(names, none='in no metric')}."
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: pd.DataFrame) -> list[Statement]:
+    """The section's statements, "ours" read on the variant ``paper``; of several effects the weakest counts.
+
+    ``gains`` is the table of :func:`headline`, ``table_4_1b`` that of :func:`benchmarks` for ``paper``.
+    """
+    scores = {pair: level(rows, *pair, rate).to_numpy() for pair in itertools.product(ROWS, METRICS)}
+    f1 = {method: scores[method, "macro_f1"] for method in ROWS}
+    ours, base, both = f1["datalab_paper"], f1["vanilla"], ("datalab_paper", "vanilla")
+    printed_metrics, ladder = ("precision", "recall", "macro_f1", "accuracy"), PAPER_ROWS[:-1]  # less the upper bound
+
+    def where(table: str, row: str, *methods: str, **more: Any) -> dict[str, Any]:
+        raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods))}
+        return {"table": table, "row": row, "raw": raw | more}
+
+    levels = []
+    for method, metric in itertools.product(PAPER_ROWS, printed_metrics):
+        how = {"metric": "accuracy", "scale": 100} if metric == "accuracy" else {}
+        how |= where("cells", f"{ROWS[method]}, {METRICS[metric]}", method, "vanilla")
+        pair = scores[method, metric], scores["vanilla", metric]
+        levels.append(ledger.judge_level(claim_id(method, metric), *pair, **how))
+
+    better = {metric: scores["datalab_paper", metric] - scores["vanilla", metric] for metric in printed_metrics}
+    pruned = {metric: scores["influence", metric] - scores["vanilla", metric] for metric in ("macro_f1", "accuracy")}
+    steps = {f"{b} over {a}": f1[b] - f1[a] for a, b in itertools.pairwise(ladder)}
+    below_bound = {method: f1["clean"] - f1[method] for method in ROWS if method != "clean"}
+    over_rivals = {rival: ours / f1[rival] - 1 for rival in RIVALS}
+
+    sets, improvement = list(table_4_1b["data set"]), table_4_1b["improvement (%)"]
+    part = main(rows, rate)[main(rows, rate).dataset.isin(sets)]
+    by_seed = part.pivot_table("macro_f1", ["dataset", "seed"], "method", sort=False)
+    d = by_seed["datalab_paper"] - by_seed["vanilla"]
+    on_each = {name: of_set.to_numpy() for name, of_set in d.groupby("dataset", sort=False)}
+    spread = f"{improvement.min():.1f} to {improvement.max():.1f}"
+
+    of_full = gains[gains.variant == "paper"].set_index("against")
+    gain, p = of_full["gain (%)"], of_full["p (Wilcoxon)"]
+    full, n, against_vanilla = ROWS["datalab_paper"], len(ours), where("headline", "paper, against vanilla", *both)
+    against_each = where("headline", "paper, against each", "datalab_paper", *RIVALS)
+    all_sets, ends = (where("benchmarks", row, *both, dataset=sets) for row in ("all", "smallest and largest"))
+    all_greater, greater = partial(ledger.judge_all, side="greater"), partial(ledger.judge, side="greater")
+    return [
+        *levels,
+        all_greater("T1.full_vs_vanilla", better, **where("cells", full, *both)),
+        all_greater("T1.f1_monotone_rows", steps, **where("cells", full, *ladder)),
+        all_greater("T1.if_vs_vanilla", pruned, **where("cells", ROWS["influence"], "influence", "vanilla")),
+        ledger.judge_all("T1.oracle_bound", below_bound, side="not_less", **where("cells", ROWS["clean"], *ROWS)),
+        greater("S4.1.headline_rel", ours / base - 1, scale=100, shown=gain["vanilla"], **against_vanilla),
+        all_greater("S1.improvement", over_rivals, scale=100, shown=gain.min(), **against_each),
+        ledger.show("S4.1.headline_f1", ours.mean(), n=n, **where("headline", "paper", "datalab_paper")),
+        ledger.show("S4.1.baseline_f1", base.mean(), n=n, **where("headline", "paper", "vanilla")),
+        all_greater("S4.1.consistent_all", on_each, shown=int((table_4_1b.d > 0).sum()), **all_sets),
+        all_greater("S4.1.range", on_each, shown=spread, **ends),
+        greater("S4.1.wilcoxon", ours - base, shown=p["vanilla"], **where("headline", "paper", *both)),
     ]
-
-
-def _fit(
-    trial: Trial,
-    module: torch.nn.Module,
-    labels: NDArray,
-    kept: NDArray | None,
-    lambda1: NDArray,
-    settings: dict[str, torch.Tensor] | None = None,
-) -> AnyStack:
-    drawn = [trial.model_seed("model")] * len(labels)
-    return fit_many(module, trial.x, labels, kept, drawn, protocol_recipe(), l2=2 * lambda1, settings=settings)
-
-
-def tuned_datalab(trial: Trial, variant: str, grid: NDArray) -> tuple[list[Decision], NDArray[np.float64]]:
-    """One variant at every rate, and the lambdas (rates, 2) that validation chose for it from ``grid`` (q, 2)."""
-    q = len(grid)
-    labels, every = np.repeat(trial.observed, q, 0), np.tile(grid, (len(trial.rates), 1))
-    stack = fit_datalab(trial, trial.datalab(variant=variant), labels, every)
-    best = chosen(trial, stack, trial.observed_validation, q)
-    stack = stack.take(best)  # of the many only the chosen are looked at further
-    w = framework.weights(stack, trial.x, trial.observed)
-    lambdas, decisions = grid[np.array(best) % q], []
-    for i, p in enumerate(probabilities(stack, trial.x_test)):
-        picked = {"variant": variant, "lambda1": lambdas[i, 0], "lambda2": lambdas[i, 1]}
-        picked |= seen_in_weights(w[i], trial, i)
-        main = Decision(trial.rates[i], "main", DATALAB[variant], picked, p)
-        decisions += [main, replace(main, part="ablation", settings=picked | _on(True, True, True))]
-    return decisions, lambdas
-
-
-def ablations(trial: Trial, lambdas: dict[str, NDArray]) -> list[Decision]:
-    """Every set of components but the whole, at the lambdas (rates, 2) chosen for each variant's whole."""
-    decisions = []
-    for projection in (True, False):
-        # Without weights the variants are one model, at each one's lambda1.
-        for weighting, variants in ((True, ("paper",)), (True, ("label-aware",)), (False, framework.VARIANTS)):
-            module = trial.datalab(variant=variants[0], projection=projection, weighting=weighting)
-            shares = [0.0] if projection and weighting else [1.0, 0.0]  # of the lambdas: 0 leaves component 3 out
-            arms = [(name, share, i) for name in variants for share in shares for i in range(len(trial.rates))]
-            pairs = np.array([share * lambdas[name][i] for name, share, i in arms])
-            stack = fit_datalab(trial, module, trial.observed[[i for *_, i in arms]], pairs)
-            p = probabilities(stack, trial.x_test)
-            for j, (name, share, i) in enumerate(arms):
-                settings = {"variant": name, "lambda1": pairs[j, 0], "lambda2": pairs[j, 1]}
-                settings |= _on(projection, weighting, share > 0)
-                decisions.append(Decision(trial.rates[i], "ablation", DATALAB[name], settings, p[j]))
-    return decisions
-
-
-def _on(projection: bool, weighting: bool, regularisation: bool) -> dict[str, bool]:
-    return {"projection": projection, "weighting": weighting, "regularisation": regularisation}
