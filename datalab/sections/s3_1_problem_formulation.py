@@ -1,37 +1,307 @@
-"""Section 3.1: the stratified, importance-weighted metric beside plain accuracy. What is run, and its cost."""
+"""Section 3.1: does a stratified, importance-weighted metric rank systems otherwise than plain accuracy?
 
-from typing import Annotated, Literal
+M_strat(f) = sum_k w_k M(f; D_k) over equal strata D_k of the test set, with accuracy for M. A *system* is an
+architecture trained on everything, on what influence pruning keeps, or on a random subset. The data set is the unit.
+"""
 
-import pydantic
+import itertools
+from dataclasses import replace
+from typing import Any
 
-from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.parameters import Caps, Datasets, pooled
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, rankdata
+
+from datalab import ledger, pruning, stats
+from datalab.protocol import protocol
+from datalab.record import Statement
+from datalab.record.parameters import Estimate
+from datalab.sections import compare, plots, trial
+from datalab.sections.parameters import TrainingParameters, per_set_and_seed, pooled
+from datalab.sections.trial import Trial
 from datalab.sweep import Task
+from datalab.training import protocol_recipe
 
-CELL = "datalab.sections.metric_cell:run_cell"
-_SECONDS = 0.35  # of one cell on one core
+ARCHITECTURES = ("softmax", "mlp", "cnn")
+METHODS = ("full", "influence", "random")
+STRATA = ("influence", "leverage")  # what the test examples are stratified by
+RESAMPLES = 300
+UNIT = ["dataset", "seed"]
+TAU, RATIO, TILT = "Kendall's tau", "variance ratio", "tilt of the target"
+_SECONDS = 0.35  # of one task on one core
 _MODELS = 15  # three architectures, each with two references and three models to compare
 
 
-class Parameters(SectionParameters):
+class Parameters(TrainingParameters):
     """What section 3.1 takes; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
 
-
-def cells(p: Parameters) -> list[Task]:
-    """One cell a data set and seed, with nine systems and both kinds of strata."""
-    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    return [
-        Task(CELL, {"dataset": dataset, "seed": seed} | common, cost=_SECONDS, models=_MODELS)
-        for dataset in p.datasets
-        for seed in range(p.seeds)
-    ]
+def tasks(p: Parameters) -> list[Task]:
+    """One task a data set and seed, with nine systems and both kinds of strata."""
+    return per_set_and_seed(p, f"{__name__}:run_task", _SECONDS, _MODELS)
 
 
 def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a cell took when it was measured, and the peak memory."""
-    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=8e8)
+    """The expected time, from what a task took when it was measured, and the peak memory."""
+    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=8e8)
+
+
+def run_task(
+    dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """Rows of ``part`` "stratum", one a kind of strata, stratum and system: the test examples and the share right.
+
+    And of ``part`` "variance", one a kind of strata, target's tilt and system: the variance of the metric over
+    bootstrap samples of the test set, its strata cut anew in each.
+
+    Systems are trained at the protocol's verdict rate. Strata are equal shares of the test set by the self-influence
+    of the test example with its true label, under an MLP's reference models (``influence``), or by its leverage
+    (``leverage``, which needs no label).
+    """
+    rates = (protocol().framework["verdict_rate"],)
+    right = {}  # (architecture, method): which test examples it gets right, (n_test,)
+    for name in ARCHITECTURES:
+        study = Trial(dataset, name, seed, root_seed, rates, caps, encoder, device)
+        references = trial.references(study)
+        kept = subsets(study, trial.self_influence(study, *references)[0])
+        stack = trial.fit(study, np.tile(study.observed[0], (len(kept), 1)), kept)
+        hits = stack.predict(study.x_test).cpu().numpy() == study.prepared.y_test
+        right |= {(name, method): hit for method, hit in zip(METHODS, hits, strict=True)}
+        if name == "mlp":
+            mlp, scores = study, strata_scores(study, *references)
+    rows = []
+    for kind, values in scores.items():
+        stratum = quantiles(values)
+        variances = resampled_variances(np.stack(list(right.values())), values, mlp.rng("resampled", kind))
+        for i, ((architecture, method), hit) in enumerate(right.items()):
+            common = {"dataset": dataset, "seed": seed, "architecture": architecture, "method": method, "strata": kind}
+            for k in range(protocol().stratified_metric["strata"]):
+                in_k = stratum == k
+                rows.append(common | {"part": "stratum", "stratum": k, "n": int(in_k.sum()), "right": hit[in_k].mean()})
+            for tilt, variance in variances.items():
+                rows.append(common | {"part": "variance", "tilt": tilt, "variance": variance[i]})
+    return rows
+
+
+def subsets(study: Trial, scores: NDArray) -> NDArray[np.bool_]:
+    """What each of ``METHODS`` trains on, (3, n); ``scores`` (n,) are what influence prunes by."""
+    keep, observed = protocol().primary_cell["keep_fraction"], study.observed[0]
+    pruned = pruning.keep(scores, observed, keep)
+    drawn = pruning.random_subset(observed, keep, rng=study.rng("random", "metric"))
+    return np.stack([np.ones_like(pruned), pruned, drawn])
+
+
+def strata_scores(study: Trial, stack: trial.AnyStack, labels: NDArray) -> dict[str, NDArray]:
+    """What the test examples are stratified by, (n_test,) each. The true test labels enter: a metric may know them."""
+    estimator = trial.streamed(stack, study.x, labels, protocol_recipe().l2)
+    influence = estimator.self_influence(study.x_test, study.tensor(study.prepared.y_test)).mean(0).cpu().numpy()
+    x = np.vstack([study.prepared.x_train, study.prepared.x_test])
+    return {"influence": influence, "leverage": trial.leverage(x)[len(study.x) :]}
+
+
+def quantiles(scores: NDArray) -> NDArray[np.int64]:
+    """The stratum (n,) of each score, 0 the lowest: equal shares by rank, up to one; equal scores keep their order."""
+    strata = protocol().stratified_metric["strata"]
+    return ((rankdata(scores, method="ordinal") - 1) * strata // len(scores)).astype(int)
+
+
+def target_weights(sizes: NDArray, tilt: float) -> NDArray[np.float64]:
+    """w_k ~ n_k exp(tilt * (k - middle)) of sum 1, for strata of sizes (..., K); at tilt 0 their own shares."""
+    k = np.arange(sizes.shape[-1])
+    w = sizes * np.exp(tilt * (k - k.mean()))
+    return w / w.sum(-1, keepdims=True)
+
+
+def resampled_variances(right: NDArray[np.bool_], scores: NDArray, rng: np.random.Generator) -> dict[float, NDArray]:
+    """The variance of M_strat of every system (systems,), by tilt, over bootstrap samples of the n test examples.
+
+    right is (systems, n), scores (n,). In each sample the strata are equal shares by score once more.
+    """
+    rule, n = protocol().stratified_metric, len(scores)
+    ranked = right[:, np.argsort(scores, kind="stable")]
+    ends = np.linspace(0, n, rule["strata"] + 1).round().astype(int)
+    sizes = np.diff(ends)
+    means = np.empty((RESAMPLES, len(right), rule["strata"]))
+    for i in range(RESAMPLES):
+        sample = ranked[:, np.sort(rng.integers(0, n, n))]  # in the order of the scores: strata are runs
+        means[i] = np.add.reduceat(sample, ends[:-1], axis=1, dtype=np.int64) / sizes
+    return {float(tilt): (means @ target_weights(sizes, tilt)).var(0, ddof=1) for tilt in rule["tilts"]}
+
+
+def of_part(rows: pd.DataFrame, part: str, **where: object) -> pd.DataFrame:
+    """The rows of a part and kind, with the system's name: ``mlp, influence``."""
+    rows = compare.rows_of_kind(rows, part=part, **where)
+    return rows.assign(system=rows.architecture + ", " + rows.method)
+
+
+def metric(rows: pd.DataFrame, strata: str, tilt: float) -> pd.DataFrame:
+    """M_strat of every system: systems x (data set, seed)."""
+    part = of_part(rows, "stratum", strata=strata)
+    wide = part.pivot_table(index=["system", *UNIT], columns="stratum", values=["right", "n"], sort=False)
+    return (wide["right"] * target_weights(wide["n"].to_numpy(), tilt)).sum(axis=1).unstack(UNIT)
+
+
+def variances(rows: pd.DataFrame, strata: str, tilt: float) -> pd.DataFrame:
+    """The variance of M_strat over bootstrap samples of the test set, shaped as ``metric``."""
+    part = of_part(rows, "variance", strata=strata, tilt=tilt)
+    return part.set_index(["system", *UNIT]).variance.unstack(UNIT)
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: systems x (data set, seed) -> systems x data sets."""
+    return table.T.groupby(level="dataset", sort=False).mean().T
+
+
+def by_stratum(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of every system in every stratum, with 95 % t-intervals over data sets."""
+    part = of_part(rows, "stratum")
+    part = part.assign(stratum=part.stratum.astype(int) + 1)
+    keys = ["strata", "system", "stratum"]
+    return compare.table(part, keys, lambda cell: compare.mean_with_interval(compare.by_set(cell, "right"), "accuracy"))
+
+
+def systems(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per system: plain accuracy, and M_strat under every target by both kinds of strata, with its rank."""
+    plain = over_seeds(metric(rows, STRATA[0], 0.0)).mean(axis=1)
+    table = pd.DataFrame({"plain accuracy": plain, "rank": plain.rank(ascending=False).astype(int)})
+    for strata, tilt in itertools.product(STRATA, protocol().stratified_metric["tilts"]):
+        if tilt:  # at tilt 0 the metric is plain accuracy
+            table[f"{strata} {tilt:+g}"] = over_seeds(metric(rows, strata, tilt)).mean(axis=1)
+            table[f"rank, {strata} {tilt:+g}"] = table[f"{strata} {tilt:+g}"].rank(ascending=False).astype(int)
+    return table.rename_axis("system").reset_index().sort_values("rank", kind="stable", ignore_index=True)
+
+
+def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per kind of strata and target: does the metric rank the systems as plain accuracy does, and how precisely?
+
+    ``Kendall's tau`` is over the systems, within each data set, its mean with a 95 % t-interval over data sets.
+    ``reversed pairs`` are pairs of systems ordered one way by plain accuracy and the other way by M_strat on average
+    over the data sets; ``both significant`` those where both differences have Wilcoxon p < alpha after Holm's
+    correction over all pairs. ``variance ratio`` is M_strat's variance over bootstrap samples of the
+    test set, strata cut anew in each, over that of plain accuracy.
+    """
+    plain = over_seeds(metric(rows, STRATA[0], 0.0))
+
+    def row(strata: str, tilt: float) -> dict[str, Any]:
+        other = over_seeds(metric(rows, strata, tilt))
+        # Equal systems are ties, whatever the rounding.
+        tau = [kendalltau(plain[name].round(12), other[name].round(12)).statistic for name in plain]
+        ratio = over_seeds(variances(rows, strata, tilt) / variances(rows, strata, 0.0)).mean()
+        pairs = reversed_pairs(plain, other)
+        return (
+            {"strata": strata, TILT: tilt}
+            | compare.mean_with_interval(tau, TAU)
+            | {"pairs": len(pairs)}
+            | {"reversed pairs": int(pairs["reversed"].sum())}
+            | {"both significant": int(pairs["both significant"].sum())}
+            | compare.mean_with_interval(ratio, RATIO)
+            | {"sets": plain.shape[1]}
+        )
+
+    return pd.DataFrame([row(*key) for key in itertools.product(STRATA, protocol().stratified_metric["tilts"])])
+
+
+def reversed_pairs(plain: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Every pair of systems: its mean difference by both metrics (systems x data sets), and whether they disagree."""
+    first, second = (list(names) for names in zip(*itertools.combinations(plain.index, 2), strict=True))
+    pairs, alpha = pd.DataFrame({"a": first, "b": second}), protocol().statistics["alpha"]
+    significant = []
+    for name, table in (("plain", plain), ("stratified", other)):
+        d = table.loc[first].to_numpy() - table.loc[second].to_numpy()
+        pairs[name] = d.mean(1)
+        significant.append(stats.holm(stats.wilcoxon(d).p) < alpha if d.shape[1] > 1 else np.zeros(len(d), bool))
+    pairs["reversed"] = np.sign(pairs.plain) * np.sign(pairs.stratified) < 0
+    return pairs.assign(**{"both significant": pairs["reversed"] & significant[0] & significant[1]})
+
+
+def pruning_effect(rows: pd.DataFrame) -> pd.DataFrame:
+    """What pruning by influence does to the MLP in each stratum: accuracy less full training's, t-intervals."""
+
+    def effect(cell: pd.DataFrame) -> dict[str, float]:
+        right = cell.pivot_table(index="dataset", columns="method", values="right", sort=False)
+        return compare.mean_with_interval(right.influence - right.full, "influence less full")
+
+    part = of_part(rows, "stratum", architecture="mlp")
+    return compare.table(part.assign(stratum=part.stratum.astype(int) + 1), ["strata", "stratum"], effect)
+
+
+def strata(by_stratum: pd.DataFrame) -> sns.FacetGrid:
+    """A panel a kind of strata: accuracy of every system in each stratum; colour: architecture, marker: method."""
+    names = by_stratum.system.str.split(", ", expand=True).set_axis(["architecture", "method"], axis=1)
+    beside = 0.07 * (pd.factorize(by_stratum.system)[0] - 4)  # markers of one stratum, side by side
+    grid = sns.relplot(
+        by_stratum.join(names).assign(place=by_stratum.stratum + beside),
+        x="place",
+        y="accuracy",
+        hue="architecture",
+        style="method",
+        col="strata",
+        kind="line",
+        markers=True,
+        height=3.8,
+        aspect=1.15,
+    )
+    grid.set(ylim=(0, 1.03), xticks=sorted(set(by_stratum.stratum)))
+    grid.set_axis_labels("stratum of the test set (1: lowest)", "accuracy, mean over data sets")
+    grid.set_titles("strata by {col_name}")
+    grid.figure.suptitle("Where do systems differ?", x=0.01, y=1.04, ha="left")
+    return grid
+
+
+def precision(agreement: pd.DataFrame) -> Figure:
+    """Left the rank agreement with plain accuracy, right the variance against it (log), by the target's tilt."""
+    figure = plots.curves(
+        plots.long_form(
+            agreement.assign(strata="strata by " + agreement.strata), [TAU, RATIO], ["strata", TILT], "measure"
+        ),
+        TILT,
+        "value",
+        by="strata",
+        panel="measure",
+        sharey=False,
+        horizontal={},
+        title="Does M_strat rank the systems as plain accuracy does, and what does it cost in precision?",
+        xlabel="tilt of the target towards high strata",
+        ylabel="M_strat beside plain accuracy",
+    )
+    right = figure.axes[1]
+    right.set_yscale("log")
+    right.set_yticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    right.minorticks_off()
+    right.axhline(1, color="black", linewidth=0.8)
+    return figure
+
+
+def agreement_sentence(agreement: pd.DataFrame) -> str:
+    """Whether the metric turns pairs of systems around, and at what cost in variance."""
+    lines = []
+    for strata, part in agreement[agreement[TILT] != 0].groupby("strata", sort=False):
+        lines.append(
+            f"**Strata by {strata}**: {part['reversed pairs'].sum()} of {part.pairs.sum()} pairs of systems are "
+            f"reversed over {len(part)} targets, {part['both significant'].sum()} of them with both differences "
+            f"significant; Kendall's tau from {part[TAU].min():.2f}; variance {part[RATIO].min():.2f} to "
+            f"{part[RATIO].max():.2f} times plain accuracy's."
+        )
+    return " ".join(lines)
+
+
+def verdicts(agreement: pd.DataFrame) -> list[Statement]:
+    """The section's statements: is plain accuracy too coarse, and is the metric what it is said to be?"""
+    own, moved = agreement[agreement[TILT] == 0], agreement[agreement[TILT] != 0]
+    turned, sure = int(moved["reversed pairs"].sum()), int(moved["both significant"].sum())
+    # An order reversed beyond chance on both sides is an interval that excludes 0; none leaves the statement open.
+    limits, where = (1, sure) if sure else (0, 0), {"table": "agreement", "row": "all targets", "raw": {}}
+    sets = int(agreement.sets.iloc[0])
+    coarse = ledger.read("S3.1.standard_metric", sure, limits, metric=None, n=sets, **where)
+    why = f"{turned} pairs reversed on average, {sure} with both differences significant"
+    tau = own[TAU].min()
+    plain = ledger.show("S3.1.stratified_metric", tau, **where | {"row": "tilt 0"})
+    return [
+        replace(coarse, low=None, high=None, why=f"{coarse.why}; {why}"),
+        replace(
+            plain, why=f"{plain.why}; at its own weights it orders the systems as plain accuracy does (tau {tau:.3f})"
+        ),
+    ]
