@@ -93,7 +93,7 @@ def intervals(
             style = look(i) | {"linestyle": "none", "label": by_title.format(group)}
             place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
             is_marked = rows[label].isin(marked).to_numpy()
-            place.plot(rows[value][is_marked], y[is_marked], "D", markersize=7, color="C1")
+            place.plot(rows[value][is_marked], y[is_marked], "D", markersize=7, color="C1", zorder=4)
         ticks = dict(zip(part[label], part[paper], strict=True)) if isinstance(paper, str) else paper
         for name, printed in (ticks or {}).items():
             if name in names:
@@ -125,6 +125,7 @@ def curves(
     sharey: bool = True,
     horizontal: Mapping[str, float] | None = None,
     vertical: Mapping[str, float] | None = None,
+    dashed: Collection[str] | None = None,
     logx: bool = False,
     legend: bool = True,
 ) -> Figure:
@@ -132,7 +133,7 @@ def curves(
 
     ``thin`` has the same columns, drawn as thin grey lines, one a ``thin_by``. ``horizontal`` and ``vertical`` map a
     word to the place of a thin dotted line ("" for none); without ``horizontal`` zero is drawn, with ``{}`` nothing.
-    Words of x are drawn at even steps.
+    Words of x are drawn at even steps. ``dashed`` groups are drawn so, then, and all others as whole lines.
     """
     parts = [("", table)] if panel is None else list(table.groupby(panel, sort=False))
     groups = [None] if by is None else list(dict.fromkeys(table[by]))
@@ -148,7 +149,8 @@ def curves(
             at = np.array([words.index(word) for word in rows[x]] if words else rows[x], dtype=float)
             shift = 0.012 * (i - (len(groups) - 1) / 2)
             at = at * (1 + shift) if logx else at + shift * width * (not band)
-            _line(place, at, rows, value, group, band, look(i))
+            style = look(i) if dashed is None else look(i) | {"linestyle": "--" if group in dashed else "-"}
+            _line(place, at, rows, value, group, band, style)
         for word, level in ({"": 0.0} if horizontal is None else horizontal).items():
             _reference(place.axhline, place, word, level, (0.99, level), ("axes fraction", "data"), "right")
         for word, level in (vertical or {}).items():
