@@ -11,13 +11,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from datalab import stats
+from datalab import seeds, stats
 
 
-def table(rows: pd.DataFrame, by: str | Sequence[str], measure: Callable[[pd.DataFrame], Mapping]) -> pd.DataFrame:
-    """A row per group of ``by``, in order of appearance: the group's key, then the columns ``measure`` gives of it."""
+def table(
+    rows: pd.DataFrame, by: str | Sequence[str], measure: Callable[[pd.DataFrame], Mapping], dropna: bool = True
+) -> pd.DataFrame:
+    """A row per group of ``by``, in order of appearance: the group's key, then the columns ``measure`` gives of it.
+
+    ``dropna``: leave out the rows whose key is missing; else they are a group.
+    """
     by = [by] if isinstance(by, str) else list(by)
-    groups = rows.groupby(by, sort=False)
+    groups = rows.groupby(by, sort=False, dropna=dropna)
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
 
 
@@ -83,6 +88,14 @@ def with_correction(
     return frame
 
 
+def chosen_elsewhere(wide: pd.DataFrame, alone: object) -> pd.Series:
+    """Which column is best for each data set on the mean of all the *others*, so that no score is reported where it was
+    tuned; ``wide`` has a row a data set and a column a setting, ``alone`` is the choice where there are no others.
+    """
+    others = {name: wide.drop(index=name) for name in wide.index}
+    return pd.Series({name: rows.mean().idxmax() if len(rows) else alone for name, rows in others.items()})
+
+
 def cell_text(row: Mapping[str, float], name: str, printed: float | None, decimals: int = 3) -> str:
     """Ours beside the paper's, in one cell of a table in the paper's shape: ``0.712 [0.650, 0.774]; paper 0.65``."""
     value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
@@ -126,3 +139,40 @@ def paper_shape(
         return texts | {name: make(part) for name, make in more.items()}
 
     return table(cells, rows, line)
+
+
+def curves(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column as an array (sets, seeds, rates), and the noise rates (rates,); one row a data set, seed and rate."""
+    wide = rows.pivot(index=["dataset", "seed"], columns="rate", values=column)
+    return np.stack([wide.loc[name].to_numpy() for name in rows.dataset.unique()]), wide.columns.to_numpy()
+
+
+def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) -> pd.DataFrame:
+    """For each group of ``by``, the noise rate at which a difference turns positive, with its bootstrap interval.
+
+    Fractions; -inf where it is positive at every rate, inf where at none. A group with one data set or one rate is left
+    out.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        values, rates = curves(part, column)
+        rng = seeds.generator(root_seed, "crossover", column, *part[list(by)].iloc[0])
+        b = stats.crossover_bootstrap(values, rates, rng)
+        limits = {"crossover": b.estimate, "low": b.low, "high": b.high, "p_always": b.p_always, "p_never": b.p_never}
+        return limits | {"sets": b.sets, "lowest_rate": rates.min(), "highest_rate": rates.max()}
+
+    several = d.groupby(list(by)).filter(lambda part: part.dataset.nunique() > 1 and part.rate.nunique() > 1)
+    return table(several, by, measure)
+
+
+def readable(crossovers: pd.DataFrame) -> pd.DataFrame:
+    """A table of crossovers for people: percentages, ``< 0 %`` for always better and ``> 40 %`` for never."""
+    frame = crossovers.copy()
+    for name in ("crossover", "low", "high"):
+        limits = zip(frame[name], frame.lowest_rate, frame.highest_rate, strict=True)
+        frame[name] = [stats.crossover_label(value, [low, high]) for value, low, high in limits]
+    if "keep_fraction" in frame:
+        pruned = (100 * (1 - frame.keep_fraction)).round(6)
+        frame.insert(list(frame).index("keep_fraction"), "pruned (%)", pruned)
+    names = {"p_always": "P(always better)", "p_never": "P(never better)", "low": "95 % low", "high": "95 % high"}
+    return frame.drop(columns=["lowest_rate", "highest_rate", "keep_fraction"], errors="ignore").rename(columns=names)
