@@ -7,6 +7,8 @@ one difference per seed, and then it speaks of nothing else. Arrays have the uni
 leading axes are independent problems, answered together. What scipy.stats or pingouin has is called, not rewritten.
 """
 
+from datalab.stats.bootstrap import nested_bootstrap, resampled_means
+from datalab.stats.clustered_f1 import clustered_f1, clustered_f1_lead, f1, outcomes
 from datalab.stats.correlation import clustered_correlation, moments, pearson
 from datalab.stats.crossover import (
     CrossoverBootstrap,
@@ -40,16 +42,21 @@ __all__ = [
     "SumsOfSquares",
     "bonferroni",
     "clustered_correlation",
+    "clustered_f1",
+    "clustered_f1_lead",
     "cohens_dz",
     "crossover",
     "crossover_bootstrap",
     "crossover_label",
     "effect_needed",
     "equivalent",
+    "f1",
     "holm",
     "isotonic",
     "moments",
+    "nested_bootstrap",
     "nested_dz",
+    "outcomes",
     "p_floor",
     "p_floor_unpaired",
     "paired_bootstrap",
@@ -59,6 +66,7 @@ __all__ = [
     "permuted_levels",
     "power",
     "resampled_eta_squared",
+    "resampled_means",
     "seeds_needed",
     "sign_flip_test",
     "sums_of_squares",
