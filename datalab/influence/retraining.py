@@ -55,6 +55,12 @@ def fit_softmax(
     return model
 
 
+def evenly_ranked(values: Floats, count: int) -> NDArray[np.int64]:
+    """The indices of ``count`` of the values (n,), evenly over their ranks, the extremes among them: whom to remove."""
+    order = np.argsort(values, kind="stable")
+    return order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
+
+
 def refitted_without(
     model: nn.Linear, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, which: Sequence[int], l2: float
 ) -> Floats:
