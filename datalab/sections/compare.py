@@ -141,6 +141,12 @@ def paper_shape(
     return table(cells, rows, line)
 
 
+def together(rows: pd.DataFrame, by: str | Sequence[str], then: str = "rate") -> pd.DataFrame:
+    """Rows of equal keys together, in the keys' order of appearance; within a key ``then`` rises."""
+    place = rows.groupby(by, sort=False).ngroup()
+    return rows.assign(place=place).sort_values(["place", then], kind="stable", ignore_index=True)
+
+
 def curves(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """A column as an array (sets, seeds, rates), and the noise rates (rates,); one row a data set, seed and rate."""
     wide = rows.pivot(index=["dataset", "seed"], columns="rate", values=column)

@@ -17,6 +17,10 @@ Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
 Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
 
 
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted(set(values)))
+
+
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     data.check_names(names)
     return tuple(dict.fromkeys(names))
@@ -26,9 +30,11 @@ def _with_verdict_rate(rates: tuple[float, ...]) -> tuple[float, ...]:
     needed = protocol().framework["verdict_rate"]
     if needed not in rates:
         raise ValueError(f"must include {needed:g}, where the paper's figures are compared")
-    return tuple(sorted(set(rates)))
+    return _rising(rates)
 
 
+Rates = Annotated[tuple[Rate, ...], pydantic.AfterValidator(_rising)]
+Fractions = Annotated[tuple[Fraction, ...], pydantic.AfterValidator(_rising)]
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 

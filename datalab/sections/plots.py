@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 GREY = "#555555"
@@ -190,6 +191,26 @@ def _reference(draw: Any, place: Axes, word: str, level: float, at: tuple, coord
             va="bottom" if side == "right" else "top",
             fontsize=10,
         )
+
+
+_BEYOND = 4  # where "always" and "never" are drawn, in points beyond the rates studied
+
+
+def crossings(crossovers: pd.DataFrame) -> pd.DataFrame:
+    """A table of crossovers as it is drawn: in %, "always" and "never" beyond the rates, no limit at the estimate.
+
+    :func:`name_ends` writes the two words at the axis.
+    """
+    top = 100 * crossovers.highest_rate.max()
+    values = {name: crossovers[name].fillna(crossovers.crossover) for name in ("crossover", "low", "high")}
+    return crossovers.assign(**{name: np.clip(100 * x, -_BEYOND, top + _BEYOND) for name, x in values.items()})
+
+
+def name_ends(axis: Axis, crossovers: pd.DataFrame) -> None:
+    """Ticks for :func:`crossings`: a rate every ten points, "always" below the first and "never" above the last."""
+    top = int(100 * crossovers.highest_rate.max())
+    rates = list(range(0, top + 1, 10))
+    axis.set_ticks([-_BEYOND, *rates, top + _BEYOND], ["always", *map(str, rates), "never"])
 
 
 def heat(

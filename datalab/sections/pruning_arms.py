@@ -1,0 +1,131 @@
+"""The arms of the title: what scores the training examples, what each arm keeps of them, and what is trained on it.
+
+One convention, as in :mod:`datalab.pruning`: a high score is dropped first. A score is the mean of what a rate's
+reference models say.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datalab import pruning
+from datalab.influence import last_layer
+from datalab.protocol import protocol
+from datalab.sections.trial import (
+    Trial,
+    features,
+    fit,
+    mean_of_references,
+    out_of_sample,
+    references,
+    scores_on_test_set,
+    self_influence,
+)
+from datalab.training import AnyStack, chunk_size, protocol_recipe
+
+CHECK_EVERY = 10  # steps between two looks at the training set, for the forgetting score
+Scores = dict[tuple[str, int], NDArray[np.float64]]
+Mask = NDArray[np.bool_]
+
+
+def scores_by_rate(trial: Trial, arm_rates: Sequence[float], lengths: Sequence[int]) -> list[Scores]:
+    """For every rate of the trial its scores (n,), by method and by the steps its reference models were trained for.
+
+    ``influence`` by references of the protocol's length at every rate; at ``arm_rates`` by those of other ``lengths``
+    too, and every rival (whose steps are given as 0).
+    """
+    steps = protocol().reference["steps"]
+    at_arms = [i for i, rate in enumerate(trial.rates) if rate in arm_rates]
+    # The arms' rates apart, so that only their models' training histories are kept.
+    others = [i for i in range(len(trial.rates)) if i not in at_arms]
+    scores: list[Scores] = [{} for _ in trial.rates]
+    for rates, length in [(others, steps), *((at_arms, length) for length in lengths)]:
+        if rates:
+            trained = references(trial, trial.observed[rates], protocol_recipe(length))
+            for i, values in zip(rates, self_influence(trial, *trained), strict=True):
+                scores[i]["influence", length] = values
+    if at_arms:
+        rivals = all_scores(trial, trial.observed[at_arms], trial.observed_validation[at_arms])
+        for method, values in rivals.items():
+            for i, of_rate in zip(at_arms, values, strict=True):
+                scores[i][method, steps if method == "influence" else 0] = of_rate
+    return scores
+
+
+def all_scores(trial: Trial, observed: NDArray, observed_validation: NDArray) -> dict[str, NDArray[np.float64]]:
+    """Every method's score (rates, n) of the training examples, whose labels are ``observed`` (rates, n).
+
+    ``harm_noisy`` and ``harm_clean`` are the influence on the loss of the validation set with ``observed_validation``
+    (rates, n_val) and with clean labels, ``influence`` is the self-influence; the others are those of
+    :mod:`datalab.pruning`.
+    """
+    predicted: list[NDArray] = []
+
+    def look(step: int, stack: AnyStack) -> None:
+        if step % CHECK_EVERY == 0:
+            predicted.append(stack.predict(trial.x).cpu().numpy())
+
+    stack, labels = references(trial, observed, on_step=look)
+    logits = stack(trial.x)
+    validation = (features(stack, trial.x_val), stack(trial.x_val))
+    noisy = trial.tensor(np.repeat(observed_validation, protocol().reference["models"], axis=0))
+    influence = last_layer.scores_many(
+        features(stack, trial.x),
+        logits,
+        trial.tensor(labels),
+        l2=protocol_recipe().l2,
+        targets=[last_layer.Target(*validation, y) for y in (noisy, trial.tensor(trial.prepared.y_val))],
+    )
+    p = torch.softmax(logits, -1).cpu().numpy()
+    right = np.stack(predicted, axis=1) == labels[:, None]  # (models, looks, n)
+    scores = dict(zip(("harm_noisy", "harm_clean"), influence.influence_on, strict=True))
+    scores |= {"el2n": pruning.el2n(p, labels), "loss": pruning.loss(p, labels), "margin": pruning.margin(p, labels)}
+    scores["forgetting"] = np.stack([pruning.forgetting(history) for history in right])
+    scores["influence"] = influence.self_influence
+    means = {name: mean_of_references(values) for name, values in scores.items()}
+    means["keep_hardest"] = pruning.keep_hardest(means["influence"])
+    unseen = zip(out_of_sample(trial, observed), observed, strict=True)
+    means["confident_learning"] = np.stack([pruning.confident_learning(p, y) for p, y in unseen])
+    return means
+
+
+def arms(
+    trial: Trial, rate: float | None, observed: NDArray, scores: Scores, keep_fractions: Sequence[float]
+) -> list[tuple[dict[str, Any], Mask]]:
+    """One rate's models to train: what its row says of it, and the mask (n,) of the examples it keeps."""
+    steps, primary = protocol().reference["steps"], protocol().primary_cell["keep_fraction"]
+    made: list[tuple[dict[str, Any], Mask]] = []
+
+    def arm(method: str, keep: float, mask: Mask, draw: int = 0, length: int = 0) -> None:
+        made.append(({"method": method, "draw": draw, "keep_fraction": keep, "reference_steps": length}, mask))
+
+    def random(method: str, keep: float, quota: str) -> None:
+        for draw in range(protocol().random_subsets):
+            rng = trial.rng("random", rate, keep, draw)
+            arm(method, keep, pruning.random_subset(observed, keep, quota, rng=rng), draw)
+
+    own, truth = scores["influence", steps], pruning.oracle(observed, trial.prepared.y_train)
+    arm("full", 1.0, np.ones_like(truth))
+    arm("oracle", truth.mean(), truth)
+    for keep in keep_fractions:
+        arm("influence", keep, pruning.keep(own, observed, keep), length=steps)
+        random("random", keep, "per_class")
+    for (method, length), values in scores.items():
+        if (method, length) != ("influence", steps):
+            arm(method, primary, pruning.keep(values, observed, primary), length=length)
+    if len(scores) > 1:
+        arm("influence_global", primary, pruning.keep(own, observed, primary, "global"), length=steps)
+        random("random_global", primary, "global")
+    return made
+
+
+def train_and_test(trial: Trial, labels: Sequence[NDArray], kept: Sequence[Mask]) -> list[dict[str, float]]:
+    """The test scores of one model per labels and kept, all from one seed, as many at a time as fit the cache."""
+    chunk, scored = chunk_size(trial.classifier(), protocol_recipe(), trial.x.shape[1]), []
+    for start in range(0, len(labels), chunk):
+        part = slice(start, start + chunk)
+        scored += scores_on_test_set(trial, fit(trial, np.array(labels[part]), np.array(kept[part])))
+    return scored
