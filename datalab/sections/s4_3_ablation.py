@@ -1,5 +1,172 @@
-"""Section 4.3: DATA-LAB with every set of its three components. It reads the cells of section 4.1."""
+"""Section 4.3: which of DATA-LAB's components earns its keep? Its tasks are section 4.1's.
 
+The data set is the unit; it counts by its mean over architectures and seeds.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datalab import framework, ledger, seeds, stats
+from datalab.protocol import protocol
+from datalab.record import Statement
+from datalab.sections.arms import COMPONENTS
+from datalab.sections.compare import cell_text, mean_with_interval, with_correction
 from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
+from datalab.sections.sentences import standing
 
 __all__ = ["Parameters", "estimate", "tasks"]
+
+TITLES = dict(zip(COMPONENTS, ("Feature Extraction", "Adaptive Weighting", "Regularization"), strict=True))
+IN_LEDGER = dict(zip(COMPONENTS, ("fe", "aw", "reg"), strict=True))
+SETS = tuple(itertools.product((False, True), repeat=len(COMPONENTS)))  # in the order of COMPONENTS
+FULL, NONE = (True, True, True), (False, False, False)
+ROWS = {
+    FULL: ("Full model", "full"),
+    (False, True, True): ("w/o Feature Extraction", "wo_fe"),
+    (True, False, True): ("w/o Adaptive Weighting", "wo_aw"),
+    (True, True, False): ("w/o Regularization", "wo_reg"),
+    NONE: ("w/o All (baseline)", "wo_all"),
+}
+
+
+def scores(rows: pd.DataFrame, variant: str, rate: float) -> pd.DataFrame:
+    """F1 (data sets x the eight sets of components), columns in the order of ``SETS``."""
+    part = rows[(rows.part == "ablation") & (rows.variant == variant) & (rows.rate == rate)]
+    wide = part.pivot_table("macro_f1", "dataset", list(COMPONENTS), sort=False)
+    return wide.set_axis([tuple(bool(on) for on in column) for column in wide.columns], axis=1)[list(SETS)]
+
+
+def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
+    """Table 4.3 cell by cell, a row per variant and configuration; deltas are to the full model, paired by data set.
+
+    p is the Wilcoxon test's; Holm's correction is over the whole table.
+    """
+    printed, lines = ledger.printed(), []
+    for variant in framework.VARIANTS:
+        f1 = scores(rows, variant, rate)
+        for on, (name, key) in ROWS.items():
+            row = {"variant": variant, "configuration": name, "F1, paper": printed[f"T3.{key}.f1"]}
+            row |= mean_with_interval(f1[on], "F1") | {"Delta vs Full, paper": printed[f"T3.{key}.delta"]}
+            row["note"] = "the base row: no delta" if on == FULL else ""
+            if on != FULL:
+                d = (f1[on] - f1[FULL]).to_numpy()
+                row |= mean_with_interval(d, "Delta vs Full")
+                row["p (Wilcoxon)"] = stats.wilcoxon(d).p if len(d) > 1 else np.nan
+                row["p, paper"] = printed[f"T3.{key}.p"]
+            lines.append(row | {"sets": len(f1)})
+    return with_correction(pd.DataFrame(lines))
+
+
+def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
+    """Table 4.3 with the paper's rows and columns, for one variant: ours [95 % interval]; paper's."""
+    lines = []
+    for row in cells[cells.variant == variant].to_dict("records"):
+        delta, p = f"the base row; paper {row['Delta vs Full, paper']:g}", "the base row"
+        if row["configuration"] != ROWS[FULL][0]:
+            delta = cell_text(row, "Delta vs Full", row["Delta vs Full, paper"])
+            ours = "too few data sets" if np.isnan(row["p (Wilcoxon)"]) else f"{row['p (Wilcoxon)']:.3g}"
+            p = f"{ours}; paper {'<' if row['p, paper'] == 0.001 else ''}{row['p, paper']:g}"
+        line = {"configuration": row["configuration"], "F1 Score": cell_text(row, "F1", row["F1, paper"])}
+        lines.append(line | {"Delta vs Full": delta, "p-value (vs Full)": p, "n (data sets)": row["sets"]})
+    return pd.DataFrame(lines)
+
+
+def all_sets(rows: pd.DataFrame) -> pd.DataFrame:
+    """F1 of every set of components, a row per variant, rate and set."""
+    lines = []
+    for variant, rate in itertools.product(framework.VARIANTS, sorted(rows.rate.unique())):
+        f1 = scores(rows, variant, rate)
+        for on in SETS:
+            names = ", ".join(TITLES[name] for name in itertools.compress(COMPONENTS, on)) or "none"
+            row = {"variant": variant, "noise rate (%)": 100 * rate, "components on": names}
+            lines.append(row | mean_with_interval(f1[on], "F1") | {"sets": len(f1)})
+    return pd.DataFrame(lines)
+
+
+def shapley_values(f1: pd.DataFrame) -> pd.DataFrame:
+    """Each component's Shapley value of F1 on every data set (sets x components); they sum to full less none.
+
+    phi_i = sum over sets S without i of |S|! (2 - |S|)! / 3! (v(S with i) - v(S)) (Shapley 1953): the mean gain of
+    switching i on, over all orders of switching on. ``f1`` is the table of :func:`scores`.
+    """
+    values = {}
+    for i, name in enumerate(COMPONENTS):
+        value = 0.0
+        for without in (on for on in SETS if not on[i]):
+            with_it = (*without[:i], True, *without[i + 1 :])
+            size = sum(without)
+            weight = math.factorial(size) * math.factorial(2 - size) / math.factorial(3)
+            value = value + weight * (f1[with_it] - f1[without])
+        values[name] = value
+    return pd.DataFrame(values)
+
+
+def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """A row per variant, rate and component: its Shapley value, its share of the total gain, and P(it is the largest).
+
+    Values have 95 % t-intervals over data sets. A share has a 95 % percentile bootstrap over data sets, and is given
+    only where the total gain's interval excludes 0: elsewhere it would be a ratio to nothing.
+    """
+    printed, resamples, lines = ledger.printed(), protocol().statistics["resamples"], []
+    for variant, rate in itertools.product(framework.VARIANTS, sorted(rows.rate.unique())):
+        values = shapley_values(scores(rows, variant, rate))
+        gain = values.sum(axis=1).to_numpy()
+        total = mean_with_interval(gain, "total gain")
+        settled = bool(total["total gain low"] > 0 or total["total gain high"] < 0)
+        means = stats.resampled_means(values, seeds.generator(root_seed, "4.3", variant, rate), resamples)
+        shares = 100 * means / means.sum(1, keepdims=True)
+        largest = np.bincount(means.argmax(1), minlength=len(COMPONENTS)) / resamples
+        for i, name in enumerate(COMPONENTS):
+            row = {"variant": variant, "noise rate (%)": 100 * rate, "component": TITLES[name]}
+            row |= mean_with_interval(values[name], "Shapley value (F1)")
+            row |= {"share of gain, paper (%)": printed[f"S4.3.share_{IN_LEDGER[name]}"]}
+            share = "none: the sign of the gain is open"
+            if settled:
+                low, high = np.percentile(shares[:, i], [2.5, 97.5])
+                share = f"{100 * values[name].mean() / gain.mean():.0f} [{low:.0f}, {high:.0f}]"
+            row |= {"share of gain (%)": share, "P(largest)": largest[i]} | total
+            lines.append(row | {"gain settled": settled, "sets": len(values)})
+    return pd.DataFrame(lines)
+
+
+def removals(cells: pd.DataFrame, variant: str) -> str:
+    """Which removals help a variant (ahead of the full model), and which hurt it."""
+    part = cells[(cells.variant == variant) & cells["Delta vs Full"].notna()]
+    return f"Removing from `{variant}`, less the full model. {standing(part, 'Delta vs Full', 'configuration')}"
+
+
+def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[Statement]:
+    """The section's statements, read on the variant ``paper``; ``table`` is :func:`contributions`."""
+    f1 = scores(rows, "paper", rate)
+    phi = shapley_values(f1)
+    share = table[(table.variant == "paper") & (table["noise rate (%)"] == 100 * rate)].set_index("component")
+    raw = {"part": "ablation", "variant": "paper", "rate": rate}
+
+    def where(row: str, *sets: tuple[bool, ...]) -> dict[str, Any]:
+        raws = [raw | dict(zip(COMPONENTS, on, strict=True)) for on in dict.fromkeys(sets)]
+        return {"table": "cells", "row": row, "raw": raws}
+
+    statements = [
+        ledger.judge_level(f"T3.{key}.f1", f1[on], f1[FULL], **where(f"paper, {name}", on, FULL))
+        for on, (name, key) in ROWS.items()
+    ]
+    lost = {name: f1[FULL] - f1[on] for on, (name, _) in ROWS.items() if on != FULL}
+    statements.append(ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)))
+    how = {"side": "greater", "table": "contributions", "raw": raw}
+    for name, title in TITLES.items():
+        shown = f"{share['share of gain (%)'][title]}; total gain {phi.sum(axis=1).mean():+.3f} F1"
+        claim_id = f"S4.3.share_{IN_LEDGER[name]}"
+        statements.append(ledger.judge(claim_id, phi[name], row=f"paper, {title}", shown=shown, **how))
+    f, w, r = (phi[name] for name in COMPONENTS)
+    most = {"weighting over regularisation": w - r, "weighting over feature extraction": w - f}
+    via = {"weighting": w, "regularisation": r, "both over feature extraction": w + r - f}
+    return [
+        *statements,
+        ledger.judge_all("S4.3.aw_most", most, row="paper", **how),
+        ledger.judge("S4.3.reg_over_fe", r - f, row="paper", **how),
+        ledger.judge_all("S6.via", via, row="paper", **how),
+    ]
