@@ -1,17 +1,33 @@
-"""Section 4.4: does DATA-LAB's gain depend on the training size? What is run, and its cost."""
+"""Section 4.4: does DATA-LAB's gain depend on the training size, and what does scoring a training set cost?
 
-from typing import Annotated, Literal
+Only two data sets are large enough: the seed is the unit, and intervals speak of these two.
+"""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
 import pydantic
+import seaborn as sns
+from numpy.typing import NDArray
 
-from datalab import models
+from datalab import correction, ledger, models, pruning
+from datalab.protocol import protocol
+from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sections import compare, plots, trial
 from datalab.sections.parameters import Datasets, pooled
-from datalab.sections.scaling_cell import recipe_at
+from datalab.sections.sentences import standing
+from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
+from datalab.sweep.cost import peak_memory, timed
+from datalab.training import Recipe, protocol_recipe
 
-CELL = "datalab.sections.scaling_cell:run_cell"
+METHODS = ("vanilla", "influence", "random", "label_noise", *DATALAB.values())
 VALIDATION = 400  # rows that no arm uses: nothing is tuned here
+GAIN = "Relative Gain (%)"
 _MODELS = 15  # at each size: two references, five folds, eight models to compare
 _SECONDS_A_STEP = 0.005  # of all methods together, on one core
 
@@ -39,13 +55,13 @@ class Parameters(SectionParameters):
         return self.scaling_datasets
 
 
-def cells(p: Parameters) -> list[Task]:
-    """One cell a data set, architecture and seed, with all sizes and methods."""
+def tasks(p: Parameters) -> list[Task]:
+    """One task a data set, architecture and seed, with all sizes and methods."""
     common = {"root_seed": p.root_seed, "sizes": list(p.scaling_sizes), "test": p.scaling_test}
-    trained = _MODELS * len(p.scaling_sizes)
     common |= {"validation": VALIDATION, "encoder": p.encoder, "device": p.chosen_device}
+    function, trained = f"{__name__}:run_task", _MODELS * len(p.scaling_sizes)
     return [
-        Task(CELL, {"dataset": dataset, "architecture": name, "seed": seed} | common, _cost(p, name), trained)
+        Task(function, {"dataset": dataset, "architecture": name, "seed": seed} | common, _cost(p, name), trained)
         for dataset in p.scaling_datasets
         for name in dict.fromkeys(p.scaling_architectures)
         for seed in range(p.scaling_seeds)
@@ -53,7 +69,7 @@ def cells(p: Parameters) -> list[Task]:
 
 
 def _cost(p: Parameters, architecture: str) -> float:
-    """Seconds of one cell on one core: training, and scoring in proportion to the size."""
+    """Seconds of one task on one core: training, and scoring in proportion to the size."""
     large = 1.0 if architecture in models.REFERENCES else 25.0
     return sum(large * _SECONDS_A_STEP * recipe_at(size).steps + 1e-5 * size for size in p.scaling_sizes) + 1
 
@@ -62,4 +78,244 @@ def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a step took when it was measured, and the peak memory."""
     largest = max(p.scaling_sizes)
     what = f"{len(p.scaling_datasets)} data sets, up to {largest:,} rows"
-    return pooled(p, cells(p), what, memory=1e9 + 2000 * largest)
+    return pooled(p, tasks(p), what, memory=1e9 + 2000 * largest)
+
+
+def run_task(
+    dataset: str,
+    architecture: str,
+    seed: int,
+    root_seed: int,
+    sizes: Sequence[int],
+    test: int,
+    validation: int,
+    encoder: str,
+    device: str,
+) -> list[dict[str, Any]]:
+    """A row per size and method (and draw of a random subset): macro-F1 and accuracy on the clean test set.
+
+    ``n`` is the size reached, which is less than ``size`` where the data set has no more. Nothing is tuned; the number
+    of steps grows with the size (:func:`recipe_at`). The rows of ``influence`` have the ``seconds`` that scoring the
+    training set took and, at the first seed, the most bytes that its tensors held, ``memory``.
+    """
+    rows, rates = [], (protocol().framework["verdict_rate"],)
+    for size in sizes:
+        caps = {"train": size, "validation": validation, "test": test}
+        study = Trial(dataset, architecture, seed, root_seed, rates, caps, encoder, device)
+        common = {"dataset": dataset, "architecture": architecture, "seed": seed, "size": size, "n": len(study.x)}
+        rows += [common | row for row in _methods(study, recipe_at(size))]
+    return rows
+
+
+def recipe_at(size: int) -> Recipe:
+    """The recipe with as many steps as the protocol gives a training set of this size; from 1,000 rows on, more."""
+    recipe = protocol_recipe()
+    growth = max(size / 1000, 1) ** protocol().scaling["steps_exponent"]
+    return recipe._replace(steps=round(recipe.steps * growth))
+
+
+def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
+    observed, keep = study.observed[0], protocol().primary_cell["keep_fraction"]
+    references, _ = trial.references(study, recipe=recipe)
+
+    def scoring() -> NDArray[np.float64]:
+        scores = trial.streamed(references, study.x, observed, recipe.l2)
+        return trial.mean_of_references(scores.self_influence(study.x, study.tensor(observed)))[0]
+
+    seconds, scores = timed(scoring)
+    # Of one seed: memory does not vary, and the profiler takes its time.
+    cost = {"seconds": seconds, "memory": peak_memory(scoring) if study.seed == 0 else np.nan}
+    draws = range(protocol().random_subsets)
+    arms = [{"method": "vanilla"}, {"method": "influence"} | cost]
+    arms += [{"method": "random", "draw": draw} for draw in draws]
+    kept = [np.ones(len(observed), dtype=bool), pruning.keep(scores, observed, keep)]
+    kept += [pruning.random_subset(observed, keep, rng=study.rng("random", draw)) for draw in draws]
+    fitted = [trial.fit(study, np.tile(observed, (len(kept), 1)), np.array(kept), recipe=recipe)]
+
+    corrected = correction.ForwardCorrected(study.classifier())
+    settings = {"transition": study.tensor(trial.transitions(study, recipe).astype(np.float32))}
+    fitted.append(trial.fit(study, study.observed, module=corrected, recipe=recipe, settings=settings))
+    for variant in DATALAB:
+        module, lambdas = study.datalab(variant=variant), trial.default_lambdas(1)
+        fitted.append(trial.fit_datalab(study, module, study.observed, lambdas, recipe=recipe))
+    arms += [{"method": method} for method in ("label_noise", *DATALAB.values())]
+    scored = [row for stack in fitted for row in trial.test_scores(study, stack)]
+    return [arm | row for arm, row in zip(arms, scored, strict=True)]
+
+
+def size_name(size: int) -> str:
+    """``1K`` for 1,000."""
+    return f"{size // 1000}K" if size % 1000 == 0 else f"{size:,}"
+
+
+def by_seed(rows: pd.DataFrame, method: str, size: int) -> NDArray[np.float64]:
+    """A method's F1 at a size, one value a seed (seeds,): means over data sets and architectures, each over draws."""
+    part = compare.rows_of_kind(rows, method=method, size=size)
+    of_task = part.groupby(["seed", "dataset", "architecture"]).macro_f1.mean()
+    return of_task.groupby(level="seed").mean().to_numpy()
+
+
+def scaling(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per variant and size: baseline, ours and the relative gain, with 95 % t-intervals over seeds."""
+    printed = ledger.printed()
+
+    def row(variant: str, size: int) -> dict[str, Any]:
+        base, ours = (by_seed(rows, method, size) for method in ("vanilla", DATALAB[variant]))
+        key, reached = f"T4.{size_name(size)}", rows[rows["size"] == size].groupby("dataset", sort=False).n.first()
+        note = ", ".join(f"{name} {n:,}" for name, n in reached.items() if n < size)
+        return (
+            {"variant": variant, "Training Size": size_name(size)}
+            | {"Baseline F1, paper": printed.get(f"{key}.baseline_f1")}
+            | compare.mean_with_interval(base, "Baseline F1")
+            | {"Ours F1, paper": printed.get(f"{key}.ours_f1")}
+            | compare.mean_with_interval(ours, "Ours F1")
+            | {f"{GAIN}, paper": printed.get(f"{key}.rel_gain")}
+            | compare.mean_with_interval(100 * (ours / base - 1), GAIN)
+            | {"seeds": len(base), "note": f"no more rows: {note}" if note else ""}
+        )
+
+    return pd.DataFrame([row(variant, size) for variant in DATALAB for size in sorted(rows["size"].unique())])
+
+
+def paper_shape(table: pd.DataFrame, variant: str) -> pd.DataFrame:
+    """Table 4.4 with the paper's rows and columns, for one variant: ours [95 % interval]; paper's."""
+    part, columns = table[table.variant == variant], ("Baseline F1", "Ours F1", GAIN)
+    shaped = compare.beside_paper(part, "Training Size", {name: name for name in columns}, decimals={GAIN: 1})
+    return shaped.assign(**{"n (seeds)": part.seeds.to_numpy(), "note": part.note.replace("", "-").to_numpy()})
+
+
+def methods(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set, architecture, size and method: F1, and less vanilla's, 95 % t-intervals over seeds."""
+    table = []
+    for (name, architecture, size), part in rows.groupby(["dataset", "architecture", "size"], sort=False):
+        f1 = part.pivot_table(index="seed", columns="method", values="macro_f1")
+        for method in METHODS:
+            row = {"data set": name, "architecture": architecture, "size": size, "n": int(part.n.iloc[0])}
+            row |= {"method": method} | compare.mean_with_interval(f1[method], "F1")
+            if method != "vanilla":
+                row |= compare.mean_with_interval(f1[method] - f1.vanilla, "less vanilla")
+            table.append(row | {"seeds": len(f1), "note": "the base row" if method == "vanilla" else ""})
+    return pd.DataFrame(table)
+
+
+def cost(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set, architecture and size: seconds and memory of scoring the training set, medians over seeds."""
+
+    def medians(part: pd.DataFrame) -> dict[str, float]:
+        n, seconds, memory = part[["n", "seconds", "memory"]].median()
+        return {"n": n, "seconds": seconds, "microseconds an example": 1e6 * seconds / n, "memory (MB)": memory / 1e6}
+
+    return compare.table(rows[rows.method == "influence"], ["dataset", "architecture", "size"], medians)
+
+
+def growth(rows: pd.DataFrame) -> pd.DataFrame:
+    """The exponent b of seconds ~ n^b, a row per data set and architecture, with a 95 % t-interval over seeds.
+
+    A seed's exponent is the slope of log seconds on log n over its three largest sizes: below them the cost of calling
+    torch at all hides how scoring grows.
+    """
+
+    def exponent(part: pd.DataFrame) -> dict[str, float]:
+        slopes = []
+        for _, seed in part.groupby("seed", sort=False):
+            largest = seed.sort_values("n").drop_duplicates("n").tail(3)
+            slopes.append(np.polyfit(np.log(largest.n.astype(float)), np.log(largest.seconds), 1)[0])
+        ends = {"from n": int(largest.n.min()), "to n": int(largest.n.max()), "seeds": len(slopes)}
+        return compare.mean_with_interval(slopes, "exponent") | ends
+
+    table = compare.table(rows[rows.method == "influence"], ["dataset", "architecture"], exponent)
+    return table.rename(columns={"dataset": "data set"})
+
+
+def cost_figure(cost: pd.DataFrame) -> sns.FacetGrid:
+    """Seconds and memory of scoring by training size; dotted: seconds in proportion to n."""
+    titles = {"seconds": "Time to score them (s)", "memory (MB)": "Memory of its tensors, beyond the data (MB)"}
+    long = cost.assign(line=cost.dataset + ", " + cost.architecture).melt(["line", "n"], list(titles), "measure")
+    how = {"kind": "line", "style": "line", "markers": True, "height": 3.6, "aspect": 1.3}
+    grid = sns.relplot(
+        long, x="n", y="value", hue="line", col="measure", facet_kws={"sharey": False, "legend_out": True}, **how
+    )
+    grid.set(xscale="log", xlabel="training examples", ylabel="")
+    seconds, memory = grid.axes.flat
+    memory.set_ylim(bottom=0)
+    seconds.set_yscale("log")
+    ends = np.array([cost.n.min(), cost.n.max()])
+    seconds.plot(ends, cost.seconds.max() * ends / ends[1], color=plots.GREY, linewidth=0.9, linestyle=plots.DOTTED)
+    for axes, title in zip((seconds, memory), titles.values(), strict=True):
+        axes.set_title(title)
+    grid.legend.set_title("")
+    return grid
+
+
+def gain_sentence(table: pd.DataFrame) -> str:
+    """At which sizes each variant is shown to gain."""
+    gains = [
+        f"Relative gain in %, {variant}. {standing(part, GAIN, 'Training Size', 1)}"
+        for variant, part in table.groupby("variant", sort=False)
+    ]
+    return "\n\n".join(gains)
+
+
+def cost_sentence(growth: pd.DataFrame, cost: pd.DataFrame) -> str:
+    """How scoring grows, and what it holds at the largest size."""
+    largest = cost.loc[cost.n.idxmax()]
+    exponents = ", ".join(f"{row['data set']} {row.architecture} {row.exponent:.2f}" for _, row in growth.iterrows())
+    return (
+        f"Seconds grow as n to the power of: {exponents}. At {int(largest.n):,} examples scoring took "
+        f"{largest.seconds:.2f} s; its tensors held at most {cost['memory (MB)'].max():.0f} MB beyond the data, at any "
+        f"size."
+    )
+
+
+def verdicts(rows: pd.DataFrame) -> list[Statement]:
+    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none."""
+    ours, printed = DATALAB["paper"], ledger.printed()
+    sizes = [int(size) for size in sorted(rows["size"].unique())]
+    names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
+    small, large = ([size for size in sizes if (size <= 5000) == is_small] for is_small in (True, False))
+    statements = []
+    for size, name in names.items():
+        reached = int(rows[rows["size"] == size].n.max())
+        where = {"table": "scaling", "row": name, "n": rows.seed.nunique(), "raw": {"size": size}}
+        trained = ledger.show(f"T4.{name}.size", reached, **where)
+        statements.append(replace(trained, why="trained on as many, where there are"))
+        for column, method in (("baseline_f1", "vanilla"), ("ours_f1", ours)) if 1000 in names else ():
+            level, base = (by_seed(rows, method, at) for at in (size, 1000))
+            raw = {"method": method, "size": sorted({size, 1000})}
+            where = {"table": "scaling", "row": name, "raw": raw}
+            statements.append(ledger.judge_level(f"T4.{name}.{column}", level, base, **where))
+    if min(names, default=0) == 1000 and small and large:
+        statements += _regimes(rows, names, small, large)
+    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw={})
+    listed = ", ".join(f"{size:,}" for size in sizes)
+    return [*statements, replace(count, measured=listed, why="the sizes of this run")]
+
+
+def _regimes(rows: pd.DataFrame, names: dict[int, str], small: list[int], large: list[int]) -> list[Statement]:
+    """What the paper says of few examples (up to 5,000) and many."""
+    ours = DATALAB["paper"]
+
+    def f1(method: str, *sizes: int) -> NDArray[np.float64]:
+        return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
+
+    def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:
+        raw = {"method": list(methods), "size": list(sizes)}
+        return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
+
+    gains = [f1(ours, *sizes) / f1("vanilla", *sizes) - 1 for sizes in (small, large)]
+    ends = [min(names), max(names)]
+    where = {
+        "low_data": at("1K and 5K less the others", small + large, "vanilla", ours),
+        "vulnerable": at("the others less 1K and 5K", small + large, "vanilla"),
+        "always": at("every size", names, "vanilla", ours),
+        "more": at("largest less smallest", ends, "vanilla"),
+    }
+    fewer = f1("vanilla", *large) - f1("vanilla", *small)
+    ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
+    more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
+    return [
+        ledger.judge("S4.4.low_data", gains[0] - gains[1], scale=100, **where["low_data"]),
+        ledger.judge("S4.4.baseline_vulnerable", fewer, **where["vulnerable"]),
+        ledger.judge_all("S4.4.ours_always_better", ahead, **where["always"]),
+        ledger.judge("S4.4.more_data_helps", more, **where["more"]),
+    ]
