@@ -1,16 +1,55 @@
-"""Section 4.5: the computational overhead of each component. What is run, and its cost."""
+"""Section 4.5: what does each of DATA-LAB's components add to training time, inference time and memory?
 
-from typing import Annotated, Literal
+Measured in turn on one machine: an overhead is a ratio within a repetition, less 1; a data set counts by its median
+over repetitions, and intervals are over data sets.
+"""
 
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import pandas as pd
 import pydantic
+import torch
+from matplotlib.figure import Figure
 
+from datalab import framework, ledger
+from datalab.protocol import protocol
+from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sections import compare, plots, trial
 from datalab.sections.parameters import Caps, Datasets, pooled
+from datalab.sections.trial import Trial
 from datalab.sweep import Task
+from datalab.sweep.cost import peak_memory, timed
+from datalab.training import AnyStack, protocol_recipe
 
-CELL = "datalab.sections.overhead_cell:run_cell"
+# Which components are on: (projection, weighting, regularisation).
+CONFIGURATIONS = {
+    "baseline": (False, False, False),
+    "Feature Extraction": (True, False, False),
+    "Adaptive Weighting": (False, True, False),
+    "Regularization": (False, True, True),
+    "Total": (True, True, True),
+}
+SCORING = "influence scoring"  # what the paper's table leaves out: the reference models and their scores
+# The rows of table 4.5: what each is measured against, and its name in the ledger's ids.
+BASES = {
+    "Feature Extraction": "baseline",
+    "Adaptive Weighting": "baseline",
+    "Regularization": "Adaptive Weighting",
+    "Total": "baseline",
+}
+_KEYS = {"Feature Extraction": "fe", "Adaptive Weighting": "aw", "Regularization": "reg", "Total": "total"}
+# Its columns: what is measured, its title and its name in the ledger's ids.
+COLUMNS = {
+    "train": ("Training Time Overhead (%)", "train"),
+    "infer": ("Inference Time Overhead (%)", "infer"),
+    "memory": ("Memory Overhead (%)", "mem"),
+}
 _SECONDS = 1.3  # of one repetition on one core
 _MODELS = 15  # trained in one repetition
+_INFERENCES = 20  # passes over the test set a measurement
+_TIMED_STEPS, _PROFILED_STEPS = 50, 3  # all steps cost the same, and hold the same memory
 
 
 class Parameters(SectionParameters):
@@ -27,15 +66,182 @@ class Parameters(SectionParameters):
         return self.framework_datasets
 
 
-def cells(p: Parameters) -> list[Task]:
-    """One cell a data set, with all configurations and repetitions."""
+def tasks(p: Parameters) -> list[Task]:
+    """One task a data set, with all configurations and repetitions."""
     common = {"repetitions": p.overhead_repetitions, "root_seed": p.root_seed, "caps": dict(p.caps)}
     common |= {"encoder": p.encoder, "device": p.chosen_device}
     cost, trained = _SECONDS * (p.overhead_repetitions + 1), _MODELS * (p.overhead_repetitions + 1) + 2
-    return [Task(CELL, {"dataset": dataset} | common, cost, trained) for dataset in p.framework_datasets]
+    function = f"{__name__}:run_task"
+    return [Task(function, {"dataset": dataset} | common, cost, trained) for dataset in p.framework_datasets]
 
 
 def estimate(p: Parameters) -> Estimate:
     """The expected time, from what a repetition took when it was measured, and the peak memory."""
     what = f"{len(p.framework_datasets)} data sets, {p.overhead_repetitions} repetitions"
-    return pooled(p, cells(p), what, memory=8e8)
+    return pooled(p, tasks(p), what, memory=8e8)
+
+
+def run_task(
+    dataset: str, repetitions: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """A row per repetition, variant and configuration: seconds to train and to predict, and peak bytes of tensors.
+
+    One model at a time, all by the same code, in turn within each repetition, so that whatever else the machine does
+    falls on all of them. ``Regularization`` is measured with weighting on, since its KL term is about the weights; its
+    base is ``Adaptive Weighting``. Training is 50 steps of the recipe. ``influence scoring`` is a plain training in
+    full, batched by hand as the reference models are, followed by theirs and the scoring; its ``base`` is the plain
+    training alone. Prediction is the test set 20 times. Memory is counted by torch's profiler over a few steps of
+    training, parameters, gradients and Adam's moments included; it does not vary, and is counted once.
+    """
+    study = Trial(dataset, "mlp", 0, root_seed, (protocol().framework["verdict_rate"],), caps, encoder, device)
+    arms = [(variant, name) for variant in framework.VARIANTS for name in CONFIGURATIONS]
+    memory = {arm: peak_memory(training(study, *arm, _PROFILED_STEPS)) for arm in arms}
+    rows = []
+    for repetition in range(-1, repetitions):  # the first round warms up
+        common = {"dataset": dataset, "repetition": repetition}
+        for variant, name in arms:
+            train, stack = timed(training(study, variant, name, _TIMED_STEPS))
+            infer = inference_seconds(stack.model(0), study.x_test)
+            costs = {"train": train, "infer": infer, "memory": memory[variant, name]}
+            rows.append(common | {"variant": variant, "configuration": name} | costs)
+        scoring, _ = timed(lambda: trial.self_influence(study, *trial.references(study)))
+        plain, _ = timed(lambda: trial.fit(study, study.observed))
+        costs = {"train": plain + scoring, "base": plain}
+        rows.append(common | {"variant": "both", "configuration": SCORING} | costs)
+    return [row for row in rows if row["repetition"] >= 0]
+
+
+def training(study: Trial, variant: str, name: str, steps: int) -> Callable[[], AnyStack]:
+    """What trains one model of a configuration, at the default lambdas."""
+    projection, weighting, regularisation = CONFIGURATIONS[name]
+    module = study.datalab(variant=variant, projection=projection, weighting=weighting)
+    lambdas, recipe = regularisation * trial.default_lambdas(1), protocol_recipe()._replace(steps=steps)
+    return lambda: trial.fit_datalab(study, module, study.observed, lambdas, recipe=recipe)
+
+
+def inference_seconds(model: framework.DataLab, x: torch.Tensor) -> float:
+    """Seconds of the deployed model, an ordinary module without what training alone needs, on x (n, d)."""
+    deployed = torch.nn.Sequential(model.project, model.classifier).eval()
+    with torch.inference_mode():
+        return timed(lambda: [deployed(x) for _ in range(_INFERENCES)])[0]
+
+
+def claim_id(configuration: str, measure: str) -> str:
+    """The ledger's id of one cell of table 4.5."""
+    return f"T5.{_KEYS[configuration]}.{COLUMNS[measure][1]}"
+
+
+def overhead(rows: pd.DataFrame, variant: str, configuration: str, measure: str) -> pd.Series:
+    """The overhead, a ratio less 1, one value a data set: the median over repetitions of ratios within each."""
+    if configuration == SCORING:
+        part = rows[rows.configuration == SCORING].set_index("dataset")
+        ratio = part.train / part.base
+    else:
+        part = rows[rows.variant == variant]
+        table = part.pivot_table(index=["dataset", "repetition"], columns="configuration", values=measure, sort=False)
+        ratio = table[configuration] / table[BASES[configuration]]
+    return ratio.groupby(level="dataset", sort=False).median() - 1
+
+
+def cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per variant, component and measure: the paper's overhead and ours, in %."""
+    printed = ledger.printed()
+
+    def row(variant: str, component: str, measure: str, **paper: float) -> dict[str, Any]:
+        values = 100 * overhead(rows, variant, component, measure)
+        key = {"variant": variant, "component": component, "against": BASES.get(component, "baseline")}
+        key |= {"measure": COLUMNS[measure][0]} | paper
+        return key | compare.mean_with_interval(values, "ours") | {"sets": len(values)}
+
+    table = [
+        row(variant, component, measure, paper=printed[claim_id(component, measure)])
+        for variant in framework.VARIANTS
+        for component in BASES
+        for measure in COLUMNS
+    ]
+    return pd.DataFrame([*table, row("both", SCORING, "train")])
+
+
+def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
+    """Table 4.5 with the paper's rows and columns, for one variant: ours [95 % interval]; paper's."""
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        texts = {row.measure: compare.cell_text(row, "ours", row.paper, decimals=1) for _, row in part.iterrows()}
+        return texts | {"n (data sets)": int(part.sets.iloc[0])}
+
+    return compare.table(cells[cells.variant == variant], "component", line)
+
+
+def times(rows: pd.DataFrame) -> pd.DataFrame:
+    """The medians behind the ratios: milliseconds for 50 steps of training and for one pass over the test set, KiB."""
+
+    def medians(part: pd.DataFrame) -> dict[str, float]:
+        train, infer, memory = part[["train", "infer", "memory"]].median()
+        seconds = {"50 training steps (ms)": 1000 * train, "a test set (ms)": 1000 / _INFERENCES * infer}
+        return seconds | {"KiB": memory / 1024}
+
+    return compare.table(rows[rows.configuration != SCORING], ["variant", "configuration"], medians)
+
+
+def figure(cells: pd.DataFrame) -> Figure:
+    """A panel a measure: the overhead of every component, both variants, with the paper's figure as a tick."""
+    shown = cells[cells.component != SCORING]
+    return plots.intervals(
+        shown.assign(measure=shown.measure.str.removesuffix(" (%)")),
+        "ours",
+        "component",
+        by="variant",
+        panel="measure",
+        paper="paper",
+        title="What does each component cost? (tick: the paper)",
+        xlabel="%",
+    )
+
+
+def sentence(cells: pd.DataFrame) -> str:
+    """The total of each variant, whether it is modest by the rule, and what influence scoring adds."""
+    modest, totals = 100 * protocol().overhead["modest"], []
+    for variant in framework.VARIANTS:
+        part = compare.rows_of_kind(cells, variant=variant, component="Total").set_index("measure")
+        train, infer = (part.loc[COLUMNS[measure][0]] for measure in ("train", "infer"))
+        word = "within" if train["ours high"] < modest else "not shown to be within"
+        limits = [f"[{cell['ours low']:.1f}, {cell['ours high']:.1f}]" for cell in (train, infer)]
+        totals.append(
+            f"**{variant}**: {train.ours:.1f} % on training {limits[0]}, {word} the {modest:g} % fixed beforehand; "
+            f"{infer.ours:.1f} % on inference {limits[1]}"
+        )
+    scoring = cells[cells.component == SCORING].iloc[0]
+    return f"{'; '.join(totals)}. Influence scoring, once before training, is {scoring.ours:.0f} % of a training."
+
+
+def verdicts(rows: pd.DataFrame) -> list[Statement]:
+    """The section's statements, on the variant ``paper``."""
+    printed, rule = ledger.printed(), protocol()
+    small = 100 * rule.statistics["sesoi"]["relative_overhead"]
+    stated = {claim_id(name, measure): (name, measure) for name in BASES if name != "Total" for measure in COLUMNS}
+    stated |= {"S4.5.total_train": ("Total", "train"), "S4.5.total_infer": ("Total", "infer")}
+
+    def raw(name: str) -> dict[str, Any]:
+        return {"variant": "paper", "configuration": [name, BASES[name]]}
+
+    def judged(statement: str, name: str, measure: str, side: str) -> Statement:
+        where = {"table": "cells", "row": f"paper, {name}, {COLUMNS[measure][0]}", "raw": raw(name)}
+        d = overhead(rows, "paper", name, measure)
+        return ledger.judge(statement, d, side=side, metric="relative_overhead", scale=100, **where)
+
+    # A printed overhead below the smallest that matters says: none to speak of.
+    sides = {key: "greater" if printed[key] > small else "none" for key in stated}
+    statements = [judged(key, *of, sides[key]) for key, of in stated.items()]
+    total = overhead(rows, "paper", "Total", "train") + overhead(rows, "paper", SCORING, "train")
+    modest = ledger.judge(
+        "S4.5.modest",
+        total - rule.overhead["modest"],
+        side="less",
+        metric=None,
+        alpha=0.05,
+        shown=100 * total.mean(),
+        table="cells",
+        row="paper, Total, Training Time Overhead (%); influence scoring",
+        raw=[raw("Total"), {"configuration": SCORING}],
+    )
+    return [*statements, modest, judged("S5.1.no_arch_change", "Total", "infer", "none")]
