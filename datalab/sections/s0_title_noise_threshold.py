@@ -1,54 +1,55 @@
-"""The title's question: at what noise rate does influence pruning start to beat random subsampling?
+"""The title: at what noise rate does influence pruning start to beat random subsampling?
 
-Cells and their cost here; how their rows become tables in :mod:`datalab.sections.title_tables`.
+A task is a data set, architecture, noise kind and seed. It corrupts the labels at every rate, scores the training
+examples by reference models, and trains one model per (rate, method, keep fraction). The tables rest on ``d``, a paired
+difference of scores on the clean test set: :func:`differences`. The verdict is read on one setting that was named in
+advance, the primary cell.
 """
 
-import dataclasses
-from typing import Annotated, Literal
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pydantic
 
-from datalab import sweep
+from datalab import ledger, noise, seeds, stats
+from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
-from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.parameters import Caps, Datasets, Fraction, Rate
-from datalab.sections.pruning_cell import FOLDS, HUMAN
+from datalab.record import Statement
+from datalab.record.parameters import Estimate
+from datalab.sections import compare
+from datalab.sections.parameters import Fractions, Rates, TrainingParameters, pooled
+from datalab.sections.pruning_arms import arms, scores_by_rate, train_and_test
+from datalab.sections.trial import FOLDS, HUMAN, Trial
 from datalab.sweep import Task, machine_speed
 
-CELL = "datalab.sections.pruning_cell:run_cell"
 HUMAN_DATASET = "vader-tweets"
+SETTING = ["architecture", "noise", "keep_fraction"]
+PAIR = ["architecture", "noise", "dataset", "seed", "rate"]
+RATE, PRUNED = "noise rate (%)", "pruned (%)"
+# What a row of the primary cell has in its columns, and one of the title's method.
+PRIMARY = {name: protocol().primary_cell[name] for name in SETTING}
+TITLES = {"method": "influence", "reference_steps": protocol().reference["steps"]}
+THRESHOLD = protocol().title_verdict["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 
 
-class Parameters(SectionParameters):
+class Parameters(TrainingParameters):
     """What the title's section takes; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     architectures: tuple[Literal["softmax", "mlp"], ...]
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
-    noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=2)
-    keep_fractions: tuple[Fraction, ...] = pydantic.Field(min_length=1)
-    arm_noise_rates: tuple[Rate, ...]
-    cnn_keep_fractions: tuple[Fraction, ...]
+    noise_rates: Rates = pydantic.Field(min_length=2)
+    keep_fractions: Fractions = pydantic.Field(min_length=1)
+    arm_noise_rates: Rates
+    cnn_keep_fractions: Fractions
     human_noise: bool
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("noise_rates", "keep_fractions", "arm_noise_rates", "cnn_keep_fractions")
-    @classmethod
-    def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(set(values)))
 
     @pydantic.model_validator(mode="after")
     def _primary_cell_is_run(self) -> "Parameters":
-        primary = protocol().primary_cell
-        for name, values, needed in (
-            ("architectures", self.architectures, primary["architecture"]),
-            ("noise_kinds", self.noise_kinds, primary["noise"]),
-            ("keep_fractions", self.keep_fractions, primary["keep_fraction"]),
-        ):
-            if needed not in values:
+        for needed, name in zip(PRIMARY.values(), ("architectures", "noise_kinds", "keep_fractions"), strict=True):
+            if needed not in getattr(self, name):
                 raise ValueError(f"{name} must include {needed!r}, where the title's verdict is read")
         return self
 
@@ -58,106 +59,297 @@ class Parameters(SectionParameters):
         return tuple(dict.fromkeys((*self.datasets, *((HUMAN_DATASET,) if self.human_noise else ()))))
 
 
-def cells(p: Parameters) -> list[Task]:
-    """Every cell of the section, data set by data set, so that prepared data is reused while it is at hand.
+# --- what is run ------------------------------------------------------------------------------------------------------
 
-    Noise kinds agree at rate 0, where nothing is flipped: only the symmetric cells run it.
-    """
-    found = []
-    for dataset in p.datasets:
-        for seed in range(p.seeds):
-            for architecture in p.architectures:
-                for kind in p.noise_kinds:
-                    found += _cell(p, dataset, architecture, kind, seed)
-            found += _cnn(p, dataset, seed)
+
+def tasks(p: Parameters) -> list[Task]:
+    """Every task of the section, data set by data set, so that prepared data is reused while it is at hand."""
+    mlp, symmetric, keep = (protocol().primary_cell[name] for name in SETTING)
+    # Noise kinds agree at rate 0, where nothing is flipped: only the symmetric tasks run it (see `complete`).
+    flipped = [rate for rate in p.noise_rates if rate > 0]
+    settings: list[tuple[str, str, Sequence, Sequence]] = []
+    for architecture, kind in itertools.product(p.architectures, p.noise_kinds):
+        if kind == symmetric:
+            settings.append((architecture, kind, p.noise_rates, p.keep_fractions))
+        elif kind == "pair":
+            settings.append((architecture, kind, flipped, p.keep_fractions))
+        elif architecture == mlp:
+            settings.append((mlp, kind, [rate for rate in p.arm_noise_rates if rate > 0], [keep]))
+    settings.append(("cnn", symmetric, p.arm_noise_rates, p.cnn_keep_fractions))
+    settings = [setting for setting in settings if setting[2] and setting[3]]
+    grid = [_task(p, *at, *setting) for at in itertools.product(p.datasets, range(p.seeds)) for setting in settings]
     if p.human_noise:
-        primary = protocol().primary_cell["architecture"]
-        for seed in range(p.seeds):
-            found.append(_make(p, HUMAN_DATASET, primary, HUMAN, seed, [None], p.keep_fractions))
-    return found
+        grid += [_task(p, HUMAN_DATASET, seed, mlp, HUMAN, [None], p.keep_fractions) for seed in range(p.seeds)]
+    return grid
 
 
-def _cell(p: Parameters, dataset: str, architecture: str, kind: str, seed: int) -> list[Task]:
-    primary = protocol().primary_cell
-    at_primary = architecture == primary["architecture"] and kind == primary["noise"]
-    if kind == primary["noise"]:
-        arms = [rate for rate in p.arm_noise_rates if rate in p.noise_rates] if at_primary else []
-        steps = protocol().reference["sensitivity_steps"] if arms else ()
-        return [_make(p, dataset, architecture, kind, seed, p.noise_rates, p.keep_fractions, arms, steps)]
-    if kind == "instance" and architecture != primary["architecture"]:
-        return []
-    keep = (primary["keep_fraction"],) if kind == "instance" else p.keep_fractions
-    rates = [rate for rate in (p.arm_noise_rates if kind == "instance" else p.noise_rates) if rate > 0]
-    return [_make(p, dataset, architecture, kind, seed, rates, keep)] if rates else []
-
-
-def _cnn(p: Parameters, dataset: str, seed: int) -> list[Task]:
-    if not p.arm_noise_rates or not p.cnn_keep_fractions:
-        return []
-    noise = protocol().primary_cell["noise"]
-    return [_make(p, dataset, "cnn", noise, seed, p.arm_noise_rates, p.cnn_keep_fractions)]
-
-
-def _make(p, dataset, architecture, kind, seed, rates, keep, arm_rates=(), reference_steps=()) -> Task:
-    parameters = {
-        "dataset": dataset,
-        "architecture": architecture,
-        "noise_kind": kind,
-        "seed": seed,
-        "root_seed": p.root_seed,
-        "rates": list(rates),
-        "keep_fractions": list(keep),
-        "caps": dict(p.caps),
-        "encoder": p.encoder,
-        "device": p.chosen_device,
-        "arm_rates": list(arm_rates),
-        "reference_steps": list(reference_steps),
-    }
-    cost, trained = _cost(architecture, len(rates), len(keep), len(arm_rates), reference_steps)
-    return Task(CELL, parameters, cost, trained)
-
-
-# Cost of one training step of one model, in units of the MLP's (64 features, 10 classes), measured side by side.
-_STEP = {"softmax": 0.35, "mlp": 1.0, "cnn": 1.7}
+# Seconds of one training step of one model: the MLP's (64 features, 10 classes), and the others' measured beside it.
+_STEP = {name: share * machine_speed.REFERENCE for name, share in (("softmax", 0.35), ("mlp", 1.0), ("cnn", 1.7))}
 _TEST_SHARE = 1.15  # predicting the test set and scoring, on top of training
 
 
-def _cost(
-    architecture: str, rates: int, keep: int, arm_rates: int, reference_steps: tuple[int, ...]
-) -> tuple[float, int]:
-    """The cell's expected cost in training steps of an MLP, and how many models it trains."""
-    rule, steps = protocol(), protocol().training["steps"]
-    references = rule.reference["models"]
-    models_ = rates * (2 + keep * (1 + rule.random_subsets) + references)
-    arms = len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS + len(reference_steps)
-    extra = arm_rates * (arms * steps + references * sum(reference_steps))
-    trained = models_ + arm_rates * (arms + references * len(reference_steps))
-    return (models_ * steps + extra) * _STEP[architecture] * _TEST_SHARE, trained
+def _task(
+    p: Parameters, dataset: str, seed: int, architecture: str, kind: str, rates: Sequence, keep: Sequence
+) -> Task:
+    rule, primary = protocol(), protocol().primary_cell
+    at_primary = (architecture, kind) == (primary["architecture"], primary["noise"])
+    arms = [rate for rate in p.arm_noise_rates if at_primary and rate in p.noise_rates]
+    lengths = rule.reference["sensitivity_steps"] if arms else []
+    given = {"dataset": dataset, "architecture": architecture, "noise_kind": kind, "seed": seed}
+    given |= {"root_seed": p.root_seed, "rates": list(rates), "keep_fractions": list(keep), "caps": dict(p.caps)}
+    given |= {"encoder": p.encoder, "device": p.chosen_device, "arm_rates": arms, "reference_steps": list(lengths)}
+
+    references, steps = rule.reference["models"], rule.training["steps"]
+    crossed = len(rates) * (2 + len(keep) * (1 + rule.random_subsets) + references)
+    rivals = len(arms) * (len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS + len(lengths))
+    trained = steps * (crossed + rivals) + len(arms) * references * sum(lengths)
+    cost = trained * _STEP[architecture] * _TEST_SHARE * max(1.0, p.caps["train"] / 1000) ** 0.1
+    return Task(f"{__name__}:run_task", given, cost, crossed + rivals + len(arms) * references * len(lengths))
 
 
 def estimate(p: Parameters) -> Estimate:
     """The section's expected time on this machine, from a short measured training, and its peak memory."""
-    scale = max(1.0, p.caps["train"] / 1000) ** 0.1 * machine_speed.seconds_per_step()
-    grid = tuple(dataclasses.replace(cell, cost=cell.cost * scale) for cell in cells(p))
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    seconds = sum(cell.cost for cell in grid) / workers + 20
-    memory = workers * (0.6e9 + 40 * 4 * (p.caps["train"] + p.caps["test"]) * 1000)
-    what = f"{len(grid)} cells on {len(p.datasets)} data sets, {p.seeds} seeds, {workers} processes"
-    return Estimate(seconds, memory, what, grid)
+    memory = 0.6e9 + 40 * 4 * (p.caps["train"] + p.caps["test"]) * 1000
+    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory, start=20.0)
+
+
+def run_task(
+    dataset: str,
+    architecture: str,
+    noise_kind: str,
+    seed: int,
+    root_seed: int,
+    rates: Sequence[float | None],
+    keep_fractions: Sequence[float],
+    caps: dict[str, int],
+    encoder: str,
+    device: str,
+    arm_rates: Sequence[float],
+    reference_steps: Sequence[int],
+) -> list[dict[str, Any]]:
+    """A row per rate, method, keep fraction and draw of a random subset: ``macro_f1`` and ``accuracy`` on the test set.
+
+    Rates (None: labels as people gave them) and keep fractions are crossed. At ``arm_rates`` and the primary keep
+    fraction the protocol's rival scores are added, and reference models of ``reference_steps``. ``flipped_kept`` is the
+    share of flipped labels among the ``n_kept``.
+    """
+    trial = Trial(dataset, architecture, seed, root_seed, tuple(rates), caps, encoder, device, noise_kind)
+    clean, by_rate = trial.prepared.y_train, scores_by_rate(trial, arm_rates, reference_steps)
+    rows, labels, kept = [], [], []
+    for rate, observed, scores in zip(rates, trial.observed, by_rate, strict=True):
+        realised = noise.realised_rate(clean, observed)
+        row = {"dataset": dataset, "architecture": architecture, "noise": noise_kind, "seed": seed}
+        row |= {"rate": realised if rate is None else rate, "realised_rate": realised}
+        for arm, mask in arms(trial, rate, observed, scores, keep_fractions):
+            flipped = float(np.mean(observed[mask] != clean[mask]))
+            rows.append(row | arm | {"n_kept": int(mask.sum()), "flipped_kept": flipped})
+            labels.append(observed)
+            kept.append(mask)
+    return [row | scored for row, scored in zip(rows, train_and_test(trial, labels, kept), strict=True)]
+
+
+# --- from rows to d ---------------------------------------------------------------------------------------------------
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add to every noise kind its rate 0, which only the symmetric cells ran: there the kinds do not differ."""
-    symmetric = protocol().primary_cell["noise"]
-    zero = rows[(rows.noise == symmetric) & (rows.rate == 0)]
+    """Add to every noise kind its rate 0, which only the symmetric tasks ran: there the kinds do not differ."""
+    zero = compare.rows_of_kind(rows, noise=PRIMARY["noise"], rate=0)
+    zero = zero[zero.reference_steps.isin([0, TITLES["reference_steps"]])]
     parts = [rows]
-    for kind in rows.noise.unique():
-        if kind in (symmetric, HUMAN):
-            continue
-        own = rows[rows.noise == kind]
+    for kind, own in rows[~rows.noise.isin([PRIMARY["noise"], HUMAN])].groupby("noise", sort=False):
         # `oracle` at rate 0 keeps everything, at a fraction of 1, like `full`; the others at the kind's own fractions.
-        fits = zero.architecture.isin(own.architecture.unique()) & zero.method.isin(own.method.unique())
-        fits &= zero.keep_fraction.isin([*own.keep_fraction[own.method == "random"].unique(), 1.0])
-        fits &= zero.reference_steps.isin([0, protocol().reference["steps"]])
-        parts.append(zero[fits].assign(noise=kind))
+        fractions = [*own.keep_fraction[own.method == "random"].unique(), 1.0]
+        fits = zero.architecture.isin(own.architecture) & zero.method.isin(own.method)
+        parts.append(zero[fits & zero.keep_fraction.isin(fractions)].assign(noise=kind))
     return pd.concat(parts, ignore_index=True)
+
+
+def differences(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
+    """The row of every pruned model with its paired differences, in the metric's unit.
+
+    ``d_random`` is its score less the mean of the random subsets of the same size and quota, ``d_full`` less the score
+    of the model trained on everything, ``random_full`` that mean less the same.
+    """
+    drawn = rows[rows.method.isin(["random", "random_global"])]
+    random = drawn.groupby([*PAIR, "keep_fraction", "method"])[metric].mean().rename("random")
+    full = rows[rows.method == "full"].set_index(PAIR)[metric].rename("full")
+    d = rows[~rows.method.isin(["full", "oracle", "random", "random_global"])]
+    d = d.assign(comparator=np.where(d.method == "influence_global", "random_global", "random"))
+    d = d.join(random, on=[*PAIR, "keep_fraction", "comparator"]).join(full, on=PAIR)
+    d["d_random"], d["d_full"], d["random_full"] = d[metric] - d.random, d[metric] - d.full, d.random - d.full
+    d[RATE], d[PRUNED] = 100 * d.rate, (100 * (1 - d.keep_fraction)).round(6)
+    return compare.together(d, SETTING)
+
+
+def at_primary(d: pd.DataFrame) -> pd.DataFrame:
+    """The part of :func:`differences` by the title's method in the primary cell."""
+    return compare.rows_of_kind(d, **PRIMARY, **TITLES)
+
+
+def settings(d: pd.DataFrame) -> pd.DataFrame:
+    """The part of :func:`differences` by the title's method under synthetic noise, in every setting."""
+    return compare.rows_of_kind(d[d.noise != HUMAN], **TITLES)
+
+
+# --- tables: d by noise rate, a mean over data sets with its 95 % t-interval ------------------------------------------
+
+
+def primary_table(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The primary cell by noise rate: d in macro-F1, its mean and t-interval over the data sets' means, and its tests.
+
+    ``d`` and ``accuracy`` are :func:`differences` in the two metrics.
+    """
+    accuracy = at_primary(accuracy)
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        rate, means = part.rate.iloc[0], compare.by_set(part, "d_random")
+        rng = seeds.generator(root_seed, "title", "d_random", rate)
+        f1 = stats.paired_summary(means, rng, protocol().title_verdict["confidence"])
+        other = stats.t_interval(compare.by_set(accuracy, "d_random", rate=rate))
+        return {
+            "paper": "d > 0" if rate > THRESHOLD else "d ≤ 0",
+            "d (F1)": f1["mean"],
+            "low": f1["t_low"],
+            "high": f1["t_high"],
+            "bootstrap low": f1["bootstrap_low"],
+            "bootstrap high": f1["bootstrap_high"],
+            "d_z": f1["d_z"],
+            "p (Wilcoxon)": f1["p_wilcoxon"],
+            "p (sign flip)": f1["p_sign_flip"],
+            "p (Holm)": np.nan,  # over all rows: below
+            "p floor": f1["p_floor"],
+            "sets better": int((means > 0).sum()),
+            "sets": f1["n"],
+            "d (accuracy)": other.estimate,
+            "accuracy low": other.low,
+            "accuracy high": other.high,
+        }
+
+    return compare.with_correction(compare.table(at_primary(d), RATE, measure), "p (sign flip)")
+
+
+def over_sets(part: pd.DataFrame, column: str = "d_random", **more: object) -> dict[str, Any]:
+    """The mean of a difference over the data sets' means, with its t-interval; then ``more``, and how many sets."""
+    i = stats.t_interval(compare.by_set(part, column))
+    return {"d (F1)": i.estimate, "low": i.low, "high": i.high} | more | {"sets": i.n}
+
+
+def every_cell(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """All settings and rates of the title's method, with the sign-flip test's p, by Holm over the whole table."""
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        rng = seeds.generator(root_seed, "every cell", *part[SETTING].iloc[0])
+        p = stats.sign_flip_test(compare.by_set(part, "d_random"), rng).p
+        full = compare.by_set(part, "d_full").mean()
+        return over_sets(part, **{"p": p, "p (Holm)": np.nan, "d against full": full})
+
+    return compare.with_correction(compare.table(settings(d), [*SETTING, RATE], measure), "p")
+
+
+def against_full(d: pd.DataFrame) -> pd.DataFrame:
+    """The primary cell against no pruning: influence less full, and random less full."""
+    part = at_primary(d)
+    both = {"influence": part.assign(d=part.d_full), "random": part.assign(d=part.random_full)}
+    parts = pd.concat(both, names=["pruned by", None]).reset_index("pruned by")
+    return compare.table(parts, [RATE, "pruned by"], lambda part: over_sets(part, "d"))
+
+
+def rivals(d: pd.DataFrame) -> pd.DataFrame:
+    """Every score at the primary cell, a row a (method, rate): d against random, and the flipped labels it keeps."""
+    cell = compare.rows_of_kind(d, **PRIMARY)
+    flipped = cell.groupby(["method", RATE]).flipped_kept.mean()
+    cell = cell[cell.reference_steps.isin([0, TITLES["reference_steps"]])]
+    cell = cell[cell.rate.isin(cell.rate[cell.method == "keep_hardest"])]  # the arms' rates
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        kept = 100 * flipped[part.method.iloc[0], part[RATE].iloc[0]]
+        return over_sets(part, **{"flipped among kept (%)": kept})
+
+    return compare.table(compare.together(cell, "method"), ["method", RATE], measure)
+
+
+def human(d: pd.DataFrame) -> pd.DataFrame:
+    """Real noise, each label one rater's word: per keep fraction, d against random and against full, over the seeds."""
+    part = compare.rows_of_kind(d, noise=HUMAN, method="influence").sort_values("keep_fraction", kind="stable")
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        against_random = compare.mean_with_interval(part.d_random, "d against random")
+        return {"seeds": len(part)} | against_random | compare.mean_with_interval(part.d_full, "d against full")
+
+    frame = compare.table(part, PRUNED, measure)
+    return frame.assign(**{"realised noise (%)": 100 * part.realised_rate.mean()})
+
+
+# --- tables: the rate at which d turns positive -----------------------------------------------------------------------
+
+
+def by_dataset(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The primary cell's crossover of each data set alone; its interval resamples that set's seeds only."""
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        values, rates = compare.curves(part, "d_random")
+        mean, name, limits = values[0].mean(0), part.dataset.iloc[0], {"low": np.nan, "high": np.nan}
+        if values.shape[1] > 1:
+            # Seeds take the units' place: what varies is the seed, and the interval speaks of this data set alone.
+            rng = seeds.generator(root_seed, "crossover of", name)
+            b = stats.crossover_bootstrap(values.transpose(1, 0, 2), rates, rng)
+            limits = {"low": b.low, "high": b.high}
+        few = sorted({0, int(np.abs(rates - THRESHOLD).argmin()), len(rates) - 1})
+        row = {"seen in the pilot": name in protocol().pilot["datasets"], "crossover": stats.crossover(rates, mean)}
+        row |= limits | {f"d at {100 * rates[i]:g} %": mean[i] for i in few}
+        return row | {"lowest_rate": rates.min(), "highest_rate": rates.max()}
+
+    frame = compare.table(at_primary(d), "dataset", measure)
+    return frame.sort_values("crossover", kind="stable", ignore_index=True)
+
+
+def sensitivity(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The primary cell's crossover, at the arms' rates, as the reference's length, the quota or the metric changes."""
+    arm_rates = d.rate[d.method == "influence_global"]
+    d, accuracy = (compare.rows_of_kind(frame[frame.rate.isin(arm_rates)], **PRIMARY) for frame in (d, accuracy))
+    parts = {}
+    for steps in sorted({TITLES["reference_steps"], *protocol().reference["sensitivity_steps"]}):
+        parts[f"reference of {steps} steps"] = compare.rows_of_kind(d, method="influence", reference_steps=steps)
+    parts["no quota per class"] = compare.rows_of_kind(d, method="influence_global")
+    parts["accuracy instead of macro-F1"] = compare.rows_of_kind(accuracy, **TITLES)
+    parts["no quota, and accuracy"] = compare.rows_of_kind(accuracy, method="influence_global")
+    arms_of = pd.concat(parts, names=["arm", None]).reset_index("arm")
+    return compare.crossovers(arms_of, "d_random", root_seed, ["arm"])
+
+
+def confirmation(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The primary cell's crossover on the sets a pilot had looked at, on those it never saw, and on all."""
+    part = at_primary(d)
+    seen = part.dataset.isin(protocol().pilot["datasets"])
+    parts = pd.concat({"pilot": part[seen], "never seen": part[~seen], "all": part}, names=["data sets", None])
+    return compare.crossovers(parts.reset_index("data sets"), "d_random", root_seed, ["data sets"])
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def title_verdict(primary: pd.DataFrame, crossover: pd.Series) -> TitleVerdict:
+    """The verdict on the title by the protocol's rule, read on :func:`primary_table` and its crossover."""
+    rates, limits = primary[RATE] / 100, (crossover.low, crossover.high)
+    return ledger.title_verdict(rates, primary.low, primary.high, limits, n_datasets=int(crossover.sets))
+
+
+def verdicts(primary: pd.DataFrame, crossover: pd.Series) -> list[Statement]:
+    """The title's two statements: where the threshold is, and that there is no gain at or below it.
+
+    The second is judged by the limits of d that are hardest on it: the largest d and the largest upper limit at all
+    rates up to the threshold, and the largest lower limit at the rates where the title's rule lets influence refute it.
+    """
+    raw, n = [PRIMARY | TITLES, PRIMARY | {"method": "random"}], int(crossover.sets)
+    verdict = title_verdict(primary, crossover).measured()
+    shown = 100 * crossover[["crossover", "low", "high"]]
+    where = {"n": n, "table": "crossover", "row": "mlp, symmetric, 30 % pruned", "raw": raw}
+    threshold = Statement("TITLE.threshold", *shown, verdict=verdict.verdict, why=verdict.why, **where)
+
+    rate = primary[RATE] / 100
+    refuting = protocol().title_verdict["refuted"]["lower_limit_above_0_at_rate_at_most"]
+    claimed, early = primary[rate <= THRESHOLD + 1e-9], primary[rate <= refuting + 1e-9]
+    limits = (early.low.max(), claimed.high.max())
+    where = {"n": n, "table": "primary", "row": "all up to 15 %"}
+    where["raw"] = [rows | {"rate": (claimed[RATE] / 100).tolist()} for rows in raw]
+    return [threshold, ledger.read("TITLE.only_when", claimed["d (F1)"].max(), limits, side="not_greater", **where)]
