@@ -1,7 +1,7 @@
 """Section 3.4: do the tests hold their level, the intervals their coverage, and can the design see what matters?
 
-Simulated studies (:mod:`datalab.sections.simulation`) give counts; this file puts them into tables, with the Monte
-Carlo interval of every rate (Wilson, 99 %).
+Simulated studies whose truth is known (:mod:`datalab.stats.simulation`, the section's tasks) give counts; the tables
+here make them rates, each with its Monte Carlo interval (Wilson, 99 %).
 """
 
 from typing import Annotated, Any
@@ -10,10 +10,13 @@ import pandas as pd
 import pydantic
 from scipy import stats as scipy_stats
 
-from datalab import seeds, stats, sweep
+from datalab import ledger, stats, sweep
 from datalab.protocol import protocol
+from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections import simulation
+from datalab.sections.sentences import listed
+from datalab.seeds import generator
+from datalab.stats import simulation
 from datalab.sweep import Task
 
 MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
@@ -75,41 +78,48 @@ class Parameters(SectionParameters):
         return protocol().statistics["sesoi"]["f1"]
 
 
-def cells(p: Parameters) -> list[Task]:
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+def tasks(p: Parameters) -> list[Task]:
     """Every simulated study of the section, the slowest first."""
-    common = {"root_seed": p.root_seed, "code": simulation.statistics_code()}
+    many = {"simulations": p.simulations, "resamples": p.resamples, "root_seed": p.root_seed}
     work = p.simulations / 4000 * p.resamples / 10_000  # the costs below were measured at these
-    module, grid = "datalab.sections.simulation", []
+    few = max(20, p.simulations // 8)
+    grid = []
     for shape in simulation.SHAPES:
         for units in p.units:
-            given = {"shape": shape, "units": units, "simulations": p.simulations, "resamples": p.resamples}
-            grid.append(Task(f"{module}:calibration", {**given, "alphas": p.levels[:2], **common}, 3.0 * work))
+            given = {"shape": shape, "units": units, "alphas": p.levels[:2]} | many
+            grid.append(Task(f"{simulation.__name__}:calibration", given, cost=3.0 * work))
     for shape in simulation.SHAPES[:2]:
         for units in p.units:
-            given = {"shape": shape, "units": units, "rates": list(protocol().noise["rates"]), **CROSSOVER}
-            few = max(20, p.simulations // 8)
-            grid.append(Task(f"{module}:crossover_coverage", {**given, "simulations": few, **common}, 0.002 * few))
+            given = {"shape": shape, "units": units, "rates": list(protocol().noise["rates"])} | CROSSOVER
+            given |= {"simulations": few, "root_seed": p.root_seed}
+            grid.append(Task(f"{simulation.__name__}:crossover_coverage", given, cost=0.002 * few))
     for count in p.seed_counts:
         for sd in p.seed_sds:
-            given = {"seeds": count, "seed_sd": sd, "effect": p.effect, "simulations": p.simulations}
-            given |= {"resamples": p.resamples, "alphas": p.levels}
-            grid.append(Task(f"{module}:power", {**given, **common}, 1.0 * work))
+            given = {"seeds": count, "seed_sd": sd, "effect": p.effect, "alphas": p.levels} | many
+            grid.append(Task(f"{simulation.__name__}:power", given, cost=1.0 * work))
     for dependence in ("independent", "correlated"):
         for true_effects in (0, max(1, p.benchmarks // 3)):
             given = {"dependence": dependence, "true_effects": true_effects, "benchmarks": p.benchmarks}
             given |= {"seeds": max(p.seed_counts), "simulations": p.simulations, "alphas": p.levels[:2]}
-            grid.append(Task(f"{module}:family", {**given, **common}, 0.1 * p.simulations / 4000))
+            given |= {"root_seed": p.root_seed}
+            grid.append(Task(f"{simulation.__name__}:family", given, cost=0.1 * p.simulations / 4000))
     return grid
 
 
 def estimate(p: Parameters) -> Estimate:
     """What running the notebook will cost: the simulations, and about 8 s of imports and figures."""
-    grid = cells(p)
+    grid = tasks(p)
     workers = min(p.workers or sweep.available_cores(), len(grid))
-    seconds = sum(cell.cost for cell in grid) / workers + 8 + (2 if workers > 1 else 0)
+    seconds = sum(task.cost for task in grid) / workers + 8 + (2 if workers > 1 else 0)
     memory = 0.5e9 * (workers + 1)
     what = f"{len(grid)} simulated designs, {p.simulations} studies each, {workers} processes"
     return Estimate(seconds, memory, what, tuple(grid))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def part(rows: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -119,7 +129,7 @@ def part(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(counts, int))
 
 
-def rated(rows: pd.DataFrame, promised: "pd.Series | float", words: tuple[str, str]) -> pd.DataFrame:
+def rated(rows: pd.DataFrame, promised: pd.Series | float, words: tuple[str, str]) -> pd.DataFrame:
     """Counts as rates in %, with Wilson intervals and a reading against what was ``promised`` (a share).
 
     ``words`` are the readings of a rate whose whole interval lies (below, above) the promise; otherwise "holds".
@@ -144,7 +154,7 @@ def example(p: Parameters, units: int = 15) -> tuple[pd.DataFrame, dict[str, flo
 
     The true mean is the smallest effect of interest, the spread over data sets twice that, both in F1.
     """
-    rng = seeds.generator(p.root_seed, "example row")
+    rng = generator(p.root_seed, "example row")
     row = stats.paired_summary(rng.normal(p.effect, 2 * p.effect, units), rng)
     shown = [name for name in QUANTITIES if name in row]
     return pd.DataFrame({"quantity": [QUANTITIES[name] for name in shown], "value": [row[name] for name in shown]}), row
@@ -176,14 +186,11 @@ def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
 
 def powers(rows: pd.DataFrame, p: Parameters) -> pd.DataFrame:
     """Power at the smallest effect of interest, in %, beside the t-test's by formula (``pingouin.power_ttest``)."""
-    frame = part(rows, "power")
-    exact = {
-        (count, sd, alpha): 100 * stats.power(p.effect / sd, count, alpha)
-        for count, sd, alpha in set(zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True))
-    }
-    formula = [exact[key] for key in zip(frame["seeds"], frame["seed_sd"], frame["alpha"], strict=True)]
-    frame = rated(frame, 0.8, ("below 80 %", "above 80 %")).rename(columns={"promised": "wanted"})
-    return frame.assign(formula=[f if m == "t" else None for f, m in zip(formula, frame["method"], strict=True)])
+    frame = rated(part(rows, "power"), 0.8, ("below 80 %", "above 80 %")).rename(columns={"promised": "wanted"})
+    t = frame[frame.method == "t"]
+    designs = zip(t.seed_sd, t.seeds, t.alpha, strict=True)
+    exact = [100 * stats.power(p.effect / sd, count, alpha) for sd, count, alpha in designs]
+    return frame.assign(formula=pd.Series(exact, t.index))
 
 
 def floors(p: Parameters, most: int = 16) -> pd.DataFrame:
@@ -208,34 +215,75 @@ def design(p: Parameters) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def wide(frame: pd.DataFrame, index: list[str], by: str | None, values: list[str]) -> pd.DataFrame:
+def wide(frame: pd.DataFrame, index: list[str], by: str, values: list[str]) -> pd.DataFrame:
     """A long table of rates for the page: a row an ``index``, the ``values`` at every level of ``by`` side by side."""
-    units = {
-        "rate": "(%)",
-        "low": "low",
-        "high": "high",
-        "reading": "reading",
-        "found": "found (%)",
-        "formula": "formula",
-    }
-    if by is None:
-        return frame[index + values]
     parts = []
     for level, group in frame.groupby(by, sort=False):
-        renamed = {value: f"{by} {level:.2g} {units.get(value, value)}" for value in values}
-        parts.append(group.set_index(index)[values].rename(columns=renamed))
+        names = {value: f"{by} {level:.2g} {'(%)' if value == 'rate' else value}" for value in values}
+        parts.append(group.set_index(index)[values].rename(columns=names))
     return pd.concat(parts, axis=1).dropna(axis=1, how="all").reset_index()
 
 
-def statement(frame: pd.DataFrame, where: dict[str, Any], setting: float | None = None) -> dict[str, Any]:
-    """What ``section.claim`` states of the first row of ``frame`` with these values: a share, its limits, n and row.
+# --- sentences and verdicts -------------------------------------------------------------------------------------------
 
-    With ``setting`` (a claim whose unit is no share) that is what was measured, and the share goes into the note.
+
+def departures(frame: pd.DataFrame, by: str = "shape") -> str:
+    """Whose rates lie off their promise with their whole interval, in how many designs, and what chance would give."""
+    lines = []
+    for reading, rates in frame[frame["reading"] != "holds"].groupby("reading", sort=False):
+        counts = rates.groupby([by, "method"], sort=False).size()
+        names = listed(f"{method}, {group} ({count})" for (group, method), count in counts.items())
+        lines.append(f"- **{reading}** in {len(rates)} of {len(frame)} rates: {names}.")
+    chance = len(frame) * (1 - MONTE_CARLO) / 2
+    return "\n".join([*lines, f"- By chance alone {chance:.1f} of {len(frame)} would be called so, on either side."])
+
+
+def design_sentence(frame: pd.DataFrame, p: Parameters) -> str:
+    """What the largest design reaches, and whether seeds or data sets buy more."""
+    needed = "difference found with 80 % power (F1)"
+    column = f"power at {protocol().statistics['alpha']:g} (%)"
+    cell = frame.set_index(["data sets", "seeds"])[[column, needed]]
+    (few, most), (less, more) = ((min(values), max(values)) for values in (p.units, p.seed_counts))
+    start, by_seeds, by_sets = (f"{cell.loc[key, column]:.0f} %" for key in ((few, less), (few, more), (most, less)))
+    return (
+        f"From {few} data sets with {less} seeds (power {start}), {more} seeds raise it to {by_seeds}, {most} data "
+        f"sets to {by_sets}. The largest design finds a difference of {cell.loc[(most, more), needed]:.3f} F1 four "
+        f"times in five; the smallest effect of interest is {p.effect:g}."
+    )
+
+
+def verdicts(levels: pd.DataFrame, coverage: pd.DataFrame, family: pd.DataFrame, p: Parameters) -> list[Statement]:
+    """The protocol's statements are settings: what each is worth is the rate in simulated studies that it gives."""
+    alpha = protocol().statistics["alpha"]
+    normal = {"shape": "normal", "units": p.units[len(p.units) // 2]}
+    nulls = {"dependence": "independent", "true_effects": 0, "method": "Bonferroni", "alpha": alpha}
+    flips, t = ({**normal, "method": method, "alpha": alpha} for method in ("sign-flip", "t"))
+    return [
+        shown("S3.4.bootstrap", "coverage", coverage, "coverage", {**normal, "method": "bootstrap"}),
+        shown("S3.4.permutation", "levels", levels, "calibration", flips),
+        shown("S3.4.alpha", "levels", levels, "calibration", t, setting=alpha),
+        shown("S3.4.bonferroni", "family", family, "family", nulls, setting=p.benchmarks),
+        ledger.read("S3.4.min_p", stats.p_floor(5), n="5 seeds", table="floors", row="5 seeds"),
+    ]
+
+
+def shown(
+    claim: str, table: str, frame: pd.DataFrame, what: str, where: dict[str, Any], setting: float | None = None
+) -> Statement:
+    """A statement of the first row of ``frame`` with these values: a share, with its limits.
+
+    With ``setting`` (a claim whose unit is no share) that is what was measured, and the share is in ``why``.
     """
-    match = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
-    shares = {"measured": match["rate"] / 100, "low": match["low"] / 100, "high": match["high"] / 100}
-    rate = f"{match['rate']:.2f} % [{match['low']:.2f}, {match['high']:.2f}] of simulated studies"
-    note = f"a setting, nothing to compare it to; {rate} where {match['promised']:g} % is promised: {match['reading']}"
-    row = " ".join(str(value) for value in where.values())
-    about = {"n": f"{match['simulations']} simulated studies", "row": row, "note": note}
-    return {**(shares if setting is None else {"measured": setting}), **about}
+    row = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
+    rate = f"{row['rate']:.2f} % [{row['low']:.2f}, {row['high']:.2f}] of simulated studies"
+    share = {"measured": row["rate"] / 100, "low": row["low"] / 100, "high": row["high"] / 100}
+    return Statement(
+        claim,
+        **(share if setting is None else {"measured": setting}),
+        n=f"{row['simulations']} simulated studies",
+        verdict=ledger.SHOWN,
+        why=f"a setting, nothing to compare it to; {rate} where {row['promised']:g} % is promised: {row['reading']}",
+        table=table,
+        row=" ".join(str(value) for value in where.values()),
+        raw={"what": what} | where,
+    )
