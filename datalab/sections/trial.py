@@ -236,12 +236,14 @@ def fit_datalab(
     lambdas: NDArray,
     kept: NDArray | None = None,
     recipe: Recipe | None = None,
+    tau: Sequence[float] | None = None,
 ) -> AnyStack:
-    """One DATA-LAB a row of labels (S, n) and of lambdas (S, 2), all from the trial's seed, at the protocol's tau.
+    """One DATA-LAB a row of labels (S, n) and of lambdas (S, 2), all from the trial's seed.
 
-    ``recipe``: None for the protocol's.
+    ``recipe`` and ``tau``, one a model: None for the protocol's.
     """
-    given = {"lambda1": lambdas[:, 0], "lambda2": lambdas[:, 1], "tau": protocol().framework["tau"], "kept": kept}
+    tau = protocol().framework["tau"] if tau is None else tau
+    given = {"lambda1": lambdas[:, 0], "lambda2": lambdas[:, 1], "tau": tau, "kept": kept}
     model_seeds = [trial.model_seed("model")] * len(labels)
     return framework.fit_datalab(module, trial.x, labels, model_seeds, recipe or protocol_recipe(), **given)
 
