@@ -23,11 +23,12 @@ def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> 
     """
     low, high = (f"{value} {end}" if f"{value} {end}" in frame else end for end in ("low", "high"))
 
+    def shown(row: pd.Series) -> str:
+        interval = "" if pd.isna(row[low]) else f" [{row[low]:.{decimals}f}, {row[high]:.{decimals}f}]"
+        return f"{row[label]} ({digits(row[value], decimals)}{interval})"
+
     def named(part: pd.DataFrame) -> str:
-        return listed(
-            f"{row[label]} ({digits(row[value], decimals)} [{row[low]:.{decimals}f}, {row[high]:.{decimals}f}])"
-            for _, row in part.iterrows()
-        )
+        return listed(shown(row) for _, row in part.iterrows())
 
     ahead, behind = frame[frame[low] > 0], frame[frame[high] < 0]
     open_ = frame.drop(ahead.index.union(behind.index))
