@@ -98,7 +98,7 @@ def run_task(
     return [
         common | drawn | {"method": method} | scores
         for method, stack in trained.items()
-        for drawn, scores in zip(sets, trial.test_scores(study, stack), strict=True)
+        for drawn, scores in zip(sets, trial.scores_on_test_set(study, stack), strict=True)
     ]
 
 

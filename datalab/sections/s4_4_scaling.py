@@ -139,7 +139,7 @@ def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
         module, lambdas = study.datalab(variant=variant), trial.default_lambdas(1)
         fitted.append(trial.fit_datalab(study, module, study.observed, lambdas, recipe=recipe))
     arms += [{"method": method} for method in ("label_noise", *DATALAB.values())]
-    scored = [row for stack in fitted for row in trial.test_scores(study, stack)]
+    scored = [row for stack in fitted for row in trial.scores_on_test_set(study, stack)]
     return [arm | row for arm, row in zip(arms, scored, strict=True)]
 
 
