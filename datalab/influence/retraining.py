@@ -5,10 +5,11 @@ model by retraining stacks of it; and the linear datamodeling score (LDS; Park e
 the sum of the influences of a random half predicts what training on that half gives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import optimize
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from datalab import training
 from datalab.errors import UserError
+from datalab.influence.estimator import Estimator
 from datalab.stack import Stack
 
 Floats = NDArray[np.float64]
@@ -55,12 +57,6 @@ def fit_softmax(
     return model
 
 
-def evenly_ranked(values: Floats, count: int) -> NDArray[np.int64]:
-    """The indices of ``count`` of the values (n,), evenly over their ranks, the extremes among them: whom to remove."""
-    order = np.argsort(values, kind="stable")
-    return order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
-
-
 def refitted_without(
     model: nn.Linear, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, which: Sequence[int], l2: float
 ) -> Floats:
@@ -80,6 +76,37 @@ def refitted_without(
 def _loss(model: nn.Linear, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         return float(functional.cross_entropy(model(x.double()), y))
+
+
+def removals(
+    estimators: Mapping[str, Estimator],
+    train: tuple[Tensor, Tensor],
+    target: tuple[Tensor, Tensor],
+    count: int,
+    retrain: Callable[[NDArray[np.int64]], Floats],
+) -> pd.DataFrame:
+    """Leave-one-out, ``predicted`` against ``actual`` in nats: a row an estimator and removed ``example``.
+
+    The ``count`` examples lie evenly over the ranks of the first estimator's prediction, the extremes among them.
+    ``retrain`` takes their indices and gives the true changes, (count,) or a row a seed, such as
+    :func:`refitted_without`. Both columns are means, over models and seeds; ``half_a`` and ``half_b`` are the true
+    changes by either half of several seeds.
+    """
+    predictions = {
+        name: e.leave_one_out(*train, *target).double().view(-1, len(train[0])).mean(0).cpu().numpy()
+        for name, e in estimators.items()
+    }
+    order = np.argsort(next(iter(predictions.values())), kind="stable")
+    removed = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
+    changes = np.atleast_2d(retrain(removed))
+    truth = {"actual": changes.mean(0)}
+    if (half := len(changes) // 2) > 0:
+        truth |= {"half_a": changes[:half].mean(0), "half_b": changes[half:].mean(0)}
+    frames = [
+        pd.DataFrame({"estimator": name, "example": removed, "predicted": values[removed]} | truth)
+        for name, values in predictions.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 class Subsets(NamedTuple):

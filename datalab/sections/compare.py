@@ -88,12 +88,16 @@ def with_correction(
     return frame
 
 
-def chosen_elsewhere(wide: pd.DataFrame, alone: object) -> pd.Series:
-    """Which column is best for each data set on the mean of all the *others*, so that no score is reported where it was
-    tuned; ``wide`` has a row a data set and a column a setting, ``alone`` is the choice where there are no others.
+def tuned_elsewhere(rows: pd.DataFrame, setting: str, value: str, alone: object) -> pd.DataFrame:
+    """Each data set's row at the ``setting`` whose ``value`` is best on the mean of all the *others*, by data set.
+
+    So no score is reported where it was tuned. ``rows`` has one row a data set and setting; ``alone`` is the choice
+    where there are no others.
     """
+    wide = rows.pivot(index="dataset", columns=setting, values=value)
     others = {name: wide.drop(index=name) for name in wide.index}
-    return pd.Series({name: rows.mean().idxmax() if len(rows) else alone for name, rows in others.items()})
+    chosen = [(name, scores.mean().idxmax() if len(scores) else alone) for name, scores in others.items()]
+    return rows.set_index(["dataset", setting]).loc[chosen].droplevel(setting)
 
 
 def cell_text(row: Mapping[str, float], name: str, printed: float | None, decimals: int = 3) -> str:

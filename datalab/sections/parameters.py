@@ -33,9 +33,16 @@ def _with_verdict_rate(rates: tuple[float, ...]) -> tuple[float, ...]:
     return _rising(rates)
 
 
+def _above_0(rates: tuple[float, ...]) -> tuple[float, ...]:
+    if min(rates) <= 0:
+        raise ValueError("must be above 0: with no wrong label there is none to find")
+    return _rising(rates)
+
+
 Rates = Annotated[tuple[Rate, ...], pydantic.AfterValidator(_rising)]
 Fractions = Annotated[tuple[Fraction, ...], pydantic.AfterValidator(_rising)]
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
+RatesAbove0 = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_above_0)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 
 

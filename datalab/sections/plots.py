@@ -1,4 +1,4 @@
-"""Four plotters for all sections: intervals in rows, curves with intervals, a heat map, strips of images.
+"""Plotters for all sections: intervals in rows, curves with intervals, points, a heat map, strips of images.
 
 A table gives what is drawn: a value and its limits (``<value> low``, ``<value> high``, else ``low`` and ``high``).
 Titles state the finding or the question, colours and markers tell groups apart also in grey, references (zero, the
@@ -211,6 +211,22 @@ def name_ends(axis: Axis, crossovers: pd.DataFrame) -> None:
     top = int(100 * crossovers.highest_rate.max())
     rates = list(range(0, top + 1, 10))
     axis.set_ticks([-_BEYOND, *rates, top + _BEYOND], ["always", *map(str, rates), "never"])
+
+
+def scatter(table: pd.DataFrame, x: str, y: str, panel: str, *, title: str, label: str, unit: float = 1.0) -> Figure:
+    """Predicted (``y``) against true (``x``), both times ``unit``: a panel per ``panel``, with the line of equality.
+
+    Both axes are logarithmic beyond +-1, so that signs and sizes are seen; ``label`` says what they are, with its unit.
+    """
+    parts = list(table.groupby(panel, sort=False))
+    figure, axes = plt.subplots(1, len(parts), figsize=(3.1 * len(parts), 3.5), sharex=True, sharey=True, squeeze=False)
+    for place, (name, part) in zip(axes[0], parts, strict=True):
+        place.scatter(unit * part[x], unit * part[y], s=16, color="C0")
+        place.axline((-1, -1), (1, 1), color=GREY, linewidth=0.8, linestyle="-")
+        place.set(xscale="symlog", yscale="symlog", xlabel=f"true {label}", title=name)
+    axes[0][0].set_ylabel(f"predicted {label}")
+    _finish(figure, axes[0], title, legend=False)
+    return figure
 
 
 def heat(

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import pydantic
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -30,7 +29,7 @@ from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import compare, pictures, plots
 from datalab.sections.compare import mean_with_interval
-from datalab.sections.parameters import Caps, Datasets, Rate, pooled
+from datalab.sections.parameters import Caps, Datasets, RatesAbove0, pooled
 from datalab.sections.trial import Trial, mean_of_references
 from datalab.sweep import Task
 from datalab.sweep.cost import timed
@@ -60,17 +59,10 @@ class Parameters(SectionParameters):
     halves: Annotated[int, pydantic.Field(ge=10, le=10_000, strict=True)]
     retrain_seeds: Annotated[int, pydantic.Field(ge=2, le=100, strict=True)]
     lds_tests: Annotated[int, pydantic.Field(ge=10, le=100_000, strict=True)]
-    mislabel_rates: Annotated[tuple[Rate, ...], pydantic.Field(min_length=1)]
+    mislabel_rates: RatesAbove0
     picture_dataset: Literal["mnist5k", "optdigits", "digits"]
     caps: Caps
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("mislabel_rates")
-    @classmethod
-    def _above_0(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if min(rates) <= 0:
-            raise ValueError("mislabel_rates must be above 0: with no wrong label there is none to find")
-        return tuple(sorted(set(rates)))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -120,36 +112,28 @@ def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:
     softmax regression refitted to convergence, where it is small. "retrained": the MLP, the prediction the mean over
     its seeds, with ``half_a`` and ``half_b``, the actual change by either half of the seeds.
     """
-    trial = mlp_trial(**of)
-    p, l2, rows = trial.prepared, protocol_recipe().l2, []
-    sets = [trial.x, trial.tensor(p.y_train), trial.x_val, trial.tensor(p.y_val)]
-
-    def add(kind: str, predicted: dict[str, np.ndarray], removed: np.ndarray, **changes: np.ndarray) -> None:
-        for name, values in predicted.items():
-            columns = {"kind": kind, "estimator": name, "example": removed, "predicted": values[removed]} | changes
-            rows.append(pd.DataFrame({"dataset": trial.dataset, "n": len(p.y_train)} | columns))
-
-    if (p.x_train.shape[1] + 1) * p.n_classes <= SOFTMAX_PARAMETERS:
-        in_float64 = [t.cpu().double() if t.is_floating_point() else t.cpu() for t in sets]
-        model = retraining.fit_softmax(*in_float64[:2], p.n_classes, REFIT_L2)
-        estimators = [kind(model, REFIT_L2, l2=REFIT_L2) for kind in (ExactGGN, LastLayerGGN, EKFAC, KFAC)]
-        predicted = {type(e).__name__: e.fit(*in_float64[:2]).leave_one_out(*in_float64).numpy() for e in estimators}
-        removed = retraining.evenly_ranked(predicted["ExactGGN"], refits)
-        actual = retraining.refitted_without(model, *in_float64, removed, REFIT_L2)
-        add("refit", predicted, removed, actual=actual)
+    trial, recipe, frames = mlp_trial(**of), protocol_recipe(), []
+    p, x, x_val = trial.prepared, trial.x, trial.x_val
+    if (x.shape[1] + 1) * p.n_classes <= SOFTMAX_PARAMETERS:
+        train, target = (
+            (torch.as_tensor(features, dtype=torch.float64), torch.as_tensor(labels))
+            for features, labels in ((p.x_train, p.y_train), (p.x_val, p.y_val))
+        )
+        model = retraining.fit_softmax(*train, p.n_classes, REFIT_L2)
+        kinds = (ExactGGN, LastLayerGGN, EKFAC, KFAC)
+        estimators = {kind.__name__: kind(model, REFIT_L2, l2=REFIT_L2).fit(*train) for kind in kinds}
+        refit = partial(retraining.refitted_without, model, *train, *target, l2=REFIT_L2)
+        frames.append(retraining.removals(estimators, train, target, refits, refit).assign(kind="refit"))
     drawn = [seeds.integer(trial.root_seed, trial.dataset, "leave one out", i) for i in range(model_seeds)]
-    stack = fit_many(trial.classifier(), trial.x, p.y_train, None, drawn, protocol_recipe())
+    module, parts = trial.classifier(), (x, p.y_train, x_val, p.y_val)
+    stack = fit_many(module, x, p.y_train, None, drawn, recipe)
+    train, target = (x, trial.tensor(p.y_train)), (x_val, trial.tensor(p.y_val))
     with quiet():
-        light = EKFAC(stack, l2=l2).fit(*sets[:2])
-    both = {"EKFAC": light, HEAVIER: light.redamped(relative_damping(light, 1.0, l2))}
-    predicted = {name: e.leave_one_out(*sets).double().mean(0).cpu().numpy() for name, e in both.items()}
-    removed = retraining.evenly_ranked(predicted["EKFAC"], refits)
-    parts = (trial.x, p.y_train, trial.x_val, p.y_val)
-    actual = retraining.retrained_without(trial.classifier(), *parts, removed, drawn, protocol_recipe())
-    half = max(model_seeds // 2, 1)
-    means = {"actual": actual.mean(0), "half_a": actual[:half].mean(0), "half_b": actual[half:].mean(0)}
-    add("retrained", predicted, removed, **means)
-    return pd.concat(rows).to_dict("records")
+        light = EKFAC(stack, l2=recipe.l2).fit(*train)
+    both = {"EKFAC": light, HEAVIER: light.redamped(relative_damping(light, 1.0, recipe.l2))}
+    retrain = partial(retraining.retrained_without, module, *parts, model_seeds=drawn, recipe=recipe)
+    frames.append(retraining.removals(both, train, target, refits, retrain).assign(kind="retrained"))
+    return pd.concat(frames).assign(dataset=trial.dataset, n=len(x)).to_dict("records")
 
 
 def halves_task(halves: int, model_seeds: int, tests: int, **of: Any) -> Rows:
@@ -187,14 +171,14 @@ def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> Rows:
     score); and of ``kind`` "cost" (``seconds`` to fit and score, a model).
     """
     trial, per_rate, recipe = mlp_trial(**of), protocol().reference["models"], protocol_recipe()
-    p, x, name = trial.prepared, trial.x, (trial.root_seed, trial.dataset, trial.seed, "mislabelled")
-    streams = [seeds.generator(*name, rate) for rate in rates]
+    p, x, stem = trial.prepared, trial.x, (trial.root_seed, trial.dataset, trial.seed, "mislabelled")
+    streams = [seeds.generator(*stem, rate) for rate in rates]
     observed, observed_validation = (
         np.array([noise.corrupt(y, "symmetric", r, p.n_classes, rng) for r, rng in zip(rates, streams, strict=True)])
         for y in (p.y_train, p.y_val)
     )
     labels, labels_validation = (np.repeat(y, per_rate, axis=0) for y in (observed, observed_validation))
-    drawn = [seeds.integer(*name, i) for _ in rates for i in range(per_rate)]
+    drawn = [seeds.integer(*stem, i) for _ in rates for i in range(per_rate)]
     path = Checkpoints(recipe, count=4)
     stack = fit_many(trial.classifier(), x, labels, None, drawn, recipe, on_step=path)
     y, target, l2 = trial.tensor(labels), (trial.x_val, trial.tensor(labels_validation)), recipe.l2
@@ -321,9 +305,7 @@ def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
     part = part.assign(setting=part.relative_damping.fillna(-1.0), automatic=part.automatic.astype(bool))
 
     def tuned(part: pd.DataFrame) -> pd.DataFrame:
-        default = part[part.automatic].setting.iloc[0]
-        chosen = compare.chosen_elsewhere(part.pivot(index="dataset", columns="setting", values="lds"), default)
-        return part.set_index(["dataset", "setting"]).loc[list(chosen.items())].droplevel("setting")
+        return compare.tuned_elsewhere(part, "setting", "lds", alone=part[part.automatic].setting.iloc[0])
 
     ours = tuned(part[part.estimator == "EKFAC"]).lds
 
@@ -383,21 +365,6 @@ def cost(rows: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("milliseconds").reset_index()
 
 
-def refits_figure(rows: pd.DataFrame) -> sns.FacetGrid:
-    """Predicted against true changes on the first data set, a panel an estimator, with the line of equality."""
-    part = of_kind(rows, "refit")
-    part = part[(part.dataset == part.dataset.iloc[0]) & (part.estimator != "KFAC")]
-    x, y = "true change (1e-4 nats)", "predicted change (1e-4 nats)"
-    part = part.assign(**{x: 1e4 * part.actual, y: 1e4 * part.predicted})
-    grid = sns.relplot(part, x=x, y=y, col="estimator", height=3.2, s=30).set_titles("{col_name}")
-    for axes in grid.axes.flat:
-        axes.set(xscale="symlog", yscale="symlog")
-        axes.axline((-1, -1), (1, 1), color=plots.GREY, linewidth=0.8, linestyle="-")
-    title = f"Does a prediction foresee the refit without an example? ({part.dataset.iloc[0]})"
-    grid.figure.suptitle(title, x=0.01, y=1.04, ha="left")
-    return grid
-
-
 def auroc_figure(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
     """Left the mean AUROC by rate, a line a score, free ones dashed; right the paired difference to the loss's."""
     left = table.assign(value=table.AUROC, low=np.nan, high=np.nan, panel="AUROC: which score finds the wrong labels?")
@@ -405,32 +372,12 @@ def auroc_figure(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
     right = right.rename(columns=lambda name: name.replace("AUROC difference", "value").removeprefix("value "))
     rates = table.groupby("score")[RATE].nunique()
     both = pd.concat([left, right])
-    figure = plots.curves(
-        both[both.score.map(rates) == rates.max()],  # not those of a single rate
-        RATE,
-        "value",
-        by="score",
-        panel="panel",
-        sharey=False,
-        horizontal={},
-        dashed=FREE,
-        title="Finding flipped labels",
-        xlabel=RATE,
-        ylabel="AUROC",
-    )
+    both = both[both.score.map(rates) == rates.max()]  # not those of a single rate
+    words = {"title": "Finding flipped labels", "xlabel": RATE, "ylabel": "AUROC"}
+    how = {"panel": "panel", "sharey": False, "horizontal": {}, "dashed": FREE}
+    figure = plots.curves(both, RATE, "value", by="score", **how, **words)
     figure.axes[1].axhline(0, color="black", linewidth=0.8)
     return figure
-
-
-def damping_figure(path: pd.DataFrame) -> Figure:
-    """How the ranking and the AUROC of one model's self-influence move with the damping; the default marked."""
-    lines = path.rename(columns={"auroc": "AUROC", "spearman": "rank correlation with the default's"})
-    lines = lines.melt("damping", ["AUROC", "rank correlation with the default's"], "measure")
-    marks = {"horizontal": {"chance (AUROC)": 0.5}, "vertical": {"default": path[path.own].damping.item()}}
-    words = {"title": "How much does the damping matter for finding wrong labels?", "xlabel": "damping d", "ylabel": ""}
-    return plots.curves(
-        lines.assign(low=np.nan, high=np.nan), "damping", "value", by="measure", logx=True, **marks, **words
-    )
 
 
 def answer(table: pd.DataFrame) -> str:

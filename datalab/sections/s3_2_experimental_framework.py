@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from datalab import data, ledger, metrics, models, noise, seeds
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
+from datalab.record.parameters import Estimate
 from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval
-from datalab.sections.parameters import Caps, Datasets, Rate, pooled
+from datalab.sections.parameters import Datasets, Rate, TrainingParameters, pooled
 from datalab.sections.trial import Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import timed
@@ -29,17 +29,13 @@ SLOWEST = 2.5
 MISS = {"class_deviation": "largest miss in a class (labels)", "points": "largest miss of the rate (points)"}
 
 
-class Parameters(SectionParameters):
+class Parameters(TrainingParameters):
     """What section 3.2 takes; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     architecture_seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     architecture_datasets: Datasets
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
 
     @property
     def trained(self) -> tuple[str, ...]:
