@@ -1,22 +1,53 @@
-"""Section 5.1 and the abstract: can failures of influence pruning be foreseen, and shifts be seen? What is run."""
+"""Section 5.1 and the abstract: can failures of influence pruning be foreseen without clean labels, and shifts be seen?
 
-from typing import Annotated
+The failure predictor (``failure_predictor.py``) reads section 4.1's rows. Two kinds of task are the section's own: a
+monitor on a stream that shifts, and DATA-LAB's weights on top of published pruning.
+"""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
 import pydantic
+import seaborn as sns
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
+from datalab import ledger, models, pruning, seeds
+from datalab.data.streams import shift_of, shifting_stream
+from datalab.protocol import protocol
+from datalab.record import Statement
 from datalab.record.parameters import Estimate
-from datalab.sections import s3_1_problem_formulation as problem_formulation
-from datalab.sections import s4_1_main_results as main_results
-from datalab.sections.monitor_cell import kind_of
-from datalab.sections.parameters import Datasets, pooled
+from datalab.sections import s3_1_problem_formulation as s3_1
+from datalab.sections import s4_1_main_results as s4_1
+from datalab.sections.compare import by_set, mean_with_interval, table
+from datalab.sections.failure_predictor import LOGISTIC
+from datalab.sections.parameters import Datasets, per_set_and_seed, pooled
+from datalab.sections.trial import (
+    DATALAB,
+    Trial,
+    default_lambdas,
+    fit,
+    fit_datalab,
+    leverage,
+    probabilities,
+    references,
+    scores_on_test_set,
+    streamed,
+)
 from datalab.sweep import Task
+from datalab.training import AnyStack, fit_many, protocol_recipe
 
-CELLS = "datalab.sections.monitor_cell"
-_STREAM, _EXISTING = 1.5, 0.7  # seconds of a cell on one core
+STATISTICS = ("influence", "leverage", "low confidence")
+PRUNED_BY = ("el2n", "loss")
+_STREAM, _WEIGHTS = 1.5, 0.7  # seconds of a task on one core
 
 
-class Parameters(main_results.Parameters):
-    """What section 5.1 takes; ``None`` is the profile's value. It reads the cells of sections 4.1 and 3.1 as well."""
+class Parameters(s4_1.Parameters):
+    """What section 5.1 takes; ``None`` is the profile's value. It reads the tasks of sections 4.1 and 3.1 as well."""
 
     monitor_datasets: Annotated[Datasets, pydantic.Field(min_length=1)]
 
@@ -24,7 +55,7 @@ class Parameters(main_results.Parameters):
     @classmethod
     def _has_a_stream(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if kind_of(name) is None:
+            if shift_of(name) is None:
                 raise ValueError(f"monitor_datasets: {name!r} has no stream; use flights-origin, smartwatch or images")
         return names
 
@@ -34,28 +65,280 @@ class Parameters(main_results.Parameters):
         return tuple(dict.fromkeys((*self.datasets, *self.monitor_datasets)))
 
 
-def stream_cells(p: Parameters) -> list[Task]:
-    """A cell a stream and seed."""
-    common = {"root_seed": p.root_seed, "device": p.chosen_device}
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+def stream_tasks(p: Parameters) -> list[Task]:
+    """A task a stream and seed."""
+    shared = {"root_seed": p.root_seed, "device": p.chosen_device}
     return [
-        Task(f"{CELLS}:stream_cell", {"dataset": dataset, "seed": seed} | common, cost=_STREAM, models=1)
+        Task(f"{__name__}:stream_task", {"dataset": dataset, "seed": seed} | shared, cost=_STREAM, models=1)
         for dataset in p.monitor_datasets
         for seed in range(p.seeds)
     ]
 
 
-def existing_cells(p: Parameters) -> list[Task]:
-    """A cell a data set and seed: DATA-LAB's weights on top of published pruning."""
-    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    return [
-        Task(f"{CELLS}:existing_cell", {"dataset": dataset, "seed": seed} | common, cost=_EXISTING, models=8)
-        for dataset in p.datasets
-        for seed in range(p.seeds)
-    ]
+def weights_tasks(p: Parameters) -> list[Task]:
+    """A task a data set and seed: DATA-LAB's weights on top of published pruning."""
+    return per_set_and_seed(p, f"{__name__}:weights_task", _WEIGHTS, 8)
 
 
 def estimate(p: Parameters) -> Estimate:
-    """The expected time where sections 3.1 and 4.1 have run in the same record; their cells are reused."""
-    shared = len(main_results.tasks(p)) + len(problem_formulation.cells(p))
+    """The expected time where sections 3.1 and 4.1 have run in the same record; their tasks are reused."""
+    shared = len(s4_1.tasks(p)) + len(s3_1.tasks(p))
     what = f"{len(p.monitor_datasets)} streams and {len(p.datasets)} data sets (and {shared} of sections 3.1 and 4.1)"
-    return pooled(p, stream_cells(p) + existing_cells(p), what, memory=9e8, start=12)
+    return pooled(p, stream_tasks(p) + weights_tasks(p), what, memory=9e8, start=12)
+
+
+def stream_task(dataset: str, seed: int, root_seed: int, device: str) -> list[dict[str, Any]]:
+    """A row per window of a stream: its accuracy, and what can be seen of it without labels.
+
+    An MLP is trained on clean labels. The stream is quiet at first (held-out examples like the training set's), then
+    shifts. Of each window: ``accuracy``, ``confidence`` (mean largest probability) and, for every statistic, its mean
+    and whether that exceeds the quantile of windows resampled from held-out quiet examples that the protocol's rate of
+    false alarms gives. :func:`watcher` says what the statistics are.
+    """
+    rng, rule = seeds.generator(root_seed, dataset, "stream", seed), protocol().monitoring
+    stream, size = shifting_stream(dataset, rng), rule["window"]
+    module = models.build("mlp", stream.grid, stream.n_classes, protocol().training["hidden"])
+    x, y = torch.as_tensor(stream.x["train"], device=device), stream.y["train"]
+    model_seed = seeds.integer(root_seed, dataset, "stream", seed, "model")
+    see = watcher(fit_many(module, x, y, None, [model_seed], protocol_recipe()), x, y)
+    reference = see(stream.x["reference"])
+    resampled = rng.integers(0, len(reference["predicted"]), (2000, size))
+    limit = {name: np.quantile(reference[name][resampled].mean(1), 1 - rule["false_alarms"]) for name in STATISTICS}
+    rows = []
+    for part in ("quiet", "shifted"):
+        seen, labels = see(stream.x[part]), stream.y[part]
+        for window in range(min(len(labels) // size, rule["windows"] // 2)):
+            at = slice(window * size, (window + 1) * size)
+            row = {"dataset": dataset, "seed": seed, "kind": shift_of(dataset), "window": window, "part": part}
+            row["accuracy"] = float(np.mean(seen["predicted"][at] == labels[at]))
+            row["reference_accuracy"] = float(np.mean(reference["predicted"] == stream.y["reference"]))
+            row["confidence"] = float(seen["confidence"][at].mean())
+            row["reference_confidence"] = float(reference["confidence"].mean())
+            for name in STATISTICS:
+                row[name] = float(seen[name][at].mean())
+                row[f"{name} alarm"] = row[name] > float(limit[name])
+            rows.append(row)
+    return rows
+
+
+def watcher(stack: AnyStack, x: torch.Tensor, y: NDArray) -> Callable[[NDArray], dict[str, NDArray]]:
+    """What a monitor of a model trained on x (n, d) and y (n,) sees of examples (m, d) without their labels, (m,) each.
+
+    ``influence`` is the self-influence that the model expects of an example, over its own predicted label
+    distribution; ``leverage`` that of the last layer's features; ``low confidence`` one less the largest probability.
+    """
+    estimator, features = streamed(stack, x, y, protocol_recipe().l2), stack.features(x)[0].cpu().numpy()
+
+    def see(examples: NDArray) -> dict[str, NDArray]:
+        examples = torch.as_tensor(examples, device=x.device)
+        p = torch.softmax(stack(examples)[0], -1)
+        expected = torch.zeros(len(p), dtype=torch.float64, device=x.device)
+        for label in range(p.shape[1]):
+            labels = torch.full((len(p),), label, device=x.device)
+            expected += p[:, label].double() * estimator.self_influence(examples, labels)[0].double()
+        confidence = p.max(1).values.cpu().numpy()
+        seen = {"influence": expected.cpu().numpy(), "low confidence": 1 - confidence, "confidence": confidence}
+        seen["leverage"] = leverage(features, of=stack.features(examples)[0].cpu().numpy())
+        return seen | {"predicted": p.argmax(1).cpu().numpy()}
+
+    return see
+
+
+def weights_task(
+    dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """A row per published method, with and without DATA-LAB's weights (no projection): macro-F1 on the test set.
+
+    ``method`` is pruning by EL2N (Paul et al. 2021) or by the loss, at the primary keep fraction; ``weights`` is none,
+    or a variant of DATA-LAB trained on what was kept, without its projection: what is added is weights alone.
+    """
+    rate, keep = protocol().framework["verdict_rate"], protocol().primary_cell["keep_fraction"]
+    trial = Trial(dataset, "mlp", seed, root_seed, (rate,), caps, encoder, device)
+    stack, _ = references(trial, recipe=protocol_recipe())
+    p = probabilities(stack, trial.x).astype(np.float64).mean(0)
+    observed, rows = trial.observed, []
+    for method in PRUNED_BY:
+        kept = pruning.keep(getattr(pruning, method)(p, observed[0]), observed[0], keep)[None]
+        fitted = {"none": fit(trial, observed, kept)}
+        for variant, name in DATALAB.items():
+            module = trial.datalab(variant=variant, projection=False)
+            fitted[name] = fit_datalab(trial, module, observed, default_lambdas(1), kept)
+        for weights, model in fitted.items():
+            row = {"dataset": dataset, "seed": seed, "method": method, "weights": weights}
+            rows.append(row | {"macro_f1": scores_on_test_set(trial, model)[0]["macro_f1"]})
+    return rows
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def monitors(streams: pd.DataFrame) -> pd.DataFrame:
+    """A row per stream and statistic, means over seeds.
+
+    ``false alarms`` is the share of quiet windows with an alarm (the threshold aims at the protocol's rate). ``alarm``
+    and ``failure`` are the first of two shifted windows in a row with an alarm (the stream's length where there is
+    none), and with an accuracy below the reference by more than the protocol's drop; ``fails`` is the share of seeds
+    with a failure, and ``delay`` alarm less failure over these: below 0 the monitor warns first. ``AUROC`` is the
+    chance that a window of low accuracy has the larger statistic.
+    """
+    rows = streams.rename(columns={"dataset": "data set", "kind": "shift"})
+    rows = rows.merge(pd.DataFrame({"statistic": STATISTICS}), how="cross")
+
+    def line(part: pd.DataFrame) -> dict[str, float]:
+        by_seed = [watched(windows, part.statistic.iloc[0]) for _, windows in part.groupby("seed", sort=False)]
+        return pd.DataFrame(by_seed).mean().to_dict() | {"seeds": len(by_seed)}
+
+    return table(rows, ["data set", "shift", "statistic"], line)
+
+
+def watched(windows: pd.DataFrame, statistic: str) -> dict[str, float]:
+    """The figures of :func:`monitors` for the windows of one seed."""
+    low = windows.accuracy < windows.reference_accuracy - protocol().monitoring["accuracy_drop"]
+    alarm, quiet = windows[f"{statistic} alarm"].astype(bool), windows.part == "quiet"
+    order = windows[~quiet].window.sort_values().index
+    alarmed, failed = (first_of_two(flags[order].to_numpy()) for flags in (alarm, low))
+    fails = failed < len(order)
+    return {
+        "false alarms": alarm[quiet].mean(),
+        "fails": float(fails),
+        "alarm": alarmed,
+        "failure": failed if fails else np.nan,
+        "delay": alarmed - failed if fails else np.nan,
+        "AUROC": roc_auc_score(low, windows[statistic]) if low.nunique() > 1 else np.nan,
+    }
+
+
+def first_of_two(flags: NDArray[np.bool_]) -> int:
+    """The place of the first of two flags in a row that are set; their number where there are none."""
+    both = flags[:-1] & flags[1:]
+    return int(np.argmax(both)) if both.any() else len(flags)
+
+
+def late(streams: pd.DataFrame) -> pd.DataFrame:
+    """The windows of each stream's last quarter, where the shift is furthest."""
+    shifted = streams[streams.part == "shifted"]
+    return shifted[shifted.window >= 0.75 * (shifted.groupby("dataset").window.transform("max") + 1)]
+
+
+def silence(streams: pd.DataFrame) -> pd.DataFrame:
+    """A row per stream: how far accuracy and mean confidence fall over the last quarter of the shift, over seeds.
+
+    A degradation is silent where accuracy falls, and confidence by less than half as much ("half less it" above zero).
+    """
+
+    def line(part: pd.DataFrame) -> dict[str, float]:
+        mean = part.groupby("seed")[["accuracy", "reference_accuracy", "confidence", "reference_confidence"]].mean()
+        fall, sure = mean.reference_accuracy - mean.accuracy, mean.reference_confidence - mean.confidence
+        row = mean_with_interval(fall, "accuracy falls by") | mean_with_interval(sure, "confidence falls by")
+        return row | mean_with_interval(fall / 2 - sure, "half less it") | {"seeds": len(mean)}
+
+    return table(late(streams).rename(columns={"dataset": "data set", "kind": "shift"}), ["data set", "shift"], line)
+
+
+def existing(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per published method and variant: F1 with DATA-LAB's weights less F1 without, t-intervals over sets."""
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        f1, (method, weights) = by_set(part, "macro_f1"), part[["method", "weights"]].iloc[0]
+        row, base = mean_with_interval(f1, "F1"), weights == "none"
+        if not base:
+            row |= mean_with_interval(weights_gain(rows, method, weights), "less without")
+        return row | {"note": "the base row" if base else "", "sets": len(f1)}
+
+    return table(rows, ["method", "weights"], line)
+
+
+def weights_gain(rows: pd.DataFrame, method: str, weights: str) -> pd.Series:
+    """F1 of a published method with the weights less F1 without, a value a data set."""
+    with_them, without = (by_set(rows, "macro_f1", method=method, weights=kind) for kind in (weights, "none"))
+    return with_them - without
+
+
+def tilted_less_natural(rows: pd.DataFrame) -> pd.Series:
+    """How much larger pruning's effect on the MLP is on a test set tilted to high strata than on a natural one.
+
+    |accuracy(influence) - accuracy(full)| on the test set whose high-leverage strata weigh more, less the same on the
+    test set as it is, a value a data set. Strata by leverage: by self-influence they would hold the errors by
+    construction.
+    """
+    rows, tilt = rows[rows.architecture == "mlp"], max(protocol().stratified_metric["tilts"])
+    accuracy = (s3_1.over_seeds(s3_1.metric(rows, "leverage", at)) for at in (tilt, 0.0))
+    tilted, natural = ((a.loc["mlp, influence"] - a.loc["mlp, full"]).abs() for a in accuracy)
+    return (tilted - natural).rename("tilted less natural effect")
+
+
+# --- figure and verdicts ----------------------------------------------------------------------------------------------
+
+
+def streams_figure(streams: pd.DataFrame) -> sns.FacetGrid:
+    """A column a stream: accuracy and confidence by window above, the share of seeds with each alarm below."""
+    quiet = streams.part == "quiet"
+    rows = streams.assign(at=streams.window - quiet * (streams.window[quiet].max() + 1))
+    rows = rows.melt(["dataset", "at"], ["accuracy", "confidence", *(f"{name} alarm" for name in STATISTICS)], "seen")
+    rows["value"], rows["row"] = rows.value.astype(float), rows.seen.str.endswith("alarm")
+    grid = sns.relplot(
+        rows, x="at", y="value", hue="seen", style="seen", markers=True, row="row", col="dataset", kind="line",
+        errorbar=None, height=2.6, aspect=1.3,
+    )  # fmt: skip
+    grid.refline(x=-0.5, color="black", linestyle="-")
+    grid.set_titles("{col_name}")
+    grid.set_axis_labels("window, from the first that shifts")
+    return grid
+
+
+def verdicts(
+    rows: pd.DataFrame, metric_rows: pd.DataFrame, streams: pd.DataFrame, weighted: pd.DataFrame,
+    predictor: pd.DataFrame, monitors: pd.DataFrame, silence: pd.DataFrame,
+) -> list[Statement]:  # fmt: skip
+    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables."""
+    systems = {"architecture": "mlp", "method": ["full", "influence"], "strata": "leverage", "part": "stratum"}
+    strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
+    gains = {method: weights_gain(weighted, method, "datalab_paper") for method in PRUNED_BY}
+    pruned = {"table": "existing", "row": "datalab_paper", "raw": {"weights": ["none", "datalab_paper"]}}
+
+    windows = late(streams).groupby("dataset", sort=False).window.unique()
+    shifted = [{"part": "shifted", "dataset": name, "window": seen} for name, seen in windows.items()]
+    fall = silence["accuracy falls by"].to_numpy()
+    silent = {"accuracy falls": fall, "confidence by less than half": silence["half less it"].to_numpy()}
+    of_silence = {"table": "silence", "row": "all streams", "metric": "accuracy", "raw": shifted}
+
+    better = monitors[monitors.statistic == "influence"].AUROC.dropna().to_numpy() - 0.5
+    of_monitors = {"table": "monitors", "row": "influence", "metric": None, "raw": {"part": ["quiet", "shifted"]}}
+    of_monitors["shown"] = float(better.mean() + 0.5) if len(better) else None
+
+    stress, raw, rates = {}, [], [rows.rate.min(), rows.rate.max()]
+    if rates[0] == 0 < rates[1]:
+        clean, noisy = (by_set(rows, "macro_f1", part="main", method="vanilla", rate=rate) for rate in rates)
+        stress[f"{100 * rates[1]:g} % flipped labels"] = clean - noisy
+        raw += [{"part": "main", "method": "vanilla", "rate": rates}]
+    if len(silence) > 1 or not stress:
+        stress["shifted streams"] = fall
+        raw += shifted
+    of_stress = {"table": "silence", "row": "noise and shifts", "raw": raw}
+    return [
+        *predictor_verdicts(predictor),
+        ledger.judge("S5.1.benchmarks_underestimate", tilted_less_natural(metric_rows), side="greater", **strata),
+        ledger.judge_all("S5.1.existing_improved", gains, side="greater", **pruned),
+        ledger.judge_all("S5.1.fail_silently", silent, side="greater", **of_silence),
+        ledger.judge("S5.1.monitoring", better, side="greater", **of_monitors),
+        ledger.judge_all("S1.stress_degradation", stress, side="greater", **of_stress),
+    ]
+
+
+def predictor_verdicts(predictor: pd.DataFrame) -> list[Statement]:
+    """The abstract's F1 and its interval, read on the lead of the logistic regression over the trivial rule."""
+    rule = predictor.set_index("rule").loc[LOGISTIC]
+    enough = rule.sets >= protocol().title_verdict["min_datasets"]
+    lead, limits = rule["less the trivial rule"], (rule["less low"], rule["less high"]) if enough else (-1, 1)
+    where = {"table": "predictor", "row": LOGISTIC, "n": int(rule.sets)}
+    where["raw"] = {"part": "main", "method": ["influence", "random", "label_noise"]}
+    where |= {"measured": rule.F1, "limits": (rule["F1 low"], rule["F1 high"])}
+    made = []
+    for claim in ("ABS.framework_f1", "ABS.framework_f1_ci"):
+        statement = ledger.read(claim, lead, limits, **where)
+        why = f"{statement.why if enough else 'too few data sets'}; less the trivial rule {lead:+.3f}"
+        made.append(replace(statement, why=why))
+    return made

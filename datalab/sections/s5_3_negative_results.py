@@ -1,44 +1,259 @@
-"""Section 5.3: what the paper says did not work, each beside its own control. What is run, and its cost."""
+"""Section 5.3: do the paper's negative results hold, each beside its own control?
 
-from typing import Annotated, Literal
+A task is a data set and seed: the MLP without its examples of highest self-influence, the MLP on a curriculum, and
+ensembles, at every noise rate. The data set is the unit of every table; it counts by its mean over seeds and draws.
+"""
 
-import pydantic
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
-from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.parameters import Caps, Datasets, MainRates, pooled
+from datalab.record import Statement
+from datalab.record.parameters import Estimate
+from datalab.sections.compare import by_set, mean_with_interval, table, tests, with_correction
+from datalab.sections.parameters import MainRates, TrainingParameters, per_set_and_seed, pooled
+from datalab.sections.trial import (
+    DATALAB,
+    Trial,
+    default_lambdas,
+    fit,
+    fit_datalab,
+    probabilities,
+    references,
+    scores_on_test_set,
+    self_influence,
+)
 from datalab.sweep import Task
+from datalab.training import fit_many, protocol_recipe
 
-CELL = "datalab.sections.negative_cell:run_cell"
-_SECONDS = 1.0  # of one cell on one core, and this much a rate
-_A_RATE = 0.4
+MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
+ORDERS = ("random", "low to high", "high to low")
+_SECONDS, _A_RATE = 1.0, 0.4  # of one task on one core, and this much more a rate
 
 
-class Parameters(SectionParameters):
+class Parameters(TrainingParameters):
     """What section 5.3 takes; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     main_rates: MainRates
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
 
 
-def cells(p: Parameters) -> list[Task]:
-    """One cell a data set and seed, with all rates and methods."""
-    common = {"root_seed": p.root_seed, "rates": list(p.main_rates), "caps": dict(p.caps), "encoder": p.encoder}
-    common |= {"device": p.chosen_device}
-    cost = _SECONDS + _A_RATE * len(p.main_rates)
-    shares = len(protocol().negative_results["dropped"])
+def tasks(p: Parameters) -> list[Task]:
+    """One task a data set and seed, with all rates and methods."""
+    rates, shares = list(p.main_rates), protocol().negative_results["dropped"]
     # References, filtering with its controls and three orders at each rate; four members twice, two of DATA-LAB.
-    trained = len(p.main_rates) * (2 + 1 + shares * (2 + protocol().random_subsets) + 3) + 10
-    return [
-        Task(CELL, {"dataset": dataset, "seed": seed} | common, cost, trained)
-        for dataset in p.datasets
-        for seed in range(p.seeds)
-    ]
+    trained = len(rates) * (2 + 1 + len(shares) * (2 + protocol().random_subsets) + 3) + 10
+    return per_set_and_seed(p, f"{__name__}:run_task", _SECONDS + _A_RATE * len(rates), trained, rates=rates)
 
 
 def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a cell took when it was measured, and the peak memory."""
-    return pooled(p, cells(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=9e8)
+    """The expected time, from what a task took when it was measured, and the peak memory."""
+    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=9e8)
+
+
+def run_task(
+    dataset: str, seed: int, root_seed: int, rates: Sequence[float], caps: dict[str, int], encoder: str, device: str
+) -> list[dict[str, Any]]:
+    """A row per ``part``, noise ``rate`` and ``method``: macro-F1 and accuracy on the clean test set.
+
+    ``filtering``: the MLP on everything, without the share ``dropped`` of highest self-influence, without as many at
+    random (several draws), and with the highest relabelled by their clean labels in place of being dropped, a control
+    that needs the truth. ``curriculum``: the MLP on batches from a pool that grows from the least to the most
+    influential examples, the other way round, and in random order. ``ensemble``, at the protocol's verdict rate: four
+    different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB.
+    """
+    trial = Trial(dataset, "mlp", seed, root_seed, tuple(rates), caps, encoder, device)
+    influence = self_influence(trial, *references(trial))
+    rows = _filtering(trial, influence) + _curriculum(trial, influence) + _ensembles(trial)
+    return [{"dataset": dataset, "seed": seed} | row for row in rows]
+
+
+def _filtering(trial: Trial, influence: NDArray) -> list[dict[str, Any]]:
+    arms = []  # of each the row, labels (n,) and what is kept (n,)
+    for rate, observed, scores in zip(trial.rates, trial.observed, influence, strict=True):
+        everything = np.ones(len(observed), dtype=bool)
+        row = {"part": "filtering", "rate": rate, "method": "everything", "dropped": 0.0, "draw": 0}
+        arms.append((row, observed, everything))
+        for share in protocol().negative_results["dropped"]:
+            stay = pruning.keep(scores, observed, 1 - share)
+            relabelled = np.where(stay, observed, trial.prepared.y_train)
+            arms.append((row | {"method": "influence", "dropped": share}, observed, stay))
+            arms.append((row | {"method": "relabelled", "dropped": share}, relabelled, everything))
+            for draw in range(protocol().random_subsets):
+                rng = trial.rng("filtering", rate, share, draw)
+                stay = pruning.random_subset(observed, 1 - share, rng=rng)
+                arms.append((row | {"method": "random", "dropped": share, "draw": draw}, observed, stay))
+    rows, labels, kept = zip(*arms, strict=True)
+    fitted = fit(trial, np.array(labels), np.array(kept))
+    return [row | scores for row, scores in zip(rows, scores_on_test_set(trial, fitted), strict=True)]
+
+
+def _curriculum(trial: Trial, influence: NDArray) -> list[dict[str, Any]]:
+    recipe, rows, labels, batches = protocol_recipe(), [], [], []
+    for rate, observed, scores in zip(trial.rates, trial.observed, influence, strict=True):
+        rankings = (None, np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable"))
+        for method, ranked in zip(ORDERS, rankings, strict=True):
+            rng = trial.rng("curriculum", rate)
+            batches.append(paced_order(len(observed), recipe.steps, recipe.batch_size, ranked, rng))
+            labels.append(observed)
+            rows.append({"part": "curriculum", "rate": rate, "method": method})
+    fitted = fit(trial, np.array(labels), order=np.array(batches))
+    return [row | scores for row, scores in zip(rows, scores_on_test_set(trial, fitted), strict=True)]
+
+
+def paced_order(
+    n: int, steps: int, batch: int, ranked: NDArray[np.int64] | None, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The rows (steps * batch) of a curriculum: batches from a pool of the first examples of ``ranked`` (n,).
+
+    The pool grows linearly from the protocol's starting share to everything at its share of the steps (Bengio et al.
+    2009; the linear pacing of Wu et al. 2021). ``ranked`` None: random order, from everything throughout. Within the
+    pool each batch is drawn without replacement.
+    """
+    pacing, rows = protocol().negative_results["pacing"], []
+    for step in range(steps):
+        share = 1.0
+        if ranked is not None:
+            share = min(1.0, pacing["start"] + (1 - pacing["start"]) * step / (pacing["whole_at"] * steps))
+        pool = max(round(share * n), min(batch, n))
+        drawn = rng.choice(pool, batch, replace=pool < batch)
+        rows.append(drawn if ranked is None else ranked[drawn])
+    return np.concatenate(rows)
+
+
+def _ensembles(trial: Trial) -> list[dict[str, Any]]:
+    rate, data = protocol().framework["verdict_rate"], trial.prepared
+    at = trial.rates.index(rate)
+    observed, noisy_validation = trial.observed[at], trial.observed_validation[at]
+    test, validated = {}, {}  # probabilities (n_test, C), and F1 on the noisy validation labels
+    for name in MEMBERS:
+        module = models.build(name, data.grid, data.n_classes, protocol().training["hidden"])
+        member = fit(trial, observed[None], module=module)
+        test[name] = probabilities(member, trial.x_test)[0]
+        guesses = probabilities(member, trial.x_val)[0].argmax(1)
+        validated[name] = metrics.macro_f1(noisy_validation, guesses, data.n_classes)
+    p = {f"member {name}": test[name] for name in MEMBERS}
+    p["best member by validation"] = test[max(MEMBERS, key=validated.get)]
+    p["four different models"] = np.mean(list(test.values()), 0)
+    model_seeds = [trial.model_seed("member", i) for i in range(len(MEMBERS))]
+    same = fit_many(trial.classifier(), trial.x, observed, None, model_seeds, protocol_recipe())
+    p["four seeds of the MLP"] = probabilities(same, trial.x_test).mean(0)
+    for variant, method in DATALAB.items():
+        fitted = fit_datalab(trial, trial.datalab(variant=variant), observed[None], default_lambdas(1))
+        p[method] = probabilities(fitted, trial.x_test)[0]
+    predicted = np.stack([rows.argmax(1) for rows in p.values()])
+    f1, accuracy = metrics.macro_f1(data.y_test, predicted, data.n_classes), metrics.accuracy(data.y_test, predicted)
+    row = {"part": "ensemble", "rate": rate}
+    return [row | {"method": name, "macro_f1": f1[i], "accuracy": accuracy[i]} for i, name in enumerate(p)]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def filtering(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per noise rate and share removed: removing by influence against no filter and against random removal.
+
+    ``relative`` is 100 (filtered / everything - 1); ``relabelled`` less everything is the control that gives the same
+    examples their clean labels: what they are worth when right.
+    """
+    rows = rows[rows.part == "filtering"].assign(**{"noise rate (%)": 100 * rows.rate})
+    rows["removed (%)"] = 100 * rows.dropped
+    everything = rows[rows.method == "everything"]
+
+    def line(removed: pd.DataFrame) -> dict[str, Any]:
+        base = by_set(everything, "macro_f1", rate=removed.rate.iloc[0])
+        filtered, random, relabelled = (
+            by_set(removed, "macro_f1", method=name) for name in ("influence", "random", "relabelled")
+        )
+        d = filtered - base
+        row = mean_with_interval(d, "less everything")
+        row |= mean_with_interval(100 * (filtered / base - 1), "relative (%)")
+        row |= mean_with_interval(filtered - random, "less random removal")
+        row |= mean_with_interval(relabelled - base, "relabelled less everything")
+        row["p (Wilcoxon)"] = tests(d)["p (Wilcoxon)"]
+        return row | {"sets worse": int((d < 0).sum()), "sets": len(d)}
+
+    return with_correction(table(rows[rows.dropped > 0], ["noise rate (%)", "removed (%)"], line))
+
+
+def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per noise rate and order: F1, and less random order, with its 90 % interval for the equivalence test."""
+    rows = rows[rows.part == "curriculum"].assign(**{"noise rate (%)": 100 * rows.rate, "order": rows.method})
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        f1 = by_set(part, "macro_f1")
+        row, sets = mean_with_interval(f1, "F1"), {"sets": len(f1)}
+        if part.order.iloc[0] == ORDERS[0]:
+            return row | {"p (Wilcoxon)": np.nan, "note": "the base row"} | sets
+        d = f1 - by_set(rows, "macro_f1", rate=part.rate.iloc[0], order=ORDERS[0])
+        narrow = mean_with_interval(d, "90 %", confidence=0.90)
+        row |= mean_with_interval(d, "less random order")
+        row |= {"90 % low": narrow["90 % low"], "90 % high": narrow["90 % high"]}
+        return row | {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "note": ""} | sets
+
+    return with_correction(table(rows, ["noise rate (%)", "order"], line))
+
+
+def ensembles(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per ensemble, member and variant of DATA-LAB: F1, less the single MLP's, and the relative gain."""
+    rows = rows[rows.part == "ensemble"]
+    base = by_set(rows, "macro_f1", method="member mlp")
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        f1 = by_set(part, "macro_f1")
+        row = mean_with_interval(f1, "F1") | mean_with_interval(f1 - base, "less the MLP")
+        return row | mean_with_interval(100 * (f1 / base - 1), "gain over the MLP (%)") | {"sets": len(f1)}
+
+    return table(rows, "method", line)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def verdicts(rows: pd.DataFrame) -> list[Statement]:
+    """The section's statements, read at the protocol's noise rate and share removed; on noise, at both ends."""
+    rate, share = protocol().framework["verdict_rate"], protocol().negative_results["verdict_dropped"]
+
+    def f1(part: str, method: str, at: float = rate, **where: float) -> pd.Series:
+        return by_set(rows, "macro_f1", part=part, method=method, rate=at, **where)
+
+    def raw(part: str, *methods: str, **where: object) -> dict[str, Any]:
+        return {"part": part, "rate": rate, "method": list(methods), **where}
+
+    order = f1("curriculum", "low to high") - f1("curriculum", "random")
+    where = {
+        "table": "curriculum",
+        "row": f"low to high, {rate:.0%}",
+        "raw": raw("curriculum", "low to high", "random"),
+    }
+    made = [ledger.judge("S5.3.curriculum", order, side="none", **where)]
+
+    methods = ("best member by validation", "datalab_paper", "four different models")
+    member, ours, ensemble = (f1("ensemble", method) for method in methods)
+    gain, ours = ensemble / member - 1, ours / member - 1
+    shown = f"{100 * gain.mean():.1f} over its best member, DATA-LAB {100 * ours.mean():.1f}"
+    where = {"table": "ensembles", "row": "four different models", "raw": raw("ensemble", *methods)}
+    made.append(ledger.judge("S5.3.ensemble", ours - gain, side="greater", shown=shown, **where))
+
+    everything, filtered = f1("filtering", "everything"), f1("filtering", "influence", dropped=share)
+    where = {"table": "filtering", "row": f"{rate:.0%} flipped, {share:.0%} removed"}
+    of_all = raw("filtering", "everything", "influence", dropped=[0, share])
+    made.append(ledger.judge("S5.3.filtering", filtered / everything - 1, side="less", scale=100, raw=of_all, **where))
+    d = f1("filtering", "random", dropped=share) - filtered
+    of_random = raw("filtering", "influence", "random", dropped=share)
+    made.append(ledger.judge("S5.3.valuable_signal", d, side="greater", raw=of_random, **where))
+
+    lowest, highest = rows.rate.min(), rows.rate.max()
+    if lowest < highest:
+        lost, gained = (
+            f1("filtering", "influence", at, dropped=share) - f1("filtering", "everything", at)
+            for at in (lowest, highest)
+        )
+        ends = {"hurts at the lowest rate": -lost, "helps at the highest": gained}
+        where = {"table": "filtering", "row": "both ends", "raw": of_all | {"rate": [lowest, highest]}}
+        made.append(ledger.judge_all("S5.3.filtering_vs_title", ends, side="greater", **where))
+    return made
