@@ -1,6 +1,5 @@
-"""The statistical protocol: laws, limits and agreement with scipy, pingouin and scikit-learn."""
+"""Intervals, tests and effect sizes of paired differences: laws, limits, agreement with scipy and pingouin."""
 
-import time
 import warnings
 
 import numpy as np
@@ -9,12 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
-from sklearn.isotonic import isotonic_regression
 
 from datalab import stats
 from datalab.errors import UserError
 
-RATES = np.array([0, 0.05, 0.10, 0.125, 0.15, 0.175, 0.20, 0.30, 0.40])
 finite = st.floats(-5, 5, allow_subnormal=False).map(lambda x: round(x, 6))
 
 
@@ -24,9 +21,6 @@ def rng(seed=0):
 
 def units(n=15, shift=0.4, seed=0):
     return rng(seed).normal(shift, 1, n)
-
-
-# --- one mean difference -------------------------------------------------------------------------------------------
 
 
 def test_the_t_interval_and_test_equal_scipys():
@@ -163,9 +157,6 @@ def test_identical_arms_give_p_1_and_equal_differences_give_no_p_at_all():
     assert stats.sign_flip_test(equal).p == stats.p_floor(6)
 
 
-# --- effect sizes and equivalence ----------------------------------------------------------------------------------
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(3, 60), st.floats(-3, 3), st.sampled_from([0.9, 0.95, 0.995]))
 def test_at_the_limits_of_d_z_the_observed_t_is_a_tail_quantile_of_the_noncentral_t(n, shift, confidence):
@@ -183,9 +174,9 @@ def test_the_interval_of_d_z_grows_in_proportion_to_a_huge_effect_and_turns_with
     d = (d - d.mean()) / d.std(ddof=1)
     shares = []
     for effect in (200.0, 2e3, 2e6):
-        found, turned = stats.cohens_dz(effect + d), stats.cohens_dz(-effect - d)
-        shares.append((found.low / effect, found.high / effect))
-        assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), rel=1e-5)
+        effect_of, turned = stats.cohens_dz(effect + d), stats.cohens_dz(-effect - d)
+        shares.append((effect_of.low / effect, effect_of.high / effect))
+        assert (turned.low, turned.high) == pytest.approx((-effect_of.high, -effect_of.low), rel=1e-5)
     np.testing.assert_allclose(shares[0], shares[2], rtol=2e-3)
     np.testing.assert_allclose(shares[1], shares[2], rtol=2e-3)
     assert shares[0][0] < 0.95 < 1.05 < shares[0][1]
@@ -214,156 +205,3 @@ def test_the_summary_holds_the_same_numbers_as_the_functions_it_gathers():
     ranks = scipy_stats.rankdata(np.abs(d))
     assert row["rank_biserial"] == pytest.approx((ranks @ np.sign(d)) / ranks.sum())
     assert row["p_shapiro"] == pytest.approx(scipy_stats.shapiro(d).pvalue)
-
-
-# --- multiplicity, floors, power -----------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_corrections_equal_pingouins_and_holm_never_exceeds_bonferroni(values):
-    p = np.array(values)
-    np.testing.assert_allclose(stats.bonferroni(p), pingouin.multicomp(p, method="bonf")[1], atol=1e-12)
-    np.testing.assert_allclose(stats.holm(p), pingouin.multicomp(p, method="holm")[1], atol=1e-12)
-    assert np.all(p <= stats.holm(p))
-    assert np.all(stats.holm(p) <= stats.bonferroni(p) + 1e-15)
-
-
-def test_corrections_treat_every_row_as_a_family_of_its_own():
-    p = rng(0).uniform(size=(3, 2, 15))
-    for correct in (stats.bonferroni, stats.holm):
-        np.testing.assert_array_equal(correct(p)[1, 1], correct(p[1, 1]))
-
-
-def test_five_seeds_cannot_reach_0_0625_nine_reach_the_level_and_thirteen_the_corrected_one():
-    assert stats.p_floor(5) == 0.0625
-    assert stats.p_floor_unpaired(5) == pytest.approx(2 / 252)
-    assert stats.seeds_needed(0.005) == 9
-    assert stats.seeds_needed(0.005 / 15) == 13
-    assert stats.p_floor(12) > 0.005 / 15 >= stats.p_floor(13)
-
-
-def test_power_and_the_effect_it_needs_are_each_others_inverse_and_power_at_no_effect_is_the_level():
-    effect = stats.effect_needed(13, 0.005, 0.8)
-    assert stats.power(effect, 13, 0.005) == pytest.approx(0.8, abs=1e-6)
-    assert stats.power(0, 13, 0.005) == pytest.approx(0.005)
-    assert stats.power(0.5, 20, 0.05) == pytest.approx(0.5645, abs=1e-4)
-
-
-def test_seeds_average_away_their_own_spread_and_never_that_between_data_sets():
-    assert stats.nested_dz(0.01, 0, 0.02, 4) == pytest.approx(1)
-    assert stats.nested_dz(0.01, 0.02, 0.02, 10**9) == pytest.approx(0.5)
-
-
-# --- crossover -----------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.lists(finite, min_size=1, max_size=12))
-def test_the_isotonic_fit_equals_scikit_learns(values):
-    np.testing.assert_allclose(stats.isotonic(values), isotonic_regression(values), atol=1e-9)
-
-
-def test_a_straight_line_crosses_where_it_is_0():
-    assert stats.crossover(RATES, RATES - 0.137) == pytest.approx(0.137)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(finite, min_size=9, max_size=9), st.floats(0.001, 1000))
-def test_the_crossover_keeps_under_scaling_of_d_and_moves_with_the_unit_of_the_rates(values, factor):
-    d = np.array(values)
-    found = stats.crossover(RATES, d)
-    assert stats.crossover(RATES, factor * d) == pytest.approx(found, abs=1e-9)
-    assert stats.crossover(100 * RATES, d) == pytest.approx(100 * found, abs=1e-7)
-    if np.isfinite(found):
-        assert np.interp(found, RATES, stats.isotonic(d)) == pytest.approx(0, abs=1e-9)
-
-
-def test_a_difference_above_0_everywhere_is_always_below_or_at_0_everywhere_is_never():
-    assert stats.crossover(RATES, np.full(9, 0.01)) == -np.inf
-    assert stats.crossover(RATES, np.full(9, -0.01)) == np.inf
-    assert stats.crossover(RATES, np.zeros(9)) == np.inf
-    # A dip that the monotone fit pools away leaves "always"; the first zero of a flat stretch is its first rate.
-    assert stats.crossover([0, 1, 2], [3, -1, 5]) == -np.inf
-    assert stats.crossover([0, 1, 2, 3], [-1, 0, 0, 1]) == 1
-    assert stats.crossover([0, 1, 2], [0, 0, 1]) == 0
-    assert [stats.crossover_label(x, RATES) for x in (-np.inf, 0.1419, np.inf)] == ["< 0 %", "14.2 %", "> 40 %"]
-
-
-def loop_bootstrap(d, rates, generator, resamples):
-    sets, seeds, _ = d.shape
-    chosen = generator.integers(0, sets, size=(resamples, sets, 1))
-    inner = generator.integers(0, seeds, size=(resamples, sets, seeds))
-    return np.array([stats.crossover(rates, d[chosen[b], inner[b]].mean(axis=(0, 1))) for b in range(resamples)])
-
-
-def test_the_two_level_bootstrap_matches_a_plain_loop_and_its_shares_count_the_open_ends():
-    d = (RATES - 0.15) * 0.3 + rng(1).normal(0, 0.08, (6, 1, 1)) + rng(2).normal(0, 0.03, (6, 4, 9))
-    found = stats.crossover_bootstrap(d, RATES, rng(3), 300)
-    draws = loop_bootstrap(d, RATES, rng(3), 300)
-    np.testing.assert_allclose(found.draws, draws, atol=1e-9)
-    assert found.p_always == np.mean(draws == -np.inf) > 0
-    assert found.p_never == np.mean(draws == np.inf) > 0
-    assert (found.low, found.high) == (np.sort(draws)[7], np.sort(draws)[292])
-    assert found.low <= found.estimate <= found.high
-
-
-def test_the_crossovers_limits_are_order_statistics_of_its_resamples():
-    d = (RATES - 0.15) * 0.3 + rng(1).normal(0, 0.02, (9, 4, 9))
-    found = stats.crossover_bootstrap(d, RATES, rng(3), 300)
-    ordered = np.sort(found.draws)
-    assert np.all(np.diff(ordered[[6, 7, 8, 291, 292, 293]]) > 0)
-    assert (found.low, found.high) == (ordered[7], ordered[292])
-
-
-def test_without_spread_the_crossovers_interval_is_a_point():
-    d = np.broadcast_to(RATES - 0.137, (5, 3, 9))
-    found = stats.crossover_bootstrap(d, RATES, rng(), 200)
-    assert (found.low, found.high) == pytest.approx((0.137, 0.137))
-    assert found.p_always == found.p_never == 0
-
-
-def test_seeds_vary_within_their_data_set_only():
-    # Seeds differ, data sets do not: with the seeds held at their mean no resample would move.
-    d = (RATES - 0.15) + np.array([-0.05, 0.05])[None, :, None] + np.zeros((8, 1, 1))
-    assert np.std(stats.crossover_bootstrap(d, RATES, rng(), 500).draws) > 0.005
-    flat = d.mean(axis=1, keepdims=True)
-    assert np.std(stats.crossover_bootstrap(flat, RATES, rng(), 500).draws) == pytest.approx(0, abs=1e-12)
-
-
-def test_twenty_crossover_bootstraps_of_the_papers_size_take_under_two_cpu_seconds():
-    d = (RATES - 0.15) + rng(0).normal(0, 0.1, (23, 13, 9))
-    start = time.process_time()
-    for seed in range(20):
-        stats.crossover_bootstrap(d, RATES, rng(seed), 2000)
-    assert time.process_time() - start < 2
-
-
-# --- refusals ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("call", "named"),
-    [
-        (lambda: stats.t_interval([1.0]), "differences"),
-        (lambda: stats.t_interval([1.0, np.nan, 2.0]), "differences: 1 of 3 are not finite"),
-        (lambda: stats.t_interval([1.0, 2.0], 95), "confidence"),
-        (lambda: stats.paired_bootstrap([1.0, 2.0, 3.0], rng(), 10, 0.99), "resamples"),
-        (lambda: stats.cohens_dz(np.ones((2, 3))), "differences"),
-        (lambda: stats.equivalent([1.0, 2.0], 0), "sesoi"),
-        (lambda: stats.holm([0.1, np.nan]), "p-values"),
-        (lambda: stats.bonferroni([]), "p-values"),
-        (lambda: stats.p_floor(0), "n"),
-        (lambda: stats.seeds_needed(0), "alpha"),
-        (lambda: stats.nested_dz(0.01, 0, 0, 5), "sd_units"),
-        (lambda: stats.crossover([0, 0.1, 0.1], [1, 2, 3]), "rates"),
-        (lambda: stats.crossover([0, 0.1], [1, 2, 3]), "d"),
-        (lambda: stats.crossover_bootstrap(np.zeros((1, 2, 9)), RATES, rng()), "d"),
-        (lambda: stats.crossover_bootstrap(np.full((3, 2, 9), np.nan), RATES, rng()), "d"),
-        (lambda: stats.crossover_bootstrap(np.zeros((3, 2, 9)), RATES, rng(), 0), "resamples"),
-    ],
-)
-def test_input_that_cannot_be_used_is_refused_in_one_line_that_names_it(call, named):
-    with pytest.raises(UserError, match=f"^{named}") as caught:
-        call()
-    assert "\n" not in str(caught.value)

@@ -1,0 +1,99 @@
+"""The crossover and its two-level bootstrap: laws, conventions, a plain loop, agreement with scikit-learn."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.isotonic import isotonic_regression
+
+from datalab import stats
+
+RATES = np.array([0, 0.05, 0.10, 0.125, 0.15, 0.175, 0.20, 0.30, 0.40])
+finite = st.floats(-5, 5, allow_subnormal=False).map(lambda x: round(x, 6))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=12))
+def test_the_isotonic_fit_equals_scikit_learns(values):
+    np.testing.assert_allclose(stats.isotonic(values), isotonic_regression(values), atol=1e-9)
+
+
+def test_a_straight_line_crosses_where_it_is_0():
+    assert stats.crossover(RATES, RATES - 0.137) == pytest.approx(0.137)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(finite, min_size=9, max_size=9), st.floats(0.001, 1000))
+def test_the_crossover_keeps_under_scaling_of_d_and_moves_with_the_unit_of_the_rates(values, factor):
+    d = np.array(values)
+    boot = stats.crossover(RATES, d)
+    assert stats.crossover(RATES, factor * d) == pytest.approx(boot, abs=1e-9)
+    assert stats.crossover(100 * RATES, d) == pytest.approx(100 * boot, abs=1e-7)
+    if np.isfinite(boot):
+        assert np.interp(boot, RATES, stats.isotonic(d)) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_difference_above_0_everywhere_is_always_below_or_at_0_everywhere_is_never():
+    assert stats.crossover(RATES, np.full(9, 0.01)) == -np.inf
+    assert stats.crossover(RATES, np.full(9, -0.01)) == np.inf
+    assert stats.crossover(RATES, np.zeros(9)) == np.inf
+    # A dip that the monotone fit pools away leaves "always"; the first zero of a flat stretch is its first rate.
+    assert stats.crossover([0, 1, 2], [3, -1, 5]) == -np.inf
+    assert stats.crossover([0, 1, 2, 3], [-1, 0, 0, 1]) == 1
+    assert stats.crossover([0, 1, 2], [0, 0, 1]) == 0
+    assert [stats.crossover_label(x, RATES) for x in (-np.inf, 0.1419, np.inf)] == ["< 0 %", "14.2 %", "> 40 %"]
+
+
+def loop_bootstrap(d, rates, generator, resamples):
+    sets, seeds, _ = d.shape
+    chosen = generator.integers(0, sets, size=(resamples, sets, 1))
+    inner = generator.integers(0, seeds, size=(resamples, sets, seeds))
+    return np.array([stats.crossover(rates, d[chosen[b], inner[b]].mean(axis=(0, 1))) for b in range(resamples)])
+
+
+def test_the_two_level_bootstrap_matches_a_plain_loop_and_its_shares_count_the_open_ends():
+    d = (RATES - 0.15) * 0.3 + rng(1).normal(0, 0.08, (6, 1, 1)) + rng(2).normal(0, 0.03, (6, 4, 9))
+    boot = stats.crossover_bootstrap(d, RATES, rng(3), 300)
+    draws = loop_bootstrap(d, RATES, rng(3), 300)
+    np.testing.assert_allclose(boot.draws, draws, atol=1e-9)
+    assert boot.p_always == np.mean(draws == -np.inf) > 0
+    assert boot.p_never == np.mean(draws == np.inf) > 0
+    assert (boot.low, boot.high) == (np.sort(draws)[7], np.sort(draws)[292])
+    assert boot.low <= boot.estimate <= boot.high
+
+
+def test_the_crossovers_limits_are_order_statistics_of_its_resamples():
+    d = (RATES - 0.15) * 0.3 + rng(1).normal(0, 0.02, (9, 4, 9))
+    boot = stats.crossover_bootstrap(d, RATES, rng(3), 300)
+    ordered = np.sort(boot.draws)
+    assert np.all(np.diff(ordered[[6, 7, 8, 291, 292, 293]]) > 0)
+    assert (boot.low, boot.high) == (ordered[7], ordered[292])
+
+
+def test_without_spread_the_crossovers_interval_is_a_point():
+    d = np.broadcast_to(RATES - 0.137, (5, 3, 9))
+    boot = stats.crossover_bootstrap(d, RATES, rng(), 200)
+    assert (boot.low, boot.high) == pytest.approx((0.137, 0.137))
+    assert boot.p_always == boot.p_never == 0
+
+
+def test_seeds_vary_within_their_data_set_only():
+    # Seeds differ, data sets do not: with the seeds held at their mean no resample would move.
+    d = (RATES - 0.15) + np.array([-0.05, 0.05])[None, :, None] + np.zeros((8, 1, 1))
+    assert np.std(stats.crossover_bootstrap(d, RATES, rng(), 500).draws) > 0.005
+    flat = d.mean(axis=1, keepdims=True)
+    assert np.std(stats.crossover_bootstrap(flat, RATES, rng(), 500).draws) == pytest.approx(0, abs=1e-12)
+
+
+def test_twenty_crossover_bootstraps_of_the_papers_size_take_under_two_cpu_seconds():
+    d = (RATES - 0.15) + rng(0).normal(0, 0.1, (23, 13, 9))
+    start = time.process_time()
+    for seed in range(20):
+        stats.crossover_bootstrap(d, RATES, rng(seed), 2000)
+    assert time.process_time() - start < 2
