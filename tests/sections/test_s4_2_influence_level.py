@@ -1,0 +1,155 @@
+"""Section 4.2: levels are what they say, and its tables are what scipy and pingouin make of the rows."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pingouin
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from datalab import ledger
+from datalab.errors import UserError
+from datalab.protocol import protocol
+from datalab.record.parameters import resolve
+from datalab.sections import s4_2_influence_level as s4_2
+from datalab.sections.trial import leverage
+
+GIVEN = (7, {"train": 120, "validation": 60, "test": 120}, "fast", "cpu")
+SETS = ("digits", "wine", "breast_cancer")
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    made = [s4_2.run_task(name, "mlp", seed, *GIVEN) for name in SETS for seed in (0, 1)]
+    return pd.concat(map(pd.DataFrame, made), ignore_index=True)
+
+
+def test_scrambled_test_labels_change_the_test_scores_and_nothing_else(only_scores_change):
+    only_scores_change(lambda: s4_2.run_task("digits", "mlp", 0, *GIVEN))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.5), st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0]))
+@settings(max_examples=60, deadline=None)
+def test_a_tilted_draw_has_its_size_and_the_groups_their_share(seed, share, tilt):
+    rng = np.random.default_rng(seed)
+    ranks = s4_2.standardised_ranks(rng.random(100))
+    groups = rng.random(100) < share
+    mask = s4_2.tilted_draw(ranks, tilt, groups, rng)
+    assert mask.sum() == 50
+    assert abs(mask[groups].sum() - groups.sum() / 2) <= 0.5
+
+
+def test_tilts_order_the_mean_rank_and_zero_is_uniform():
+    ranks = s4_2.standardised_ranks(np.arange(400))
+    none = np.zeros(400, dtype=bool)
+    means, taken = [], np.zeros(400)
+    for tilt in protocol().influence_levels["tilts"]:
+        means.append(ranks[s4_2.tilted_draw(ranks, tilt, none, np.random.default_rng(0))].mean())
+    assert means == sorted(means)
+    for seed in range(300):
+        taken += s4_2.tilted_draw(ranks, 0, none, np.random.default_rng(seed))
+    assert abs(np.corrcoef(taken, ranks)[0, 1]) < 0.15
+    assert taken.mean() == 150
+
+
+def test_a_tilted_draw_follows_sequential_sampling_with_these_weights():
+    """Of 4 examples 2 are drawn: the exact probability of each pair, one after another, against many draws."""
+    ranks, tilt = np.array([-1.0, 0.0, 0.5, 1.0]), 1.0
+    w = np.exp(tilt * ranks)
+    exact = {}
+    for a, b in itertools.permutations(range(4), 2):
+        pair = tuple(sorted((a, b)))
+        exact[pair] = exact.get(pair, 0) + w[a] / w.sum() * w[b] / (w.sum() - w[a])
+    rng, counts = np.random.default_rng(0), dict.fromkeys(exact, 0)
+    for _ in range(4000):
+        counts[tuple(np.flatnonzero(s4_2.tilted_draw(ranks, tilt, np.zeros(4, dtype=bool), rng)))] += 1
+    test = scipy_stats.chisquare(list(counts.values()), 4000 * np.array([exact[pair] for pair in counts]))
+    assert test.pvalue > 0.001
+
+
+def test_leverage_is_the_diagonal_of_the_hat_matrix():
+    x = np.random.default_rng(0).standard_normal((50, 4))
+    with_one = np.column_stack([x, np.ones(50)])
+    hat = with_one @ np.linalg.solve(with_one.T @ with_one, with_one.T)
+    np.testing.assert_allclose(leverage(x, 1e-12), 50 * np.diag(hat), rtol=1e-8)
+
+
+def test_matched_levels_hold_the_noise_equal_and_unmatched_ones_do_not(rows):
+    flipped = rows.groupby(["draw", "tilt", "dataset", "seed"]).flipped.first().unstack("tilt")
+    assert np.ptp(flipped.loc["matched"].to_numpy(), axis=1).max() == 0
+    assert (flipped.loc["unmatched"][2] > flipped.loc["unmatched"][-2]).all()
+
+
+def test_no_cell_in_the_papers_shape_is_empty(rows):
+    table = s4_2.paper_shape(s4_2.levels(rows), "matched", "paper")
+    assert table.notna().all().all()
+    assert (table.astype(str) != "").all().all()
+    assert "paper" in table.iloc[0].astype(str).str.cat()
+
+
+def test_a_gap_and_its_effect_size_are_what_scipy_makes_of_the_rows(rows):
+    part = rows[(rows.draw == "matched") & (rows.tilt == 2)]
+    f1 = part.pivot_table(index="dataset", columns="method", values="macro_f1", sort=False)
+    gap = 100 * (f1.datalab_paper - f1.vanilla)
+    levels = s4_2.levels(rows).set_index(["draw", "variant", "level"])
+    row = levels.loc[("matched", "paper", "Extreme")]
+    interval = scipy_stats.t.interval(0.95, 2, gap.mean(), scipy_stats.sem(gap))
+    assert (row["Gap (pp) low"], row["Gap (pp) high"]) == pytest.approx(interval)
+    assert row.d_z == pytest.approx(gap.mean() / gap.std(ddof=1))
+
+
+def test_shares_of_variance_are_pingouins(rows):
+    part = rows[(rows.draw == "matched") & rows.method.isin(["vanilla", "datalab_paper"])]
+    part = part.assign(run=part.dataset + part.seed.astype(str) + part.method)
+    row = s4_2.variance_explained(rows, 7, 20).set_index("draw").loc["matched"]
+    total = pingouin.anova(part, dv="macro_f1", between="tilt")
+    assert row["total (%)"] == pytest.approx(100 * total["np2"].iloc[0], rel=1e-3)
+    partial = pingouin.rm_anova(part, dv="macro_f1", within="tilt", subject="run", effsize="np2")
+    assert row["partial (%)"] == pytest.approx(100 * partial["np2"].iloc[0], rel=1e-3)
+    inside = 0.0
+    for _, of_set in part.groupby("dataset"):
+        table = pingouin.anova(of_set, dv="macro_f1", between="tilt", detailed=True)
+        inside += np.array([table["SS"].iloc[0], table["SS"].sum()])
+    assert row["within data set (%)"] == pytest.approx(100 * inside[0] / inside[1], rel=1e-3)
+
+
+def test_the_notebooks_eta_squared_is_the_tables(rows, shown):
+    table = s4_2.variance_explained(rows, 7, 20).set_index("draw")
+    for draw in s4_2.DRAWS:
+        cell = shown("4_2_influence_level", "eta-squared", rows=rows, draw=draw)
+        assert cell["eta_squared"] == pytest.approx(table.loc[draw, "total (%)"], rel=1e-9)
+
+
+def test_run_level_correlation_and_its_clusters_are_scipys(rows):
+    trends = s4_2.trends(rows, 7).set_index(["draw", "method"])
+    part = rows[(rows.draw == "unmatched") & (rows.method == "vanilla")]
+    row = trends.loc[("unmatched", "vanilla")]
+    assert row["r, runs"] == pytest.approx(scipy_stats.pearsonr(part.tilt, part.macro_f1).statistic)
+    centred = part.macro_f1 - part.groupby("dataset").macro_f1.transform("mean")
+    assert row["r, within"] == pytest.approx(scipy_stats.pearsonr(part.tilt, centred).statistic)
+    by_set = s4_2.correlation_by_set(rows, "unmatched", "vanilla")
+    wine = part[part.dataset == "wine"]
+    wanted = scipy_stats.pearsonr(wine.tilt, wine.macro_f1).statistic
+    assert by_set[SETS.index("wine")] == pytest.approx(wanted)
+    slopes = [scipy_stats.linregress(of_set.tilt, of_set.macro_f1).slope for _, of_set in part.groupby("dataset")]
+    assert row.slope == pytest.approx(np.mean(slopes))
+
+
+def test_every_statement_is_judged_once_on_the_tables_it_names(rows):
+    levels, trends = s4_2.levels(rows), s4_2.trends(rows, 7)
+    statements = s4_2.verdicts(rows, levels, trends, s4_2.variance_explained(rows, 7, 20))
+    ids = [statement.id for statement in statements]
+    assert len(ids) == len(set(ids)) == 23
+    assert all(ledger.find(claim_id).id == claim_id for claim_id in ids)
+    measured = {statement.id: statement.measured for statement in statements}
+    row = levels[(levels.draw == "matched") & (levels.variant == "paper") & (levels.level == "High")].iloc[0]
+    assert measured["T2.high.ours_f1"] == pytest.approx(row["Ours F1"])
+    assert measured["T2.high.cohen_d"] == pytest.approx(row.d_z)
+
+
+def test_parameters_out_of_range_are_refused():
+    with pytest.raises(UserError, match="'seeds'"):
+        resolve(s4_2.Parameters, {"seeds": 0}, "notebook x")

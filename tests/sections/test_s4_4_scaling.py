@@ -1,0 +1,94 @@
+"""Section 4.4: every method at every size, gains and growth over seeds, memory that the training size does not bound."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from datalab.errors import UserError
+from datalab.influence import last_layer
+from datalab.protocol import protocol
+from datalab.record.parameters import resolve
+from datalab.sections import s4_4_scaling as s4_4
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    given = (7, [100, 200], 150, 60, "fast", "cpu")
+    made = [s4_4.run_task("digits", name, seed, *given) for name in ("softmax", "mlp") for seed in (0, 1)]
+    return pd.concat(map(pd.DataFrame, made), ignore_index=True)
+
+
+def test_every_method_is_trained_at_every_size(rows):
+    assert set(rows.method) == set(s4_4.METHODS)
+    assert (rows.groupby("size").n.unique().map(len) == 1).all()
+    scored = rows[rows.method == "influence"]
+    assert (scored.seconds > 0).all()
+    assert rows[rows.method != "influence"].seconds.isna().all()
+
+
+def test_steps_grow_as_the_protocol_says_and_never_fall_below_the_recipes():
+    exponent, steps = protocol().scaling["steps_exponent"], protocol().training["steps"]
+    assert s4_4.recipe_at(100).steps == s4_4.recipe_at(1000).steps == steps
+    assert s4_4.recipe_at(100_000).steps == round(steps * 100**exponent)
+
+
+def test_the_gain_of_a_size_is_over_seeds_whose_values_are_means_over_the_rest(rows):
+    table = s4_4.scaling(rows)
+    row = table[(table.variant == "paper") & (table["Training Size"] == "200")].iloc[0]
+    part = rows[rows["size"] == 200].groupby(["seed", "method", "architecture"]).macro_f1.mean()
+    gains = []
+    for seed in (0, 1):
+        ours, base = (part[seed, name].mean() for name in ("datalab_paper", "vanilla"))
+        gains.append(100 * (ours / base - 1))
+    assert row["Relative Gain (%)"] == pytest.approx(np.mean(gains))
+
+
+def test_a_method_is_set_against_vanilla_seed_by_seed(rows):
+    table = s4_4.methods(rows).set_index(["architecture", "size", "method"])
+    part = rows[(rows.architecture == "mlp") & (rows["size"] == 100)]
+    f1 = part.groupby(["method", "seed"]).macro_f1.mean()
+    row = table.loc[("mlp", 100, "random")]
+    assert row["less vanilla"] == pytest.approx((f1["random"] - f1["vanilla"]).mean())
+    assert list(table.xs("mlp").xs(100).index) == list(s4_4.METHODS)
+    assert np.isnan(table.loc[("mlp", 100, "vanilla"), "less vanilla"])
+
+
+def test_the_growth_exponent_is_that_of_the_times_and_its_interval_is_over_seeds():
+    n, parts = np.array([1000, 10_000, 50_000, 100_000]), []
+    for seed, power in enumerate((0.8, 0.9, 1.0)):
+        times = {"dataset": "a", "architecture": "mlp", "method": "influence", "seed": seed, "n": n}
+        parts.append(pd.DataFrame(times | {"seconds": 1e-6 * n**power}))
+    row = s4_4.growth(pd.concat(parts)).iloc[0]
+    assert row.exponent == pytest.approx(0.9)
+    interval = scipy_stats.t.interval(0.95, 2, 0.9, scipy_stats.sem([0.8, 0.9, 1.0]))
+    assert (row["exponent low"], row["exponent high"]) == pytest.approx(interval)
+    assert row["from n"] == 10_000
+
+
+def test_beyond_what_may_be_held_between_passes_scoring_holds_no_more_for_more_examples(rows, monkeypatch):
+    held = rows[(rows.method == "influence") & (rows.seed == 0)].memory
+    assert held.notna().all()
+    monkeypatch.setattr(last_layer, "_HELD", 0)
+    more = pd.DataFrame(s4_4.run_task("digits", "mlp", 0, 7, [550, 1050], 100, 60, "fast", "cpu"))
+    small, large = more[more.method == "influence"].set_index("size").memory[[550, 1050]]
+    assert large < 1.1 * small  # both are more than one batch of 512
+
+
+def test_sizes_that_the_paper_has_are_judged_and_others_are_not(rows):
+    assert [statement.id for statement in s4_4.verdicts(rows)] == ["S3.2.train_sizes"]
+    papers = rows.assign(size=rows["size"].map({100: 1000, 200: 10_000}))
+    statements = {statement.id: statement for statement in s4_4.verdicts(papers)}
+    assert len(statements) == 2 * 3 + 4 + 1
+    gain = s4_4.by_seed(papers, "datalab_paper", 1000) / s4_4.by_seed(papers, "vanilla", 1000)
+    gain -= s4_4.by_seed(papers, "datalab_paper", 10_000) / s4_4.by_seed(papers, "vanilla", 10_000)
+    assert statements["S4.4.low_data"].measured == pytest.approx(100 * gain.mean())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"scaling_sizes": [10, 100]}, "'scaling_sizes"), ({"scaling_seeds": 0}, "'scaling_seeds'")],
+)
+def test_parameters_out_of_range_are_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        resolve(s4_4.Parameters, given, "notebook x")

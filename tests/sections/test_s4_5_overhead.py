@@ -1,0 +1,74 @@
+"""Section 4.5: every configuration in every round, ratios within rounds, and what is timed is what the model says."""
+
+import pandas as pd
+import pytest
+import torch
+
+from datalab import ledger
+from datalab.errors import UserError
+from datalab.record.parameters import resolve
+from datalab.sections import s4_5_overhead as s4_5
+from datalab.sections.trial import Trial
+
+CAPS = {"train": 120, "validation": 60, "test": 120}
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return pd.DataFrame(s4_5.run_task("wine", 3, 7, CAPS, "fast", "cpu"))
+
+
+def test_every_configuration_is_timed_in_every_round(rows):
+    counts = rows.groupby(["variant", "configuration"]).size()
+    assert (counts == 3).all()
+    assert len(counts) == 2 * len(s4_5.CONFIGURATIONS) + 1
+    memory = rows.groupby(["variant", "configuration"]).memory.nunique(dropna=False)
+    assert (memory == 1).all()
+
+
+def test_weights_cost_memory_in_training_and_a_penalty_none(rows):
+    held = rows[rows.variant == "paper"].groupby("configuration").memory.first()
+    assert held["Adaptive Weighting"] > held["baseline"]
+    assert held["Regularization"] == held["Adaptive Weighting"]
+    assert held["Total"] > held["Feature Extraction"]
+
+
+def test_an_overhead_is_the_median_of_ratios_within_rounds():
+    rows = pd.DataFrame(
+        [
+            {
+                "dataset": name,
+                "repetition": i,
+                "variant": "paper",
+                "configuration": configuration,
+                "train": slow * value,
+            }
+            for name, by in (("a", 1.2), ("b", 1.4))
+            for i, slow in enumerate((1.0, 3.0, 10.0))  # a slow round is slow for all
+            for configuration, value in (("baseline", 1.0), ("Total", by))
+        ]
+    )
+    assert list(s4_5.overhead(rows, "paper", "Total", "train")) == pytest.approx([0.2, 0.4])
+
+
+def test_what_is_timed_at_inference_is_what_the_model_says():
+    study = Trial("wine", "mlp", 0, 7, (0.2,), CAPS, "fast", "cpu")
+    stack = s4_5.training(study, "label-aware", "Total", 5)()
+    model = stack.model(0)
+    deployed = torch.nn.Sequential(model.project, model.classifier).eval()
+    torch.testing.assert_close(deployed(study.x_test), stack(study.x_test)[0])
+    assert s4_5.inference_seconds(model, study.x_test) > 0
+
+
+def test_modest_is_read_with_the_cost_of_scoring_and_every_cell_has_its_statement(rows):
+    twice = pd.concat([rows, rows.assign(dataset="digits")])
+    statements = {statement.id: statement for statement in s4_5.verdicts(twice)}
+    assert len(statements) == 9 + 2 + 2
+    assert all(ledger.find(claim_id).id == claim_id for claim_id in statements)
+    total = s4_5.overhead(rows, "paper", "Total", "train") + s4_5.overhead(rows, "paper", s4_5.SCORING, "train")
+    assert statements["S4.5.modest"].measured == pytest.approx(100 * total.mean())
+
+
+def test_fewer_than_three_repetitions_are_refused():
+    with pytest.raises(UserError, match="'overhead_repetitions'"):
+        resolve(s4_5.Parameters, {"overhead_repetitions": 1}, "notebook x")
