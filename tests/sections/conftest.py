@@ -61,3 +61,34 @@ def only_scores_change(scrambled: Callable[[], None]) -> Callable[[Callable[[], 
         assert not before[scored].equals(after[scored])
 
     return check
+
+
+@pytest.fixture(scope="session")
+def main_rows() -> pd.DataFrame:
+    """Rows of section 4.1's tasks (4.3 and 5.1 read them too): three small data sets, two seeds, two noise rates."""
+    from datalab.sections import s4_1_main_results as s4_1
+
+    given = {"root_seed": 7, "rates": [0.0, 0.2], "encoder": "fast", "device": "cpu", "configurations": 3}
+    given |= {"architecture": "mlp", "caps": {"train": 120, "validation": 60, "test": 120}}
+    parts = [
+        pd.DataFrame(s4_1.run_task(dataset=name, seed=seed, **given))
+        for name in ("digits", "wine", "breast_cancer")
+        for seed in (0, 1)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture
+def configurations() -> Callable[..., pd.DataFrame]:
+    """A maker of configurations (three noise rates on each of ``sets``) whose failures follow from the noise."""
+
+    def make(sets: int = 6, seed: int = 0) -> pd.DataFrame:
+        rng, rows = np.random.default_rng(seed), []
+        for i in range(sets):
+            for rate in (0.0, 0.2, 0.4):
+                row = {"dataset": f"set {i}", "rate": rate, "estimated noise": rate + rng.normal(0, 0.03)}
+                row |= {"log classes": rng.normal(), "fails": rate + rng.normal(0, 0.05) < 0.1}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    return make
