@@ -1,9 +1,8 @@
-"""Sections 4.4, 4.5, 5.1 and 5.3: the cells are what they say, the tables follow from their rows."""
+"""Sections 5.1 and 5.3: the cells are what they say, the tables follow from their rows."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
@@ -11,25 +10,16 @@ from sklearn.metrics import f1_score
 
 from datalab import ledger
 from datalab.errors import UserError
-from datalab.influence import last_layer
 from datalab.protocol import protocol
 from datalab.sections import (
-    measurement,
     monitor_cell,
     monitoring_tables,
     negative_cell,
     negative_tables,
-    overhead_cell,
-    overhead_tables,
-    scaling_cell,
-    scaling_tables,
 )
-from datalab.sections import s4_4_scaling as scaling
-from datalab.sections import s4_5_overhead as overhead
 from datalab.sections import s5_1_monitoring as monitoring
 from datalab.sections import s6_verdicts as verdicts
 from datalab.sections.parameters import resolve
-from datalab.sections.trial import Study
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
 PRINTED = {key: claim.value for key, claim in ledger.claims().items()}
@@ -87,120 +77,6 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities_and_has_all_rows(n
     assert wanted <= set(part.method)
     best = part.set_index("method").macro_f1
     assert best["best member by validation"] in set(best[[f"member {name}" for name in negative_cell.MEMBERS]])
-
-
-# --- section 4.4 ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def scaled() -> pd.DataFrame:
-    given_ = (7, [100, 200], 150, 60, "fast", "cpu")
-    return collected(
-        scaling_cell.run_cell("digits", architecture, seed, *given_)
-        for architecture in ("softmax", "mlp")
-        for seed in (0, 1)
-    )
-
-
-def test_every_method_is_trained_at_every_size(scaled):
-    assert set(scaled.method) == set(scaling_cell.METHODS)
-    assert (scaled.groupby("size").n.unique().map(len) == 1).all()
-    scored = scaled[scaled.method == "influence"]
-    assert (scored.seconds > 0).all()
-    assert scaled[scaled.method != "influence"].seconds.isna().all()
-
-
-def test_steps_grow_as_the_protocol_says_and_never_fall_below_the_recipes():
-    exponent, steps = protocol().scaling["steps_exponent"], protocol().training["steps"]
-    assert scaling_cell.recipe_at(100).steps == scaling_cell.recipe_at(1000).steps == steps
-    assert scaling_cell.recipe_at(100_000).steps == round(steps * 100**exponent)
-
-
-def test_the_gain_of_a_size_is_over_seeds_whose_values_are_means_over_the_rest(scaled):
-    table = scaling_tables.scaling(scaled, PRINTED)
-    row = table[(table.variant == "paper") & (table["Training Size"] == "200")].iloc[0]
-    part = scaled[scaled["size"] == 200].groupby(["seed", "method", "architecture"]).macro_f1.mean()
-    gains = []
-    for seed in (0, 1):
-        ours, base = (part[seed, name].mean() for name in ("datalab_paper", "vanilla"))
-        gains.append(100 * (ours / base - 1))
-    assert row["Relative Gain (%)"] == pytest.approx(np.mean(gains))
-
-
-def test_the_growth_exponent_is_that_of_the_times_and_its_interval_is_over_seeds():
-    n, parts = np.array([1000, 10_000, 50_000, 100_000]), []
-    for seed, power in enumerate((0.8, 0.9, 1.0)):
-        one = {"dataset": "a", "architecture": "mlp", "method": "influence", "seed": seed, "n": n}
-        parts.append(pd.DataFrame(one | {"seconds": 1e-6 * n**power}))
-    row = scaling_tables.growth(pd.concat(parts)).iloc[0]
-    assert row.exponent == pytest.approx(0.9)
-    interval = scipy_stats.t.interval(0.95, 2, 0.9, scipy_stats.sem([0.8, 0.9, 1.0]))
-    assert (row["exponent low"], row["exponent high"]) == pytest.approx(interval)
-    assert row["from n"] == 10_000
-
-
-def test_beyond_what_may_be_held_between_passes_scoring_holds_no_more_for_more_examples(scaled, monkeypatch):
-    held = scaled[(scaled.method == "influence") & (scaled.seed == 0)].memory
-    assert held.notna().all()
-    monkeypatch.setattr(last_layer, "_HELD", 0)
-    rows = pd.DataFrame(scaling_cell.run_cell("digits", "mlp", 0, 7, [550, 1050], 100, 60, "fast", "cpu"))
-    small, large = rows[rows.method == "influence"].set_index("size").memory[[550, 1050]]
-    assert large < 1.1 * small  # both are more than one batch of 512
-
-
-# --- section 4.5 ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def timed() -> pd.DataFrame:
-    return collected([overhead_cell.run_cell("wine", 3, 7, CAPS, "fast", "cpu")])
-
-
-def test_every_configuration_is_timed_in_every_round(timed):
-    counts = timed.groupby(["variant", "configuration"]).size()
-    assert (counts == 3).all()
-    assert len(counts) == 2 * len(overhead_cell.CONFIGURATIONS) + 1
-    memory = timed.groupby(["variant", "configuration"]).memory.nunique(dropna=False)
-    assert (memory == 1).all()
-
-
-def test_weights_cost_memory_in_training_and_a_penalty_none(timed):
-    held = timed[timed.variant == "paper"].groupby("configuration").memory.first()
-    assert held["Adaptive Weighting"] > held["baseline"]
-    assert held["Regularization"] == held["Adaptive Weighting"]
-    assert held["Total"] > held["Feature Extraction"]
-
-
-def test_an_overhead_is_the_median_of_ratios_within_rounds():
-    rows = pd.DataFrame(
-        [
-            {"dataset": name, "repetition": i, "variant": "paper", "configuration": each, "train": slow * value}
-            for name, by in (("a", 1.2), ("b", 1.4))
-            for i, slow in enumerate((1.0, 3.0, 10.0))  # a slow round is slow for all
-            for each, value in (("baseline", 1.0), ("Total", by))
-        ]
-    )
-    found = overhead_tables.overhead(rows, "paper", "Total", "train")
-    np.testing.assert_allclose(found, [0.2, 0.4])
-
-
-def test_peak_memory_is_that_of_the_tensors_held_at_once():
-    def run() -> None:
-        a = torch.ones(1000, 1000)
-        b = a + 1
-        del a
-        (b * 2).sum()
-
-    assert measurement.peak_memory(run) == pytest.approx(2 * 4e6, rel=0.01)
-
-
-def test_what_is_timed_at_inference_is_what_the_model_says():
-    study = Study("wine", "mlp", 0, 7, (0.2,), CAPS, "fast", "cpu")
-    stack = overhead_cell._training(study, "label-aware", "Total", 5)()
-    model = stack.model(0)
-    deployed = torch.nn.Sequential(model.project, model.classifier).eval()
-    torch.testing.assert_close(deployed(study.x_test), stack(study.x_test)[0])
-    assert overhead_cell._inference(model, study.x_test) > 0
 
 
 # --- section 5.1 ------------------------------------------------------------------------------------------------------
@@ -313,9 +189,6 @@ def test_advice_and_findings_follow_the_verdicts():
 @pytest.mark.parametrize(
     ("model", "given_", "words"),
     [
-        (scaling, {"scaling_sizes": [10, 100]}, "'scaling_sizes"),
-        (scaling, {"scaling_seeds": 0}, "'scaling_seeds'"),
-        (overhead, {"overhead_repetitions": 1}, "'overhead_repetitions'"),
         (monitoring, {"monitor_datasets": ["wine"]}, "has no stream"),
         (monitoring, {"monitor_datasets": ["smartwach"]}, "did you mean 'smartwatch'"),
     ],

@@ -1,4 +1,4 @@
-"""Section 4.4: every method at every size, gains and growth over seeds, memory that the training size does not bound."""
+"""Section 4.4: all methods at all sizes, gains and growth over seeds, memory that the training size does not bound."""
 
 import numpy as np
 import pandas as pd

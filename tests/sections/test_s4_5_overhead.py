@@ -36,18 +36,12 @@ def test_weights_cost_memory_in_training_and_a_penalty_none(rows):
 def test_an_overhead_is_the_median_of_ratios_within_rounds():
     rows = pd.DataFrame(
         [
-            {
-                "dataset": name,
-                "repetition": i,
-                "variant": "paper",
-                "configuration": configuration,
-                "train": slow * value,
-            }
+            {"dataset": name, "repetition": i, "configuration": configuration, "train": slow * value}
             for name, by in (("a", 1.2), ("b", 1.4))
             for i, slow in enumerate((1.0, 3.0, 10.0))  # a slow round is slow for all
             for configuration, value in (("baseline", 1.0), ("Total", by))
         ]
-    )
+    ).assign(variant="paper")
     assert list(s4_5.overhead(rows, "paper", "Total", "train")) == pytest.approx([0.2, 0.4])
 
 
