@@ -275,17 +275,18 @@ def tilted_less_natural(rows: pd.DataFrame) -> pd.Series:
 
 def streams_figure(streams: pd.DataFrame) -> sns.FacetGrid:
     """A column a stream: accuracy and confidence by window above, the share of seeds with each alarm below."""
-    quiet = streams.part == "quiet"
-    rows = streams.assign(at=streams.window - quiet * (streams.window[quiet].max() + 1))
+    quiet = streams.window.where(streams.part == "quiet").groupby(streams.dataset).transform("max") + 1
+    rows = streams.assign(at=streams.window - quiet * (streams.part == "quiet"))
     rows = rows.melt(["dataset", "at"], ["accuracy", "confidence", *(f"{name} alarm" for name in STATISTICS)], "seen")
-    rows["value"], rows["row"] = rows.value.astype(float), rows.seen.str.endswith("alarm")
+    rows["panel"] = np.where(rows.seen.str.endswith("alarm"), "share of seeds", "mean over seeds")
     grid = sns.relplot(
-        rows, x="at", y="value", hue="seen", style="seen", markers=True, row="row", col="dataset", kind="line",
-        errorbar=None, height=2.6, aspect=1.3,
+        rows.astype({"value": float}), x="at", y="value", hue="seen", style="seen", markers=True, row="panel",
+        col="dataset", kind="line", errorbar=None, height=2.5, aspect=1.3, facet_kws={"margin_titles": True},
     )  # fmt: skip
-    grid.refline(x=-0.5, color="black", linestyle="-")
-    grid.set_titles("{col_name}")
-    grid.set_axis_labels("window, from the first that shifts")
+    grid.refline(x=-0.5, color="black", linestyle="-", linewidth=0.9)
+    grid.set_titles(col_template="{col_name}", row_template="{row_name}")
+    grid.set_axis_labels("window, from the first that shifts", "")
+    grid.figure.suptitle("Does a label-free monitor see the shift before accuracy falls?", x=0.01, y=1.03, ha="left")
     return grid
 
 

@@ -1,0 +1,104 @@
+"""Section 5.1: the monitor sees no label, the predictor no outcome of its own data set; tables follow from the rows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datalab.data.streams import Stream, shifting_stream
+from datalab.errors import UserError
+from datalab.record.parameters import resolve
+from datalab.sections import failure_predictor
+from datalab.sections import s5_1_monitoring as s5_1
+
+CAPS = {"train": 120, "validation": 60, "test": 120}
+
+
+@pytest.mark.parametrize(
+    ("alarms", "accuracy", "delay"),
+    [
+        ([1, 1, 1, 1], [0.9, 0.9, 0.5, 0.5], -2),
+        ([0, 0, 1, 1], [0.9, 0.5, 0.5, 0.5], 1),
+        ([1, 0, 1, 0], [0.9, 0.5, 0.5, 0.5], 3),  # one alarm alone is none
+        ([1, 1, 1, 1], [0.9, 0.9, 0.9, 0.5], np.nan),  # and one bad window no failure
+    ],
+)
+def test_a_delay_is_the_alarm_less_the_failure(alarms, accuracy, delay):
+    quiet = pd.DataFrame({"part": "quiet", "window": [0, 1], "accuracy": 0.9, "influence alarm": [False, True]})
+    shifted = pd.DataFrame({"part": "shifted", "window": range(4), "accuracy": accuracy, "influence alarm": alarms})
+    windows = pd.concat([quiet, shifted], ignore_index=True)
+    windows = windows.assign(reference_accuracy=0.9, influence=[0, 1, 0, 1, 2, 3])
+    row = s5_1.watched(windows.sample(frac=1, random_state=0), "influence")
+    np.testing.assert_equal(row["delay"], delay)
+    assert row["fails"] == np.isfinite(delay)
+    assert row["false alarms"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def stream() -> pd.DataFrame:
+    return pd.DataFrame(s5_1.stream_task("digits", 0, 7, "cpu"))
+
+
+def test_a_stream_is_held_out_and_its_alarms_need_no_label(stream, monkeypatch):
+    assert set(stream.part) == {"quiet", "shifted"}
+
+    def scrambled(name: str, rng: np.random.Generator) -> Stream:
+        made, other = shifting_stream(name, rng), np.random.default_rng(0)
+        y = {part: made.y[part] if part == "train" else other.permutation(made.y[part]) for part in made.y}
+        return replace(made, y=y)
+
+    monkeypatch.setattr(s5_1, "shifting_stream", scrambled)
+    after = pd.DataFrame(s5_1.stream_task("digits", 0, 7, "cpu"))
+    seen = [name for name in stream if "accuracy" not in name]
+    pd.testing.assert_frame_equal(stream[seen], after[seen])
+    assert not stream.accuracy.equals(after.accuracy)
+    late = stream[(stream.part == "shifted") & (stream.window == stream.window.max())].iloc[0]
+    assert late["influence alarm"]
+    assert late["leverage alarm"]
+
+
+def test_a_streams_table_and_its_fall_are_those_of_its_windows(stream):
+    two = pd.concat([stream, stream.assign(dataset="other", kind="time")], ignore_index=True)
+    table = s5_1.monitors(two)
+    assert table["data set"].tolist() == ["digits"] * 3 + ["other"] * 3
+    assert table.statistic.tolist() == [*s5_1.STATISTICS] * 2
+    quiet = stream[stream.part == "quiet"]
+    assert table["false alarms"].tolist() == [quiet[f"{name} alarm"].mean() for name in table.statistic]
+    last = stream[(stream.part == "shifted") & (stream.window >= 0.75 * (stream.window.max() + 1))]
+    fall = (last.reference_accuracy - last.accuracy).mean()
+    assert s5_1.silence(two)["accuracy falls by"].to_numpy() == pytest.approx([fall, fall])
+
+
+def test_weights_on_pruned_sets_have_their_base():
+    rows = pd.DataFrame(s5_1.weights_task("wine", 0, 7, CAPS, "fast", "cpu"))
+    assert set(rows.method) == set(s5_1.PRUNED_BY)
+    assert (rows.groupby("method").weights.nunique() == 3).all()
+    table = s5_1.existing(rows).set_index(["method", "weights"])
+    f1 = rows.set_index(["method", "weights"]).macro_f1
+    for method in s5_1.PRUNED_BY:
+        gain = f1[method, "datalab_paper"] - f1[method, "none"]
+        assert table.loc[(method, "datalab_paper"), "less without"] == pytest.approx(gain)
+        assert np.isnan(table.loc[(method, "none"), "less without"])
+
+
+@pytest.mark.parametrize(("sets", "verdict"), [(12, "too few data sets"), (20, "excludes 0 on the claimed side")])
+def test_the_abstracts_f1_is_judged_by_its_lead_over_the_trivial_rule_on_enough_data_sets(
+    configurations, sets, verdict
+):
+    predictor = failure_predictor.predictor(configurations(sets), 7)
+    rule = predictor.set_index("rule").loc["logistic regression"]
+    for statement in s5_1.predictor_verdicts(predictor):
+        assert (statement.measured, statement.low, statement.high) == (rule.F1, rule["F1 low"], rule["F1 high"])
+        assert statement.n == sets
+        assert verdict in statement.why
+        assert statement.why.endswith(f"less the trivial rule {rule['less the trivial rule']:+.3f}")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["wine"], "has no stream"), (["smartwach"], "did you mean 'smartwatch'")],
+)
+def test_a_data_set_without_a_stream_is_refused(names, words):
+    with pytest.raises(UserError, match=words):
+        resolve(s5_1.Parameters, {"monitor_datasets": names}, "notebook 5_1_monitoring")
