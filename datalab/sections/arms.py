@@ -12,15 +12,7 @@ from scipy.stats import qmc
 
 from datalab import correction, framework, pruning
 from datalab.protocol import protocol
-from datalab.sections.trial import (
-    DATALAB,
-    Trial,
-    chosen,
-    fit,
-    fit_datalab,
-    probabilities,
-    seen_in_weights,
-)
+from datalab.sections.trial import DATALAB, Trial, chosen, fit, fit_datalab, probabilities, seen_in_weights
 
 COMPONENTS = ("projection", "weighting", "regularisation")
 

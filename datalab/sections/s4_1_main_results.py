@@ -20,23 +20,14 @@ from datalab import data, framework, ledger, metrics, models, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.arms import (
-    Decision,
-    ablations,
-    lambda_pairs,
-    penalised,
-    penalties,
-    random_subsets,
-    tuned_datalab,
-)
-from datalab.sections.compare import by_set, difference, mean_with_interval, table, with_correction
+from datalab.sections import arms
+from datalab.sections.compare import by_set, difference, mean_with_interval, table, with_correction, with_limits
 from datalab.sections.parameters import Caps, Datasets, MainRates, pooled
 from datalab.sections.sentences import digits, listed
 from datalab.sections.trial import DATALAB, Trial, influence_kept, transitions
 from datalab.sweep import Task
 
 METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
-ECE_BINS = 15
 ROWS = {
     "vanilla": "Baseline (vanilla)",
     "influence": "+ influence functions",
@@ -49,7 +40,8 @@ ROWS = {
 # A method's name in the ledger's ids; the paper has one DATA-LAB, and no random row.
 IN_LEDGER = {"vanilla": "vanilla", "influence": "if", "label_noise": "ln", "clean": "oracle"}
 IN_LEDGER |= {"datalab_paper": "full", "datalab_label_aware": "full"}
-PAPER_ROWS = ("vanilla", "influence", "label_noise", "datalab_paper", "clean")  # where "ours" is its own words
+PAPER_ROWS = ("vanilla", "influence", "label_noise", "datalab_paper", "clean")  # its "ours" is read on `paper`
+PAPER_METRICS = ("precision", "recall", "macro_f1", "accuracy")
 RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
 # Seconds of one training of 200 steps on one core, stacked: by hand (MLP) and mapped (DATA-LAB, loss correction).
 _BY_HAND, _MAPPED = 0.009, 0.03
@@ -116,30 +108,30 @@ def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[
         row["recall"] = metrics.macro_recall(y, predicted, n_classes)
         row["macro_f1"] = metrics.macro_f1(y, predicted, n_classes)
         row["accuracy"] = metrics.accuracy(y, predicted)
-        row["ece"] = metrics.ece(y, p, ECE_BINS)
+        row["ece"] = metrics.ece(y, p)
         rows.append(row)
     return rows
 
 
-def decide(trial: Trial, configurations: int) -> list[Decision]:
+def decide(trial: Trial, configurations: int) -> list[arms.Decision]:
     """Train and tune every arm at every rate, and ablate DATA-LAB. Reads no test label."""
-    grid, kept = penalties(configurations), influence_kept(trial)
+    grid, kept = arms.penalties(configurations), influence_kept(trial)
     everything = np.ones_like(kept)
     labels, validation = trial.observed, trial.observed_validation
     # The upper bound knows every clean label, of the validation set too.
     clean = [np.tile(y, (len(trial.rates), 1)) for y in (trial.prepared.y_train, trial.prepared.y_val)]
     decisions = [
-        *penalised(trial, "vanilla", grid, labels, validation, everything),
-        *penalised(trial, "influence", grid, labels, validation, kept),
-        *random_subsets(trial, grid),
-        *penalised(trial, "label_noise", grid, labels, validation, transition=transitions(trial)),
-        *penalised(trial, "clean", grid, *clean, everything),
+        *arms.penalised(trial, "vanilla", grid, labels, validation, everything),
+        *arms.penalised(trial, "influence", grid, labels, validation, kept),
+        *arms.random_subsets(trial, grid),
+        *arms.penalised(trial, "label_noise", grid, labels, validation, transition=transitions(trial)),
+        *arms.penalised(trial, "clean", grid, *clean, everything),
     ]
     lambdas = {}
     for variant in framework.VARIANTS:
-        tuned, lambdas[variant] = tuned_datalab(trial, variant, lambda_pairs(configurations))
+        tuned, lambdas[variant] = arms.tuned_datalab(trial, variant, arms.lambda_pairs(configurations))
         decisions += tuned
-    return decisions + ablations(trial, lambdas)
+    return decisions + arms.ablations(trial, lambdas)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -250,7 +242,7 @@ def headline(rows: pd.DataFrame, rate: float, root_seed: int) -> pd.DataFrame:
         gain = stats.nested_bootstrap(relative_gain, ours, base, rng=rng, resamples=resamples)
         d = ours.mean(1) - base.mean(1)
         row = {"variant": variant, "against": rival, "Ours F1": ours.mean(), "Baseline F1": base.mean()}
-        row |= {"gain (%)": gain.estimate, "gain (%) low": gain.low, "gain (%) high": gain.high} | difference(d)
+        row |= with_limits(gain, "gain (%)") | difference(d)
         lines.append(row | {"p floor": stats.p_floor(len(d)), "sets better": int((d > 0).sum()), "sets": len(d)})
     return pd.DataFrame(lines)
 
@@ -263,8 +255,7 @@ def weights(rows: pd.DataFrame) -> pd.DataFrame:
         row |= mean_with_interval(by_set(part, "weights_auroc"), "AUROC")
         return row | {"median lambda1": part.lambda1.median(), "median lambda2": part.lambda2.median()}
 
-    part = main(rows)
-    part = part.assign(**{"noise rate (%)": 100 * part.rate})
+    part = main(rows).assign(**{"noise rate (%)": 100 * main(rows).rate})
     return table(part, ["variant", "noise rate (%)"], measure)
 
 
@@ -299,41 +290,43 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     scores = {pair: level(rows, *pair, rate).to_numpy() for pair in itertools.product(ROWS, METRICS)}
     f1 = {method: scores[method, "macro_f1"] for method in ROWS}
     ours, base, both = f1["datalab_paper"], f1["vanilla"], ("datalab_paper", "vanilla")
-    printed_metrics, ladder = ("precision", "recall", "macro_f1", "accuracy"), PAPER_ROWS[:-1]  # less the upper bound
 
     def where(table: str, row: str, *methods: str, **more: Any) -> dict[str, Any]:
         raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods))}
         return {"table": table, "row": row, "raw": raw | more}
 
+    def over_vanilla(method: str, *names: str) -> dict[str, NDArray]:
+        return {metric: scores[method, metric] - scores["vanilla", metric] for metric in names}
+
     levels = []
-    for method, metric in itertools.product(PAPER_ROWS, printed_metrics):
+    for method, metric in itertools.product(PAPER_ROWS, PAPER_METRICS):
         how = {"metric": "accuracy", "scale": 100} if metric == "accuracy" else {}
         how |= where("cells", f"{ROWS[method]}, {METRICS[metric]}", method, "vanilla")
         pair = scores[method, metric], scores["vanilla", metric]
         levels.append(ledger.judge_level(claim_id(method, metric), *pair, **how))
 
-    better = {metric: scores["datalab_paper", metric] - scores["vanilla", metric] for metric in printed_metrics}
-    pruned = {metric: scores["influence", metric] - scores["vanilla", metric] for metric in ("macro_f1", "accuracy")}
+    ladder = PAPER_ROWS[:-1]  # all but the upper bound
     steps = {f"{b} over {a}": f1[b] - f1[a] for a, b in itertools.pairwise(ladder)}
     below_bound = {method: f1["clean"] - f1[method] for method in ROWS if method != "clean"}
+    pruned = over_vanilla("influence", "macro_f1", "accuracy")
+
     over_rivals = {rival: ours / f1[rival] - 1 for rival in RIVALS}
-
-    sets, improvement = list(table_4_1b["data set"]), table_4_1b["improvement (%)"]
-    part = main(rows, rate)[main(rows, rate).dataset.isin(sets)]
-    by_seed = part.pivot_table("macro_f1", ["dataset", "seed"], "method", sort=False)
-    d = by_seed["datalab_paper"] - by_seed["vanilla"]
-    on_each = {name: of_set.to_numpy() for name, of_set in d.groupby("dataset", sort=False)}
-    spread = f"{improvement.min():.1f} to {improvement.max():.1f}"
-
     of_full = gains[gains.variant == "paper"].set_index("against")
     gain, p = of_full["gain (%)"], of_full["p (Wilcoxon)"]
-    full, n, against_vanilla = ROWS["datalab_paper"], len(ours), where("headline", "paper, against vanilla", *both)
+    against_vanilla = where("headline", "paper, against vanilla", *both)
     against_each = where("headline", "paper, against each", "datalab_paper", *RIVALS)
+
+    sets, improvement = list(table_4_1b["data set"]), table_4_1b["improvement (%)"]
+    by_seed = main(rows, rate).pivot_table("macro_f1", ["dataset", "seed"], "method", sort=False)
+    on_each = {name: (by_seed.loc[name].datalab_paper - by_seed.loc[name].vanilla).to_numpy() for name in sets}
+    spread = f"{improvement.min():.1f} to {improvement.max():.1f}"
     all_sets, ends = (where("benchmarks", row, *both, dataset=sets) for row in ("all", "smallest and largest"))
+
+    full, n = ROWS["datalab_paper"], len(ours)
     all_greater, greater = partial(ledger.judge_all, side="greater"), partial(ledger.judge, side="greater")
     return [
         *levels,
-        all_greater("T1.full_vs_vanilla", better, **where("cells", full, *both)),
+        all_greater("T1.full_vs_vanilla", over_vanilla(both[0], *PAPER_METRICS), **where("cells", full, *both)),
         all_greater("T1.f1_monotone_rows", steps, **where("cells", full, *ladder)),
         all_greater("T1.if_vs_vanilla", pruned, **where("cells", ROWS["influence"], "influence", "vanilla")),
         ledger.judge_all("T1.oracle_bound", below_bound, side="not_less", **where("cells", ROWS["clean"], *ROWS)),
