@@ -25,7 +25,8 @@ def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> 
 
     def shown(row: pd.Series) -> str:
         interval = "" if pd.isna(row[low]) else f" [{row[low]:.{decimals}f}, {row[high]:.{decimals}f}]"
-        return f"{row[label]} ({digits(row[value], decimals)}{interval})"
+        name = f"{row[label]:g}" if isinstance(row[label], float) else row[label]
+        return f"{name} ({digits(row[value], decimals)}{interval})"
 
     def named(part: pd.DataFrame) -> str:
         return listed(shown(row) for _, row in part.iterrows())
