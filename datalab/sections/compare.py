@@ -26,6 +26,11 @@ def table(
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
 
 
+def and_papers(values: ArrayLike, name: str, printed: float | None) -> dict[str, float | None]:
+    """``<name>, paper`` with the printed figure, then the mean of values (n,), one a data set, with its interval."""
+    return {f"{name}, paper": printed} | mean_with_interval(values, name)
+
+
 def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:
     """The rows whose columns have the values that ``where`` names."""
     for name, wanted in where.items():

@@ -141,12 +141,9 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
         sets, key = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt), f"T2.{name.lower()}"
         return (
             {"draw": draw, "variant": variant, "level": name}
-            | {"Baseline F1, paper": printed[f"{key}.baseline_f1"]}
-            | compare.mean_with_interval(base, "Baseline F1")
-            | {"Ours F1, paper": printed[f"{key}.ours_f1"]}
-            | compare.mean_with_interval(ours, "Ours F1")
-            | {"Gap (pp), paper": printed[f"{key}.gap_pp"]}
-            | compare.mean_with_interval(100 * (ours - base), "Gap (pp)")
+            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"])
+            | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"])
+            | compare.and_papers(100 * (ours - base), "Gap (pp)", printed[f"{key}.gap_pp"])
             | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
             | compare.effect_size(ours - base)
             | {"flipped labels (%)": 100 * sets.flipped.mean(), "mean rank": sets.mean_rank.mean(), "sets": len(base)}

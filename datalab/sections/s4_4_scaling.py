@@ -165,12 +165,9 @@ def scaling(rows: pd.DataFrame) -> pd.DataFrame:
         note = ", ".join(f"{name} {n:,}" for name, n in reached.items() if n < size)
         return (
             {"variant": variant, "Training Size": size_name(size)}
-            | {"Baseline F1, paper": printed.get(f"{key}.baseline_f1")}
-            | compare.mean_with_interval(base, "Baseline F1")
-            | {"Ours F1, paper": printed.get(f"{key}.ours_f1")}
-            | compare.mean_with_interval(ours, "Ours F1")
-            | {f"{GAIN}, paper": printed.get(f"{key}.rel_gain")}
-            | compare.mean_with_interval(100 * (ours / base - 1), GAIN)
+            | compare.and_papers(base, "Baseline F1", printed.get(f"{key}.baseline_f1"))
+            | compare.and_papers(ours, "Ours F1", printed.get(f"{key}.ours_f1"))
+            | compare.and_papers(100 * (ours / base - 1), GAIN, printed.get(f"{key}.rel_gain"))
             | {"seeds": len(base), "note": f"no more rows: {note}" if note else ""}
         )
 
@@ -249,11 +246,8 @@ def cost_figure(cost: pd.DataFrame) -> sns.FacetGrid:
 
 def gain_sentence(table: pd.DataFrame) -> str:
     """At which sizes each variant is shown to gain."""
-    gains = [
-        f"Relative gain in %, {variant}. {standing(part, GAIN, 'Training Size', 1)}"
-        for variant, part in table.groupby("variant", sort=False)
-    ]
-    return "\n\n".join(gains)
+    standings = {name: standing(part, GAIN, "Training Size", 1) for name, part in table.groupby("variant", sort=False)}
+    return "\n\n".join(f"Relative gain in %, {name}. {of_sizes}" for name, of_sizes in standings.items())
 
 
 def cost_sentence(growth: pd.DataFrame, cost: pd.DataFrame) -> str:
@@ -303,19 +297,14 @@ def _regimes(rows: pd.DataFrame, names: dict[int, str], small: list[int], large:
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
     gains = [f1(ours, *sizes) / f1("vanilla", *sizes) - 1 for sizes in (small, large)]
-    ends = [min(names), max(names)]
-    where = {
-        "low_data": at("1K and 5K less the others", small + large, "vanilla", ours),
-        "vulnerable": at("the others less 1K and 5K", small + large, "vanilla"),
-        "always": at("every size", names, "vanilla", ours),
-        "more": at("largest less smallest", ends, "vanilla"),
-    }
-    fewer = f1("vanilla", *large) - f1("vanilla", *small)
+    later = f1("vanilla", *large) - f1("vanilla", *small)
     ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
-    more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
+    ends = [min(names), max(names)]
+    more, both = f1("vanilla", ends[1]) - f1("vanilla", ends[0]), ("vanilla", ours)
+    few, many = at("1K and 5K less the others", [*small, *large], *both), "the others less 1K and 5K"
     return [
-        ledger.judge("S4.4.low_data", gains[0] - gains[1], scale=100, **where["low_data"]),
-        ledger.judge("S4.4.baseline_vulnerable", fewer, **where["vulnerable"]),
-        ledger.judge_all("S4.4.ours_always_better", ahead, **where["always"]),
-        ledger.judge("S4.4.more_data_helps", more, **where["more"]),
+        ledger.judge("S4.4.low_data", gains[0] - gains[1], scale=100, **few),
+        ledger.judge("S4.4.baseline_vulnerable", later, **at(many, [*small, *large], "vanilla")),
+        ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
+        ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
     ]

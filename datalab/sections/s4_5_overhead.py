@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import pydantic
 import torch
-from matplotlib.figure import Figure
 
 from datalab import framework, ledger
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections import compare, plots, trial
+from datalab.sections import compare, trial
 from datalab.sections.parameters import Caps, Datasets, pooled
 from datalab.sections.trial import Trial
 from datalab.sweep import Task
@@ -33,13 +32,13 @@ CONFIGURATIONS = {
 }
 SCORING = "influence scoring"  # what the paper's table leaves out: the reference models and their scores
 # The rows of table 4.5: what each is measured against, and its name in the ledger's ids.
-BASES = {
-    "Feature Extraction": "baseline",
-    "Adaptive Weighting": "baseline",
-    "Regularization": "Adaptive Weighting",
-    "Total": "baseline",
+COMPONENTS = {
+    "Feature Extraction": ("baseline", "fe"),
+    "Adaptive Weighting": ("baseline", "aw"),
+    "Regularization": ("Adaptive Weighting", "reg"),
+    "Total": ("baseline", "total"),
 }
-_KEYS = {"Feature Extraction": "fe", "Adaptive Weighting": "aw", "Regularization": "reg", "Total": "total"}
+PARTS = tuple(name for name in COMPONENTS if name != "Total")
 # Its columns: what is measured, its title and its name in the ledger's ids.
 COLUMNS = {
     "train": ("Training Time Overhead (%)", "train"),
@@ -128,7 +127,7 @@ def inference_seconds(model: framework.DataLab, x: torch.Tensor) -> float:
 
 def claim_id(configuration: str, measure: str) -> str:
     """The ledger's id of one cell of table 4.5."""
-    return f"T5.{_KEYS[configuration]}.{COLUMNS[measure][1]}"
+    return f"T5.{COMPONENTS[configuration][1]}.{COLUMNS[measure][1]}"
 
 
 def overhead(rows: pd.DataFrame, variant: str, configuration: str, measure: str) -> pd.Series:
@@ -139,7 +138,7 @@ def overhead(rows: pd.DataFrame, variant: str, configuration: str, measure: str)
     else:
         part = rows[rows.variant == variant]
         table = part.pivot_table(index=["dataset", "repetition"], columns="configuration", values=measure, sort=False)
-        ratio = table[configuration] / table[BASES[configuration]]
+        ratio = table[configuration] / table[COMPONENTS[configuration][0]]
     return ratio.groupby(level="dataset", sort=False).median() - 1
 
 
@@ -149,14 +148,14 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
 
     def row(variant: str, component: str, measure: str, **paper: float) -> dict[str, Any]:
         values = 100 * overhead(rows, variant, component, measure)
-        key = {"variant": variant, "component": component, "against": BASES.get(component, "baseline")}
-        key |= {"measure": COLUMNS[measure][0]} | paper
-        return key | compare.mean_with_interval(values, "ours") | {"sets": len(values)}
+        against = COMPONENTS[component][0] if component in COMPONENTS else "baseline"
+        key = {"variant": variant, "component": component, "against": against, "measure": COLUMNS[measure][0]}
+        return key | paper | compare.mean_with_interval(values, "ours") | {"sets": len(values)}
 
     table = [
         row(variant, component, measure, paper=printed[claim_id(component, measure)])
         for variant in framework.VARIANTS
-        for component in BASES
+        for component in COMPONENTS
         for measure in COLUMNS
     ]
     return pd.DataFrame([*table, row("both", SCORING, "train")])
@@ -183,46 +182,29 @@ def times(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.table(rows[rows.configuration != SCORING], ["variant", "configuration"], medians)
 
 
-def figure(cells: pd.DataFrame) -> Figure:
-    """A panel a measure: the overhead of every component, both variants, with the paper's figure as a tick."""
-    shown = cells[cells.component != SCORING]
-    return plots.intervals(
-        shown.assign(measure=shown.measure.str.removesuffix(" (%)")),
-        "ours",
-        "component",
-        by="variant",
-        panel="measure",
-        paper="paper",
-        title="What does each component cost? (tick: the paper)",
-        xlabel="%",
-    )
-
-
 def sentence(cells: pd.DataFrame) -> str:
-    """The total of each variant, whether it is modest by the rule, and what influence scoring adds."""
-    modest, totals = 100 * protocol().overhead["modest"], []
-    for variant in framework.VARIANTS:
-        part = compare.rows_of_kind(cells, variant=variant, component="Total").set_index("measure")
-        train, infer = (part.loc[COLUMNS[measure][0]] for measure in ("train", "infer"))
-        word = "within" if train["ours high"] < modest else "not shown to be within"
-        limits = [f"[{cell['ours low']:.1f}, {cell['ours high']:.1f}]" for cell in (train, infer)]
-        totals.append(
-            f"**{variant}**: {train.ours:.1f} % on training {limits[0]}, {word} the {modest:g} % fixed beforehand; "
-            f"{infer.ours:.1f} % on inference {limits[1]}"
-        )
-    scoring = cells[cells.component == SCORING].iloc[0]
-    return f"{'; '.join(totals)}. Influence scoring, once before training, is {scoring.ours:.0f} % of a training."
+    """What each variant adds to training, whether that is modest by the rule, and what influence scoring adds."""
+    modest, (training, _) = 100 * protocol().overhead["modest"], COLUMNS["train"]
+    totals = [
+        f"**{row.variant}** {row.ours:.0f} % [{row['ours low']:.0f}, {row['ours high']:.0f}], "
+        f"{'within' if row['ours high'] < modest else 'not shown to be within'} the {modest:g} % fixed beforehand"
+        for _, row in compare.rows_of_kind(cells, component="Total", measure=training).iterrows()
+    ]
+    scoring = cells[cells.component == SCORING].ours.item()
+    return (
+        f"Added to training: {'; '.join(totals)}. Influence scoring, once before it, is {scoring:.0f} % of a training."
+    )
 
 
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the variant ``paper``."""
     printed, rule = ledger.printed(), protocol()
     small = 100 * rule.statistics["sesoi"]["relative_overhead"]
-    stated = {claim_id(name, measure): (name, measure) for name in BASES if name != "Total" for measure in COLUMNS}
+    stated = {claim_id(name, measure): (name, measure) for name in PARTS for measure in COLUMNS}
     stated |= {"S4.5.total_train": ("Total", "train"), "S4.5.total_infer": ("Total", "infer")}
 
     def raw(name: str) -> dict[str, Any]:
-        return {"variant": "paper", "configuration": [name, BASES[name]]}
+        return {"variant": "paper", "configuration": [name, COMPONENTS[name][0]]}
 
     def judged(statement: str, name: str, measure: str, side: str) -> Statement:
         where = {"table": "cells", "row": f"paper, {name}, {COLUMNS[measure][0]}", "raw": raw(name)}
