@@ -45,18 +45,12 @@ class Parameters(TrainingParameters):
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, architecture and seed, with all levels, draws and methods."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    trained = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"]
-    return [
-        Task(
-            f"{__name__}:run_task",
-            {"dataset": dataset, "architecture": name, "seed": seed} | common,
-            cost=_SECONDS * (1.0 if name in models.REFERENCES else 25.0),
-            models=trained,
-        )
-        for dataset in p.datasets
-        for name in dict.fromkeys(p.main_architectures)
-        for seed in range(p.seeds)
-    ]
+    trained, grid = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"], []
+    for dataset, name, seed in itertools.product(p.datasets, dict.fromkeys(p.main_architectures), range(p.seeds)):
+        given = {"dataset": dataset, "architecture": name, "seed": seed} | common
+        cost = _SECONDS * (1.0 if name in models.REFERENCES else 25.0)
+        grid.append(Task(f"{__name__}:run_task", given, cost, trained))
+    return grid
 
 
 def estimate(p: Parameters) -> Estimate:
@@ -232,7 +226,9 @@ def variance_explained(rows: pd.DataFrame, root_seed: int, permutations: int = 1
             "excess (%)": 100 * (total - chance),
             "excess low": 100 * (low - chance),
             "excess high": 100 * (high - chance),
-        } | {"models": y.size, "sets": len(set(sets))}
+            "models": y.size,
+            "sets": len(set(sets)),
+        }
 
     return compare.table(rows[rows.method.isin([BASELINE, DATALAB["paper"]])], "draw", shares)
 
@@ -279,7 +275,7 @@ def variance_sentence(variance: pd.DataFrame) -> str:
     return f"Variance of F1 explained by the level; the paper says {printed:g} %, not of what. {'; '.join(shares)}."
 
 
-def verdicts(rows: pd.DataFrame, levels: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
+def verdicts(rows: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the protocol's draw and the variant ``paper``."""
     draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]
     f1 = {method: by_level(rows, draw, method) for method in (BASELINE, ours)}
@@ -288,6 +284,9 @@ def verdicts(rows: pd.DataFrame, levels: pd.DataFrame, trends: pd.DataFrame, var
     def at(table: str, row: str, *methods: str, **where: Any) -> dict[str, Any]:
         return {"table": table, "row": row, "raw": {"draw": draw, "method": list(methods), **where}}
 
+    def of_trend(row: str, *methods: str, **where: Any) -> dict[str, Any]:
+        return at("trends", f"matched, {row}", *methods, **where)
+
     statements = []
     for tilt, name in zip(tilts, NAMES, strict=True):
         for column, method in (("baseline_f1", BASELINE), ("ours_f1", ours)):
@@ -295,17 +294,17 @@ def verdicts(rows: pd.DataFrame, levels: pd.DataFrame, trends: pd.DataFrame, var
             level, base = f1[method][tilt], f1[method][tilts[0]]
             statements.append(ledger.judge_level(f"T2.{name.lower()}.{column}", level, base, **where))
         gap = f1[ours][tilt] - f1[BASELINE][tilt]
-        where = at("levels", f"{name}, d", *both, tilt=tilt) | {"shown": stats.cohens_dz(gap).estimate}
+        where = at("levels", f"{name}, d", *both, tilt=tilt) | {"shown": compare.effect_size(gap)["d_z"]}
         statements.append(ledger.judge(f"T2.{name.lower()}.cohen_d", gap, side="greater", **where))
 
     ends = {"tilt": [tilts[0], tilts[-1]]}
     change = {method: f1[method][tilts[-1]] - f1[method][tilts[0]] for method in both}
+    widens = change[ours] - change[BASELINE]
     falls = {"end to end": change[BASELINE], "by more than 5 points": change[BASELINE] + 0.05}
     r = {method: correlation_by_set(rows, draw, method) for method in both}
     over_runs = trends[trends.draw == draw].set_index("method")["r, runs"]
-    negative = at("trends", "matched, vanilla", BASELINE)
-    negative |= {"side": "less", "metric": None, "shown": over_runs[BASELINE]}
-    weaker = at("trends", f"matched, {ours}", *both) | {"side": "greater", "metric": None, "shown": over_runs[ours]}
+    negative = of_trend("vanilla", BASELINE) | {"side": "less", "metric": None, "shown": over_runs[BASELINE]}
+    weaker = of_trend(ours, *both) | {"side": "greater", "metric": None, "shown": over_runs[ours]}
     share = variance[variance.draw == draw].iloc[0]
     explained = ledger.read(
         "ABS.variance_explained",
@@ -320,18 +319,9 @@ def verdicts(rows: pd.DataFrame, levels: pd.DataFrame, trends: pd.DataFrame, var
     count = ledger.show("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
     return [
         *statements,
-        ledger.judge_all(
-            "S4.2.baseline_drops", falls, side="less", **at("trends", "matched, vanilla", BASELINE, **ends)
-        ),
-        ledger.judge(
-            "S4.2.ours_robust", change[ours], side="not_less", **at("trends", f"matched, {ours}", ours, **ends)
-        ),
-        ledger.judge(
-            "S4.2.gap_widens",
-            change[ours] - change[BASELINE],
-            side="greater",
-            **at("trends", "matched, both", *both, **ends),
-        ),
+        ledger.judge_all("S4.2.baseline_drops", falls, side="less", **of_trend("vanilla", BASELINE, **ends)),
+        ledger.judge("S4.2.ours_robust", change[ours], side="not_less", **of_trend(ours, ours, **ends)),
+        ledger.judge("S4.2.gap_widens", widens, side="greater", **of_trend("both", *both, **ends)),
         ledger.judge("S4.2.r_baseline", r[BASELINE], **negative),
         ledger.judge("S4.2.strong_relationship", r[BASELINE], **negative),
         ledger.judge("S4.2.r_ours", abs(r[BASELINE]) - abs(r[ours]), **weaker),

@@ -140,7 +140,7 @@ def test_run_level_correlation_and_its_clusters_are_scipys(rows):
 
 def test_every_statement_is_judged_once_on_the_tables_it_names(rows):
     levels, trends = s4_2.levels(rows), s4_2.trends(rows, 7)
-    statements = s4_2.verdicts(rows, levels, trends, s4_2.variance_explained(rows, 7, 20))
+    statements = s4_2.verdicts(rows, trends, s4_2.variance_explained(rows, 7, 20))
     ids = [statement.id for statement in statements]
     assert len(ids) == len(set(ids)) == 23
     assert all(ledger.find(claim_id).id == claim_id for claim_id in ids)
@@ -153,3 +153,12 @@ def test_every_statement_is_judged_once_on_the_tables_it_names(rows):
 def test_parameters_out_of_range_are_refused():
     with pytest.raises(UserError, match="'seeds'"):
         resolve(s4_2.Parameters, {"seeds": 0}, "notebook x")
+
+
+def test_one_data_set_alone_has_every_table_without_intervals(rows):
+    alone = rows[rows.dataset == "wine"]
+    levels, trends = s4_2.levels(alone), s4_2.trends(alone, 7)
+    assert levels["Gap (pp) low"].isna().all()
+    statements = s4_2.verdicts(alone, trends, s4_2.variance_explained(alone, 7, 20))
+    tested = [statement for statement in statements if statement.id.startswith(("T2", "S4"))]
+    assert {statement.verdict for statement in tested} == {"inconclusive"}
