@@ -1,12 +1,10 @@
 """Section 2.2: are our influence scores right?
 
 They are held against the truth: what a removal changes, what training on random halves gives, and which labels we
-flipped. A task returns rows with a ``kind``, of which the tables are made. Intervals are 95 % t-intervals over data
-sets, each counted by its mean over repeats.
+flipped (:mod:`datalab.sections.flipped_labels`). A task returns rows with a ``kind``, of which the tables are made.
+Intervals are 95 % t-intervals over data sets.
 """
 
-import itertools
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -14,38 +12,29 @@ import numpy as np
 import pandas as pd
 import pydantic
 import torch
-from matplotlib.figure import Figure
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
-from datalab import ledger, noise, pruning, seeds, stats
-from datalab.influence import EKFAC, KFAC, TRAK, Arnoldi, DataInf, ExactGGN, GradDot, LastLayerGGN, TracIn, retraining
+from datalab import ledger, noise, seeds
+from datalab.influence import EKFAC, KFAC, TRAK, DataInf, ExactGGN, GradDot, LastLayerGGN, retraining
 from datalab.influence.damping import damping_path, lds_path, relative_damping
-from datalab.influence.estimator import AUTO_RELATIVE, Estimator, quiet
-from datalab.influence.tracin import Checkpoints
+from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections import compare, pictures, plots
+from datalab.sections import compare, pictures
 from datalab.sections.compare import mean_with_interval
+from datalab.sections.flipped_labels import exact_if_small
 from datalab.sections.parameters import Caps, Datasets, RatesAbove0, pooled
-from datalab.sections.trial import Trial, mean_of_references
+from datalab.sections.trial import Trial
 from datalab.sweep import Task
-from datalab.sweep.cost import timed
 from datalab.training import fit_many, protocol_recipe
 
-HERE = "datalab.sections.s2_influence_functions"
+HERE, FLIPPED = "datalab.sections.s2_influence_functions", "datalab.sections.flipped_labels"
 SOFTMAX_PARAMETERS = 1500  # a refit to convergence takes up to a second below
-EXACT_PARAMETERS = 5000  # the full matrix of an MLP takes seconds below
 REFIT_L2 = 0.01  # refits are of a strictly convex objective, so that they have one answer
 RELATIVE_DAMPINGS = (AUTO_RELATIVE, 1e-2, 1e-1, 1.0, 10.0)  # times the mean diagonal of H, on top of l2
 PATH = 10.0 ** np.arange(-7, 1.01, 0.5)  # the dampings of one model's path
 HEAVIER = "EKFAC, damping 1 x mean diagonal"  # instead of a thousandth
-VALIDATION = "EKFAC on validation loss"
-FREE = ("gradient norm", "EL2N", "loss")  # scores that need no curvature
-ORDER = ("ExactGGN", "LastLayerGGN", "EKFAC", "KFAC", "TRAK", "Arnoldi", "DataInf", "TracIn", *FREE, VALIDATION)
-RATE, DAMPING = "flipped labels (%)", "damping / mean diagonal"
+DAMPING = "damping / mean diagonal"
 
 Rows = list[dict[str, Any]]
 
@@ -82,17 +71,21 @@ def tasks(p: Parameters) -> list[Task]:
     size, trainings, n_rates = p.caps["train"] / 1000, p.retrain_seeds, len(p.mislabel_rates)
 
     def task(name: str, dataset: str, cost: float, models: int, **given: Any) -> Task:
-        return Task(f"{HERE}:{name}_task", {"dataset": dataset} | given | trial, cost, models)
+        return Task(f"{name}_task", {"dataset": dataset} | given | trial, cost, models)
 
     grid = []
     for name in p.datasets:
         cost = p.refits * (0.03 * size + 0.008 * trainings)
-        grid.append(task("removal", name, cost, (p.refits + 2) * trainings, refits=p.refits, model_seeds=trainings))
+        grid.append(
+            task(f"{HERE}:removal", name, cost, (p.refits + 2) * trainings, refits=p.refits, model_seeds=trainings)
+        )
         cost, of = 0.015 * p.halves * trainings + 2.5 * size, {"halves": p.halves, "model_seeds": trainings}
-        grid.append(task("halves", name, cost, (p.halves + 1) * trainings, **of, tests=p.lds_tests))
+        grid.append(task(f"{HERE}:halves", name, cost, (p.halves + 1) * trainings, **of, tests=p.lds_tests))
         models = n_rates * protocol().reference["models"]
-        grid += [task("mislabel", name, 0.5 * size * n_rates, models, seed=i, **rates) for i in range(p.repeats)]
-    return [*grid, task("picture", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
+        grid += [
+            task(f"{FLIPPED}:mislabel", name, 0.5 * size * n_rates, models, seed=i, **rates) for i in range(p.repeats)
+        ]
+    return [*grid, task(f"{HERE}:picture", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
 
 
 def estimate(p: Parameters) -> Estimate:
@@ -100,19 +93,14 @@ def estimate(p: Parameters) -> Estimate:
     return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.repeats} repeats", memory=1.2e9, start=12)
 
 
-def mlp_trial(dataset: str, seed: int = 0, **where: Any) -> Trial:
-    """A data set's parts and the study's MLP for it; ``where``: ``root_seed``, ``caps``, ``encoder`` and ``device``."""
-    return Trial(dataset, "mlp", seed, rates=(), **where)
-
-
 def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:
     """Leave-one-out: a row an estimator and example, ``predicted`` and ``actual`` change of the mean validation loss.
 
-    In nats; ``of`` is as for :func:`mlp_trial`. Examples lie evenly over the ranks of the prediction. ``kind`` "refit":
-    softmax regression refitted to convergence, where it is small. "retrained": the MLP, the prediction the mean over
-    its seeds, with ``half_a`` and ``half_b``, the actual change by either half of the seeds.
+    In nats; ``of`` names the :class:`~datalab.sections.trial.Trial`. ``kind`` "refit": softmax regression refitted to
+    convergence, where it is small. "retrained": the MLP, the prediction the mean over its seeds, with ``half_a`` and
+    ``half_b``, the actual change by either half of the seeds.
     """
-    trial, recipe, frames = mlp_trial(**of), protocol_recipe(), []
+    trial, recipe, frames = Trial(architecture="mlp", seed=0, rates=(), **of), protocol_recipe(), []
     p, x, x_val = trial.prepared, trial.x, trial.x_val
     if (x.shape[1] + 1) * p.n_classes <= SOFTMAX_PARAMETERS:
         train, target = (
@@ -139,10 +127,10 @@ def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:
 def halves_task(halves: int, model_seeds: int, tests: int, **of: Any) -> Rows:
     """The linear datamodeling score of every estimator over its dampings, for the MLP: rows of ``kind`` "lds".
 
-    ``of`` is as for :func:`mlp_trial`; the columns are those of :func:`datalab.influence.damping.lds_path`, by the
-    protocol's number of reference models.
+    The columns are those of :func:`datalab.influence.damping.lds_path`, by the protocol's number of reference models.
     """
-    trial, recipe, models = mlp_trial(**of), protocol_recipe(), range(protocol().reference["models"])
+    trial, recipe = Trial(architecture="mlp", seed=0, rates=(), **of), protocol_recipe()
+    models = range(protocol().reference["models"])
     name, module, x, y = (trial.root_seed, trial.dataset), trial.classifier(), trial.x, trial.prepared.y_train
     x_test, y_test = trial.x_test[:tests], trial.prepared.y_test[:tests]
     drawn = [seeds.integer(*name, "halves", i) for i in range(model_seeds)]
@@ -157,76 +145,11 @@ def halves_task(halves: int, model_seeds: int, tests: int, **of: Any) -> Rows:
     ]
 
 
-def exact_if_small(module: torch.nn.Module) -> list[type[ExactGGN]]:
-    """ExactGGN, where it takes seconds."""
-    return [ExactGGN] if sum(w.numel() for w in module.parameters()) <= EXACT_PARAMETERS else []
-
-
-def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> Rows:
-    """Finding flipped labels: the AUROC of every score at every rate, as rows of ``kind`` "auroc".
-
-    ``of`` is as for :func:`mlp_trial`. Labels are flipped symmetrically; scores are means over the protocol's number of
-    reference models, trained by the recipe on the flipped labels; those that take one model at a time, and up to a
-    second for it, only at ``agreement_rate``. There also rows of ``kind`` "agreement" (``spearman`` with the ``other``
-    score); and of ``kind`` "cost" (``seconds`` to fit and score, a model).
-    """
-    trial, per_rate, recipe = mlp_trial(**of), protocol().reference["models"], protocol_recipe()
-    p, x, stem = trial.prepared, trial.x, (trial.root_seed, trial.dataset, trial.seed, "mislabelled")
-    streams = [seeds.generator(*stem, rate) for rate in rates]
-    observed, observed_validation = (
-        np.array([noise.corrupt(y, "symmetric", r, p.n_classes, rng) for r, rng in zip(rates, streams, strict=True)])
-        for y in (p.y_train, p.y_val)
-    )
-    labels, labels_validation = (np.repeat(y, per_rate, axis=0) for y in (observed, observed_validation))
-    drawn = [seeds.integer(*stem, i) for _ in rates for i in range(per_rate)]
-    path = Checkpoints(recipe, count=4)
-    stack = fit_many(trial.classifier(), x, labels, None, drawn, recipe, on_step=path)
-    y, target, l2 = trial.tensor(labels), (trial.x_val, trial.tensor(labels_validation)), recipe.l2
-    fast = {kind.__name__: partial(own, kind(stack, l2=l2), x, y) for kind in (LastLayerGGN, EKFAC, KFAC, DataInf)}
-    fast |= {
-        "TracIn": lambda: own(TracIn(path.stacks, path.rates), x, y),
-        VALIDATION: lambda: EKFAC(stack, l2=l2).fit(x, y).influence_on(x, y, *target),
-        "gradient norm": lambda: own(GradDot(stack), x, y).sqrt(),
-        "loss": lambda: pruning.loss(torch.softmax(stack(x), -1).cpu().numpy(), labels),
-        "EL2N": lambda: pruning.el2n(torch.softmax(stack(x), -1).cpu().numpy(), labels),
-    }
-    at = rates.index(agreement_rate)
-    here = [(stack.model(s), y[s]) for s in range(at * per_rate, (at + 1) * per_rate)]
-
-    def one_by_one(kind: Callable, **how: Any) -> Tensor:
-        return torch.stack([own(kind(model, l2=l2, **how), x, seen) for model, seen in here])
-
-    slow = {"Arnoldi": partial(one_by_one, Arnoldi, rank=50), "TRAK": partial(one_by_one, TRAK)}
-    slow |= {kind.__name__: partial(one_by_one, kind) for kind in exact_if_small(here[0][0])}
-    common, rows = {"dataset": trial.dataset, "seed": trial.seed, "n": len(x)}, []
-    scores: list[dict[str, np.ndarray]] = [{} for _ in rates]
-    for kinds, where in ((fast, scores), (slow, scores[at : at + 1])):
-        for name, compute in kinds.items():
-            with quiet():
-                seconds, values = timed(compute)
-            rows.append(common | {"kind": "cost", "estimator": name, "seconds": seconds / (per_rate * len(where))})
-            for of_rate, mean in zip(where, mean_of_references(values), strict=True):
-                of_rate[name] = mean
-    for rate, flipped, of_rate in zip(rates, observed != p.y_train, scores, strict=True):
-        for name, values in of_rate.items():
-            row = common | {"kind": "auroc", "estimator": name, "rate": rate}
-            rows.append(row | {"auroc": roc_auc_score(flipped, values)})
-    for (name, values), (other, others) in itertools.product(scores[at].items(), repeat=2):
-        row = common | {"kind": "agreement", "estimator": name, "other": other}
-        rows.append(row | {"spearman": float(spearmanr(values, others).statistic)})
-    return rows
-
-
-def own(estimator: Estimator | TracIn, x: Tensor, y: Tensor) -> Tensor:
-    """The self-influence of the training set, (S, n) or (n,), the fit included."""
-    return estimator.fit(x, y).self_influence(x, y)
-
-
 def picture_task(rate: float, **of: Any) -> Rows:
     """One MLP on labels flipped at ``rate``, scored by EK-FAC: rows of ``kind`` "example" (score and labels, and the
     pixels of those to be shown) and "damping" (:func:`datalab.influence.damping.damping_path`).
     """
-    trial, l2 = mlp_trial(**of), protocol_recipe().l2
+    trial, l2 = Trial(architecture="mlp", seed=0, rates=(), **of), protocol_recipe().l2
     p, name = trial.prepared, (trial.root_seed, trial.dataset, "pictures")
     observed = noise.corrupt(p.y_train, "symmetric", rate, p.n_classes, seeds.generator(*name))
     x, y = trial.x, trial.tensor(observed)
@@ -318,85 +241,6 @@ def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
 
     table = compare.table(part, "estimator", measure)
     return table.sort_values("tuned elsewhere", ascending=False, ignore_index=True)
-
-
-def auroc(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a score and rate: AUROC for finding flipped labels."""
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        by_set = compare.by_set(part, "auroc")
-        free = "yes" if part.score.iloc[0] in FREE else ""
-        return mean_with_interval(by_set, "AUROC") | {"sets": len(by_set), "free": free}
-
-    return compare.table(flips(rows), ["score", RATE], measure)
-
-
-def flips(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of AUROC with the tables' keys, ``score`` and the rate in %."""
-    return of_kind(rows, "auroc").rename(columns={"estimator": "score"}).assign(**{RATE: lambda r: 100 * r.rate})
-
-
-def against_loss(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a score and rate: its AUROC less that of the loss, which costs nothing, paired over the data sets."""
-    part = flips(rows)
-    free = part[part.score == "loss"].groupby([RATE, "dataset"]).auroc.mean()
-
-    def measure(part: pd.DataFrame) -> dict[str, float]:
-        d = (compare.by_set(part, "auroc") - free[part[RATE].iloc[0]]).dropna()
-        p = stats.t_test(d.to_numpy()).p if len(d) > 1 and np.ptp(d) > 0 else np.nan
-        return mean_with_interval(d, "AUROC difference") | {"p (t)": p, "sets": len(d)}
-
-    return compare.with_correction(compare.table(part[part.score != "loss"], ["score", RATE], measure), "p (t)")
-
-
-def agreement(rows: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation of every two scores of the training set, a square table, means over data sets."""
-    by_set = of_kind(rows, "agreement").groupby(["estimator", "other", "dataset"]).spearman.mean()
-    square = by_set.groupby(level=[0, 1]).mean().unstack()
-    names = [name for name in ORDER if name in square.index]
-    return square.loc[names, names].rename_axis(index="score", columns=None).reset_index()
-
-
-def cost(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a score: time to fit and score the training set, a model, over data sets; and in units of EK-FAC's."""
-    seconds = of_kind(rows, "cost").groupby(["dataset", "estimator"]).seconds.median().unstack()
-    ratio = seconds.div(seconds.EKFAC, axis=0).median()
-    table = pd.DataFrame({"milliseconds": 1000 * seconds.median(), "times EKFAC's": ratio}).rename_axis("score")
-    return table.sort_values("milliseconds").reset_index()
-
-
-def auroc_figure(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
-    """Left the mean AUROC by rate, a line a score, free ones dashed; right the paired difference to the loss's."""
-    left = table.assign(value=table.AUROC, low=np.nan, high=np.nan, panel="AUROC: which score finds the wrong labels?")
-    right = difference[difference.score != VALIDATION].assign(panel="AUROC less the loss's: is it better?")
-    right = right.rename(columns=lambda name: name.replace("AUROC difference", "value").removeprefix("value "))
-    rates = table.groupby("score")[RATE].nunique()
-    both = pd.concat([left, right])
-    both = both[both.score.map(rates) == rates.max()]  # not those of a single rate
-    words = {"title": "Finding flipped labels", "xlabel": RATE, "ylabel": "AUROC"}
-    how = {"panel": "panel", "sharey": False, "horizontal": {}, "dashed": FREE}
-    figure = plots.curves(both, RATE, "value", by="score", **how, **words)
-    figure.axes[1].axhline(0, color="black", linewidth=0.8)
-    return figure
-
-
-def answer(table: pd.DataFrame) -> str:
-    """Whether any influence score finds wrong labels better than the loss, which is free: the section's headline.
-
-    A gain is one that Holm's correction leaves at the protocol's alpha; "no better" needs every interval to end below
-    the smallest difference of interest; anything else is open.
-    """
-    alpha, small = protocol().statistics["alpha"], protocol().statistics["sesoi"]["accuracy"]
-    paid = table[~table.score.isin(FREE) & table["AUROC difference low"].notna()]
-    shown = paid.loc[paid["p (Holm)"] <= alpha, "AUROC difference"]
-    gains, losses = (shown > 0).sum(), (shown < 0).sum()
-    text = f"Of {len(paid)} comparisons with the loss, after Holm's correction at {alpha:g}, {gains} find a gain"
-    text += f" and {losses} a deficit. "
-    if gains:
-        return text + "**Some influence score finds flipped labels that the loss does not.**"
-    if len(paid) and (paid["AUROC difference high"] < small).all():
-        return text + f"**No influence score finds flipped labels better than the loss by {small:g} AUROC or more.**"
-    return text + "**Whether influence finds flipped labels better than the loss is open on these data sets.**"
 
 
 def verdicts() -> list[Statement]:

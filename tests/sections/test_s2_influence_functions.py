@@ -1,4 +1,4 @@
-"""Section 2.2: its cells are what they say and repeat to the byte, its tables and readings follow from their rows."""
+"""Section 2.2: its tasks are what they say and repeat to the byte, its tables and its answer follow from their rows."""
 
 import numpy as np
 import pandas as pd
@@ -10,30 +10,50 @@ from sklearn.metrics import roc_auc_score
 from datalab import data, models, noise, pruning, seeds
 from datalab.errors import UserError
 from datalab.influence import EKFAC, retraining
-from datalab.sections import influence_cells, influence_figures, influence_readings, influence_tables
-from datalab.sections import s2_influence_functions as influence_functions
-from datalab.sections.parameters import resolve
+from datalab.protocol import protocol
+from datalab.record.parameters import resolve
+from datalab.sections import flipped_labels, pictures
+from datalab.sections import s2_influence_functions as s2
 from datalab.training import Recipe, fit_many, protocol_recipe
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
+HERE = {"root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}
 RATES = [0.1, 0.3]
 
 
 def mislabel_rows(seed: int = 0) -> pd.DataFrame:
-    return pd.DataFrame(influence_cells.mislabel_cell("digits", seed, 7, RATES, 0.3, CAPS, "fast", "cpu"))
+    return pd.DataFrame(flipped_labels.mislabel_task(RATES, 0.3, dataset="digits", seed=seed, **HERE))
 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
     parts = []
     for name in ("digits", "wine"):
-        parts += influence_cells.refit_cell(name, 7, CAPS, "fast", 6, 2, "cpu")
-        parts += influence_cells.subsets_cell(name, 7, CAPS, "fast", 12, 2, 30, "cpu")
-        parts += influence_cells.mislabel_cell(name, 0, 7, RATES, 0.3, CAPS, "fast", "cpu")
+        parts += s2.removal_task(6, 2, dataset=name, **HERE)
+        parts += s2.halves_task(12, 2, 30, dataset=name, **HERE)
+        parts += flipped_labels.mislabel_task(RATES, 0.3, dataset=name, seed=0, **HERE)
     return pd.DataFrame(parts)
 
 
-def test_equal_cells_give_equal_rows_but_for_their_time():
+def test_the_cell_on_ten_examples_is_the_exact_estimator(shown):
+    p = resolve(s2.Parameters, {"profile": "smoke"}, "notebook 2_influence_functions")
+    values = shown("2_influence_functions", "ten-by-hand", p=p)
+    assert len(values["by_hand"]) == 10
+    torch.testing.assert_close(values["by_hand"], values["by_package"], rtol=1e-9, atol=0)
+
+
+def test_a_picture_has_its_pixels_and_the_path_its_own_damping():
+    rows = pd.DataFrame(s2.picture_task(0.2, dataset="digits", **HERE))
+    examples, path = s2.of_kind(rows, "example"), s2.of_kind(rows, "damping")
+    assert (examples.observed != examples.clean).mean() == pytest.approx(0.2, abs=0.02)
+    strips = pictures.strips(examples, "score")
+    assert strips["highest"].score.min() >= examples.score.quantile(0.9) >= strips["lowest"].score.max()
+    assert all(len(image) == 64 for strip in strips.values() for image in strip.pixels)
+    assert path.damping.is_monotonic_increasing
+    assert path.loc[path.own.astype(bool), "spearman"].item() == pytest.approx(1)
+
+
+def test_equal_tasks_give_equal_rows_but_for_their_time():
     first, second = (mislabel_rows()[lambda r: r.kind != "cost"] for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     assert not first.equals(mislabel_rows(1)[lambda r: r.kind != "cost"])
@@ -45,7 +65,14 @@ def test_a_scores_auroc_is_scikit_learns_on_the_flips_that_were_made():
     observed = noise.corrupt(p.y_train, "symmetric", 0.1, p.n_classes, rng)
     x = torch.as_tensor(p.x_train)
     drawn = [seeds.integer(7, "digits", 0, "mislabelled", i) for i in range(2)]
-    stack = fit_many(influence_cells.mlp(p), x, observed, None, drawn, protocol_recipe())
+    stack = fit_many(
+        models.build("mlp", p.grid, p.n_classes, protocol().training["hidden"]),
+        x,
+        observed,
+        None,
+        drawn,
+        protocol_recipe(),
+    )
     loss = pruning.loss(torch.softmax(stack(x), -1).numpy(), np.tile(observed, (2, 1))).mean(0)
     row = mislabel_rows()[lambda r: (r.kind == "auroc") & (r.estimator == "loss") & (r.rate == 0.1)]
     assert row.auroc.item() == pytest.approx(roc_auc_score(observed != p.y_train, loss), abs=1e-6)
@@ -77,12 +104,12 @@ def test_what_a_removal_changes_is_the_difference_of_two_trainings_that_share_al
 
 
 def test_the_tables_are_means_and_intervals_over_data_sets(rows):
-    lds = influence_tables.lds(rows)
+    lds = s2.lds(rows)
     part = rows[(rows.kind == "lds") & (rows.estimator == "EKFAC") & (rows.relative_damping == 0.1)]
     row = lds[(lds.estimator == "EKFAC") & (lds["damping / mean diagonal"] == 0.1)].iloc[0]
     interval = scipy_stats.t.interval(0.95, 1, part.lds.mean(), scipy_stats.sem(part.lds))
     assert (row["LDS low"], row["LDS high"]) == pytest.approx(interval)
-    ahead = influence_tables.against_free(rows)
+    ahead = flipped_labels.against_loss(rows)
     auroc = rows[(rows.kind == "auroc") & (rows.rate == 0.3)].pivot(
         index="dataset", columns="estimator", values="auroc"
     )
@@ -90,7 +117,7 @@ def test_the_tables_are_means_and_intervals_over_data_sets(rows):
     row = ahead[(ahead.score == "EKFAC") & (ahead["flipped labels (%)"] == 30)].iloc[0]
     assert row["AUROC difference"] == pytest.approx(d.mean())
     assert row["p (t)"] == pytest.approx(scipy_stats.ttest_rel(auroc.EKFAC, auroc.loss).pvalue)
-    refits = influence_tables.refits(rows).set_index("estimator")
+    refits = s2.refits(rows).set_index("estimator")
     one = rows[(rows.kind == "refit") & (rows.estimator == "EKFAC")]
     by_set = [np.corrcoef(g.predicted, g.actual)[0, 1] for _, g in one.groupby("dataset")]
     assert refits.loc["EKFAC", "Pearson"] == pytest.approx(np.mean(by_set))
@@ -106,7 +133,7 @@ def test_a_damping_is_chosen_on_the_other_data_sets():
             for at, value in zip((0.001, 1.0), np.array(values) + shift, strict=True)
         ]
     )  # fmt: skip
-    table = influence_tables.tuned_lds(rows).set_index("estimator")
+    table = s2.tuned_lds(rows).set_index("estimator")
     # a: b and c prefer 0.001, so 0.1; b: a and c prefer 1, so 0.4; c: likewise 0.5
     assert table.loc["EKFAC", "tuned elsewhere"] == pytest.approx(np.mean([0.1, 0.4, 0.5]))
     assert table.loc["EKFAC", "default"] == pytest.approx(np.mean([0.1, 0.5, 0.6]))
@@ -116,15 +143,15 @@ def test_a_damping_is_chosen_on_the_other_data_sets():
 
 def test_one_data_set_or_one_rate_or_none_small_enough_is_no_error(rows):
     alone = rows[(rows.dataset == "wine") & (rows.kind != "refit") & ((rows.rate == 0.3) | rows.rate.isna())]
-    assert "No data set" in influence_readings.refits(influence_tables.refits(alone))
-    table, ahead = influence_tables.auroc(alone), influence_tables.against_free(alone)
-    influence_figures.auroc(table, ahead)
-    assert "is open" in influence_readings.against_free(ahead)
-    assert influence_tables.tuned_lds(alone)["tuned elsewhere"].notna().all()
+    assert s2.refits(alone).empty
+    table, ahead = flipped_labels.auroc(alone), flipped_labels.against_loss(alone)
+    flipped_labels.auroc_figure(table, ahead)
+    assert "is open" in flipped_labels.answer(ahead)
+    assert s2.tuned_lds(alone)["tuned elsewhere"].notna().all()
 
 
 def test_agreement_is_symmetric_with_ones_on_its_diagonal(rows):
-    square = influence_tables.agreement(rows).set_index("score")
+    square = flipped_labels.agreement(rows).set_index("score")
     np.testing.assert_allclose(square, square.T)
     np.testing.assert_allclose(np.diag(square), 1)
 
@@ -138,12 +165,12 @@ def test_agreement_is_symmetric_with_ones_on_its_diagonal(rows):
         (0.0, 0.05, 0.9, "is open on these data sets"),
     ],
 )
-def test_a_reading_says_which_way_the_comparison_fell(mean, half_width, p, words):
+def test_the_answer_says_which_way_the_comparison_fell(mean, half_width, p, words):
     table = pd.DataFrame({"score": ["EKFAC", "EL2N"], "flipped labels (%)": [20.0, 20.0], "sets": [15, 15]})
     table["AUROC difference"] = [mean, 0.5]
     table["AUROC difference low"], table["AUROC difference high"] = [mean - half_width, 0.4], [mean + half_width, 0.6]
     table["p (t)"] = table["p (Holm)"] = [p, 1e-9]
-    assert words in influence_readings.against_free(table)
+    assert words in flipped_labels.answer(table)
 
 
 @pytest.mark.parametrize(
@@ -159,14 +186,14 @@ def test_a_reading_says_which_way_the_comparison_fell(mean, half_width, p, words
 )
 def test_parameters_out_of_range_are_refused(given, words):
     with pytest.raises(UserError, match=words):
-        resolve(influence_functions.Parameters, given, "notebook 2_influence_functions")
+        resolve(s2.Parameters, given, "notebook 2_influence_functions")
 
 
 def test_an_examples_prediction_is_that_of_the_estimator_named(rows):
     p = data.prepare("wine", 0, 7, CAPS, "fast")
     x, x_val = torch.as_tensor(p.x_train).double(), torch.as_tensor(p.x_val).double()
     y, y_val = torch.as_tensor(p.y_train), torch.as_tensor(p.y_val)
-    l2 = influence_cells.REFIT_L2
+    l2 = s2.REFIT_L2
     model = retraining.fit_softmax(x, y, p.n_classes, l2)
     wanted = EKFAC(model, l2, l2=l2).fit(x, y).leave_one_out(x, y, x_val, y_val)
     one = rows[(rows.kind == "refit") & (rows.dataset == "wine") & (rows.estimator == "EKFAC")]
