@@ -70,22 +70,21 @@ def tasks(p: Parameters) -> list[Task]:
     rates = {"rates": list(p.mislabel_rates), "agreement_rate": p.agreement_rate}
     size, trainings, n_rates = p.caps["train"] / 1000, p.retrain_seeds, len(p.mislabel_rates)
 
-    def task(name: str, dataset: str, cost: float, models: int, **given: Any) -> Task:
-        return Task(f"{name}_task", {"dataset": dataset} | given | trial, cost, models)
+    def task(function: str, dataset: str, cost: float, models: int, **given: Any) -> Task:
+        return Task(function, {"dataset": dataset} | given | trial, cost, models)
 
     grid = []
     for name in p.datasets:
+        given = {"refits": p.refits, "model_seeds": trainings}
         cost = p.refits * (0.03 * size + 0.008 * trainings)
-        grid.append(
-            task(f"{HERE}:removal", name, cost, (p.refits + 2) * trainings, refits=p.refits, model_seeds=trainings)
-        )
-        cost, of = 0.015 * p.halves * trainings + 2.5 * size, {"halves": p.halves, "model_seeds": trainings}
-        grid.append(task(f"{HERE}:halves", name, cost, (p.halves + 1) * trainings, **of, tests=p.lds_tests))
-        models = n_rates * protocol().reference["models"]
-        grid += [
-            task(f"{FLIPPED}:mislabel", name, 0.5 * size * n_rates, models, seed=i, **rates) for i in range(p.repeats)
-        ]
-    return [*grid, task(f"{HERE}:picture", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
+        grid.append(task(f"{HERE}:removal_task", name, cost, (p.refits + 2) * trainings, **given))
+        given = {"halves": p.halves, "model_seeds": trainings, "tests": p.lds_tests}
+        cost = 0.015 * p.halves * trainings + 2.5 * size
+        grid.append(task(f"{HERE}:halves_task", name, cost, (p.halves + 1) * trainings, **given))
+        models, cost = n_rates * protocol().reference["models"], 0.5 * size * n_rates
+        for seed in range(p.repeats):
+            grid.append(task(f"{FLIPPED}:mislabel_task", name, cost, models, seed=seed, **rates))
+    return [*grid, task(f"{HERE}:picture_task", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
 
 
 def estimate(p: Parameters) -> Estimate:
