@@ -66,8 +66,8 @@ def crossover(rates: ArrayLike, d_mean: ArrayLike) -> float | np.ndarray:
         UserError: rates that do not rise, lengths that differ, values that are not finite.
     """
     rates, d_mean = _checked(rates, d_mean)
-    found = _first_zero(rates, isotonic(d_mean))
-    return float(found) if found.ndim == 0 else found
+    crossing = _first_zero(rates, isotonic(d_mean))
+    return float(crossing) if crossing.ndim == 0 else crossing
 
 
 def crossover_label(value: float, rates: ArrayLike, digits: int = 1) -> str:
