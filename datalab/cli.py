@@ -58,13 +58,13 @@ def plan(
       datalab plan 0 3.4 --profile quick
     """
     from datalab.record import plan as planning
-    from datalab.record.screen import Screen
+    from datalab.record.console import RunConsole
     from datalab.sections import STUDY
 
     jobs = planning.jobs(STUDY, notebooks, profile, _given(parameters, workers))
-    screen = Screen()
-    screen.plan(jobs, planning.missing_datasets(jobs))
-    screen.work(jobs)
+    console = RunConsole()
+    console.plan(jobs, planning.missing_datasets(jobs))
+    console.work(jobs)
 
 
 @cli.command()
@@ -215,16 +215,17 @@ def claims(ids: tuple[str, ...], record: Path | None) -> None:
     Example:
       datalab claims 'TITLE.*' --record runs/quick
     """
-    from datalab.record import claimstable, manifest, provenance
+    from datalab.record import claimstable, provenance
+    from datalab.record.manifest import Manifest
     from datalab.sections import STUDY
 
     reference = provenance.project() / "runs" / "reference"
-    if record is None and (reference / manifest.NAME).exists():
+    if record is None and (reference / Manifest.NAME).exists():
         record = reference
-    book = manifest.load(record) if record else manifest.Manifest(profile="", created="")
-    rows = _matching(ids, claimstable.rows(book, STUDY))
+    manifest = Manifest.load(record) if record else Manifest(profile="", created="")
+    rows = _matching(ids, claimstable.rows(manifest, STUDY))
     if len(rows) == 1:
-        _show_claim(rows[0] | claimstable.trail(book, rows[0], STUDY))
+        _show_claim(rows[0] | claimstable.trail(manifest, rows[0], STUDY))
     else:
         _show_claims(rows)
 

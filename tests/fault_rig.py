@@ -19,8 +19,8 @@ import record_fakes
 
 from datalab import sweep
 from datalab.errors import UserError
-from datalab.record import manifest, verify
-from datalab.record.manifest import SectionEntry
+from datalab.record import verify
+from datalab.record.manifest import Manifest, SectionRecord
 
 COUNT = 6
 PARAMETERS = ("-p", "count", str(COUNT))
@@ -97,17 +97,17 @@ class Rig:
         assert set(after) == set(range(COUNT))
         assert {cell: after[cell] for cell in kept} == {cell: before[cell] for cell in kept}
 
-    def told(self, status: str, reason: str, stem: str = "3_4_beta", room: bool = True) -> SectionEntry:
+    def told(self, status: str, reason: str, stem: str = "3_4_beta", room: bool = True) -> SectionRecord:
         """The first two truths. The record and ``verify`` say of the section what happened to it, and nothing else.
 
         As far as it came the notebook is there, and says of each cell what became of it: where there was ``room``.
         """
-        book = manifest.load(self.seen)
-        entry = book.sections[stem]
+        manifest = Manifest.load(self.seen)
+        entry = manifest.sections[stem]
         assert entry.status == status, entry
         assert reason in entry.reason
         assert "\n" not in entry.reason
-        assert book.closed or not room
+        assert manifest.closed or not room
         findings = verify.verify(self.seen).findings
         assert {finding.kind for finding in findings} == {"incomplete"}
         assert [finding.detail for finding in findings if finding.what == stem] == [f"{status}: {entry.reason}"]
@@ -138,11 +138,11 @@ class Rig:
         rows = [sweep.read(path) for path in (self.seen / "cells").glob("*.parquet")]
         return {int(frame["index"].iloc[0]) for frame in rows if frame is not None}
 
-    def entry(self, stem: str = "3_4_beta") -> SectionEntry:
-        return manifest.load(self.seen).sections[stem]
+    def entry(self, stem: str = "3_4_beta") -> SectionRecord:
+        return Manifest.load(self.seen).sections[stem]
 
     def running(self) -> bool:
-        return (self.seen / manifest.NAME).exists() and self.entry().status == "running"
+        return (self.seen / Manifest.NAME).exists() and self.entry().status == "running"
 
     def kernel(self) -> psutil.Process:
         wait_for(lambda: self.running() and "kernel" in self.entry().process)

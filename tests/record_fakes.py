@@ -193,13 +193,13 @@ def write_notebooks(folder: Path) -> Path:
         shell = SHELL.format(run="" if first else "lines = ")
         code = CELLS.format(stem=section.stem, given=given, claim=claim, figure=figure, shell=shell).split("---\n")
         parameters = "\n".join(['profile = "smoke"', *(f"{name} = None" for name in NAMES)])
-        book = nbformat.v4.new_notebook()
-        book.cells = [nbformat.v4.new_markdown_cell("A fake."), nbformat.v4.new_code_cell(parameters)]
-        book.cells[1].metadata["tags"] = ["parameters"]
-        book.cells += [nbformat.v4.new_code_cell(source.strip()) for source in code]
-        for position, one in enumerate(book.cells):
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_markdown_cell("A fake."), nbformat.v4.new_code_cell(parameters)]
+        notebook.cells[1].metadata["tags"] = ["parameters"]
+        notebook.cells += [nbformat.v4.new_code_cell(source.strip()) for source in code]
+        for position, one in enumerate(notebook.cells):
             one["id"] = f"{section.stem}-{position}"
-        nbformat.write(book, folder / f"{section.stem}.ipynb")
+        nbformat.write(notebook, folder / f"{section.stem}.ipynb")
     return folder
 
 

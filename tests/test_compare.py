@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import atomic, manifest, plan, runner
+from datalab.record import atomic, plan, runner
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.compare import Comparison, compare
 from datalab.record.tablediff import DIFFERENT, INTERVAL, SAME, TOLERANCE, Grid, diff, kind
 
@@ -37,14 +38,14 @@ def record_of(
 ) -> Path:
     """A whole record with these files and claims, written as the manifest would list them."""
     about = {"profile": "smoke", "created": "2026-01-01T00:00:00+00:00", "closed": True} | about
-    book = manifest.Manifest(**about)
+    manifest = Manifest(**about)
     for path, text in ({TABLE: HEAD + ROWS} if tables is None else tables).items():
         atomic.write(folder / path, text)
-        book.add_file(folder, path, "0_alpha", path in timing)
+        manifest.add_file(folder, path, "0_alpha", path in timing)
     stated = [{**CLAIM, "id": claim_id, **claim} for claim_id, claim in (claims or {}).items()]
     entry = {"number": "0", "title": "A fake", "status": "complete", **(section or {})}
-    book.sections["0_alpha"] = manifest.SectionEntry(claims=stated, **entry)
-    manifest.save(folder, book)
+    manifest.sections["0_alpha"] = SectionRecord(claims=stated, **entry)
+    manifest.save(folder)
     return folder
 
 
@@ -438,25 +439,25 @@ def test_a_section_that_failed_in_one_record_makes_them_different(
 
 
 def torn(record: Path) -> None:
-    path = record / manifest.NAME
+    path = record / Manifest.NAME
     path.write_text(path.read_text()[:-20])
 
 
 def edited(record: Path) -> None:
-    path = record / manifest.NAME
+    path = record / Manifest.NAME
     path.write_text(path.read_text().replace("complete", "failed"))
 
 
 def unfinished(record: Path) -> None:
-    book = manifest.load(record)
-    book.closed = False
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.closed = False
+    manifest.save(record)
 
 
 BROKEN = [
     (shutil.rmtree, "there is no such folder"),
     (
-        lambda record: (record / manifest.NAME).unlink(),
+        lambda record: (record / Manifest.NAME).unlink(),
         "record.json is missing; name a folder that `datalab run` wrote",
     ),
     (torn, "changed: record.json: cannot be read"),

@@ -14,7 +14,8 @@ from rocrate import vocabs
 from rocrate.rocrate import ROCrate
 from rocrate_validator import services
 
-from datalab.record import crate, manifest, start
+from datalab.record import crate, start
+from datalab.record.manifest import Manifest
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 CONTEXT = Path(__file__).with_name("ro_crate_1_1_context.json")
@@ -113,9 +114,9 @@ def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(reco
 
 
 def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, unmet: Unmet) -> None:
-    book = manifest.load(record)
-    book.closed, book.sections["0_alpha"].status, book.sections["0_alpha"].ended = False, "running", ""
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.closed, manifest.sections["0_alpha"].status, manifest.sections["0_alpha"].ended = False, "running", ""
+    manifest.save(record)
     assert record_fakes.run(record, "3.4") == 0
     assert unmet(record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN | {"Action endTime"}}
     assert entity(described(record), "#section-0_alpha")["error"] == "interrupted: its process was killed"
@@ -134,11 +135,11 @@ def test_a_record_made_in_a_notebook_session_is_valid_without_an_executed_notebo
 
 
 def test_the_reference_records_crate_is_valid_and_small(unmet: Unmet) -> None:
-    book = manifest.load(REFERENCE)
-    metadata = crate.metadata(REFERENCE, book)
+    manifest = Manifest.load(REFERENCE)
+    metadata = crate.metadata(REFERENCE, manifest)
     assert unmet(REFERENCE, metadata) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN}
     assert dangling(metadata) == set()
-    assert len(crate.text(metadata).encode()) < 400 * len(book.files)
+    assert len(crate.text(metadata).encode()) < 400 * len(manifest.files)
 
 
 def rename(metadata: dict[str, Any], old: str, new: str) -> None:
@@ -199,22 +200,22 @@ def test_the_crate_lists_every_file_with_its_size_and_hash(made: Path) -> None:
     assert read.metadata["conformsTo"] == "https://w3id.org/ro/crate/1.1"
     listed = {entity.id: (entity.get("contentSize"), entity.get("sha256")) for entity in read.data_entities}
     assert listed.pop("record.json") == (None, None)
-    files = manifest.load(made).files
+    files = Manifest.load(made).files
     assert listed == {path: (str(e.bytes), e.sha256) for path, e in files.items() if path != crate.NAME}
 
 
 def test_the_crate_is_what_its_manifest_gives_whatever_the_clock_and_one_line_an_entity(made: Path) -> None:
-    book = manifest.load(made)
+    manifest = Manifest.load(made)
     written = (made / crate.NAME).read_text()
-    assert crate.text(crate.metadata(made, book)) == written
+    assert crate.text(crate.metadata(made, manifest)) == written
     assert len(written.splitlines()) == len(json.loads(written)["@graph"]) + 3
-    book.created = "2001-02-03T04:05:06+00:00"
-    assert entity(crate.metadata(made, book), "./")["datePublished"] == book.created
+    manifest.created = "2001-02-03T04:05:06+00:00"
+    assert entity(crate.metadata(made, manifest), "./")["datePublished"] == manifest.created
 
 
 def test_raw_cells_are_the_result_of_the_section_that_asked_first_and_the_object_of_the_next(made: Path) -> None:
     metadata = described(made)
-    cells = {path for path in manifest.load(made).files if path.startswith("cells/")}
+    cells = {path for path in Manifest.load(made).files if path.startswith("cells/")}
     first, second, last = (entity(metadata, f"#section-{stem}") for stem in ("0_alpha", "3_4_beta", "6_gamma"))
     assert len(cells) == 4
     assert ids(first["result"]) >= {"notebooks/0_alpha.ipynb", "tables/0_rows.csv", "figures/0_curve.svg", *cells}
@@ -225,24 +226,24 @@ def test_raw_cells_are_the_result_of_the_section_that_asked_first_and_the_object
 
 
 def test_an_action_says_how_its_section_was_run_with_what_in_which_environment(made: Path) -> None:
-    metadata, book = described(made), manifest.load(made)
+    metadata, manifest = described(made), Manifest.load(made)
     action = entity(metadata, "#section-0_alpha")
     assert action["description"].startswith('complete; by datalab run on cpu; parameters {"profile": "smoke"')
     assert ids(action["environment"]) == {"#OMP_NUM_THREADS=1", "#PYTHONHASHSEED=0"}
     tool = entity(metadata, action["instrument"]["@id"])
-    assert tool["softwareVersion"].startswith(book.datalab)
-    assert book.sources["code"] in tool["description"]
+    assert tool["softwareVersion"].startswith(manifest.datalab)
+    assert manifest.sources["code"] in tool["description"]
     assert any("/numpy/" in url for url in ids(tool["softwareRequirements"]))
     assert entity(metadata, "tables/0_rows.csv")["name"] == "What the cells gave"
 
 
 def test_a_section_that_other_code_ran_does_not_get_the_version_of_the_last_writer(record: Path) -> None:
-    book = manifest.load(record)
-    book.git = {"commit": "c" * 40, "clean": True}
-    book.sections["0_alpha"].key["code"] = "f" * 64
-    metadata = crate.metadata(record, book)
+    manifest = Manifest.load(record)
+    manifest.git = {"commit": "c" * 40, "clean": True}
+    manifest.sections["0_alpha"].key["code"] = "f" * 64
+    metadata = crate.metadata(record, manifest)
     old, new = (entity(metadata, f"#section-{stem}")["instrument"]["@id"] for stem in ("0_alpha", "3_4_beta"))
     assert entity(metadata, old)["softwareVersion"] == f"0+unknown.{'f' * 12}"
-    assert entity(metadata, new)["softwareVersion"] == f"{book.datalab}+g{'c' * 12}"
+    assert entity(metadata, new)["softwareVersion"] == f"{manifest.datalab}+g{'c' * 12}"
     assert entity(metadata, new)["identifier"] == f"swh:1:rev:{'c' * 40}"
     assert "identifier" not in entity(metadata, old)

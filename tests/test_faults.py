@@ -18,7 +18,8 @@ import pytest
 import record_fakes
 from fault_rig import COUNT, PARAMETERS, Disk, Rig, alive, contents, family, gone, tables, wait_for
 
-from datalab.record import manifest, verify
+from datalab.record import verify
+from datalab.record.manifest import Manifest
 from datalab.record.interrupts import Interrupts
 
 ALPHA, BETA = "0_alpha", "3_4_beta"
@@ -58,7 +59,7 @@ def disk(tmp_path: Path, rig: Rig) -> Iterator[Disk]:
     [
         (2, {"wait": "3"}, False, HALF),
         (1, {"wait": "3"}, True, HALF),
-        (1, {"hold": "datalab.record.manifest:save@4"}, False, set(range(COUNT))),
+        (1, {"hold": "datalab.record.manifest:Manifest.save@4"}, False, set(range(COUNT))),
     ],
     ids=["in a sweep", "in a sweep, its kernel stopped", "when all is in place and not yet entered"],
 )
@@ -235,7 +236,7 @@ def test_ctrl_c_in_a_notebook_stops_it_with_its_processes(
     [
         (["0", "3.4"], "datalab.record.runner:_Driver._key@2"),
         (["3.4"], "datalab.record.kernel:Kernel.kill"),
-        (["3.4"], "datalab.record.staging:merge"),
+        (["3.4"], "datalab.record.transaction:merge"),
         (["3.4"], "datalab.record.crate:write"),
     ],
     ids=[
@@ -254,10 +255,10 @@ def test_ctrl_c_between_and_after_notebooks_tears_nothing_and_loses_nothing_fini
     time.sleep(0.5)  # until it is noticed, where it can be while the notebook's thread waits
     rig.open_gate()
     assert_interrupted(driver, " ".join(names))
-    book = manifest.load(rig.record)
-    assert book.closed
+    manifest = Manifest.load(rig.record)
+    assert manifest.closed
     statuses = {"0": "complete", "3.4": "not run"} if len(names) > 1 else {"3.4": "complete"}
-    assert {entry.number: entry.status for entry in book.sections.values()} == statuses
+    assert {entry.number: entry.status for entry in manifest.sections.values()} == statuses
     report = verify.verify(rig.record)
     assert [str(finding) for finding in report.findings] == [f"incomplete: {BETA}: not run"] * (len(names) - 1)
     rig.complete(*names)
@@ -302,7 +303,7 @@ def test_an_interruption_is_one_though_nobody_is_left_to_read_what_is_printed(ri
             "datalab.record.execution:Execution.save",
             "its part of the record cannot be written: No space left on device",
         ),
-        ("datalab.record.manifest:save@4", "its part of the record cannot be written: No space left on device"),
+        ("datalab.record.manifest:Manifest.save@4", "its part of the record cannot be written: No space left on device"),
     ],
     ids=["while a cell is written", "while the notebook is saved", "while the manifest is written"],
 )
@@ -342,7 +343,7 @@ def test_on_a_full_disk_a_complete_section_is_not_given_up_for_one_that_cannot_b
 ) -> None:
     shutil.copytree(undisturbed, rig.seen)
     before = contents(rig.seen / "tables")
-    driver = rig.start("3.4", more=[*PARAMETERS, "-p", "root_seed", "7"], hold="datalab.record.staging:begin")
+    driver = rig.start("3.4", more=[*PARAMETERS, "-p", "root_seed", "7"], hold="datalab.record.transaction:begin")
     wait_for(rig.at_gate)
     disk.fill()
     rig.open_gate()

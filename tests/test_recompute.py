@@ -15,7 +15,8 @@ import record_fakes
 
 from datalab import cli, report, sweep
 from datalab.errors import UserError
-from datalab.record import atomic, claimstable, crate, manifest, progress, provenance, rawrows, recompute, verify
+from datalab.record import atomic, claimstable, crate, progress, provenance, rawrows, recompute, verify
+from datalab.record.manifest import Manifest
 
 STEM = "0_alpha"
 
@@ -46,12 +47,12 @@ def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is
 
 def put_right(record: Path) -> None:
     """What a forger does: write all hashes anew, so that every file is what the manifest says."""
-    book = manifest.load(record)
-    for path, entry in list(book.files.items()):
-        book.add_file(record, path, section=entry.section, timing=entry.timing)
-    claimstable.write(record, book)
-    crate.write(record, book)
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    for path, entry in list(manifest.files.items()):
+        manifest.add_file(record, path, section=entry.section, timing=entry.timing)
+    claimstable.write(record, manifest)
+    crate.write(record, manifest)
+    manifest.save(record)
 
 
 def in_text(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -65,9 +66,9 @@ def in_text(path: str, old: str, new: str) -> Callable[[Path], None]:
 
 def in_claim(**fields: object) -> Callable[[Path], None]:
     def forge(record: Path) -> None:
-        book = manifest.load(record)
-        book.sections[STEM].claims[0] |= fields
-        manifest.save(record, book)
+        manifest = Manifest.load(record)
+        manifest.sections[STEM].claims[0] |= fields
+        manifest.save(record)
 
     return forge
 
@@ -75,28 +76,28 @@ def in_claim(**fields: object) -> Callable[[Path], None]:
 def in_outputs(change: Callable[[dict], object]) -> Callable[[Path], None]:
     def forge(record: Path) -> None:
         path = record / f"notebooks/{STEM}.ipynb"
-        book = json.loads(path.read_text())
-        change(book)
-        path.write_text(json.dumps(book))
+        notebook = json.loads(path.read_text())
+        change(notebook)
+        path.write_text(json.dumps(notebook))
 
     return forge
 
 
-def output(book: dict, kind: str) -> dict:
-    return next(o["data"] for c in book["cells"] for o in c.get("outputs", []) if kind in o.get("data", {}))
+def output(notebook: dict, kind: str) -> dict:
+    return next(o["data"] for c in notebook["cells"] for o in c.get("outputs", []) if kind in o.get("data", {}))
 
 
-def other_html(book: dict) -> None:
-    shown = output(book, "text/html")
+def other_html(notebook: dict) -> None:
+    shown = output(notebook, "text/html")
     shown["text/html"] = "".join(shown["text/html"]).replace("<td", "<td title='x'", 1)
 
 
-def other_picture(book: dict) -> None:
-    output(book, "image/png")["image/png"] = "aGVsbG8="
+def other_picture(notebook: dict) -> None:
+    output(notebook, "image/png")["image/png"] = "aGVsbG8="
 
 
-def other_parameter(book: dict) -> None:
-    cell = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+def other_parameter(notebook: dict) -> None:
+    cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
     cell["source"] = "".join(cell["source"]).replace("'smoke'", "'paper'").replace('"smoke"', '"paper"')
 
 
@@ -110,60 +111,60 @@ def other_raw_row(record: Path) -> None:
 
 
 def said(what: str, on: str = "stdout") -> Callable[[dict], object]:
-    return lambda book: book["cells"][-1]["outputs"].append({"output_type": "stream", "name": on, "text": what})
+    return lambda notebook: notebook["cells"][-1]["outputs"].append({"output_type": "stream", "name": on, "text": what})
 
 
-def as_progress(book: dict) -> None:
+def as_progress(notebook: dict) -> None:
     data = {"text/plain": "1 of 1 cells: the title is reproduced: 1.0 s"}
-    book["cells"][-1]["outputs"].append({"output_type": "display_data", "metadata": dict(progress.MARK), "data": data})
+    notebook["cells"][-1]["outputs"].append({"output_type": "display_data", "metadata": dict(progress.MARK), "data": data})
 
 
-def uncounted(book: dict) -> None:
-    book["cells"][-1]["execution_count"] = None
-    said("the title is reproduced")(book)
+def uncounted(notebook: dict) -> None:
+    notebook["cells"][-1]["execution_count"] = None
+    said("the title is reproduced")(notebook)
 
 
-def at_the_start(book: dict) -> None:
-    output = next(o for c in book["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
+def at_the_start(notebook: dict) -> None:
+    output = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
     output["text"] = "".join(output["text"]).replace("seeds ", "seeds 13 of ", 1)
 
 
-def in_prose(book: dict) -> None:
+def in_prose(notebook: dict) -> None:
     cell = {"cell_type": "markdown", "id": "x", "metadata": {"tags": ["injected-parameters"]}, "source": "# Reproduced"}
-    book["cells"].insert(2, cell)
+    notebook["cells"].insert(2, cell)
 
 
-def with_a_remark(book: dict) -> None:
-    cell = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+def with_a_remark(notebook: dict) -> None:
+    cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
     cell["source"] = "".join(cell["source"]) + "  # reproduced"
 
 
 def extra_table(record: Path) -> None:
     (record / "tables/0_better.csv").write_text("F1\n1.0\n")
-    book = manifest.load(record)
-    book.add_file(record, "tables/0_better.csv", section=STEM)
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.add_file(record, "tables/0_better.csv", section=STEM)
+    manifest.save(record)
 
 
 def no_notebook(record: Path) -> None:
     (record / f"notebooks/{STEM}.ipynb").unlink()
-    book = manifest.load(record)
-    del book.files[f"notebooks/{STEM}.ipynb"]
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    del manifest.files[f"notebooks/{STEM}.ipynb"]
+    manifest.save(record)
 
 
 def extra_section(record: Path) -> None:
-    book = manifest.load(record)
-    entry = book.sections[STEM].model_copy(update={"number": "7", "tables": {}, "figures": {}, "cells": []})
+    manifest = Manifest.load(record)
+    entry = manifest.sections[STEM].model_copy(update={"number": "7", "tables": {}, "figures": {}, "cells": []})
     entry.claims = [entry.claims[0] | {"verdict": "reproduced", "table": None}]
-    book.sections["7_extra"] = entry
-    manifest.save(record, book)
+    manifest.sections["7_extra"] = entry
+    manifest.save(record)
 
 
 def other_title(record: Path) -> None:
-    book = manifest.load(record)
-    book.sections[STEM].title = "Influence wins"
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].title = "Influence wins"
+    manifest.save(record)
 
 
 FORGERIES = {
@@ -223,9 +224,9 @@ def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path) -
     for path, content in forgeries.items():
         forged = Path(shutil.copytree(record, record.with_name(f"forged {Path(path).name}")))
         (forged / path).write_text(content)
-        book = manifest.load(forged)
-        book.add_file(forged, path)
-        manifest.save(forged, book)
+        manifest = Manifest.load(forged)
+        manifest.add_file(forged, path)
+        manifest.save(forged)
         assert verify.verify(forged).findings == []
         found = verify.verify(forged, recompute=True, workers=1, pages=report.differing).findings
         assert path in {finding.what for finding in found}
@@ -238,9 +239,9 @@ def test_a_reader_of_sections_that_were_run_again_is_stale_and_not_called_a_forg
     assert found.findings == []
     assert all("6_gamma" not in line for line in found.unconfirmed)  # it reads, and would give the same
     in_claim(verdict="reproduced")(record)
-    book = manifest.load(record)
-    book.sections["6_gamma"].headline = []
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.sections["6_gamma"].headline = []
+    manifest.save(record)
     put_right(record)
     found = checked(record)
     assert {finding.what for finding in found.findings} == {"TITLE.threshold"}
@@ -253,9 +254,9 @@ def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
     record: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_claim(verdict="reproduced")(record)
-    book = manifest.load(record)
-    book.packages["pingouin"] = "0.0"
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.packages["pingouin"] = "0.0"
+    manifest.save(record)
     put_right(record)
     assert checked(record).findings == []
     alone = SimpleNamespace(**vars(provenance) | {"machine": lambda: {"cores": 1}})
@@ -275,9 +276,9 @@ def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(reco
 
 
 def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path) -> None:
-    book = manifest.load(record)
-    book.sections[STEM].parameters[f"open({str(tmp_path / 'proof')!r}, 'w').close(); x"] = 1
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].parameters[f"open({str(tmp_path / 'proof')!r}, 'w').close(); x"] = 1
+    manifest.save(record)
     put_right(record)
     found = checked(record).findings
     assert [finding.what for finding in found] == [STEM]
@@ -286,10 +287,10 @@ def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path) ->
 
 
 def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(record: Path) -> None:
-    book = manifest.load(record)
-    book.sections[STEM].headline[0]["text"] = "0_alpha: mean 0.999"
-    book.sections[STEM].tables["0_rows"]["caption"] = "What we hoped"
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].headline[0]["text"] = "0_alpha: mean 0.999"
+    manifest.sections[STEM].tables["0_rows"]["caption"] = "What we hoped"
+    manifest.save(record)
     assert verify.verify(record).findings == []
     details = [finding.detail for finding in checked(record).findings if finding.what == "record.json"]
     assert len(details) == 2
@@ -297,13 +298,13 @@ def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(record: 
 
 
 def test_raw_rows_that_are_gone_cannot_be_explained_away(record: Path) -> None:
-    book = manifest.load(record)
-    gone = book.sections[STEM].cells.pop()
-    for entry in book.sections.values():
+    manifest = Manifest.load(record)
+    gone = manifest.sections[STEM].cells.pop()
+    for entry in manifest.sections.values():
         entry.cells = [path for path in entry.cells if path != gone]
-    del book.files[gone]
+    del manifest.files[gone]
     (record / gone).unlink()
-    manifest.save(record, book)
+    manifest.save(record)
     assert verify.verify(record).findings == []
     finding = next(f for f in checked(record).findings if f.what == STEM)
     assert "the record has no raw rows of record_fakes:cell" in finding.detail
@@ -334,7 +335,7 @@ def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path
     before = path.read_text()
     try:
         path.write_text(before.replace("section.headline(rows", "1/0; section.headline(rows"))
-        done = recompute.of_section(record, STEM, manifest.load(record).sections[STEM], [], notebooks)
+        done = recompute.of_section(record, STEM, Manifest.load(record).sections[STEM], [], notebooks)
     finally:
         path.write_text(before)
     assert re.fullmatch(r"code cell \d raised ZeroDivisionError: division by zero", done.problem)
@@ -357,7 +358,7 @@ def test_a_section_run_by_hand_is_computed_anew_too(notebooks: Path, tmp_path: P
 
 
 def test_the_records_own_notebook_is_never_run(record: Path) -> None:
-    in_outputs(lambda book: book["cells"][-1].update(source="open('/dev/null').close(); 1/0"))(record)
+    in_outputs(lambda notebook: notebook["cells"][-1].update(source="open('/dev/null').close(); 1/0"))(record)
     put_right(record)
     found = checked(record).findings
     assert [finding.what for finding in found] == [f"notebooks/{STEM}.ipynb"]

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from datalab import ledger
 from datalab.errors import UserError
-from datalab.record import claimstable, figures, lock, manifest, plan, provenance, start, verify
+from datalab.record import claimstable, figures, lock, plan, provenance, start, verify
+from datalab.record.manifest import Manifest
 from datalab.record.section import Section
 from datalab.record.tables import Table
 
@@ -86,8 +87,8 @@ def test_a_column_is_printed_with_aligned_decimals_and_no_more_than_four_digits(
 def test_a_table_of_measured_time_says_so(section: Section) -> None:
     section.table(pd.DataFrame({"seconds": [1.0]}), "cost", caption="Cost", timing=True)
     section.finish()
-    book = manifest.load(section.record)
-    assert book.files["tables/0_cost.csv"].timing
+    manifest = Manifest.load(section.record)
+    assert manifest.files["tables/0_cost.csv"].timing
     assert "differs from run to run" in (section.record / "tables/0_cost.md").read_text()
 
 
@@ -129,7 +130,7 @@ def test_a_figure_is_saved_as_svg_and_png_with_the_data_behind_it(section: Secti
 def test_outputs_join_the_record_only_when_the_section_is_finished(section: Section) -> None:
     section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
     assert not (section.record / "tables").exists()
-    assert manifest.load(section.record).sections["0_alpha"].status == "running"
+    assert Manifest.load(section.record).sections["0_alpha"].status == "running"
     section.finish()
     assert (section.record / "tables/0_t.csv").exists()
     assert verify.verify(section.record).whole
@@ -139,7 +140,7 @@ def test_outputs_join_the_record_only_when_the_section_is_finished(section: Sect
 
 def test_a_notebook_run_by_hand_says_that_its_executed_notebook_is_not_in_the_record(section: Section) -> None:
     section.finish()
-    entry = manifest.load(section.record).sections["0_alpha"]
+    entry = Manifest.load(section.record).sections["0_alpha"]
     assert (entry.status, entry.runner) == ("complete", "notebook session")
     assert "not part of this record" in entry.reason
 
@@ -197,13 +198,13 @@ def test_the_claims_stated_so_far_can_be_read_before_the_section_ends(section: S
 
 def test_the_manifest_says_what_ran_with_what(section: Section) -> None:
     section.finish()
-    book = manifest.load(section.record)
-    assert set(book.sources) == {"code", "protocol", "ledger", "lock"}
-    assert all(book.sources.values())
-    assert {"torch", "numpy", "papermill"} <= set(book.packages)
-    assert book.machine["cores"] >= 1
-    assert book.machine["memory_bytes"] > 2**28
-    entry = book.sections["0_alpha"]
+    manifest = Manifest.load(section.record)
+    assert set(manifest.sources) == {"code", "protocol", "ledger", "lock"}
+    assert all(manifest.sources.values())
+    assert {"torch", "numpy", "papermill"} <= set(manifest.packages)
+    assert manifest.machine["cores"] >= 1
+    assert manifest.machine["memory_bytes"] > 2**28
+    entry = manifest.sections["0_alpha"]
     assert entry.parameters["seeds"] == 2
     assert entry.wall_seconds is not None
     assert entry.cpu_seconds is not None
@@ -214,7 +215,7 @@ def test_an_edited_manifest_is_refused_even_when_it_is_valid_json(section: Secti
     path = section.record / "record.json"
     path.write_text(path.read_text().replace('"profile": "smoke"', '"profile": "quick"', 1))
     with pytest.raises(UserError, match="changed after it was written"):
-        manifest.load(section.record)
+        Manifest.load(section.record)
 
 
 def _hold(folder: str, ready, done) -> None:
@@ -269,13 +270,13 @@ def test_a_parameter_the_notebook_would_drop_in_silence_is_refused(fakes: Path) 
 def test_saving_a_notebook_with_outputs_does_not_change_its_source_hash(fakes: Path) -> None:
     path = fakes / "0_alpha.ipynb"
     before = provenance.notebook_sha256(path)
-    book = json.loads(path.read_text())
-    book["cells"][1]["execution_count"] = 5
-    book["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["x"]}]
-    path.write_text(json.dumps(book))
+    notebook = json.loads(path.read_text())
+    notebook["cells"][1]["execution_count"] = 5
+    notebook["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["x"]}]
+    path.write_text(json.dumps(notebook))
     assert provenance.notebook_sha256(path) == before
-    book["cells"][1]["source"] = ["x = 1"]
-    path.write_text(json.dumps(book))
+    notebook["cells"][1]["source"] = ["x = 1"]
+    path.write_text(json.dumps(notebook))
     assert provenance.notebook_sha256(path) != before
 
 

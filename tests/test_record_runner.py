@@ -13,7 +13,8 @@ import record_fakes
 from record_fakes import run
 
 from datalab.errors import UserError
-from datalab.record import manifest, plan, runner, verify
+from datalab.record import plan, runner, verify
+from datalab.record.manifest import Manifest
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +49,9 @@ def contents(record: Path, *folders: str) -> dict[str, bytes]:
 
 def test_a_run_leaves_a_whole_record_of_executed_notebooks(made: Path) -> None:
     assert verify.verify(made).findings == []
-    book = manifest.load(made)
+    manifest = Manifest.load(made)
     for stem in ("0_alpha", "3_4_beta", "6_gamma"):
-        entry = book.sections[stem]
+        entry = manifest.sections[stem]
         assert (entry.status, entry.runner) == ("complete", "datalab run")
         assert entry.code_cells_ran == entry.code_cells > 5
         assert entry.wall_seconds > 0
@@ -58,7 +59,7 @@ def test_a_run_leaves_a_whole_record_of_executed_notebooks(made: Path) -> None:
         executed = nbformat.read(made / f"notebooks/{stem}.ipynb", as_version=4)
         counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
         assert counts == list(range(1, len(counts) + 1))
-    assert book.sections["0_alpha"].determinism["on"]
+    assert manifest.sections["0_alpha"].determinism["on"]
     assert not (made / ".partial").exists()
 
 
@@ -67,7 +68,7 @@ def test_an_executed_notebook_names_no_folder_of_the_machine_as_its_source(made:
 
 
 def test_a_claim_leads_to_the_executed_cell_that_made_its_table(made: Path) -> None:
-    claim = manifest.load(made).sections["0_alpha"].claims[0]
+    claim = Manifest.load(made).sections["0_alpha"].claims[0]
     executed = nbformat.read(made / "notebooks/0_alpha.ipynb", as_version=4)
     cell = next(cell for cell in executed.cells if cell.get("execution_count") == claim["cell"])
     assert "section.table(" in cell.source
@@ -82,13 +83,13 @@ def test_the_same_command_again_runs_nothing_and_changes_no_byte(record: Path, c
 
 
 def test_another_parameter_runs_the_section_again_and_its_readers_but_not_the_others(record: Path) -> None:
-    started = {stem: entry.model_copy() for stem, entry in manifest.load(record).sections.items()}
+    started = {stem: entry.model_copy() for stem, entry in Manifest.load(record).sections.items()}
     assert run(record, "0", count=3) == 0
     assert run(record, "3.4", "6") == 0
-    book = manifest.load(record)
-    assert book.sections["0_alpha"].parameters["count"] == 3
-    assert book.sections["3_4_beta"] == started["3_4_beta"]
-    assert book.sections["6_gamma"].key != started["6_gamma"].key
+    manifest = Manifest.load(record)
+    assert manifest.sections["0_alpha"].parameters["count"] == 3
+    assert manifest.sections["3_4_beta"] == started["3_4_beta"]
+    assert manifest.sections["6_gamma"].key != started["6_gamma"].key
     assert verify.verify(record).whole
 
 
@@ -118,7 +119,7 @@ def test_a_changed_notebook_is_run_again(record: Path, notebooks: Path) -> None:
         path.write_text(before.replace("A fake.", "Another fake."))
         assert any("0_alpha" in line for line in verify.verify(record).stale)
         assert run(record, "0") == 0
-        assert manifest.load(record).sections["0_alpha"].started >= manifest.load(record).created
+        assert Manifest.load(record).sections["0_alpha"].started >= Manifest.load(record).created
         assert not any("0_alpha" in line for line in verify.verify(record).stale)
     finally:
         path.write_text(before)
@@ -134,12 +135,12 @@ def test_two_runs_from_scratch_give_the_same_tables_and_another_seed_does_not(ma
 
 
 def test_fresh_starts_over(record: Path) -> None:
-    created = manifest.load(record).files
+    created = Manifest.load(record).files
     (record / "tables" / "stray.csv").write_text("x")
     assert run(record, "3.4", fresh=True) == 0
-    book = manifest.load(record)
-    assert set(book.sections) == {"3_4_beta"}
-    assert set(book.files) < set(created)
+    manifest = Manifest.load(record)
+    assert set(manifest.sections) == {"3_4_beta"}
+    assert set(manifest.files) < set(created)
     assert verify.verify(record).whole
 
 
@@ -171,14 +172,14 @@ def test_a_record_of_another_profile_or_with_an_edited_manifest_is_refused(recor
 )
 def test_a_notebook_that_does_not_come_to_its_end_has_failed(record: Path, mode: str, reason: str) -> None:
     assert run(record, "0", "6", mode=mode) == 1
-    book = manifest.load(record)
-    entry = book.sections["0_alpha"]
+    manifest = Manifest.load(record)
+    entry = manifest.sections["0_alpha"]
     assert entry.status == "failed"
     assert reason in entry.reason
     assert entry.code_cells_ran < entry.code_cells
-    assert book.sections["6_gamma"].status == "not run"
-    assert "0_alpha" in book.sections["6_gamma"].reason
-    assert book.sections["3_4_beta"].status == "complete"
+    assert manifest.sections["6_gamma"].status == "not run"
+    assert "0_alpha" in manifest.sections["6_gamma"].reason
+    assert manifest.sections["3_4_beta"].status == "complete"
     assert not (record / "notebooks/0_alpha.ipynb").exists()
     executed = nbformat.read(record / "notebooks/0_alpha.failed.ipynb", as_version=4)
     statuses = [cell.metadata.papermill["status"] for cell in executed.cells if cell.cell_type == "code"]
@@ -198,7 +199,7 @@ def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_w
     assert process.returncode == 0, out.decode()
     expected = {path: content for path, content in contents(made, "tables").items() if path.startswith("tables/3_4_")}
     assert contents(record, "tables") == expected
-    entry = manifest.load(record).sections["3_4_beta"]
+    entry = Manifest.load(record).sections["3_4_beta"]
     assert (entry.status, entry.runner) == ("complete", "notebook session")
     assert verify.verify(record).findings == []
     assert os.listdir(elsewhere) == ["out.ipynb"]
@@ -216,16 +217,16 @@ def test_papermill_itself_calls_the_cells_after_a_kernels_death_completed(notebo
 
 
 def test_what_a_killed_writer_left_is_put_in_order_even_when_its_section_is_not_asked_for(record: Path) -> None:
-    book = manifest.load(record)
-    book.closed, book.sections["0_alpha"].status = False, "running"
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.closed, manifest.sections["0_alpha"].status = False, "running"
+    manifest.save(record)
     left = [".partial/0_alpha/tables/0_rows.csv", "tables/0_half.csv", "cells/x.1.partial", "tables/.a.csv.1.tmp"]
     for name in [*left, "notebooks/0_alpha.ipynb.partial"]:
         (record / name).parent.mkdir(parents=True, exist_ok=True)
         (record / name).write_text("half")
     assert run(record, "3.4") == 0
     assert not any((record / name).exists() for name in left)
-    assert manifest.load(record).sections["0_alpha"].status == "interrupted"
+    assert Manifest.load(record).sections["0_alpha"].status == "interrupted"
     assert (record / "notebooks/0_alpha.interrupted.ipynb").exists()
     assert [finding.what for finding in verify.verify(record).findings] == ["0_alpha"]
 
@@ -238,7 +239,7 @@ def test_a_failed_notebook_does_not_stop_the_others(tmp_path: Path, notebooks: P
         assert run(tmp_path / "record", "0", "3.4") == 1
     finally:
         path.write_text(before)
-    sections = manifest.load(tmp_path / "record").sections
+    sections = Manifest.load(tmp_path / "record").sections
     assert {stem: entry.status for stem, entry in sections.items()} == {"0_alpha": "failed", "3_4_beta": "complete"}
     assert "ZeroDivisionError" in sections["0_alpha"].reason
 
@@ -249,10 +250,10 @@ def test_a_notebook_without_finish_or_with_other_parameters_has_failed(tmp_path:
     try:
         path.write_text(before.replace("section.finish()", "pass"))
         assert run(tmp_path / "record", "0") == 1
-        assert "without section.finish()" in manifest.load(tmp_path / "record").sections["0_alpha"].reason
+        assert "without section.finish()" in Manifest.load(tmp_path / "record").sections["0_alpha"].reason
         path.write_text(before.replace("count=count", "count=2"))
         assert run(tmp_path / "record", "0", count=3) == 1
-        assert "other parameters than asked for: count" in manifest.load(tmp_path / "record").sections["0_alpha"].reason
+        assert "other parameters than asked for: count" in Manifest.load(tmp_path / "record").sections["0_alpha"].reason
     finally:
         path.write_text(before)
 

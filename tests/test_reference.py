@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from datalab.record import manifest, verify
+from datalab.record import verify
+from datalab.record.manifest import Manifest
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 
@@ -32,10 +33,10 @@ def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path,
     for change_manifest in (lambda b: b[:-1], lambda b: b.replace(b"complete", b"completf", 1), lambda b: b""):
         record = tmp_path / "manifest"
         record.mkdir()
-        (record / manifest.NAME).write_bytes(change_manifest((REFERENCE / manifest.NAME).read_bytes()))
-        assert manifest.NAME in {finding.what for finding in verify.verify(record).findings}
+        (record / Manifest.NAME).write_bytes(change_manifest((REFERENCE / Manifest.NAME).read_bytes()))
+        assert Manifest.NAME in {finding.what for finding in verify.verify(record).findings}
         shutil.rmtree(record)
-    assert {finding.what for finding in verify.verify(tmp_path).findings} == {manifest.NAME}
+    assert {finding.what for finding in verify.verify(tmp_path).findings} == {Manifest.NAME}
     counted.append("4 of 4 of the manifest")
     record_property("mutations of runs/reference caught", ", ".join(counted))
 
@@ -47,7 +48,7 @@ def test_no_notebook_of_the_reference_warns_since_a_warning_names_a_folder_of_th
 
 
 def files(record: Path) -> list[Path]:
-    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (manifest.NAME, ".lock"))
+    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (Manifest.NAME, ".lock"))
 
 
 def change(record: Path) -> set[str]:
@@ -100,5 +101,5 @@ def test_the_reference_says_what_its_raw_rows_give_without_data_or_network(monke
     assert done.unconfirmed == []
     assert len(done.recomputed) == 15
     assert sum(done.claims for done in done.recomputed) == sum(
-        len(entry.claims) for entry in manifest.load(REFERENCE).sections.values()
+        len(entry.claims) for entry in Manifest.load(REFERENCE).sections.values()
     )

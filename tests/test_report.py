@@ -14,6 +14,7 @@ import record_fakes
 from datalab import cli, report
 from datalab.errors import UserError
 from datalab.record import lock, verify
+from datalab.record.manifest import Manifest
 from datalab.report import pages
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from datalab import ledger, report
-from datalab.record import manifest, verify
+from datalab.record import verify
+from datalab.record.manifest import Manifest
 
 REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 
@@ -18,9 +19,9 @@ REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the reference, a `quick` record, with its pages."""
     folder = tmp_path_factory.mktemp("site") / "record"
-    before = (REFERENCE / manifest.NAME).read_bytes()
+    before = (REFERENCE / Manifest.NAME).read_bytes()
     report.write(REFERENCE, folder)
-    assert (REFERENCE / manifest.NAME).read_bytes() == before
+    assert (REFERENCE / Manifest.NAME).read_bytes() == before
     return folder
 
 
@@ -99,8 +100,8 @@ def test_every_page_is_well_formed_with_unique_anchors_and_words_for_every_pictu
 def test_the_record_stays_whole_with_its_pages(site: Path) -> None:
     found = verify.verify(site)
     assert found.findings == []
-    assert found.files == verify.verify(REFERENCE).files + len(manifest.load(site).files) - len(
-        manifest.load(REFERENCE).files
+    assert found.files == verify.verify(REFERENCE).files + len(Manifest.load(site).files) - len(
+        Manifest.load(REFERENCE).files
     )
 
 
@@ -137,7 +138,7 @@ def test_from_a_cell_of_table_41_two_clicks_lead_to_the_raw_rows_and_these_give_
 def test_every_measured_statement_that_names_raw_rows_has_a_page_with_all_of_them(
     site: Path, parsed: dict[Path, Page]
 ) -> None:
-    named = {c["id"]: c["raw"] for e in manifest.load(site).sections.values() for c in e.claims if c["raw"]}
+    named = {c["id"]: c["raw"] for e in Manifest.load(site).sections.values() for c in e.claims if c["raw"]}
     assert len(named) > 100
     for claim_id, raw in named.items():
         head, *rows = parsed[site / f"report/rows/{claim_id}.html"].rows
@@ -154,10 +155,10 @@ def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_noteboo
     assert claim.test in text
     assert claim.paper_check.note in text
     assert 'class="named"><td>Ours (full), paper</td><td>F1</td>' in text
-    cell = manifest.load(site).sections["4_1_main_results"].tables["4_1_cells"]["cell"]
+    cell = Manifest.load(site).sections["4_1_main_results"].tables["4_1_cells"]["cell"]
     assert ("a", "href", f"../notebooks/4_1_main_results.html#cell-{cell}") in page.links
     assert "datalab/experiments/main_results.py" in text
-    assert str(manifest.load(site).git["commit"]) in text
+    assert str(Manifest.load(site).git["commit"]) in text
 
 
 def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:

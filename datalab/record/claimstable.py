@@ -19,10 +19,10 @@ MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "ta
 COLUMNS = [*LEDGER, *MEASURED]
 
 
-def rows(book: Manifest, study: Study) -> list[dict[str, Any]]:
+def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
     """One row a claim of the ledger, in its order; a claim two sections measured has the later section's figures."""
     measured = {}
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         for claim in entry.claims:
             measured[claim["id"]] = {**claim, "notebook": f"notebooks/{stem}.ipynb"}
     return [_row(statement, measured.get(statement["id"])) for statement in study.ledger.statements()]
@@ -34,37 +34,37 @@ def _row(statement: Mapping[str, Any], measured: Mapping[str, Any] | None) -> di
     return row | {name: given.get(name) for name in MEASURED}
 
 
-def trail(book: Manifest, row: dict[str, Any], study: Study) -> dict[str, Any]:
+def trail(manifest: Manifest, row: dict[str, Any], study: Study) -> dict[str, Any]:
     """What leads from a statement's row to its evidence: the paper check's arithmetic, the test, raw rows, source."""
     found = {name: study.statement(row["id"])[name] for name in ("paper_note", "test", "ceiling")}
     if row["notebook"]:
         stem = str(row["notebook"]).removeprefix("notebooks/").removesuffix(".ipynb")
-        entry = book.sections[stem]
+        entry = manifest.sections[stem]
         files = entry.cells
         found["raw_rows"] = f"{len(files)} files, the first {files[0]}" if files else "none: it reads other sections"
         found["measured_at"] = entry.ended
-    return found | {"commit": book.git.get("commit")}
+    return found | {"commit": manifest.git.get("commit")}
 
 
-def frame(book: Manifest, study: Study) -> "pd.DataFrame":
+def frame(manifest: Manifest, study: Study) -> "pd.DataFrame":
     """The same as a data frame with the columns of ``claims.csv``."""
     import pandas as pd
 
-    return pd.DataFrame(rows(book, study), columns=COLUMNS)
+    return pd.DataFrame(rows(manifest, study), columns=COLUMNS)
 
 
-def text(book: Manifest, study: Study) -> str:
+def text(manifest: Manifest, study: Study) -> str:
     """The bytes of ``claims.csv`` as the manifest's claims and the ledger give them."""
     from datalab.record.tables import exact
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([exact(row[name]) for name in COLUMNS] for row in rows(book, study))
+    writer.writerows([exact(row[name]) for name in COLUMNS] for row in rows(manifest, study))
     return out.getvalue()
 
 
-def write(record: Path, book: Manifest, study: Study) -> None:
+def write(record: Path, manifest: Manifest, study: Study) -> None:
     """Write ``claims.csv`` and enter it in the manifest."""
-    atomic.write(record / NAME, text(book, study))
-    book.add_file(record, NAME)
+    atomic.write(record / NAME, text(manifest, study))
+    manifest.add_file(record, NAME)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datalab.errors import UserError
-from datalab.record import claimstable, manifest, provenance, surroundings, tablediff, verify
+from datalab.record import claimstable, provenance, surroundings, tablediff, verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.record.surroundings import Setting
@@ -180,29 +180,29 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
 def _whole(record: Path, study: Study) -> Manifest:
     """The manifest of a record whose files are what it says they are; a section that failed is no hindrance."""
     name = provenance.shown(record)
-    if record.is_dir() and not (record / manifest.NAME).exists():
-        raise UserError(f"record '{name}': {manifest.NAME} is missing; name a folder that `datalab run` wrote")
+    if record.is_dir() and not (record / Manifest.NAME).exists():
+        raise UserError(f"record '{name}': {Manifest.NAME} is missing; name a folder that `datalab run` wrote")
     findings = [f for f in verify.verify(record, study).findings if f.kind != "incomplete" or f.what == verify.RECORD]
     if findings:
         more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
         raise UserError(f"record '{name}' is not whole ({findings[0]}{more}); `datalab verify {name}` names everything")
-    return manifest.load(record)
+    return Manifest.load(record)
 
 
-def _side(record: Path, book: Manifest) -> Side:
-    return Side(provenance.shown(record), book.profile, book.created, book.git.get("commit"))
+def _side(record: Path, manifest: Manifest) -> Side:
+    return Side(provenance.shown(record), manifest.profile, manifest.created, manifest.git.get("commit"))
 
 
-def _timed(book: Manifest) -> Set[str]:
+def _timed(manifest: Manifest) -> Set[str]:
     """The claims whose measured value is time or memory: they rest on a table that is marked so."""
-    timed = {path for path, entry in book.files.items() if entry.timing}
-    return {claim["id"] for entry in book.sections.values() for claim in entry.claims if claim["table"] in timed}
+    timed = {path for path, entry in manifest.files.items() if entry.timing}
+    return {claim["id"] for entry in manifest.sections.values() for claim in entry.claims if claim["table"] in timed}
 
 
-def _claims(book: Manifest, study: Study) -> dict[str, dict[str, str]]:
+def _claims(manifest: Manifest, study: Study) -> dict[str, dict[str, str]]:
     """Every claim's figures as ``claims.csv`` has them; those that only another version's ledger knows come last."""
-    rows = {row["id"]: row for row in claimstable.rows(book, study)}
-    measured = {claim["id"]: claim for entry in book.sections.values() for claim in entry.claims}
+    rows = {row["id"]: row for row in claimstable.rows(manifest, study)}
+    measured = {claim["id"]: claim for entry in manifest.sections.values() for claim in entry.claims}
     rows |= {one: claim for one, claim in sorted(measured.items()) if one not in rows}
     return {one: {name: exact(row.get(name)) for name in _COMPARED} for one, row in rows.items()}
 
@@ -246,15 +246,15 @@ def _tables(
             yield TableComparison(path, timing, diff=tablediff.diff(*grids, tolerance, timed))
 
 
-def _data(*books: Manifest) -> list[str]:
+def _data(*manifests: Manifest) -> list[str]:
     """The paths of the tables of any of the records, then of their figures' data."""
-    paths = {path for book in books for path in book.files if path.endswith(".csv")}
+    paths = {path for manifest in manifests for path in manifest.files if path.endswith(".csv")}
     return [path for folder in ("tables/", "figures/") for path in sorted(paths) if path.startswith(folder)]
 
 
 def _sections(a: Manifest, b: Manifest) -> Iterator[SectionComparison]:
     for stem in dict.fromkeys([*a.sections, *b.sections]):
-        statuses = [book.sections[stem].status if stem in book.sections else None for book in (a, b)]
+        statuses = [manifest.sections[stem].status if stem in manifest.sections else None for manifest in (a, b)]
         if statuses[0] != statuses[1]:
             yield SectionComparison(stem, *statuses)
 
@@ -262,11 +262,11 @@ def _sections(a: Manifest, b: Manifest) -> Iterator[SectionComparison]:
 def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manifest) -> FileGroup:
     hashes_a, hashes_b = (
         {
-            path: book.files[path].sha256
-            for path in sorted(book.files)
+            path: manifest.files[path].sha256
+            for path in sorted(manifest.files)
             if path.startswith(folder) and path.endswith(kinds)
         }
-        for book in (a, b)
+        for manifest in (a, b)
     )
     both = [path for path in hashes_a if path in hashes_b]
     different = tuple(path for path in both if hashes_a[path] != hashes_b[path])

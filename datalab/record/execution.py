@@ -24,7 +24,7 @@ _TOO_LONG = "ran longer than"
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ExecutionResult:
     """Whether a notebook is complete; else why not, in one line. ``ran`` of ``cells`` code cells ran without error."""
 
     complete: bool
@@ -106,10 +106,10 @@ class Execution(threading.Thread):
             self._tell_the_truth()
             atomic.write(self.target, nbformat.writes(self.notebook))
 
-    def judge(self) -> Judgement:
+    def judge(self) -> ExecutionResult:
         """What the cells say."""
         if self.notebook is None:
-            return Judgement(False, self._failure or "the notebook could not be read", 0, 0)
+            return ExecutionResult(False, self._failure or "the notebook could not be read", 0, 0)
         return judge(self.notebook, self._replies, self._failure)
 
     # Called by the engine below.
@@ -160,7 +160,7 @@ class Execution(threading.Thread):
         return "the kernel died" if name == "DeadKernelError" else lines[0]
 
 
-def judge(notebook: Any, replies: dict[int, str], failure: str = "") -> Judgement:
+def judge(notebook: Any, replies: dict[int, str], failure: str = "") -> ExecutionResult:
     """Judge an executed notebook: every code cell answered ``ok`` by the kernel, counted 1, 2, ..., without an error.
 
     ``replies`` maps ``id(cell)`` to the status the kernel answered; ``failure`` words what stopped the run.
@@ -172,16 +172,16 @@ def judge(notebook: Any, replies: dict[int, str], failure: str = "") -> Judgemen
         where = f"code cell {position} of {len(code)}"
         if error is not None:
             what = f"{error.ename}: {error.evalue}".strip(": ").splitlines()[0]
-            return Judgement(False, f"{where} raised {what}", ran, len(code))
+            return ExecutionResult(False, f"{where} raised {what}", ran, len(code))
         if replies.get(id(cell)) != "ok":
             if failure.startswith(_TOO_LONG):
-                return Judgement(False, f"{where} {failure}", ran, len(code))
+                return ExecutionResult(False, f"{where} {failure}", ran, len(code))
             what = f"stopped in {where}" if cell.execution_count or ran == position - 1 else f"never reached {where}"
-            return Judgement(False, f"{what}: {failure or 'the kernel did not answer'}", ran, len(code))
+            return ExecutionResult(False, f"{what}: {failure or 'the kernel did not answer'}", ran, len(code))
         if cell.execution_count != position:
-            return Judgement(False, f"{where} has execution count {cell.execution_count}", ran, len(code))
+            return ExecutionResult(False, f"{where} has execution count {cell.execution_count}", ran, len(code))
         ran += 1
-    return Judgement(not failure, failure, ran, len(code))
+    return ExecutionResult(not failure, failure, ran, len(code))
 
 
 def is_code(cell: Any) -> bool:

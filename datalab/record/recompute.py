@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab.record import progress, provenance, replay
-from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
@@ -42,20 +42,20 @@ class Recomputed:
 
 
 def recompute(
-    record: Path, book: Manifest, study: Study, stems: list[str], workers: int | None = None
+    record: Path, manifest: Manifest, study: Study, stems: list[str], workers: int | None = None
 ) -> list[Recomputed]:
     """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
     from joblib.externals.loky import ProcessPoolExecutor
 
     def size(stem: str) -> int:
-        return sum(book.files[path].bytes for path in book.sections[stem].cells if path in book.files)
+        return sum(manifest.files[path].bytes for path in manifest.sections[stem].cells if path in manifest.files)
 
     count = min(workers or provenance.machine()["cores"], len(stems))
 
     def listed(stem: str) -> list[str]:
-        return [path for path in book.files_of(stem) if path.startswith(("tables/", "figures/"))]
+        return [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
 
-    jobs = {stem: (record, study, stem, book.sections[stem], listed(stem)) for stem in stems}
+    jobs = {stem: (record, study, stem, manifest.sections[stem], listed(stem)) for stem in stems}
     if count <= 1:
         return [of_section(*jobs[stem]) for stem in stems]
     environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
@@ -65,17 +65,17 @@ def recompute(
         return [running[stem].result() for stem in stems]
 
 
-def other_libraries(book: Manifest) -> list[str]:
+def other_libraries(manifest: Manifest) -> list[str]:
     """The libraries of :data:`LIBRARIES` that the record was made with in another version: ``numpy 2.3 (here 2.4)``."""
     found = []
     for name in LIBRARIES:
-        here, then = version(name), book.packages.get(name)
+        here, then = version(name), manifest.packages.get(name)
         if here != then:
             found.append(f"{name} {then} (here {here})")
     return found
 
 
-def of_section(record: Path, study: Study, stem: str, entry: SectionEntry, listed: Collection[str]) -> Recomputed:
+def of_section(record: Path, study: Study, stem: str, entry: SectionRecord, listed: Collection[str]) -> Recomputed:
     """Compute one section anew and compare all it left in the record; ``listed`` are its tables and figures."""
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
@@ -116,7 +116,7 @@ def _first_line(held: bytes, new: bytes) -> str:
     return ": they differ in length"
 
 
-def _stated(entry: SectionEntry, fragment: Mapping[str, Any]) -> Iterator[Difference]:
+def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Difference]:
     """Claims one by one; what the manifest says of tables, figures, headline and raw cells as a whole."""
     fragment = json.loads(json.dumps(fragment))
     held = {claim["id"]: claim for claim in entry.claims}
@@ -141,7 +141,7 @@ def _stated(entry: SectionEntry, fragment: Mapping[str, Any]) -> Iterator[Differ
             )
 
 
-def _outputs(record: Path, stem: str, entry: SectionEntry, done: replay.Replay) -> Iterator[Difference]:
+def _outputs(record: Path, stem: str, entry: SectionRecord, done: replay.Replay) -> Iterator[Difference]:
     """The executed notebook: its code is the source's, its outputs are what the raw rows give."""
     path = f"notebooks/{stem}.ipynb"
     try:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datalab.errors import UserError
-from datalab.record import rawrows, section, staging
-from datalab.record.manifest import SectionEntry
+from datalab.record import rawrows, section, transaction
+from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
 from datalab.record.study import Study
 
@@ -47,7 +47,7 @@ class Replay:
     labels: frozenset[str]  # of the cells that its sweeps asked for
 
 
-def replay(record: Path, study: Study, stem: str, entry: SectionEntry, stage: Path) -> Replay:
+def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: Path) -> Replay:
     """Run the section's notebook over the raw rows of ``record``; its tables and figures are left in ``stage``.
 
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
@@ -72,7 +72,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionEntry, stage: Pa
         for source in _code(notebook, given):
             shell.number += 1
             outputs[shell.number] = _run(shell, source)
-    fragment = staging.read_fragment(stage)
+    fragment = transaction.read_fragment(stage)
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
     return Replay(fragment, outputs, opened[0].number, frozenset(opened[0].labels))

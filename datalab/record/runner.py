@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claimstable, lock, manifest, plan, progress, provenance, section, staging, verify
+from datalab.record import claimstable, lock, plan, progress, provenance, section, transaction, verify
+from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.interrupts import Interrupts
 from datalab.record.kernel import kill_left_over
-from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
-from datalab.record.screen import Screen
 from datalab.record.study import Study
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -42,16 +42,16 @@ def run(
     written (a full disk) ends the run with status 1.
     """
     record = record.resolve()  # the kernels work in another folder
-    screen, interrupts = Screen(), Interrupts()
+    console, interrupts = RunConsole(), Interrupts()
     with interrupts.watched():
         try:
             missing = plan.missing_datasets(jobs)
-            screen.plan(jobs, missing)
+            console.plan(jobs, missing)
             _check_folder(record, profile, fresh)
             if missing:
-                _fetch(missing, screen)
+                _fetch(missing, console)
             with interrupts.deferred():
-                return _run(study, jobs, record, profile, fresh, screen, interrupts, python=python, timeout=timeout)
+                return _run(study, jobs, record, profile, fresh, console, interrupts, python=python, timeout=timeout)
         except KeyboardInterrupt:
             why, status = "Interrupted", INTERRUPTED
         except OSError as error:
@@ -59,7 +59,7 @@ def run(
         kept = (
             f"finished work is kept in {provenance.shown(record)}" if os.path.exists(record) else "nothing was written"
         )
-        screen.say(f"{why}; {kept}. Resume with: {resume or 'the same command'}")
+        console.say(f"{why}; {kept}. Resume with: {resume or 'the same command'}")
         return status
 
 
@@ -69,7 +69,7 @@ def _run(
     record: Path,
     profile: str,
     fresh: bool,
-    screen: Screen,
+    console: RunConsole,
     interrupts: Interrupts,
     **how: Any,
 ) -> int:
@@ -79,20 +79,20 @@ def _run(
         _check_folder(record, profile, fresh)
         if fresh:
             _empty(record)
-        book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile, study)
-        driver = _Driver(study, record, book, screen, interrupts, **how)
+        manifest = Manifest.load(record) if (record / Manifest.NAME).exists() else Manifest.create(profile, study)
+        driver = _Driver(study, record, manifest, console, interrupts, **how)
         try:
             driver.run_all(jobs)
         finally:
             driver.close()
     finally:
         lock.release(record)
-    entries = [book.sections[job.section.stem] for job in jobs]
+    entries = [manifest.sections[job.section.stem] for job in jobs]
     for entry in entries:
-        screen.headline(entry)
+        console.headline(entry)
     where = provenance.shown(record)
-    screen.say(f"Executed notebooks: {where}/notebooks   tables: {where}/tables   verdicts: {where}/claims.csv")
-    screen.say(f"Check the record with: datalab verify {where}")
+    console.say(f"Executed notebooks: {where}/notebooks   tables: {where}/tables   verdicts: {where}/claims.csv")
+    console.say(f"Check the record with: datalab verify {where}")
     return OK if all(entry.status == "complete" for entry in entries) else FAILED
 
 
@@ -103,29 +103,29 @@ class _Driver:
     """
 
     def __init__(
-        self, study: Study, record: Path, book: Manifest, screen: Screen, interrupts: Interrupts, **how: Any
+        self, study: Study, record: Path, manifest: Manifest, console: RunConsole, interrupts: Interrupts, **how: Any
     ) -> None:
         self._study = study
-        self._record, self._book, self._how = record, book, how
-        self._screen, self._interrupts = screen, interrupts
+        self._record, self._manifest, self._how = record, manifest, how
+        self._console, self._interrupts = console, interrupts
         self._sources = provenance.sources(study.ledger)
-        self._opened = self._adopted = False
+        self._opened = self._recovered = False
 
     def run_all(self, jobs: Sequence[Job]) -> None:
         """Run what is not current, in order; a section that reads one that did not complete is not run."""
-        if not self._book.closed:  # new, or its writer was killed
-            self._adopted = True
-            for noted in staging.adopt(self._record, self._book):
+        if not self._manifest.closed:  # new, or its writer was killed
+            self._recovered = True
+            for noted in transaction.recover(self._record, self._manifest):
                 kill_left_over(noted)
         for job in jobs:
-            entry = SectionEntry(number=job.section.number, title=job.section.title)
-            self._book.sections.setdefault(job.section.stem, entry)
+            entry = SectionRecord(number=job.section.number, title=job.section.title)
+            self._manifest.sections.setdefault(job.section.stem, entry)
         for job in jobs:
             key = self._key(job)
-            current = is_current(self._record, self._book, job.section.stem, key)
+            current = is_current(self._record, self._manifest, job.section.stem, key)
             self._interrupts.check()
             if current:
-                self._screen.skipped(job)
+                self._console.skipped(job)
                 continue
             self._open()
             broken = [stem for stem in job.reads if self._is_broken(stem)]
@@ -137,10 +137,10 @@ class _Driver:
 
     def close(self) -> None:
         """Write what spans sections and close the record; one in which nothing ran is left to the byte."""
-        if any(entry.status == "running" for entry in self._book.sections.values()):
-            staging.adopt(self._record, self._book, "the run ended before it could be judged")
-        if self._opened or self._adopted:
-            staging.close(self._record, self._book, self._study)
+        if any(entry.status == "running" for entry in self._manifest.sections.values()):
+            transaction.recover(self._record, self._manifest, "the run ended before it could be judged")
+        if self._opened or self._recovered:
+            transaction.close(self._record, self._manifest, self._study)
 
     def _open(self) -> None:
         """Before the first notebook of this call: note what runs it, and trust no raw cell that has changed.
@@ -150,55 +150,55 @@ class _Driver:
         """
         if self._opened:
             return
-        manifest.refresh(self._book, self._study)
-        self._book.closed = False
-        manifest.save(self._record, self._book)
+        self._manifest.refresh(self._study)
+        self._manifest.closed = False
+        self._manifest.save(self._record)
         self._opened = True
-        for path in staging.drop_changed_cells(self._record, self._book):
-            self._screen.say(f"     {path} is not what was written: it will be computed again")
+        for path in transaction.drop_changed_cells(self._record, self._manifest):
+            self._console.say(f"     {path} is not what was written: it will be computed again")
 
     def _is_broken(self, stem: str) -> bool:
-        entry = self._book.sections.get(stem)
+        entry = self._manifest.sections.get(stem)
         return entry is not None and entry.status in ("failed", "interrupted")
 
     def _key(self, job: Job) -> dict[str, Any]:
         """Everything the section's results depend on."""
         parameters = job.parameters.model_dump(mode="json", exclude={"workers", "record"})
         key = {**self._sources, "notebook": provenance.notebook_sha256(job.notebook), "parameters": parameters}
-        return key | {"reads": self._book.reads_sha256(job.reads)}
+        return key | {"reads": self._manifest.reads_sha256(job.reads)}
 
     def _refuse(self, job: Job, reason: str) -> None:
-        entry = SectionEntry(number=job.section.number, title=job.section.title, status="not run", reason=reason)
-        staging.discard(self._record, self._book, job.section.stem)
-        self._book.sections[job.section.stem] = entry
-        manifest.save(self._record, self._book)
-        self._screen.end(job, entry)
+        entry = SectionRecord(number=job.section.number, title=job.section.title, status="not run", reason=reason)
+        transaction.discard(self._record, self._manifest, job.section.stem)
+        self._manifest.sections[job.section.stem] = entry
+        self._manifest.save(self._record)
+        self._console.end(job, entry)
 
     def _run_one(self, job: Job, key: dict[str, Any]) -> None:
         stem = job.section.stem
-        entry = SectionEntry(
+        entry = SectionRecord(
             number=job.section.number,
             title=job.section.title,
             status="running",
             runner="datalab run",
             key=key,
             parameters=job.parameters.model_dump(mode="json", exclude={"record"}),
-            started=manifest.now(),
+            started=provenance.now(),
             process=section.process(),
         )
-        staging.hold_room(self._record)
-        stage = staging.begin(self._record, self._book, stem, entry)
+        transaction.hold_room(self._record)
+        stage = transaction.begin(self._record, self._manifest, stem, entry)
         given = {"profile": job.parameters.profile, **job.given}
         target = self._record / "notebooks" / f"{stem}.ipynb.partial"
         try:
             execution = Execution(job.notebook, given, self._record, stage, target, **self._how)
             began, cpu = time.monotonic(), _cpu_of_children()
-            self._screen.begin(job)
+            self._console.begin(job)
             try:
                 interrupted = self._watch(job, execution, stage)
             finally:
                 execution.end()
-            staging.give_room(self._record)
+            transaction.give_room(self._record)
             entry.wall_seconds = round(time.monotonic() - began, 3)
             entry.cpu_seconds = round(_cpu_of_children() - cpu, 3)
             self._settle(job, execution, stage, interrupted)
@@ -206,74 +206,76 @@ class _Driver:
             self._fail(stem, entry, stage, f"its part of the record cannot be written: {provenance.one_line(error)}")
             raise
         finally:
-            self._screen.end(job, self._book.sections[stem])
+            self._console.end(job, self._manifest.sections[stem])
 
     def _watch(self, job: Job, execution: Execution, stage: Path) -> bool:
         """Follow the notebook to its end, or until an interruption: return whether it was interrupted."""
         execution.start()
-        entry = self._book.sections[job.section.stem]
+        entry = self._manifest.sections[job.section.stem]
         while execution.is_alive() and not self._interrupts.arrived:
             execution.join(timeout=_POLL)
             process = execution.kernel.process
             if process is not None and "kernel" not in entry.process:
                 entry.process |= {"kernel": process.pid, "connection": execution.kernel.connection}
-                manifest.save(self._record, self._book)
-            state = progress.read(stage / staging.PROGRESS)
-            self._screen.tick(job, execution.cell, execution.cells, state)
+                self._manifest.save(self._record)
+            state = progress.read(stage / transaction.PROGRESS)
+            self._console.tick(job, execution.cell, execution.cells, state)
         return execution.is_alive()
 
     def _settle(self, job: Job, execution: Execution, stage: Path, interrupted: bool) -> None:
         """Judge the notebook and enter it, as complete or as what it is."""
-        stem, book, record = job.section.stem, self._book, self._record
-        entry = book.sections[stem]
+        stem, manifest, record = job.section.stem, self._manifest, self._record
+        entry = manifest.sections[stem]
         judgement = execution.judge()
-        fragment = staging.read_fragment(stage)
+        fragment = transaction.read_fragment(stage)
         reason = judgement.reason or _missing_from(fragment, job)
         execution.save()
         entry.code_cells, entry.code_cells_ran = judgement.cells, judgement.ran
-        entry.ended, entry.process = manifest.now(), {}
+        entry.ended, entry.process = provenance.now(), {}
         if fragment is not None and not reason:
             cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
             timed = {"wall_seconds": entry.wall_seconds, "cpu_seconds": cpu, "ended": entry.ended}
             fragment["section"] |= {"status": "complete", **timed}
-            staging.merge(record, book, stem, fragment)
+            transaction.merge(record, manifest, stem, fragment)
             self._keep(execution, f"notebooks/{stem}.ipynb")
         else:
             entry.status = "interrupted" if interrupted else "failed"
             stopped = f"stopped after {judgement.ran} of {judgement.cells} code cells"
             stopped = stopped if judgement.cells else "stopped while its kernel was being started"
             entry.reason = stopped if interrupted else reason
-            staging.enter_cells(record, book, stem)
+            transaction.enter_cells(record, manifest, stem)
             self._keep(execution, f"notebooks/{stem}.{entry.status}.ipynb")
         shutil.rmtree(stage, ignore_errors=True)
-        claimstable.write(record, book, self._study)
-        manifest.save(record, book)
+        claimstable.write(record, manifest, self._study)
+        manifest.save(record)
 
-    def _fail(self, stem: str, entry: SectionEntry, stage: Path, reason: str) -> None:
+    def _fail(self, stem: str, entry: SectionRecord, stage: Path, reason: str) -> None:
         """Enter a section as failed whose outputs could not be entered; they make room, its raw cells stay."""
         shutil.rmtree(stage, ignore_errors=True)
-        staging.give_room(self._record)
-        staging.discard(self._record, self._book, stem)
+        transaction.give_room(self._record)
+        transaction.discard(self._record, self._manifest, stem)
         (self._record / "notebooks" / f"{stem}.ipynb.partial").unlink(missing_ok=True)
-        self._book.sections[stem] = entry
+        self._manifest.sections[stem] = entry
         entry.status, entry.reason, entry.process = "failed", entry.reason or reason, {}
-        entry.ended = manifest.now()
-        staging.enter_cells(self._record, self._book, stem)
-        manifest.save(self._record, self._book)
+        entry.ended = provenance.now()
+        transaction.enter_cells(self._record, self._manifest, stem)
+        self._manifest.save(self._record)
 
     def _keep(self, execution: Execution, path: str) -> None:
         """Rename the partial notebook to what it turned out to be."""
         if execution.target.exists():
             os.replace(execution.target, self._record / path)
-            self._book.add_file(self._record, path, section=execution.stem, timing=True)
+            self._manifest.add_file(self._record, path, section=execution.stem, timing=True)
 
 
-def is_current(record: Path, book: Manifest, stem: str, key: Mapping[str, Any]) -> bool:
+def is_current(record: Path, manifest: Manifest, stem: str, key: Mapping[str, Any]) -> bool:
     """Whether a section is complete, run with this key by ``datalab run``, and every file of it is whole."""
-    entry = book.sections.get(stem)
+    entry = manifest.sections.get(stem)
     if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
         return False
-    return not any(verify.change(record, path, book.files.get(path)) for path in [*book.files_of(stem), *entry.cells])
+    return not any(
+        verify.change(record, path, manifest.files.get(path)) for path in [*manifest.files_of(stem), *entry.cells]
+    )
 
 
 def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
@@ -299,13 +301,13 @@ def _check_folder(record: Path, profile: str, fresh: bool) -> None:
         raise UserError(f"record '{name}' is a file; choose a folder")
     if lock.is_held(record):
         lock.hold(record)  # refuses, naming the holder, unless this process holds it
-    if not (record / manifest.NAME).exists():
+    if not (record / Manifest.NAME).exists():
         foreign = sorted(path.name for path in record.iterdir() if path.name != lock.NAME)
         if foreign:
             raise UserError(f"folder '{name}' is not a record (it holds '{foreign[0]}'); choose an empty or a new one")
     elif not fresh:
         try:
-            held = manifest.load(record).profile
+            held = Manifest.load(record).profile
         except UserError as error:
             raise UserError(f"{error}; --fresh starts over") from None
         if held != profile:
@@ -329,12 +331,12 @@ def _empty(record: Path) -> None:
             path.unlink()
 
 
-def _fetch(missing: Sequence[str], screen: Screen) -> None:
+def _fetch(missing: Sequence[str], console: RunConsole) -> None:
     from datalab import data
 
     def show(package: str, done: int, total: int) -> None:
         if package:
-            screen.say(f"     fetching {package} ({done + 1} of {total})")
+            console.say(f"     fetching {package} ({done + 1} of {total})")
 
     data.fetch(list(missing), progress=show)
 

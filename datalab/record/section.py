@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import lock, manifest, provenance, staging
-from datalab.record.manifest import SectionEntry
+from datalab.record import lock, provenance, transaction
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
@@ -82,35 +82,35 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
-        book = _open_book(record, study, parameters.profile)
+        manifest = _open_manifest(record, study, parameters.profile)
     except UserError:
         lock.release(record)
         raise
-    entry = SectionEntry(
+    entry = SectionRecord(
         number=spec.number,
         title=spec.title,
         status="running",
         runner="notebook session",
-        key={**book.sources, "notebook": None},
-        started=manifest.now(),
+        key={**manifest.sources, "notebook": None},
+        started=provenance.now(),
         process=process(),
     )
-    stage = staging.begin(record, book, spec.stem, entry)
+    stage = transaction.begin(record, manifest, spec.stem, entry)
     return Section(study, spec, parameters, record, stage, driven=False)
 
 
-def _open_book(record: Path, study: Study, profile: str) -> manifest.Manifest:
-    if not (record / manifest.NAME).exists():
-        return manifest.create(profile, study)
-    book = manifest.load(record)
-    if book.profile != profile:
+def _open_manifest(record: Path, study: Study, profile: str) -> Manifest:
+    if not (record / Manifest.NAME).exists():
+        return Manifest.create(profile, study)
+    manifest = Manifest.load(record)
+    if manifest.profile != profile:
         name = provenance.shown(record)
-        raise UserError(f"record '{name}' holds profile '{book.profile}', not '{profile}'; choose another")
-    if not book.closed:
-        staging.adopt(record, book)
-    staging.drop_changed_cells(record, book)
-    manifest.refresh(book, study)
-    return book
+        raise UserError(f"record '{name}' holds profile '{manifest.profile}', not '{profile}'; choose another")
+    if not manifest.closed:
+        transaction.recover(record, manifest)
+    transaction.drop_changed_cells(record, manifest)
+    manifest.refresh(study)
+    return manifest
 
 
 def process() -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Section:
 
         self._must_be_open()
         tasks = list(tasks)
-        progress = Progress(self._stage / staging.PROGRESS)
+        progress = Progress(self._stage / transaction.PROGRESS)
         workers = self.parameters.workers or provenance.machine()["cores"]
         folder = self.record / "cells"
         rows = sweep.run(tasks, folder, workers, progress, executor=cluster.executor())
@@ -284,9 +284,9 @@ class Section:
         from datalab.record import claimstable
 
         self._must_be_open()
-        book = manifest.load(self.record)
-        book.sections[self.spec.stem].claims = list(self._claims.values())
-        return claimstable.frame(book, self._study)
+        manifest = Manifest.load(self.record)
+        manifest.sections[self.spec.stem].claims = list(self._claims.values())
+        return claimstable.frame(manifest, self._study)
 
     def finish(self) -> None:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
@@ -301,7 +301,7 @@ class Section:
                 "parameters": self.parameters.model_dump(mode="json"),
                 "device": provenance.device(self.parameters.device),
                 "determinism": provenance.determinism(),
-                "ended": manifest.now(),
+                "ended": provenance.now(),
                 "wall_seconds": round(time.monotonic() - self._wall, 3),
                 "cpu_seconds": round(cpu_seconds() - self._cpu, 3),
                 "peak_memory_bytes": peak_memory(),
@@ -312,18 +312,18 @@ class Section:
                 "cells": list(self._cells),
             },
         }
-        staging.write_fragment(self._stage, fragment)
+        transaction.write_fragment(self._stage, fragment)
         self._open = False
         if not self._driven:
             self._enter(fragment)
         self._show_end(files)
 
     def _enter(self, fragment: dict[str, Any]) -> None:
-        book = manifest.load(self.record)
+        manifest = Manifest.load(self.record)
         reason = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
         fragment["section"] |= {"status": "complete", "reason": reason, "process": {}}
-        staging.merge(self.record, book, self.spec.stem, fragment)
-        staging.close(self.record, book, self._study)
+        transaction.merge(self.record, manifest, self.spec.stem, fragment)
+        transaction.close(self.record, manifest, self._study)
         lock.release(self.record)
 
     def _show_end(self, files: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.manifest import Manifest, SectionRecord
 
 SOURCES = ("code", "protocol", "ledger", "lock")
 _NOT_COMPARED = ("record", "profile")  # the folder's name, and what the record says of itself as a whole
@@ -35,15 +35,19 @@ def differing(a: Manifest, b: Manifest) -> tuple[Setting, ...]:
     return (*(Setting(*found) for found in whole), *(Setting(*found, tuple(on)) for found, on in where.items()))
 
 
-def _of_record(book: Manifest) -> dict[str, Any]:
-    found: dict[str, Any] = {"profile": book.profile}
-    found |= {name: book.sources.get(name) for name in SOURCES}
-    found |= {"git commit": book.git.get("commit"), "git tree clean": book.git.get("clean"), "datalab": book.datalab}
-    found |= {f"machine: {name}": value for name, value in book.machine.items()}
-    return found | {f"package {name}": version for name, version in book.packages.items()}
+def _of_record(manifest: Manifest) -> dict[str, Any]:
+    found: dict[str, Any] = {"profile": manifest.profile}
+    found |= {name: manifest.sources.get(name) for name in SOURCES}
+    found |= {
+        "git commit": manifest.git.get("commit"),
+        "git tree clean": manifest.git.get("clean"),
+        "datalab": manifest.datalab,
+    }
+    found |= {f"machine: {name}": value for name, value in manifest.machine.items()}
+    return found | {f"package {name}": version for name, version in manifest.packages.items()}
 
 
-def _of_section(entry: SectionEntry) -> dict[str, Any]:
+def _of_section(entry: SectionRecord) -> dict[str, Any]:
     found: dict[str, Any] = {name: entry.key.get(name) for name in (*SOURCES, "notebook")}
     found |= {"runner": entry.runner, "device": entry.device}
     found |= {f"determinism: {name}": value for name, value in entry.determinism.items()}

@@ -9,16 +9,16 @@ from typing import Literal
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claimstable, crate, lock, manifest, provenance, staging
+from datalab.record import claimstable, crate, lock, provenance, transaction
 from datalab.record import recompute as recomputing
-from datalab.record.manifest import FileEntry, Manifest
+from datalab.record.manifest import FileRecord, Manifest
 from datalab.record.recompute import Recomputed
 from datalab.record.study import Study
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 RECORD = "the record"  # what a finding names that is of no single file
 _SPANNING = (claimstable.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
-_UNFINISHED = (manifest.STAGING, "cells", *staging.OUTPUTS, staging.INDEX, staging.REPORT, *_SPANNING)
+_UNFINISHED = (transaction.STAGING, "cells", *transaction.OUTPUTS, transaction.INDEX, transaction.REPORT, *_SPANNING)
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
 
 
@@ -69,28 +69,28 @@ def verify(
     """
     if not record.is_dir():
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
-    book, problem = manifest.read(record)
-    if book is None:
+    manifest, problem = Manifest.read(record)
+    if manifest is None:
         kind: Kind = "missing" if problem == "is missing" else "changed"
-        return Report([Finding(kind, manifest.NAME, problem)])
-    findings = [Finding("changed", manifest.NAME, problem)] if problem else []
-    findings += _files(record, book)
-    findings += _sections(record, book)
-    findings += _claims(record, book, study, {finding.what for finding in findings})
-    report = Report(findings, list(stale(book, study)), len(book.files) + 1, len(book.sections))
+        return Report([Finding(kind, Manifest.NAME, problem)])
+    findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
+    findings += _files(record, manifest)
+    findings += _sections(record, manifest)
+    findings += _claims(record, manifest, study, {finding.what for finding in findings})
+    report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
     if recompute and not problem:
         whole = report.whole
-        report.findings.extend(_foreign(book, study))
-        _recompute(record.resolve(), book, study, report, workers)
+        report.findings.extend(_foreign(manifest, study))
+        _recompute(record.resolve(), manifest, study, report, workers)
         if whole:
-            _derived(record.resolve(), book, report, pages)
+            _derived(record.resolve(), manifest, report, pages)
     return report
 
 
-def _foreign(book: Manifest, study: Study) -> Iterator[Finding]:
+def _foreign(manifest: Manifest, study: Study) -> Iterator[Finding]:
     """Sections that the study does not have, or has under another name, and those that hide which notebook ran."""
     known = {section.stem: section for section in study.sections}
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         if stem not in known:
             yield Finding("added", stem, "the study has no such section")
         elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
@@ -99,19 +99,19 @@ def _foreign(book: Manifest, study: Study) -> Iterator[Finding]:
             yield Finding("changed", stem, "it does not say which notebook ran")
 
 
-def _recompute(record: Path, book: Manifest, study: Study, report: Report, workers: int | None) -> None:
+def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, workers: int | None) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken = {finding.what for finding in report.findings}
     stems = [
         stem
-        for stem, entry in book.sections.items()
-        if entry.status == "complete" and not broken & {stem, *entry.cells, *book.files_of(stem)}
+        for stem, entry in manifest.sections.items()
+        if entry.status == "complete" and not broken & {stem, *entry.cells, *manifest.files_of(stem)}
     ]
-    libraries, now = recomputing.other_libraries(book), provenance.sources(study.ledger)
-    for done in recomputing.recompute(record, book, study, stems, workers):
+    libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
+    for done in recomputing.recompute(record, manifest, study, stems, workers):
         report.recomputed.append(done)
-        number = book.sections[done.stem].number
-        moved = [*_moved(book, study, done.stem, now), *libraries]
+        number = manifest.sections[done.stem].number
+        moved = [*_moved(manifest, study, done.stem, now), *libraries]
         if moved and (done.problem or done.differences):
             what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
             report.unconfirmed.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
@@ -124,13 +124,13 @@ def _recompute(record: Path, book: Manifest, study: Study, report: Report, worke
             report.findings.extend(Finding(kinds[each.claim], each.what, each.detail) for each in done.differences)
 
 
-def _derived(record: Path, book: Manifest, report: Report, pages: Pages | None) -> None:
+def _derived(record: Path, manifest: Manifest, report: Report, pages: Pages | None) -> None:
     """The crate and the pages, which say again what the manifest says: are they what it gives?"""
     differing = []
-    if (record / crate.NAME).read_text(encoding="utf-8") != crate.text(crate.metadata(record, book)):
+    if (record / crate.NAME).read_text(encoding="utf-8") != crate.text(crate.metadata(record, manifest)):
         differing.append(crate.NAME)
-    if pages is not None and staging.INDEX in book.files:
-        differing += pages(record, book)
+    if pages is not None and transaction.INDEX in manifest.files:
+        differing += pages(record, manifest)
     for path in differing:
         if report.stale:
             report.unconfirmed.append(f"{path} made anew, by other sources, is another")
@@ -138,7 +138,7 @@ def _derived(record: Path, book: Manifest, report: Report, pages: Pages | None) 
             report.findings.append(Finding("changed", path, "it is not what the record gives"))
 
 
-def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
+def change(record: Path, path: str, entry: FileRecord | None) -> Kind | None:
     """What happened to one file since it was entered; ``None`` when it is whole."""
     file = record / path
     if entry is None or not file.is_file():
@@ -148,49 +148,49 @@ def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
     return None
 
 
-def _files(record: Path, book: Manifest) -> Iterator[Finding]:
-    for path, entry in book.files.items():
-        if not book.closed and path in _SPANNING:
+def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
+    for path, entry in manifest.files.items():
+        if not manifest.closed and path in _SPANNING:
             continue
         if kind := change(record, path, entry):
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
-    listed = {manifest.NAME, lock.NAME, *book.files}
+    listed = {Manifest.NAME, lock.NAME, *manifest.files}
     for file in sorted(record.rglob("*")):
         path = file.relative_to(record).as_posix()
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
-        unlisted = not book.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
+        unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
         if not file.is_dir() and path not in listed and not unlisted:
             yield Finding("added", path, "the manifest does not list it")
 
 
-def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
+def _sections(record: Path, manifest: Manifest) -> Iterator[Finding]:
     writing = lock.is_held(record)
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         if entry.status == "running":
             detail = f"{lock.holder(record)} is running it" if writing else "interrupted: its process is gone"
             yield Finding("incomplete", stem, detail)
         elif entry.status != "complete":
             yield Finding("incomplete", stem, f"{entry.status}" + (f": {entry.reason}" if entry.reason else ""))
-    if not book.closed:
+    if not manifest.closed:
         detail = f"{lock.holder(record)} is writing to it" if writing else "its writer was interrupted"
         yield Finding("incomplete", RECORD, detail)
-    if not book.sections:
+    if not manifest.sections:
         yield Finding("incomplete", RECORD, "no section was run")
 
 
-def _claims(record: Path, book: Manifest, study: Study, broken: set[str]) -> Iterator[Finding]:
-    for stem, entry in book.sections.items():
+def _claims(record: Path, manifest: Manifest, study: Study, broken: set[str]) -> Iterator[Finding]:
+    for stem, entry in manifest.sections.items():
         for claim in entry.claims:
             table = claim["table"]
-            if table is not None and table not in book.files:
+            if table is not None and table not in manifest.files:
                 yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
             elif table in broken:
                 yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
-    if not book.closed or claimstable.NAME not in book.files:
+    if not manifest.closed or claimstable.NAME not in manifest.files:
         return  # they are written anew when the run ends
-    if book.sources.get("ledger") != study.ledger.sha256():
+    if manifest.sources.get("ledger") != study.ledger.sha256():
         return  # another ledger: what the rows should be cannot be said; the file's hash has been checked
-    expected = _by_id(claimstable.text(book, study))
+    expected = _by_id(claimstable.text(manifest, study))
     try:
         found = _by_id((record / claimstable.NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError):
@@ -210,12 +210,12 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _moved(book: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
+def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
     """What of a section's own sources is, ``now``, no longer what it was: ``["the package's code"]``."""
-    entry = book.sections[stem]
+    entry = manifest.sections[stem]
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
     reads = study.reads_of(study.find(stem))
-    if reads and entry.runner == "datalab run" and book.reads_sha256(reads) != entry.key.get("reads"):
+    if reads and entry.runner == "datalab run" and manifest.reads_sha256(reads) != entry.key.get("reads"):
         moved.append("sections that it read, run again since")
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
@@ -224,15 +224,17 @@ def _moved(book: Manifest, study: Study, stem: str, now: Mapping[str, str | None
     return moved if same else [*moved, "its notebook"]
 
 
-def stale(book: Manifest, study: Study) -> Iterator[str]:
+def stale(manifest: Manifest, study: Study) -> Iterator[str]:
     """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each."""
     now = provenance.sources(study.ledger)
     for name, words in SOURCES.items():
-        behind = [entry.number for entry in book.sections.values() if entry.key and entry.key.get(name) != now[name]]
+        behind = [
+            entry.number for entry in manifest.sections.values() if entry.key and entry.key.get(name) != now[name]
+        ]
         if behind:
             yield f"{words} changed after section{'s' * (len(behind) > 1)} {', '.join(behind)} ran"
     folder = study.notebooks
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         source = folder / f"{stem}.ipynb"
         ran = entry.key.get("notebook")
         if ran and source.is_file() and provenance.notebook_sha256(source) != ran:

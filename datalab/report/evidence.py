@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab.record import rawrows
-from datalab.record.manifest import SectionEntry
+from datalab.record.manifest import SectionRecord
 from datalab.record.tables import exact
 
 MOST_ROWS = 3000  # raw rows on one page; beyond that it names the files
@@ -72,7 +72,7 @@ class Raw:
         self._record = record
         self._read: dict[str, Any] = {}
 
-    def of(self, claim: Mapping[str, Any], entry: SectionEntry) -> RawRows | None:
+    def of(self, claim: Mapping[str, Any], entry: SectionRecord) -> RawRows | None:
         """The raw rows of a claim; ``None`` where it names none."""
         if not claim.get("raw"):
             return None
@@ -87,7 +87,7 @@ class Raw:
         files = tuple(RawFile(path, tuple(_texts(part.reindex(columns=columns)))) for path, part in parts)
         return RawRows(tuple(columns), files, max(0, count - MOST_ROWS))
 
-    def _frames(self, entry: SectionEntry) -> Iterator[tuple[str, Any]]:
+    def _frames(self, entry: SectionRecord) -> Iterator[tuple[str, Any]]:
         for path in entry.cells:
             if path not in self._read:
                 self._read[path] = rawrows.read(self._record / path)[1]

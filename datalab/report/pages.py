@@ -55,13 +55,13 @@ def environment() -> jinja2.Environment:
     return env
 
 
-def render(template: str, path: str, book: Manifest, **context: Any) -> str:
+def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
     """One page, for the place ``path`` in the record; its links are made relative by ``to``."""
 
     def to(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(path) or ".")
 
-    return environment().get_template(template).render(to=to, book=book, here=path, **context)
+    return environment().get_template(template).render(to=to, manifest=manifest, here=path, **context)
 
 
 def asset(name: str) -> str:

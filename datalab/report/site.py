@@ -9,7 +9,7 @@ from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import claimstable, crate, lock, manifest, provenance, staging, verify
+from datalab.record import claimstable, crate, lock, provenance, transaction, verify
 from datalab.record.manifest import Manifest
 from datalab.report import evidence, notebookpages, pages
 from datalab.sections import STUDY
@@ -24,30 +24,30 @@ def write(record: Path, to: Path | None = None) -> list[str]:
     is no record, it is not what its manifest says, someone is writing to it, or ``to`` holds something.
     """
     name = provenance.shown(record)
-    if not (record / manifest.NAME).is_file():
-        raise UserError(f"record '{name}': there is no {manifest.NAME} in it; name a record, such as runs/quick")
+    if not (record / Manifest.NAME).is_file():
+        raise UserError(f"record '{name}': there is no {Manifest.NAME} in it; name a record, such as runs/quick")
     broken = [finding for finding in verify.verify(record, STUDY).findings if finding.kind != "incomplete"]
     if broken:
         raise UserError(f"record '{name}' is not what its manifest says ({broken[0]}); see: datalab verify {name}")
     record = _copied(record, to) if to is not None else record
     lock.hold(record)
     try:
-        book = manifest.load(record)
-        if any(entry.status == "running" for entry in book.sections.values()):
+        manifest = Manifest.load(record)
+        if any(entry.status == "running" for entry in manifest.sections.values()):
             raise UserError(f"record '{name}' was left by a run that was killed; run its command again first")
-        if not book.closed:  # killed between two sections, or while it wrote the pages
-            staging.adopt(record, book)
-        return _write(record, book)
+        if not manifest.closed:  # killed between two sections, or while it wrote the pages
+            transaction.recover(record, manifest)
+        return _write(record, manifest)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}': cannot be written ({error.strerror})") from None
     finally:
         lock.release(record)
 
 
-def differing(record: Path, book: Manifest) -> list[str]:
+def differing(record: Path, manifest: Manifest) -> list[str]:
     """Which pages of the record are not, to the byte, what the record gives; one that is missing is among them."""
-    made = dict(site(record, book))
-    listed = {path for path in book.files if staging.is_page(path)}
+    made = dict(site(record, manifest))
+    listed = {path for path in manifest.files if transaction.is_page(path)}
     return [
         path
         for path in sorted({*made, *listed})
@@ -66,52 +66,54 @@ def _copied(record: Path, to: Path) -> Path:
         raise UserError(f"folder '{provenance.shown(to)}': cannot be written ({error})") from None
 
 
-def _write(record: Path, book: Manifest) -> list[str]:
-    aside = record / manifest.STAGING
+def _write(record: Path, manifest: Manifest) -> list[str]:
+    aside = record / transaction.STAGING
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        made = dict(site(record, book))
+        made = dict(site(record, manifest))
         for path, content in made.items():
             atomic.write(aside / path, content)
-        book.closed = False  # from here to the end a killed writer is told by verify, and put in order by a run
-        staging.drop_report(record, book)
-        manifest.save(record, book)
+        manifest.closed = False  # from here to the end a killed writer is told by verify, and put in order by a run
+        transaction.drop_report(record, manifest)
+        manifest.save(record)
         for path in made:
             (record / path).parent.mkdir(parents=True, exist_ok=True)
             (aside / path).replace(record / path)
-            book.add_file(record, path)
+            manifest.add_file(record, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    staging.close(record, book, STUDY)
+    transaction.close(record, manifest, STUDY)
     return list(made)
 
 
-def site(record: Path, book: Manifest) -> Iterator[tuple[str, str]]:
+def site(record: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Every page: its path in the record, and its text."""
-    rows = {row["id"]: row for row in claimstable.rows(book, STUDY)}
+    rows = {row["id"]: row for row in claimstable.rows(manifest, STUDY)}
     shared: dict[str, Any] = {
         "rows": rows,
-        "stale": list(verify.stale(book)),
-        "incomplete": {s: e for s, e in book.sections.items() if e.status != "complete"},
-        "notebooks": [s for s in book.sections if (record / "notebooks" / f"{s}.ipynb").exists()],
+        "stale": list(verify.stale(manifest)),
+        "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
+        "notebooks": [s for s in manifest.sections if (record / "notebooks" / f"{s}.ipynb").exists()],
         "verdicts": _counts([row["verdict"] for row in rows.values()], ledger.VERDICTS),
         "paper": _counts([row["paper_check"] for row in rows.values()], ledger.PAPER_VERDICTS),
     }
 
     def page(template: str, path: str, **context: Any) -> tuple[str, str]:
-        return path, pages.render(template, path, book, **shared, **context)
+        return path, pages.render(template, path, manifest, **shared, **context)
 
-    figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in book.files}
-    title = book.sections.get(STUDY.sections[0].stem)
+    figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in manifest.files}
+    title = manifest.sections.get(STUDY.sections[0].stem)
     caption = title.figures.get("0_curve", {}).get("caption", "") if title else ""
-    yield page("board.html.j2", staging.INDEX, figure=figure, caption=caption, headlines=_headlines(book))
+    yield page("board.html.j2", transaction.INDEX, figure=figure, caption=caption, headlines=_headlines(manifest))
     yield page("tables.html.j2", "report/tables.html", tables=paper_tables(rows))
     yield page("reading.html.j2", "report/reading.html", rules=protocol())
-    yield page("environment.html.j2", "report/environment.html", kinds=_sizes(book))
-    yield page("data.html.j2", "report/data.html", cards=_cards(book))
-    yield from _claim_pages(record, book, rows, page)
+    yield page("environment.html.j2", "report/environment.html", kinds=_sizes(manifest))
+    yield page("data.html.j2", "report/data.html", cards=_cards(manifest))
+    yield from _claim_pages(record, manifest, rows, page)
     for stem in shared["notebooks"]:
-        yield page("notebook.html.j2", f"report/notebooks/{stem}.html", stem=stem, cells=_notebook(record, book, stem))
+        yield page(
+            "notebook.html.j2", f"report/notebooks/{stem}.html", stem=stem, cells=_notebook(record, manifest, stem)
+        )
     light, dark = (
         notebookpages.code_style(".highlight", "default"),
         notebookpages.code_style(".highlight", "github-dark"),
@@ -123,12 +125,14 @@ def site(record: Path, book: Manifest) -> Iterator[tuple[str, str]]:
     yield "report/board.js", pages.asset("board.js")
 
 
-def _claim_pages(record: Path, book: Manifest, rows: dict[str, dict[str, Any]], page: Any) -> Iterator[tuple[str, str]]:
+def _claim_pages(
+    record: Path, manifest: Manifest, rows: dict[str, dict[str, Any]], page: Any
+) -> Iterator[tuple[str, str]]:
     recomputed, raw, ids = evidence.checks(record), evidence.Raw(record), list(rows)
-    measured = {claim["id"]: (stem, claim) for stem, entry in book.sections.items() for claim in entry.claims}
+    measured = {claim["id"]: (stem, claim) for stem, entry in manifest.sections.items() for claim in entry.claims}
     for place, (claim_id, row) in enumerate(rows.items()):
         stem, claim = measured.get(claim_id, (None, {}))
-        found = raw.of(claim, book.sections[stem]) if stem else None
+        found = raw.of(claim, manifest.sections[stem]) if stem else None
         yield page(
             "claim.html.j2",
             f"report/claims/{claim_id}.html",
@@ -139,7 +143,7 @@ def _claim_pages(record: Path, book: Manifest, rows: dict[str, dict[str, Any]], 
             source=_source(stem),
             table=evidence.table(record, row["table"], row["row"]) if row["table"] else None,
             raw=claim.get("raw"),
-            cells=book.sections[stem].cells if stem else [],
+            cells=manifest.sections[stem].cells if stem else [],
             before=ids[place - 1] if place else None,
             after=ids[place + 1] if place + 1 < len(ids) else None,
         )
@@ -147,19 +151,19 @@ def _claim_pages(record: Path, book: Manifest, rows: dict[str, dict[str, Any]], 
             yield page("rawrows.html.j2", f"report/rows/{claim_id}.html", row=row, raw=claim["raw"], found=found)
 
 
-def _notebook(record: Path, book: Manifest, stem: str) -> list[dict]:
+def _notebook(record: Path, manifest: Manifest, stem: str) -> list[dict]:
     import json
 
     held = {
         entry.sha256: f"../../{path}"
-        for path, entry in book.files.items()
+        for path, entry in manifest.files.items()
         if path.startswith("figures/") and path.endswith(".png")
     }
-    known = {*book.files, *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
+    known = {*manifest.files, *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
 
     def link(target: str) -> str | None:
         path, _, fragment = target.partition("#")
-        if path.endswith(".ipynb") and f"notebooks/{path}" in book.files:
+        if path.endswith(".ipynb") and f"notebooks/{path}" in manifest.files:
             return path.removesuffix(".ipynb") + ".html"
         inside = path.removeprefix("../")
         return f"../../{inside}{'#' + fragment if fragment else ''}" if inside in known else None
@@ -173,11 +177,11 @@ def _source(stem: str | None) -> str | None:
     return f"datalab/experiments/{known[stem]}.py" if stem in known else None
 
 
-def _headlines(book: Manifest) -> list[tuple[str, str]]:
+def _headlines(manifest: Manifest) -> list[tuple[str, str]]:
     """The lines that sections asked to be printed at the end: (number, HTML)."""
     return [
         (entry.number, notebookpages.markdown(part["text"], lambda _: None))
-        for entry in book.sections.values()
+        for entry in manifest.sections.values()
         for part in entry.headline
         if "text" in part
     ]
@@ -187,22 +191,22 @@ def _counts(words: list[str], order: tuple[str, ...]) -> dict[str, int]:
     return {word: words.count(word) for word in order if word in words}
 
 
-def _sizes(book: Manifest) -> dict[str, tuple[int, int]]:
+def _sizes(manifest: Manifest) -> dict[str, tuple[int, int]]:
     """Number and bytes of the record's files by folder, without those that list the pages."""
     found: dict[str, tuple[int, int]] = {}
-    for path, entry in book.files.items():
-        if not staging.is_page(path) and path != crate.NAME:
+    for path, entry in manifest.files.items():
+        if not transaction.is_page(path) and path != crate.NAME:
             kind = path.split("/")[0]
             count, size = found.get(kind, (0, 0))
             found[kind] = (count + 1, size + entry.bytes)
     return found
 
 
-def _cards(book: Manifest) -> list[tuple[str, str]]:
+def _cards(manifest: Manifest) -> list[tuple[str, str]]:
     """The data card, as HTML, of every data set that a section of the record was given."""
     named = dict.fromkeys(
         name
-        for entry in book.sections.values()
+        for entry in manifest.sections.values()
         for value in entry.parameters.values()
         for name in ([value] if isinstance(value, str) else value if isinstance(value, list) else [])
         if isinstance(name, str) and name in data.REGISTRY

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from datalab import atomic
-from datalab.record import claimstable, manifest
-from datalab.record.manifest import STAGING, Manifest, SectionEntry
+from datalab.record import claimstable
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 
+STAGING = ".partial"  # outputs of the section that runs now; they move into place when it is complete
 FRAGMENT = "section.json"
 PROGRESS = "progress.json"
 ROOM, ROOM_BYTES = "room", 8 * 2**20  # more than a manifest, its claims and crate and an executed notebook together
@@ -23,19 +24,19 @@ def folder(record: Path, stem: str) -> Path:
     return record / STAGING / stem
 
 
-def begin(record: Path, book: Manifest, stem: str, entry: SectionEntry) -> Path:
+def begin(record: Path, manifest: Manifest, stem: str, entry: SectionRecord) -> Path:
     """Enter the section as running, drop what an earlier run of it left and the pages, and return its staging folder.
 
-    The manifest comes first: where it cannot be written nothing is dropped, and ``book`` is what it was.
+    The manifest comes first: where it cannot be written nothing is dropped, and ``manifest`` is what it was.
     """
-    before = dict(book.sections), dict(book.files), book.closed
-    left = _forget(book, stem) + _forget_pages(book)
-    book.sections[stem] = entry
-    book.closed = False
+    before = dict(manifest.sections), dict(manifest.files), manifest.closed
+    left = _forget(manifest, stem) + _forget_pages(manifest)
+    manifest.sections[stem] = entry
+    manifest.closed = False
     try:
-        manifest.save(record, book)
+        manifest.save(record)
     except OSError:
-        book.sections, book.files, book.closed = before
+        manifest.sections, manifest.files, manifest.closed = before
         raise
     for path in left:
         (record / path).unlink(missing_ok=True)
@@ -45,17 +46,17 @@ def begin(record: Path, book: Manifest, stem: str, entry: SectionEntry) -> Path:
     return folder(record, stem)
 
 
-def discard(record: Path, book: Manifest, stem: str) -> None:
+def discard(record: Path, manifest: Manifest, stem: str) -> None:
     """Delete the files a section wrote, and their entries; raw cells stay, since they are reused."""
-    for path in _forget(book, stem):
+    for path in _forget(manifest, stem):
         (record / path).unlink(missing_ok=True)
 
 
-def _forget(book: Manifest, stem: str) -> list[str]:
+def _forget(manifest: Manifest, stem: str) -> list[str]:
     """Take a section's files out of the manifest, its raw cells excepted, and return their paths."""
-    paths = [path for path in book.files_of(stem) if not path.startswith("cells/")]
+    paths = [path for path in manifest.files_of(stem) if not path.startswith("cells/")]
     for path in paths:
-        del book.files[path]
+        del manifest.files[path]
     return paths
 
 
@@ -72,17 +73,17 @@ def give_room(record: Path) -> None:
     (record / STAGING / ROOM).unlink(missing_ok=True)
 
 
-def drop_report(record: Path, book: Manifest) -> None:
+def drop_report(record: Path, manifest: Manifest) -> None:
     """Delete the pages of the record, and their entries: they tell of what is no more, or are about to be renewed."""
-    _forget_pages(book)
+    _forget_pages(manifest)
     shutil.rmtree(record / REPORT, ignore_errors=True)
     (record / INDEX).unlink(missing_ok=True)
 
 
-def _forget_pages(book: Manifest) -> list[str]:
-    paths = [path for path in book.files if is_page(path)]
+def _forget_pages(manifest: Manifest) -> list[str]:
+    paths = [path for path in manifest.files if is_page(path)]
     for path in paths:
-        del book.files[path]
+        del manifest.files[path]
     return paths
 
 
@@ -104,47 +105,49 @@ def read_fragment(stage: Path) -> dict[str, Any] | None:
         return None
 
 
-def merge(record: Path, book: Manifest, stem: str, fragment: dict[str, Any]) -> None:
+def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any]) -> None:
     """Move a complete section's outputs into place and enter them, its claims and its raw cells in the manifest."""
     stage = folder(record, stem)
     for path in fragment["files"]:
         (record / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage / path, record / path)
-        book.add_file(record, path, section=stem, timing=path in fragment["timing"])
-    book.sections[stem] = SectionEntry.model_validate({**book.sections[stem].model_dump(), **fragment["section"]})
+        manifest.add_file(record, path, section=stem, timing=path in fragment["timing"])
+    manifest.sections[stem] = SectionRecord.model_validate(
+        {**manifest.sections[stem].model_dump(), **fragment["section"]}
+    )
     for path in fragment["section"]["cells"]:
-        book.add_file(record, path, section=stem)
-    _drop_unused_cells(record, book, stem)
+        manifest.add_file(record, path, section=stem)
+    _drop_unused_cells(record, manifest, stem)
 
 
-def enter_cells(record: Path, book: Manifest, stem: str) -> None:
+def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
     """Enter the raw cells an incomplete section finished, so that the next run of it can trust them."""
     for path in sorted((record / "cells").glob("*.parquet")):
         name = f"cells/{path.name}"
-        if name not in book.files:
-            book.add_file(record, name, section=stem)
+        if name not in manifest.files:
+            manifest.add_file(record, name, section=stem)
 
 
-def drop_changed_cells(record: Path, book: Manifest) -> list[str]:
+def drop_changed_cells(record: Path, manifest: Manifest) -> list[str]:
     """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
     changed = []
-    for path, entry in list(book.files.items()):
+    for path, entry in list(manifest.files.items()):
         file = record / path
         if path.startswith("cells/") and not (file.is_file() and atomic.sha256(file) == entry.sha256):
             file.unlink(missing_ok=True)
-            del book.files[path]
+            del manifest.files[path]
             changed.append(path)
     return changed
 
 
-def adopt(record: Path, book: Manifest, reason: str = "its process was killed") -> list[dict[str, Any]]:
+def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> list[dict[str, Any]]:
     """Tell the truth about a record whose writer came to no end, and return the processes it had noted.
 
     Call it with the lock held: whatever is entered as running then is not. Half-written files are removed, finished raw
     cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
     """
     noted = []
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         if entry.status != "running":
             continue
         noted.append(entry.process)
@@ -153,34 +156,34 @@ def adopt(record: Path, book: Manifest, reason: str = "its process was killed") 
         if partial.exists():
             path = f"notebooks/{stem}.interrupted.ipynb"
             os.replace(partial, record / path)
-            book.add_file(record, path, section=stem, timing=True)
+            manifest.add_file(record, path, section=stem, timing=True)
     shutil.rmtree(record / STAGING, ignore_errors=True)
     for leftover in record.rglob(f".*{atomic.SUFFIX}"):
         leftover.unlink(missing_ok=True)
-    if INDEX not in book.files:  # it may have been killed while it wrote the pages
-        drop_report(record, book)
+    if INDEX not in manifest.files:  # it may have been killed while it wrote the pages
+        drop_report(record, manifest)
     for name in OUTPUTS:  # moved into place by a writer that was killed before it could enter them
         for path in (record / name).glob("*"):
-            if f"{name}/{path.name}" not in book.files and path.is_file():
+            if f"{name}/{path.name}" not in manifest.files and path.is_file():
                 path.unlink()
     return noted
 
 
-def close(record: Path, book: Manifest, study: Study) -> None:
+def close(record: Path, manifest: Manifest, study: Study) -> None:
     """Bring what spans sections up to date (``claims.csv``, the crate) and save the manifest."""
     from datalab.record import crate
 
     shutil.rmtree(record / STAGING, ignore_errors=True)
-    claimstable.write(record, book, study)
-    crate.write(record, book)
-    book.closed = True
-    manifest.save(record, book)
+    claimstable.write(record, manifest, study)
+    crate.write(record, manifest)
+    manifest.closed = True
+    manifest.save(record)
 
 
-def _drop_unused_cells(record: Path, book: Manifest, stem: str) -> None:
+def _drop_unused_cells(record: Path, manifest: Manifest, stem: str) -> None:
     """Delete the section's raw cells that no section's grid asks for any more: another code's, other parameters'."""
-    used = {path for entry in book.sections.values() for path in entry.cells}
-    for path in book.files_of(stem):
+    used = {path for entry in manifest.sections.values() for path in entry.cells}
+    for path in manifest.files_of(stem):
         if path.startswith("cells/") and path not in used:
             (record / path).unlink(missing_ok=True)
-            del book.files[path]
+            del manifest.files[path]

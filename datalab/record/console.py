@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from datalab.record.manifest import SectionEntry
+from datalab.record.manifest import SectionRecord
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
 
@@ -20,7 +20,7 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-class Screen:
+class RunConsole:
     """Writes to the terminal, or line by line to a log."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Screen:
             self._last = now
             self.say(f"     {span(now - self._began):>12}  {text}")
 
-    def end(self, job: Job, entry: SectionEntry) -> None:
+    def end(self, job: Job, entry: SectionRecord) -> None:
         """A notebook has ended, one way or the other."""
         if self._status is not None:
             self._try(self._status.stop)
@@ -114,7 +114,7 @@ class Screen:
         reason = f": {entry.reason}" if entry.reason else ""
         self.say(f"{job.section.number:<4} {job.section.stem}: {entry.status}{took}{reason}")
 
-    def headline(self, entry: SectionEntry) -> None:
+    def headline(self, entry: SectionRecord) -> None:
         """What a section asked to be printed at the end."""
         from rich.markup import escape
         from rich.table import Table
