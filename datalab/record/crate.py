@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab import atomic
-from datalab.record import claimstable
+from datalab.record import claims_table
 from datalab.record.manifest import Manifest, SectionRecord
 
 NAME = "ro-crate-metadata.json"
@@ -99,7 +99,7 @@ def _add_files(crate: Any, record: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _names(manifest: Manifest) -> dict[str, str]:
     """What a reader would call the files, by path without ending: captions; raw cells have no better name than it."""
-    names = {_bare(claimstable.NAME): "Every statement of the paper, with what was measured and its verdict"}
+    names = {_bare(claims_table.NAME): "Every statement of the paper, with what was measured and its verdict"}
     for stem, entry in manifest.sections.items():
         names[f"notebooks/{stem}"] = f"Section {entry.number}: the executed notebook"
         names |= {f"tables/{name}": about["caption"] for name, about in entry.tables.items()}

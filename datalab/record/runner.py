@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claimstable, lock, plan, progress, provenance, section, transaction, verify
+from datalab.record import claims_table, lock, plan, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.interrupts import Interrupts
@@ -246,7 +246,7 @@ class _Driver:
             transaction.enter_cells(record, manifest, stem)
             self._keep(execution, f"notebooks/{stem}.{entry.status}.ipynb")
         shutil.rmtree(stage, ignore_errors=True)
-        claimstable.write(record, manifest, self._study)
+        claims_table.write(record, manifest, self._study)
         manifest.save(record)
 
     def _fail(self, stem: str, entry: SectionRecord, stage: Path, reason: str) -> None:

@@ -267,7 +267,7 @@ class Section:
 
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
-        from datalab.record.tables import Table, flat, shown_column
+        from datalab.record.tables import Table, flat, shown_rows
 
         self._must_be_open()
         if isinstance(what, str):
@@ -275,18 +275,16 @@ class Section:
             return
         caption = what.caption if isinstance(what, Table) else ""
         frame = what.frame if isinstance(what, Table) else flat(what)
-        columns = [shown_column(frame[column]) for column in frame]
-        rows = [list(row) for row in zip(*columns, strict=True)]
-        self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": rows})
+        self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": shown_rows(frame)})
 
     def claims(self) -> "pd.DataFrame":
         """The claims stated so far, by this section and by the others of the record, one row a claim of the ledger."""
-        from datalab.record import claimstable
+        from datalab.record import claims_table
 
         self._must_be_open()
         manifest = Manifest.load(self.record)
         manifest.sections[self.spec.stem].claims = list(self._claims.values())
-        return claimstable.frame(manifest, self._study)
+        return claims_table.frame(manifest, self._study)
 
     def finish(self) -> None:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""

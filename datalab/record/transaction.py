@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab import atomic
-from datalab.record import claimstable
+from datalab.record import claims_table
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 
@@ -174,7 +174,7 @@ def close(record: Path, manifest: Manifest, study: Study) -> None:
     from datalab.record import crate
 
     shutil.rmtree(record / STAGING, ignore_errors=True)
-    claimstable.write(record, manifest, study)
+    claims_table.write(record, manifest, study)
     crate.write(record, manifest)
     manifest.closed = True
     manifest.save(record)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claimstable, crate, lock, provenance, transaction
+from datalab.record import claims_table, crate, lock, provenance, transaction
 from datalab.record import recompute as recomputing
 from datalab.record.manifest import FileRecord, Manifest
 from datalab.record.recompute import Recomputed
@@ -17,7 +17,7 @@ from datalab.record.study import Study
 
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 RECORD = "the record"  # what a finding names that is of no single file
-_SPANNING = (claimstable.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
+_SPANNING = (claims_table.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
 _UNFINISHED = (transaction.STAGING, "cells", *transaction.OUTPUTS, transaction.INDEX, transaction.REPORT, *_SPANNING)
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
 
@@ -186,21 +186,21 @@ def _claims(record: Path, manifest: Manifest, study: Study, broken: set[str]) ->
                 yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
             elif table in broken:
                 yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
-    if not manifest.closed or claimstable.NAME not in manifest.files:
+    if not manifest.closed or claims_table.NAME not in manifest.files:
         return  # they are written anew when the run ends
     if manifest.sources.get("ledger") != study.ledger.sha256():
         return  # another ledger: what the rows should be cannot be said; the file's hash has been checked
-    expected = _by_id(claimstable.text(manifest, study))
+    expected = _by_id(claims_table.text(manifest, study))
     try:
-        found = _by_id((record / claimstable.NAME).read_text(encoding="utf-8"))
+        found = _by_id((record / claims_table.NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError):
         return  # named above as missing or changed
     for claim_id, row in expected.items():
         if claim_id not in found:
-            yield Finding("claim", claim_id, f"{claimstable.NAME} has no row for it")
+            yield Finding("claim", claim_id, f"{claims_table.NAME} has no row for it")
         elif found[claim_id] != row:
             differing = ", ".join(name for name in row if found[claim_id].get(name) != row[name]) or "its columns"
-            yield Finding("claim", claim_id, f"{claimstable.NAME} differs from what was measured in {differing}")
+            yield Finding("claim", claim_id, f"{claims_table.NAME} differs from what was measured in {differing}")
     for claim_id in found:
         if claim_id not in expected:
             yield Finding("claim", str(claim_id), "the ledger has no such claim")

@@ -9,7 +9,7 @@ from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import claimstable, crate, lock, provenance, transaction, verify
+from datalab.record import claims_table, crate, lock, provenance, transaction, verify
 from datalab.record.manifest import Manifest
 from datalab.report import evidence, notebookpages, pages
 from datalab.sections import STUDY
@@ -88,7 +88,7 @@ def _write(record: Path, manifest: Manifest) -> list[str]:
 
 def site(record: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Every page: its path in the record, and its text."""
-    rows = {row["id"]: row for row in claimstable.rows(manifest, STUDY)}
+    rows = {row["id"]: row for row in claims_table.rows(manifest, STUDY)}
     shared: dict[str, Any] = {
         "rows": rows,
         "stale": list(verify.stale(manifest)),

@@ -1,8 +1,5 @@
 """``claims.csv``: one row a statement of the paper: what the paper says, what was measured, and where it stands."""
 
-import csv
-import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,25 +22,23 @@ def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
     for stem, entry in manifest.sections.items():
         for claim in entry.claims:
             measured[claim["id"]] = {**claim, "notebook": f"notebooks/{stem}.ipynb"}
-    return [_row(statement, measured.get(statement["id"])) for statement in study.ledger.statements()]
-
-
-def _row(statement: Mapping[str, Any], measured: Mapping[str, Any] | None) -> dict[str, Any]:
-    row = dict.fromkeys(COLUMNS) | {name: statement[name] for name in LEDGER}
-    given = statement if measured is None else measured
-    return row | {name: given.get(name) for name in MEASURED}
+    table = []
+    for statement in study.ledger.statements():
+        figures = measured.get(statement["id"], statement)
+        table.append({name: statement[name] for name in LEDGER} | {name: figures.get(name) for name in MEASURED})
+    return table
 
 
 def trail(manifest: Manifest, row: dict[str, Any], study: Study) -> dict[str, Any]:
     """What leads from a statement's row to its evidence: the paper check's arithmetic, the test, raw rows, source."""
-    found = {name: study.statement(row["id"])[name] for name in ("paper_note", "test", "ceiling")}
+    statement = study.statement(row["id"])
+    steps = {name: statement[name] for name in ("paper_note", "test", "ceiling")}
     if row["notebook"]:
-        stem = str(row["notebook"]).removeprefix("notebooks/").removesuffix(".ipynb")
-        entry = manifest.sections[stem]
-        files = entry.cells
-        found["raw_rows"] = f"{len(files)} files, the first {files[0]}" if files else "none: it reads other sections"
-        found["measured_at"] = entry.ended
-    return found | {"commit": manifest.git.get("commit")}
+        entry = manifest.sections[Path(row["notebook"]).stem]
+        cells = entry.cells
+        steps["raw_rows"] = f"{len(cells)} files, the first {cells[0]}" if cells else "none: it reads other sections"
+        steps["measured_at"] = entry.ended
+    return steps | {"commit": manifest.git.get("commit")}
 
 
 def frame(manifest: Manifest, study: Study) -> "pd.DataFrame":
@@ -55,13 +50,11 @@ def frame(manifest: Manifest, study: Study) -> "pd.DataFrame":
 
 def text(manifest: Manifest, study: Study) -> str:
     """The bytes of ``claims.csv`` as the manifest's claims and the ledger give them."""
-    from datalab.record.tables import exact
+    import pandas as pd
 
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([exact(row[name]) for name in COLUMNS] for row in rows(manifest, study))
-    return out.getvalue()
+    from datalab.record.tables import Table
+
+    return Table(pd.DataFrame(rows(manifest, study), columns=COLUMNS, dtype=object), "claims", "").csv()
 
 
 def write(record: Path, manifest: Manifest, study: Study) -> None:
