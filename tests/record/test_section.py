@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from datalab import ledger
 from datalab.errors import UserError
-from datalab.record import claimstable, figures, lock, plan, provenance, start, verify
+from datalab.record import claims_table, figures, lock, plan, provenance, start, verify
 from datalab.record.manifest import Manifest
 from datalab.record.section import Section
 from datalab.record.tables import Table
@@ -183,7 +183,7 @@ def test_claims_csv_has_one_row_a_statement_and_the_measured_figures_in_place(se
     assert (row["measured"], row["high"], row["n"], row["table"]) == (0.125, np.inf, 3, "tables/0_t.csv")
     assert np.isnan(row["low"])
     assert rows["verdict"].notna().all()
-    assert set(rows.columns) == set(claimstable.COLUMNS) - {"id"}
+    assert set(rows.columns) == set(claims_table.COLUMNS) - {"id"}
 
 
 def test_the_claims_stated_so_far_can_be_read_before_the_section_ends(section: Section) -> None:

@@ -32,7 +32,7 @@ class Rig:
     def __init__(self, folder: Path, reference: dict[str, bytes]) -> None:
         self.record = self.seen = folder / "record"
         self.log, self.gate, self.reference = folder / "log", folder / "gate", reference
-        self.notebooks = record_fakes.write_notebooks(folder / "notebooks")
+        self.study = record_fakes.study(record_fakes.write_notebooks(folder / "notebooks"))
         self.within: Sequence[str] = ()  # a command that runs a command, in a mount namespace for instance
         self.started: list[subprocess.Popen] = []
 
@@ -55,7 +55,7 @@ class Rig:
         self, command: Sequence[str], environment: dict[str, str], weak: bool = False, terminal: int = subprocess.PIPE
     ) -> subprocess.Popen:
         """Any ``datalab`` command, in a process group of its own, as a terminal starts it."""
-        program = [*self.within, sys.executable, str(record_fakes.HERE / "record_fakes.py"), str(self.notebooks)]
+        program = [*self.within, sys.executable, str(record_fakes.HERE / "record_fakes.py"), str(self.study.notebooks)]
         path = [environment.get("PYTHONPATH"), str(record_fakes.HERE), os.environ.get("PYTHONPATH")]
         environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
         environment |= {"FAKE_LOG": str(self.log), "FAKE_GATE": str(self.gate)}
@@ -87,7 +87,7 @@ class Rig:
         out, err = self.start(*names, **how).communicate(timeout=120)
         assert err == "", out + err
         assert out.count(": complete") == len(names), out
-        assert verify.verify(self.seen).findings == []
+        assert verify.verify(self.seen, self.study).findings == []
         stems = {section.stem for section in record_fakes.SECTIONS if section.number in names}
         assert {path.name for path in (self.seen / "notebooks").iterdir()} == {f"{stem}.ipynb" for stem in stems}
         prefixes = tuple(f"{name.replace('.', '_')}_" for name in names)
@@ -108,7 +108,7 @@ class Rig:
         assert reason in entry.reason
         assert "\n" not in entry.reason
         assert manifest.closed or not room
-        findings = verify.verify(self.seen).findings
+        findings = verify.verify(self.seen, self.study).findings
         assert {finding.kind for finding in findings} == {"incomplete"}
         assert [finding.detail for finding in findings if finding.what == stem] == [f"{status}: {entry.reason}"]
         saved = {path.name for path in (self.seen / "notebooks").glob(f"{stem}*")}
