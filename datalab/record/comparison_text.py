@@ -1,7 +1,7 @@
 """What ``datalab compare`` prints: what differs, the claims first, then table by table, then the environment."""
 
 from collections.abc import Iterator, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 from datalab.record.compare import ClaimComparison, Comparison, TableComparison
 from datalab.record.tablediff import KINDS, TOLERANCE, Cell
@@ -139,6 +139,7 @@ def _pair(a: str | None, b: str | None, cut: bool = False) -> list[str]:
     """Both values with a bar between; where they are long, what surrounds the first character that differs."""
     texts = [str(text or NOTHING).replace("\n", " ") for text in (a, b)]
     if cut and max(map(len, texts)) > WIDTH:
-        start = max(0, len(commonprefix(texts)) - WIDTH // 4)
+        shared = sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(*texts, strict=False)))
+        start = max(0, shared - WIDTH // 4)
         texts = ["…" * (start > 0) + text[start:][:WIDTH] + "…" * (start + WIDTH < len(text)) for text in texts]
     return [texts[0], "|", texts[1]]

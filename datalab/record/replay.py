@@ -5,20 +5,20 @@ by cell in an IPython shell of this process, with the section's recorded paramet
 rows where a run would compute them.
 """
 
+import base64
 import contextlib
+import hashlib
 import io
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datalab.errors import UserError
 from datalab.record import rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
-from datalab.record.study import Study
+from datalab.record.study import SectionSpec, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,17 +28,15 @@ class ReplayError(RuntimeError):
     """The section cannot be computed from these rows by this code: why, in one line."""
 
 
-@dataclass
-class Output:
-    """What one code cell showed: its printed text, and the data of each display by media type."""
+class Output(NamedTuple):
+    """What one code cell showed: its printed text, its warnings, and each display as :func:`hashed` has it."""
 
-    printed: str = ""
-    warned: str = ""
-    shown: list[dict[str, Any]] = field(default_factory=list)
+    printed: str
+    warned: str
+    displays: list[dict[str, str]]
 
 
-@dataclass
-class Replay:
+class Replay(NamedTuple):
     """A section as its raw rows give it: ``fragment`` is what ``finish()`` states, ``outputs`` are by code cell."""
 
     fragment: dict[str, Any]
@@ -66,9 +64,9 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
     given |= {"device": "cpu"} if "device" in given else {}
     shell = _shell()
-    outputs: dict[int, Output] = {}
     shell.user_ns[section.OPENER] = opener
-    with _working_in(notebook.parent):
+    outputs: dict[int, Output] = {}
+    with contextlib.chdir(notebook.parent):
         for source in _code(notebook, given):
             shell.number += 1
             outputs[shell.number] = _run(shell, source)
@@ -78,6 +76,19 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     return Replay(fragment, outputs, opened[0].number, frozenset(opened[0].labels))
 
 
+def hashed(data: Mapping[str, Any]) -> dict[str, str]:
+    """A display by media type: a text as it is, a picture as the hash of its bytes, which a file holds as base64."""
+    display = {}
+    for kind, value in data.items():
+        content = "".join(value) if isinstance(value, list) else value
+        if kind.startswith("image/") and kind != "image/svg+xml":
+            content = content if isinstance(content, bytes) else base64.b64decode(content)
+            display[kind] = hashlib.sha256(content).hexdigest()
+        else:
+            display[kind] = content if isinstance(content, str) else json.dumps(content)
+    return display
+
+
 class _Rows:
     """The raw rows of some cells, found by what made them: function and parameters, on whichever device."""
 
@@ -85,17 +96,17 @@ class _Rows:
         self._at: dict[str, tuple[str, pd.DataFrame]] = {}
         for path in paths:
             try:
-                about, frame = rawrows.read(record / path)
+                made_by, frame = rawrows.read(record / path)
             except UserError as error:
                 raise ReplayError(str(error)) from None
-            self._at[self._name(about["function"], about["parameters"])] = (path, frame)
+            self._at[self._name(made_by["function"], made_by["parameters"])] = (path, frame)
 
-    def find(self, task: Any) -> tuple[str, "pd.DataFrame"]:
+    def of(self, task: Any) -> tuple[str, "pd.DataFrame"]:
         """The path and the rows of one task."""
-        found = self._at.get(self._name(task.function, json.loads(json.dumps(task.parameters))))
-        if found is None:
+        name = self._name(task.function, json.loads(json.dumps(task.parameters)))
+        if name not in self._at:
             raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
-        return found
+        return self._at[name]
 
     @staticmethod
     def _name(function: str, parameters: dict[str, Any]) -> str:
@@ -107,7 +118,7 @@ class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
     def __init__(
-        self, study: Study, spec: Any, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any
+        self, study: Study, spec: SectionSpec, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any
     ) -> None:
         super().__init__(study, spec, parameters, record, stage, driven=True)
         self._rows, self._shell = rows, shell
@@ -120,9 +131,9 @@ class _Replayed(section.Section):
 
         tasks = list({task.key: task for task in tasks}.values())
         self.labels |= {task.label for task in tasks}
-        found = [self._rows.find(task) for task in tasks]
-        self._cells.update((path, None) for path, _ in found)
-        self._raw.append(pd.concat([frame for _, frame in found], ignore_index=True))
+        paths, frames = zip(*(self._rows.of(task) for task in tasks), strict=True)
+        self._cells.update(dict.fromkeys(paths))
+        self._raw.append(pd.concat(frames, ignore_index=True))
         return self._raw[-1].copy()
 
     def _cell_number(self) -> int:
@@ -160,10 +171,7 @@ def _shell() -> Any:
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
         number = 0  # of the code cell that runs
-
-        def __init__(self, **given: Any) -> None:
-            self.shown: list[dict[str, Any]] = []
-            super().__init__(**given)
+        shown: list[dict[str, Any]]  # by that cell
 
         def init_history(self) -> None:
             super().init_history()
@@ -175,7 +183,7 @@ def _shell() -> Any:
 
 
 def _run(shell: Any, source: str) -> Output:
-    shell.shown = shown = []
+    shell.shown = []
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec
@@ -184,14 +192,4 @@ def _run(shell: Any, source: str) -> Output:
     if error is not None:
         first = (str(error).splitlines() or [""])[0]
         raise ReplayError(f"code cell {shell.number} raised {type(error).__name__}: {first}")
-    return Output(printed.getvalue(), warned.getvalue(), shown)
-
-
-@contextlib.contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+    return Output(printed.getvalue(), warned.getvalue(), [hashed(data) for data in shell.shown])
