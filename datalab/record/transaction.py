@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from datalab import atomic
-from datalab.record import claims_table
+from datalab.errors import UserError
+from datalab.record import claims_table, provenance
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 
@@ -19,9 +21,18 @@ OUTPUTS = ("notebooks", "tables", "figures")
 INDEX, REPORT = "index.html", "report"  # the record's pages
 
 
-def folder(record: Path, stem: str) -> Path:
-    """Where the section ``stem`` gathers its outputs while it runs."""
-    return record / STAGING / stem
+def open_manifest(record: Path, study: Study, profile: str) -> Manifest:
+    """The manifest of a record to be written to; a new one where there is none.
+
+    Raises :class:`UserError` when it cannot be read or the record holds another profile.
+    """
+    if not (record / Manifest.NAME).exists():
+        return Manifest.create(profile, study)
+    manifest = Manifest.load(record)
+    if manifest.profile != profile:
+        name = provenance.shown(record)
+        raise UserError(f"record '{name}' holds profile '{manifest.profile}', not '{profile}'; choose another")
+    return manifest
 
 
 def begin(record: Path, manifest: Manifest, stem: str, entry: SectionRecord) -> Path:
@@ -30,8 +41,9 @@ def begin(record: Path, manifest: Manifest, stem: str, entry: SectionRecord) -> 
     The manifest comes first: where it cannot be written nothing is dropped, and ``manifest`` is what it was.
     """
     before = dict(manifest.sections), dict(manifest.files), manifest.closed
-    left = _forget(manifest, stem) + _forget_pages(manifest)
+    left = [*_outputs(manifest, stem), *filter(is_page, manifest.files)]
     manifest.sections[stem] = entry
+    manifest.files = {path: file for path, file in manifest.files.items() if path not in left}
     manifest.closed = False
     try:
         manifest.save(record)
@@ -40,24 +52,27 @@ def begin(record: Path, manifest: Manifest, stem: str, entry: SectionRecord) -> 
         raise
     for path in left:
         (record / path).unlink(missing_ok=True)
+    stage = record / STAGING / stem
     shutil.rmtree(record / REPORT, ignore_errors=True)
-    shutil.rmtree(folder(record, stem), ignore_errors=True)
-    folder(record, stem).mkdir(parents=True)
-    return folder(record, stem)
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    return stage
 
 
 def discard(record: Path, manifest: Manifest, stem: str) -> None:
     """Delete the files a section wrote, and their entries; raw cells stay, since they are reused."""
-    for path in _forget(manifest, stem):
+    _drop(record, manifest, _outputs(manifest, stem))
+
+
+def _outputs(manifest: Manifest, stem: str) -> list[str]:
+    return [path for path in manifest.files_of(stem) if not path.startswith("cells/")]
+
+
+def _drop(record: Path, manifest: Manifest, paths: Iterable[str]) -> None:
+    """Delete these files of the record, and their entries."""
+    for path in list(paths):
         (record / path).unlink(missing_ok=True)
-
-
-def _forget(manifest: Manifest, stem: str) -> list[str]:
-    """Take a section's files out of the manifest, its raw cells excepted, and return their paths."""
-    paths = [path for path in manifest.files_of(stem) if not path.startswith("cells/")]
-    for path in paths:
         del manifest.files[path]
-    return paths
 
 
 def hold_room(record: Path) -> None:
@@ -75,16 +90,9 @@ def give_room(record: Path) -> None:
 
 def drop_report(record: Path, manifest: Manifest) -> None:
     """Delete the pages of the record, and their entries: they tell of what is no more, or are about to be renewed."""
-    _forget_pages(manifest)
+    _drop(record, manifest, filter(is_page, manifest.files))
     shutil.rmtree(record / REPORT, ignore_errors=True)
     (record / INDEX).unlink(missing_ok=True)
-
-
-def _forget_pages(manifest: Manifest) -> list[str]:
-    paths = [path for path in manifest.files if is_page(path)]
-    for path in paths:
-        del manifest.files[path]
-    return paths
 
 
 def is_page(path: str) -> bool:
@@ -106,37 +114,37 @@ def read_fragment(stage: Path) -> dict[str, Any] | None:
 
 
 def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any]) -> None:
-    """Move a complete section's outputs into place and enter them, its claims and its raw cells in the manifest."""
-    stage = folder(record, stem)
+    """Move a complete section's outputs into place and enter them, its claims and its raw cells in the manifest.
+
+    Its raw cells that no section's grid asks for any more, another code's or other parameters', are deleted.
+    """
+    stage = record / STAGING / stem
     for path in fragment["files"]:
         (record / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage / path, record / path)
         manifest.add_file(record, path, section=stem, timing=path in fragment["timing"])
-    manifest.sections[stem] = SectionRecord.model_validate(
-        {**manifest.sections[stem].model_dump(), **fragment["section"]}
-    )
-    for path in fragment["section"]["cells"]:
+    entry = manifest.sections[stem].model_dump() | fragment["section"]
+    manifest.sections[stem] = SectionRecord.model_validate(entry)
+    for path in entry["cells"]:
         manifest.add_file(record, path, section=stem)
-    _drop_unused_cells(record, manifest, stem)
+    used = {path for section in manifest.sections.values() for path in section.cells}
+    cells = (path for path in manifest.files_of(stem) if path.startswith("cells/"))
+    _drop(record, manifest, (path for path in cells if path not in used))
 
 
 def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
     """Enter the raw cells an incomplete section finished, so that the next run of it can trust them."""
-    for path in sorted((record / "cells").glob("*.parquet")):
-        name = f"cells/{path.name}"
-        if name not in manifest.files:
-            manifest.add_file(record, name, section=stem)
+    for file in sorted((record / "cells").glob("*.parquet")):
+        if f"cells/{file.name}" not in manifest.files:
+            manifest.add_file(record, f"cells/{file.name}", section=stem)
 
 
 def drop_changed_cells(record: Path, manifest: Manifest) -> list[str]:
     """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
-    changed = []
-    for path, entry in list(manifest.files.items()):
-        file = record / path
-        if path.startswith("cells/") and not (file.is_file() and atomic.sha256(file) == entry.sha256):
-            file.unlink(missing_ok=True)
-            del manifest.files[path]
-            changed.append(path)
+    entered = {path: file.sha256 for path, file in manifest.files.items() if path.startswith("cells/")}
+    whole = {path for path in entered if (record / path).is_file() and atomic.sha256(record / path) == entered[path]}
+    changed = [path for path in entered if path not in whole]
+    _drop(record, manifest, changed)
     return changed
 
 
@@ -178,12 +186,3 @@ def close(record: Path, manifest: Manifest, study: Study) -> None:
     crate.write(record, manifest)
     manifest.closed = True
     manifest.save(record)
-
-
-def _drop_unused_cells(record: Path, manifest: Manifest, stem: str) -> None:
-    """Delete the section's raw cells that no section's grid asks for any more: another code's, other parameters'."""
-    used = {path for entry in manifest.sections.values() for path in entry.cells}
-    for path in manifest.files_of(stem):
-        if path.startswith("cells/") and path not in used:
-            (record / path).unlink(missing_ok=True)
-            del manifest.files[path]
