@@ -62,7 +62,7 @@ def metadata(record: Path, manifest: Manifest) -> dict[str, Any]:
     makers = _makers(manifest)
     actions = [_add_action(crate, manifest, stem, files, makers) for stem in manifest.sections]
     if actions:
-        crate.root_dataset["mentions"] = _one_or_all(actions)
+        crate.root_dataset["mentions"] = _single_or_all(actions)
     return crate.metadata.generate()
 
 
@@ -84,17 +84,15 @@ def _describe_root(crate: Any, manifest: Manifest) -> None:
 def _add_files(crate: Any, record: Path, manifest: Manifest) -> dict[str, Any]:
     """Add every file of the record, by path. The manifest's own hash cannot be given: it holds this crate's."""
     names = _names(manifest)
-    files = {}
+    described = {}
     for path, entry in sorted(manifest.files.items()):
         if path != NAME:
-            about = {"name": names[_bare(path)]} if _bare(path) in names else {}
-            about |= {"encodingFormat": KINDS.get(Path(path).suffix, "application/octet-stream")}
-            about |= {"contentSize": str(entry.bytes), "sha256": entry.sha256}
-            files[path] = crate.add_file(record / path, dest_path=path, properties=about)
-    about = {"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
-    about |= {"encodingFormat": KINDS[".json"]}
-    files[Manifest.NAME] = crate.add_file(record / Manifest.NAME, dest_path=Manifest.NAME, properties=about)
-    return files
+            name = {"name": names[_bare(path)]} if _bare(path) in names else {}
+            kind = {"encodingFormat": KINDS.get(Path(path).suffix, "application/octet-stream")}
+            described[path] = name | kind | {"contentSize": str(entry.bytes), "sha256": entry.sha256}
+    words = {"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
+    described[Manifest.NAME] = words | {"encodingFormat": KINDS[".json"]}
+    return {path: crate.add_file(record / path, path, properties=words) for path, words in described.items()}
 
 
 def _names(manifest: Manifest) -> dict[str, str]:
@@ -102,8 +100,8 @@ def _names(manifest: Manifest) -> dict[str, str]:
     names = {_bare(claims_table.NAME): "Every statement of the paper, with what was measured and its verdict"}
     for stem, entry in manifest.sections.items():
         names[f"notebooks/{stem}"] = f"Section {entry.number}: the executed notebook"
-        names |= {f"tables/{name}": about["caption"] for name, about in entry.tables.items()}
-        names |= {f"figures/{name}": about["caption"] for name, about in entry.figures.items()}
+        names |= {f"tables/{name}": table["caption"] for name, table in entry.tables.items()}
+        names |= {f"figures/{name}": figure["caption"] for name, figure in entry.figures.items()}
     return names
 
 
@@ -123,20 +121,20 @@ def _add_action(crate: Any, manifest: Manifest, stem: str, files: dict[str, Any]
     """Add what one section did. One that did not complete, or never began, is a failed action that says why."""
     entry = manifest.sections[stem]
     status = STATUSES.get(entry.status, "Failed")
-    about = {
+    action = {
         "@type": "CreateAction",
         "name": f"Section {entry.number}: {entry.title}",
         "description": _how(entry),
         "instrument": _instrument(crate, manifest, entry.key.get("code")),
-        "environment": _one_or_all(_environment(crate, entry)),
-        "object": _one_or_all(_inputs(crate, stem, entry, files, makers)),
-        "result": _one_or_all([file for path, file in files.items() if makers.get(path) == stem]),
+        "environment": _single_or_all(_environment(crate, entry)),
+        "object": _single_or_all(_inputs(crate, stem, entry, files, makers)),
+        "result": _single_or_all([file for path, file in files.items() if makers.get(path) == stem]),
         "startTime": entry.started,
         "endTime": entry.ended,
         "actionStatus": f"http://schema.org/{status}ActionStatus",
         "error": f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
     }
-    return _add(crate, f"#section-{stem}", {name: value for name, value in about.items() if value})
+    return _add(crate, f"#section-{stem}", {name: value for name, value in action.items() if value})
 
 
 def _how(entry: SectionRecord) -> str:
@@ -156,29 +154,28 @@ def _instrument(crate: Any, manifest: Manifest, code: str | None) -> Any:
     identifier = f"#datalab-{code[:12]}" if code else "#datalab"
     if known := crate.get(identifier):
         return known
-    about = {"@type": "SoftwareApplication", "name": "datalab-reproduction"}
-    about["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
+    package = {"@type": "SoftwareApplication", "name": "datalab-reproduction"}
+    package["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
     if code != last:
-        return _add(crate, identifier, about | {"softwareVersion": f"0+unknown.{code[:12]}"})
+        return _add(crate, identifier, package | {"softwareVersion": f"0+unknown.{code[:12]}"})
     commit, clean = manifest.git.get("commit"), manifest.git.get("clean")
     local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
-    about["softwareVersion"] = f"{manifest.datalab or '0'}{local}"
+    package["softwareVersion"] = f"{manifest.datalab or '0'}{local}"
     if commit and clean:
-        about["identifier"] = f"swh:1:rev:{commit}"
-    return _add(crate, identifier, about | {"softwareRequirements": _one_or_all(_software(crate, manifest))})
+        package["identifier"] = f"swh:1:rev:{commit}"
+    return _add(crate, identifier, package | {"softwareRequirements": _single_or_all(_software(crate, manifest))})
 
 
 def _software(crate: Any, manifest: Manifest) -> list[Any]:
     """Python and the packages that results depend on most; ``record.json`` has them all."""
     python = manifest.machine.get("python", "")
-    found = [("Python", python, f"https://www.python.org/downloads/release/python-{python.replace('.', '')}/")]
+    pages = {("Python", python): f"https://www.python.org/downloads/release/python-{python.replace('.', '')}/"}
     for name in SOFTWARE:
         version = manifest.packages.get(name, "")
-        found.append((name, version, f"https://pypi.org/project/{name}/{version.split('+')[0]}/"))
-    about = {"@type": "SoftwareApplication"}
+        pages[name, version] = f"https://pypi.org/project/{name}/{version.split('+')[0]}/"
     return [
-        _add(crate, url, about | {"name": name, "softwareVersion": version, "url": url})
-        for name, version, url in found
+        _add(crate, url, {"@type": "SoftwareApplication", "name": name, "softwareVersion": version, "url": url})
+        for (name, version), url in pages.items()
         if version
     ]
 
@@ -199,9 +196,9 @@ def _inputs(
     """The notebook's source, the raw cells that other sections made, and the manifest where the section reads it."""
     inputs = []
     if digest := entry.key.get("notebook"):
-        about = {"@type": "CreativeWork", "name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
-        about |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
-        inputs.append(_add(crate, f"#notebook-{stem}", about))
+        source = {"@type": "CreativeWork", "name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
+        source |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
+        inputs.append(_add(crate, f"#notebook-{stem}", source))
     inputs += [files[path] for path in sorted(entry.cells) if path in files and makers[path] != stem]
     return inputs + ([files[Manifest.NAME]] if entry.key.get("reads") else [])
 
@@ -212,6 +209,6 @@ def _add(crate: Any, identifier: str, properties: dict[str, Any]) -> Any:
     return crate.get(identifier) or crate.add(ContextEntity(crate, identifier, properties))
 
 
-def _one_or_all(values: list[Any]) -> Any:
+def _single_or_all(values: list[Any]) -> Any:
     """RO-Crate writes a single value as itself, not as a list of one."""
     return values[0] if len(values) == 1 else values

@@ -1,5 +1,6 @@
 """Two tables as text, cell by cell: which rows belong together, and how far a pair of values is from being equal."""
 
+import csv
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -65,12 +66,11 @@ class Number(NamedTuple):
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The ``.csv`` at ``path``, every cell as the text it is; a cell that a short row lacks is empty."""
-    try:
-        text = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    return text.fillna("")
+    """The ``.csv`` at ``path``, every cell as the text it is; what a short row lacks is empty, a long one is cut."""
+    with open(path, encoding="utf-8", newline="") as stream:
+        columns, *rows = list(csv.reader(stream)) or [[]]
+    width = len(columns)
+    return pd.DataFrame([(row + [""] * width)[:width] for row in rows], columns=columns, dtype=object)
 
 
 def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = frozenset()) -> TableDiff:

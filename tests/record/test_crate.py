@@ -14,10 +14,10 @@ from rocrate import vocabs
 from rocrate.rocrate import ROCrate
 from rocrate_validator import services
 
-from datalab.record import crate, start
+from datalab.record import Study, crate
 from datalab.record.manifest import Manifest
 
-REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 CONTEXT = Path(__file__).with_name("ro_crate_1_1_context.json")
 Unmet = Callable[..., dict[str, set[str]]]
 # What the profiles recommend and the manifest does not know: who ran it, and where the package is on the web.
@@ -60,10 +60,10 @@ def unmet(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Unmet:
         assert touched == []
         assert len(result.executed_checks) > 90
         assert not result.skipped_checks
-        found: dict[str, set[str]] = {"REQUIRED": set(), "RECOMMENDED": set()}
+        names: dict[str, set[str]] = {"REQUIRED": set(), "RECOMMENDED": set()}
         for issue in result.issues:
-            found[issue.severity.name].add(issue.check.name)
-        return found
+            names[issue.severity.name].add(issue.check.name)
+        return names
 
     return check
 
@@ -83,7 +83,7 @@ def ids(value: Any) -> set[str]:
 def dangling(metadata: dict[str, Any]) -> set[str]:
     """What is referred to and not described. The validator takes whatever the root's ``hasPart`` names for a file."""
     values = [value for entity in metadata["@graph"] for value in entity.values()]
-    references = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    references = [part for value in values for part in (value if isinstance(value, list) else [value])]
     known = {entity["@id"] for entity in metadata["@graph"]} | {"https://w3id.org/ro/crate/1.1"}
     return {reference["@id"] for reference in references if isinstance(reference, dict)} - known
 
@@ -96,8 +96,10 @@ def test_a_complete_record_meets_all_that_the_profiles_ask_but_what_it_cannot_kn
     assert dangling(described(made)) == set()
 
 
-def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(record: Path, unmet: Unmet) -> None:
-    assert record_fakes.run(record, "0", "6", mode="raise") == 1
+def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(
+    record: Path, study: Study, unmet: Unmet
+) -> None:
+    assert record_fakes.run(study, record, "0", "6", mode="raise") == 1
     assert unmet(record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN | {"Action endTime", "Action result"}}
     metadata = described(record)
     stems = ("0_alpha", "3_4_beta", "6_gamma")
@@ -113,11 +115,11 @@ def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(reco
     assert dangling(metadata) == set()
 
 
-def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, unmet: Unmet) -> None:
+def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, study: Study, unmet: Unmet) -> None:
     manifest = Manifest.load(record)
     manifest.closed, manifest.sections["0_alpha"].status, manifest.sections["0_alpha"].ended = False, "running", ""
     manifest.save(record)
-    assert record_fakes.run(record, "3.4") == 0
+    assert record_fakes.run(study, record, "3.4") == 0
     assert unmet(record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN | {"Action endTime"}}
     assert entity(described(record), "#section-0_alpha")["error"] == "interrupted: its process was killed"
 
@@ -125,7 +127,7 @@ def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, unm
 def test_a_record_made_in_a_notebook_session_is_valid_without_an_executed_notebook(
     tmp_path: Path, unmet: Unmet
 ) -> None:
-    section = start(record_fakes.SECTIONS[0], profile="smoke", record=str(tmp_path / "record"))
+    section = record_fakes.start("0", {"profile": "smoke", "record": str(tmp_path / "record")})
     section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
     section.finish()
     assert unmet(section.record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN}
@@ -179,10 +181,10 @@ def test_a_crate_that_falls_short_of_what_is_recommended_is_told_so(made: Path, 
     entity(metadata, "#section-0_alpha")["error"] = "none"
     del entity(metadata, "claims.csv")["encodingFormat"]
     assert dangling(metadata) == {"tables/0_rows.csv"}
-    found = unmet(made, metadata)
-    assert found["REQUIRED"] == set()
+    checks = unmet(made, metadata)
+    assert checks["REQUIRED"] == set()
     for words in ("action error", "object and result types", "via mentions from root", "`encodingformat` property"):
-        assert any(words in name.lower() for name in found["RECOMMENDED"]), words
+        assert any(words in name.lower() for name in checks["RECOMMENDED"]), words
 
 
 def test_the_validators_context_is_that_of_ro_crate_where_the_two_meet() -> None:

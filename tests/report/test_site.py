@@ -15,7 +15,6 @@ from datalab import cli, report
 from datalab.errors import UserError
 from datalab.record import Study, lock, verify
 from datalab.record.manifest import Manifest
-from datalab.record.manifest import Manifest
 from datalab.report import pages
 
 
