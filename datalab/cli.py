@@ -1,4 +1,4 @@
-"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets; each calls the room that knows.
+"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets, api; each calls the room that knows.
 
 Exit status: 0 done, 1 a notebook failed, a record is not whole or cannot be written any more, or two records differ, 2
 the call was wrong (one line on stderr, nothing written), 130 interrupted.
@@ -217,7 +217,8 @@ def compare(
 @cli.command()
 @click.argument("record", type=RECORD)
 @click.option("--to", type=RECORD, metavar="FOLDER", help="Leave RECORD as it is; use a copy here.")
-def report(record: Path, to: Path | None) -> None:
+@click.pass_obj
+def report(study: Study, record: Path, to: Path | None) -> None:
     """Write a record's pages: RECORD/index.html and RECORD/report/, to be read offline in any browser.
 
     The manifest lists them, so that the record stays whole; running a section again drops them.
@@ -229,7 +230,7 @@ def report(record: Path, to: Path | None) -> None:
     from datalab import report as reporting
     from datalab.record.provenance import shown
 
-    pages = reporting.write(record, to)
+    pages = reporting.write(record, to, study)
     click.echo(f"{len(pages)} pages; open {shown((to or record) / 'index.html')}")
 
 
@@ -282,6 +283,22 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
         click.echo(f"fetched {len(fetched)} packages; every named set is on this disk")
         return
     _show_datasets(list(names) or list(data.REGISTRY))
+
+
+@cli.command()
+@click.option("--to", type=RECORD, metavar="FOLDER", default="api", show_default=True, help="Where to write the pages.")
+def api(to: Path) -> None:
+    """Write the package's own reference: one page a room, from the docstrings of its public functions and classes.
+
+    \b
+    Example:
+      datalab api --to api
+    """
+    from datalab.record.provenance import shown
+    from datalab.report import api as reference
+
+    pages = reference.write(to)
+    click.echo(f"{len(pages)} pages; open {shown(to / 'index.html')}")
 
 
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
