@@ -18,40 +18,41 @@ def write(folder: Path) -> list[Path]:
 
     A room is a module or a folder of modules directly under ``datalab``. Every room is imported.
     """
-    rooms = {
-        module.name: importlib.import_module(f"datalab.{module.name}")
-        for module in pkgutil.iter_modules(datalab.__path__)
-        if not module.name.startswith("_")
-    }
+    names = [module.name for module in pkgutil.iter_modules(datalab.__path__) if module.name != "__main__"]
+    rooms = {name: importlib.import_module(f"datalab.{name}") for name in names}
     template, style = pages.environment().get_template("api.html.j2"), pages.asset("style.css")
-    contents = {name: list(_modules(room)) for name, room in rooms.items()}
-    summaries = {name: inspect.getdoc(room) or "" for name, room in rooms.items()}
-    written = []
-    for name, modules in {"index": [], **contents}.items():
-        path = folder / f"{name}.html"
-        atomic.write(path, template.render(name=name, modules=modules, rooms=summaries, style=style))
-        written.append(path)
-    return written
+    contents = {"index": []} | {name: list(_modules(room)) for name, room in rooms.items()}
+    for name, modules in contents.items():
+        page = template.render(name=name, modules=modules, rooms=rooms, style=style)
+        atomic.write(folder / f"{name}.html", page)
+    return [folder / f"{name}.html" for name in contents]
 
 
-def _modules(room: ModuleType) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
-    """A room's modules: name, docstring, and its public definitions."""
+def _modules(room: ModuleType) -> Iterator[tuple[ModuleType, list[tuple[str, str]]]]:
+    """A room's modules, each with its public definitions."""
     inner = pkgutil.walk_packages(getattr(room, "__path__", ()), f"{room.__name__}.")
     for module in [room, *(importlib.import_module(entry.name) for entry in inner)]:
-        yield module.__name__, inspect.getdoc(module) or "", list(_definitions(module, module.__name__))
+        yield module, list(_definitions(module, module.__name__))
 
 
 def _definitions(owner: Any, module: str, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The public functions and classes defined in a module, and the methods of these: signature and docstring."""
     for name, thing in vars(owner).items():
-        thing = thing.__func__ if isinstance(thing, classmethod | staticmethod) else thing
-        thing = thing.fget if isinstance(thing, property) else thing
+        thing = getattr(thing, "__func__", getattr(thing, "fget", thing))  # of a static method, of a property
         if name.startswith("_") or getattr(thing, "__module__", None) != module or not callable(thing):
             continue
-        try:
-            signature = str(inspect.signature(thing))
-        except (TypeError, ValueError):
-            signature = ""
-        yield f"{prefix}{name}{signature}", inspect.getdoc(thing) or ""
+        yield f"{prefix}{name}{_signature(thing)}", inspect.getdoc(thing) or ""
         if inspect.isclass(thing):
             yield from _definitions(thing, module, f"{name}.")
+
+
+def _signature(thing: Any) -> str:
+    """How it is called; of a default that is an object its type, since the object may name a folder of this machine."""
+    try:
+        signature = inspect.signature(thing)
+    except (TypeError, ValueError):
+        return ""
+    plain = (str, int, float, tuple, type(None), type)
+    parameters = signature.parameters.values()
+    shown = (p if isinstance(p.default, plain) else p.replace(default=type(p.default)) for p in parameters)
+    return str(signature.replace(parameters=list(shown)))

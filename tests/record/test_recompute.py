@@ -112,7 +112,7 @@ def other_raw_row(record: Path) -> None:
     table = pa.Table.from_pandas(frame.assign(value=frame.value + 0.001), preserve_index=False)
     with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
         writer.write_table(table.replace_schema_metadata(None))
-        writer.add_key_value_metadata({sweep.DESCRIPTION: json.dumps(made_by)})
+        writer.add_key_value_metadata({sweep.task.DESCRIPTION: json.dumps(made_by)})
 
 
 def printed(what: str, on: str = "stdout") -> Callable[[dict], object]:

@@ -149,7 +149,7 @@ def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path, s
         manifest = Manifest.load(forged)
         manifest.add_file(forged, path)
         manifest.save(forged)
-        assert verify.verify(forged).findings == []
+        assert verify.verify(forged, study).findings == []
         findings = verify.verify(forged, study, recompute=True, workers=1, pages=report.differing).findings
         assert path in {finding.what for finding in findings}
     assert verify.verify(record, study, recompute=True, workers=1, pages=report.differing).findings == []
