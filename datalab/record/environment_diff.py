@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record.verify import SOURCES
 
-SOURCES = ("code", "protocol", "ledger", "lock")
 _NOT_COMPARED = ("record", "profile")  # the folder's name, and what the record says of itself as a whole
 
 

@@ -18,7 +18,7 @@ from datalab.errors import UserError
 from datalab.record import rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
-from datalab.record.study import SectionSpec, Study
+from datalab.record.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,11 +51,11 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
     """
     spec, notebook = study.find(stem), study.notebooks / f"{stem}.ipynb"
-    rows = _Rows(record, entry.cells)
+    rows, shell = _raw_rows(record, entry.cells), _shell()
     opened: list[_Replayed] = []
 
     def opener(parameters: Any) -> section.Section:
-        opened.append(_Replayed(study, spec, parameters, record, stage, rows, shell))
+        opened.append(_Replayed(rows, shell, study, spec, parameters, record, stage, driven=True))
         return opened[-1]
 
     known = spec.load().Parameters.model_fields
@@ -63,7 +63,6 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
         raise ReplayError(f"the section has no parameter {min(foreign)!r}")
     given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
     given |= {"device": "cpu"} if "device" in given else {}
-    shell = _shell()
     shell.user_ns[section.OPENER] = opener
     outputs: dict[int, Output] = {}
     with contextlib.chdir(notebook.parent):
@@ -89,55 +88,51 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
     return display
 
 
-class _Rows:
-    """The raw rows of some cells, found by what made them: function and parameters, on whichever device."""
-
-    def __init__(self, record: Path, paths: list[str]) -> None:
-        self._at: dict[str, tuple[str, pd.DataFrame]] = {}
-        for path in paths:
-            try:
-                made_by, frame = rawrows.read(record / path)
-            except UserError as error:
-                raise ReplayError(str(error)) from None
-            self._at[self._name(made_by["function"], made_by["parameters"])] = (path, frame)
-
-    def of(self, task: Any) -> tuple[str, "pd.DataFrame"]:
-        """The path and the rows of one task."""
-        name = self._name(task.function, json.loads(json.dumps(task.parameters)))
-        if name not in self._at:
-            raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
-        return self._at[name]
-
-    @staticmethod
-    def _name(function: str, parameters: dict[str, Any]) -> str:
-        kept = {name: value for name, value in parameters.items() if name != "device"}
-        return json.dumps([function, kept], sort_keys=True)
-
-
 class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
-    def __init__(
-        self, study: Study, spec: SectionSpec, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any
-    ) -> None:
-        super().__init__(study, spec, parameters, record, stage, driven=True)
+    def __init__(self, rows: "dict[str, tuple[str, pd.DataFrame]]", shell: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self._rows, self._shell = rows, shell
-        self.number = self._cell_number()
+        self.number = shell.number
         self.labels: set[str] = set()
 
     def sweep(self, tasks: Any) -> "pd.DataFrame":
         """The raw rows of these tasks, in their order."""
         import pandas as pd
 
-        tasks = list({task.key: task for task in tasks}.values())
-        self.labels |= {task.label for task in tasks}
-        paths, frames = zip(*(self._rows.of(task) for task in tasks), strict=True)
-        self._cells.update(dict.fromkeys(paths))
+        frames = []
+        for task in {task.key: task for task in tasks}.values():
+            name = _maker(task.function, task.parameters)
+            if name not in self._rows:
+                raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
+            path, frame = self._rows[name]
+            self._cells[path] = None
+            self.labels.add(task.label)
+            frames.append(frame)
         self._raw.append(pd.concat(frames, ignore_index=True))
         return self._raw[-1].copy()
 
     def _cell_number(self) -> int:
         return self._shell.number
+
+
+def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, pd.DataFrame]]":
+    """The path and the raw rows of some cells, by what made them."""
+    rows = {}
+    for path in paths:
+        try:
+            made_by, frame = rawrows.read(record / path)
+        except UserError as error:
+            raise ReplayError(str(error)) from None
+        rows[_maker(made_by["function"], made_by["parameters"])] = (path, frame)
+    return rows
+
+
+def _maker(function: str, parameters: Mapping[str, Any]) -> str:
+    """What made some raw rows, as one text: function and parameters, on whichever device."""
+    kept = {name: value for name, value in parameters.items() if name != "device"}
+    return json.dumps([function, kept], sort_keys=True)
 
 
 def _code(notebook: Path, given: dict[str, Any]) -> Iterator[str]:
