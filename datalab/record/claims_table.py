@@ -18,10 +18,10 @@ COLUMNS = [*LEDGER, *MEASURED]
 
 def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
     """One row a claim of the ledger, in its order; a claim two sections measured has the later section's figures."""
-    measured = {}
-    for stem, entry in manifest.sections.items():
-        for claim in entry.claims:
-            measured[claim["id"]] = {**claim, "notebook": f"notebooks/{stem}.ipynb"}
+    measured = {
+        claim_id: claim | {"notebook": f"notebooks/{stem}.ipynb"}
+        for claim_id, (stem, claim) in manifest.measured().items()
+    }
     table = []
     for statement in study.ledger.statements():
         figures = measured.get(statement["id"], statement)

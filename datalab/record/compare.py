@@ -189,8 +189,7 @@ def _timed(manifest: Manifest) -> Iterator[str]:
 def _claims(manifest: Manifest, study: Study) -> dict[str, dict[str, str]]:
     """Every claim's figures as ``claims.csv`` has them; those that only another version's ledger knows come last."""
     rows = {row["id"]: row for row in claims_table.rows(manifest, study)}
-    measured = {claim["id"]: claim for entry in manifest.sections.values() for claim in entry.claims}
-    rows |= {claim_id: claim for claim_id, claim in sorted(measured.items()) if claim_id not in rows}
+    rows |= {claim_id: claim for claim_id, (_, claim) in sorted(manifest.measured().items()) if claim_id not in rows}
     return {claim_id: {name: exact(row.get(name)) for name in _COMPARED} for claim_id, row in rows.items()}
 
 

@@ -125,6 +125,10 @@ class Manifest(pydantic.BaseModel):
         """The paths one section wrote."""
         return [path for path, entry in self.files.items() if entry.section == stem]
 
+    def measured(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """What each measured claim's section (its stem) stated, by the claim's id; of two sections, the later one."""
+        return {claim["id"]: (stem, claim) for stem, entry in self.sections.items() for claim in entry.claims}
+
     def reads_sha256(self, stems: Sequence[str]) -> str | None:
         """One hash of what the sections ``stems`` have put into the record so far: tables, claims and statuses."""
         if not stems:

@@ -122,8 +122,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
 def _claim_pages(
     record: Path, manifest: Manifest, study: Study, rows: dict[str, dict[str, Any]], page: Any
 ) -> Iterator[tuple[str, str]]:
-    checks, raw, ids = evidence.checks(record), evidence.Raw(record), list(rows)
-    measured = {claim["id"]: (stem, claim) for stem, entry in manifest.sections.items() for claim in entry.claims}
+    checks, raw, ids, measured = evidence.checks(record), evidence.Raw(record), list(rows), manifest.measured()
     sources = {section.stem: f"{section.module.replace('.', '/')}.py" for section in study.sections}
     for place, (claim_id, row) in enumerate(rows.items()):
         stem, claim = measured.get(claim_id, (None, {}))
