@@ -120,18 +120,17 @@ def run(
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
     from datalab.record import runner
-    from datalab.sweep.cluster import use
+    from datalab.sweep.cluster import scheduler_of, summary
 
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
     jobs, profile = _jobs(study, **selection), selection["profile"]
+    record = to or runner.default_record(profile)
     again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
-    with use(scheduler, cluster == "local", selection["workers"]) as line:
-        if line:
-            click.echo(line)
-        return runner.run(
-            study, jobs, to or runner.default_record(profile), profile, fresh, resume=again, timeout=timeout
-        )
+    with scheduler_of(scheduler, cluster == "local", selection["workers"]) as address:
+        if address:
+            click.echo(summary(address))
+        return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
 
 
 @cli.command()
@@ -302,7 +301,7 @@ def api(to: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
-    """Run the command (on the paper's study by default) and exit with its status; a wrong call is one line on stderr."""
+    """Run the command on a study (the paper's by default) and exit with its status; what is wrong is one line."""
     try:
         code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)
     except click.exceptions.NoArgsIsHelpError as help_text:

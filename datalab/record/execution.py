@@ -9,13 +9,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datalab import atomic
-from datalab.record import provenance, section
+from datalab.record import provenance
 from datalab.record.kernel import Kernel
 
 SAVE_EVERY = 30.0  # seconds between two saves of a notebook that runs: saving after each cell costs more than the cells
@@ -35,23 +36,22 @@ class ExecutionResult:
 class Execution(threading.Thread):
     """One notebook being run, in a thread of its own so that Ctrl-C reaches the driver and finds it ready.
 
-    ``cell`` of ``cells`` code cells is running. After ``join``: ``notebook`` as far as it came, and ``judge()``.
-    A code cell that runs longer than ``timeout`` seconds ends the notebook: its kernel is killed, not asked.
+    Its kernel is told ``environment`` besides what this process is. ``cell`` of ``cells`` code cells is running. After
+    ``join``: ``notebook`` as far as it came, and ``judge()``. A code cell that runs longer than ``timeout`` seconds
+    ends the notebook: its kernel is killed, not asked.
     """
 
     def __init__(
         self,
         source: Path,
         parameters: dict[str, Any],
-        record: Path,
-        stage: Path,
         target: Path,
+        environment: Mapping[str, str],
         python: str,
         timeout: float | None = None,
     ) -> None:
         super().__init__(daemon=True, name=f"notebook {source.stem}")
-        environment = os.environ | provenance.DETERMINISM | {section.RECORD: str(record), section.STAGE: str(stage)}
-        self.kernel = Kernel(environment, source.parent, python)
+        self.kernel = Kernel({**os.environ, **provenance.DETERMINISM, **environment}, source.parent, python)
         self.notebook: Any = None
         self.cell = self.cells = 0
         self.stem, self.target = source.stem, target

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, lock, plan, progress, provenance, transaction, verify
+from datalab.record import claims_table, lock, plan, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.interrupts import Interrupts
@@ -18,6 +18,7 @@ from datalab.record.kernel import kill_left_over
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
 from datalab.record.study import Study
+from datalab.sweep import cluster
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 _POLL = 0.2  # seconds
@@ -37,14 +38,15 @@ def run(
     resume: str = "the same command",
     python: str = sys.executable,
     timeout: float | None = None,
+    scheduler: str | None = None,
 ) -> int:
     """Run the jobs into ``record`` and return the exit status: 0 all complete, 1 one failed, 130 interrupted.
 
     A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first. ``resume`` is
     the command that continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds
-    a code cell may run. Raises :class:`UserError`, before anything is written, when the folder is not a record, holds
-    another profile, is being written to or cannot be, or a data set cannot be fetched. A record that can no longer be
-    written (a full disk) ends the run with status 1.
+    a code cell may run, ``scheduler`` the address of a Dask scheduler for the sweeps. Raises :class:`UserError`, before
+    anything is written, when the folder is not a record, holds another profile, is being written to or cannot be, or a
+    data set cannot be fetched. A record that can no longer be written (a full disk) ends the run with status 1.
     """
     record = record.resolve()  # the kernels work in another folder
     console, interrupts = RunConsole(), Interrupts()
@@ -59,7 +61,7 @@ def run(
                 data.fetch(missing, progress=console.fetching)
             with interrupts.deferred():
                 manifest = _open(record, study, profile, fresh)
-                driver = _Driver(study, record, manifest, console, interrupts, python, timeout)
+                driver = _Driver(study, record, manifest, console, interrupts, python, timeout, scheduler)
                 try:
                     driver.run_all(jobs)
                 finally:
@@ -97,6 +99,7 @@ class _Driver:
     interrupts: Interrupts
     python: str
     timeout: float | None
+    scheduler: str | None
     changed: bool = False  # whether this run has written to the record
     sources: dict[str, str | None] = field(default_factory=dict)
 
@@ -178,7 +181,9 @@ class _Driver:
         given = {"profile": job.parameters.profile, **job.given}
         target = self.record / "notebooks" / f"{stem}.ipynb.partial"
         try:
-            execution = Execution(job.notebook, given, self.record, stage, target, self.python, self.timeout)
+            environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
+            environment |= {cluster.SCHEDULER: self.scheduler} if self.scheduler else {}
+            execution = Execution(job.notebook, given, target, environment, self.python, self.timeout)
             began, cpu = time.monotonic(), provenance.cpu_seconds()
             self.console.begin(job)
             try:
