@@ -133,12 +133,12 @@ def run(
         return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
 
 
-@cli.command()
+@cli.command("verify")
 @click.argument("record", type=RECORD)
 @click.option("--fresh", is_flag=True, help="Exit 1 also when code, protocol, ledger, lock or notebooks have moved on.")
 @click.option("--hashes-only", is_flag=True, help="Do not compute anything anew: a second instead of half a minute.")
 @click.pass_obj
-def verify(study: Study, record: Path, fresh: bool, hashes_only: bool) -> int:
+def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -> int:
     """Check that a record is whole and says what its raw rows give. Offline, without a GPU; nothing is written.
 
     Every file's hash, every section's status and every claim are checked; then every table, figure, notebook output
@@ -150,26 +150,26 @@ def verify(study: Study, record: Path, fresh: bool, hashes_only: bool) -> int:
     Example:
       datalab verify runs/quick
     """
-    from datalab import report as reporting
-    from datalab.record import verify as verifying
+    from datalab import report
+    from datalab.record import verify
     from datalab.record.provenance import shown
 
-    report = verifying.verify(record, study, recompute=not hashes_only, pages=reporting.differing)
-    for finding in report.findings:
+    checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing)
+    for finding in checked.findings:
         click.echo(str(finding))
-    for line in [*report.stale, *report.unconfirmed]:
+    for line in [*checked.stale, *checked.unconfirmed]:
         click.echo(f"stale: {line}")
-    state = "whole" if report.whole else f"not whole, {len(report.findings)} findings"
-    state += f", but {len(report.unconfirmed)} things differ under other sources" if report.unconfirmed else ""
-    click.echo(f"{shown(record)}: {state} ({report.files} files, {report.sections} sections)")
-    if done := [section for section in report.recomputed if not section.problem]:
+    state = "whole" if checked.whole else f"not whole, {len(checked.findings)} findings"
+    state += f", but {len(checked.unconfirmed)} things differ under other sources" if checked.unconfirmed else ""
+    click.echo(f"{shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
+    if done := [section for section in checked.recomputed if not section.problem]:
         files, outputs, claims = (sum(getattr(s, name) for s in done) for name in ("files", "outputs", "claims"))
-        what = f"{files} tables and figures, {outputs} code cells and {claims} verdicts"
-        click.echo(f"Computed anew from the raw rows: {what} of {len(done)} sections.")
-    return 0 if report.whole and not (fresh and (report.stale or report.unconfirmed)) else 1
+        words = f"{files} tables and figures, {outputs} code cells and {claims} verdicts of {len(done)} sections"
+        click.echo(f"Computed anew from the raw rows: {words}.")
+    return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
 
 
-@cli.command()
+@cli.command("compare")
 @click.argument("a", type=RECORD)
 @click.argument("b", type=RECORD)
 @click.option("--tolerance", type=float, metavar="X", help="Relative difference that counts as equal (default: 1e-5).")
@@ -178,7 +178,7 @@ def verify(study: Study, record: Path, fresh: bool, hashes_only: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
 @click.option("--page", type=RECORD, metavar="FILE", help="Also write it as one HTML page.")
 @click.pass_obj
-def compare(
+def compare_command(
     study: Study,
     a: Path,
     b: Path,
@@ -197,11 +197,10 @@ def compare(
     Example:
       datalab compare runs/reference runs/quick
     """
-    from datalab.record import compare as comparing
-    from datalab.record import comparison_text
+    from datalab.record import compare, comparison_text
 
-    given = comparing.DEFAULT_TOLERANCE if tolerance is None else tolerance
-    comparison = comparing.compare(a, b, study, tolerance=given, timing=timing)
+    given = compare.DEFAULT_TOLERANCE if tolerance is None else tolerance
+    comparison = compare.compare(a, b, study, tolerance=given, timing=timing)
     if page is not None:
         from datalab.report.comparison import write
 
@@ -213,11 +212,11 @@ def compare(
     return 0 if comparison.same else 1
 
 
-@cli.command()
+@cli.command("report")
 @click.argument("record", type=RECORD)
 @click.option("--to", type=RECORD, metavar="FOLDER", help="Leave RECORD as it is; use a copy here.")
 @click.pass_obj
-def report(study: Study, record: Path, to: Path | None) -> None:
+def report_command(study: Study, record: Path, to: Path | None) -> None:
     """Write a record's pages: RECORD/index.html and RECORD/report/, to be read offline in any browser.
 
     The manifest lists them, so that the record stays whole; running a section again drops them.
@@ -226,10 +225,10 @@ def report(study: Study, record: Path, to: Path | None) -> None:
     Example:
       datalab report runs/quick
     """
-    from datalab import report as reporting
+    from datalab import report
     from datalab.record.provenance import shown
 
-    pages = reporting.write(record, to, study)
+    pages = report.write(record, to, study)
     click.echo(f"{len(pages)} pages; open {shown((to or record) / 'index.html')}")
 
 
@@ -284,9 +283,9 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
     _show_datasets(list(names) or list(data.REGISTRY))
 
 
-@cli.command()
+@cli.command("api")
 @click.option("--to", type=RECORD, metavar="FOLDER", default="api", show_default=True, help="Where to write the pages.")
-def api(to: Path) -> None:
+def api_command(to: Path) -> None:
     """Write the package's own reference: one page a room, from the docstrings of its public functions and classes.
 
     \b
@@ -294,9 +293,9 @@ def api(to: Path) -> None:
       datalab api --to api
     """
     from datalab.record.provenance import shown
-    from datalab.report import api as reference
+    from datalab.report import api
 
-    pages = reference.write(to)
+    pages = api.write(to)
     click.echo(f"{len(pages)} pages; open {shown(to / 'index.html')}")
 
 

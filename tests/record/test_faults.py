@@ -75,8 +75,10 @@ def test_after_kill_9_of_the_driver_nothing_is_left_running_and_a_torn_file_is_c
     driver.kill()
     driver.communicate()
     assert rig.entry().status == "running"  # nobody was left to write otherwise: the reader is told
-    found = {(finding.kind, finding.what, finding.detail) for finding in verify.verify(rig.record, rig.study).findings}
-    assert found == {
+    findings = {
+        (finding.kind, finding.what, finding.detail) for finding in verify.verify(rig.record, rig.study).findings
+    }
+    assert findings == {
         ("incomplete", BETA, "interrupted: its process is gone"),
         ("incomplete", "the record", "its writer was interrupted"),
     }
@@ -396,8 +398,8 @@ def test_torn_files_of_every_kind_are_named_and_only_they_are_computed_again(rig
     truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
     emptied.write_bytes(b"")
     pd.read_parquet(other).assign(value=0.5).to_parquet(other)
-    found = {(finding.kind, finding.what) for finding in verify.verify(rig.record, rig.study).findings}
-    assert found == {("changed", f"cells/{path.name}") for path in cells[:3]}
+    findings = {(finding.kind, finding.what) for finding in verify.verify(rig.record, rig.study).findings}
+    assert findings == {("changed", f"cells/{path.name}") for path in cells[:3]}
     driver = rig.start("0", "3.4")
     out, err = driver.communicate(timeout=60)
     assert (driver.returncode, err) == (0, ""), out + err
@@ -523,7 +525,7 @@ def test_under_a_clock_that_runs_backwards_no_duration_is_negative_and_nothing_i
     assert entry.wall_seconds > 0
     assert entry.cpu_seconds > 0
     notebook = nbformat.read(rig.record / f"notebooks/{BETA}.ipynb", as_version=4)
-    durations = [about.metadata.papermill["duration"] for about in [notebook, *notebook.cells]]
+    durations = [part.metadata.papermill["duration"] for part in [notebook, *notebook.cells]]
     assert min(durations) >= 0
     assert durations[0] > max(durations[1:])
     before = (rig.record / "record.json").read_bytes()

@@ -269,9 +269,9 @@ def test_every_mutation_of_every_file_is_caught_and_named(
         path = record / name
         before = path.read_bytes() if path.exists() else None
         change(path)
-        found = {finding.what for finding in verify.verify(record, study).findings}
+        findings = {finding.what for finding in verify.verify(record, study).findings}
         total += 1
-        caught += name in found
+        caught += name in findings
         if before is None:
             path.unlink()
         else:
@@ -283,10 +283,10 @@ def test_every_mutation_of_every_file_is_caught_and_named(
 
 
 def test_swapping_two_files_is_caught(record: Path, study: Study) -> None:
-    one, other = record / "tables/0_rows.csv", record / "figures/0_curve.svg"
-    a, b = one.read_bytes(), other.read_bytes()
-    one.write_bytes(b)
-    other.write_bytes(a)
+    table, figure = record / "tables/0_rows.csv", record / "figures/0_curve.svg"
+    before = table.read_bytes()
+    table.write_bytes(figure.read_bytes())
+    figure.write_bytes(before)
     assert {finding.what for finding in verify.verify(record, study).findings} >= {
         "tables/0_rows.csv",
         "figures/0_curve.svg",
@@ -297,12 +297,12 @@ def test_verify_names_the_claims_that_rest_on_a_changed_table_and_those_edited_i
     record: Path, study: Study
 ) -> None:
     (record / "tables/0_rows.csv").write_text("index,value\n0,1\n")
-    found = {(finding.kind, finding.what) for finding in verify.verify(record, study).findings}
-    assert ("claim", "TITLE.threshold") in found
+    findings = {(finding.kind, finding.what) for finding in verify.verify(record, study).findings}
+    assert ("claim", "TITLE.threshold") in findings
     csv = record / "claims.csv"
     csv.write_text(csv.read_text().replace("TITLE.only_when,", "TITLE.only_wenn,"))
-    found = {(finding.kind, finding.what) for finding in verify.verify(record, study).findings}
-    assert {("claim", "TITLE.only_when"), ("claim", "TITLE.only_wenn")} <= found
+    findings = {(finding.kind, finding.what) for finding in verify.verify(record, study).findings}
+    assert {("claim", "TITLE.only_when"), ("claim", "TITLE.only_wenn")} <= findings
 
 
 def test_verify_says_stale_when_the_code_has_moved_on_and_the_record_stays_whole(

@@ -25,9 +25,9 @@ def test_a_table_read_back_by_pandas_has_its_values_to_six_digits(values: list[f
 
 
 def test_values_that_differ_by_rounding_noise_give_the_same_bytes() -> None:
-    one, other = (table_of(pd.DataFrame({"x": [value, -value * 0]})) for value in (0.1 + 0.2, 0.3))
-    assert (one.csv(), one.markdown(), one.latex()) == (other.csv(), other.markdown(), other.latex())
-    assert "-0" not in one.csv()
+    noisy, exact = (table_of(pd.DataFrame({"x": [value, -value * 0]})) for value in (0.1 + 0.2, 0.3))
+    assert (noisy.csv(), noisy.markdown(), noisy.latex()) == (exact.csv(), exact.markdown(), exact.latex())
+    assert "-0" not in noisy.csv()
 
 
 def test_every_printed_face_of_a_table_carries_profile_seeds_and_n() -> None:
