@@ -135,6 +135,7 @@ PAIRS = [
     ("9.4 %", "9.40001 %", TOLERANCE),
     ("9.4 %", "9.4", DIFFERENT),
     ("< 0 %", "< 1 %", DIFFERENT),
+    ("< 10 %", "< 10.00001 %", DIFFERENT),
     ("inf", "1e300", DIFFERENT),
     ("-inf", "inf", DIFFERENT),
     ("4_1", "41", DIFFERENT),
