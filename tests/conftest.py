@@ -2,11 +2,17 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from datalab.record import Study
+
+HERE = Path(__file__).resolve().parent
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -18,17 +24,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{name}: {value}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_know_the_fakes() -> Iterator[None]:
+    """Kernels and workers that tests start can import what lies beside this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A complete record of the small sections; copy it before changing it. Their notebooks lie beside it."""
+def study(tmp_path_factory: pytest.TempPathFactory) -> "Study":
+    """Three small sections with their notebooks (:mod:`record_fakes`); a test that edits one edits its module's."""
     import record_fakes  # after the threads are set: it loads the package
 
-    folder = tmp_path_factory.mktemp("made")
-    with record_fakes.installed(record_fakes.write_notebooks(folder / "notebooks")):
-        assert record_fakes.run(folder / "record") == 0
-        yield folder / "record"
+    return record_fakes.study(record_fakes.write_notebooks(tmp_path_factory.mktemp("study") / "notebooks"))
+
+
+@pytest.fixture(scope="module")
+def made(study: "Study", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete record of the small sections; copy it before changing it."""
+    import record_fakes
+
+    record = tmp_path_factory.mktemp("made") / "record"
+    assert record_fakes.run(study, record) == 0
+    return record
 
 
 @pytest.fixture
 def record(made: Path, tmp_path: Path) -> Path:
+    """A copy of :func:`made`."""
     return Path(shutil.copytree(made, tmp_path / "record"))

@@ -13,26 +13,52 @@ What goes wrong is told by the environment, so that the same command without it 
 """
 
 import functools
+import hashlib
 import importlib
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
 
+import pandas as pd
 import pydantic
 
-from datalab import experiments
+from datalab.record import Section, SectionSpec, Statement, Study, open_section
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.parameters import Rate
 
 HERE = Path(__file__).resolve().parent
+Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
+
+
+@dataclass(frozen=True)
+class FakeLedger:
+    """Three statements, so that a kernel need not import the paper's: two are measured here, one never is."""
+
+    def sha256(self) -> str:
+        """The hash of what it says."""
+        return hashlib.sha256(json.dumps(self.statements()).encode()).hexdigest()
+
+    def statements(self) -> list[dict[str, Any]]:
+        """One dict a statement, as :class:`datalab.record.study.Ledger` wants them."""
+        return [
+            _stated("TITLE.threshold", "Influence wins above 15 %.", "15"),
+            _stated("TITLE.only_when", "And below 15 % it does not.", ""),
+            _stated("TITLE.other", "A statement that nobody measures.", "0.5"),
+        ]
+
+
+def _stated(claim_id: str, text: str, reported: str) -> dict[str, Any]:
+    paper = {"paper_check": "uncheckable", "paper_strength": None, "unsupported": True, "paper_note": "no table has it"}
+    rest = {"test": "compare both", "ceiling": "value", "verdict": "not run", "why": "no section measured it"}
+    return {"id": claim_id, "section": "Title", "text": text, "reported": reported, "unit": "%"} | paper | rest
 
 
 class Parameters(SectionParameters):
@@ -46,7 +72,7 @@ class Parameters(SectionParameters):
     datasets: tuple[str, ...] = ()
 
 
-class FakeSection(experiments.Section):
+class FakeSpec(SectionSpec):
     """A section whose module is made up here."""
 
     def load(self) -> ModuleType:
@@ -56,9 +82,9 @@ class FakeSection(experiments.Section):
 
 
 SECTIONS = (
-    FakeSection("0", "0_alpha", "plain", "The first question?"),
-    FakeSection("3.4", "3_4_beta", "plain", "The second question?"),
-    FakeSection("6", "6_gamma", "reader", "What do the others say?"),
+    FakeSpec("0", "0_alpha", "The first question?", "plain"),
+    FakeSpec("3.4", "3_4_beta", "The second question?", "plain"),
+    FakeSpec("6", "6_gamma", "What do the others say?", "reader"),
 )
 NAMES = ("seeds", "root_seed", "device", "workers", "record", "noise_rates", "count", "nap", "mode", "datasets")
 FIGURE = """
@@ -75,10 +101,7 @@ if "FAKE_SHELL" in os.environ:
 """
 CELLS = """
 import record_fakes
-from datalab import experiments
-from datalab.record import start
-experiments.SECTIONS = record_fakes.SECTIONS
-section = start(record_fakes.section("{stem}"), profile=profile, {given})
+section = record_fakes.start("{stem}", globals())
 record_fakes.act(section.parameters.mode, "first")
 ---
 from datalab.sweep import Task
@@ -91,8 +114,7 @@ rows = section.sweep([Task("record_fakes:cell", parameters) for parameters in gr
 table = section.table(rows.drop(columns="pid"), "rows", caption="What the cells gave")
 table
 ---
-{figure}section.claim("{claim}", measured=rows["value"].mean(), low=0.0, high=1.0, n=len(rows), verdict="inconclusive",
-              table="rows", row="0")
+{figure}section.verdicts([record_fakes.statement("{claim}", rows)])
 section.headline(f"{{section.spec.stem}}: mean {{rows['value'].mean():.3f}}")
 section.headline(rows.drop(columns="pid").head(2))
 ---
@@ -102,9 +124,20 @@ record_fakes.act(p.mode, "last")
 """
 
 
-def section(stem: str) -> FakeSection:
-    """The fake section of this stem."""
-    return next(section for section in SECTIONS if section.stem == stem)
+def study(notebooks: Path) -> Study:
+    """The fake sections, with the fake ledger and their notebooks in this folder."""
+    return Study(SECTIONS, FakeLedger(), notebooks)
+
+
+def start(name: str, namespace: Mapping[str, Any]) -> Section:
+    """What the fake notebooks' second cell calls."""
+    return open_section(study(Path()), name, namespace)
+
+
+def statement(claim_id: str, rows: pd.DataFrame) -> Statement:
+    """What a fake section says of a claim."""
+    mean, n = rows["value"].mean(), len(rows)
+    return Statement(claim_id, mean, 0.0, 1.0, n=n, verdict="inconclusive", table="rows", row="0")
 
 
 def cell(index: int, seed: int, nap: float) -> list[dict]:
@@ -185,21 +218,20 @@ def write_notebooks(folder: Path) -> Path:
     import nbformat
 
     folder.mkdir(parents=True, exist_ok=True)
-    given = ", ".join(f"{name}={name}" for name in NAMES)
     for section in SECTIONS:
         first = section.stem == "0_alpha"
         claim = "TITLE.threshold" if first else "TITLE.only_when"
         figure = FIGURE if first else ""
         shell = SHELL.format(run="" if first else "lines = ")
-        code = CELLS.format(stem=section.stem, given=given, claim=claim, figure=figure, shell=shell).split("---\n")
+        code = CELLS.format(stem=section.stem, claim=claim, figure=figure, shell=shell).split("---\n")
         parameters = "\n".join(['profile = "smoke"', *(f"{name} = None" for name in NAMES)])
-        book = nbformat.v4.new_notebook()
-        book.cells = [nbformat.v4.new_markdown_cell("A fake."), nbformat.v4.new_code_cell(parameters)]
-        book.cells[1].metadata["tags"] = ["parameters"]
-        book.cells += [nbformat.v4.new_code_cell(source.strip()) for source in code]
-        for position, one in enumerate(book.cells):
-            one["id"] = f"{section.stem}-{position}"
-        nbformat.write(book, folder / f"{section.stem}.ipynb")
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_markdown_cell("A fake."), nbformat.v4.new_code_cell(parameters)]
+        notebook.cells[1].metadata["tags"] = ["parameters"]
+        notebook.cells += [nbformat.v4.new_code_cell(source.strip()) for source in code]
+        for position, cell in enumerate(notebook.cells):
+            cell["id"] = f"{section.stem}-{position}"
+        nbformat.write(notebook, folder / f"{section.stem}.ipynb")
     return folder
 
 
@@ -213,45 +245,23 @@ def papermill(notebook: Path, record: Path, folder: Path, *more: str, **environm
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def install(notebooks: Path) -> None:
-    """Make these the sections of this process."""
-    from datalab.record import plan
-
-    experiments.SECTIONS = SECTIONS
-    plan.notebooks_folder = lambda: notebooks
-
-
-@contextmanager
-def installed(notebooks: Path) -> Iterator[None]:
-    """Within it these are the sections of a test's process and of the kernels it starts."""
-    import pytest
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
-        patch.setattr("datalab.sections.SECTIONS", SECTIONS)
-        patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-        yield
-
-
-def run(record: Path, *names: str, fresh: bool = False, **given: object) -> int:
+def run(study: Study, record: Path, *names: str, fresh: bool = False, **given: object) -> int:
     """``datalab run`` of these sections into ``record``, in the smoke profile with one worker."""
     from datalab.record import plan, runner
 
-    return runner.run(plan.jobs(names, "smoke", {"workers": 1, **given}), record, "smoke", fresh=fresh)
+    jobs = plan.jobs(study, names, "smoke", {"workers": 1, **given})
+    return runner.run(study, jobs, record, "smoke", fresh=fresh)
 
 
 if __name__ == "__main__":
-    sys.modules["rfc3987_syntax"] = (
-        None  # jsonschema's optional check of IRIs: seconds to import, not used by notebooks
-    )
+    sys.modules["rfc3987_syntax"] = None  # jsonschema's optional check of IRIs: seconds to import, not used here
     from datalab.cli import main
 
-    install(Path(sys.argv.pop(1)))
+    notebooks = Path(sys.argv.pop(1))
     if "FAKE_PYTHON" in os.environ:
         from datalab.record import runner
 
         runner.run = functools.partial(runner.run, python=os.environ["FAKE_PYTHON"])
     if "FAKE_HOLD" in os.environ:
         hold(os.environ["FAKE_HOLD"])
-    main()
+    main(study=importlib.import_module("record_fakes").study(notebooks))  # whose classes other processes know

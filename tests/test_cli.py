@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import record_fakes
 
-from datalab import cli, experiments
-from datalab.record import plan
+from datalab import cli
+from datalab.record import Statement, Study, plan
+from datalab.sections import STUDY
 
+FAKES = record_fakes.study(Path())
 pytestmark = pytest.mark.usefixtures("_elsewhere")
 
 
@@ -19,9 +21,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def call(*arguments: str) -> int:
+def call(*arguments: str, study: Study | None = None) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
+        cli.main(list(arguments), study)
     return ended.value.code
 
 
@@ -116,30 +118,26 @@ def test_datasets_says_of_each_set_where_it_comes_from_and_whether_it_is_here(ca
 
 
 def test_verify_exits_by_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from datalab.record import start
-
-    section = start(record_fakes.SECTIONS[0], profile="smoke", record=str(tmp_path / "record"))
-    section.claim("TITLE.threshold", measured=0.5, verdict="inconclusive")
+    section = record_fakes.start("0_alpha", {"profile": "smoke", "record": str(tmp_path / "record")})
+    section.verdicts([Statement("TITLE.threshold", measured=0.5, verdict="inconclusive")])
     section.finish()
-    assert call("verify", "record", "--fresh", "--hashes-only") == 0
+    assert call("verify", "record", "--fresh", "--hashes-only", study=FAKES) == 0
     assert "record: whole" in capsys.readouterr().out
-    assert call("claims", "TITLE.threshold", "--record", "record") == 0
+    assert call("claims", "TITLE.threshold", "--record", "record", study=FAKES) == 0
     assert "0.5" in capsys.readouterr().out
     (tmp_path / "record" / "claims.csv").write_text("")
-    assert call("verify", "record", "--hashes-only") == 1
+    assert call("verify", "record", "--hashes-only", study=FAKES) == 1
     assert "changed: claims.csv" in capsys.readouterr().out
 
 
 def test_verify_counts_a_stale_record_as_whole_unless_fresh_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from datalab.record import start
-
-    start(record_fakes.SECTIONS[0], profile="smoke", record=str(tmp_path / "record")).finish()
+    record_fakes.start("0_alpha", {"profile": "smoke", "record": str(tmp_path / "record")}).finish()
     monkeypatch.setattr("datalab.record.provenance.lock_sha256", lambda: "other")
-    assert call("verify", "record", "--hashes-only") == 0
+    assert call("verify", "record", "--hashes-only", study=FAKES) == 0
     assert "stale: the lock file changed" in capsys.readouterr().out
-    assert call("verify", "record", "--fresh", "--hashes-only") == 1
+    assert call("verify", "record", "--fresh", "--hashes-only", study=FAKES) == 1
 
 
 def test_a_data_set_that_cannot_be_fetched_is_one_line_and_nothing_is_written(
@@ -156,6 +154,6 @@ def test_a_data_set_that_cannot_be_fetched_is_one_line_and_nothing_is_written(
 
 def test_every_section_of_the_registry_can_be_planned_in_every_profile() -> None:
     for profile in ("smoke", "quick", "paper"):
-        jobs = plan.jobs([], profile, {})
-        assert [job.section for job in jobs] == list(experiments.SECTIONS)
+        jobs = plan.jobs(STUDY, [], profile, {})
+        assert [job.section for job in jobs] == list(STUDY.sections)
         assert all(job.estimate.seconds > 0 for job in jobs)

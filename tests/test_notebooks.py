@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from datalab import experiments, ledger
+from datalab import ledger
+from datalab.sections import STUDY
 
 
 def datalab(*arguments: str, cache: Path) -> subprocess.CompletedProcess:
@@ -36,7 +37,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_all_notebooks_run_offline_on_the_data_that_is_embedded(record):
     executed = {path.stem for path in (record / "notebooks").glob("*.ipynb")}
-    assert executed == {section.stem for section in experiments.SECTIONS}
+    assert executed == {section.stem for section in STUDY.sections}
 
 
 def test_the_record_verifies_and_has_a_row_for_every_statement(record, tmp_path):

@@ -1,4 +1,4 @@
-"""The project's files hold together: the environment's four files, the rooms' order, the notebooks' template."""
+"""The project's files hold together: the environment's four files, the notebooks' template."""
 
 import ast
 import re
@@ -10,38 +10,13 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from datalab import experiments
 from datalab.record.parameters import SectionParameters
+from datalab.sections import STUDY
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-
-# An import may only point down this list (a tuple is one level: its rooms may use each other).
-ROOMS = (
-    ("__main__", "cli"),
-    ("report",),
-    ("record",),
-    ("claims",),
-    ("experiments",),
-    ("sweep", "cluster"),
-    ("correction",),
-    ("pruning",),
-    ("influence",),
-    ("framework",),
-    ("training",),
-    ("mapped",),
-    ("stack",),
-    ("models", "encoders"),
-    ("data",),
-    ("noise",),
-    ("stats", "metrics"),
-    ("protocol",),
-    ("seeds",),
-    ("errors", "__init__"),
-)
-LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 
 def constraints():
@@ -95,25 +70,8 @@ def test_only_the_designed_entries_stand_at_the_top_level():
     assert {line.split("/")[0] for line in listed.splitlines()} <= allowed
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "datalab":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-        elif isinstance(node, ast.Import):
-            yield from [name.name.split(".")[1] for name in node.names if name.name.startswith("datalab.")]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "datalab").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_an_import_only_points_down_the_rooms(path):
-    room = path.relative_to(ROOT / "datalab").parts[0].removesuffix(".py")
-    for imported in imports(path):
-        if imported not in ("__version__", room):
-            assert LEVEL[imported] >= LEVEL[room], f"{room} imports {imported}"
-
-
 def test_every_section_has_its_notebook_and_every_notebook_its_section():
-    assert {section.stem for section in experiments.SECTIONS} == {path.stem for path in NOTEBOOKS}
+    assert {section.stem for section in STUDY.sections} == {path.stem for path in NOTEBOOKS}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -121,23 +79,23 @@ def notebook(request):
     return request.param.stem, nbformat.read(request.param, as_version=4)
 
 
-def code(book):
-    return [cell for cell in book.cells if cell.cell_type == "code"]
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def prose(book):
-    return [cell for cell in book.cells if cell.cell_type == "markdown"]
+def prose(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
 def test_a_notebook_is_committed_without_outputs(notebook):
-    _, book = notebook
-    assert all(not cell.outputs and cell.execution_count is None for cell in code(book))
-    nbformat.validate(book)
+    _, opened = notebook
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(opened))
+    nbformat.validate(opened)
 
 
 def test_a_notebook_opens_with_what_the_paper_says_and_what_is_measured(notebook):
-    _, book = notebook
-    first = book.cells[0]
+    _, opened = notebook
+    first = opened.cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
     for word in ("**The paper", "inputs", "outputs", "time", "smoke", "quick"):
@@ -145,14 +103,14 @@ def test_a_notebook_opens_with_what_the_paper_says_and_what_is_measured(notebook
 
 
 def test_a_notebooks_parameters_are_its_models_fields_as_commented_literals(notebook):
-    stem, book = notebook
-    tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert tagged == [code(book)[0]]
+    stem, opened = notebook
+    tagged = [cell for cell in opened.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == [code(opened)[0]]
     tree = ast.parse(tagged[0].source)
     assert all(isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant) for line in tree.body)
     assert all("#" in line for line in tagged[0].source.splitlines())
     names = [line.targets[0].id for line in tree.body]
-    model = experiments.find(stem).load().Parameters
+    model = STUDY.find(stem).load().Parameters
     assert issubclass(model, SectionParameters)
     assert sorted(names) == sorted(model.model_fields)
     assert ast.literal_eval(tree.body[0].value) == "smoke"
@@ -160,32 +118,29 @@ def test_a_notebooks_parameters_are_its_models_fields_as_commented_literals(note
 
 
 def test_a_notebooks_second_code_cell_starts_its_section_and_the_last_one_finishes_it(notebook):
-    stem, book = notebook
-    start = code(book)[1].source
-    assert f'start(\n    "{stem}"' in start or f'start("{stem}"' in start
-    for name in experiments.find(stem).load().Parameters.model_fields:
-        assert f"{name}={name}" in start
-    assert "section.finish()" in code(book)[-1].source
+    stem, opened = notebook
+    assert f'section = start("{stem}", globals())' in code(opened)[1].source
+    assert "section.finish()" in code(opened)[-1].source
 
 
 def test_a_code_cell_is_short_and_a_result_is_led_and_followed_by_prose(notebook):
-    _, book = notebook
-    assert all(len(cell.source.splitlines()) <= 25 for cell in code(book))
-    words = sum(len(cell.source.split()) for cell in prose(book))
-    lines = sum(len(cell.source.split()) for cell in code(book)[2:])
+    _, opened = notebook
+    assert all(len(cell.source.splitlines()) <= 15 for cell in code(opened)[1:])
+    words = sum(len(cell.source.split()) for cell in prose(opened))
+    lines = sum(len(cell.source.split()) for cell in code(opened)[2:])
     assert words / lines > 0.7, f"{words} words of prose to {lines} of code"
 
 
 def test_a_notebook_ends_with_its_deviations_and_the_next_one(notebook):
-    _, book = notebook
-    last = book.cells[-1]
+    _, opened = notebook
+    last = opened.cells[-1]
     assert last.cell_type == "markdown"
     assert "Deviations" in last.source
-    stems = [section.stem for section in experiments.SECTIONS]
+    stems = [section.stem for section in STUDY.sections]
     for link in re.findall(r"\]\((\w+)\.ipynb\)", last.source):
         assert link in stems
 
 
 def test_no_notebook_names_a_machines_path(notebook):
-    _, book = notebook
-    assert not any(re.search(r"/(home|Users|tmp|root|opt|work)/", cell.source) for cell in book.cells)
+    _, opened = notebook
+    assert not any(re.search(r"/(home|Users|tmp|root|opt|work)/", cell.source) for cell in opened.cells)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datalab.errors import UserError
-from datalab.record import claimstable, manifest, provenance, surroundings, tablediff, verify
+from datalab.record import claims_table, environment_diff, provenance, tablediff, verify
+from datalab.record.environment_diff import Setting
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
-from datalab.record.surroundings import Setting
 from datalab.record.tablediff import DIFFERENT, INTERVAL, TOLERANCE, TableDiff
 from datalab.record.tables import exact
 
@@ -19,17 +19,6 @@ VERDICT, MEASURED, REASON = "changed verdict", "changed measured", "changed reas
 CLAIM_KINDS = (VERDICT, MEASURED, REASON, INTERVAL, TOLERANCE)  # as they are listed
 _FIGURES = ("low", "high", "effect_size", "n")
 _COMPARED = ("verdict", "measured", *_FIGURES, "why")  # what is left of a claim's row says where, or is the ledger's
-Which = Literal["", "a", "b"]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two records."""
-
-    record: str
-    profile: str
-    created: str
-    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -38,15 +27,15 @@ class TableComparison:
 
     path: str
     timing: bool
-    only: Which = ""
+    only: Literal["", "a", "b"] = ""
     diff: TableDiff = field(default_factory=TableDiff)
 
     def differs(self, timing: bool) -> bool:
         """Whether it differs in more than the tolerance; measured time and memory count only with ``timing``."""
-        d = self.diff
-        listed = self.only or d.rows_only_a or d.rows_only_b or d.columns_only_a or d.columns_only_b
         if self.timing and not timing:
             return False
+        d = self.diff
+        listed = self.only or d.rows_only_a or d.rows_only_b or d.columns_only_a or d.columns_only_b
         return bool(listed) or any(cell.kind != TOLERANCE and (timing or not cell.timing) for cell in d.cells)
 
     @property
@@ -68,15 +57,6 @@ class ClaimComparison:
 
 
 @dataclass(frozen=True)
-class SectionComparison:
-    """A section whose status differs; ``None`` where a record does not have it."""
-
-    stem: str
-    a: str | None
-    b: str | None
-
-
-@dataclass(frozen=True)
 class FileGroup:
     """Files compared by name and hash alone."""
 
@@ -89,16 +69,20 @@ class FileGroup:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two records. ``timing`` says whether measured time and memory count; ``tables`` has every table of either."""
+    """Two records. ``a`` and ``b`` say of each ``record``, ``profile``, ``created`` and ``commit``.
 
-    a: Side
-    b: Side
+    ``timing`` says whether measured time and memory count; ``tables`` has every table of either record; ``sections``
+    maps those whose status differs to their two statuses, ``None`` where a record does not have it.
+    """
+
+    a: dict[str, str | None]
+    b: dict[str, str | None]
     tolerance: float
     timing: bool
     claims: tuple[ClaimComparison, ...]
     claims_compared: int
     tables: tuple[TableComparison, ...]
-    sections: tuple[SectionComparison, ...]
+    sections: dict[str, tuple[str | None, str | None]]
     files: tuple[FileGroup, ...]
     environment: tuple[Setting, ...]
 
@@ -122,28 +106,29 @@ class Comparison:
         ``what``, ``a``, ``b``, ``sections``. Values are text as in the tables.
         """
         tree = asdict(self)
-        tables = [self._table(table) for table in self.tables if table.noted]
         cells = sum(table.diff.compared for table in self.tables)
         counts = {"claims": self.claims_compared, "tables": len(self.tables), "cells": cells}
+        tables = []
+        for table in self.tables:
+            if table.noted:
+                of = {"path": table.path, "timing": table.timing, "only": table.only}
+                tables.append(of | {"counts": table.differs(self.timing), **asdict(table.diff)})
         return {
             "same": self.same,
             **{name: tree[name] for name in ("a", "b", "tolerance", "timing")},
             "counts": counts | {"by_kind": self.by_kind()},
             "claims": tree["claims"],
             "tables": tables,
-            **{name: tree[name] for name in ("sections", "files", "environment")},
+            "sections": [{"stem": stem, "a": a, "b": b} for stem, (a, b) in self.sections.items()],
+            **{name: tree[name] for name in ("files", "environment")},
         }
-
-    def _table(self, table: TableComparison) -> dict[str, Any]:
-        about = {"path": table.path, "timing": table.timing, "only": table.only}
-        return about | {"counts": table.differs(self.timing), **asdict(table.diff)}
 
     def by_kind(self) -> dict[str, int]:
         """How many cells and claims there are of each kind of difference, measured time counted too."""
         cells = [cell.kind for table in self.tables for cell in table.diff.cells]
         claims = [claim.kind for claim in self.claims]
-        found = {f"cells {kind}": cells.count(kind) for kind in (DIFFERENT, INTERVAL, TOLERANCE)}
-        return found | {f"claims {kind}": claims.count(kind) for kind in CLAIM_KINDS}
+        counts = {f"cells {kind}": cells.count(kind) for kind in (DIFFERENT, INTERVAL, TOLERANCE)}
+        return counts | {f"claims {kind}": claims.count(kind) for kind in CLAIM_KINDS}
 
 
 def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE, timing: bool = False) -> Comparison:
@@ -154,57 +139,58 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
     """
     if not 0 <= tolerance < math.inf:
         raise UserError(f"tolerance {tolerance}: it is a relative difference, a number of 0 or more, such as 1e-5")
-    book_a, book_b = _whole(a, study), _whole(b, study)
-    timed = _timed(book_a) | _timed(book_b)
-    claims_a, claims_b = _claims(book_a, study), _claims(book_b, study)
-    ids = list(dict.fromkeys([*claims_a, *claims_b]))
-    found = [_claim(one, claims_a.get(one, {}), claims_b.get(one, {}), tolerance, one in timed) for one in ids]
-    claims = sorted((claim for claim in found if claim), key=lambda claim: CLAIM_KINDS.index(claim.kind))
+    manifests = _whole(a, study), _whole(b, study)
+    timed = {claim_id for manifest in manifests for claim_id in _timed(manifest)}
+    claims_a, claims_b = (_claims(manifest, study) for manifest in manifests)
+    ids = list({**claims_a, **claims_b})
+    claims = [_claim(i, claims_a.get(i, {}), claims_b.get(i, {}), tolerance, i in timed) for i in ids]
     return Comparison(
-        a=_side(a, book_a),
-        b=_side(b, book_b),
+        a=_summary(a, manifests[0]),
+        b=_summary(b, manifests[1]),
         tolerance=tolerance,
         timing=timing,
-        claims=tuple(claims),
+        claims=tuple(sorted(filter(None, claims), key=lambda claim: CLAIM_KINDS.index(claim.kind))),
         claims_compared=len(ids),
-        tables=tuple(_tables((a, book_a), (b, book_b), tolerance, timed)),
-        sections=tuple(_sections(book_a, book_b)),
+        tables=tuple(_tables((a, b), manifests, tolerance, timed)),
+        sections=_sections(*manifests),
         files=(
-            _files("raw cells", "cells/", (".parquet",), book_a, book_b),
-            _files("figures' images", "figures/", (".svg", ".png"), book_a, book_b),
+            _files("raw cells", "cells/", (".parquet",), *manifests),
+            _files("figures' images", "figures/", (".svg", ".png"), *manifests),
         ),
-        environment=surroundings.differing(book_a, book_b),
+        environment=environment_diff.differing(*manifests),
     )
 
 
 def _whole(record: Path, study: Study) -> Manifest:
     """The manifest of a record whose files are what it says they are; a section that failed is no hindrance."""
     name = provenance.shown(record)
-    if record.is_dir() and not (record / manifest.NAME).exists():
-        raise UserError(f"record '{name}': {manifest.NAME} is missing; name a folder that `datalab run` wrote")
+    if record.is_dir() and not (record / Manifest.NAME).exists():
+        raise UserError(f"record '{name}': {Manifest.NAME} is missing; name a folder that `datalab run` wrote")
     findings = [f for f in verify.verify(record, study).findings if f.kind != "incomplete" or f.what == verify.RECORD]
     if findings:
         more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
         raise UserError(f"record '{name}' is not whole ({findings[0]}{more}); `datalab verify {name}` names everything")
-    return manifest.load(record)
+    return Manifest.load(record)
 
 
-def _side(record: Path, book: Manifest) -> Side:
-    return Side(provenance.shown(record), book.profile, book.created, book.git.get("commit"))
+def _summary(record: Path, manifest: Manifest) -> dict[str, str | None]:
+    summary = {"record": provenance.shown(record), "profile": manifest.profile, "created": manifest.created}
+    return summary | {"commit": manifest.git.get("commit")}
 
 
-def _timed(book: Manifest) -> Set[str]:
+def _timed(manifest: Manifest) -> Iterator[str]:
     """The claims whose measured value is time or memory: they rest on a table that is marked so."""
-    timed = {path for path, entry in book.files.items() if entry.timing}
-    return {claim["id"] for entry in book.sections.values() for claim in entry.claims if claim["table"] in timed}
+    for entry in manifest.sections.values():
+        for claim in entry.claims:
+            if claim["table"] in manifest.files and manifest.files[claim["table"]].timing:
+                yield claim["id"]
 
 
-def _claims(book: Manifest, study: Study) -> dict[str, dict[str, str]]:
+def _claims(manifest: Manifest, study: Study) -> dict[str, dict[str, str]]:
     """Every claim's figures as ``claims.csv`` has them; those that only another version's ledger knows come last."""
-    rows = {row["id"]: row for row in claimstable.rows(book, study)}
-    measured = {claim["id"]: claim for entry in book.sections.values() for claim in entry.claims}
-    rows |= {one: claim for one, claim in sorted(measured.items()) if one not in rows}
-    return {one: {name: exact(row.get(name)) for name in _COMPARED} for one, row in rows.items()}
+    rows = {row["id"]: row for row in claims_table.rows(manifest, study)}
+    rows |= {claim_id: claim for claim_id, (_, claim) in sorted(manifest.measured().items()) if claim_id not in rows}
+    return {claim_id: {name: exact(row.get(name)) for name in _COMPARED} for claim_id, row in rows.items()}
 
 
 def _claim(
@@ -223,7 +209,7 @@ def _claim_kind(a: Mapping[str, str], b: Mapping[str, str], fields: tuple[str, .
     if "verdict" in fields:
         return VERDICT
     limits = [(row["low"], row["high"]) for row in (a, b)]
-    measured = tablediff.kind(a["measured"], b["measured"], limits[0], limits[1], tolerance)
+    measured = tablediff.kind(a["measured"], b["measured"], *limits, tolerance)
     if measured == INTERVAL:  # its limits and its effect size move with it
         return INTERVAL
     others = [tablediff.kind(a[name], b[name], None, None, tolerance) for name in _FIGURES]
@@ -233,43 +219,32 @@ def _claim_kind(a: Mapping[str, str], b: Mapping[str, str], fields: tuple[str, .
 
 
 def _tables(
-    a: tuple[Path, Manifest], b: tuple[Path, Manifest], tolerance: float, timed: Set[str]
+    records: tuple[Path, Path], manifests: tuple[Manifest, Manifest], tolerance: float, timed: Set[str]
 ) -> Iterator[TableComparison]:
-    (record_a, book_a), (record_b, book_b) = a, b
-    for path in _data(book_a, book_b):
-        in_a, in_b = book_a.files.get(path), book_b.files.get(path)
-        timing = any(entry.timing for entry in (in_a, in_b) if entry)
-        if not in_a or not in_b:
-            yield TableComparison(path, timing, only="a" if in_a else "b")
+    """The tables of either record, then the data of their figures."""
+    paths = sorted({path for manifest in manifests for path in manifest.files if path.endswith(".csv")})
+    for path in [path for folder in ("tables/", "figures/") for path in paths if path.startswith(folder)]:
+        a, b = (manifest.files.get(path) for manifest in manifests)
+        timing = any(entry.timing for entry in (a, b) if entry)
+        if a and b:
+            tables = [tablediff.read(record / path) for record in records]
+            yield TableComparison(path, timing, diff=tablediff.diff(*tables, tolerance, timed))
         else:
-            grids = tablediff.read(record_a / path), tablediff.read(record_b / path)
-            yield TableComparison(path, timing, diff=tablediff.diff(*grids, tolerance, timed))
+            yield TableComparison(path, timing, only="a" if a else "b")
 
 
-def _data(*books: Manifest) -> list[str]:
-    """The paths of the tables of any of the records, then of their figures' data."""
-    paths = {path for book in books for path in book.files if path.endswith(".csv")}
-    return [path for folder in ("tables/", "figures/") for path in sorted(paths) if path.startswith(folder)]
-
-
-def _sections(a: Manifest, b: Manifest) -> Iterator[SectionComparison]:
-    for stem in dict.fromkeys([*a.sections, *b.sections]):
-        statuses = [book.sections[stem].status if stem in book.sections else None for book in (a, b)]
-        if statuses[0] != statuses[1]:
-            yield SectionComparison(stem, *statuses)
+def _sections(a: Manifest, b: Manifest) -> dict[str, tuple[str | None, str | None]]:
+    statuses_a, statuses_b = ({stem: entry.status for stem, entry in m.sections.items()} for m in (a, b))
+    pairs = {stem: (statuses_a.get(stem), statuses_b.get(stem)) for stem in {**statuses_a, **statuses_b}}
+    return {stem: pair for stem, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manifest) -> FileGroup:
     hashes_a, hashes_b = (
-        {
-            path: book.files[path].sha256
-            for path in sorted(book.files)
-            if path.startswith(folder) and path.endswith(kinds)
-        }
-        for book in (a, b)
+        {path: entry.sha256 for path, entry in m.files.items() if path.startswith(folder) and path.endswith(kinds)}
+        for m in (a, b)
     )
-    both = [path for path in hashes_a if path in hashes_b]
-    different = tuple(path for path in both if hashes_a[path] != hashes_b[path])
-    only_a = tuple(path for path in hashes_a if path not in hashes_b)
-    only_b = tuple(path for path in hashes_b if path not in hashes_a)
+    both = hashes_a.keys() & hashes_b.keys()
+    different = tuple(sorted(path for path in both if hashes_a[path] != hashes_b[path]))
+    only_a, only_b = (tuple(sorted(hashes.keys() - both)) for hashes in (hashes_a, hashes_b))
     return FileGroup(what, len(both) - len(different), different, only_a, only_b)

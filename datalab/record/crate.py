@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datalab import atomic
-from datalab.record import claimstable, manifest
-from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record import claims_table
+from datalab.record.manifest import Manifest, SectionRecord
 
 NAME = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -18,7 +18,7 @@ LICENCE = "https://spdx.org/licenses/GPL-3.0-or-later"
 # RO-Crate 1.1 has no word for these two: without a definition of their own a reader would drop them.
 TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("environment", "sha256")}
 SOFTWARE = ("numpy", "pandas", "papermill", "scikit-learn", "scipy", "torch")
-ENVIRONMENT = {"threads": "OMP_NUM_THREADS", "hash_seed": "PYTHONHASHSEED"}  # as SectionEntry.determinism has them
+ENVIRONMENT = {"threads": "OMP_NUM_THREADS", "hash_seed": "PYTHONHASHSEED"}  # as SectionRecord.determinism has them
 STATUSES = {"complete": "Completed", "running": "Active"}
 KINDS = {
     ".csv": "text/csv",
@@ -33,10 +33,10 @@ KINDS = {
 }
 
 
-def write(record: Path, book: Manifest) -> None:
-    """Write the crate's metadata for the files of ``book``, and enter it in the manifest."""
-    atomic.write(record / NAME, text(metadata(record, book)))
-    book.add_file(record, NAME)
+def write(record: Path, manifest: Manifest) -> None:
+    """Write the crate's metadata for the files of ``manifest``, and enter it in the manifest."""
+    atomic.write(record / NAME, text(metadata(record, manifest)))
+    manifest.add_file(record, NAME)
 
 
 def text(described: dict[str, Any]) -> str:
@@ -46,7 +46,7 @@ def text(described: dict[str, Any]) -> str:
     return f'{{"@context": {context},\n"@graph": [\n' + ",\n".join(entities) + "\n]}\n"
 
 
-def metadata(record: Path, book: Manifest) -> dict[str, Any]:
+def metadata(record: Path, manifest: Manifest) -> dict[str, Any]:
     """The JSON-LD of the crate: each file with type, size and SHA-256; each section as an action with its results.
 
     It depends on the manifest only: the crate's date is the record's, not the clock's. It names no agent, author or
@@ -57,53 +57,51 @@ def metadata(record: Path, book: Manifest) -> dict[str, Any]:
 
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms.update(TERMS)
-    _describe_root(crate, book)
-    files = _add_files(crate, record, book)
-    makers = _makers(book)
-    actions = [_add_action(crate, book, stem, files, makers) for stem in book.sections]
+    _describe_root(crate, manifest)
+    files = _add_files(crate, record, manifest)
+    makers = _makers(manifest)
+    actions = [_add_action(crate, manifest, stem, files, makers) for stem in manifest.sections]
     if actions:
-        crate.root_dataset["mentions"] = _one_or_all(actions)
+        crate.root_dataset["mentions"] = _single_or_all(actions)
     return crate.metadata.generate()
 
 
-def _describe_root(crate: Any, book: Manifest) -> None:
+def _describe_root(crate: Any, manifest: Manifest) -> None:
     root = crate.root_dataset
     profile = {"@type": "CreativeWork", "name": "Process Run Crate", "version": PROFILE.rsplit("/", 1)[1]}
     licence = {"@type": "CreativeWork", "name": "GNU General Public License v3.0 or later"}
     root["conformsTo"] = _add(crate, PROFILE, profile)
-    root["name"] = f"DATA-LAB reproduction record, profile {book.profile}"
+    root["name"] = f"DATA-LAB reproduction record, profile {manifest.profile}"
     root["description"] = (
         "Executed notebooks, tables, figures, raw result rows and claims of a reproduction of 'Data Pruning via "
         "Influence Functions Outperforms Random Subsampling Only When Label Noise Exceeds 15%'. A section that was run "
         "again has kept its raw result rows: they can be older than its action."
     )
-    root["datePublished"] = book.created
+    root["datePublished"] = manifest.created
     root["license"] = _add(crate, LICENCE, licence)
 
 
-def _add_files(crate: Any, record: Path, book: Manifest) -> dict[str, Any]:
+def _add_files(crate: Any, record: Path, manifest: Manifest) -> dict[str, Any]:
     """Add every file of the record, by path. The manifest's own hash cannot be given: it holds this crate's."""
-    names = _names(book)
-    files = {}
-    for path, entry in sorted(book.files.items()):
+    names = _names(manifest)
+    described = {}
+    for path, entry in sorted(manifest.files.items()):
         if path != NAME:
-            about = {"name": names[_bare(path)]} if _bare(path) in names else {}
-            about |= {"encodingFormat": KINDS.get(Path(path).suffix, "application/octet-stream")}
-            about |= {"contentSize": str(entry.bytes), "sha256": entry.sha256}
-            files[path] = crate.add_file(record / path, dest_path=path, properties=about)
-    about = {"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
-    about |= {"encodingFormat": KINDS[".json"]}
-    files[manifest.NAME] = crate.add_file(record / manifest.NAME, dest_path=manifest.NAME, properties=about)
-    return files
+            name = {"name": names[_bare(path)]} if _bare(path) in names else {}
+            kind = {"encodingFormat": KINDS.get(Path(path).suffix, "application/octet-stream")}
+            described[path] = name | kind | {"contentSize": str(entry.bytes), "sha256": entry.sha256}
+    words = {"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
+    described[Manifest.NAME] = words | {"encodingFormat": KINDS[".json"]}
+    return {path: crate.add_file(record / path, path, properties=words) for path, words in described.items()}
 
 
-def _names(book: Manifest) -> dict[str, str]:
+def _names(manifest: Manifest) -> dict[str, str]:
     """What a reader would call the files, by path without ending: captions; raw cells have no better name than it."""
-    names = {_bare(claimstable.NAME): "Every statement of the paper, with what was measured and its verdict"}
-    for stem, entry in book.sections.items():
+    names = {_bare(claims_table.NAME): "Every statement of the paper, with what was measured and its verdict"}
+    for stem, entry in manifest.sections.items():
         names[f"notebooks/{stem}"] = f"Section {entry.number}: the executed notebook"
-        names |= {f"tables/{name}": about["caption"] for name, about in entry.tables.items()}
-        names |= {f"figures/{name}": about["caption"] for name, about in entry.figures.items()}
+        names |= {f"tables/{name}": table["caption"] for name, table in entry.tables.items()}
+        names |= {f"figures/{name}": figure["caption"] for name, figure in entry.figures.items()}
     return names
 
 
@@ -111,35 +109,35 @@ def _bare(path: str) -> str:
     return path.split(".", 1)[0]
 
 
-def _makers(book: Manifest) -> dict[str, str | None]:
+def _makers(manifest: Manifest) -> dict[str, str | None]:
     """Which section made each file. Of several that list a raw cell the first made it, and the others read it."""
     makers: dict[str, str | None] = {}
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         makers = dict.fromkeys(entry.cells, stem) | makers
-    return {path: entry.section for path, entry in book.files.items()} | makers
+    return {path: entry.section for path, entry in manifest.files.items()} | makers
 
 
-def _add_action(crate: Any, book: Manifest, stem: str, files: dict[str, Any], makers: dict[str, str | None]) -> Any:
+def _add_action(crate: Any, manifest: Manifest, stem: str, files: dict[str, Any], makers: dict[str, str | None]) -> Any:
     """Add what one section did. One that did not complete, or never began, is a failed action that says why."""
-    entry = book.sections[stem]
+    entry = manifest.sections[stem]
     status = STATUSES.get(entry.status, "Failed")
-    about = {
+    action = {
         "@type": "CreateAction",
         "name": f"Section {entry.number}: {entry.title}",
         "description": _how(entry),
-        "instrument": _instrument(crate, book, entry.key.get("code")),
-        "environment": _one_or_all(_environment(crate, entry)),
-        "object": _one_or_all(_inputs(crate, stem, entry, files, makers)),
-        "result": _one_or_all([file for path, file in files.items() if makers.get(path) == stem]),
+        "instrument": _instrument(crate, manifest, entry.key.get("code")),
+        "environment": _single_or_all(_environment(crate, entry)),
+        "object": _single_or_all(_inputs(crate, stem, entry, files, makers)),
+        "result": _single_or_all([file for path, file in files.items() if makers.get(path) == stem]),
         "startTime": entry.started,
         "endTime": entry.ended,
         "actionStatus": f"http://schema.org/{status}ActionStatus",
         "error": f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
     }
-    return _add(crate, f"#section-{stem}", {name: value for name, value in about.items() if value})
+    return _add(crate, f"#section-{stem}", {name: value for name, value in action.items() if value})
 
 
-def _how(entry: SectionEntry) -> str:
+def _how(entry: SectionRecord) -> str:
     """``complete; by datalab run on cpu; parameters {...}``, without the parameters that results do not depend on."""
     reason = f" ({entry.reason})" if entry.status == "complete" and entry.reason else ""
     by = f"; by {entry.runner}" if entry.runner else ""
@@ -149,41 +147,40 @@ def _how(entry: SectionEntry) -> str:
     return f"{entry.status}{reason}{by}{on}{parameters}"
 
 
-def _instrument(crate: Any, book: Manifest, code: str | None) -> Any:
+def _instrument(crate: Any, manifest: Manifest, code: str | None) -> Any:
     """The package as the section ran it. The manifest knows version, commit and packages of its last writer only."""
-    last = book.sources.get("code")
+    last = manifest.sources.get("code")
     code = code or last
     identifier = f"#datalab-{code[:12]}" if code else "#datalab"
     if known := crate.get(identifier):
         return known
-    about = {"@type": "SoftwareApplication", "name": "datalab-reproduction"}
-    about["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
+    package = {"@type": "SoftwareApplication", "name": "datalab-reproduction"}
+    package["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
     if code != last:
-        return _add(crate, identifier, about | {"softwareVersion": f"0+unknown.{code[:12]}"})
-    commit, clean = book.git.get("commit"), book.git.get("clean")
+        return _add(crate, identifier, package | {"softwareVersion": f"0+unknown.{code[:12]}"})
+    commit, clean = manifest.git.get("commit"), manifest.git.get("clean")
     local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
-    about["softwareVersion"] = f"{book.datalab or '0'}{local}"
+    package["softwareVersion"] = f"{manifest.datalab or '0'}{local}"
     if commit and clean:
-        about["identifier"] = f"swh:1:rev:{commit}"
-    return _add(crate, identifier, about | {"softwareRequirements": _one_or_all(_software(crate, book))})
+        package["identifier"] = f"swh:1:rev:{commit}"
+    return _add(crate, identifier, package | {"softwareRequirements": _single_or_all(_software(crate, manifest))})
 
 
-def _software(crate: Any, book: Manifest) -> list[Any]:
+def _software(crate: Any, manifest: Manifest) -> list[Any]:
     """Python and the packages that results depend on most; ``record.json`` has them all."""
-    python = book.machine.get("python", "")
-    found = [("Python", python, f"https://www.python.org/downloads/release/python-{python.replace('.', '')}/")]
+    python = manifest.machine.get("python", "")
+    pages = {("Python", python): f"https://www.python.org/downloads/release/python-{python.replace('.', '')}/"}
     for name in SOFTWARE:
-        version = book.packages.get(name, "")
-        found.append((name, version, f"https://pypi.org/project/{name}/{version.split('+')[0]}/"))
-    about = {"@type": "SoftwareApplication"}
+        version = manifest.packages.get(name, "")
+        pages[name, version] = f"https://pypi.org/project/{name}/{version.split('+')[0]}/"
     return [
-        _add(crate, url, about | {"name": name, "softwareVersion": version, "url": url})
-        for name, version, url in found
+        _add(crate, url, {"@type": "SoftwareApplication", "name": name, "softwareVersion": version, "url": url})
+        for (name, version), url in pages.items()
         if version
     ]
 
 
-def _environment(crate: Any, entry: SectionEntry) -> list[Any]:
+def _environment(crate: Any, entry: SectionRecord) -> list[Any]:
     """The environment variables that the section noted, each setting once in the crate."""
     settings = [(variable, entry.determinism.get(key)) for key, variable in ENVIRONMENT.items()]
     return [
@@ -194,16 +191,16 @@ def _environment(crate: Any, entry: SectionEntry) -> list[Any]:
 
 
 def _inputs(
-    crate: Any, stem: str, entry: SectionEntry, files: dict[str, Any], makers: dict[str, str | None]
+    crate: Any, stem: str, entry: SectionRecord, files: dict[str, Any], makers: dict[str, str | None]
 ) -> list[Any]:
     """The notebook's source, the raw cells that other sections made, and the manifest where the section reads it."""
     inputs = []
     if digest := entry.key.get("notebook"):
-        about = {"@type": "CreativeWork", "name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
-        about |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
-        inputs.append(_add(crate, f"#notebook-{stem}", about))
+        source = {"@type": "CreativeWork", "name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
+        source |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
+        inputs.append(_add(crate, f"#notebook-{stem}", source))
     inputs += [files[path] for path in sorted(entry.cells) if path in files and makers[path] != stem]
-    return inputs + ([files[manifest.NAME]] if entry.key.get("reads") else [])
+    return inputs + ([files[Manifest.NAME]] if entry.key.get("reads") else [])
 
 
 def _add(crate: Any, identifier: str, properties: dict[str, Any]) -> Any:
@@ -212,6 +209,6 @@ def _add(crate: Any, identifier: str, properties: dict[str, Any]) -> Any:
     return crate.get(identifier) or crate.add(ContextEntity(crate, identifier, properties))
 
 
-def _one_or_all(values: list[Any]) -> Any:
+def _single_or_all(values: list[Any]) -> Any:
     """RO-Crate writes a single value as itself, not as a list of one."""
     return values[0] if len(values) == 1 else values

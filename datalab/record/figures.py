@@ -40,10 +40,10 @@ def render(figure: Any, name: str) -> dict[str, bytes]:
 
     figure = getattr(figure, "figure", figure)
     rendered = {}
-    for kind, about in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
         out = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(out, format=kind, metadata=about)
+            figure.savefig(out, format=kind, metadata=metadata)
         rendered[kind] = out.getvalue()
     return {**rendered, "png": _indexed(rendered["png"])}
 

@@ -93,6 +93,9 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
     return parameters
 
 
+INJECTED = "# Parameters"  # how the cell begins in which papermill hands over what it was given
+
+
 def given_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """What a notebook's parameters cell sets, as it stands in ``namespace`` (the notebook's ``globals()``).
 
@@ -100,33 +103,26 @@ def given_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
     ("# Parameters") adds to it. Names left over from an earlier version of the cell do not count. A mapping that is no
     notebook's (it has no ``In``) holds the parameters itself.
     """
-    sources = namespace.get("In")
-    if sources is None:
+    if "In" not in namespace:
         return dict(namespace)
     names: list[str] = []
-    for source in reversed(sources):
-        assigned = _assigned(source)
+    for source in reversed(namespace["In"]):
+        assigned = assigned_literals(source)
         if source.startswith(INJECTED):
             names += assigned
         elif "profile" in assigned:
             names += assigned
             break
-    return {name: namespace[name] for name in dict.fromkeys(names) if name in namespace}
+    return {name: namespace[name] for name in names if name in namespace}
 
 
-INJECTED = "# Parameters"  # how the cell begins in which papermill hands over what it was given
-
-
-def _assigned(source: str) -> list[str]:
-    """The names that a cell assigns, if assigning literals is all it does."""
+def assigned_literals(source: str) -> list[str]:
+    """The names that a cell assigns, if assigning literals is all it does; else none."""
     try:
         body = ast.parse(source).body
-        values = [ast.literal_eval(statement.value) for statement in body]
-    except (SyntaxError, ValueError, AttributeError, TypeError):
+        for statement in body:
+            ast.literal_eval(getattr(statement, "value", statement))
+    except (SyntaxError, ValueError, TypeError):
         return []
-    targets = [
-        target
-        for statement in body[: len(values)]
-        for target in (statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)])
-    ]
+    targets = [target for line in body for target in getattr(line, "targets", [getattr(line, "target", None)])]
     return [target.id for target in targets if isinstance(target, ast.Name)]

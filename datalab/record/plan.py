@@ -1,6 +1,5 @@
 """What a call asks for, checked before anything runs or is written: notebooks, parameters and what they will cost."""
 
-import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from datalab.errors import UserError, did_you_mean
 from datalab.protocol import PROFILES
 from datalab.record import provenance
-from datalab.record.parameters import Estimate, SectionParameters, resolve
+from datalab.record.parameters import Estimate, SectionParameters, assigned_literals, resolve
 from datalab.record.study import SectionSpec, Study
 
 
@@ -25,11 +24,6 @@ class Job:
     estimate: Estimate
     reads: tuple[str, ...]  # stems of the sections whose results it reads
 
-    @property
-    def datasets(self) -> list[str]:
-        """The data sets the notebook needs on disk."""
-        return list(self.parameters.needs)
-
 
 def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, Any]) -> list[Job]:
     """The jobs of one call, in the registry's order; no names means every section.
@@ -39,31 +33,25 @@ def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, A
     """
     if profile not in PROFILES:
         raise UserError(f"unknown profile '{profile}'{did_you_mean(profile, PROFILES)}")
-    folder = study.notebooks
-    chosen = {study.find(name).stem for name in names}
-    sections = [section for section in study.sections if not names or section.stem in chosen]
-    modules = {section.stem: section.load() for section in sections}
-    _check_names(given, modules.values())
+    chosen = {study.find(name) for name in names} or set(study.sections)
+    sections = {section: section.load() for section in study.sections if section in chosen}
+    _check_names(given, sections.values())
     planned = []
-    for section in sections:
-        module = modules[section.stem]
+    for section, module in sections.items():
         own = {name: value for name, value in given.items() if name in module.Parameters.model_fields}
         parameters = resolve(module.Parameters, {**own, "profile": profile}, where=section.stem)
-        notebook = folder / f"{section.stem}.ipynb"
-        if not notebook.is_file():
-            raise UserError(f"notebook '{notebook.name}' is not in '{provenance.shown(folder)}'")
+        notebook = study.notebooks / f"{section.stem}.ipynb"
         _check_notebook(notebook, own)
-        reads = study.reads_of(section)
-        planned.append(Job(section, notebook, own, parameters, module.estimate(parameters), reads))
+        planned.append(Job(section, notebook, own, parameters, module.estimate(parameters), study.reads_of(section)))
     return planned
 
 
 def missing_datasets(planned: Sequence[Job]) -> list[str]:
     """The data sets the jobs need that are not on this disk."""
-    wanted = list(dict.fromkeys(name for job in planned for name in job.datasets))
+    wanted = list(dict.fromkeys(name for job in planned for name in job.parameters.needs))
     if not wanted:
         return []
-    from datalab import data
+    from datalab import data  # a second to import: only where a notebook needs one
 
     return data.missing(wanted)
 
@@ -80,12 +68,10 @@ def _check_names(given: Mapping[str, Any], modules: Any) -> None:
 
 def _check_notebook(notebook: Path, given: Mapping[str, Any]) -> None:
     """A parameter that the notebook's parameters cell does not name would be dropped in silence: refuse it."""
+    if not notebook.is_file():
+        raise UserError(f"notebook '{notebook.name}' is not in '{provenance.shown(notebook.parent)}'")
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    targets: set[str] = set()
-    for statement in ast.parse(tagged[0] if tagged else "").body:
-        nodes = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        targets |= {node.id for node in nodes if isinstance(node, ast.Name)}
     for name in given:
-        if name not in targets:
+        if name not in assigned_literals(tagged[0] if tagged else ""):
             raise UserError(f"{notebook.stem}: the notebook's parameters cell does not name '{name}'")

@@ -22,13 +22,13 @@ class Progress:
         self._began = time.monotonic()
 
     def __call__(self, done: int, total: int, failed: int = 0, text: str = "") -> None:
-        """Show that ``done`` of ``total`` cells are there, ``failed`` of them without a result."""
+        """Show that ``done`` of ``total`` tasks are there, ``failed`` of them without a result."""
         now = time.monotonic()
         if now - self._last < EVERY and done < total:
             return
         self._last = now
         state = {"done": done, "total": total, "failed": failed, "text": text}
-        with suppress(OSError):  # on a full disk: how far a sweep is is not worth a cell of it
+        with suppress(OSError):  # on a full disk: how far a sweep is is not worth a task of it
             atomic.write(self._file, json.dumps(state))
         self._show(line(state, now - self._began))
 
@@ -46,9 +46,9 @@ class Progress:
 
 
 def line(state: dict[str, Any], seconds: float | None = None) -> str:
-    """``"12 of 40 cells, 1 failed, about 30 s left: mnist5k mlp"``."""
+    """``"12 of 40 tasks, 1 failed, about 30 s left: mnist5k mlp"``."""
     done, total, failed = state.get("done", 0), state.get("total", 0), state.get("failed", 0)
-    count, last = f"{done} of {total} cells", str(state.get("text", ""))
+    count, last = f"{done} of {total} tasks", str(state.get("text", ""))
     text = count + (f", {failed} failed" if failed else "")
     if seconds and 0 < done < total:
         text += f", about {span(seconds / done * (total - done))} left"

@@ -5,12 +5,16 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from datalab import atomic
 from datalab.record.study import Ledger
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -41,6 +45,11 @@ def shown(path: Path) -> str:
     return str(path)
 
 
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def one_line(error: OSError) -> str:
     """What the system said, and of which file."""
     return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
@@ -51,8 +60,7 @@ def code_sha256() -> str:
     digest = hashlib.sha256()
     kinds = {".py", ".yaml", ".txt", ".md"}
     for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in kinds and path.is_file()):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {atomic.sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -69,7 +77,8 @@ def cells_sha256(cells: list[dict[str, Any]]) -> str:
 
 def lock_sha256() -> str | None:
     """The hash of ``constraints.txt``, the lock as pip reads it; ``None`` where the package came without it."""
-    return _file_sha256(PACKAGE.parent / "constraints.txt")
+    path = PACKAGE.parent / "constraints.txt"
+    return atomic.sha256(path) if path.is_file() else None
 
 
 def sources(ledger: Ledger) -> dict[str, str | None]:
@@ -95,20 +104,22 @@ def commit() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Every installed distribution and its version."""
-    found = {}
+    versions: dict[str, str] = {}
     for distribution in metadata.distributions():
         if name := distribution.metadata["Name"]:
-            found.setdefault(name.lower().replace("_", "-"), distribution.version)
-    return dict(sorted(found.items()))
+            versions.setdefault(name.lower().replace("_", "-"), distribution.version)
+    return dict(sorted(versions.items()))
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory in bytes, operating system, Python."""
     import psutil
 
+    from datalab.sweep import available_cores
+
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -124,18 +135,47 @@ def device(wanted: str) -> str:
 
 
 def determinism() -> dict[str, Any]:
-    """Whether this process runs with the settings of :data:`DETERMINISM`, and torch's own switch where it is loaded."""
+    """What holds of this process, whatever its environment says: a variable set after the start may have no effect.
+
+    ``threads`` is the most that a loaded library would use, ``hash_seed`` is known where it was fixed to 0, ``on`` says
+    that both are as :data:`DETERMINISM` asks, ``torch`` that torch's own switch is on.
+    """
+    from threadpoolctl import threadpool_info
+
     torch = sys.modules.get("torch")
+    threads = max([pool["num_threads"] for pool in threadpool_info()], default=1)
+    threads = max(threads, torch.get_num_threads()) if torch else threads
+    fixed = not sys.flags.hash_randomization
     return {
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "hash_seed": os.environ.get("PYTHONHASHSEED"),
-        "on": all(os.environ.get(name) == value for name, value in DETERMINISM.items()),
+        "threads": str(threads),
+        "hash_seed": "0" if fixed else None,
+        "on": fixed and threads == 1,
         "torch": bool(torch and torch.are_deterministic_algorithms_enabled()),
     }
 
 
-def _file_sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def process() -> dict[str, Any]:
+    """This process, so that a reader of the record can tell whether it still lives."""
+    import psutil
+
+    return {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its children, the living ones included."""
+    import psutil
+
+    total, me = 0.0, psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # user and system, its own and those of its finished children
+    return total
+
+
+def peak_memory() -> int:
+    """The largest resident memory, in bytes, that this process or any one of its finished children had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _git(*arguments: str) -> str:
@@ -145,10 +185,7 @@ def _git(*arguments: str) -> str:
 
 @functools.cache
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -25,12 +25,10 @@ def matches(frame: "pd.DataFrame", where: Where) -> "np.ndarray":
     import numpy as np
 
     if not isinstance(where, Mapping):
-        return np.logical_or.reduce([matches(frame, each) for each in where])
-    mask = np.full(len(frame), True)
-    for column, wanted in where.items():
-        if column not in frame:
-            return np.full(len(frame), False)
-        values = wanted if isinstance(wanted, list | tuple) else [wanted]
+        return np.logical_or.reduce([matches(frame, condition) for condition in where])
+    mask = np.full(len(frame), set(where) <= set(frame.columns))
+    for column in where if mask.any() else ():
+        values = where[column] if isinstance(where[column], list | tuple) else [where[column]]
         mask &= np.logical_or.reduce([_equal(frame[column], value) for value in values])
     return mask
 
@@ -52,10 +50,10 @@ def read(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
 
     Raises :class:`UserError` where it is torn, or does not say what made it.
     """
-    found = sweep.described(path)
-    if found is None:
+    described = sweep.described(path)
+    if described is None:
         raise UserError(f"raw rows {path.name}: torn, or silent on what made them; run the section again")
-    return found
+    return described
 
 
 def _equal(column: "pd.Series", value: Any) -> "np.ndarray":
@@ -71,8 +69,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | bool):
         return value
     if isinstance(value, Mapping):
-        return {column: _plain(each) for column, each in value.items()}
+        return {column: _plain(wanted) for column, wanted in value.items()}
     if hasattr(value, "__iter__"):
-        return [_plain(each) for each in value]
+        return [_plain(wanted) for wanted in value]
     value = value.item() if hasattr(value, "item") else value
     return int(value) if isinstance(value, float) and math.isfinite(value) and value == int(value) else value

@@ -1,8 +1,6 @@
 """Does a record say what its raw rows give? Every table, figure, output and verdict, computed anew and compared."""
 
 import ast
-import base64
-import hashlib
 import json
 import re
 import tempfile
@@ -10,23 +8,28 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datalab.record import progress, provenance, replay
-from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record.replay import Output
 from datalab.record.study import Study
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
-_OF_CLAIM = ("verdict", "measured", "low", "high", "effect_size", "n", "why", "table", "row", "cell", "raw")
+OF_CLAIM = ("verdict", "measured", "low", "high", "effect_size", "n", "why", "table", "row", "cell", "raw")
+Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One thing the raw rows give otherwise. ``claim`` says that ``what`` is a statement's id, else it is a path."""
+class Finding:
+    """One thing that is wrong: ``what`` is a file, a section or, where the kind is ``claim``, a statement's id."""
 
+    kind: Kind
     what: str
-    detail: str
-    claim: bool = False
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}" + (f": {self.detail}" if self.detail else "")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Recomputed:
     """One section computed anew: what differs, or why it could not be (``problem``); and how much was compared."""
 
     stem: str
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[Finding, ...] = ()
     problem: str = ""
     files: int = 0
     outputs: int = 0
@@ -42,40 +45,34 @@ class Recomputed:
 
 
 def recompute(
-    record: Path, book: Manifest, study: Study, stems: list[str], workers: int | None = None
+    record: Path, manifest: Manifest, study: Study, stems: list[str], workers: int | None = None
 ) -> list[Recomputed]:
     """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
     from joblib.externals.loky import ProcessPoolExecutor
 
-    def size(stem: str) -> int:
-        return sum(book.files[path].bytes for path in book.sections[stem].cells if path in book.files)
-
+    jobs, sizes = {}, {}
+    for stem in stems:
+        entry = manifest.sections[stem]
+        listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
+        jobs[stem] = record, study, stem, entry, listed
+        sizes[stem] = sum(manifest.files[path].bytes for path in entry.cells if path in manifest.files)
     count = min(workers or provenance.machine()["cores"], len(stems))
-
-    def listed(stem: str) -> list[str]:
-        return [path for path in book.files_of(stem) if path.startswith(("tables/", "figures/"))]
-
-    jobs = {stem: (record, study, stem, book.sections[stem], listed(stem)) for stem in stems}
     if count <= 1:
-        return [of_section(*jobs[stem]) for stem in stems]
+        return [of_section(*job) for job in jobs.values()]
     environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
     with ProcessPoolExecutor(max_workers=count, env=environment) as pool:
-        largest_first = sorted(stems, key=size, reverse=True)
+        largest_first = sorted(stems, key=sizes.__getitem__, reverse=True)
         running = {stem: pool.submit(of_section, *jobs[stem]) for stem in largest_first}
         return [running[stem].result() for stem in stems]
 
 
-def other_libraries(book: Manifest) -> list[str]:
+def other_libraries(manifest: Manifest) -> list[str]:
     """The libraries of :data:`LIBRARIES` that the record was made with in another version: ``numpy 2.3 (here 2.4)``."""
-    found = []
-    for name in LIBRARIES:
-        here, then = version(name), book.packages.get(name)
-        if here != then:
-            found.append(f"{name} {then} (here {here})")
-    return found
+    pairs = {name: (manifest.packages.get(name), version(name)) for name in LIBRARIES}
+    return [f"{name} {then} (here {here})" for name, (then, here) in pairs.items() if then != here]
 
 
-def of_section(record: Path, study: Study, stem: str, entry: SectionEntry, listed: Collection[str]) -> Recomputed:
+def of_section(record: Path, study: Study, stem: str, entry: SectionRecord, listed: Collection[str]) -> Recomputed:
     """Compute one section anew and compare all it left in the record; ``listed`` are its tables and figures."""
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
@@ -83,124 +80,114 @@ def of_section(record: Path, study: Study, stem: str, entry: SectionEntry, liste
             done = replay.replay(record, study, stem, entry, stage)
         except replay.ReplayError as error:
             return Recomputed(stem, problem=str(error))
-        found = [*_files(record, listed, stage), *_stated(entry, done.fragment["section"])]
-        outputs = _outputs(record, stem, entry, done)
-        count = sum(1 for path in stage.glob("*/*") if path.is_file())
-        kept = record / "notebooks" / f"{stem}.ipynb"
-        return Recomputed(
-            stem, (*found, *outputs), "", count, len(done.outputs) if kept.exists() else 0, len(entry.claims)
-        )
+        made = {path.relative_to(stage).as_posix(): path.read_bytes() for path in stage.glob("*/*") if path.is_file()}
+    differences = *_files(record, listed, made), *_stated(entry, done.fragment), *_outputs(record, stem, entry, done)
+    outputs = len(done.outputs) if (record / f"notebooks/{stem}.ipynb").exists() else 0
+    return Recomputed(stem, differences, files=len(made), outputs=outputs, claims=len(entry.claims))
 
 
-def _files(record: Path, listed: Collection[str], stage: Path) -> Iterator[Difference]:
+def _files(record: Path, listed: Collection[str], made: Mapping[str, bytes]) -> Iterator[Finding]:
     """The section's tables and figures: those it made, against those it has in the manifest."""
-    made = {path.relative_to(stage).as_posix(): path for path in stage.glob("*/*") if path.is_file()}
     for path in sorted({*made, *listed}):
         if path not in listed:
-            yield Difference(path, "the raw rows give it, the record does not have it")
+            yield Finding("changed", path, "the raw rows give it, the record does not have it")
         elif path not in made:
-            yield Difference(path, "the record has it, the raw rows do not give it")
-        elif (held := (record / path).read_bytes()) != made[path].read_bytes():
-            yield Difference(path, f"the raw rows give something else{_first_line(held, made[path].read_bytes())}")
+            yield Finding("changed", path, "the record has it, the raw rows do not give it")
+        elif (held := (record / path).read_bytes()) != made[path]:
+            yield Finding("changed", path, f"the raw rows give something else{_first_line(held, made[path])}")
 
 
-def _first_line(held: bytes, new: bytes) -> str:
+def _first_line(held: bytes, made: bytes, width: int = 60) -> str:
     """Where two texts part, with both; nothing for a picture."""
     try:
-        pairs = zip(held.decode().splitlines(), new.decode().splitlines(), strict=False)
+        pairs = zip(held.decode().splitlines(), made.decode().splitlines(), strict=False)
     except UnicodeDecodeError:
         return ""
-    for number, (one, other) in enumerate(pairs, 1):
-        if one != other:
-            return f": line {number} is '{_short(one)}', from the rows '{_short(other)}'"
+    for number, lines in enumerate(pairs, 1):
+        if lines[0] != lines[1]:
+            here, there = (line if len(line) <= width else line[: width - 1] + "…" for line in lines)
+            return f": line {number} is '{here}', from the rows '{there}'"
     return ": they differ in length"
 
 
-def _stated(entry: SectionEntry, fragment: Mapping[str, Any]) -> Iterator[Difference]:
+def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Finding]:
     """Claims one by one; what the manifest says of tables, figures, headline and raw cells as a whole."""
-    fragment = json.loads(json.dumps(fragment))
-    held = {claim["id"]: claim for claim in entry.claims}
-    made = {claim["id"]: claim for claim in fragment["claims"]}
+    made = json.loads(json.dumps(fragment["section"]))
     driven = entry.runner == "datalab run"  # by hand, cells have the numbers of that session
-    names = [name for name in _OF_CLAIM if driven or name != "cell"]
-    for claim_id in {**held, **made}:
-        one, other = held.get(claim_id), made.get(claim_id)
-        if one is None or other is None:
-            yield Difference(claim_id, f"only {'the raw rows give it' if one is None else 'the record has it'}", True)
-        elif differing := [name for name in names if one.get(name) != other.get(name)]:
-            name = differing[0]
-            detail = f"{name} is {one.get(name)!r}, from the raw rows {other.get(name)!r}"
-            yield Difference(claim_id, detail, True)
+    claims = {claim["id"]: [claim, None] for claim in entry.claims}
+    for claim in made["claims"]:
+        claims.setdefault(claim["id"], [None, None])[1] = claim
+    for claim_id, (held, given) in claims.items():
+        if held is None or given is None:
+            detail = f"only {'the raw rows give it' if held is None else 'the record has it'}"
+            yield Finding("claim", claim_id, detail)
+            continue
+        names = [name for name in OF_CLAIM if held.get(name) != given.get(name) and (driven or name != "cell")]
+        if names:
+            detail = f"{names[0]} is {held.get(names[0])!r}, from the raw rows {given.get(names[0])!r}"
+            yield Finding("claim", claim_id, detail)
     for name in ("tables", "figures", "headline", "cells"):
-        one, other = getattr(entry, name), fragment[name]
+        parts = [getattr(entry, name), made[name]]
         if name in ("tables", "figures") and not driven:
-            one, other = ({key: about | {"cell": None} for key, about in part.items()} for part in (one, other))
-        if one != other:
-            yield Difference(
-                "record.json", f"what it says of section {entry.number}'s {name} is not what the rows give"
-            )
+            parts = [{key: entered | {"cell": None} for key, entered in part.items()} for part in parts]
+        if parts[0] != parts[1]:
+            detail = f"what it says of section {entry.number}'s {name} is not what the rows give"
+            yield Finding("changed", Manifest.NAME, detail)
 
 
-def _outputs(record: Path, stem: str, entry: SectionEntry, done: replay.Replay) -> Iterator[Difference]:
+def _outputs(record: Path, stem: str, entry: SectionRecord, done: replay.Replay) -> Iterator[Finding]:
     """The executed notebook: its code is the source's, its outputs are what the raw rows give."""
     path = f"notebooks/{stem}.ipynb"
     try:
         cells = json.loads((record / path).read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
         if entry.runner == "datalab run":
-            yield Difference(path, "the record does not have the executed notebook")
+            yield Finding("changed", path, "the record does not have the executed notebook")
         return
     except (OSError, ValueError, KeyError):
-        yield Difference(path, "is not a notebook")
+        yield Finding("changed", path, "is not a notebook")
         return
-    given = [cell for cell in cells if cell["cell_type"] == "code" and _is_injected(cell)]
-    if provenance.cells_sha256([cell for cell in cells if cell not in given]) != entry.key.get("notebook"):
-        yield Difference(path, "its cells are not those of the source that ran")
-    if len(given) != 1 or not _is_given(given[0]["source"], entry.parameters):
-        yield Difference(path, "the parameters in it are not those of the section")
     code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    injected = [cell for cell in code if "injected-parameters" in cell["metadata"].get("tags", [])]
+    if provenance.cells_sha256([cell for cell in cells if cell not in injected]) != entry.key.get("notebook"):
+        yield Finding("changed", path, "its cells are not those of the source that ran")
+    if len(injected) != 1 or not _is_given(injected[0]["source"], entry.parameters):
+        yield Finding("changed", path, "the parameters in it are not those of the section")
     if [cell.get("execution_count") for cell in code] != list(done.outputs):
-        yield Difference(path, "its code cells are not counted 1, 2, and so on")
+        yield Finding("changed", path, "its code cells are not counted 1, 2, and so on")
         return
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
-        held, new = _kept(cell, done.labels), _made(made)
+        held = _kept(cell, done.labels)
         if number == done.started:
-            held, new = _without_machine(held), _without_machine(new)
-        if held != new:
-            yield Difference(path, f"what code cell {number} shows is not what the raw rows give")
-
-
-def _is_injected(cell: Mapping[str, Any]) -> bool:
-    return "injected-parameters" in cell["metadata"].get("tags", [])
+            held, made = _without_machine(held), _without_machine(made)
+        if held != made:
+            yield Finding("changed", path, f"what code cell {number} shows is not what the raw rows give")
 
 
 def _is_given(source: str | list[str], parameters: Mapping[str, Any]) -> bool:
     """Whether papermill's cell of parameters assigns literals, those of the manifest, and says nothing else."""
-    lines = "".join(source).removeprefix("# Parameters\n").strip().splitlines()
-    try:
-        given = {name.strip(): ast.literal_eval(value) for name, value in (line.split("=", 1) for line in lines)}
-    except (SyntaxError, ValueError):
-        return False
-    if any("#" in line and "#" not in str(given[line.split("=", 1)[0].strip()]) for line in lines):
-        return False
-    return all(
-        name in parameters and json.loads(json.dumps(value)) == parameters[name] for name, value in given.items()
-    )
+    for line in "".join(source).removeprefix("# Parameters\n").strip().splitlines():
+        name, _, literal = (part.strip() for part in line.partition("="))
+        try:
+            value = ast.literal_eval(literal)
+        except (SyntaxError, ValueError):
+            return False
+        remark = "#" in line and "#" not in str(value)
+        if remark or name not in parameters or json.loads(json.dumps(value)) != parameters[name]:
+            return False
+    return True
 
 
-Shown = tuple[str, str, list[dict[str, str]]]
-
-
-def _kept(cell: Mapping[str, Any], labels: Collection[str]) -> Shown:
+def _kept(cell: Mapping[str, Any], labels: Collection[str]) -> Output:
     """What a cell of the executed notebook shows: printed, warned, displayed; a sweep's progress aside."""
     streams = {"stdout": "", "stderr": ""}
-    shown = []
+    displays = []
     for output in cell["outputs"]:
         if "data" not in output:  # a stream, or an error, which no complete notebook has
             streams[output.get("name", "stderr")] += "".join(output.get("text", ["error"]))
         elif not _is_progress(output, labels):
-            shown.append({kind: _hashed(kind, value) for kind, value in output["data"].items()})
-    return streams["stdout"], streams["stderr"], shown
+            displays.append(replay.hashed(output["data"]))
+    return Output(streams["stdout"], streams["stderr"], displays)
 
 
 def _is_progress(output: Mapping[str, Any], labels: Collection[str]) -> bool:
@@ -208,30 +195,12 @@ def _is_progress(output: Mapping[str, Any], labels: Collection[str]) -> bool:
     if output.get("metadata") != progress.MARK or list(output["data"]) != ["text/plain"]:
         return False
     text = "".join(output["data"]["text/plain"])
-    match = re.fullmatch(r"(\d+) of \1 cells(?: were finished before|: (.*): \d+\.\d s)?", text)
+    # An earlier version called a task a cell.
+    match = re.fullmatch(r"(\d+) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d+\.\d s)?", text)
     return match is not None and (match[2] is None or match[2] in labels)
 
 
-def _made(output: replay.Output) -> Shown:
-    shown = [{kind: _hashed(kind, value) for kind, value in data.items()} for data in output.shown]
-    return output.printed, output.warned, shown
-
-
-def _without_machine(shown: Shown) -> Shown:
+def _without_machine(output: Output) -> Output:
     """The start cell's output without what it says of this machine and of the record's folder."""
-    printed, warned, rest = shown
-    kept = [line for line in printed.splitlines() if line.split(" ")[0] not in ("versions", "device", "record")]
-    return "\n".join(kept), warned, rest
-
-
-def _hashed(kind: str, value: Any) -> str:
-    """A text as it is, a picture as its bytes' hash: the file holds it as base64, a shell as bytes."""
-    text = "".join(value) if isinstance(value, list) else value
-    if kind.startswith("image/") and kind != "image/svg+xml":
-        content = text if isinstance(text, bytes) else base64.b64decode(text)
-        return hashlib.sha256(content).hexdigest()
-    return text if isinstance(text, str) else json.dumps(text)
-
-
-def _short(line: str, width: int = 60) -> str:
-    return line if len(line) <= width else line[: width - 1] + "…"
+    lines = [line for line in output.printed.splitlines() if line.split(" ")[0] not in ("versions", "device", "record")]
+    return Output("\n".join(lines), output.warned, output.displays)

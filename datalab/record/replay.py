@@ -5,18 +5,18 @@ by cell in an IPython shell of this process, with the section's recorded paramet
 rows where a run would compute them.
 """
 
+import base64
 import contextlib
+import hashlib
 import io
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datalab.errors import UserError
-from datalab.record import rawrows, section, staging
-from datalab.record.manifest import SectionEntry
+from datalab.record import rawrows, section, transaction
+from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
 from datalab.record.study import Study
 
@@ -28,17 +28,15 @@ class ReplayError(RuntimeError):
     """The section cannot be computed from these rows by this code: why, in one line."""
 
 
-@dataclass
-class Output:
-    """What one code cell showed: its printed text, and the data of each display by media type."""
+class Output(NamedTuple):
+    """What one code cell showed: its printed text, its warnings, and each display as :func:`hashed` has it."""
 
-    printed: str = ""
-    warned: str = ""
-    shown: list[dict[str, Any]] = field(default_factory=list)
+    printed: str
+    warned: str
+    displays: list[dict[str, str]]
 
 
-@dataclass
-class Replay:
+class Replay(NamedTuple):
     """A section as its raw rows give it: ``fragment`` is what ``finish()`` states, ``outputs`` are by code cell."""
 
     fragment: dict[str, Any]
@@ -47,17 +45,17 @@ class Replay:
     labels: frozenset[str]  # of the cells that its sweeps asked for
 
 
-def replay(record: Path, study: Study, stem: str, entry: SectionEntry, stage: Path) -> Replay:
+def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: Path) -> Replay:
     """Run the section's notebook over the raw rows of ``record``; its tables and figures are left in ``stage``.
 
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
     """
     spec, notebook = study.find(stem), study.notebooks / f"{stem}.ipynb"
-    rows = _Rows(record, entry.cells)
+    rows, shell = _raw_rows(record, entry.cells), _shell()
     opened: list[_Replayed] = []
 
     def opener(parameters: Any) -> section.Section:
-        opened.append(_Replayed(study, spec, parameters, record, stage, rows, shell))
+        opened.append(_Replayed(rows, shell, study, spec, parameters, record, stage, driven=True))
         return opened[-1]
 
     known = spec.load().Parameters.model_fields
@@ -65,68 +63,76 @@ def replay(record: Path, study: Study, stem: str, entry: SectionEntry, stage: Pa
         raise ReplayError(f"the section has no parameter {min(foreign)!r}")
     given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
     given |= {"device": "cpu"} if "device" in given else {}
-    shell = _shell()
-    outputs: dict[int, Output] = {}
     shell.user_ns[section.OPENER] = opener
-    with _working_in(notebook.parent):
+    outputs: dict[int, Output] = {}
+    with contextlib.chdir(notebook.parent):
         for source in _code(notebook, given):
             shell.number += 1
             outputs[shell.number] = _run(shell, source)
-    fragment = staging.read_fragment(stage)
+    fragment = transaction.read_fragment(stage)
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
     return Replay(fragment, outputs, opened[0].number, frozenset(opened[0].labels))
 
 
-class _Rows:
-    """The raw rows of some cells, found by what made them: function and parameters, on whichever device."""
-
-    def __init__(self, record: Path, paths: list[str]) -> None:
-        self._at: dict[str, tuple[str, pd.DataFrame]] = {}
-        for path in paths:
-            try:
-                about, frame = rawrows.read(record / path)
-            except UserError as error:
-                raise ReplayError(str(error)) from None
-            self._at[self._name(about["function"], about["parameters"])] = (path, frame)
-
-    def find(self, task: Any) -> tuple[str, "pd.DataFrame"]:
-        """The path and the rows of one task."""
-        found = self._at.get(self._name(task.function, json.loads(json.dumps(task.parameters))))
-        if found is None:
-            raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
-        return found
-
-    @staticmethod
-    def _name(function: str, parameters: dict[str, Any]) -> str:
-        kept = {name: value for name, value in parameters.items() if name != "device"}
-        return json.dumps([function, kept], sort_keys=True)
+def hashed(data: Mapping[str, Any]) -> dict[str, str]:
+    """A display by media type: a text as it is, a picture as the hash of its bytes, which a file holds as base64."""
+    display = {}
+    for kind, value in data.items():
+        content = "".join(value) if isinstance(value, list) else value
+        if kind.startswith("image/") and kind != "image/svg+xml":
+            content = content if isinstance(content, bytes) else base64.b64decode(content)
+            display[kind] = hashlib.sha256(content).hexdigest()
+        else:
+            display[kind] = content if isinstance(content, str) else json.dumps(content)
+    return display
 
 
 class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
-    def __init__(
-        self, study: Study, spec: Any, parameters: Any, record: Path, stage: Path, rows: _Rows, shell: Any
-    ) -> None:
-        super().__init__(study, spec, parameters, record, stage, driven=True)
+    def __init__(self, rows: "dict[str, tuple[str, pd.DataFrame]]", shell: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self._rows, self._shell = rows, shell
-        self.number = self._cell_number()
+        self.number = shell.number
         self.labels: set[str] = set()
 
     def sweep(self, tasks: Any) -> "pd.DataFrame":
         """The raw rows of these tasks, in their order."""
         import pandas as pd
 
-        tasks = list({task.key: task for task in tasks}.values())
-        self.labels |= {task.label for task in tasks}
-        found = [self._rows.find(task) for task in tasks]
-        self._cells.update((path, None) for path, _ in found)
-        self._raw.append(pd.concat([frame for _, frame in found], ignore_index=True))
+        frames = []
+        for task in {task.key: task for task in tasks}.values():
+            name = _maker(task.function, task.parameters)
+            if name not in self._rows:
+                raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
+            path, frame = self._rows[name]
+            self._cells[path] = None
+            self.labels.add(task.label)
+            frames.append(frame)
+        self._raw.append(pd.concat(frames, ignore_index=True))
         return self._raw[-1].copy()
 
     def _cell_number(self) -> int:
         return self._shell.number
+
+
+def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, pd.DataFrame]]":
+    """The path and the raw rows of some cells, by what made them."""
+    rows = {}
+    for path in paths:
+        try:
+            made_by, frame = rawrows.read(record / path)
+        except UserError as error:
+            raise ReplayError(str(error)) from None
+        rows[_maker(made_by["function"], made_by["parameters"])] = (path, frame)
+    return rows
+
+
+def _maker(function: str, parameters: Mapping[str, Any]) -> str:
+    """What made some raw rows, as one text: function and parameters, on whichever device."""
+    kept = {name: value for name, value in parameters.items() if name != "device"}
+    return json.dumps([function, kept], sort_keys=True)
 
 
 def _code(notebook: Path, given: dict[str, Any]) -> Iterator[str]:
@@ -160,10 +166,7 @@ def _shell() -> Any:
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
         number = 0  # of the code cell that runs
-
-        def __init__(self, **given: Any) -> None:
-            self.shown: list[dict[str, Any]] = []
-            super().__init__(**given)
+        shown: list[dict[str, Any]]  # by that cell
 
         def init_history(self) -> None:
             super().init_history()
@@ -175,7 +178,7 @@ def _shell() -> Any:
 
 
 def _run(shell: Any, source: str) -> Output:
-    shell.shown = shown = []
+    shell.shown = []
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec
@@ -184,14 +187,4 @@ def _run(shell: Any, source: str) -> Output:
     if error is not None:
         first = (str(error).splitlines() or [""])[0]
         raise ReplayError(f"code cell {shell.number} raised {type(error).__name__}: {first}")
-    return Output(printed.getvalue(), warned.getvalue(), shown)
-
-
-@contextlib.contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+    return Output(printed.getvalue(), warned.getvalue(), [hashed(data) for data in shell.shown])

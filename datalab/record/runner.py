@@ -1,26 +1,32 @@
 """``datalab run``: plan, lock, run each notebook, judge it, and leave a record that says the truth whatever happens."""
 
 import os
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claimstable, lock, manifest, plan, progress, provenance, section, staging, verify
+from datalab.record import claims_table, lock, plan, progress, provenance, section, transaction, verify
+from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.interrupts import Interrupts
 from datalab.record.kernel import kill_left_over
-from datalab.record.manifest import Manifest, SectionEntry
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
-from datalab.record.screen import Screen
 from datalab.record.study import Study
+from datalab.sweep import cluster
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 _POLL = 0.2  # seconds
+
+
+def default_record(profile: str) -> Path:
+    """``runs/<profile>`` in the project."""
+    return provenance.project() / "runs" / profile
 
 
 def run(
@@ -29,251 +35,226 @@ def run(
     record: Path,
     profile: str,
     fresh: bool = False,
-    resume: str = "",
+    resume: str = "the same command",
     python: str = sys.executable,
     timeout: float | None = None,
+    scheduler: str | None = None,
 ) -> int:
     """Run the jobs into ``record`` and return the exit status: 0 all complete, 1 one failed, 130 interrupted.
 
     A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first. ``resume`` is
     the command that continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds
-    a code cell may run. Raises :class:`UserError`, before anything is written, when the folder is not a record, holds
-    another profile, is being written to or cannot be, or a data set cannot be fetched. A record that can no longer be
-    written (a full disk) ends the run with status 1.
+    a code cell may run, ``scheduler`` the address of a Dask scheduler for the sweeps. Raises :class:`UserError`, before
+    anything is written, when the folder is not a record, holds another profile, is being written to or cannot be, or a
+    data set cannot be fetched. A record that can no longer be written (a full disk) ends the run with status 1.
     """
     record = record.resolve()  # the kernels work in another folder
-    screen, interrupts = Screen(), Interrupts()
+    console, interrupts = RunConsole(), Interrupts()
     with interrupts.watched():
         try:
             missing = plan.missing_datasets(jobs)
-            screen.plan(jobs, missing)
-            _check_folder(record, profile, fresh)
+            console.plan(jobs, missing)
+            _check_folder(record, study, profile, fresh)
             if missing:
-                _fetch(missing, screen)
+                from datalab import data
+
+                data.fetch(missing, progress=console.fetching)
             with interrupts.deferred():
-                return _run(study, jobs, record, profile, fresh, screen, interrupts, python=python, timeout=timeout)
+                manifest = _open(record, study, profile, fresh)
+                driver = _Driver(study, record, manifest, console, interrupts, python, timeout, scheduler)
+                try:
+                    driver.run_all(jobs)
+                finally:
+                    driver.close()
         except KeyboardInterrupt:
             why, status = "Interrupted", INTERRUPTED
         except OSError as error:
             why, status = f"Stopped, cannot write ({provenance.one_line(error)})", FAILED
-        kept = (
-            f"finished work is kept in {provenance.shown(record)}" if os.path.exists(record) else "nothing was written"
-        )
-        screen.say(f"{why}; {kept}. Resume with: {resume or 'the same command'}")
+        else:
+            entries = [manifest.sections[job.section.stem] for job in jobs]
+            console.summary(entries, provenance.shown(record))
+            return OK if all(entry.status == "complete" for entry in entries) else FAILED
+        kept = f"finished work is kept in {provenance.shown(record)}"
+        console.say(f"{why}; {kept if os.path.exists(record) else 'nothing was written'}. Resume with: {resume}")
         return status
 
 
-def _run(
-    study: Study,
-    jobs: Sequence[Job],
-    record: Path,
-    profile: str,
-    fresh: bool,
-    screen: Screen,
-    interrupts: Interrupts,
-    **how: Any,
-) -> int:
-    _make(record)
-    lock.hold(record)
-    try:
-        _check_folder(record, profile, fresh)
-        if fresh:
-            _empty(record)
-        book = manifest.load(record) if (record / manifest.NAME).exists() else manifest.create(profile, study)
-        driver = _Driver(study, record, book, screen, interrupts, **how)
-        try:
-            driver.run_all(jobs)
-        finally:
-            driver.close()
-    finally:
-        lock.release(record)
-    entries = [book.sections[job.section.stem] for job in jobs]
-    for entry in entries:
-        screen.headline(entry)
-    where = provenance.shown(record)
-    screen.say(f"Executed notebooks: {where}/notebooks   tables: {where}/tables   verdicts: {where}/claims.csv")
-    screen.say(f"Check the record with: datalab verify {where}")
-    return OK if all(entry.status == "complete" for entry in entries) else FAILED
+def is_current(record: Path, manifest: Manifest, stem: str, key: Mapping[str, Any]) -> bool:
+    """Whether a section is complete, run with this key by ``datalab run``, and every file of it is whole."""
+    entry = manifest.sections.get(stem)
+    if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
+        return False
+    paths = [*manifest.files_of(stem), *entry.cells]
+    return not any(verify.change(record, path, manifest.files.get(path)) for path in paths)
 
 
+@dataclass
 class _Driver:
-    """One run over one record, whose lock is held and in which interruptions wait until they are asked for.
+    """One run over one record, whose lock is held and in which interruptions wait until they are asked for."""
 
-    ``how``: the ``python`` and ``timeout`` of :func:`run`.
-    """
-
-    def __init__(
-        self, study: Study, record: Path, book: Manifest, screen: Screen, interrupts: Interrupts, **how: Any
-    ) -> None:
-        self._study = study
-        self._record, self._book, self._how = record, book, how
-        self._screen, self._interrupts = screen, interrupts
-        self._sources = provenance.sources(study.ledger)
-        self._opened = self._adopted = False
+    study: Study
+    record: Path
+    manifest: Manifest
+    console: RunConsole
+    interrupts: Interrupts
+    python: str
+    timeout: float | None
+    scheduler: str | None
+    changed: bool = False  # whether this run has written to the record
+    sources: dict[str, str | None] = field(default_factory=dict)
 
     def run_all(self, jobs: Sequence[Job]) -> None:
         """Run what is not current, in order; a section that reads one that did not complete is not run."""
-        if not self._book.closed:  # new, or its writer was killed
-            self._adopted = True
-            for noted in staging.adopt(self._record, self._book):
+        self.sources = provenance.sources(self.study.ledger)
+        if not self.manifest.closed:  # new, or its writer was killed
+            self.changed = True
+            for noted in transaction.recover(self.record, self.manifest):
                 kill_left_over(noted)
         for job in jobs:
-            entry = SectionEntry(number=job.section.number, title=job.section.title)
-            self._book.sections.setdefault(job.section.stem, entry)
+            self.manifest.sections.setdefault(job.section.stem, self._entry(job))
+        refreshed = False
         for job in jobs:
             key = self._key(job)
-            current = is_current(self._record, self._book, job.section.stem, key)
-            self._interrupts.check()
+            current = is_current(self.record, self.manifest, job.section.stem, key)
+            self.interrupts.check()
             if current:
-                self._screen.skipped(job)
+                self.console.skipped(job)
                 continue
-            self._open()
-            broken = [stem for stem in job.reads if self._is_broken(stem)]
-            if broken:
+            if not refreshed:
+                self._refresh()
+                refreshed = True
+            if broken := [stem for stem in job.reads if self._is_broken(stem)]:
                 self._refuse(job, f"needs {', '.join(broken)}, which did not complete")
             else:
                 self._run_one(job, key)
-        self._interrupts.check()
+        self.interrupts.check()
 
     def close(self) -> None:
-        """Write what spans sections and close the record; one in which nothing ran is left to the byte."""
-        if any(entry.status == "running" for entry in self._book.sections.values()):
-            staging.adopt(self._record, self._book, "the run ended before it could be judged")
-        if self._opened or self._adopted:
-            staging.close(self._record, self._book, self._study)
+        """Write what spans sections, close the record and release it; where nothing ran it is left to the byte."""
+        try:
+            if any(entry.status == "running" for entry in self.manifest.sections.values()):
+                transaction.recover(self.record, self.manifest, "the run ended before it could be judged")
+            if self.changed:
+                transaction.close(self.record, self.manifest, self.study)
+        finally:
+            lock.release(self.record)
 
-    def _open(self) -> None:
+    def _refresh(self) -> None:
         """Before the first notebook of this call: note what runs it, and trust no raw cell that has changed.
 
         From here on until it is closed the record says that it is being written to. If it cannot say so, nothing else
         of it is touched.
         """
-        if self._opened:
-            return
-        manifest.refresh(self._book, self._study)
-        self._book.closed = False
-        manifest.save(self._record, self._book)
-        self._opened = True
-        for path in staging.drop_changed_cells(self._record, self._book):
-            self._screen.say(f"     {path} is not what was written: it will be computed again")
+        self.manifest.refresh(self.study)
+        self.manifest.closed = False
+        self.manifest.save(self.record)
+        self.changed = True
+        for path in transaction.drop_changed_cells(self.record, self.manifest):
+            self.console.say(f"     {path} is not what was written: it will be computed again")
+
+    def _entry(self, job: Job, **known: Any) -> SectionRecord:
+        return SectionRecord(number=job.section.number, title=job.section.title, **known)
 
     def _is_broken(self, stem: str) -> bool:
-        entry = self._book.sections.get(stem)
+        entry = self.manifest.sections.get(stem)
         return entry is not None and entry.status in ("failed", "interrupted")
 
     def _key(self, job: Job) -> dict[str, Any]:
         """Everything the section's results depend on."""
         parameters = job.parameters.model_dump(mode="json", exclude={"workers", "record"})
-        key = {**self._sources, "notebook": provenance.notebook_sha256(job.notebook), "parameters": parameters}
-        return key | {"reads": self._book.reads_sha256(job.reads)}
+        key = {**self.sources, "notebook": provenance.notebook_sha256(job.notebook), "parameters": parameters}
+        return key | {"reads": self.manifest.reads_sha256(job.reads)}
 
     def _refuse(self, job: Job, reason: str) -> None:
-        entry = SectionEntry(number=job.section.number, title=job.section.title, status="not run", reason=reason)
-        staging.discard(self._record, self._book, job.section.stem)
-        self._book.sections[job.section.stem] = entry
-        manifest.save(self._record, self._book)
-        self._screen.end(job, entry)
+        transaction.discard(self.record, self.manifest, job.section.stem)
+        entry = self.manifest.sections[job.section.stem] = self._entry(job, status="not run", reason=reason)
+        self.manifest.save(self.record)
+        self.console.end(job, entry)
 
     def _run_one(self, job: Job, key: dict[str, Any]) -> None:
         stem = job.section.stem
-        entry = SectionEntry(
-            number=job.section.number,
-            title=job.section.title,
-            status="running",
-            runner="datalab run",
-            key=key,
-            parameters=job.parameters.model_dump(mode="json", exclude={"record"}),
-            started=manifest.now(),
-            process=section.process(),
-        )
-        staging.hold_room(self._record)
-        stage = staging.begin(self._record, self._book, stem, entry)
+        asked = job.parameters.model_dump(mode="json", exclude={"record"})
+        how = {"status": "running", "runner": "datalab run", "started": provenance.now()}
+        entry = self._entry(job, key=key, parameters=asked, process=provenance.process(), **how)
+        transaction.hold_room(self.record)
+        stage = transaction.begin(self.record, self.manifest, stem, entry)
         given = {"profile": job.parameters.profile, **job.given}
-        target = self._record / "notebooks" / f"{stem}.ipynb.partial"
+        target = self.record / "notebooks" / f"{stem}.ipynb.partial"
         try:
-            execution = Execution(job.notebook, given, self._record, stage, target, **self._how)
-            began, cpu = time.monotonic(), _cpu_of_children()
-            self._screen.begin(job)
+            environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
+            environment |= {cluster.SCHEDULER: self.scheduler} if self.scheduler else {}
+            execution = Execution(job.notebook, given, target, environment, self.python, self.timeout)
+            began, cpu = time.monotonic(), provenance.cpu_seconds()
+            self.console.begin(job)
             try:
                 interrupted = self._watch(job, execution, stage)
             finally:
                 execution.end()
-            staging.give_room(self._record)
+            transaction.give_room(self.record)
             entry.wall_seconds = round(time.monotonic() - began, 3)
-            entry.cpu_seconds = round(_cpu_of_children() - cpu, 3)
+            entry.cpu_seconds = round(provenance.cpu_seconds() - cpu, 3)
             self._settle(job, execution, stage, interrupted)
         except OSError as error:
             self._fail(stem, entry, stage, f"its part of the record cannot be written: {provenance.one_line(error)}")
             raise
         finally:
-            self._screen.end(job, self._book.sections[stem])
+            self.console.end(job, self.manifest.sections[stem])
 
     def _watch(self, job: Job, execution: Execution, stage: Path) -> bool:
         """Follow the notebook to its end, or until an interruption: return whether it was interrupted."""
         execution.start()
-        entry = self._book.sections[job.section.stem]
-        while execution.is_alive() and not self._interrupts.arrived:
+        entry = self.manifest.sections[job.section.stem]
+        while execution.is_alive() and not self.interrupts.arrived:
             execution.join(timeout=_POLL)
             process = execution.kernel.process
             if process is not None and "kernel" not in entry.process:
                 entry.process |= {"kernel": process.pid, "connection": execution.kernel.connection}
-                manifest.save(self._record, self._book)
-            state = progress.read(stage / staging.PROGRESS)
-            self._screen.tick(job, execution.cell, execution.cells, state)
+                self.manifest.save(self.record)
+            state = progress.read(stage / transaction.PROGRESS)
+            self.console.tick(job, execution.cell, execution.cells, state)
         return execution.is_alive()
 
     def _settle(self, job: Job, execution: Execution, stage: Path, interrupted: bool) -> None:
         """Judge the notebook and enter it, as complete or as what it is."""
-        stem, book, record = job.section.stem, self._book, self._record
-        entry = book.sections[stem]
-        judgement = execution.judge()
-        fragment = staging.read_fragment(stage)
-        reason = judgement.reason or _missing_from(fragment, job)
+        stem = job.section.stem
+        entry = self.manifest.sections[stem]
+        result = execution.judge()
+        fragment = transaction.read_fragment(stage)
+        reason = result.reason or _missing_from(fragment, job)
         execution.save()
-        entry.code_cells, entry.code_cells_ran = judgement.cells, judgement.ran
-        entry.ended, entry.process = manifest.now(), {}
+        entry.code_cells, entry.code_cells_ran = result.cells, result.ran
+        entry.ended, entry.process = provenance.now(), {}
         if fragment is not None and not reason:
             cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
             timed = {"wall_seconds": entry.wall_seconds, "cpu_seconds": cpu, "ended": entry.ended}
             fragment["section"] |= {"status": "complete", **timed}
-            staging.merge(record, book, stem, fragment)
-            self._keep(execution, f"notebooks/{stem}.ipynb")
+            transaction.merge(self.record, self.manifest, stem, fragment)
+            kept = f"notebooks/{stem}.ipynb"
         else:
             entry.status = "interrupted" if interrupted else "failed"
-            stopped = f"stopped after {judgement.ran} of {judgement.cells} code cells"
-            stopped = stopped if judgement.cells else "stopped while its kernel was being started"
+            after = f"after {result.ran} of {result.cells} code cells"
+            stopped = f"stopped {after if result.cells else 'while its kernel was being started'}"
             entry.reason = stopped if interrupted else reason
-            staging.enter_cells(record, book, stem)
-            self._keep(execution, f"notebooks/{stem}.{entry.status}.ipynb")
+            transaction.enter_cells(self.record, self.manifest, stem)
+            kept = f"notebooks/{stem}.{entry.status}.ipynb"
+        if execution.target.exists():
+            os.replace(execution.target, self.record / kept)
+            self.manifest.add_file(self.record, kept, section=stem, timing=True)
         shutil.rmtree(stage, ignore_errors=True)
-        claimstable.write(record, book, self._study)
-        manifest.save(record, book)
+        claims_table.write(self.record, self.manifest, self.study)
+        self.manifest.save(self.record)
 
-    def _fail(self, stem: str, entry: SectionEntry, stage: Path, reason: str) -> None:
+    def _fail(self, stem: str, entry: SectionRecord, stage: Path, reason: str) -> None:
         """Enter a section as failed whose outputs could not be entered; they make room, its raw cells stay."""
         shutil.rmtree(stage, ignore_errors=True)
-        staging.give_room(self._record)
-        staging.discard(self._record, self._book, stem)
-        (self._record / "notebooks" / f"{stem}.ipynb.partial").unlink(missing_ok=True)
-        self._book.sections[stem] = entry
+        transaction.give_room(self.record)
+        transaction.discard(self.record, self.manifest, stem)
+        (self.record / "notebooks" / f"{stem}.ipynb.partial").unlink(missing_ok=True)
+        self.manifest.sections[stem] = entry
         entry.status, entry.reason, entry.process = "failed", entry.reason or reason, {}
-        entry.ended = manifest.now()
-        staging.enter_cells(self._record, self._book, stem)
-        manifest.save(self._record, self._book)
-
-    def _keep(self, execution: Execution, path: str) -> None:
-        """Rename the partial notebook to what it turned out to be."""
-        if execution.target.exists():
-            os.replace(execution.target, self._record / path)
-            self._book.add_file(self._record, path, section=execution.stem, timing=True)
-
-
-def is_current(record: Path, book: Manifest, stem: str, key: Mapping[str, Any]) -> bool:
-    """Whether a section is complete, run with this key by ``datalab run``, and every file of it is whole."""
-    entry = book.sections.get(stem)
-    if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
-        return False
-    return not any(verify.change(record, path, book.files.get(path)) for path in [*book.files_of(stem), *entry.cells])
+        entry.ended = provenance.now()
+        transaction.enter_cells(self.record, self.manifest, stem)
+        self.manifest.save(self.record)
 
 
 def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
@@ -281,13 +262,13 @@ def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
     if fragment is None:
         return "the notebook ended without section.finish()"
     asked = job.parameters.model_dump(mode="json", exclude={"record"})
-    ran = {name: value for name, value in fragment["section"]["parameters"].items() if name != "record"}
+    ran = fragment["section"]["parameters"]
     if differing := sorted(name for name in asked if ran.get(name) != asked[name]):
         return f"the notebook ran with other parameters than asked for: {', '.join(differing)}"
     return ""
 
 
-def _check_folder(record: Path, profile: str, fresh: bool) -> None:
+def _check_folder(record: Path, study: Study, profile: str, fresh: bool) -> None:
     """Refuse a folder that is not a record, is or cannot be written to, or holds another profile. Writes nothing."""
     name = provenance.shown(record)
     nearest = next(folder for folder in (record, *record.parents) if os.path.exists(folder))
@@ -299,51 +280,32 @@ def _check_folder(record: Path, profile: str, fresh: bool) -> None:
         raise UserError(f"record '{name}' is a file; choose a folder")
     if lock.is_held(record):
         lock.hold(record)  # refuses, naming the holder, unless this process holds it
-    if not (record / manifest.NAME).exists():
+    if not (record / Manifest.NAME).exists():
         foreign = sorted(path.name for path in record.iterdir() if path.name != lock.NAME)
         if foreign:
             raise UserError(f"folder '{name}' is not a record (it holds '{foreign[0]}'); choose an empty or a new one")
     elif not fresh:
         try:
-            held = manifest.load(record).profile
+            transaction.open_manifest(record, study, profile)
         except UserError as error:
             raise UserError(f"{error}; --fresh starts over") from None
-        if held != profile:
-            raise UserError(f"record '{name}' holds profile '{held}', not '{profile}'; choose another or add --fresh")
 
 
-def _make(record: Path) -> None:
+def _open(record: Path, study: Study, profile: str, fresh: bool) -> Manifest:
+    """Take the record's lock and return its manifest, of an emptied folder where ``fresh`` is asked for."""
     try:
         record.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}' cannot be written: {error.strerror}") from None
-
-
-def _empty(record: Path) -> None:
-    for path in record.iterdir():
-        if path.name == lock.NAME:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _fetch(missing: Sequence[str], screen: Screen) -> None:
-    from datalab import data
-
-    def show(package: str, done: int, total: int) -> None:
-        if package:
-            screen.say(f"     fetching {package} ({done + 1} of {total})")
-
-    data.fetch(list(missing), progress=show)
-
-
-def _cpu_of_children() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def default_record(profile: str) -> Path:
-    """``runs/<profile>`` in the project."""
-    return provenance.project() / "runs" / profile
+    lock.hold(record)
+    try:
+        _check_folder(record, study, profile, fresh)
+        for path in record.iterdir() if fresh else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != lock.NAME:
+                path.unlink()
+        return transaction.open_manifest(record, study, profile)
+    except BaseException:
+        lock.release(record)
+        raise

@@ -1,18 +1,18 @@
-"""What a notebook sees of the record: ``start`` opens its section, the :class:`Section` saves what it shows."""
+"""What a notebook sees of the record: ``open_section`` opens its section, the :class:`Section` saves what it shows."""
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import lock, manifest, provenance, staging
-from datalab.record.manifest import SectionEntry
+from datalab.record import lock, provenance, transaction
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
 # The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
 OPENER = "_datalab_opener"
+BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
 
 
 @dataclass(frozen=True)
@@ -61,65 +62,45 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
     """
     spec = study.find(name)
     parameters = resolve(spec.load().Parameters, given_in(namespace), where=f"notebook {spec.stem}")
-    os.environ.update({name: value for name, value in provenance.DETERMINISM.items() if name not in os.environ})
     if opener := namespace.get(OPENER):
-        opened = opener(parameters)
+        section = opener(parameters)
     elif STAGE in os.environ:
-        opened = Section(study, spec, parameters, Path(os.environ[RECORD]), Path(os.environ[STAGE]), driven=True)
+        section = Section(study, spec, parameters, Path(os.environ[RECORD]), Path(os.environ[STAGE]), driven=True)
     else:
-        opened = _by_hand(study, spec, parameters)
+        section = _by_hand(study, spec, parameters)
     if ipython():
         from datalab.record.figures import style
 
         style()
-    print(opened.describe())
-    return opened
+    print(section.describe())
+    return section
 
 
 def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> "Section":
-    name = parameters.record or f"runs/notebook-{parameters.profile}"
-    record = (provenance.project() / name).resolve()
+    record = provenance.project() / (parameters.record or f"runs/notebook-{parameters.profile}")
+    record = record.resolve()
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
-        book = _open_book(record, study, parameters.profile)
+        manifest = transaction.open_manifest(record, study, parameters.profile)
     except UserError:
         lock.release(record)
         raise
-    entry = SectionEntry(
+    if not manifest.closed:
+        transaction.recover(record, manifest)
+    transaction.drop_changed_cells(record, manifest)
+    manifest.refresh(study)
+    entry = SectionRecord(
         number=spec.number,
         title=spec.title,
         status="running",
         runner="notebook session",
-        key={**book.sources, "notebook": None},
-        started=manifest.now(),
-        process=process(),
+        key={**manifest.sources, "notebook": None},
+        started=provenance.now(),
+        process=provenance.process(),
     )
-    stage = staging.begin(record, book, spec.stem, entry)
+    stage = transaction.begin(record, manifest, spec.stem, entry)
     return Section(study, spec, parameters, record, stage, driven=False)
-
-
-def _open_book(record: Path, study: Study, profile: str) -> manifest.Manifest:
-    if not (record / manifest.NAME).exists():
-        return manifest.create(profile, study)
-    book = manifest.load(record)
-    if book.profile != profile:
-        name = provenance.shown(record)
-        raise UserError(f"record '{name}' holds profile '{book.profile}', not '{profile}'; choose another")
-    if not book.closed:
-        staging.adopt(record, book)
-    staging.drop_changed_cells(record, book)
-    manifest.refresh(book, study)
-    return book
-
-
-def process() -> dict[str, Any]:
-    """This process, so that a reader of the record can tell whether it still lives."""
-    import socket
-
-    import psutil
-
-    return {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": socket.gethostname()}
 
 
 class Section:
@@ -130,48 +111,33 @@ class Section:
     """
 
     def __init__(
-        self,
-        study: Study,
-        spec: SectionSpec,
-        parameters: SectionParameters,
-        record: Path,
-        stage: Path,
-        driven: bool,
+        self, study: Study, spec: SectionSpec, parameters: SectionParameters, record: Path, stage: Path, driven: bool
     ) -> None:
-        self._study = study
-        self.spec = spec
-        self.parameters = parameters
-        self.record = record
-        self._stage = stage
-        self._driven = driven
-        self._open = True
+        self._study, self.spec, self.parameters, self.record = study, spec, parameters, record
+        self._stage, self._driven, self._open = stage, driven, True
         self._tables: dict[str, dict[str, Any]] = {}
         self._figures: dict[str, dict[str, Any]] = {}
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
         self._cells: dict[str, None] = {}
         self._raw: list[pd.DataFrame] = []
-        self._wall = time.monotonic()
-        self._cpu = cpu_seconds()
+        self._began = time.monotonic(), provenance.cpu_seconds()
 
     def describe(self) -> str:
         """The provenance a notebook prints first: versions, device, seeds, profile, record."""
-        from importlib.metadata import version
-
-        names = ("torch", "numpy", "scipy", "pandas", "scikit-learn")
-        versions = ", ".join(f"{name} {version(name)}" for name in names)
         p = self.parameters
-        seeds = f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}"
-        return "\n".join(
-            [
-                f"section   {self.spec.number}: {self.spec.title}",
-                f"versions  Python {sys.version.split()[0]}, {versions}",
-                f"device    {provenance.device(p.device)}, {os.environ.get('OMP_NUM_THREADS')} thread a process",
-                f"seeds     {seeds}",
-                f"profile   {p.profile}",
-                f"record    {provenance.shown(self.record)}",
-            ]
-        )
+        libraries = ("torch", "numpy", "scipy", "pandas", "scikit-learn")
+        versions = [f"Python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in libraries)]
+        threads = provenance.determinism()["threads"]
+        lines = {
+            "section": f"{self.spec.number}: {self.spec.title}",
+            "versions": ", ".join(versions),
+            "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
+            "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
+            "profile": p.profile,
+            "record": provenance.shown(self.record),
+        }
+        return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
 
     def sweep(self, tasks: Any) -> "pd.DataFrame":
         """Run a grid of tasks and return their rows; finished ones are reused from ``record/cells``.
@@ -183,10 +149,9 @@ class Section:
 
         self._must_be_open()
         tasks = list(tasks)
-        progress = Progress(self._stage / staging.PROGRESS)
-        workers = self.parameters.workers or provenance.machine()["cores"]
         folder = self.record / "cells"
-        rows = sweep.run(tasks, folder, workers, progress, executor=cluster.executor())
+        progress = Progress(self._stage / transaction.PROGRESS)
+        rows = sweep.run(tasks, folder, self.parameters.workers, progress, executor=cluster.executor())
         self._cells.update((f"cells/{task.path(folder).name}", None) for task in tasks)
         self._raw.append(rows)
         return rows
@@ -206,8 +171,7 @@ class Section:
         faces = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex(), ".json": table.sidecar()}
         for kind, content in faces.items():
             atomic.write(self._stage / "tables" / f"{table.name}{kind}", content)
-        about = {"caption": caption, "stamp": table.stamp, "timing": timing, "cell": self._cell_number()}
-        self._tables[table.name] = about
+        self._tables[table.name] = self._described(table)
         return table
 
     def figure(
@@ -217,24 +181,21 @@ class Section:
 
         ``data`` is the frame behind it, saved as ``.csv``. The caption says what the intervals are.
         """
+        import pandas as pd
+
         from datalab.record import figures
         from datalab.record.tables import Table
 
         self._must_be_open()
-        name = self._name(name)
-        stamp = self._stamp(None, 0 if data is None else len(data))
-        rendered = figures.render(figure, name)
-        for kind, content in rendered.items():
-            atomic.write(self._stage / "figures" / f"{name}.{kind}", content)
-        if data is not None:
-            atomic.write(self._stage / "figures" / f"{name}.csv", Table(data, name, caption, stamp, timing).csv())
-        self._figures[name] = {"caption": caption, "stamp": stamp, "timing": timing, "cell": self._cell_number()}
+        behind = pd.DataFrame() if data is None else data
+        behind = Table(behind, self._name(name), caption, self._stamp(None, len(behind)), timing)
+        faces = figures.render(figure, behind.name)
         figures.close(figure)
-        if ipython():
-            from IPython.display import display
-
-            display({"image/png": rendered["png"], "text/plain": f"Figure: {caption}"}, raw=True)
-            display({"text/markdown": f"*{caption}*", "text/plain": caption}, raw=True)
+        for kind, content in (faces if data is None else {**faces, "csv": behind.csv()}).items():
+            atomic.write(self._stage / "figures" / f"{behind.name}.{kind}", content)
+        self._figures[behind.name] = self._described(behind)
+        _display({"image/png": faces["png"], "text/plain": f"Figure: {caption}"})
+        _display({"text/markdown": f"*{caption}*", "text/plain": caption})
 
     def verdicts(self, statements: Iterable[Statement]) -> None:
         """State what was measured for claims of the ledger; a claim stated twice keeps the last statement.
@@ -242,58 +203,55 @@ class Section:
         Raises :class:`UserError` for an id the ledger does not have, a table this section did not save, or raw rows
         that do not exist.
         """
-        self._must_be_open()
-        for statement in statements:
-            self._claims[statement.id] = self._stated(statement)
-
-    def _stated(self, statement: Statement) -> dict[str, Any]:
         from datalab.record import rawrows
 
-        claim_id, table = self._study.statement(statement.id)["id"], statement.table
-        if table is not None and self._name(table) not in self._tables:
-            known = [name.removeprefix(self._name("")) for name in self._tables]
-            raise UserError(f"claim {claim_id}: this section saved no table '{table}'; it has {known}")
-        figures = ("measured", "low", "high", "effect_size", "n")
-        return {
-            "id": claim_id,
-            **{name: plain(getattr(statement, name)) for name in figures},
-            "verdict": statement.verdict,
-            "why": statement.why,
-            "table": None if table is None else f"tables/{self._name(table)}.csv",
-            "row": None if statement.row is None else str(statement.row),
-            "cell": self._cell_number() if table is None else self._tables[self._name(table)]["cell"],
-            "raw": None if statement.raw is None else rawrows.counted(self._raw, statement.raw, claim_id),
-        }
+        self._must_be_open()
+        for statement in statements:
+            claim_id = self._study.statement(statement.id)["id"]
+            table = None if statement.table is None else self._name(statement.table)
+            if table is not None and table not in self._tables:
+                known = [name.removeprefix(self._name("")) for name in self._tables]
+                raise UserError(f"claim {claim_id}: this section saved no table '{statement.table}'; it has {known}")
+            figures = {name: getattr(statement, name) for name in ("measured", "low", "high", "effect_size", "n")}
+            raw = statement.raw
+            self._claims[claim_id] = {
+                "id": claim_id,
+                **{name: plain(figure) for name, figure in figures.items()},
+                "verdict": statement.verdict,
+                "why": statement.why,
+                "table": None if table is None else f"tables/{table}.csv",
+                "row": None if statement.row is None else str(statement.row),
+                "cell": self._cell_number() if table is None else self._tables[table]["cell"],
+                "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
+            }
 
     def headline(self, what: "str | pd.DataFrame | Table") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
-        from datalab.record.tables import Table, flat, shown_column
+        from datalab.record.tables import Table, flat, shown_rows
 
         self._must_be_open()
         if isinstance(what, str):
             self._headline.append({"text": what})
             return
-        caption = what.caption if isinstance(what, Table) else ""
-        frame = what.frame if isinstance(what, Table) else flat(what)
-        columns = [shown_column(frame[column]) for column in frame]
-        rows = [list(row) for row in zip(*columns, strict=True)]
-        self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": rows})
+        caption, frame = (what.caption, what.frame) if isinstance(what, Table) else ("", flat(what))
+        self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": shown_rows(frame)})
 
     def claims(self) -> "pd.DataFrame":
         """The claims stated so far, by this section and by the others of the record, one row a claim of the ledger."""
-        from datalab.record import claimstable
+        from datalab.record import claims_table
 
         self._must_be_open()
-        book = manifest.load(self.record)
-        book.sections[self.spec.stem].claims = list(self._claims.values())
-        return claimstable.frame(book, self._study)
+        manifest = Manifest.load(self.record)
+        manifest.sections[self.spec.stem].claims = list(self._claims.values())
+        return claims_table.frame(manifest, self._study)
 
     def finish(self) -> None:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
         self._must_be_open()
         files = sorted(p.relative_to(self._stage).as_posix() for p in self._stage.glob("*/*") if p.is_file())
-        timed = {f"tables/{name}" for name, about in self._tables.items() if about["timing"]}
-        timed |= {f"figures/{name}" for name, about in self._figures.items() if about["timing"]}
+        kinds = {"tables": self._tables, "figures": self._figures}
+        timed = {f"{kind}/{name}" for kind, made in kinds.items() for name in made if made[name]["timing"]}
+        wall, cpu = self._began
         fragment = {
             "files": files,
             "timing": [path for path in files if path.rsplit(".", 1)[0] in timed],
@@ -301,56 +259,49 @@ class Section:
                 "parameters": self.parameters.model_dump(mode="json"),
                 "device": provenance.device(self.parameters.device),
                 "determinism": provenance.determinism(),
-                "ended": manifest.now(),
-                "wall_seconds": round(time.monotonic() - self._wall, 3),
-                "cpu_seconds": round(cpu_seconds() - self._cpu, 3),
-                "peak_memory_bytes": peak_memory(),
-                "tables": self._tables,
-                "figures": self._figures,
+                "ended": provenance.now(),
+                "wall_seconds": round(time.monotonic() - wall, 3),
+                "cpu_seconds": round(provenance.cpu_seconds() - cpu, 3),
+                "peak_memory_bytes": provenance.peak_memory(),
+                **kinds,
                 "claims": list(self._claims.values()),
                 "headline": self._headline,
                 "cells": list(self._cells),
             },
         }
-        staging.write_fragment(self._stage, fragment)
+        transaction.write_fragment(self._stage, fragment)
         self._open = False
         if not self._driven:
-            self._enter(fragment)
+            fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
+            manifest = Manifest.load(self.record)
+            transaction.merge(self.record, manifest, self.spec.stem, fragment)
+            transaction.close(self.record, manifest, self._study)
+            lock.release(self.record)
         self._show_end(files)
 
-    def _enter(self, fragment: dict[str, Any]) -> None:
-        book = manifest.load(self.record)
-        reason = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
-        fragment["section"] |= {"status": "complete", "reason": reason, "process": {}}
-        staging.merge(self.record, book, self.spec.stem, fragment)
-        staging.close(self.record, book, self._study)
-        lock.release(self.record)
-
     def _show_end(self, files: list[str]) -> None:
-        claims = [self._verdict(claim) for claim in self._claims.values()]
-        head = ["| claim | measured | verdict | why | table |", "| --- | --- | --- | --- | --- |"]
-        text = ["**Verdicts**", "", *head, *claims, ""] if claims else []
-        saved = ", ".join(f"[`{path}`]({self._seen(path)})" for path in files) or "nothing"
-        text += [f"**Saved** in the record: {saved}", ""]
+        head = ["**Verdicts**", "", "| claim | measured | verdict | why | table |", "| --- | --- | --- | --- | --- |"]
+        lines = [*head, *map(self._verdict, self._claims.values()), ""] if self._claims else []
+        saved = ", ".join(f"[`{path}`]({self._link(path)})" for path in files) or "nothing"
         stems = [section.stem for section in self._study.sections]
-        following = stems[stems.index(self.spec.stem) + 1 :] if self.spec.stem in stems else []
-        text += [f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."]
-        if ipython():
-            from IPython.display import display
-
-            display({"text/markdown": "\n".join(text), "text/plain": "\n".join(text)}, raw=True)
-        else:
-            print("\n".join(text))
+        following = stems[stems.index(self.spec.stem) + 1 :]
+        next_one = f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."
+        text = "\n".join([*lines, f"**Saved** in the record: {saved}", "", next_one])
+        if not _display({"text/markdown": text, "text/plain": text}):
+            print(text)
 
     def _verdict(self, claim: dict[str, Any]) -> str:
         """A claim's line, with links to its page and its table."""
+        from datalab.record.tables import exact
+
         # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
         page = f"report/claims/{claim['id']}.html" if self._driven else "claims.csv"
-        table = f"[{claim['table']}]({self._seen(claim['table'])})" if claim["table"] else ""
-        link = f"[{claim['id']}]({self._seen(page)})"
-        return f"| {link} | {number(claim)} | {claim['verdict']} | {claim['why']} | {table} |"
+        table = f"[{claim['table']}]({self._link(claim['table'])})" if claim["table"] else ""
+        interval = "" if claim["low"] is None else f" [{exact(claim['low'])}, {exact(claim['high'])}]"
+        words = (f"[{claim['id']}]({self._link(page)})", exact(claim["measured"]) + interval)
+        return f"| {' | '.join([*words, claim['verdict'], claim['why'], table])} |"
 
-    def _seen(self, path: str) -> str:
+    def _link(self, path: str) -> str:
         """A file of the record, as a link from the notebook: the executed one is in the record itself."""
         if self._driven:
             return f"../{path}"
@@ -364,36 +315,23 @@ class Section:
     def _stamp(self, n: int | str | None, rows: int) -> dict[str, Any]:
         p = self.parameters
         sets = getattr(p, "datasets", None)
-        if n is None:
-            n = f"{len(sets)} data sets" if sets else f"{rows} rows"
-        return {
-            "section": self.spec.number,
-            "profile": p.profile,
-            "seeds": getattr(p, "seeds", None),
-            "root_seed": p.root_seed,
-            "n": n,
-        }
+        n = n if n is not None else f"{len(sets)} data sets" if sets else f"{rows} rows"
+        seeds = getattr(p, "seeds", None)
+        return {"section": self.spec.number, "profile": p.profile, "seeds": seeds, "root_seed": p.root_seed, "n": n}
+
+    def _described(self, table: "Table") -> dict[str, Any]:
+        """What the manifest says of a table or of the data behind a figure."""
+        described = {"caption": table.caption, "stamp": table.stamp, "timing": table.timing}
+        return {**described, "cell": self._cell_number()}
 
     def _cell_number(self) -> int | None:
-        return cell_number()
+        """The number in the brackets of the notebook cell that runs now."""
+        shell = ipython()
+        return None if shell is None else len(shell.user_ns["In"]) - 1  # In[0] is empty, In[-1] is the running cell
 
     def _must_be_open(self) -> None:
         if not self._open:
             raise UserError(f"section {self.spec.number} is finished: run its start cell again to write to the record")
-
-
-def cell_number() -> int | None:
-    """The number in the brackets of the notebook cell that runs now."""
-    shell = ipython()
-    return None if shell is None else len(shell.user_ns["In"]) - 1  # In[0] is empty, In[-1] is the running cell
-
-
-def number(claim: dict[str, Any]) -> str:
-    """A claim's measured figure with its interval, for people."""
-    from datalab.record.tables import exact
-
-    interval = "" if claim["low"] is None else f" [{exact(claim['low'])}, {exact(claim['high'])}]"
-    return exact(claim["measured"]) + interval
 
 
 def plain(value: Any) -> Any:
@@ -408,23 +346,11 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def cpu_seconds() -> float:
-    """CPU seconds of this process and of its children, the living ones included."""
-    import psutil
+def _display(content: dict[str, Any]) -> bool:
+    """Show something in the running notebook; whether there is one."""
+    if not ipython():
+        return False
+    from IPython.display import display
 
-    me = psutil.Process()
-    own = me.cpu_times()
-    total = own.user + own.system + getattr(own, "children_user", 0.0) + getattr(own, "children_system", 0.0)
-    for child in me.children(recursive=True):
-        try:
-            times = child.cpu_times()
-            total += times.user + times.system
-        except psutil.Error:
-            continue
-    return total
-
-
-def peak_memory() -> int:
-    """The largest resident memory, in bytes, that this process or any one of its finished children had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    display(content, raw=True)
+    return True

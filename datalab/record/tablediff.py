@@ -9,6 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import pandas as pd
+
 Kind = Literal["same", "within tolerance", "within interval", "different"]
 SAME, TOLERANCE, INTERVAL, DIFFERENT = KINDS = ("same", "within tolerance", "within interval", "different")
 
@@ -21,18 +23,7 @@ _NUMBER = re.compile(r"(?P<beyond>[<>] )?(?P<number>[-+]?(?:\d+(?:\.\d+)?(?:e[-+
 _ESTIMATE = re.compile(r"(?P<value>[^\[\]]+) \[(?P<low>[^,]+), (?P<high>[^,]+)\]")
 _LOW = re.compile(r"(?:^|(?<=[ _]))low(?=$|,)")
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A ``.csv`` as text: its columns' names and its rows."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def as_dicts(self) -> list[dict[str, str]]:
-        """Each row by its columns' names; a cell that a short row lacks is empty."""
-        return [dict.fromkeys(self.columns, "") | dict(zip(self.columns, row, strict=False)) for row in self.rows]
+Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -74,55 +65,46 @@ class Number(NamedTuple):
         return {"<": -math.inf, ">": math.inf}.get(self.beyond, self.printed)
 
 
-def read(path: Path) -> Grid:
-    """The ``.csv`` at ``path``, every cell as the text it is."""
+def read(path: Path) -> pd.DataFrame:
+    """The ``.csv`` at ``path``, every cell as the text it is; what a short row lacks is empty, a long one is cut."""
     with open(path, encoding="utf-8", newline="") as stream:
         columns, *rows = list(csv.reader(stream)) or [[]]
-    return Grid(tuple(columns), tuple(map(tuple, rows)))
+    width = len(columns)
+    return pd.DataFrame([(row + [""] * width)[:width] for row in rows], columns=columns, dtype=object)
 
 
-def diff(a: Grid, b: Grid, tolerance: float, timed: Set[str] = frozenset()) -> TableDiff:
+def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = frozenset()) -> TableDiff:
     """Compare two tables. ``timed`` are the claims whose measured value is time or memory, wherever it is repeated."""
-    shared = [column for column in a.columns if column in b.columns]
     key = row_key(a, b)
-    rows_a, rows_b = (_by_key(grid, key) for grid in (a, b))
-    both = [name for name in rows_a if name in rows_b]
-    ends = _agreed(_ends(a.columns), _ends(b.columns))
-    cells = (
-        Cell(
-            name,
-            column,
-            rows_a[name][column],
-            rows_b[name][column],
-            kind,
-            _is_timed([rows_a[name], rows_b[name]], column, timed),
-        )
-        for name in both
-        for column, kind in _kinds(rows_a[name], rows_b[name], shared, ends, tolerance)
-    )
+    rows_a, rows_b = _by_key(a, key), _by_key(b, key)
+    rows, columns = _shared(rows_a, rows_b), _shared(a.columns, b.columns)
+    intervals_a, intervals_b = _intervals(a.columns), _intervals(b.columns)
+    intervals = {limit: of for limit, of in intervals_a.items() if intervals_b.get(limit) == of}
+    cells = []
+    for row in rows:
+        pair = rows_a[row], rows_b[row]
+        for column, kind in _kinds(*pair, columns, intervals, tolerance):
+            cells.append(Cell(row, column, *(side[column] for side in pair), kind, _is_timed(pair, column, timed)))
     return TableDiff(
         key=key,
-        compared=len(both) * len(shared),
+        compared=len(rows) * len(columns),
         cells=tuple(cells),
-        rows_only_a=tuple(name for name in rows_a if name not in rows_b),
-        rows_only_b=tuple(name for name in rows_b if name not in rows_a),
-        columns_only_a=tuple(column for column in a.columns if column not in b.columns),
-        columns_only_b=tuple(column for column in b.columns if column not in a.columns),
-        reordered=both != [name for name in rows_b if name in rows_a]
-        or shared != [column for column in b.columns if column in a.columns],
+        rows_only_a=tuple(row for row in rows_a if row not in rows_b),
+        rows_only_b=tuple(row for row in rows_b if row not in rows_a),
+        columns_only_a=tuple(column for column in a if column not in b),
+        columns_only_b=tuple(column for column in b if column not in a),
+        reordered=rows != _shared(rows_b, rows_a) or columns != _shared(b.columns, a.columns),
     )
 
 
-def row_key(a: Grid, b: Grid) -> tuple[str, ...]:
+def row_key(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
     """The fewest leading columns that name each row of both tables; none where results would have to serve as names."""
-    orders = ([c for c in one.columns if c in other.columns] for one, other in ((a, b), (b, a)))
-    leading = [one for one, other in takewhile(lambda pair: pair[0] == pair[1], zip(*orders, strict=True))]
-    grids = [grid.as_dicts() for grid in (a, b)]
-    settings = list(takewhile(lambda column: not any(_is_result(row[column]) for g in grids for row in g), leading))
+    orders = zip(_shared(a.columns, b.columns), _shared(b.columns, a.columns), strict=True)
+    leading = [column for column, _ in takewhile(lambda pair: pair[0] == pair[1], orders)]
+    settings = list(takewhile(lambda column: not any(table[column].map(_is_result).any() for table in (a, b)), leading))
     for width in range(1, len(settings) + 1):
-        key = settings[:width]
-        if all(len({tuple(row[c] for c in key) for row in grid}) == len(grid) for grid in grids):
-            return tuple(key)
+        if not any(table.duplicated(settings[:width]).any() for table in (a, b)):
+            return tuple(settings[:width])
     return ()
 
 
@@ -133,21 +115,22 @@ def kind(a: str, b: str, interval_a: Pair | None, interval_b: Pair | None, toler
     numbers_a, numbers_b = _numbers(a), _numbers(b)
     if not numbers_a or not numbers_b:
         return DIFFERENT
-    if len(numbers_a) == len(numbers_b) and all(
-        _near(x, y, tolerance) for x, y in zip(numbers_a, numbers_b, strict=True)
-    ):
+    pairs = zip(numbers_a, numbers_b, strict=False)
+    if len(numbers_a) == len(numbers_b) and all(_near(x, y, tolerance) for x, y in pairs):
         return TOLERANCE
-    limits_a = numbers_a[1:] or _limits(interval_a)
-    limits_b = numbers_b[1:] or _limits(interval_b)
-    inside = _inside(numbers_a[0], limits_b) and _inside(numbers_b[0], limits_a)
-    return INTERVAL if inside else DIFFERENT
+    limits_a = numbers_a[1:] or _all_numbers(interval_a or ())
+    limits_b = numbers_b[1:] or _all_numbers(interval_b or ())
+    return INTERVAL if _inside(numbers_a[0], limits_b) and _inside(numbers_b[0], limits_a) else DIFFERENT
 
 
-def _by_key(grid: Grid, key: Sequence[str]) -> dict[tuple[str, ...], dict[str, str]]:
-    rows = grid.as_dicts()
-    if not key:
-        return {(str(number),): row for number, row in enumerate(rows)}
-    return {tuple(row[column] for column in key): row for row in rows}
+def _shared(names: Sequence, others: Sequence) -> list:
+    return [name for name in names if name in others]
+
+
+def _by_key(table: pd.DataFrame, key: Sequence[str]) -> dict[tuple[str, ...], Row]:
+    rows = table.to_dict("records")
+    names = ([row[column] for column in key] if key else [str(number)] for number, row in enumerate(rows))
+    return dict(zip(map(tuple, names), rows, strict=True))
 
 
 def _is_result(text: str) -> bool:
@@ -158,59 +141,51 @@ def _is_result(text: str) -> bool:
     return len(re.sub(r"e.*|\D", "", number["number"]).strip("0")) > KEY_DIGITS
 
 
-def _ends(columns: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+def _intervals(columns: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """For each limit of an interval: the column it is the limit of, and the interval's low and high column.
 
     ``F1 low`` belongs to ``F1``; a limit without a namesake (``low``, ``95 % low``) to the value it stands behind.
     """
-    found: dict[str, tuple[str, str, str]] = {}
-    pairs = {c: (c, _LOW.sub("high", c)) for c in columns if _LOW.search(c) and _LOW.sub("high", c) in columns}
-    limits = {end for pair in pairs.values() for end in pair}
-    for place, low in enumerate(columns):
-        if low in pairs:
-            namesake = " ".join(_LOW.sub("", low).split()).replace(" ,", ",")
-            before = [column for column in columns[:place] if column not in limits]
-            value = namesake if namesake in columns else before[-1] if before else None
-            if value is not None:
-                found |= dict.fromkeys(pairs[low], (value, *pairs[low]))
-    return found
-
-
-def _agreed(
-    a: Mapping[str, tuple[str, str, str]], b: Mapping[str, tuple[str, str, str]]
-) -> dict[str, tuple[str, str, str]]:
-    return {end: where for end, where in a.items() if b.get(end) == where}
+    intervals = {}
+    highs = {low: _LOW.sub("high", low) for low in columns if _LOW.search(low) and _LOW.sub("high", low) in columns}
+    limits = {*highs, *highs.values()}
+    value = None
+    for column in columns:
+        if column in highs:
+            namesake = " ".join(_LOW.sub("", column).split()).replace(" ,", ",")
+            of = namesake if namesake in columns else value
+            if of is not None:
+                intervals |= dict.fromkeys((column, highs[column]), (of, column, highs[column]))
+        elif column not in limits:
+            value = column
+    return intervals
 
 
 def _kinds(
-    a: Mapping[str, str],
-    b: Mapping[str, str],
-    shared: Sequence[str],
-    ends: Mapping[str, tuple[str, str, str]],
-    tolerance: float,
+    a: Row, b: Row, columns: Sequence[str], intervals: Mapping[str, tuple[str, str, str]], tolerance: float
 ) -> Iterator[tuple[str, Kind]]:
     """The columns of one pair of rows in which they differ, each with its kind.
 
     A limit is never inside its own interval: where it moved, it is as far off as the value whose limit it is.
     """
-    intervals: dict[str, Pair] = {}
-    for value, low, high in ends.values():
-        intervals.setdefault(value, (low, high))
+    limits: dict[str, Pair] = {}
+    for value, low, high in intervals.values():
+        limits.setdefault(value, (low, high))
 
-    def of(column: str) -> Kind:
-        pair = None if column in ends else intervals.get(column)
-        limits = [None if pair is None else (row[pair[0]], row[pair[1]]) for row in (a, b)]
-        return kind(a[column], b[column], limits[0], limits[1], tolerance)
+    def kind_of(column: str) -> Kind:
+        pair = None if column in intervals else limits.get(column)
+        texts = [pair and (row[pair[0]], row[pair[1]]) for row in (a, b)]
+        return kind(a[column], b[column], *texts, tolerance)
 
-    for column in shared:
-        found = of(column)
-        if found == DIFFERENT and column in ends and of(ends[column][0]) == INTERVAL:
-            found = INTERVAL
-        if found != SAME:
-            yield column, found
+    for column in columns:
+        distance = kind_of(column)
+        if distance == DIFFERENT and column in intervals and kind_of(intervals[column][0]) == INTERVAL:
+            distance = INTERVAL
+        if distance != SAME:
+            yield column, distance
 
 
-def _is_timed(rows: Sequence[Mapping[str, str]], column: str, timed: Set[str]) -> bool:
+def _is_timed(rows: Sequence[Row], column: str, timed: Set[str]) -> bool:
     repeats = column in REPEATED and all("measured" in row for row in rows)
     return repeats and any(not timed.isdisjoint(row.values()) for row in rows)
 
@@ -218,28 +193,22 @@ def _is_timed(rows: Sequence[Mapping[str, str]], column: str, timed: Set[str]) -
 def _numbers(text: str) -> tuple[Number, ...]:
     """The number a cell holds, with its interval's limits where it has them; nothing where it is text."""
     estimate = _ESTIMATE.fullmatch(text)
-    parts = estimate.groups() if estimate else (text,)
-    found = [_number(part) for part in parts]
-    return () if None in found else tuple(found)
+    return _all_numbers(estimate.groups() if estimate else (text,))
 
 
-def _number(text: str) -> Number | None:
-    match = _NUMBER.fullmatch(text)
-    return Number(float(match["number"]), match["unit"] or "", (match["beyond"] or "").strip()) if match else None
+def _all_numbers(texts: Sequence[str]) -> tuple[Number, ...]:
+    """The numbers that ``texts`` are; nothing where one is none."""
+    matches = [_NUMBER.fullmatch(text) for text in texts]
+    if not all(matches):
+        return ()
+    return tuple(Number(float(m["number"]), m["unit"] or "", (m["beyond"] or "").strip()) for m in matches)
 
 
 def _near(x: Number, y: Number, tolerance: float) -> bool:
     if x == y:
         return True
-    if x.unit != y.unit or not (math.isfinite(x.value) and math.isfinite(y.value)):
-        return False
-    allowed = max(tolerance * max(abs(x.value), abs(y.value)), TINY if tolerance else 0.0)
-    return abs(x.value - y.value) <= allowed
-
-
-def _limits(interval: Pair | None) -> tuple[Number, ...]:
-    found = [_number(text) for text in interval or ()]
-    return () if None in found else tuple(found)
+    known = x.unit == y.unit and not (x.beyond or y.beyond)
+    return known and math.isclose(x.printed, y.printed, rel_tol=tolerance, abs_tol=TINY if tolerance else 0.0)
 
 
 def _inside(x: Number, limits: Sequence[Number]) -> bool:

@@ -4,9 +4,7 @@ A table carries its stamp: profile, seeds and n. In ``.md``, ``.tex`` and HTML t
 ``.csv`` stays clean for ``pandas.read_csv`` and has the stamp beside it in ``<name>.json``.
 """
 
-import csv
 import html
-import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -18,6 +16,8 @@ import pandas as pd
 CSV_DIGITS = 6  # significant digits of a float in a .csv: what float32 training can support
 SHOWN_DIGITS = 4  # of the largest value in a column, where the table is printed
 EMPTY = "–"
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "\n": " "}
+_TEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
 
 @dataclass(frozen=True)
@@ -35,69 +35,60 @@ class Table:
 
     @property
     def footer(self) -> str:
-        """The stamp as one line."""
-        return footer(self.stamp) + ("; measured on this machine, differs from run to run" if self.timing else "")
+        """The stamp as one line: ``profile quick; seeds 5 (root 2024); n = 15 data sets``."""
+        seeds, root = self.stamp.get("seeds"), self.stamp.get("root_seed")
+        parts = [f"profile {self.stamp.get('profile')}"]
+        if seeds is not None:
+            parts.append(f"seeds {seeds}" + (f" (root {root})" if root is not None else ""))
+        parts.append(f"n = {self.stamp.get('n')}")
+        return "; ".join(parts + ["measured on this machine, differs from run to run"] * self.timing)
 
     def csv(self) -> str:
         """Comma-separated, LF, floats with :data:`CSV_DIGITS` significant digits, missing values empty."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.frame.columns)
-        for row in self.frame.itertuples(index=False, name=None):
-            writer.writerow([exact(value) for value in row])
-        return out.getvalue()
+        return self.frame.astype(object).map(exact).to_csv(index=False, lineterminator="\n")
 
     def sidecar(self) -> str:
         """What the ``.csv`` cannot say: caption, stamp, number of rows, whether it holds measured time. As JSON."""
-        about = {"caption": self.caption, **self.stamp, "rows": len(self.frame), "timing": self.timing}
-        return json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        content = {"caption": self.caption, **self.stamp, "rows": len(self.frame), "timing": self.timing}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def markdown(self) -> str:
         """A pipe table, numbers right-aligned, with the caption above and the stamp below."""
-        cells = self._shown()
-        right = [_is_number(self.frame[column]) for column in self.frame]
-        rule = "|" + "|".join(" ---: " if number else " --- " for number in right) + "|"
-        lines = [_pipe(list(self.frame.columns)), rule, *(_pipe(row) for row in cells)]
+        rule = "|" + "|".join(" ---: " if number else " --- " for number in self._are_numbers()) + "|"
+        lines = [_pipe(self.frame.columns), rule, *(_pipe(row) for row in shown_rows(self.frame))]
         return f"**{self.caption}**\n\n" + "\n".join(lines) + f"\n\n*{self.footer}*\n"
 
     def latex(self) -> str:
         """A booktabs ``table``, numbers right-aligned, the stamp as a note under it."""
-        kinds = "".join("r" if _is_number(self.frame[column]) else "l" for column in self.frame)
-        rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in [list(self.frame.columns), *self._shown()]]
-        lines = [
-            r"\begin{table}",
-            rf"\caption{{{_tex(self.caption)}}}",
-            rf"\label{{tab:{self.name}}}",
-            rf"\begin{{tabular}}{{{kinds}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            rf"\par\footnotesize {_tex(self.footer)}",
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+        rows = [[_tex(cell) for cell in row] for row in shown_rows(self.frame)]
+        written = pd.DataFrame(rows, columns=[_tex(column) for column in self.frame]).to_latex(
+            index=False,
+            column_format="".join("r" if number else "l" for number in self._are_numbers()),
+            caption=_tex(self.caption),
+            label=f"tab:{self.name}",
+            escape=False,
+        )
+        table, end = written.rsplit(r"\end{table}", 1)
+        return rf"{table}\par\footnotesize {_tex(self.footer)}" + "\n" + rf"\end{{table}}{end}"
 
-    def _shown(self) -> list[list[str]]:
-        columns = [shown_column(self.frame[column]) for column in self.frame]
-        return [list(row) for row in zip(*columns, strict=True)]
+    def _are_numbers(self) -> list[bool]:
+        """Of each column whether it holds numbers."""
+        kinds = pd.api.types
+        return [kinds.is_numeric_dtype(dtype) and not kinds.is_bool_dtype(dtype) for dtype in self.frame.dtypes]
 
     def _repr_html_(self) -> str:
-        right = [_is_number(self.frame[column]) for column in self.frame]
-        align = [' style="text-align:right"' if number else ' style="text-align:left"' for number in right]
-        head = "".join(
-            f'<th scope="col"{style}>{html.escape(str(column))}</th>'
-            for column, style in zip(self.frame.columns, align, strict=True)
-        )
-        body = "\n".join(
-            "<tr>" + "".join(f"<td{a}>{html.escape(cell)}</td>" for cell, a in zip(row, align, strict=True)) + "</tr>"
-            for row in self._shown()
-        )
+        sides = ["right" if number else "left" for number in self._are_numbers()]
+
+        def row(tag: str, cells: Any) -> str:
+            pairs = zip(cells, sides, strict=True)
+            shown = (f'<{tag} style="text-align:{side}">{html.escape(str(cell))}' for cell, side in pairs)
+            return "<tr>" + "".join(f"{cell}</{tag.split()[0]}>" for cell in shown) + "</tr>"
+
+        body = "\n".join(row("td", cells) for cells in shown_rows(self.frame))
         caption = f'<caption style="text-align:left"><b>{html.escape(self.caption)}</b></caption>'
+        head = row('th scope="col"', self.frame.columns)
         return (
-            f'<div style="max-height:40em;overflow:auto"><table>{caption}\n<thead><tr>{head}</tr></thead>\n'
+            f'<div style="max-height:40em;overflow:auto"><table>{caption}\n<thead>{head}</thead>\n'
             f"<tbody>\n{body}\n</tbody></table></div>\n<p><small>{html.escape(self.footer)}</small></p>"
         )
 
@@ -105,8 +96,11 @@ class Table:
         return self.markdown()
 
 
-def flat(frame: pd.DataFrame) -> pd.DataFrame:
-    """``frame`` with plain columns: a named index becomes columns, levels of a column index are joined by a space."""
+def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
+    """``frame`` with plain columns: a named index becomes columns, levels of a column index are joined by a space.
+
+    Raises ``ValueError`` where two columns then have one name.
+    """
     if isinstance(frame, pd.Series):
         frame = frame.to_frame()
     if any(name is not None for name in frame.index.names):
@@ -115,13 +109,6 @@ def flat(frame: pd.DataFrame) -> pd.DataFrame:
     if len(set(names)) < len(names):
         raise ValueError(f"table columns must differ, got {names}")
     return frame.set_axis(names, axis=1)
-
-
-def footer(stamp: dict[str, Any]) -> str:
-    """``profile quick; seeds 5 (root 2024); n = 15 data sets``."""
-    seeds = "" if stamp.get("seeds") is None else f"; seeds {stamp['seeds']}"
-    root = "" if stamp.get("root_seed") is None else f" (root {stamp['root_seed']})" if seeds else ""
-    return f"profile {stamp.get('profile')}{seeds}{root}; n = {stamp.get('n')}"
 
 
 def exact(value: Any) -> str:
@@ -136,13 +123,18 @@ def exact(value: Any) -> str:
     return str(value)
 
 
-def shown_column(column: pd.Series) -> list[str]:
-    """A column as it is printed: floats with the same number of decimals, so that they align."""
-    floats = [abs(float(v)) for v in column if isinstance(v, float | np.floating) and math.isfinite(v)]
-    whole = all(value == round(value) for value in floats)
-    largest = max(floats, default=0.0)
-    decimals = 0 if whole else max(0, min(6, SHOWN_DIGITS - 1 - math.floor(math.log10(largest))))
-    return [_shown(value, decimals) for value in column]
+def shown_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """The rows of a frame as they are printed: the floats of a column with as many decimals each, so that they align.
+
+    A column of whole numbers has none, another so many that its largest value has :data:`SHOWN_DIGITS` digits.
+    """
+    columns = []
+    for column in frame:
+        floats = [abs(float(v)) for v in frame[column] if isinstance(v, float | np.floating) and math.isfinite(v)]
+        whole = all(value == round(value) for value in floats)
+        decimals = 0 if whole else max(0, min(6, SHOWN_DIGITS - 1 - math.floor(math.log10(max(floats)))))
+        columns.append([_shown(value, decimals) for value in frame[column]])
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _shown(value: Any, decimals: int) -> str:
@@ -158,21 +150,12 @@ def _shown(value: Any, decimals: int) -> str:
 
 def is_missing(value: Any) -> bool:
     """Whether ``value`` is ``None``, NaN or pandas' NA."""
-    if isinstance(value, float | np.floating):
-        return bool(value != value)
-    return value is None or value is pd.NA or value is pd.NaT
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
-def _is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-
-
-def _pipe(cells: list[str]) -> str:
+def _pipe(cells: Any) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "\n": " "}
-
-
 def _tex(text: Any) -> str:
-    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in str(text))
+    return "".join(_TEX.get(letter, letter) for letter in str(text))

@@ -5,33 +5,19 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claimstable, crate, lock, manifest, provenance, staging
+from datalab.record import claims_table, crate, lock, provenance, transaction
 from datalab.record import recompute as recomputing
-from datalab.record.manifest import FileEntry, Manifest
-from datalab.record.recompute import Recomputed
+from datalab.record.manifest import FileRecord, Manifest
+from datalab.record.recompute import Finding, Kind, Recomputed
 from datalab.record.study import Study
 
-Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 RECORD = "the record"  # what a finding names that is of no single file
-_SPANNING = (claimstable.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
-_UNFINISHED = (manifest.STAGING, "cells", *staging.OUTPUTS, staging.INDEX, staging.REPORT, *_SPANNING)
+_SPANNING = (claims_table.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
+_UNFINISHED = (transaction.STAGING, "cells", *transaction.OUTPUTS, transaction.INDEX, transaction.REPORT, *_SPANNING)
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: ``what`` is a file, a section or a claim."""
-
-    kind: Kind
-    what: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.what}" + (f": {self.detail}" if self.detail else "")
 
 
 @dataclass(frozen=True)
@@ -54,7 +40,7 @@ class Report:
 
 
 # Which of a record's pages are not what the record gives (datalab.report.differing, a room above this one).
-Pages = Callable[[Path, Manifest], Iterable[str]]
+Pages = Callable[[Path, Manifest, Study], Iterable[str]]
 
 
 def verify(
@@ -69,76 +55,23 @@ def verify(
     """
     if not record.is_dir():
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
-    book, problem = manifest.read(record)
-    if book is None:
-        kind: Kind = "missing" if problem == "is missing" else "changed"
-        return Report([Finding(kind, manifest.NAME, problem)])
-    findings = [Finding("changed", manifest.NAME, problem)] if problem else []
-    findings += _files(record, book)
-    findings += _sections(record, book)
-    findings += _claims(record, book, study, {finding.what for finding in findings})
-    report = Report(findings, list(stale(book, study)), len(book.files) + 1, len(book.sections))
+    manifest, problem = Manifest.read(record)
+    if manifest is None:
+        return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
+    findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
+    findings += [*_files(record, manifest), *_sections(record, manifest)]
+    findings += _claims(record, manifest, study, {finding.what for finding in findings})
+    report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
     if recompute and not problem:
-        whole = report.whole
-        report.findings.extend(_foreign(book, study))
-        _recompute(record.resolve(), book, study, report, workers)
+        record, whole = record.resolve(), report.whole
+        report.findings.extend(_foreign(manifest, study))
+        _recompute(record, manifest, study, report, workers)
         if whole:
-            _derived(record.resolve(), book, report, pages)
+            _derived(record, manifest, study, report, pages)
     return report
 
 
-def _foreign(book: Manifest, study: Study) -> Iterator[Finding]:
-    """Sections that the study does not have, or has under another name, and those that hide which notebook ran."""
-    known = {section.stem: section for section in study.sections}
-    for stem, entry in book.sections.items():
-        if stem not in known:
-            yield Finding("added", stem, "the study has no such section")
-        elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
-            yield Finding("changed", stem, "its number or title is not the study's")
-        elif entry.runner == "datalab run" and entry.status == "complete" and not entry.key.get("notebook"):
-            yield Finding("changed", stem, "it does not say which notebook ran")
-
-
-def _recompute(record: Path, book: Manifest, study: Study, report: Report, workers: int | None) -> None:
-    """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
-    broken = {finding.what for finding in report.findings}
-    stems = [
-        stem
-        for stem, entry in book.sections.items()
-        if entry.status == "complete" and not broken & {stem, *entry.cells, *book.files_of(stem)}
-    ]
-    libraries, now = recomputing.other_libraries(book), provenance.sources(study.ledger)
-    for done in recomputing.recompute(record, book, study, stems, workers):
-        report.recomputed.append(done)
-        number = book.sections[done.stem].number
-        moved = [*_moved(book, study, done.stem, now), *libraries]
-        if moved and (done.problem or done.differences):
-            what = done.problem or f"gives other {', '.join(sorted({each.what for each in done.differences}))}"
-            report.unconfirmed.append(f"section {number} computed anew, by other sources ({'; '.join(moved)}): {what}")
-        elif done.problem:
-            report.findings.append(
-                Finding("changed", done.stem, f"cannot be computed from its raw rows: {done.problem}")
-            )
-        else:
-            kinds: dict[bool, Kind] = {True: "claim", False: "changed"}
-            report.findings.extend(Finding(kinds[each.claim], each.what, each.detail) for each in done.differences)
-
-
-def _derived(record: Path, book: Manifest, report: Report, pages: Pages | None) -> None:
-    """The crate and the pages, which say again what the manifest says: are they what it gives?"""
-    differing = []
-    if (record / crate.NAME).read_text(encoding="utf-8") != crate.text(crate.metadata(record, book)):
-        differing.append(crate.NAME)
-    if pages is not None and staging.INDEX in book.files:
-        differing += pages(record, book)
-    for path in differing:
-        if report.stale:
-            report.unconfirmed.append(f"{path} made anew, by other sources, is another")
-        else:
-            report.findings.append(Finding("changed", path, "it is not what the record gives"))
-
-
-def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
+def change(record: Path, path: str, entry: FileRecord | None) -> Kind | None:
     """What happened to one file since it was entered; ``None`` when it is whole."""
     file = record / path
     if entry is None or not file.is_file():
@@ -148,60 +81,64 @@ def change(record: Path, path: str, entry: FileEntry | None) -> Kind | None:
     return None
 
 
-def _files(record: Path, book: Manifest) -> Iterator[Finding]:
-    for path, entry in book.files.items():
-        if not book.closed and path in _SPANNING:
-            continue
-        if kind := change(record, path, entry):
+def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
+    """The files that are not what the manifest says, then those that it does not list."""
+    for path, entry in manifest.files.items():
+        kind = change(record, path, entry) if manifest.closed or path not in _SPANNING else None
+        if kind:
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
-    listed = {manifest.NAME, lock.NAME, *book.files}
     for file in sorted(record.rglob("*")):
         path = file.relative_to(record).as_posix()
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
-        unlisted = not book.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
-        if not file.is_dir() and path not in listed and not unlisted:
+        unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
+        if not (file.is_dir() or path in manifest.files or path in (manifest.NAME, lock.NAME) or unlisted):
             yield Finding("added", path, "the manifest does not list it")
 
 
-def _sections(record: Path, book: Manifest) -> Iterator[Finding]:
+def _sections(record: Path, manifest: Manifest) -> Iterator[Finding]:
+    """The sections that are not complete, and whether the record as a whole is."""
     writing = lock.is_held(record)
-    for stem, entry in book.sections.items():
+    for stem, entry in manifest.sections.items():
         if entry.status == "running":
             detail = f"{lock.holder(record)} is running it" if writing else "interrupted: its process is gone"
             yield Finding("incomplete", stem, detail)
         elif entry.status != "complete":
-            yield Finding("incomplete", stem, f"{entry.status}" + (f": {entry.reason}" if entry.reason else ""))
-    if not book.closed:
+            yield Finding("incomplete", stem, f"{entry.status}: {entry.reason}".removesuffix(": "))
+    if not manifest.closed:
         detail = f"{lock.holder(record)} is writing to it" if writing else "its writer was interrupted"
         yield Finding("incomplete", RECORD, detail)
-    if not book.sections:
+    if not manifest.sections:
         yield Finding("incomplete", RECORD, "no section was run")
 
 
-def _claims(record: Path, book: Manifest, study: Study, broken: set[str]) -> Iterator[Finding]:
-    for stem, entry in book.sections.items():
+def _claims(record: Path, manifest: Manifest, study: Study, broken: set[str]) -> Iterator[Finding]:
+    """Claims that rest on a table which is not what was written, and rows of ``claims.csv`` that are none of a claim.
+
+    While the record is not closed the rows are not checked: they are written anew when the run ends. Nor are they under
+    another ledger, which cannot say what they should be; the file's hash has been checked.
+    """
+    for stem, entry in manifest.sections.items():
         for claim in entry.claims:
             table = claim["table"]
-            if table is not None and table not in book.files:
+            if table is not None and table not in manifest.files:
                 yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
             elif table in broken:
                 yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
-    if not book.closed or claimstable.NAME not in book.files:
-        return  # they are written anew when the run ends
-    if book.sources.get("ledger") != study.ledger.sha256():
-        return  # another ledger: what the rows should be cannot be said; the file's hash has been checked
-    expected = _by_id(claimstable.text(book, study))
+    same_ledger = manifest.sources.get("ledger") == study.ledger.sha256()
+    if not (manifest.closed and claims_table.NAME in manifest.files and same_ledger):
+        return
+    expected = _by_id(claims_table.text(manifest, study))
     try:
-        found = _by_id((record / claimstable.NAME).read_text(encoding="utf-8"))
+        held = _by_id((record / claims_table.NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError):
         return  # named above as missing or changed
     for claim_id, row in expected.items():
-        if claim_id not in found:
-            yield Finding("claim", claim_id, f"{claimstable.NAME} has no row for it")
-        elif found[claim_id] != row:
-            differing = ", ".join(name for name in row if found[claim_id].get(name) != row[name]) or "its columns"
-            yield Finding("claim", claim_id, f"{claimstable.NAME} differs from what was measured in {differing}")
-    for claim_id in found:
+        if claim_id not in held:
+            yield Finding("claim", claim_id, f"{claims_table.NAME} has no row for it")
+        elif held[claim_id] != row:
+            differing = ", ".join(name for name in row if held[claim_id].get(name) != row[name]) or "its columns"
+            yield Finding("claim", claim_id, f"{claims_table.NAME} differs from what was measured in {differing}")
+    for claim_id in held:
         if claim_id not in expected:
             yield Finding("claim", str(claim_id), "the ledger has no such claim")
 
@@ -210,30 +147,77 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _moved(book: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
+def _foreign(manifest: Manifest, study: Study) -> Iterator[Finding]:
+    """Sections that the study does not have, or has under another name, and those that hide which notebook ran."""
+    known = {section.stem: section for section in study.sections}
+    for stem, entry in manifest.sections.items():
+        if stem not in known:
+            yield Finding("added", stem, "the study has no such section")
+        elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
+            yield Finding("changed", stem, "its number or title is not the study's")
+        elif entry.runner == "datalab run" and entry.status == "complete" and not entry.key.get("notebook"):
+            yield Finding("changed", stem, "it does not say which notebook ran")
+
+
+def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, workers: int | None) -> None:
+    """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
+    broken = {finding.what for finding in report.findings}
+    stems = [
+        stem
+        for stem, entry in manifest.sections.items()
+        if entry.status == "complete" and not broken & {stem, *entry.cells, *manifest.files_of(stem)}
+    ]
+    libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
+    for done in recomputing.recompute(record, manifest, study, stems, workers):
+        report.recomputed.append(done)
+        moved = [*_moved(manifest, study, done.stem, now), *libraries]
+        if moved and (done.problem or done.differences):
+            what = done.problem or f"gives other {', '.join(sorted({finding.what for finding in done.differences}))}"
+            section = f"section {manifest.sections[done.stem].number} computed anew"
+            report.unconfirmed.append(f"{section}, by other sources ({'; '.join(moved)}): {what}")
+        elif done.problem:
+            problem = f"cannot be computed from its raw rows: {done.problem}"
+            report.findings.append(Finding("changed", done.stem, problem))
+        else:
+            report.findings.extend(done.differences)
+
+
+def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pages: Pages | None) -> None:
+    """The crate and the pages, which say again what the manifest says: those that are not what it gives."""
+    has_pages = pages is not None and transaction.INDEX in manifest.files
+    differing = list(pages(record, manifest, study)) if has_pages else []
+    if (record / crate.NAME).read_text(encoding="utf-8") != crate.text(crate.metadata(record, manifest)):
+        differing.insert(0, crate.NAME)
+    for path in differing:
+        if report.stale:
+            report.unconfirmed.append(f"{path} made anew, by other sources, is another")
+        else:
+            report.findings.append(Finding("changed", path, "it is not what the record gives"))
+
+
+def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
     """What of a section's own sources is, ``now``, no longer what it was: ``["the package's code"]``."""
-    entry = book.sections[stem]
+    entry = manifest.sections[stem]
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
-    reads = study.reads_of(study.find(stem))
-    if reads and entry.runner == "datalab run" and book.reads_sha256(reads) != entry.key.get("reads"):
-        moved.append("sections that it read, run again since")
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
+    reads = study.reads_of(study.find(stem))
+    if reads and manifest.reads_sha256(reads) != entry.key.get("reads"):
+        moved.append("sections that it read, run again since")
     source = study.notebooks / f"{stem}.ipynb"
     same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
     return moved if same else [*moved, "its notebook"]
 
 
-def stale(book: Manifest, study: Study) -> Iterator[str]:
+def stale(manifest: Manifest, study: Study) -> Iterator[str]:
     """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each."""
     now = provenance.sources(study.ledger)
+    ran = [entry for entry in manifest.sections.values() if entry.key]
     for name, words in SOURCES.items():
-        behind = [entry.number for entry in book.sections.values() if entry.key and entry.key.get(name) != now[name]]
+        behind = [entry.number for entry in ran if entry.key.get(name) != now[name]]
         if behind:
             yield f"{words} changed after section{'s' * (len(behind) > 1)} {', '.join(behind)} ran"
-    folder = study.notebooks
-    for stem, entry in book.sections.items():
-        source = folder / f"{stem}.ipynb"
-        ran = entry.key.get("notebook")
-        if ran and source.is_file() and provenance.notebook_sha256(source) != ran:
+    for stem, entry in manifest.sections.items():
+        source, then = study.notebooks / f"{stem}.ipynb", entry.key.get("notebook")
+        if then and source.is_file() and provenance.notebook_sha256(source) != then:
             yield f"notebooks/{stem}.ipynb changed after section {entry.number} ran"

@@ -9,15 +9,15 @@ from datalab.record.compare import Comparison
 from datalab.report import pages
 
 
-def write(found: Comparison, path: Path) -> None:
+def write(comparison: Comparison, path: Path) -> None:
     """Write the page to ``path``. Raises :class:`UserError` where that cannot be."""
     try:
-        atomic.write(path, page(found))
+        atomic.write(path, page(comparison))
     except OSError as error:
         raise UserError(f"page '{provenance.shown(path)}': cannot be written ({error.strerror})") from None
 
 
-def page(found: Comparison) -> str:
+def page(comparison: Comparison) -> str:
     """The page's text: the verdicts that changed first, then the claims, the tables, the environment."""
     template = pages.environment().get_template("comparison.html.j2")
-    return template.render(c=found.as_dict(), style=pages.asset("style.css"))
+    return template.render(c=comparison.as_dict(), style=pages.asset("style.css"))

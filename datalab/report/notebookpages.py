@@ -21,16 +21,16 @@ def cells(notebook: Mapping[str, Any], figures: Mapping[str, str], link: Callabl
     ``figures`` maps a picture's SHA-256 to where the page finds it; ``link`` maps a relative link's target to where it
     is seen from the page, ``None`` for one that leads nowhere from there (its text stays).
     """
-    found = []
+    shown = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            found.append({"kind": "markdown", "number": None, "html": markdown(source, link), "outputs": []})
+            shown.append({"kind": "markdown", "number": None, "html": markdown(source, link), "outputs": []})
         elif cell["cell_type"] == "code" and source.strip():
-            outputs = [shown for output in cell["outputs"] if (shown := _output(output, figures, link))]
+            outputs = [text for output in cell["outputs"] if (text := _output(output, figures, link))]
             number = cell.get("execution_count")
-            found.append({"kind": "code", "number": number, "html": code(source), "outputs": outputs})
-    return found
+            shown.append({"kind": "code", "number": number, "html": code(source), "outputs": outputs})
+    return shown
 
 
 def markdown(text: str, link: Callable[[str], str | None]) -> str:

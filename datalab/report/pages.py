@@ -1,17 +1,18 @@
 """Templates to pages: one environment, and the small filters the templates share."""
 
 import functools
-import html
 import math
 import posixpath
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
+from jinja2.filters import do_filesizeformat
 from markupsafe import Markup
 
 from datalab import ledger
 from datalab.record.manifest import Manifest
+from datalab.record.progress import span
 from datalab.record.tables import exact
 
 # Units of the ledger that a measured figure has too; the others belong to the paper's wording ("% loss").
@@ -43,25 +44,17 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {
-        "figure": figure,
-        "measured": measured,
-        "parts": parts,
-        "badge": badge,
-        "unit": unit,
-        "duration": duration,
-        "size": size,
-    }
+    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, duration, size)}
     return env
 
 
-def render(template: str, path: str, book: Manifest, **context: Any) -> str:
+def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
     """One page, for the place ``path`` in the record; its links are made relative by ``to``."""
 
     def to(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(path) or ".")
 
-    return environment().get_template(template).render(to=to, book=book, here=path, **context)
+    return environment().get_template(template).render(to=to, manifest=manifest, here=path, **context)
 
 
 def asset(name: str) -> str:
@@ -113,22 +106,14 @@ def unit(row: Mapping[str, Any]) -> str:
 def badge(verdict: str) -> Markup:
     """A verdict as a coloured word."""
     tone = TONE.get(verdict.partition(" (")[0], "plain")
-    return Markup(f'<span class="badge {tone}">{html.escape(verdict)}</span>')
+    return Markup('<span class="badge {}">{}</span>').format(tone, verdict)
 
 
 def duration(seconds: float | None) -> str:
     """Seconds for people."""
-    from datalab.record.progress import span
-
     return "–" if seconds is None else span(seconds)
 
 
 def size(count: int | None) -> str:
     """Bytes for people, in binary units."""
-    if count is None:
-        return "–"
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
+    return "–" if count is None else do_filesizeformat(count, binary=True).replace("Bytes", "B")

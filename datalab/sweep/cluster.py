@@ -8,6 +8,7 @@ writes them, so that workers need no shared disk.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from datalab.errors import UserError
@@ -17,64 +18,41 @@ from datalab.sweep.task import Task
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEDULER = "DATALAB_SCHEDULER"  # the address, told to the kernels
+SCHEDULER = "DATALAB_SCHEDULER"  # the environment variable that tells a notebook's kernel the address
 _CONNECT = "5s"
 
 
-def address() -> str | None:
-    """The scheduler that this process is to use; None: the local pool."""
-    return os.environ.get(SCHEDULER) or None
-
-
 def executor() -> Executor | None:
-    """What runs tasks on the scheduler at :func:`address`; None: the local pool does."""
-    scheduler = address()
-    return None if scheduler is None else lambda tasks: results(tasks, scheduler)
+    """What runs tasks on the scheduler that this process was told of; None: the local pool does."""
+    scheduler = os.environ.get(SCHEDULER)
+    return (lambda tasks: results(tasks, scheduler)) if scheduler else None
 
 
 @contextlib.contextmanager
-def use(scheduler: str | None, local: bool, workers: int | None) -> Iterator[str | None]:
-    """Make the sweeps of this process and its kernels use a scheduler; yields a line about it, or None.
+def scheduler_of(scheduler: str | None, local: bool, workers: int | None) -> Iterator[str | None]:
+    """The address of the scheduler to use, None for the local pool.
 
-    ``scheduler`` is an address, checked by connecting to it; ``local`` starts one here with ``workers`` processes (one
-    a core by default), each with its share of the memory as its limit. Raises :class:`UserError` when both are given,
-    dask is not installed or nobody answers.
+    ``scheduler`` is an address; ``local`` starts one here with ``workers`` processes (one a core by default), each with
+    its share of the memory as its limit. Raises :class:`UserError` when both are given or dask is not installed.
     """
     if scheduler and local:
         raise UserError("--scheduler and --cluster: give one of them")
-    if not scheduler and not local:
-        yield None
+    if not local:
+        yield scheduler
         return
-    try:
-        import dask
-        import distributed
-    except ImportError:
-        raise UserError("dask is not installed; install it with: pip install 'datalab-reproduction[dask]'") from None
-    before = os.environ.get(SCHEDULER)
-    with contextlib.ExitStack() as stack:
-        if local:
-            stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
-            started = distributed.LocalCluster(
-                n_workers=workers or available_cores(),
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=50,
-            )
-            cluster = stack.enter_context(started)
-            scheduler, link = cluster.scheduler_address, cluster.dashboard_link
-            line = f"Cluster: {len(cluster.workers)} workers at {scheduler}, dashboard {link}"
-        else:
-            line = _answering(scheduler)
-        os.environ[SCHEDULER] = scheduler
-        try:
-            yield line
-        finally:
-            os.environ.pop(SCHEDULER) if before is None else os.environ.update({SCHEDULER: before})
+    dask, distributed = _dask()
+    workers = workers or available_cores()
+    given = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
+        distributed.LocalCluster(n_workers=workers, **given) as cluster,
+    ):
+        yield cluster.scheduler_address
 
 
-def _answering(scheduler: str) -> str:
-    import distributed
-
+def summary(scheduler: str) -> str:
+    """A scheduler's workers and dashboard, in a line. Raises :class:`UserError` when nobody answers at its address."""
+    _, distributed = _dask()
     try:
         with distributed.Client(scheduler, timeout=_CONNECT) as client:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
@@ -84,6 +62,15 @@ def _answering(scheduler: str) -> str:
         raise UserError(
             f"--scheduler: nobody answers at '{scheduler}', give one like tcp://host:8786 ({text})"
         ) from None
+
+
+def _dask() -> tuple[ModuleType, ModuleType]:
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise UserError("dask is not installed; install it with: pip install 'datalab-reproduction[dask]'") from None
+    return dask, distributed
 
 
 def results(tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, "pd.DataFrame | str", float]]:
@@ -98,20 +85,16 @@ def results(tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, "pd.D
         try:
             for future in distributed.as_completed(futures):
                 error = future.exception()
-                rows, seconds = (_why(error), 0.0) if error is not None else future.result()
-                yield futures[future], rows, seconds
+                if error is None:
+                    yield futures[future], *future.result()
+                elif isinstance(error, distributed.KilledWorker):
+                    yield futures[future], "its worker process died 3 times (killed, or out of memory)", 0.0
+                else:
+                    yield futures[future], f"{type(error).__name__}: {error}", 0.0
                 future.release()
         except BaseException:
             client.cancel(list(futures))
             raise
-
-
-def _why(error: BaseException) -> str:
-    import distributed
-
-    if isinstance(error, distributed.KilledWorker):
-        return "its worker process died 3 times (killed, or out of memory)"
-    return f"{type(error).__name__}: {error}"
 
 
 def compute(function: str, parameters: dict[str, Any], key: str) -> tuple["pd.DataFrame | str", float]:

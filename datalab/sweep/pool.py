@@ -1,10 +1,12 @@
 """A grid of tasks -> rows: resumable by content, on a pool of single-threaded processes or an executor handed in."""
 
+import contextlib
 import json
 import os
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
@@ -27,6 +29,7 @@ WORKER_ENVIRONMENT = {
 
 Progress = Callable[[int, int, int, str], None]
 Executor = Callable[[Sequence[Task]], Iterator[tuple[Task, "pd.DataFrame | str", float]]]
+Attempt = tuple[Task, str | None, float]  # a task, its error or None, and its seconds
 
 
 class SweepError(RuntimeError):
@@ -54,8 +57,7 @@ def run(
     folder
         One parquet file per finished task, written to a temporary name and renamed.
     workers
-        Processes, each with one thread; None for one a core, 1 to run in this process. Not used where the environment
-        names a scheduler (:mod:`datalab.sweep.cluster`).
+        Processes, each with one thread; None for one a core, 1 to run in this process.
     progress
         Called with (done, total, failed, text) at the start and after every task.
     executor
@@ -67,52 +69,53 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     tasks = list({task.key: task for task in tasks}.values())
     missing = [task for task in tasks if read(task.path(folder)) is None]
-    workers = workers or available_cores()
-    state = _State(total=len(tasks), done=len(tasks) - len(missing), progress=progress)
-    state.report(f"{state.done} of {len(tasks)} tasks were finished before" if state.done else "")
-    if missing:
-        if executor is not None:
-            for task, rows, seconds in executor(missing):
-                state.note(task, task.keep(rows, folder), seconds)
-        elif workers == 1:
-            for task in missing:
-                state.note(task, *_attempt(task, folder))
-        else:
-            _run_pool(missing, folder, workers, state)
-    if state.failures:
-        lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in state.failures]
-        count = f"{len(lines)} of {len(tasks)} tasks failed (the others are kept)"
-        raise SweepError("\n  ".join([f"{count}, the first because of {state.failures[0][1]}", *lines]))
+    done = len(tasks) - len(missing)
+    failures: list[tuple[Task, str]] = []
+
+    def report(text: str) -> None:
+        if progress is not None:
+            progress(done, len(tasks), len(failures), text)
+
+    report(f"{done} of {len(tasks)} tasks were finished before" if done else "")
+    with contextlib.closing(_attempts(missing, folder, workers or available_cores(), executor)) as attempts:
+        for task, error, seconds in attempts:
+            if error is None:
+                done += 1
+            else:
+                failures.append((task, error))
+            report(f"{task.label}: {f'{seconds:.1f} s' if error is None else f'failed, {error}'}")
+    if failures:
+        first = (
+            f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of {failures[0][1]}"
+        )
+        lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in failures]
+        raise SweepError("\n  ".join([first, *lines]))
     return pd.concat([read(task.path(folder)) for task in tasks], ignore_index=True)
 
 
-class _State:
-    def __init__(self, total: int, done: int, progress: Progress | None):
-        self.total, self.done, self.progress = total, done, progress
-        self.failures: list[tuple[Task, str]] = []
-
-    def note(self, task: Task, error: str | None, seconds: float) -> None:
-        if error is None:
-            self.done += 1
-        else:
-            self.failures.append((task, error))
-        self.report(f"{task.label}: {'failed, ' + error if error else f'{seconds:.1f} s'}")
-
-    def report(self, text: str) -> None:
-        if self.progress is not None:
-            self.progress(self.done, self.total, len(self.failures), text)
+def _attempts(missing: list[Task], folder: Path, workers: int, executor: Executor | None) -> Iterator[Attempt]:
+    """Each task as it ends, where it runs best; its rows are in the folder."""
+    if not missing:
+        return
+    if executor is not None:
+        for task, rows, seconds in executor(missing):
+            yield task, task.keep(rows, folder), seconds
+    elif workers == 1:
+        for task in missing:
+            yield task, *_attempt(task, folder)
+    else:
+        yield from _in_pool(missing, folder, workers)
 
 
-def _run_pool(missing: list[Task], folder: Path, workers: int, state: _State) -> None:
+def _in_pool(missing: list[Task], folder: Path, workers: int) -> Iterator[Attempt]:
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     # A worker whose memory has grown is replaced between two tasks: nothing is lost, and its path is not for a record.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
-    attempts = dict.fromkeys((task.key for task in missing), 0)
+    died = Counter[str]()
     waiting = list(missing)
     while waiting:
-        # Only as many tasks as workers are handed out at a time, so that a dead worker puts no other task in doubt.
         executor = ProcessPoolExecutor(
             max_workers=min(workers, len(waiting)),
             initializer=_start_worker,
@@ -121,27 +124,25 @@ def _run_pool(missing: list[Task], folder: Path, workers: int, state: _State) ->
         )
         running: dict[Any, Task] = {}
         try:
+            # Only as many tasks as workers are handed out, so that a dead worker puts no other task in doubt.
             while waiting or running:
                 while waiting and len(running) < workers:
                     task = waiting.pop(0)
                     running[executor.submit(_attempt, task, folder)] = task
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    state.note(running[future], *future.result())
-                    del running[future]
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    error, seconds = future.result()
+                    yield running.pop(future), error, seconds
         except BrokenProcessPool:
             for task in running.values():
-                attempts[task.key] += 1
+                died[task.key] += 1
                 if read(task.path(folder)) is not None:
-                    state.note(task, None, 0.0)
-                elif attempts[task.key] >= _ATTEMPTS:
-                    state.note(task, f"its worker process died {_ATTEMPTS} times (killed, or out of memory)", 0.0)
+                    yield task, None, 0.0
+                elif died[task.key] >= _ATTEMPTS:
+                    yield task, f"its worker process died {_ATTEMPTS} times (killed, or out of memory)", 0.0
                 else:
                     waiting.insert(0, task)
-        except BaseException:
+        finally:
             executor.shutdown(wait=True, kill_workers=True)
-            raise
-        executor.shutdown(wait=True, kill_workers=True)
 
 
 def _start_worker(parent: int) -> None:

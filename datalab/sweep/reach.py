@@ -1,13 +1,14 @@
 """The code that a task's rows can depend on, as a hash.
 
-Rows depend on the rooms below the sweep, whole, and above them on what the task's function can reach: definitions in
-its own module and in those it imports from. A table drawn from the rows beside them can change without their renewal.
+Rows depend on the rooms below the sweep, whole, and above them on what the task's function can reach by name:
+definitions in its own module and in those it imports from (``from ... import``, at the top or in a function). A table
+drawn from the rows beside them can change without their renewal.
 """
 
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the package
@@ -19,10 +20,9 @@ _KINDS = {".py", ".txt", ".yaml"}
 
 @functools.cache
 def code_hash(function: str) -> str:
-    """The hash of the source that ``function`` ("package.module:name") depends on."""
+    """The hash of the source that ``function`` ("package.module:name") depends on; comments and layout do not count."""
     digest = hashlib.sha256(_rooms_below().encode())
-    module, _, name = function.partition(":")
-    for place, source in sorted(_reached(module, name)):
+    for place, source in sorted(reached(function).items()):
         digest.update(f"{place}\0{source}\0".encode())
     return digest.hexdigest()
 
@@ -37,80 +37,76 @@ def _rooms_below() -> str:
     return digest.hexdigest()
 
 
-def _reached(module: str, name: str) -> set[tuple[str, str]]:
-    """The definitions that ``module:name`` can reach: (``module:name``, source) each."""
-    found: dict[tuple[str, str], str] = {}
-    waiting = [(module, name)]
+def reached(function: str) -> dict[str, str]:
+    """The definitions that ``function`` can reach in the rooms reached by name, itself included: their sources."""
+    sources: dict[str, str] = {}
+    waiting = [function]
     while waiting:
-        at = waiting.pop()
-        definitions = _definitions(at[0])
-        if at in found or at[1] not in definitions:
-            continue
-        node, source = definitions[at[1]]
-        found[at] = source
-        waiting += _named(at[0], node)
-    return {(f"{module}:{name}", source) for (module, name), source in found.items()}
+        place = waiting.pop()
+        module, _, name = place.partition(":")
+        statements = _definitions(module).get(name, [])
+        if place not in sources and statements:
+            sources[place] = "\n".join(map(ast.unparse, statements))
+            waiting += [meant for statement in statements for meant in _meant(module, statement)]
+    return sources
 
 
-def _named(module: str, node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Every name that a definition may mean: of its own module, or of one that it takes it from."""
-    if isinstance(node, ast.ImportFrom):
-        for alias in node.names:
-            if _file(f"{node.module}.{alias.name}"):  # a module as a whole: what is used of it is not known
-                yield from (
-                    (f"{node.module}.{alias.name}", name) for name in _definitions(f"{node.module}.{alias.name}")
-                )
-            else:
-                yield str(node.module), alias.name
-        return
-    modules = {}  # what the names of imported modules stand for
-    for name, (definition, _) in _definitions(module).items():
-        if isinstance(definition, ast.ImportFrom) and _file(f"{definition.module}.{_taken(definition, name)}"):
-            modules[name] = f"{definition.module}.{_taken(definition, name)}"
+def _meant(module: str, statement: ast.stmt) -> Iterator[str]:
+    """Every name, as ``module:name``, that a statement of ``module`` may mean: its own, or one that it imports."""
+    top = (part for statements in _definitions(module).values() for part in statements)
+    modules = _imported_modules(top) | _imported_modules(ast.walk(statement))
     through = set()  # `trial` in `trial.references`: only that is meant
-    for part in ast.walk(node):
+    for part in ast.walk(statement):
         if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id in modules:
-            through.add(id(part.value))
-            yield modules[part.value.id], part.attr
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name) and id(part) not in through:
-            yield module, part.id
+            through.add(part.value)
+            yield f"{modules[part.value.id]}:{part.attr}"
+        elif isinstance(part, ast.ImportFrom):
+            yield from (f"{part.module}:{alias.name}" for alias in part.names)
+        elif isinstance(part, ast.Name) and part not in through:
+            yield f"{module}:{part.id}"
+            if whole := modules.get(part.id):  # what is used of it is not known
+                yield from (f"{whole}:{name}" for name in _definitions(whole))
 
 
-def _taken(node: ast.ImportFrom, name: str) -> str:
-    """The name in its own module of what a module imports as ``name``."""
-    return next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
+def _imported_modules(parts: Iterable[ast.AST]) -> dict[str, str]:
+    """Names of imported modules, and what they stand for."""
+    imports = [part for part in parts if isinstance(part, ast.ImportFrom)]
+    aliases = [(alias, f"{part.module}.{alias.name}") for part in imports for alias in part.names]
+    return {alias.asname or alias.name: module for alias, module in aliases if _file(module)}
 
 
 @functools.cache
-def _definitions(module: str) -> dict[str, tuple[ast.AST, str]]:
-    """A module's top-level names with definition and source; none of a module that is not reached by name."""
+def _definitions(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements that make each top-level name of a module; none of a module that is not reached by name."""
     path = _file(module)
-    if path is None:
-        return {}
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    found: dict[str, tuple[ast.AST, str]] = {}
-    for node in ast.parse(text).body:
-        first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
-        source = "\n".join(lines[first - 1 : node.end_lineno])
-        for name in _bound(node):
-            found[name] = (node, found[name][1] + source if name in found else source)
-    return found
+    statements: dict[str, list[ast.stmt]] = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body if path else ():
+        for name, part in _bound(statement):
+            statements.setdefault(name, []).append(part)
+    return statements
 
 
-def _bound(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
-    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+def _bound(statement: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
+    """The names that a top-level statement makes or changes, each with the part of it that does."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        yield statement.name, statement
+    elif isinstance(statement, ast.ImportFrom):
+        for alias in statement.names:
+            yield alias.asname or alias.name, ast.ImportFrom(statement.module, [alias], statement.level)
+    else:
+        changes = (ast.Attribute, ast.Subscript)  # TABLE["x"] = ...
+        stored = [part for part in ast.walk(statement) if isinstance(getattr(part, "ctx", None), ast.Store)]
+        stored = [part.value if isinstance(part, changes) else part for part in stored]
+        if isinstance(statement, ast.Expr):  # TABLE.update(...)
+            stored = [part for part in ast.walk(statement) if isinstance(part, ast.Name)]
+        for name in dict.fromkeys(part.id for part in stored if isinstance(part, ast.Name)):
+            yield name, statement
 
 
 def _file(module: str) -> Path | None:
     """The file of a module that is reached by name; None of any other."""
-    path = ROOT.parent.joinpath(*module.split("."))
-    room = path.relative_to(ROOT).parts[:1] if path.is_relative_to(ROOT) else ()
-    if not room or room[0] not in _BY_NAME:
+    package, *rooms = module.split(".")
+    if package != ROOT.name or not rooms or rooms[0] not in _BY_NAME:
         return None
+    path = ROOT.joinpath(*rooms)
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

@@ -109,8 +109,8 @@ def _libraries() -> dict[str, str]:
 
 def read(path: Path) -> pd.DataFrame | None:
     """A task's rows, or None where :func:`described` is."""
-    found = described(path)
-    return None if found is None else found[1]
+    content = described(path)
+    return None if content is None else content[1]
 
 
 def described(path: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:

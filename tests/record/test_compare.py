@@ -2,23 +2,23 @@
 
 import csv
 import json
-import os
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import record_fakes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datalab import cli
+from datalab import atomic, cli
 from datalab.errors import UserError
-from datalab.record import atomic, manifest, plan, runner
+from datalab.record import Study
 from datalab.record.compare import Comparison, compare
-from datalab.record.tablediff import DIFFERENT, INTERVAL, SAME, TOLERANCE, Grid, diff, kind
+from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record.tablediff import DIFFERENT, INTERVAL, SAME, TOLERANCE, diff, kind
+from datalab.sections import STUDY
 
 TABLE = "tables/0_rows.csv"
 HEAD = "set,rate,d,low,high,n\n"
@@ -33,34 +33,34 @@ def record_of(
     timing: tuple[str, ...] = (),
     claims: dict[str, dict[str, Any]] | None = None,
     section: dict[str, Any] | None = None,
-    **about: Any,
+    **provenance: Any,
 ) -> Path:
     """A whole record with these files and claims, written as the manifest would list them."""
-    about = {"profile": "smoke", "created": "2026-01-01T00:00:00+00:00", "closed": True} | about
-    book = manifest.Manifest(**about)
+    provenance = {"profile": "smoke", "created": "2026-01-01T00:00:00+00:00", "closed": True} | provenance
+    manifest = Manifest(**provenance)
     for path, text in ({TABLE: HEAD + ROWS} if tables is None else tables).items():
         atomic.write(folder / path, text)
-        book.add_file(folder, path, "0_alpha", path in timing)
+        manifest.add_file(folder, path, "0_alpha", path in timing)
     stated = [{**CLAIM, "id": claim_id, **claim} for claim_id, claim in (claims or {}).items()]
     entry = {"number": "0", "title": "A fake", "status": "complete", **(section or {})}
-    book.sections["0_alpha"] = manifest.SectionEntry(claims=stated, **entry)
-    manifest.save(folder, book)
+    manifest.sections["0_alpha"] = SectionRecord(claims=stated, **entry)
+    manifest.save(folder)
     return folder
 
 
 def both(tmp_path: Path, a: dict[str, Any], b: dict[str, Any], **how: Any) -> Comparison:
-    return compare(record_of(tmp_path / "a", **a), record_of(tmp_path / "b", **b), **how)
+    return compare(record_of(tmp_path / "a", **a), record_of(tmp_path / "b", **b), STUDY, **how)
 
 
-def call(*arguments: str | Path) -> int:
+def call(*arguments: str | Path, study: Study = STUDY) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
+        cli.main([str(argument) for argument in arguments], study=study)
     return ended.value.code
 
 
-def cells(found: Comparison, path: str = TABLE) -> dict[tuple[str, ...], str]:
+def cells(comparison: Comparison, path: str = TABLE) -> dict[tuple[str, ...], str]:
     """``{(*row, column): kind}`` of one table."""
-    table = next(table for table in found.tables if table.path == path)
+    table = next(table for table in comparison.tables if table.path == path)
     return {(*cell.row, cell.column): cell.kind for cell in table.diff.cells}
 
 
@@ -68,19 +68,12 @@ def cells(found: Comparison, path: str = TABLE) -> dict[tuple[str, ...], str]:
 
 
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def seeds(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The first fake section run with two root seeds."""
     folder = tmp_path_factory.mktemp("seeds")
-    notebooks = record_fakes.write_notebooks(folder / "notebooks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
-        patch.setattr("datalab.sections.SECTIONS", record_fakes.SECTIONS)
-        patch.setattr("datalab.record.plan.notebooks_folder", lambda: notebooks)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(record_fakes.HERE), os.environ.get("PYTHONPATH", "")]))
-        for root_seed in (1, 2):
-            jobs = plan.jobs(["0"], "smoke", {"workers": 1, "root_seed": root_seed})
-            assert runner.run(jobs, folder / str(root_seed), "smoke") == 0
-        yield folder / "1", folder / "2"
+    for root_seed in (1, 2):
+        assert record_fakes.run(study, folder / str(root_seed), "0", root_seed=root_seed) == 0
+    return folder / "1", folder / "2"
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -88,10 +81,10 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_of_two_seeds_it_lists_exactly_the_cells_that_differ(seeds: tuple[Path, Path]) -> None:
-    found = compare(*seeds)
-    assert [table.path for table in found.tables] == ["tables/0_rows.csv", "figures/0_curve.csv"]
-    for table in found.tables:
+def test_of_two_seeds_it_lists_exactly_the_cells_that_differ(seeds: tuple[Path, Path], study: Study) -> None:
+    comparison = compare(*seeds, study)
+    assert [table.path for table in comparison.tables] == ["tables/0_rows.csv", "figures/0_curve.csv"]
+    for table in comparison.tables:
         rows_a, rows_b = (read(record / table.path) for record in seeds)
         assert len(rows_a) == len(rows_b) == 4
         expected = {
@@ -103,27 +96,27 @@ def test_of_two_seeds_it_lists_exactly_the_cells_that_differ(seeds: tuple[Path, 
         assert expected
         assert {(*cell.row, cell.column, cell.a, cell.b) for cell in table.diff.cells} == expected
         assert table.diff.compared == sum(map(len, rows_a))
-    assert not found.same
+    assert not comparison.same
 
 
-def test_of_two_seeds_it_names_the_seed_and_the_claim_that_moved(seeds: tuple[Path, Path]) -> None:
-    found = compare(*seeds)
+def test_of_two_seeds_it_names_the_seed_and_the_claim_that_moved(seeds: tuple[Path, Path], study: Study) -> None:
+    comparison = compare(*seeds, study)
     means = [sum(float(row["value"]) for row in read(record / TABLE)) / 4 for record in seeds]
-    (claim,) = found.claims
+    (claim,) = comparison.claims
     assert (claim.id, claim.kind) == ("TITLE.threshold", INTERVAL)  # the fakes' interval is [0, 1]
     assert [float(row["measured"]) for row in (claim.a, claim.b)] == pytest.approx(means, rel=1e-5)
-    settings_found = {(one.what, one.a, one.b, one.sections) for one in found.environment}
-    assert settings_found == {("parameter root_seed", "1", "2", ("0",))}
+    differing = {(setting.what, setting.a, setting.b, setting.sections) for setting in comparison.environment}
+    assert differing == {("parameter root_seed", "1", "2", ("0",))}
 
 
 def test_a_record_compared_with_itself_shows_nothing_and_exits_0(
-    seeds: tuple[Path, Path], capsys: pytest.CaptureFixture
+    seeds: tuple[Path, Path], study: Study, capsys: pytest.CaptureFixture
 ) -> None:
-    found = compare(seeds[0], seeds[0])
-    assert found.same
-    assert not any(table.diff.cells for table in found.tables)
-    assert (found.claims, found.sections, found.environment) == ((), (), ())
-    assert call("compare", seeds[0], seeds[0]) == 0
+    comparison = compare(seeds[0], seeds[0], study)
+    assert comparison.same
+    assert not any(table.diff.cells for table in comparison.tables)
+    assert (comparison.claims, comparison.sections, comparison.environment) == ((), {}, ())
+    assert call("compare", seeds[0], seeds[0], study=study) == 0
     *head, last = capsys.readouterr().out.splitlines()
     assert len(head) == 3  # the two records, and how to read a difference
     assert last.startswith("the same")
@@ -142,6 +135,7 @@ PAIRS = [
     ("9.4 %", "9.40001 %", TOLERANCE),
     ("9.4 %", "9.4", DIFFERENT),
     ("< 0 %", "< 1 %", DIFFERENT),
+    ("< 10 %", "< 10.00001 %", DIFFERENT),
     ("inf", "1e300", DIFFERENT),
     ("-inf", "inf", DIFFERENT),
     ("4_1", "41", DIFFERENT),
@@ -198,9 +192,9 @@ def test_values_inside_each_others_interval_are_named_so_and_still_differ(
         return f"{quoted}\n{','.join(row.values())}\n"
 
     a, b = text("0.5", "0.25", "0.75"), text("0.6", "0.35", "0.85")
-    found = both(tmp_path, {"tables": {TABLE: a}}, {"tables": {TABLE: b}})
-    assert cells(found) == {("x", name): INTERVAL for name in names if name != "p"}  # limits move with their value
-    assert not found.same
+    comparison = both(tmp_path, {"tables": {TABLE: a}}, {"tables": {TABLE: b}})
+    assert cells(comparison) == {("x", name): INTERVAL for name in names if name != "p"}  # limits move with their value
+    assert not comparison.same
 
 
 def test_an_interval_that_is_open_at_the_end_of_the_grid_holds_all_beyond() -> None:
@@ -221,8 +215,8 @@ def test_an_interval_that_is_open_at_the_end_of_the_grid_holds_all_beyond() -> N
 )
 def test_one_value_outside_the_others_interval_is_different(row: str, kinds: dict[str, str], tmp_path: Path) -> None:
     tables = [{TABLE: f"set,d,low,high\nx,{values}\n"} for values in ("0.5,0.25,0.75", row)]
-    found = both(tmp_path, {"tables": tables[0]}, {"tables": tables[1]})
-    assert cells(found) == {("x", column): name for column, name in kinds.items()}
+    comparison = both(tmp_path, {"tables": tables[0]}, {"tables": tables[1]})
+    assert cells(comparison) == {("x", column): name for column, name in kinds.items()}
 
 
 def test_a_column_that_only_sounds_like_a_limit_is_none(tmp_path: Path) -> None:
@@ -237,14 +231,14 @@ def test_rows_columns_and_tables_that_one_record_alone_has_are_listed_as_such(tm
     a = {TABLE: HEAD + ROWS, "tables/0_gone.csv": "x\n1\n", "figures/0_curve.csv": "x\n1\n"}
     b = {TABLE: "set,rate,d,low,high,seeds\na,0.2,0.6,0.35,0.85,5\nc,0.1,0.5,0.25,0.75,5\nb,0.1,-1,-2,0,5\n"}
     b |= {"tables/0_new.csv": "x\n1\n", "figures/0_curve.csv": "x\n1\n"}
-    found = both(tmp_path, {"tables": a}, {"tables": b})
-    assert [(table.path, table.only) for table in found.tables] == [
+    comparison = both(tmp_path, {"tables": a}, {"tables": b})
+    assert [(table.path, table.only) for table in comparison.tables] == [
         ("tables/0_gone.csv", "a"),
         ("tables/0_new.csv", "b"),
         (TABLE, ""),
         ("figures/0_curve.csv", ""),
     ]
-    rows = found.tables[2].diff
+    rows = comparison.tables[2].diff
     assert (rows.key, rows.rows_only_a, rows.rows_only_b) == (("set", "rate"), (("a", "0.1"),), (("c", "0.1"),))
     assert (rows.columns_only_a, rows.columns_only_b, rows.cells) == (("n",), ("seeds",), ())
     assert rows.compared == 2 * 5
@@ -273,11 +267,11 @@ def test_rows_in_another_order_are_matched_by_their_settings_and_it_is_said(
 
 
 def test_rows_that_only_their_results_would_name_are_matched_by_their_number() -> None:
-    a = Grid(("set", "d"), (("x", "0.123456"), ("x", "0.234567")))
-    b = Grid(("set", "d"), (("x", "0.123456"), ("x", "0.234599"), ("x", "0.3")))
-    found = diff(a, b, 1e-5)
-    assert (found.key, found.rows_only_b) == ((), (("2",),))
-    assert [(cell.row, cell.column) for cell in found.cells] == [(("1",), "d")]
+    a = pd.DataFrame({"set": ["x", "x"], "d": ["0.123456", "0.234567"]})
+    b = pd.DataFrame({"set": ["x", "x", "x"], "d": ["0.123456", "0.234599", "0.3"]})
+    comparison = diff(a, b, 1e-5)
+    assert (comparison.key, comparison.rows_only_b) == ((), (("2",),))
+    assert [(cell.row, cell.column) for cell in comparison.cells] == [(("1",), "d")]
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -312,14 +306,14 @@ def test_a_changed_verdict_is_listed_first_with_both_verdicts(tmp_path: Path, ca
     ],
 )
 def test_a_claim_has_its_kind(change: dict[str, Any], expected: str | None, tmp_path: Path) -> None:
-    found = both(tmp_path, {"claims": {"TITLE.threshold": {}}}, {"claims": {"TITLE.threshold": change}})
-    assert [claim.kind for claim in found.claims] == ([expected] if expected else [])
-    assert found.same == (expected in (None, TOLERANCE))
+    comparison = both(tmp_path, {"claims": {"TITLE.threshold": {}}}, {"claims": {"TITLE.threshold": change}})
+    assert [claim.kind for claim in comparison.claims] == ([expected] if expected else [])
+    assert comparison.same == (expected in (None, TOLERANCE))
 
 
 def test_a_claim_that_one_record_did_not_measure_or_todays_ledger_does_not_know_is_compared(tmp_path: Path) -> None:
-    found = both(tmp_path, {"claims": {"TITLE.threshold": {}, "OLD.claim": {}}}, {"claims": {}})
-    verdicts = {claim.id: (claim.kind, claim.a["verdict"], claim.b["verdict"]) for claim in found.claims}
+    comparison = both(tmp_path, {"claims": {"TITLE.threshold": {}, "OLD.claim": {}}}, {"claims": {}})
+    verdicts = {claim.id: (claim.kind, claim.a["verdict"], claim.b["verdict"]) for claim in comparison.claims}
     assert verdicts == {
         "TITLE.threshold": ("changed verdict", "inconclusive", "not run"),
         "OLD.claim": ("changed verdict", "inconclusive", ""),
@@ -360,18 +354,18 @@ def test_measured_time_is_reported_apart_and_counts_only_when_asked(
 
 
 def test_a_verdict_that_rests_on_measured_time_counts_and_so_does_what_else_its_row_says(tmp_path: Path) -> None:
-    found = both(tmp_path, timed("1.5"), timed("9.5", verdict="shown"))
-    assert [(claim.kind, claim.timing) for claim in found.claims] == [("changed verdict", False)]
-    assert not found.same
-    found = both(tmp_path, timed("1.5"), timed("9.5", n="6"))
-    assert [(claim.kind, claim.timing) for claim in found.claims] == [("changed measured", False)]
-    board = next(table for table in found.tables if table.path == BOARD)
+    comparison = both(tmp_path, timed("1.5"), timed("9.5", verdict="shown"))
+    assert [(claim.kind, claim.timing) for claim in comparison.claims] == [("changed verdict", False)]
+    assert not comparison.same
+    comparison = both(tmp_path, timed("1.5"), timed("9.5", n="6"))
+    assert [(claim.kind, claim.timing) for claim in comparison.claims] == [("changed measured", False)]
+    board = next(table for table in comparison.tables if table.path == BOARD)
     assert {(cell.row[0], cell.column): cell.timing for cell in board.diff.cells} == {
         ("T5.fe.train", "measured"): True,
         ("T5.fe.train", "n"): False,
         ("TITLE.threshold", "n"): False,
     }
-    assert not found.same
+    assert not comparison.same
 
 
 # --- environment and sections -----------------------------------------------------------------------------------------
@@ -398,8 +392,8 @@ def test_the_environment_is_listed_and_does_not_count(tmp_path: Path, capsys: py
             "device": "NVIDIA H100",
         },
     }
-    found = both(tmp_path, a, b)
-    assert [(one.what, one.a, one.b, one.sections) for one in found.environment] == [
+    comparison = both(tmp_path, a, b)
+    assert [(setting.what, setting.a, setting.b, setting.sections) for setting in comparison.environment] == [
         ("profile", "smoke", "quick", ()),
         ("code", "1" * 64, "2" * 64, ()),
         ("git tree clean", "true", "false", ()),
@@ -438,25 +432,25 @@ def test_a_section_that_failed_in_one_record_makes_them_different(
 
 
 def torn(record: Path) -> None:
-    path = record / manifest.NAME
+    path = record / Manifest.NAME
     path.write_text(path.read_text()[:-20])
 
 
 def edited(record: Path) -> None:
-    path = record / manifest.NAME
+    path = record / Manifest.NAME
     path.write_text(path.read_text().replace("complete", "failed"))
 
 
 def unfinished(record: Path) -> None:
-    book = manifest.load(record)
-    book.closed = False
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.closed = False
+    manifest.save(record)
 
 
 BROKEN = [
     (shutil.rmtree, "there is no such folder"),
     (
-        lambda record: (record / manifest.NAME).unlink(),
+        lambda record: (record / Manifest.NAME).unlink(),
         "record.json is missing; name a folder that `datalab run` wrote",
     ),
     (torn, "changed: record.json: cannot be read"),
@@ -571,7 +565,7 @@ def mirrored(node: Any) -> Any:
         return {other.get(name, name): mirrored(value) for name, value in node.items()} | (
             {"only": other.get(node["only"], "")} if "only" in node else {}
         )
-    return [mirrored(one) for one in node] if isinstance(node, list | tuple) else node
+    return [mirrored(child) for child in node] if isinstance(node, list | tuple) else node
 
 
 def in_order(tree: dict[str, Any]) -> dict[str, Any]:
@@ -589,10 +583,10 @@ def test_comparing_the_other_way_round_gives_the_mirror_image(
     folder = tmp_path_factory.mktemp("pair")
     for name, texts in (("a", a), ("b", b)):
         record_of(folder / name, {f"tables/0_{i}.csv": text for i, text in enumerate(texts)})
-    one = compare(folder / "a", folder / "b", tolerance)
-    other = compare(folder / "b", folder / "a", tolerance)
-    assert one.same == other.same
-    assert in_order(mirrored(one.as_dict())) == in_order(other.as_dict())
+    forth = compare(folder / "a", folder / "b", STUDY, tolerance)
+    back = compare(folder / "b", folder / "a", STUDY, tolerance)
+    assert forth.same == back.same
+    assert in_order(mirrored(forth.as_dict())) == in_order(back.as_dict())
 
 
 @given(
@@ -603,9 +597,9 @@ def test_of_rows_with_names_exactly_the_cells_whose_text_differs_are_listed(
     a: list[list[str]], b: list[list[str]]
 ) -> None:
     names = [f"row {i}" for i in range(len(a))]
+    columns = ["set", "d", "low", "high"]
     grids = [
-        Grid(("set", "d", "low", "high"), tuple((name, *row) for name, row in zip(names, rows, strict=False)))
-        for rows in (a, b)
+        pd.DataFrame([[name, *row] for name, row in zip(names, rows, strict=False)], columns=columns) for rows in (a, b)
     ]
     expected = {
         (name, column, x, y)
@@ -613,6 +607,6 @@ def test_of_rows_with_names_exactly_the_cells_whose_text_differs_are_listed(
         for column, x, y in zip(("d", "low", "high"), row_a, row_b, strict=True)
         if x != y
     }
-    found = diff(*grids, 1e-5)
-    assert {(*cell.row, cell.column, cell.a, cell.b) for cell in found.cells} == expected
-    assert all(cell.kind != SAME for cell in found.cells)
+    comparison = diff(*grids, 1e-5)
+    assert {(*cell.row, cell.column, cell.a, cell.b) for cell in comparison.cells} == expected
+    assert all(cell.kind != SAME for cell in comparison.cells)

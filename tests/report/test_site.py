@@ -13,44 +13,45 @@ import record_fakes
 
 from datalab import cli, report
 from datalab.errors import UserError
-from datalab.record import lock, verify
+from datalab.record import Study, lock, verify
+from datalab.record.manifest import Manifest
 from datalab.report import pages
 
-REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
 
-
-def test_equal_records_give_equal_pages_and_writing_them_again_changes_nothing(record: Path, tmp_path: Path) -> None:
+def test_equal_records_give_equal_pages_and_writing_them_again_changes_nothing(
+    record: Path, study: Study, tmp_path: Path
+) -> None:
     other = Path(shutil.copytree(record, tmp_path / "other"))
-    written = report.write(record)
-    assert report.write(other) == written
+    written = report.write(record, study=study)
+    assert report.write(other, study=study) == written
     first = {path: (record / path).read_bytes() for path in written}
     assert {path: (other / path).read_bytes() for path in written} == first
-    assert report.write(record) == written
+    assert report.write(record, study=study) == written
     assert {path: (record / path).read_bytes() for path in written} == first
-    assert verify.verify(record).findings == []
+    assert verify.verify(record, study).findings == []
 
 
-def test_running_a_section_again_drops_the_pages_and_a_run_of_nothing_keeps_them(record: Path) -> None:
-    report.write(record)
-    assert record_fakes.run(record) == 0
+def test_running_a_section_again_drops_the_pages_and_a_run_of_nothing_keeps_them(record: Path, study: Study) -> None:
+    report.write(record, study=study)
+    assert record_fakes.run(study, record) == 0
     assert (record / "index.html").exists()
-    assert record_fakes.run(record, "0", count=3) == 0
+    assert record_fakes.run(study, record, "0", count=3) == 0
     assert not (record / "index.html").exists()
     assert not (record / "report").exists()
-    assert verify.verify(record).findings == []
+    assert verify.verify(record, study).findings == []
 
 
-def test_a_record_with_a_failed_section_says_so_on_every_page(record: Path) -> None:
-    assert record_fakes.run(record, "0", mode="raise") == 1
-    for path in report.write(record):
+def test_a_record_with_a_failed_section_says_so_on_every_page(record: Path, study: Study) -> None:
+    assert record_fakes.run(study, record, "0", mode="raise") == 1
+    for path in report.write(record, study=study):
         if path.endswith(".html"):
             assert "This record is not complete." in (record / path).read_text()
-    assert {finding.kind for finding in verify.verify(record).findings} == {"incomplete"}
+    assert {finding.kind for finding in verify.verify(record, study).findings} == {"incomplete"}
 
 
 @pytest.mark.parametrize("fault", ["no record", "changed", "held", "not empty", "inside"])
 def test_what_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(
-    fault: str, record: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    fault: str, record: Path, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     call, word = [str(record)], {"held": "is writing to it", "not empty": "is not empty"}.get(fault, "record")
     if fault == "no record":
@@ -66,7 +67,7 @@ def test_what_cannot_be_reported_is_refused_in_one_line_and_nothing_is_written(
     before = sorted(tmp_path.rglob("*"))
     try:
         with pytest.raises(SystemExit) as exit_:
-            cli.main(["report", *call])
+            cli.main(["report", *call], study=study)
     finally:
         if holder:
             holder.kill()
@@ -88,13 +89,14 @@ def held(record: Path) -> subprocess.Popen:
 
 
 def test_after_kill_9_while_the_pages_are_written_verify_says_so_and_the_next_run_puts_it_in_order(
-    record: Path, made: Path, tmp_path: Path
+    record: Path, study: Study, tmp_path: Path
 ) -> None:
-    program = "import sys, pathlib, time, record_fakes; from datalab.report import site; "
-    program += "from datalab.record.manifest import Manifest; record_fakes.install(pathlib.Path(sys.argv[2])); "
+    program = "import sys, pathlib, time, record_fakes; from datalab import ledger; from datalab.report import site; "
+    program += "from datalab.record.manifest import Manifest; from datalab.record import Study; "
     program += "add = Manifest.add_file; Manifest.add_file = lambda *a, **k: (time.sleep(0.02), add(*a, **k)); "
-    program += "site.write(pathlib.Path(sys.argv[1]))"
-    call = [sys.executable, "-c", program, str(record), str(made.parent / "notebooks")]
+    program += "study = Study(record_fakes.SECTIONS, ledger, pathlib.Path(sys.argv[2])); "
+    program += "site.write(pathlib.Path(sys.argv[1]), study=study)"
+    call = [sys.executable, "-c", program, str(record), str(study.notebooks)]
     process = subprocess.Popen(call, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (record / "report/tables.html").exists():
@@ -104,14 +106,14 @@ def test_after_kill_9_while_the_pages_are_written_verify_says_so_and_the_next_ru
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert ("incomplete", "the record", "its writer was interrupted") in {
-        (finding.kind, finding.what, finding.detail) for finding in verify.verify(record).findings
+        (finding.kind, finding.what, finding.detail) for finding in verify.verify(record, study).findings
     }
     other = Path(shutil.copytree(record, tmp_path / "other"))
-    assert report.write(other)  # the same command puts it in order,
-    assert verify.verify(other).findings == []
-    assert record_fakes.run(record) == 0  # and so does a run
+    assert report.write(other, study=study)  # the same command puts it in order,
+    assert verify.verify(other, study).findings == []
+    assert record_fakes.run(study, record) == 0  # and so does a run
     assert not (record / "index.html").exists()
-    assert verify.verify(record).findings == []
+    assert verify.verify(record, study).findings == []
     assert not lock.is_held(record)
 
 
@@ -130,9 +132,24 @@ def test_a_figure_has_the_digits_that_its_interval_supports(row: dict, shown: st
     assert pages.measured(row) == shown
 
 
-def test_the_pages_name_no_folder_of_this_machine(made: Path, tmp_path: Path) -> None:
+def test_the_pages_name_no_folder_of_this_machine(made: Path, study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty"):
-        report.write(made, made.parent)
-    report.write(made, tmp_path / "copy")
+        report.write(made, made.parent, study)
+    report.write(made, tmp_path / "copy", study)
     for path in (tmp_path / "copy").glob("report/*.html"):
         assert str(Path.home()) not in path.read_text()
+
+
+def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path, study: Study) -> None:
+    report.write(record, study=study)
+    forgeries = {"ro-crate-metadata.json": "{}", "index.html": "<h1>Reproduced</h1>", "report/x.html": "x"}
+    for path, content in forgeries.items():
+        forged = Path(shutil.copytree(record, record.with_name(f"forged {Path(path).name}")))
+        (forged / path).write_text(content)
+        manifest = Manifest.load(forged)
+        manifest.add_file(forged, path)
+        manifest.save(forged)
+        assert verify.verify(forged, study).findings == []
+        findings = verify.verify(forged, study, recompute=True, workers=1, pages=report.differing).findings
+        assert path in {finding.what for finding in findings}
+    assert verify.verify(record, study, recompute=True, workers=1, pages=report.differing).findings == []

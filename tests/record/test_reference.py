@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from datalab.record import manifest, verify
+from datalab.record import verify
+from datalab.record.manifest import Manifest
+from datalab.sections import STUDY
 
-REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 
 
 def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path, record_property: Callable) -> None:
@@ -25,17 +27,17 @@ def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path,
     ):
         record = Path(shutil.copytree(REFERENCE, tmp_path / what.replace(" ", "-")))
         touched = mutate(record)
-        named = {finding.what for finding in verify.verify(record).findings}
+        named = {finding.what for finding in verify.verify(record, STUDY).findings}
         assert touched <= named, sorted(touched - named)[:5]
         counted.append(f"{len(touched & named)} of {len(touched)} {what}")
         shutil.rmtree(record)
     for change_manifest in (lambda b: b[:-1], lambda b: b.replace(b"complete", b"completf", 1), lambda b: b""):
         record = tmp_path / "manifest"
         record.mkdir()
-        (record / manifest.NAME).write_bytes(change_manifest((REFERENCE / manifest.NAME).read_bytes()))
-        assert manifest.NAME in {finding.what for finding in verify.verify(record).findings}
+        (record / Manifest.NAME).write_bytes(change_manifest((REFERENCE / Manifest.NAME).read_bytes()))
+        assert Manifest.NAME in {finding.what for finding in verify.verify(record, STUDY).findings}
         shutil.rmtree(record)
-    assert {finding.what for finding in verify.verify(tmp_path).findings} == {manifest.NAME}
+    assert {finding.what for finding in verify.verify(tmp_path, STUDY).findings} == {Manifest.NAME}
     counted.append("4 of 4 of the manifest")
     record_property("mutations of runs/reference caught", ", ".join(counted))
 
@@ -47,7 +49,7 @@ def test_no_notebook_of_the_reference_warns_since_a_warning_names_a_folder_of_th
 
 
 def files(record: Path) -> list[Path]:
-    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (manifest.NAME, ".lock"))
+    return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (Manifest.NAME, ".lock"))
 
 
 def change(record: Path) -> set[str]:
@@ -73,12 +75,12 @@ def delete(record: Path) -> set[str]:
 
 def swap(record: Path) -> set[str]:
     all_, touched = files(record), set()
-    for one, other in zip(all_[::2], all_[1::2], strict=False):
-        a, b = one.read_bytes(), other.read_bytes()
+    for pair in zip(all_[::2], all_[1::2], strict=False):
+        a, b = (path.read_bytes() for path in pair)
         if a != b:
-            one.write_bytes(b)
-            other.write_bytes(a)
-            touched |= {path.relative_to(record).as_posix() for path in (one, other)}
+            pair[0].write_bytes(b)
+            pair[1].write_bytes(a)
+            touched |= {path.relative_to(record).as_posix() for path in pair}
     assert len(touched) > 0.9 * len(all_)
     return touched
 
@@ -95,10 +97,10 @@ def test_the_reference_says_what_its_raw_rows_give_without_data_or_network(monke
     monkeypatch.setenv("DATALAB_CACHE", "/nonexistent")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    done = verify.verify(REFERENCE, recompute=True)
+    done = verify.verify(REFERENCE, STUDY, recompute=True)
     assert done.findings == []
     assert done.unconfirmed == []
     assert len(done.recomputed) == 15
     assert sum(done.claims for done in done.recomputed) == sum(
-        len(entry.claims) for entry in manifest.load(REFERENCE).sections.values()
+        len(entry.claims) for entry in Manifest.load(REFERENCE).sections.values()
     )

@@ -14,9 +14,10 @@ from rocrate import vocabs
 from rocrate.rocrate import ROCrate
 from rocrate_validator import services
 
-from datalab.record import crate, manifest, start
+from datalab.record import Study, crate
+from datalab.record.manifest import Manifest
 
-REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 CONTEXT = Path(__file__).with_name("ro_crate_1_1_context.json")
 Unmet = Callable[..., dict[str, set[str]]]
 # What the profiles recommend and the manifest does not know: who ran it, and where the package is on the web.
@@ -59,10 +60,10 @@ def unmet(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Unmet:
         assert touched == []
         assert len(result.executed_checks) > 90
         assert not result.skipped_checks
-        found: dict[str, set[str]] = {"REQUIRED": set(), "RECOMMENDED": set()}
+        names: dict[str, set[str]] = {"REQUIRED": set(), "RECOMMENDED": set()}
         for issue in result.issues:
-            found[issue.severity.name].add(issue.check.name)
-        return found
+            names[issue.severity.name].add(issue.check.name)
+        return names
 
     return check
 
@@ -82,7 +83,7 @@ def ids(value: Any) -> set[str]:
 def dangling(metadata: dict[str, Any]) -> set[str]:
     """What is referred to and not described. The validator takes whatever the root's ``hasPart`` names for a file."""
     values = [value for entity in metadata["@graph"] for value in entity.values()]
-    references = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    references = [part for value in values for part in (value if isinstance(value, list) else [value])]
     known = {entity["@id"] for entity in metadata["@graph"]} | {"https://w3id.org/ro/crate/1.1"}
     return {reference["@id"] for reference in references if isinstance(reference, dict)} - known
 
@@ -95,8 +96,10 @@ def test_a_complete_record_meets_all_that_the_profiles_ask_but_what_it_cannot_kn
     assert dangling(described(made)) == set()
 
 
-def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(record: Path, unmet: Unmet) -> None:
-    assert record_fakes.run(record, "0", "6", mode="raise") == 1
+def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(
+    record: Path, study: Study, unmet: Unmet
+) -> None:
+    assert record_fakes.run(study, record, "0", "6", mode="raise") == 1
     assert unmet(record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN | {"Action endTime", "Action result"}}
     metadata = described(record)
     stems = ("0_alpha", "3_4_beta", "6_gamma")
@@ -112,11 +115,11 @@ def test_a_record_with_a_failed_and_a_not_run_section_is_valid_and_says_why(reco
     assert dangling(metadata) == set()
 
 
-def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, unmet: Unmet) -> None:
-    book = manifest.load(record)
-    book.closed, book.sections["0_alpha"].status, book.sections["0_alpha"].ended = False, "running", ""
-    manifest.save(record, book)
-    assert record_fakes.run(record, "3.4") == 0
+def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, study: Study, unmet: Unmet) -> None:
+    manifest = Manifest.load(record)
+    manifest.closed, manifest.sections["0_alpha"].status, manifest.sections["0_alpha"].ended = False, "running", ""
+    manifest.save(record)
+    assert record_fakes.run(study, record, "3.4") == 0
     assert unmet(record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN | {"Action endTime"}}
     assert entity(described(record), "#section-0_alpha")["error"] == "interrupted: its process was killed"
 
@@ -124,7 +127,7 @@ def test_a_record_whose_writer_was_killed_is_valid_and_says_so(record: Path, unm
 def test_a_record_made_in_a_notebook_session_is_valid_without_an_executed_notebook(
     tmp_path: Path, unmet: Unmet
 ) -> None:
-    section = start(record_fakes.SECTIONS[0], profile="smoke", record=str(tmp_path / "record"))
+    section = record_fakes.start("0", {"profile": "smoke", "record": str(tmp_path / "record")})
     section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
     section.finish()
     assert unmet(section.record) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN}
@@ -134,11 +137,11 @@ def test_a_record_made_in_a_notebook_session_is_valid_without_an_executed_notebo
 
 
 def test_the_reference_records_crate_is_valid_and_small(unmet: Unmet) -> None:
-    book = manifest.load(REFERENCE)
-    metadata = crate.metadata(REFERENCE, book)
+    manifest = Manifest.load(REFERENCE)
+    metadata = crate.metadata(REFERENCE, manifest)
     assert unmet(REFERENCE, metadata) == {"REQUIRED": set(), "RECOMMENDED": UNKNOWN}
     assert dangling(metadata) == set()
-    assert len(crate.text(metadata).encode()) < 400 * len(book.files)
+    assert len(crate.text(metadata).encode()) < 400 * len(manifest.files)
 
 
 def rename(metadata: dict[str, Any], old: str, new: str) -> None:
@@ -178,10 +181,10 @@ def test_a_crate_that_falls_short_of_what_is_recommended_is_told_so(made: Path, 
     entity(metadata, "#section-0_alpha")["error"] = "none"
     del entity(metadata, "claims.csv")["encodingFormat"]
     assert dangling(metadata) == {"tables/0_rows.csv"}
-    found = unmet(made, metadata)
-    assert found["REQUIRED"] == set()
+    checks = unmet(made, metadata)
+    assert checks["REQUIRED"] == set()
     for words in ("action error", "object and result types", "via mentions from root", "`encodingformat` property"):
-        assert any(words in name.lower() for name in found["RECOMMENDED"]), words
+        assert any(words in name.lower() for name in checks["RECOMMENDED"]), words
 
 
 def test_the_validators_context_is_that_of_ro_crate_where_the_two_meet() -> None:
@@ -199,22 +202,22 @@ def test_the_crate_lists_every_file_with_its_size_and_hash(made: Path) -> None:
     assert read.metadata["conformsTo"] == "https://w3id.org/ro/crate/1.1"
     listed = {entity.id: (entity.get("contentSize"), entity.get("sha256")) for entity in read.data_entities}
     assert listed.pop("record.json") == (None, None)
-    files = manifest.load(made).files
+    files = Manifest.load(made).files
     assert listed == {path: (str(e.bytes), e.sha256) for path, e in files.items() if path != crate.NAME}
 
 
 def test_the_crate_is_what_its_manifest_gives_whatever_the_clock_and_one_line_an_entity(made: Path) -> None:
-    book = manifest.load(made)
+    manifest = Manifest.load(made)
     written = (made / crate.NAME).read_text()
-    assert crate.text(crate.metadata(made, book)) == written
+    assert crate.text(crate.metadata(made, manifest)) == written
     assert len(written.splitlines()) == len(json.loads(written)["@graph"]) + 3
-    book.created = "2001-02-03T04:05:06+00:00"
-    assert entity(crate.metadata(made, book), "./")["datePublished"] == book.created
+    manifest.created = "2001-02-03T04:05:06+00:00"
+    assert entity(crate.metadata(made, manifest), "./")["datePublished"] == manifest.created
 
 
 def test_raw_cells_are_the_result_of_the_section_that_asked_first_and_the_object_of_the_next(made: Path) -> None:
     metadata = described(made)
-    cells = {path for path in manifest.load(made).files if path.startswith("cells/")}
+    cells = {path for path in Manifest.load(made).files if path.startswith("cells/")}
     first, second, last = (entity(metadata, f"#section-{stem}") for stem in ("0_alpha", "3_4_beta", "6_gamma"))
     assert len(cells) == 4
     assert ids(first["result"]) >= {"notebooks/0_alpha.ipynb", "tables/0_rows.csv", "figures/0_curve.svg", *cells}
@@ -225,24 +228,24 @@ def test_raw_cells_are_the_result_of_the_section_that_asked_first_and_the_object
 
 
 def test_an_action_says_how_its_section_was_run_with_what_in_which_environment(made: Path) -> None:
-    metadata, book = described(made), manifest.load(made)
+    metadata, manifest = described(made), Manifest.load(made)
     action = entity(metadata, "#section-0_alpha")
     assert action["description"].startswith('complete; by datalab run on cpu; parameters {"profile": "smoke"')
     assert ids(action["environment"]) == {"#OMP_NUM_THREADS=1", "#PYTHONHASHSEED=0"}
     tool = entity(metadata, action["instrument"]["@id"])
-    assert tool["softwareVersion"].startswith(book.datalab)
-    assert book.sources["code"] in tool["description"]
+    assert tool["softwareVersion"].startswith(manifest.datalab)
+    assert manifest.sources["code"] in tool["description"]
     assert any("/numpy/" in url for url in ids(tool["softwareRequirements"]))
     assert entity(metadata, "tables/0_rows.csv")["name"] == "What the cells gave"
 
 
 def test_a_section_that_other_code_ran_does_not_get_the_version_of_the_last_writer(record: Path) -> None:
-    book = manifest.load(record)
-    book.git = {"commit": "c" * 40, "clean": True}
-    book.sections["0_alpha"].key["code"] = "f" * 64
-    metadata = crate.metadata(record, book)
+    manifest = Manifest.load(record)
+    manifest.git = {"commit": "c" * 40, "clean": True}
+    manifest.sections["0_alpha"].key["code"] = "f" * 64
+    metadata = crate.metadata(record, manifest)
     old, new = (entity(metadata, f"#section-{stem}")["instrument"]["@id"] for stem in ("0_alpha", "3_4_beta"))
     assert entity(metadata, old)["softwareVersion"] == f"0+unknown.{'f' * 12}"
-    assert entity(metadata, new)["softwareVersion"] == f"{book.datalab}+g{'c' * 12}"
+    assert entity(metadata, new)["softwareVersion"] == f"{manifest.datalab}+g{'c' * 12}"
     assert entity(metadata, new)["identifier"] == f"swh:1:rev:{'c' * 40}"
     assert "identifier" not in entity(metadata, old)

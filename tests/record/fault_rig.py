@@ -19,8 +19,8 @@ import record_fakes
 
 from datalab import sweep
 from datalab.errors import UserError
-from datalab.record import manifest, verify
-from datalab.record.manifest import SectionEntry
+from datalab.record import verify
+from datalab.record.manifest import Manifest, SectionRecord
 
 COUNT = 6
 PARAMETERS = ("-p", "count", str(COUNT))
@@ -32,7 +32,7 @@ class Rig:
     def __init__(self, folder: Path, reference: dict[str, bytes]) -> None:
         self.record = self.seen = folder / "record"
         self.log, self.gate, self.reference = folder / "log", folder / "gate", reference
-        self.notebooks = record_fakes.write_notebooks(folder / "notebooks")
+        self.study = record_fakes.study(record_fakes.write_notebooks(folder / "notebooks"))
         self.within: Sequence[str] = ()  # a command that runs a command, in a mount namespace for instance
         self.started: list[subprocess.Popen] = []
 
@@ -55,7 +55,7 @@ class Rig:
         self, command: Sequence[str], environment: dict[str, str], weak: bool = False, terminal: int = subprocess.PIPE
     ) -> subprocess.Popen:
         """Any ``datalab`` command, in a process group of its own, as a terminal starts it."""
-        program = [*self.within, sys.executable, str(record_fakes.HERE / "record_fakes.py"), str(self.notebooks)]
+        program = [*self.within, sys.executable, str(record_fakes.HERE / "record_fakes.py"), str(self.study.notebooks)]
         path = [environment.get("PYTHONPATH"), str(record_fakes.HERE), os.environ.get("PYTHONPATH")]
         environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
         environment |= {"FAKE_LOG": str(self.log), "FAKE_GATE": str(self.gate)}
@@ -87,7 +87,7 @@ class Rig:
         out, err = self.start(*names, **how).communicate(timeout=120)
         assert err == "", out + err
         assert out.count(": complete") == len(names), out
-        assert verify.verify(self.seen).findings == []
+        assert verify.verify(self.seen, self.study).findings == []
         stems = {section.stem for section in record_fakes.SECTIONS if section.number in names}
         assert {path.name for path in (self.seen / "notebooks").iterdir()} == {f"{stem}.ipynb" for stem in stems}
         prefixes = tuple(f"{name.replace('.', '_')}_" for name in names)
@@ -97,18 +97,18 @@ class Rig:
         assert set(after) == set(range(COUNT))
         assert {cell: after[cell] for cell in kept} == {cell: before[cell] for cell in kept}
 
-    def told(self, status: str, reason: str, stem: str = "3_4_beta", room: bool = True) -> SectionEntry:
+    def told(self, status: str, reason: str, stem: str = "3_4_beta", room: bool = True) -> SectionRecord:
         """The first two truths. The record and ``verify`` say of the section what happened to it, and nothing else.
 
         As far as it came the notebook is there, and says of each cell what became of it: where there was ``room``.
         """
-        book = manifest.load(self.seen)
-        entry = book.sections[stem]
+        manifest = Manifest.load(self.seen)
+        entry = manifest.sections[stem]
         assert entry.status == status, entry
         assert reason in entry.reason
         assert "\n" not in entry.reason
-        assert book.closed or not room
-        findings = verify.verify(self.seen).findings
+        assert manifest.closed or not room
+        findings = verify.verify(self.seen, self.study).findings
         assert {finding.kind for finding in findings} == {"incomplete"}
         assert [finding.detail for finding in findings if finding.what == stem] == [f"{status}: {entry.reason}"]
         saved = {path.name for path in (self.seen / "notebooks").glob(f"{stem}*")}
@@ -138,11 +138,11 @@ class Rig:
         rows = [sweep.read(path) for path in (self.seen / "cells").glob("*.parquet")]
         return {int(frame["index"].iloc[0]) for frame in rows if frame is not None}
 
-    def entry(self, stem: str = "3_4_beta") -> SectionEntry:
-        return manifest.load(self.seen).sections[stem]
+    def entry(self, stem: str = "3_4_beta") -> SectionRecord:
+        return Manifest.load(self.seen).sections[stem]
 
     def running(self) -> bool:
-        return (self.seen / manifest.NAME).exists() and self.entry().status == "running"
+        return (self.seen / Manifest.NAME).exists() and self.entry().status == "running"
 
     def kernel(self) -> psutil.Process:
         wait_for(lambda: self.running() and "kernel" in self.entry().process)

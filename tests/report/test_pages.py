@@ -9,18 +9,20 @@ import pandas as pd
 import pytest
 
 from datalab import ledger, report
-from datalab.record import manifest, verify
+from datalab.record import verify
+from datalab.record.manifest import Manifest
+from datalab.sections import STUDY
 
-REFERENCE = Path(__file__).parent.parent / "runs" / "reference"
+REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the reference, a `quick` record, with its pages."""
     folder = tmp_path_factory.mktemp("site") / "record"
-    before = (REFERENCE / manifest.NAME).read_bytes()
+    before = (REFERENCE / Manifest.NAME).read_bytes()
     report.write(REFERENCE, folder)
-    assert (REFERENCE / manifest.NAME).read_bytes() == before
+    assert (REFERENCE / Manifest.NAME).read_bytes() == before
     return folder
 
 
@@ -39,10 +41,10 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
-        about = dict(attributes)
-        self.links += [(tag, name, about[name]) for name in ("href", "src") if about.get(name) is not None]
-        self.ids += [about["id"]] if "id" in about else []
-        self.images_without_words += tag == "img" and not about.get("alt")
+        attributes = dict(attributes)
+        self.links += [(tag, name, attributes[name]) for name in ("href", "src") if attributes.get(name) is not None]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.images_without_words += tag == "img" and not attributes.get("alt")
         if tag not in self.VOID:
             self.open.append(tag)
         if tag == "tr":
@@ -97,10 +99,10 @@ def test_every_page_is_well_formed_with_unique_anchors_and_words_for_every_pictu
 
 
 def test_the_record_stays_whole_with_its_pages(site: Path) -> None:
-    found = verify.verify(site)
-    assert found.findings == []
-    assert found.files == verify.verify(REFERENCE).files + len(manifest.load(site).files) - len(
-        manifest.load(REFERENCE).files
+    done = verify.verify(site, STUDY)
+    assert done.findings == []
+    assert done.files == verify.verify(REFERENCE, STUDY).files + len(Manifest.load(site).files) - len(
+        Manifest.load(REFERENCE).files
     )
 
 
@@ -137,7 +139,7 @@ def test_from_a_cell_of_table_41_two_clicks_lead_to_the_raw_rows_and_these_give_
 def test_every_measured_statement_that_names_raw_rows_has_a_page_with_all_of_them(
     site: Path, parsed: dict[Path, Page]
 ) -> None:
-    named = {c["id"]: c["raw"] for e in manifest.load(site).sections.values() for c in e.claims if c["raw"]}
+    named = {c["id"]: c["raw"] for e in Manifest.load(site).sections.values() for c in e.claims if c["raw"]}
     assert len(named) > 100
     for claim_id, raw in named.items():
         head, *rows = parsed[site / f"report/rows/{claim_id}.html"].rows
@@ -154,10 +156,10 @@ def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_noteboo
     assert claim.test in text
     assert claim.paper_check.note in text
     assert 'class="named"><td>Ours (full), paper</td><td>F1</td>' in text
-    cell = manifest.load(site).sections["4_1_main_results"].tables["4_1_cells"]["cell"]
+    cell = Manifest.load(site).sections["4_1_main_results"].tables["4_1_cells"]["cell"]
     assert ("a", "href", f"../notebooks/4_1_main_results.html#cell-{cell}") in page.links
-    assert "datalab/experiments/main_results.py" in text
-    assert str(manifest.load(site).git["commit"]) in text
+    assert "datalab/sections/s4_1_main_results.py" in text
+    assert str(Manifest.load(site).git["commit"]) in text
 
 
 def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:
@@ -189,10 +191,10 @@ def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty
             tab.call("Input.dispatchKeyEvent", type=kind, key="/", text="/" if kind == "keyDown" else "")
         tab.call("Input.insertText", text="oracle")
         assert tab.run("document.activeElement.name") == "words"
-        found = tab.run(shown)
-        assert 0 < found < 30
+        matching = tab.run(shown)
+        assert 0 < matching < 30
         tab.open(site / "index.html", f"#{tab.run('location.hash')[1:]}")
-        assert tab.run(shown) == found  # the address keeps the filter
+        assert tab.run(shown) == matching  # the address keeps the filter
         tab.open(site / "report/tables.html")
         assert tab.click('a[href="claims/T1.full.f1.html"]').endswith("/report/claims/T1.full.f1.html")
         assert tab.click("#raw").endswith("/report/rows/T1.full.f1.html")

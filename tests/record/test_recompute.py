@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,24 +12,31 @@ import pyarrow.parquet as pq
 import pytest
 import record_fakes
 
-from datalab import cli, report, sweep
+from datalab import atomic, cli, sweep
 from datalab.errors import UserError
-from datalab.record import atomic, claimstable, crate, manifest, progress, provenance, rawrows, recompute, verify
+from datalab.record import Study, claims_table, crate, progress, provenance, rawrows, recompute, verify
+from datalab.record.manifest import Manifest
 
 STEM = "0_alpha"
 
 
+Verify = Callable[[Path], verify.Report]
+
+
 @pytest.fixture
-def notebooks(made: Path) -> Path:
-    return made.parent / "notebooks"
+def hashed(study: Study) -> Verify:
+    """Verification by hashes alone."""
+    return lambda record: verify.verify(record, study)
 
 
-def checked(record: Path) -> verify.Report:
-    return verify.verify(record, recompute=True, workers=1)
+@pytest.fixture
+def checked(study: Study) -> Verify:
+    """Verification that computes anew, in this process."""
+    return lambda record: verify.verify(record, study, recompute=True, workers=1)
 
 
 def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is_only_read(
-    record: Path, monkeypatch: pytest.MonkeyPatch
+    record: Path, checked: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in record.rglob("*") if path.is_file()}
     monkeypatch.setattr(record_fakes, "cell", None)  # nothing may be computed but from the rows
@@ -46,12 +52,12 @@ def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is
 
 def put_right(record: Path) -> None:
     """What a forger does: write all hashes anew, so that every file is what the manifest says."""
-    book = manifest.load(record)
-    for path, entry in list(book.files.items()):
-        book.add_file(record, path, section=entry.section, timing=entry.timing)
-    claimstable.write(record, book)
-    crate.write(record, book)
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    for path, entry in list(manifest.files.items()):
+        manifest.add_file(record, path, section=entry.section, timing=entry.timing)
+    claims_table.write(record, manifest, record_fakes.study(Path()))
+    crate.write(record, manifest)
+    manifest.save(record)
 
 
 def in_text(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -65,9 +71,9 @@ def in_text(path: str, old: str, new: str) -> Callable[[Path], None]:
 
 def in_claim(**fields: object) -> Callable[[Path], None]:
     def forge(record: Path) -> None:
-        book = manifest.load(record)
-        book.sections[STEM].claims[0] |= fields
-        manifest.save(record, book)
+        manifest = Manifest.load(record)
+        manifest.sections[STEM].claims[0] |= fields
+        manifest.save(record)
 
     return forge
 
@@ -75,95 +81,97 @@ def in_claim(**fields: object) -> Callable[[Path], None]:
 def in_outputs(change: Callable[[dict], object]) -> Callable[[Path], None]:
     def forge(record: Path) -> None:
         path = record / f"notebooks/{STEM}.ipynb"
-        book = json.loads(path.read_text())
-        change(book)
-        path.write_text(json.dumps(book))
+        notebook = json.loads(path.read_text())
+        change(notebook)
+        path.write_text(json.dumps(notebook))
 
     return forge
 
 
-def output(book: dict, kind: str) -> dict:
-    return next(o["data"] for c in book["cells"] for o in c.get("outputs", []) if kind in o.get("data", {}))
+def output(notebook: dict, kind: str) -> dict:
+    return next(o["data"] for c in notebook["cells"] for o in c.get("outputs", []) if kind in o.get("data", {}))
 
 
-def other_html(book: dict) -> None:
-    shown = output(book, "text/html")
+def other_html(notebook: dict) -> None:
+    shown = output(notebook, "text/html")
     shown["text/html"] = "".join(shown["text/html"]).replace("<td", "<td title='x'", 1)
 
 
-def other_picture(book: dict) -> None:
-    output(book, "image/png")["image/png"] = "aGVsbG8="
+def other_picture(notebook: dict) -> None:
+    output(notebook, "image/png")["image/png"] = "aGVsbG8="
 
 
-def other_parameter(book: dict) -> None:
-    cell = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+def other_parameter(notebook: dict) -> None:
+    cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
     cell["source"] = "".join(cell["source"]).replace("'smoke'", "'paper'").replace('"smoke"', '"paper"')
 
 
 def other_raw_row(record: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
-    about, frame = rawrows.read(path)
+    made_by, frame = rawrows.read(path)
     table = pa.Table.from_pandas(frame.assign(value=frame.value + 0.001), preserve_index=False)
     with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
         writer.write_table(table.replace_schema_metadata(None))
-        writer.add_key_value_metadata({sweep.DESCRIPTION: json.dumps(about)})
+        writer.add_key_value_metadata({sweep.task.DESCRIPTION: json.dumps(made_by)})
 
 
-def said(what: str, on: str = "stdout") -> Callable[[dict], object]:
-    return lambda book: book["cells"][-1]["outputs"].append({"output_type": "stream", "name": on, "text": what})
+def printed(what: str, on: str = "stdout") -> Callable[[dict], object]:
+    return lambda notebook: notebook["cells"][-1]["outputs"].append({"output_type": "stream", "name": on, "text": what})
 
 
-def as_progress(book: dict) -> None:
-    data = {"text/plain": "1 of 1 cells: the title is reproduced: 1.0 s"}
-    book["cells"][-1]["outputs"].append({"output_type": "display_data", "metadata": dict(progress.MARK), "data": data})
+def as_progress(notebook: dict) -> None:
+    data = {"text/plain": "1 of 1 tasks: the title is reproduced: 1.0 s"}
+    notebook["cells"][-1]["outputs"].append(
+        {"output_type": "display_data", "metadata": dict(progress.MARK), "data": data}
+    )
 
 
-def uncounted(book: dict) -> None:
-    book["cells"][-1]["execution_count"] = None
-    said("the title is reproduced")(book)
+def uncounted(notebook: dict) -> None:
+    notebook["cells"][-1]["execution_count"] = None
+    printed("the title is reproduced")(notebook)
 
 
-def at_the_start(book: dict) -> None:
-    output = next(o for c in book["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
+def at_the_start(notebook: dict) -> None:
+    output = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
     output["text"] = "".join(output["text"]).replace("seeds ", "seeds 13 of ", 1)
 
 
-def in_prose(book: dict) -> None:
+def in_prose(notebook: dict) -> None:
     cell = {"cell_type": "markdown", "id": "x", "metadata": {"tags": ["injected-parameters"]}, "source": "# Reproduced"}
-    book["cells"].insert(2, cell)
+    notebook["cells"].insert(2, cell)
 
 
-def with_a_remark(book: dict) -> None:
-    cell = next(c for c in book["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+def with_a_remark(notebook: dict) -> None:
+    cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
     cell["source"] = "".join(cell["source"]) + "  # reproduced"
 
 
 def extra_table(record: Path) -> None:
     (record / "tables/0_better.csv").write_text("F1\n1.0\n")
-    book = manifest.load(record)
-    book.add_file(record, "tables/0_better.csv", section=STEM)
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.add_file(record, "tables/0_better.csv", section=STEM)
+    manifest.save(record)
 
 
 def no_notebook(record: Path) -> None:
     (record / f"notebooks/{STEM}.ipynb").unlink()
-    book = manifest.load(record)
-    del book.files[f"notebooks/{STEM}.ipynb"]
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    del manifest.files[f"notebooks/{STEM}.ipynb"]
+    manifest.save(record)
 
 
 def extra_section(record: Path) -> None:
-    book = manifest.load(record)
-    entry = book.sections[STEM].model_copy(update={"number": "7", "tables": {}, "figures": {}, "cells": []})
+    manifest = Manifest.load(record)
+    entry = manifest.sections[STEM].model_copy(update={"number": "7", "tables": {}, "figures": {}, "cells": []})
     entry.claims = [entry.claims[0] | {"verdict": "reproduced", "table": None}]
-    book.sections["7_extra"] = entry
-    manifest.save(record, book)
+    manifest.sections["7_extra"] = entry
+    manifest.save(record)
 
 
 def other_title(record: Path) -> None:
-    book = manifest.load(record)
-    book.sections[STEM].title = "Influence wins"
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].title = "Influence wins"
+    manifest.save(record)
 
 
 FORGERIES = {
@@ -183,8 +191,8 @@ FORGERIES = {
     "a notebook's source": (in_outputs(lambda b: b["cells"][-1].update(source="section.finish() ")), "notebooks/"),
     "a notebook's parameter": (in_outputs(other_parameter), f"notebooks/{STEM}.ipynb"),
     "a remark beside a parameter": (in_outputs(with_a_remark), f"notebooks/{STEM}.ipynb"),
-    "a printed line": (in_outputs(said("the title is reproduced")), f"notebooks/{STEM}.ipynb"),
-    "a warning": (in_outputs(said("the title is reproduced", "stderr")), f"notebooks/{STEM}.ipynb"),
+    "a printed line": (in_outputs(printed("the title is reproduced")), f"notebooks/{STEM}.ipynb"),
+    "a warning": (in_outputs(printed("the title is reproduced", "stderr")), f"notebooks/{STEM}.ipynb"),
     "a display that says it is progress": (in_outputs(as_progress), f"notebooks/{STEM}.ipynb"),
     "a cell without a number": (in_outputs(uncounted), f"notebooks/{STEM}.ipynb"),
     "what the start prints": (in_outputs(at_the_start), f"notebooks/{STEM}.ipynb"),
@@ -196,77 +204,64 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("what", FORGERIES)
-def test_a_forgery_with_all_hashes_put_right_is_named(what: str, record: Path) -> None:
+def test_a_forgery_with_all_hashes_put_right_is_named(what: str, record: Path, hashed: Verify, checked: Verify) -> None:
     forge, named = FORGERIES[what]
     forge(record)
     put_right(record)
-    assert verify.verify(record).findings == []  # the hashes alone do not tell
-    found = [finding.what for finding in checked(record).findings]
-    assert any(each.startswith(named) for each in found), found
+    assert hashed(record).findings == []  # the hashes alone do not tell
+    names = [finding.what for finding in checked(record).findings]
+    assert any(name.startswith(named) for name in names), names
 
 
 @pytest.mark.parametrize(("forge", "named"), [(extra_section, "7_extra"), (other_title, STEM)])
 def test_a_section_that_is_not_the_studys_is_named_and_not_computed(
-    forge: Callable[[Path], None], named: str, record: Path
+    forge: Callable[[Path], None], named: str, record: Path, hashed: Verify, checked: Verify
 ) -> None:
     forge(record)
     put_right(record)
-    assert verify.verify(record).findings == []
+    assert hashed(record).findings == []
     done = checked(record)
     assert named in {finding.what for finding in done.findings}
-    assert named not in {each.stem for each in done.recomputed}
+    assert named not in {section.stem for section in done.recomputed}
 
 
-def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path) -> None:
-    report.write(record)
-    forgeries = {"ro-crate-metadata.json": "{}", "index.html": "<h1>Reproduced</h1>", "report/x.html": "x"}
-    for path, content in forgeries.items():
-        forged = Path(shutil.copytree(record, record.with_name(f"forged {Path(path).name}")))
-        (forged / path).write_text(content)
-        book = manifest.load(forged)
-        book.add_file(forged, path)
-        manifest.save(forged, book)
-        assert verify.verify(forged).findings == []
-        found = verify.verify(forged, recompute=True, workers=1, pages=report.differing).findings
-        assert path in {finding.what for finding in found}
-    assert verify.verify(record, recompute=True, workers=1, pages=report.differing).findings == []
-
-
-def test_a_reader_of_sections_that_were_run_again_is_stale_and_not_called_a_forgery(record: Path) -> None:
-    assert record_fakes.run(record, "0", count=5) == 0
-    found = checked(record)
-    assert found.findings == []
-    assert all("6_gamma" not in line for line in found.unconfirmed)  # it reads, and would give the same
+def test_a_reader_of_sections_that_were_run_again_is_stale_and_not_called_a_forgery(
+    record: Path, study: Study, checked: Verify
+) -> None:
+    assert record_fakes.run(study, record, "0", count=5) == 0
+    done = checked(record)
+    assert done.findings == []
+    assert all("6_gamma" not in line for line in done.unconfirmed)  # it reads, and would give the same
     in_claim(verdict="reproduced")(record)
-    book = manifest.load(record)
-    book.sections["6_gamma"].headline = []
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.sections["6_gamma"].headline = []
+    manifest.save(record)
     put_right(record)
-    found = checked(record)
-    assert {finding.what for finding in found.findings} == {"TITLE.threshold"}
-    assert [line.split(":")[0] for line in found.unconfirmed] == [
+    done = checked(record)
+    assert {finding.what for finding in done.findings} == {"TITLE.threshold"}
+    assert [line.split(":")[0] for line in done.unconfirmed] == [
         "section 6 computed anew, by other sources (sections that it read, run again since)"
     ]
 
 
 def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
-    record: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    record: Path, study: Study, checked: Verify, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_claim(verdict="reproduced")(record)
-    book = manifest.load(record)
-    book.packages["pingouin"] = "0.0"
-    manifest.save(record, book)
+    manifest = Manifest.load(record)
+    manifest.packages["pingouin"] = "0.0"
+    manifest.save(record)
     put_right(record)
     assert checked(record).findings == []
     alone = SimpleNamespace(**vars(provenance) | {"machine": lambda: {"cores": 1}})
     monkeypatch.setattr(recompute, "provenance", alone)  # in this process, which knows the fakes
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["verify", str(record), "--fresh"])
+        cli.main(["verify", str(record), "--fresh"], study=study)
     assert exit_.value.code == 1
     assert "whole, but 1 things differ under other sources" in capsys.readouterr().out
 
 
-def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path, tmp_path: Path) -> None:
+def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
     assert sweep.read(path) is None
@@ -274,42 +269,44 @@ def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(reco
         rawrows.read(path)
 
 
-def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path) -> None:
-    book = manifest.load(record)
-    book.sections[STEM].parameters[f"open({str(tmp_path / 'proof')!r}, 'w').close(); x"] = 1
-    manifest.save(record, book)
+def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path, checked: Verify) -> None:
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].parameters[f"open({str(tmp_path / 'proof')!r}, 'w').close(); x"] = 1
+    manifest.save(record)
     put_right(record)
-    found = checked(record).findings
-    assert [finding.what for finding in found] == [STEM]
-    assert "the section has no parameter" in found[0].detail
+    findings = checked(record).findings
+    assert [finding.what for finding in findings] == [STEM]
+    assert "the section has no parameter" in findings[0].detail
     assert not (tmp_path / "proof").exists()
 
 
-def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(record: Path) -> None:
-    book = manifest.load(record)
-    book.sections[STEM].headline[0]["text"] = "0_alpha: mean 0.999"
-    book.sections[STEM].tables["0_rows"]["caption"] = "What we hoped"
-    manifest.save(record, book)
-    assert verify.verify(record).findings == []
+def test_a_headline_or_a_tables_caption_edited_in_the_manifest_is_named(
+    record: Path, hashed: Verify, checked: Verify
+) -> None:
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].headline[0]["text"] = "0_alpha: mean 0.999"
+    manifest.sections[STEM].tables["0_rows"]["caption"] = "What we hoped"
+    manifest.save(record)
+    assert hashed(record).findings == []
     details = [finding.detail for finding in checked(record).findings if finding.what == "record.json"]
     assert len(details) == 2
     assert "headline" in details[1]
 
 
-def test_raw_rows_that_are_gone_cannot_be_explained_away(record: Path) -> None:
-    book = manifest.load(record)
-    gone = book.sections[STEM].cells.pop()
-    for entry in book.sections.values():
+def test_raw_rows_that_are_gone_cannot_be_explained_away(record: Path, hashed: Verify, checked: Verify) -> None:
+    manifest = Manifest.load(record)
+    gone = manifest.sections[STEM].cells.pop()
+    for entry in manifest.sections.values():
         entry.cells = [path for path in entry.cells if path != gone]
-    del book.files[gone]
+    del manifest.files[gone]
     (record / gone).unlink()
-    manifest.save(record, book)
-    assert verify.verify(record).findings == []
+    manifest.save(record)
+    assert hashed(record).findings == []
     finding = next(f for f in checked(record).findings if f.what == STEM)
     assert "the record has no raw rows of record_fakes:cell" in finding.detail
 
 
-def test_a_section_whose_files_are_not_whole_is_named_and_not_computed(record: Path) -> None:
+def test_a_section_whose_files_are_not_whole_is_named_and_not_computed(record: Path, checked: Verify) -> None:
     (record / "tables/0_rows.csv").write_text("index,value\n")
     done = checked(record)
     assert {"tables/0_rows.csv"} <= {finding.what for finding in done.findings}
@@ -317,7 +314,7 @@ def test_a_section_whose_files_are_not_whole_is_named_and_not_computed(record: P
 
 
 def test_where_the_code_has_moved_on_what_differs_is_stale_and_not_called_a_forgery(
-    record: Path, monkeypatch: pytest.MonkeyPatch
+    record: Path, checked: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_claim(verdict="reproduced")(record)
     put_right(record)
@@ -329,19 +326,19 @@ def test_where_the_code_has_moved_on_what_differs_is_stale_and_not_called_a_forg
     ]
 
 
-def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path, notebooks: Path) -> None:
-    path = notebooks / f"{STEM}.ipynb"
+def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path, study: Study) -> None:
+    path = study.notebooks / f"{STEM}.ipynb"
     before = path.read_text()
     try:
         path.write_text(before.replace("section.headline(rows", "1/0; section.headline(rows"))
-        done = recompute.of_section(record, STEM, manifest.load(record).sections[STEM], [], notebooks)
+        done = recompute.of_section(record, study, STEM, Manifest.load(record).sections[STEM], [])
     finally:
         path.write_text(before)
     assert re.fullmatch(r"code cell \d raised ZeroDivisionError: division by zero", done.problem)
 
 
-def test_a_section_run_by_hand_is_computed_anew_too(notebooks: Path, tmp_path: Path) -> None:
-    process = record_fakes.papermill(notebooks / f"{STEM}.ipynb", tmp_path / "record", tmp_path / "at")
+def test_a_section_run_by_hand_is_computed_anew_too(study: Study, tmp_path: Path, checked: Verify) -> None:
+    process = record_fakes.papermill(study.notebooks / f"{STEM}.ipynb", tmp_path / "record", tmp_path / "at")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     done = checked(tmp_path / "record")
@@ -356,12 +353,12 @@ def test_a_section_run_by_hand_is_computed_anew_too(notebooks: Path, tmp_path: P
     ]
 
 
-def test_the_records_own_notebook_is_never_run(record: Path) -> None:
-    in_outputs(lambda book: book["cells"][-1].update(source="open('/dev/null').close(); 1/0"))(record)
+def test_the_records_own_notebook_is_never_run(record: Path, checked: Verify) -> None:
+    in_outputs(lambda notebook: notebook["cells"][-1].update(source="open('/dev/null').close(); 1/0"))(record)
     put_right(record)
-    found = checked(record).findings
-    assert [finding.what for finding in found] == [f"notebooks/{STEM}.ipynb"]
-    assert "its cells are not those of the source" in found[0].detail
+    findings = checked(record).findings
+    assert [finding.what for finding in findings] == [f"notebooks/{STEM}.ipynb"]
+    assert "its cells are not those of the source" in findings[0].detail
 
 
 def test_raw_rows_are_found_by_the_values_a_claim_names() -> None:

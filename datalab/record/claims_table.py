@@ -1,0 +1,63 @@
+"""``claims.csv``: one row a statement of the paper: what the paper says, what was measured, and where it stands."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datalab import atomic
+from datalab.record.manifest import Manifest
+from datalab.record.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "claims.csv"
+LEDGER = ("id", "section", "text", "reported", "unit", "paper_check", "paper_strength", "unsupported")
+MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell", "raw")
+COLUMNS = [*LEDGER, *MEASURED]
+
+
+def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
+    """One row a claim of the ledger, in its order; a claim two sections measured has the later section's figures."""
+    measured = {
+        claim_id: claim | {"notebook": f"notebooks/{stem}.ipynb"}
+        for claim_id, (stem, claim) in manifest.measured().items()
+    }
+    table = []
+    for statement in study.ledger.statements():
+        figures = measured.get(statement["id"], statement)
+        table.append({name: statement[name] for name in LEDGER} | {name: figures.get(name) for name in MEASURED})
+    return table
+
+
+def trail(manifest: Manifest, row: dict[str, Any], study: Study) -> dict[str, Any]:
+    """What leads from a statement's row to its evidence: the paper check's arithmetic, the test, raw rows, source."""
+    statement = study.statement(row["id"])
+    steps = {name: statement[name] for name in ("paper_note", "test", "ceiling")}
+    if row["notebook"]:
+        entry = manifest.sections[Path(row["notebook"]).stem]
+        cells = entry.cells
+        steps["raw_rows"] = f"{len(cells)} files, the first {cells[0]}" if cells else "none: it reads other sections"
+        steps["measured_at"] = entry.ended
+    return steps | {"commit": manifest.git.get("commit")}
+
+
+def frame(manifest: Manifest, study: Study) -> "pd.DataFrame":
+    """The same as a data frame with the columns of ``claims.csv``."""
+    import pandas as pd
+
+    return pd.DataFrame(rows(manifest, study), columns=COLUMNS)
+
+
+def text(manifest: Manifest, study: Study) -> str:
+    """The bytes of ``claims.csv`` as the manifest's claims and the ledger give them."""
+    import pandas as pd
+
+    from datalab.record.tables import Table
+
+    return Table(pd.DataFrame(rows(manifest, study), columns=COLUMNS, dtype=object), "claims", "").csv()
+
+
+def write(record: Path, manifest: Manifest, study: Study) -> None:
+    """Write ``claims.csv`` and enter it in the manifest."""
+    atomic.write(record / NAME, text(manifest, study))
+    manifest.add_file(record, NAME)

@@ -1,0 +1,119 @@
+"""What a notebook sees: a section gathers its tables, figures and claims, and enters them when it is finished."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import record_fakes
+from matplotlib.figure import Figure
+
+from datalab.errors import UserError
+from datalab.record import Section, Statement, claims_table, provenance, verify
+from datalab.record.manifest import Manifest
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def section(tmp_path: Path) -> Section:
+    return record_fakes.start("0_alpha", {"profile": "smoke", "record": str(tmp_path / "record")})
+
+
+def test_outputs_join_the_record_only_when_the_section_is_finished(section: Section) -> None:
+    section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
+    assert not (section.record / "tables").exists()
+    assert Manifest.load(section.record).sections["0_alpha"].status == "running"
+    section.finish()
+    assert (section.record / "tables/0_t.csv").exists()
+    assert verify.verify(section.record, record_fakes.study(Path())).whole
+    with pytest.raises(UserError, match="finished"):
+        section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
+
+
+def test_a_notebook_run_by_hand_says_that_its_executed_notebook_is_not_in_the_record(section: Section) -> None:
+    section.finish()
+    entry = Manifest.load(section.record).sections["0_alpha"]
+    assert (entry.status, entry.runner) == ("complete", "notebook session")
+    assert "not part of this record" in entry.reason
+
+
+def test_starting_the_section_again_drops_what_its_last_run_left(section: Section) -> None:
+    section.table(pd.DataFrame({"x": [1.0]}), "old", caption="T")
+    section.finish()
+    again = record_fakes.start("0_alpha", {"profile": "smoke", "record": str(section.record)})
+    again.table(pd.DataFrame({"x": [1.0]}), "new", caption="T")
+    again.finish()
+    assert {path.stem for path in (section.record / "tables").iterdir()} == {"0_new"}
+    assert verify.verify(section.record, record_fakes.study(Path())).whole
+
+
+def test_another_profile_or_an_unknown_parameter_is_refused_in_one_line(section: Section) -> None:
+    section.finish()
+    with pytest.raises(UserError, match="holds profile 'smoke'") as refused:
+        record_fakes.start("0_alpha", {"profile": "quick", "record": str(section.record)})
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="did you mean 'seeds'"):
+        record_fakes.start("0_alpha", {"profile": "smoke", "sedes": 5})
+
+
+def test_a_claim_needs_an_id_of_the_ledger_and_a_table_of_this_section(section: Section) -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        section.verdicts([Statement("TITLE.treshold", measured=1.0)])
+    with pytest.raises(UserError, match="no table 'nosuch'"):
+        section.verdicts([Statement("TITLE.threshold", measured=1.0, table="nosuch")])
+
+
+def test_claims_csv_has_one_row_a_statement_and_the_measured_figures_in_place(section: Section) -> None:
+    section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
+    measured = {"measured": np.float32(0.125), "low": float("nan"), "high": np.inf, "n": np.int64(3)}
+    section.verdicts(
+        [Statement("TITLE.threshold", **measured, verdict="inconclusive", table="t", row="first", why="why")]
+    )
+    section.finish()
+    rows = pd.read_csv(section.record / "claims.csv").set_index("id")
+    assert list(rows.index) == [row["id"] for row in record_fakes.FakeLedger().statements()]
+    row = rows.loc["TITLE.threshold"]
+    assert (row["measured"], row["high"], row["n"], row["table"]) == (0.125, np.inf, 3, "tables/0_t.csv")
+    assert np.isnan(row["low"])
+    assert rows["verdict"].notna().all()
+    assert set(rows.columns) == set(claims_table.COLUMNS) - {"id"}
+
+
+def test_the_claims_stated_so_far_can_be_read_before_the_section_ends(section: Section) -> None:
+    section.verdicts([Statement("TITLE.threshold", measured=0.5, verdict="inconclusive")])
+    frame = section.claims().set_index("id")
+    assert frame.loc["TITLE.threshold", "measured"] == 0.5
+    assert (frame["verdict"] == "not run").any()
+
+
+def test_a_table_of_measured_time_says_so(section: Section) -> None:
+    section.table(pd.DataFrame({"seconds": [1.0]}), "cost", caption="Cost", timing=True)
+    section.finish()
+    manifest = Manifest.load(section.record)
+    assert manifest.files["tables/0_cost.csv"].timing
+    assert "differs from run to run" in (section.record / "tables/0_cost.md").read_text()
+
+
+def test_a_figure_is_saved_as_svg_and_png_with_the_data_behind_it(section: Section) -> None:
+    figure = Figure()
+    figure.subplots().plot([0, 1, 2], [0, 1, 2])
+    section.figure(figure, "curve", caption="A curve", data=pd.DataFrame({"x": [0.1]}))
+    section.finish()
+    kinds = {path.suffix for path in (section.record / "figures").glob("0_curve.*")}
+    assert kinds == {".svg", ".png", ".csv"}
+
+
+def test_the_default_record_of_a_notebook_does_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = provenance.project()
+    monkeypatch.chdir(tmp_path)
+    assert provenance.project() == home
+    monkeypatch.setattr(provenance, "project", lambda: tmp_path / "project")
+    opened = record_fakes.start("0_alpha", {"profile": "smoke"})
+    assert opened.record == tmp_path / "project" / "runs" / "notebook-smoke"
+    opened.finish()
+    assert os.listdir(tmp_path) == ["project"]

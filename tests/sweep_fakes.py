@@ -1,0 +1,31 @@
+"""A task for the tests of the sweep, which workers and children of a test import."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from datalab.sweep import Task
+
+SQUARE = "sweep_fakes:square"
+
+
+def square(number: int, log: str, fault: str = "", seconds: float = 0.0) -> list[dict[str, Any]]:
+    """Append to ``log``, so that a test can count how often a task really ran; then do the ``fault``, if any."""
+    with open(log, "a") as file:
+        file.write(f"{number}\n")
+    time.sleep(seconds)
+    if fault == "raise":
+        raise ValueError("a bad task")
+    if fault == "kill once" and Path(log).read_text().split().count(str(number)) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "kill always":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [{"number": number, "square": number**2}]
+
+
+def tasks(folder: Path, count: int = 4, **faults: str) -> list[Task]:
+    """A grid of them that logs in ``folder``; ``at2="raise"`` is the fault of number 2."""
+    log = str(folder / "log")
+    return [Task(SQUARE, {"number": i, "log": log, "fault": faults.get(f"at{i}", "")}) for i in range(count)]
