@@ -129,8 +129,8 @@ def fit_many(
     on_step
         Called with (steps done, stack) after every step; must not change the stack.
 
-    Returns the trained stack (see :func:`make_stack`). Raises ValueError when a model keeps nothing. Beyond the rounding
-    of the BLAS, a model does not depend on which others it is stacked with.
+    Returns the trained stack (see :func:`make_stack`). Raises ValueError when a model keeps nothing. Beyond the
+    rounding of the BLAS, a model does not depend on which others it is stacked with.
     """
     size, n = len(seeds), x.shape[0]
     labels = np.broadcast_to(labels, (size, n))
