@@ -13,7 +13,8 @@ def transition_matrix(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np
 
     From *out-of-sample* probabilities (n, C) and observed labels (n,). The confident joint counts the examples labelled
     j that are confidently in class i; its columns are scaled to the observed labels' counts, its rows to sum 1
-    (Northcutt et al. 2021, section 3). A class nobody is confidently in keeps its labels.
+    (Northcutt et al. 2021, section 3). A class nobody is confidently in keeps its labels. Raises UserError for shapes
+    that do not match or labels out of range.
     """
     p, labels = np.asarray(probabilities), np.asarray(labels)
     n_classes = p.shape[1]
@@ -40,6 +41,7 @@ class ForwardCorrected(nn.Module):
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, C) of the *true* label, for x (n, d)."""
         return self.classifier(x)
 
     def objective(self, x: Tensor, labels: Tensor, transition: Tensor) -> Tensor:

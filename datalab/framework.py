@@ -47,6 +47,8 @@ class DataLab(nn.Module):
         ``"paper"`` or ``"label-aware"``.
     projection, weighting
         False leaves the component out: z = h; w = u. Component 3 is left out by lambda1 = lambda2 = 0.
+
+    Raises UserError for an unknown variant or architecture.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class DataLab(nn.Module):
             self.scorer = nn.Sequential(nn.Linear(seen, scorer_hidden), nn.ReLU(), nn.Linear(scorer_hidden, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, C) of x (n, d)."""
         return self.classifier(self.project(x))
 
     def objective(self, x: Tensor, labels: Tensor, lambda1: Tensor, lambda2: Tensor, tau: Tensor) -> Tensor:
@@ -122,11 +125,11 @@ def fit_datalab(
     given = {"lambda1": lambda1, "lambda2": lambda2, "tau": tau}
     settings = {}
     for name, values in given.items():
-        each = torch.as_tensor(values, dtype=torch.float64).expand(len(seeds))
+        numbers = torch.as_tensor(values, dtype=torch.float64).expand(len(seeds))
         low = "above 0" if name == "tau" else "at least 0"
-        if not bool((each > 0).all() if name == "tau" else (each >= 0).all()):
-            raise UserError(f"{name}: must be {low}, got {float(each.min()):g}")
-        settings[name] = each.to(x.device, x.dtype)
+        if not bool((numbers > 0).all() if name == "tau" else (numbers >= 0).all()):
+            raise UserError(f"{name}: must be {low}, got {float(numbers.min()):g}")
+        settings[name] = numbers.to(x.device, x.dtype)
     return fit_many(module, x, labels, kept, seeds, recipe._replace(l2=0.0), settings=settings)
 
 

@@ -6,14 +6,14 @@ weighted mean, cross-entropy.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from datalab.stack import flat_views
+from datalab.stack import Models
 
 
 class _Within(nn.Module):
@@ -36,20 +36,11 @@ def _objective(
     return losses.mean() if weights is None else (weights * losses).mean()
 
 
-class MappedStack:
-    """S models of one architecture.
+class MappedStack(Models):
+    """S models of one architecture that treats every example by itself.
 
-    Parameters
-    ----------
-    module
-        The template; its parameter values are not used. It must treat every example by itself.
-    size
-        S, the number of models.
-    settings
-        Numbers that differ between the models, each (S, ...): keyword arguments of the module's ``objective``.
-
-    ``parameters`` maps each of the module's parameter names to its (S, ...) tensor, a view of ``flat``; ``gradients``
-    likewise of ``flat_gradient``.
+    ``settings`` are numbers that differ between the models, each (S, ...): keyword arguments of the module's
+    ``objective``. The other parameters: :class:`~datalab.stack.Models`.
     """
 
     def __init__(
@@ -60,15 +51,9 @@ class MappedStack:
         device: torch.device | str = "cpu",
         settings: Mapping[str, Tensor] | None = None,
     ):
-        self.module = copy.deepcopy(module).to(device, dtype)
+        super().__init__(copy.deepcopy(module).to(device, dtype), size, dtype, device)
         self.settings = dict(settings or {})
-        shapes = {name: (size, *p.shape) for name, p in module.named_parameters()}
-        self.flat, self.parameters = flat_views(shapes, dtype, device)
-        self.flat_gradient, self.gradients = flat_views(shapes, dtype, device)
         self._within = _Within(self.module)
-
-    def __len__(self) -> int:
-        return next(iter(self.parameters.values())).shape[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The logits (S, n, C) for x (n, d), shared by all models, or (S, n, d)."""
@@ -82,11 +67,11 @@ class MappedStack:
         """The predicted classes (S, n) for x (n, d), computed ``rows`` examples at a time."""
         return torch.cat([self(block).argmax(-1) for block in x.split(rows)], dim=1)
 
-    def map(self, function: Callable[..., Tensor], x: Tensor, *each: Tensor) -> Tensor:
-        """``function(module, x, *each)`` of every model; x is (n, d), shared, or (S, n, d), ``each`` (S, ...)."""
-        axes = (0, None if x.dim() == 2 else 0, *(0 for _ in each))
+    def map(self, function: Callable[..., Tensor], x: Tensor, *by_model: Tensor) -> Tensor:
+        """``function(module, x, *by_model)`` a model; x (n, d) is shared, or (S, n, d); ``by_model`` (S, ...)."""
+        axes = (0, None if x.dim() == 2 else 0, *(0 for _ in by_model))
         with torch.no_grad():
-            return self._mapped(function, axes)(self.parameters, x, *each)
+            return self._mapped(function, axes)(self.parameters, x, *by_model)
 
     def backward(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
         """Fill ``gradients`` with those of each model's objective on x (S, n, d), labels (S, n), weights (S, n)."""
@@ -94,16 +79,16 @@ class MappedStack:
         axes = (0, 0, 0, None if weights is None else 0, 0 if self.settings else None)
         # The models share nothing, so the gradient of the sum of their objectives is each one's own.
         total = self._mapped(_objective, axes)(leaves, x, labels, weights, self.settings).sum()
-        found = torch.autograd.grad(total, list(leaves.values()))
-        for gradient, values in zip(self.gradients.values(), found, strict=True):
+        computed = torch.autograd.grad(total, list(leaves.values()))
+        for gradient, values in zip(self.gradients.values(), computed, strict=True):
             gradient.copy_(values)
 
     def _mapped(self, function: Callable[..., Tensor], axes: tuple) -> Callable[..., Tensor]:
-        def one(parameters: Mapping[str, Tensor], *inputs: object) -> Tensor:
+        def of_one_model(parameters: Mapping[str, Tensor], *inputs: object) -> Tensor:
             named = {f"module.{name}": value for name, value in parameters.items()}
             return functional_call(self._within, named, (function, *inputs))
 
-        return torch.vmap(one, axes)
+        return torch.vmap(of_one_model, axes)
 
     def take(self, indices: Sequence[int]) -> "MappedStack":
         """A stack of some of the models, with parameters of its own."""
@@ -113,12 +98,3 @@ class MappedStack:
         for name, value in taken.parameters.items():
             value.copy_(self.parameters[name][at])
         return taken
-
-    def model(self, index: int) -> nn.Module:
-        """A copy of one model as an ordinary module."""
-        module = copy.deepcopy(self.module)
-        module.load_state_dict({name: value[index].clone() for name, value in self.parameters.items()})
-        return module
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return (self.model(i) for i in range(len(self)))

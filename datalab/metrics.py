@@ -3,6 +3,7 @@
 ``y (n,)`` are the true classes 0..C-1; ``predictions`` is ``(n,)`` or a stack ``(S, n)``, one row a model, and the
 result a float or ``(S,)``. *Macro* means over the classes present in ``y``, each counting once, whatever its size, with
 an undefined ratio (0 / 0) counted as 0: scikit-learn's ``labels=np.unique(y), average="macro", zero_division=0``.
+All raise UserError for shapes that do not fit, no labels, or values out of range.
 """
 
 import numpy as np

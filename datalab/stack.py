@@ -9,7 +9,8 @@ out by hand, layer by layer: on small models it halves the time that autograd ta
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +127,8 @@ def _batched(layer: nn.Module) -> object:
     return _BATCHED[type(layer)](layer)
 
 
-class Stack:
-    """S models of one ``nn.Sequential`` architecture that ends in a Linear layer.
+class Models:
+    """S models of one architecture: their parameters, and each as a module of its own.
 
     Parameters
     ----------
@@ -137,7 +138,32 @@ class Stack:
         S, the number of models.
 
     ``parameters`` maps each of the module's parameter names to its (S, ...) tensor, a view of ``flat``; ``gradients``
-    likewise of ``flat_gradient``. Raises TypeError, naming the layer, for a layer that cannot be batched.
+    likewise of ``flat_gradient``.
+    """
+
+    def __init__(self, module: nn.Module, size: int, dtype: torch.dtype, device: torch.device | str):
+        self.module = module
+        shapes = {name: (size, *p.shape) for name, p in module.named_parameters()}
+        self.flat, self.parameters = _flat_views(shapes, dtype, device)
+        self.flat_gradient, self.gradients = _flat_views(shapes, dtype, device)
+
+    def __len__(self) -> int:
+        return next(iter(self.parameters.values())).shape[0]
+
+    def model(self, index: int) -> nn.Module:
+        """A copy of one model as an ordinary module."""
+        module = copy.deepcopy(self.module).to(self.flat)
+        module.load_state_dict({name: value[index].clone() for name, value in self.parameters.items()})
+        return module
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (self.model(i) for i in range(len(self)))
+
+
+class Stack(Models):
+    """S models of one ``nn.Sequential`` architecture that ends in a Linear layer; parameters: :class:`Models`.
+
+    Raises TypeError, naming the layer, for a layer that cannot be batched.
     """
 
     def __init__(
@@ -149,10 +175,7 @@ class Stack:
     ):
         if not isinstance(module, nn.Sequential) or type(module[-1]) is not nn.Linear:
             raise TypeError(f"a stack takes an nn.Sequential whose last layer is Linear; got {module}")
-        self.module = module
-        shapes = {name: (size, *p.shape) for name, p in module.named_parameters()}
-        self.flat, self.parameters = flat_views(shapes, dtype, device)
-        self.flat_gradient, self.gradients = flat_views(shapes, dtype, device)
+        super().__init__(module, size, dtype, device)
         self._layers = [
             (_batched(layer), [f"{i}.{name}" for name, _ in layer.named_parameters()]) for i, layer in enumerate(module)
         ]
@@ -166,9 +189,6 @@ class Stack:
         except TypeError:
             return False
         return True
-
-    def __len__(self) -> int:
-        return next(iter(self.parameters.values())).shape[0]
 
     def features(self, x: Tensor) -> Tensor:
         """The inputs (S, n, h) of the last Linear layer for x (n, d), shared by all models, or (S, n, d).
@@ -195,26 +215,36 @@ class Stack:
         target = labels.unsqueeze(1)
         g.scatter_add_(1, target, g.new_full((), -1).expand_as(target))
         g *= 1 / labels.shape[1] if weights is None else (weights / labels.shape[1]).unsqueeze(1)
-        for i in range(len(self._layers) - 1, self._first - 1, -1):
-            layer, names = self._layers[i]
+        for layer, names, need_input in self._backwards():
             if names:
                 gradients = [self.gradients[name] for name in names]
-                g = layer.backward(g, self.parameters[names[0]], gradients, need_input=i > self._first)
+                g = layer.backward(g, self.parameters[names[0]], gradients, need_input)
             else:
                 g = layer.backward(g)
 
     def trace(self, x: Tensor) -> "Trace":
         """Run x (n, d) or (S, n, d) forward and keep what the layers saw, until the stack runs again."""
-        return Trace(self, x)
+        logits, n = self(x), x.shape[-2]
+        with_parameters = [(layer, names) for layer, names in self._layers if names]
+        inputs = [_examples_first(*layer.positions(n)) for layer, _ in with_parameters]
+        return Trace(logits, inputs, [len(names) > 1 for _, names in with_parameters], self._output_gradients)
 
-    def model(self, index: int) -> nn.Sequential:
-        """A copy of one model as an ordinary module."""
-        module = copy.deepcopy(self.module).to(self.flat)
-        module.load_state_dict({name: value[index].clone() for name, value in self.parameters.items()})
-        return module
+    def _output_gradients(self, cotangent: Tensor) -> list[Tensor]:
+        """Of the last forward pass; see :class:`Trace`."""
+        n, by_layer = cotangent.shape[1], []
+        g = cotangent.mT.contiguous()
+        for layer, names, need_input in self._backwards():
+            if names:
+                by_layer.append(_examples_first(g.flatten(2), layer.positions(n)[1]))
+                g = layer.pull(g, self.parameters[names[0]]) if need_input else g
+            else:
+                g = layer.backward(g)
+        return by_layer[::-1]
 
-    def __iter__(self) -> Iterator[nn.Sequential]:
-        return (self.model(i) for i in range(len(self)))
+    def _backwards(self) -> Iterator[tuple[object, list[str], bool]]:
+        """From the last layer to the first with parameters: it, their names, whether its input's gradient is needed."""
+        for i in range(len(self._layers) - 1, self._first - 1, -1):
+            yield *self._layers[i], i > self._first
 
     def _features(self, x: Tensor) -> Tensor:
         x = x.mT.unsqueeze(0) if x.dim() == 2 else x.mT
@@ -230,40 +260,26 @@ class Stack:
         return self.parameters[names[0]], self.parameters[names[1]] if len(names) > 1 else None
 
 
-class Trace:
+class Trace(NamedTuple):
     """One forward pass: the logits, and each layer's inputs and output gradients, examples before positions.
 
     ``logits`` is (S, n, C); for every layer with parameters, in order, ``inputs`` holds (S or 1, n, t, in), the t
-    positions being 1 or a convolution's patches, and ``biases`` whether it has one.
+    positions being 1 or a convolution's patches, and ``biases`` whether it has one. ``output_gradients`` takes a
+    cotangent (S, n, C) of the logits to each layer's output gradients (S, n, t, out).
     """
 
-    def __init__(self, stack: Stack, x: Tensor):
-        self._stack, self._n = stack, x.shape[-2]
-        self.logits = stack(x)
-        with_parameters = [layer for layer, names in stack._layers if names]
-        self.inputs = [self._examples_first(*layer.positions(self._n)) for layer in with_parameters]
-        self.biases = [len(names) > 1 for _, names in stack._layers if names]
-
-    def output_gradients(self, cotangent: Tensor) -> list[Tensor]:
-        """Each layer's output gradients (S, n, t, out) for a cotangent (S, n, C) of the logits."""
-        stack, found = self._stack, []
-        g = cotangent.mT.contiguous()
-        for i in range(len(stack._layers) - 1, stack._first - 1, -1):
-            layer, names = stack._layers[i]
-            if names:
-                _, t = layer.positions(self._n)
-                found.append(self._examples_first(g.flatten(2), t))
-                g = layer.pull(g, stack.parameters[names[0]]) if i > stack._first else g
-            else:
-                g = layer.backward(g)
-        return found[::-1]
-
-    def _examples_first(self, values: Tensor, t: int) -> Tensor:
-        """(S, features, t * n) as (S, n, t, features)."""
-        return values.unflatten(2, (t, self._n)).permute(0, 3, 2, 1)
+    logits: Tensor
+    inputs: list[Tensor]
+    biases: list[bool]
+    output_gradients: Callable[[Tensor], list[Tensor]]
 
 
-def flat_views(
+def _examples_first(values: Tensor, t: int) -> Tensor:
+    """(S, features, t * n) as (S, n, t, features)."""
+    return values.unflatten(2, (t, -1)).permute(0, 3, 2, 1)
+
+
+def _flat_views(
     shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device | str
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Zeros for all ``shapes`` in one flat tensor, and each shape's view of it."""

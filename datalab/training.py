@@ -129,8 +129,8 @@ def fit_many(
     on_step
         Called with (steps done, stack) after every step; must not change the stack.
 
-    Returns the trained stack (see :func:`make_stack`). Beyond the rounding of the BLAS, a model does not depend on
-    which others it is stacked with.
+    Returns the trained stack (see :func:`make_stack`). Raises ValueError when a model keeps nothing. Beyond the
+    rounding of the BLAS, a model does not depend on which others it is stacked with.
     """
     size, n = len(seeds), x.shape[0]
     labels = np.broadcast_to(labels, (size, n))
@@ -170,9 +170,8 @@ def fit_many(
 
 def _of_each_model(stack: AnyStack, values: Sequence[float]) -> Tensor:
     """One number a model, at the place of every parameter of it in ``stack.flat``."""
-    each = torch.as_tensor(values, dtype=stack.flat.dtype, device=stack.flat.device)
-    repeated = [each.repeat_interleave(w[0].numel()) for w in stack.parameters.values()]
-    return torch.cat(repeated)
+    numbers = torch.as_tensor(values, dtype=stack.flat.dtype, device=stack.flat.device)
+    return torch.cat([numbers.repeat_interleave(w[0].numel()) for w in stack.parameters.values()])
 
 
 def cosine(learning_rate: float, step: int, steps: int) -> float:

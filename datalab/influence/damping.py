@@ -13,7 +13,7 @@ from torch import Tensor
 from datalab.errors import UserError
 from datalab.influence.datainf import AUTO_SHARE, DataInf
 from datalab.influence.estimator import AUTO_RELATIVE, Estimator, quiet
-from datalab.influence.grad_dot import GradDot
+from datalab.influence.gradients import GradDot
 from datalab.influence.retraining import Subsets, lds
 from datalab.influence.trak import TRAK
 from datalab.stack import Stack

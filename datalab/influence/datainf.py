@@ -50,8 +50,9 @@ class DataInf(Estimator):
                 weights = self._network.over_groups(f.dot(directions[i]))
                 weights = weights / (self._d[:, i, None] + self._norms(f))[:, None]
                 sums[i] += f.weighted_total(weights.repeat_interleave(f.shape[0] // len(weights), 0))
-        d = [self._d[:, i].repeat_interleave(len(v) // len(self._d)) for i, v in enumerate(directions)]
-        return [(v - s / self.n_) / each[:, None, None, None] for v, s, each in zip(directions, sums, d, strict=True)]
+        dampings = [self._d[:, i].repeat_interleave(len(v) // len(self._d)) for i, v in enumerate(directions)]
+        triples = zip(directions, sums, dampings, strict=True)
+        return [(v - s / self.n_) / d[:, None, None, None] for v, s, d in triples]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         """sum over sites of (|g|^2 - mean_j (g' g_j)^2 / (d + |g_j|^2)) / d."""

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from datalab.errors import UserError
 from datalab.influence import fisher
 from datalab.influence.factors import Factors
-from datalab.influence.precision import full_precision
 from datalab.influence.tape import Network
 from datalab.stack import Stack
 
@@ -236,7 +235,7 @@ class Estimator(ABC):
 
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
         """The sum (S, ...) of each site's (S * G, ...)."""
-        return sum(self._network.over_groups(each) for each in values)
+        return sum(self._network.over_groups(of_site) for of_site in values)
 
     def _gradients_at_once(self) -> int:
         """How many per-example gradients may be held."""
@@ -369,3 +368,21 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InfluenceWarning)
         yield
+
+
+@contextlib.contextmanager
+def full_precision(allow_tf32: bool = False) -> Iterator[None]:
+    """Within, float32 products and convolutions on CUDA are computed in float32, unless TF32 is asked for.
+
+    On recent GPUs torch may round the factors of a product to 10 bits, which influence does not survive.
+    """
+    wanted = "tf32" if allow_tf32 else "ieee"
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = wanted
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value

@@ -80,8 +80,8 @@ class GGN:
         for linearised in self._kept or self._linearise():
             for s in range(models):
                 _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for f, g in linearised])
-        for each in out:
-            each.triu_().add_(each.triu(1).mT).div_(self.n)
+        for of_model in out:
+            of_model.triu_().add_(of_model.triu(1).mT).div_(self.n)
         return out
 
     def _of_batch(self, linearised: Linearised, vectors: Tensor) -> Tensor:
@@ -100,8 +100,7 @@ class GGN:
 
     def _affordable(self) -> int:
         """How many examples' gradients for every class may be held at a time."""
-        one = next(self._batches(1))
-        tape = self.network.tape(one.x)
+        tape = self.network.tape(next(self._batches(1)).x)
         factors = tape.factors(next(fisher.exact_cotangents(tape.logits)))
         numbers = tape.logits.shape[-1] * sum(f.gradients.numel() for f in factors)
         return max(1, _KEPT // numbers)
@@ -109,8 +108,8 @@ class GGN:
     def _linearise(self) -> Iterator[Linearised]:
         for batch in self._batches(self._size):
             tape = self.network.tape(batch.x)
-            every = [tape.factors(c) for c in fisher.exact_cotangents(tape.logits)]
-            linearised = [(site[0], torch.stack([f.gradients for f in site])) for site in zip(*every, strict=True)]
+            by_class = [tape.factors(c) for c in fisher.exact_cotangents(tape.logits)]
+            linearised = [(site[0], torch.stack([f.gradients for f in site])) for site in zip(*by_class, strict=True)]
             if batch.start == 0:
                 self._first = linearised
             yield linearised

@@ -19,7 +19,10 @@ _AT_ONCE = 64  # vectors multiplied at a time
 
 
 class Hessian:
-    """H of one model on a training set; parameters as :class:`~datalab.influence.ggn.GGN`'s, stacks excluded."""
+    """H of one model on a training set; parameters as :class:`~datalab.influence.ggn.GGN`'s.
+
+    Raises UserError for a stack.
+    """
 
     def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
         if network.is_stack:
@@ -30,15 +33,15 @@ class Hessian:
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""
-        directions = [self._in_parameters(v) for v in vectors[0]]
-        directions = [torch.stack(each) for each in zip(*directions, strict=True)]
-        sums = [torch.zeros_like(each) for each in directions]
+        by_vector = [self._in_parameters(v) for v in vectors[0]]
+        directions = [torch.stack(of_parameter) for of_parameter in zip(*by_vector, strict=True)]
+        sums = [torch.zeros_like(v) for v in directions]
         for gradients in self._gradients():
             if self._vectorised is None:
                 self._vectorised = self._agree(gradients, directions)
             step = _AT_ONCE if self._vectorised else 1
             for i in range(0, len(directions[0]), step):
-                part = [each[i : i + step] for each in directions]
+                part = [v[i : i + step] for v in directions]
                 for total, s in zip(sums, self._second(gradients, part, self._vectorised), strict=True):
                     total[i : i + step] += s
         return torch.func.vmap(lambda *values: self._in_sites(values)[0])(*sums)[None] / self.n
@@ -88,13 +91,13 @@ class Hessian:
 
     def _in_parameters(self, vector: Tensor) -> list[Tensor]:
         """A vector (P,) over the sites' matrices as one over the parameters, which are those matrices rearranged."""
-        found = {id(p): torch.zeros_like(p) for p in self._parameters}
+        values = {id(p): torch.zeros_like(p) for p in self._parameters}
         matrices = self.network.unflatten(vector[None, None])
         for site, matrix in zip(self.network.sites, matrices, strict=True):
             _, back = torch.func.vjp(site.arrange, *(p.detach() for p in site.parameters()))
             for p, part in zip(site.parameters(), back(matrix[:, 0]), strict=True):
-                found[id(p)] += part
-        return list(found.values())
+                values[id(p)] += part
+        return list(values.values())
 
     def _in_sites(self, values: Sequence[Tensor]) -> Tensor:
         """Values of the parameters as one vector (1, P) over the sites' matrices."""

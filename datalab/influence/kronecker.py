@@ -1,7 +1,7 @@
-"""Curvature in Kronecker form: what K-FAC and EK-FAC share, the eigenbases of each site's two moments.
+"""Curvature in Kronecker form: K-FAC and EK-FAC, in the eigenbases of each site's two moments.
 
 At each site the Fisher's block is approximated in the basis Q_G (x) Q_A, with Q_A the eigenvectors of the mean of
-sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the estimators differ in the eigenvalues they put there.
+sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the two differ in the eigenvalues they put there.
 """
 
 from abc import abstractmethod
@@ -123,6 +123,55 @@ class Kronecker(Estimator):
         return [_solved(v, *bases, w) for v, bases, w in zip(directions, self._bases, self._inverse, strict=True)]
 
 
+class KFAC(Kronecker):
+    """The Fisher's block at each site is the Kronecker product of its two moments, A (x) G (Martens & Grosse 2015).
+
+    A is the mean of sum_t a a' and G the mean Fisher's sum_t g g' divided by the t positions, as if inputs and output
+    gradients were independent and positions uncorrelated (Grosse & Martens 2016); the eigenvalues are products of
+    theirs. Parameters: :class:`Kronecker`.
+    """
+
+    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
+        eigenvalues = []
+        for m, (q_a, q_g) in zip(moments, self._bases, strict=True):
+            of_inputs = m.inputs if q_a is None else _diagonal(q_a, m.inputs)
+            eigenvalues.append(_diagonal(q_g, m.gradients)[:, :, None] * of_inputs[:, None] / m.positions)
+        return eigenvalues
+
+
+class EKFAC(Kronecker):
+    """In each site's Kronecker eigenbasis, the Fisher's own diagonal: L_jk = mean of (Q_G' grad Q_A)_jk^2.
+
+    George et al. 2018; Grosse et al. 2023. Self-influence is sum_jk (Q_G' g)_j^2 (Q_A' a)_k^2 / (L_jk + d): two
+    rotations and one bilinear form, and no per-example gradient where weights are not shared over positions. ``"auto"``
+    damping is that of the exact Gauss-Newton matrix, since a rotation keeps the mean diagonal. Parameters:
+    :class:`Kronecker`.
+    """
+
+    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
+        groups = [max(len(m.inputs), len(m.gradients)) for m in moments]
+        sums = [
+            m.gradients.new_zeros(b, m.gradients.shape[-1], m.inputs.shape[-1])
+            for b, m in zip(groups, moments, strict=True)
+        ]
+        for tape, cotangents in self._tapes(x, y):
+            rotated = []
+            squares: dict[int, Tensor] = {}
+            for cotangent in cotangents:
+                factors = tape.factors(cotangent)
+                if not rotated:  # the inputs are the same for every class
+                    rotated = [f.rotate_inputs(q_a) for f, (q_a, _) in zip(factors, self._bases, strict=True)]
+                for i, (f, (_, q_g)) in enumerate(zip(factors, self._bases, strict=True)):
+                    g = f.rotate_gradients(q_g).gradients
+                    if f.rank_one:  # the classes' squares first, then one product with the inputs'
+                        squares[i] = g.square_() if i not in squares else torch.addcmul(squares[i], g, g)
+                    else:
+                        sums[i] += rotated[i]._replace(gradients=g).square_sum()
+            for i, over_classes in squares.items():
+                sums[i] += rotated[i].squares_of(over_classes)
+        return [s / len(x) for s in sums]
+
+
 def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tensor:
     """Q_G ((Q_G' v Q_A) * inverse) Q_A' for v (B, k, out, in)."""
     q_g = q_g[:, None]
@@ -136,3 +185,8 @@ def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tens
 def _eigenvectors(moment: Tensor) -> Tensor:
     """Of symmetric matrices (B, d, d); in float64, whatever their dtype."""
     return torch.linalg.eigh(moment.double())[1].to(moment)
+
+
+def _diagonal(q: Tensor, moment: Tensor) -> Tensor:
+    """diag(Q' M Q) of each of B matrices, (B, d): eigenvalues, so at least 0 whatever was rounded."""
+    return (q * (moment @ q)).sum(1).clamp(min=0)

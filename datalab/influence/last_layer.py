@@ -5,7 +5,8 @@
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -55,22 +56,24 @@ class LastLayerGGN(Estimator):
             held = [network.examples(batch.x, batch.y) for batch in self._batches(x, y)]
             self._streams = [[batch[s] for batch in held] for s in range(network.models)]
         else:
-            self._streams = [_Stream(self, x, y, s) for s in range(network.models)]
+            batches = partial(self._batches, x, y)
+            self._streams = [_Stream(network, batches, s) for s in range(network.models)]
         self._damp()
 
     def _damp(self) -> None:
         damping = Damping(self.l2, AUTO_RELATIVE) if self.damping == "auto" else Damping(float(self.damping), 0.0)
         self._ggns = [_factorised(stream, damping, self._network.like.dtype) for stream in self._streams]
-        each = [ggn.damping_ for ggn in self._ggns]
-        self.damping_ = torch.tensor(each, dtype=torch.float64) if self._network.is_stack else each[0]
+        d = [ggn.damping_ for ggn in self._ggns]
+        self.damping_ = torch.tensor(d, dtype=torch.float64) if self._network.is_stack else d[0]
 
     def _taken_apart(self) -> "_LastLayer":
         return _LastLayer(self.model, self.leave_out, self.dtype)
 
     def _factors(self, batch: Batch) -> list[Dense]:
-        every = self._network.examples(batch.x, batch.y)
-        inputs = torch.stack([each.inputs for each in every])[:, :, None]
-        return [Dense(inputs, torch.stack([each.gradient for each in every])[:, :, None], bias=False)]
+        by_model = self._network.examples(batch.x, batch.y)
+        inputs = torch.stack([of_model.inputs for of_model in by_model])
+        gradients = torch.stack([of_model.gradient for of_model in by_model])
+        return [Dense(inputs[:, :, None], gradients[:, :, None], bias=False)]
 
     def _values(self) -> list[Tensor]:
         return [self._network.values.double()]
@@ -101,7 +104,8 @@ class _LastLayer:
                 raise UserError("model: LastLayerGGN takes stacks of an nn.Sequential that ends in a Linear layer")
             if dtype not in (None, model.flat.dtype):
                 raise UserError("model: a stack does not take another dtype; train it in that dtype")
-            weight, *bias = (model.parameters[name] for name in list(model.parameters) if name.startswith(_last(model)))
+            last = f"{len(model.module) - 1}."
+            weight, *bias = (value for name, value in model.parameters.items() if name.startswith(last))
             self._model, self.models = model, len(model)
             self._take(weight, bias[0] if bias else None)
             return
@@ -152,7 +156,8 @@ class _LastLayer:
         """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
         if self.is_stack:
             features = self._model.features(x).expand(self.models, -1, -1)
-            return [examples(f, z, one, self._bias) for f, z, one in zip(features, self._model(x), y, strict=True)]
+            by_model = zip(features, self._model(x), y, strict=True)
+            return [examples(*of_model, self._bias) for of_model in by_model]
         taken: list[Tensor] = []
 
         def keep(_: nn.Module, args: tuple, kwargs: dict, __: Tensor) -> None:
@@ -167,21 +172,14 @@ class _LastLayer:
         return [examples(taken[0], logits, y[0], self._bias)]
 
 
-def _last(stack: Stack | MappedStack) -> str:
-    return f"{len(stack.module) - 1}."
-
-
 class _Stream:
-    """One model's examples of x and y in batches, computed anew at each iteration, so that memory is bounded by the
-    batch.
-    """
+    """One model's examples in batches, computed anew at each iteration, so that memory is bounded by the batch."""
 
-    def __init__(self, estimator: LastLayerGGN, x: Tensor, y: Tensor, model: int):
-        self._estimator, self._x, self._y, self._model = estimator, x, y, model
+    def __init__(self, network: _LastLayer, batches: Callable[[], Iterator[Batch]], model: int):
+        self.network, self.batches, self.model = network, batches, model
 
     def __iter__(self) -> Iterator[Examples]:
-        network = self._estimator._network
-        return (network.examples(b.x, b.y)[self._model] for b in self._estimator._batches(self._x, self._y))
+        return (self.network.examples(batch.x, batch.y)[self.model] for batch in self.batches())
 
 
 def scores_many(
@@ -221,42 +219,13 @@ def scores_many(
     own = torch.empty(features.shape[:2], dtype=features.dtype, device=features.device)
     on = torch.empty(len(targets), *own.shape, dtype=features.dtype, device=features.device)
     for s in range(len(own)):
-        train = [examples(features[s], logits[s], labels[s])]
-        gradients = [mean_gradient([examples(t.features[s], t.logits[s], t.labels[s])]) for t in targets]
-        own[s], on[:, s] = _score(train, gradients, Damping(l2, relative_damping), features.dtype)
+        train = examples(features[s], logits[s], labels[s])
+        ggn = _factorised([train], Damping(l2, relative_damping), features.dtype)
+        own[s] = ggn.self_influence(train.inputs, train.gradient)
+        if targets:
+            gradients = [mean_gradient([examples(t.features[s], t.logits[s], t.labels[s])]) for t in targets]
+            on[:, s] = influence(train, ggn.direction(torch.stack(gradients)))
     return Scores(own, tuple(on))
-
-
-def self_influence_many(
-    features: Tensor, logits: Tensor, labels: Tensor, l2: float, relative_damping: float = 1e-3
-) -> Tensor:
-    """g_i' (H + d I)^-1 g_i >= 0 for every training example of every model, (S, n); see :func:`scores_many`."""
-    return scores_many(features, logits, labels, l2, relative_damping).self_influence
-
-
-def influence_on_many(
-    features: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    val_features: Tensor,
-    val_logits: Tensor,
-    val_labels: Tensor,
-    l2: float,
-    relative_damping: float = 1e-3,
-) -> Tensor:
-    """Influence of every training example on the mean loss of one target set, (S, n); see :func:`scores_many`."""
-    target = Target(val_features, val_logits, val_labels)
-    return scores_many(features, logits, labels, l2, relative_damping, [target]).influence_on[0]
-
-
-def _score(
-    train: list[Examples], gradients: list[Tensor], damping: Damping, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Self-influence (n,) and influence on each target (T, n) of one model."""
-    (batch,) = train
-    ggn = _factorised(train, damping, dtype)
-    own = ggn.self_influence(batch.inputs, batch.gradient)
-    return own, influence(batch, ggn.direction(torch.stack(gradients))) if gradients else own.new_empty(0, len(own))
 
 
 def _factorised(batches: Iterable[Examples], damping: Damping, dtype: torch.dtype) -> SoftmaxGGN:

@@ -17,6 +17,9 @@ from datalab.errors import UserError, did_you_mean
 from datalab.influence.factors import Dense, Factors, Lookup
 
 TAKEN = "Linear, Conv1d, Conv2d, LayerNorm, GroupNorm, RMSNorm, Embedding and MultiheadAttention"
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *INSTANCE_NORMS)
 
 
 class Site(ABC):
@@ -82,16 +85,22 @@ class LinearSite(Site):
         return functional.linear(x, self._weight[self._rows], self._bias[self._bias_rows] if self.bias else None)
 
 
-class ConvSite(Site):
-    """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
+class ModuleSite(Site):
+    """All parameters of one module."""
 
-    def __init__(self, name: str, module: nn.Conv1d | nn.Conv2d):
-        self.name, self.module, self.bias = name, module, module.bias is not None
+    def __init__(self, name: str, module: nn.Module):
+        self.name, self.module, self.bias = name, module, getattr(module, "bias", None) is not None
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.module.parameters(recurse=False))
+
+
+class ConvSite(ModuleSite):
+    """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
 
     def inputs(self, x: Tensor) -> Tensor:
         module, mode = self.module, self.module.padding_mode
-        # What torch itself pads by, which is in numbers even where the module says "same".
-        x = functional.pad(x, module._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)
+        x = functional.pad(x, _padding(module), "constant" if mode == "zeros" else mode)
         kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
         if x.dim() == 3:  # a line is an image of height 1
             x, kernel, dilation, stride = x[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
@@ -101,18 +110,12 @@ class ConvSite(Site):
     def gradients(self, g: Tensor) -> Tensor:
         return g.flatten(2).unflatten(1, (self.module.groups, -1)).permute(1, 0, 3, 2).contiguous()
 
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.module.parameters(recurse=False))
-
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return with_bias(weight.flatten(1).unflatten(0, (self.module.groups, -1)), bias)
 
 
-class NormSite(Site):
+class NormSite(ModuleSite):
     """A LayerNorm, RMSNorm or GroupNorm: each channel's weight multiplies its normalised value, its bias a 1."""
-
-    def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
-        self.name, self.module, self.bias = name, module, getattr(module, "bias", None) is not None
 
     def inputs(self, x: Tensor) -> Tensor:
         module = self.module
@@ -132,29 +135,18 @@ class NormSite(Site):
             x = x.reshape(len(x), -1, math.prod(self.module.normalized_shape))
         return x.permute(2, 0, 1)[..., None].contiguous()
 
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.module.parameters(recurse=False))
-
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return with_bias(weight.reshape(-1, 1, 1), bias)
 
 
-class EmbeddingSite(Site):
+class EmbeddingSite(ModuleSite):
     """An Embedding on tokens (m, ...): one-hot inputs."""
-
-    bias = False
-
-    def __init__(self, name: str, module: nn.Embedding):
-        self.name, self.module = name, module
 
     def inputs(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)
 
     def gradients(self, g: Tensor) -> Tensor:
         return g.reshape(1, len(g), -1, g.shape[-1])
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [self.module.weight]
 
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return weight.T[None]
@@ -168,14 +160,13 @@ class EmbeddingSite(Site):
 
 def attention_sites(name: str, module: nn.MultiheadAttention) -> list[Site]:
     """The query, key, value and output projections of an attention layer."""
-    e, bias = module.embed_dim, module.in_proj_bias
-    found: list[Site] = []
+    packed, bias = module.in_proj_weight is not None, module.in_proj_bias
+    projections: list[Site] = []
     for i, part in enumerate("qkv"):
-        rows = slice(i * e, (i + 1) * e)
-        packed = module._qkv_same_embed_dim
+        rows = slice(i * module.embed_dim, (i + 1) * module.embed_dim)
         weight = module.in_proj_weight if packed else getattr(module, f"{part}_proj_weight")
-        found.append(LinearSite(f"{name}.{part}", weight, bias, rows if packed else slice(None), rows))
-    return [*found, LinearSite(f"{name}.out_proj", module.out_proj.weight, module.out_proj.bias)]
+        projections.append(LinearSite(f"{name}.{part}", weight, bias, rows if packed else slice(None), rows))
+    return [*projections, LinearSite(f"{name}.out_proj", module.out_proj.weight, module.out_proj.bias)]
 
 
 def sites(model: nn.Module, leave_out: Sequence[str] = ()) -> dict[str, list[Site]]:
@@ -187,7 +178,7 @@ def sites(model: nn.Module, leave_out: Sequence[str] = ()) -> dict[str, list[Sit
     """
     refuse_train_mode(model)
     left_out = _left_out(model, leave_out)
-    found: dict[str, list[Site]] = {}
+    by_module: dict[str, list[Site]] = {}
     covered: set[int] = set()
     for name, module in model.named_modules():
         taken = _taken(name, module)
@@ -197,18 +188,22 @@ def sites(model: nn.Module, leave_out: Sequence[str] = ()) -> dict[str, list[Sit
         if own & left_out:
             raise UserError(f"leave_out: takes whole layers; '{name}' ({type(module).__name__}) would be left in part")
         if own & covered:
-            raise UserError(f"model: layer '{name}' ({type(module).__name__}) shares parameters with an earlier layer; "
-                            "each parameter may stand in one")  # fmt: skip
+            raise UserError(
+                f"model: layer '{name}' ({type(module).__name__}) shares parameters with an earlier layer; "
+                "each parameter may stand in one"
+            )
         covered |= own
-        found[name] = taken
+        by_module[name] = taken
     for name, parameter in model.named_parameters():
         if id(parameter) not in covered | left_out:
             owner = model.get_submodule(name.rpartition(".")[0])
-            raise UserError(f"model: parameter '{name}' belongs to a {type(owner).__name__}; taken are {TAKEN}; "
-                            f"leave_out=['{name}'] leaves it out")  # fmt: skip
-    if not found:
+            raise UserError(
+                f"model: parameter '{name}' belongs to a {type(owner).__name__}; taken are {TAKEN}; "
+                f"leave_out=['{name}'] leaves it out"
+            )
+    if not by_module:
         raise UserError(f"model: has no layer with parameters to differentiate; taken are {TAKEN}")
-    return found
+    return by_module
 
 
 def _taken(name: str, module: nn.Module) -> list[Site]:
@@ -235,19 +230,31 @@ def _left_out(model: nn.Module, names: Sequence[str]) -> set[int]:
     for name in names:
         if name not in known:
             raise UserError(f"leave_out: the model has no '{name}'{did_you_mean(name, sorted(known))}")
-    under = lambda parameter: any(parameter == name or parameter.startswith(name + ".") for name in names)  # noqa: E731
-    return {id(p) for name, p in model.named_parameters(remove_duplicate=False) if under(name)}
+    under = tuple(f"{name}." for name in names)
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {id(p) for name, p in parameters if f"{name}.".startswith(under)}
 
 
 def refuse_train_mode(model: nn.Module) -> None:
     """Raise UserError, naming it, for dropout or batch statistics in train mode: they make gradients random."""
     for name, module in model.named_modules():
-        kind = type(module).__name__
-        random = isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase | nn.RReLU)
+        layer = f"model: layer '{name}' ({type(module).__name__})"
+        random = isinstance(module, (*DROPOUTS, *BATCH_NORMS, nn.RReLU))
         if module.training and (random or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)):
-            raise UserError(f"model: layer '{name}' ({kind}) is in train mode; call model.eval() first")
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
-            raise UserError(f"model: layer '{name}' ({kind}) mixes the examples of a batch: it keeps no statistics")
+            raise UserError(f"{layer} is in train mode; call model.eval() first")
+        if isinstance(module, BATCH_NORMS) and module.running_mean is None:
+            raise UserError(f"{layer} mixes the examples of a batch: it keeps no statistics")
+
+
+def _padding(module: nn.Conv1d | nn.Conv2d) -> list[int]:
+    """What ``functional.pad`` adds: before and after each dimension, the last one first."""
+    if module.padding == "same":  # of an odd number one more goes after
+        totals = [dilation * (size - 1) for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    else:
+        widths = (0,) * len(module.kernel_size) if module.padding == "valid" else module.padding
+        pairs = [(width, width) for width in widths]
+    return [width for pair in reversed(pairs) for width in pair]
 
 
 def with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,7 +20,6 @@ from torch.nn import functional
 from datalab import training
 from datalab.errors import UserError
 from datalab.influence.estimator import Estimator
-from datalab.stack import Stack
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +31,7 @@ def fit_softmax(
 
     By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9. ``kept`` (n,) chooses the examples.
     Equivalent to scikit-learn's LogisticRegression with C = 1 / (l2 n), except that it does not penalise the bias.
+    Raises UserError where it does not converge.
     """
     a = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], 1)
     if kept is not None:
@@ -48,11 +48,11 @@ def fit_softmax(
 
     first = np.zeros(shape).ravel() if start is None else start.double().numpy().ravel().copy()
     options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 0, "gtol": 1e-9, "maxcor": 50}
-    found = optimize.minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
-    if np.abs(found.jac).max() > 1e-6:
-        raise UserError(f"l2: softmax regression did not converge ({found.message}); a larger l2 would")
+    optimum = optimize.minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+    if np.abs(optimum.jac).max() > 1e-6:
+        raise UserError(f"l2: softmax regression did not converge ({optimum.message}); a larger l2 would")
     model = nn.Linear(x.shape[1], n_classes, dtype=torch.float64)
-    weights = torch.from_numpy(found.x).view(shape)
+    weights = torch.from_numpy(optimum.x).view(shape)
     model.weight.data, model.bias.data = weights[:, :-1].clone(), weights[:, -1].clone()
     return model
 
@@ -127,21 +127,17 @@ def retrained_on_halves(
     rng: np.random.Generator,
     recipe: training.Recipe = training.RECIPE,
 ) -> Subsets:
-    """Train ``halves`` random halves of x (n, d), y (n,), each once a model seed, as stacks of models."""
+    """Train on ``halves`` random halves of x (n, d), y (n,), drawn with ``rng``, each once a model seed.
+
+    The losses are those of the test set x_test (n_test, d), y_test (n_test,).
+    """
     n = len(x)
     kept = np.zeros((halves, n), dtype=bool)
     for row in kept:
         row[rng.permutation(n)[: n // 2]] = True
-    losses = np.empty((halves, len(model_seeds), len(x_test)))
-    jobs = [(h, s) for h in range(halves) for s in range(len(model_seeds))]
-    size = training.chunk_size(module, recipe, x.shape[1])
-    target = torch.as_tensor(y_test, device=x.device)
-    for start in range(0, len(jobs), size):
-        part = jobs[start : start + size]
-        stack = training.fit_many(module, x, y, kept[[h for h, _ in part]], [model_seeds[s] for _, s in part], recipe)
-        for (h, s), row in zip(part, _losses(stack, x_test, target), strict=True):
-            losses[h, s] = row
-    return Subsets(kept, losses)
+    every_half, every_seed = kept.repeat(len(model_seeds), axis=0), [*model_seeds] * halves
+    losses = _trained_losses(module, x, y, every_half, every_seed, x_test, y_test, recipe)
+    return Subsets(kept, losses.reshape(halves, len(model_seeds), len(x_test)))
 
 
 def lds(pairwise: Tensor | Floats, subsets: Subsets) -> Floats:
@@ -149,7 +145,7 @@ def lds(pairwise: Tensor | Floats, subsets: Subsets) -> Floats:
 
     ``pairwise`` (n_test, n) is any estimator's; a subset's prediction is the sum of its members' influence, and the
     truth the mean over seeds of the test example's loss. In [-1, 1], 1 = perfect. A test example whose predictions are
-    all equal scores 0.
+    all equal scores 0. Raises UserError for another shape.
     """
     scores = np.asarray(pairwise.detach().cpu() if isinstance(pairwise, Tensor) else pairwise, dtype=np.float64)
     m, n = subsets.kept.shape
@@ -178,21 +174,30 @@ def retrained_without(
     n = len(x)
     kept = np.ones((1 + len(which), n), dtype=bool)
     kept[np.arange(1, len(kept)), list(which)] = False
-    target = torch.as_tensor(y_val, device=x.device)
-    size = training.chunk_size(module, recipe, x.shape[1])
     changes = []
     for seed in model_seeds:
-        losses = []
-        for start in range(0, len(kept), size):
-            part = kept[start : start + size]
-            stack = training.fit_many(module, x, y, part, [seed] * len(part), recipe)
-            losses.append(_losses(stack, x_val, target).mean(1))
-        every = np.concatenate(losses)
-        changes.append(every[1:] - every[0])
+        losses = _trained_losses(module, x, y, kept, [seed] * len(kept), x_val, y_val, recipe).mean(1)
+        changes.append(losses[1:] - losses[0])
     return np.array(changes)
 
 
-def _losses(stack: Stack, x: Tensor, y: Tensor) -> Floats:
-    """Every model's cross-entropy on every example of x (n, d), y (n,), in nats, (S, n)."""
-    log_p = torch.log_softmax(stack(x), -1)
-    return -log_p.gather(2, y.expand(len(stack), -1)[..., None])[..., 0].double().cpu().numpy()
+def _trained_losses(
+    module: nn.Sequential,
+    x: Tensor,
+    y: NDArray[np.int64],
+    kept: NDArray[np.bool_],
+    model_seeds: Sequence[int],
+    x_test: Tensor,
+    y_test: NDArray[np.int64],
+    recipe: training.Recipe,
+) -> Floats:
+    """Cross-entropy (M, n_test), in nats, of M models, each trained on its row of ``kept`` (M, n) with its seed."""
+    size = training.chunk_size(module, recipe, x.shape[1])
+    labels = torch.as_tensor(y_test, device=x.device)
+    losses = []
+    for start in range(0, len(kept), size):
+        part = slice(start, start + size)
+        stack = training.fit_many(module, x, y, kept[part], model_seeds[part], recipe)
+        log_p = torch.log_softmax(stack(x_test), -1)
+        losses.append(-log_p.gather(2, labels.expand(len(stack), -1)[..., None])[..., 0].double().cpu().numpy())
+    return np.concatenate(losses)

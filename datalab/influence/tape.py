@@ -44,7 +44,7 @@ class Network:
         Compute in this precision, on a copy; None: in the model's.
 
     ``models`` is S, ``shapes`` each site's (G, out, in) with G matrices a model, ``like`` a parameter of the dtype and
-    device of all results.
+    device of all results. Raises UserError for what is not taken, see :func:`~datalab.influence.layers.sites`.
     """
 
     def __init__(self, model: nn.Module | Stack, leave_out: Sequence[str] = (), dtype: torch.dtype | None = None):
@@ -56,13 +56,13 @@ class Network:
                 raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
             self._stack, self.models, self.like = model, len(model), model.flat
             template = layers.sites(copy.deepcopy(model.module).eval())
-            self.shapes = [tuple(site.matrix().shape) for each in template.values() for site in each]
+            self.shapes = [tuple(site.matrix().shape) for of_module in template.values() for site in of_module]
             return
         if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
             model = copy.deepcopy(model).to(dtype)
         self.module, self.models = model, 1
         self._by_module = layers.sites(model, leave_out)
-        self.sites = [site for each in self._by_module.values() for site in each]
+        self.sites = [site for of_module in self._by_module.values() for site in of_module]
         self.shapes = [tuple(site.matrix().shape) for site in self.sites]
         self.like = self.sites[0].matrix().detach()
         if self.like.dtype not in (torch.float32, torch.float64):
@@ -104,8 +104,8 @@ class Network:
         """Each site's gradient by its factors with autograd's."""
         cotangent = torch.linspace(-1, 1, tape.logits.shape[-1]).to(tape.logits).expand_as(tape.logits)
         parameters = self.parameters()
-        found = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
-        by_parameter = {id(p): g for p, g in zip(parameters, found, strict=True)}
+        gradients = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
+        by_parameter = {id(p): g for p, g in zip(parameters, gradients, strict=True)}
         for site, f in zip(self.sites, tape.factors(cotangent), strict=True):
             wanted = [by_parameter[id(p)] for p in site.parameters()]
             if any(g is None for g in wanted):
@@ -122,12 +122,8 @@ class Network:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
         if self.is_stack:
             named = self._stack.parameters
-            found = []
-            for name, weight in named.items():
-                if name.endswith(".weight"):
-                    bias = named.get(name.removesuffix("weight") + "bias")
-                    found.append(layers.with_bias(weight.flatten(2), bias))
-            return found
+            weights = {name.removesuffix("weight"): w for name, w in named.items() if name.endswith(".weight")}
+            return [layers.with_bias(w.flatten(2), named.get(f"{layer}bias")) for layer, w in weights.items()]
         return [site.matrix().detach() for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
@@ -152,12 +148,12 @@ class Network:
 
 
 class _ModuleTape:
-    def __init__(self, model: nn.Module, found: dict[str, list[Site]], x: Tensor):
-        self._sites = [site for each in found.values() for site in each]
+    def __init__(self, model: nn.Module, by_module: dict[str, list[Site]], x: Tensor):
+        self._sites = [site for of_module in by_module.values() for site in of_module]
         self._inputs: dict[str, Tensor] = {}
         self._edges: dict[str, torch.autograd.graph.GradientEdge] = {}
         self._m = len(x)
-        with self._recording(model, found), torch.enable_grad():
+        with self._recording(model, by_module), torch.enable_grad():
             logits = model(x.detach().requires_grad_(x.is_floating_point()))
             self.logits = logits[None]
         for site in self._sites:
@@ -167,16 +163,16 @@ class _ModuleTape:
             raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside the model)")
 
     @contextlib.contextmanager
-    def _recording(self, model: nn.Module, found: dict[str, list[Site]]) -> Iterator[None]:
+    def _recording(self, model: nn.Module, by_module: dict[str, list[Site]]) -> Iterator[None]:
         handles, replaced = [], []
         try:
-            for name, each in found.items():
+            for name, sites in by_module.items():
                 module = model.get_submodule(name)
                 if isinstance(module, nn.MultiheadAttention):
-                    module.forward = functools.partial(_attention, self.record, module, each)
+                    module.forward = functools.partial(_attention, self.record, module, sites)
                     replaced.append(module)
                 else:
-                    hook = self._hook(each[0])
+                    hook = self._hook(sites[0])
                     handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield
         finally:
@@ -260,7 +256,7 @@ def _attention(
     if query.dim() != 3:
         raise UserError(f"model: layer '{sites[0].name[:-2]}' takes {tuple(query.shape)}; it must be a batch")
     if not module.batch_first:
-        query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     projected = [
         record(site, x, site.apply(x)).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
         for site, x in zip(sites, (query, key, value), strict=False)

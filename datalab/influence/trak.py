@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence.estimator import Batch, Directions, Estimator
-from datalab.influence.grad_dot import refuse_leave_one_out
+from datalab.influence.gradients import refuse_leave_one_out
 from datalab.seeds import integer
 from datalab.stack import Stack
 
@@ -129,23 +129,23 @@ class TRAK:
         if dimensions is not None and dimensions < 1:
             raise UserError(f"dimensions: must be at least 1, got {dimensions}")
         self.models, self.dimensions, self.seed, self.damping = models, dimensions, seed, damping
-        self._each = [
+        self._projected = [
             _Projected(model, damping, dimensions, integer(seed, "model", i), **options)
             for i, model in enumerate(models)
         ]
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Project the gradients of the training set x (n, ...), y (n,)."""
-        for each in self._each:
-            each.fit(x, y)
-        self.damping_ = [each.damping_ for each in self._each]
+        for projected in self._projected:
+            projected.fit(x, y)
+        self.damping_ = [projected.damping_ for projected in self._projected]
         return self
 
     def redamped(self, damping: float | Literal["auto"]) -> Self:
         """A copy with the same projected gradients under another damping."""
         other = copy.copy(self)
-        other.damping, other._each = damping, [each.redamped(damping) for each in self._each]
-        other.damping_ = [each.damping_ for each in other._each]
+        other.damping, other._projected = damping, [projected.redamped(damping) for projected in self._projected]
+        other.damping_ = [projected.damping_ for projected in other._projected]
         return other
 
     def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
@@ -155,11 +155,11 @@ class TRAK:
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""
         quadratic, doubt = 0, 0
-        for each in self._each:
-            phi, q = each.all_features(x, y)
-            solved = torch.linalg.solve_triangular(each.factor, phi.T, upper=False)
+        for projected in self._projected:
+            phi, q = projected.all_features(x, y)
+            solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
             quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
-        return quadratic * doubt.square() / len(self._each) ** 3
+        return quadratic * doubt.square() / len(self._projected) ** 3
 
     def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
@@ -170,13 +170,13 @@ class TRAK:
         return self._scores(x, y, x_test, y_test, mean=False)
 
     def _scores(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, mean: bool) -> Tensor:
-        tests = [each.all_features(x_test, y_test) for each in self._each]
+        tests = [projected.all_features(x_test, y_test) for projected in self._projected]
         of_tests = sum(q for _, q in tests) / len(tests)
         scores, doubt = 0, 0
-        for each, (targets, _) in zip(self._each, tests, strict=True):
-            phi, q = each.all_features(x, y)
+        for projected, (targets, _) in zip(self._projected, tests, strict=True):
+            phi, q = projected.all_features(x, y)
             targets = targets * of_tests[:, None]
             targets = targets.mean(0, keepdim=True) if mean else targets
-            scores = scores + torch.cholesky_solve(targets.T, each.factor).T @ phi.T
+            scores = scores + torch.cholesky_solve(targets.T, projected.factor).T @ phi.T
             doubt = doubt + q
-        return -scores * doubt / len(self._each) ** 2
+        return -scores * doubt / len(self._projected) ** 2

@@ -48,8 +48,8 @@ def judge(
 
     d: the effect's differences (n,), one a data set, as fractions (``scale`` 100 shows them in %); for a table's level,
        its difference to the base row's. ``side`` as in :func:`~datalab.ledger.verdict.measured_verdict`; None: the side
-       on which the paper's figures lie. ``alpha``: the level at which a direction is read; None: the protocol's. ``shown``
-       stands in the record in place of the mean difference, which ``why`` then gives.
+       on which the paper's figures lie. ``alpha``: the level at which a direction is read; None: the protocol's.
+       ``shown`` stands in the record in place of the mean difference, which ``why`` then gives.
     """
     alpha = protocol().statistics["alpha"] if alpha is None else alpha
     claim, d = find(claim_id), np.asarray(d, dtype=float)
@@ -145,8 +145,8 @@ def read(
 ) -> Statement:
     """One statement, judged by an estimate and the (1 - alpha) interval it was given.
 
-    ``how`` (``narrow``, ``side``, ``metric``) is as for :func:`~datalab.ledger.verdict.measured_verdict`; ``measured`` and
-    ``limits`` stand in the record in place of ``estimate`` and ``interval``.
+    ``how`` (``narrow``, ``side``, ``metric``) is as for :func:`~datalab.ledger.verdict.measured_verdict`;
+    ``measured`` and ``limits`` stand in the record in place of ``estimate`` and ``interval``.
     """
     verdict = rules.measured_verdict(find(claim_id), estimate=estimate, interval=interval, **how)
     low, high = limits or interval or (None, None)

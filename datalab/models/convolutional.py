@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from datalab.models.parts import Grid, Mean, Residual, convolution, padded, patch, stem, width_of
+from datalab.models.parts import Grid, Mean, Residual, convolution, head, padded, patch, stem, width_of, zeros
 
 
 def cnn(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
@@ -15,11 +15,9 @@ def cnn(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
     kernel = (1, 4) if height == 1 else (2, 2)
     layers: list[nn.Module] = [nn.Unflatten(1, grid)]
     for filters in (max(hidden // 16, 1), max(hidden // 8, 1)):
-        below, right = -height % kernel[0], -width % kernel[1]
-        if below or right:
-            layers.append(nn.ZeroPad2d((0, right, 0, below)))
-        layers += [nn.Conv2d(channels, filters, kernel, stride=kernel), nn.ReLU()]
-        channels, height, width = filters, (height + below) // kernel[0], (width + right) // kernel[1]
+        pad, (_, height, width) = zeros((channels, height, width), kernel)
+        layers += [*pad, nn.Conv2d(channels, filters, kernel, stride=kernel), nn.ReLU()]
+        channels, height, width = filters, height // kernel[0], width // kernel[1]
     flat, dense = channels * height * width, max(hidden // 2, 1)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, dense), nn.ReLU(), nn.Linear(dense, n_classes))
 
@@ -73,4 +71,4 @@ def convnext(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
         for _ in range(2)
     ]
     stem_ = nn.Conv2d(grid[0], width, kernel, stride=kernel)
-    return nn.Sequential(*layers, stem_, *block, Mean(2, 3), nn.LayerNorm(width), nn.Linear(width, n_classes))
+    return nn.Sequential(*layers, stem_, *block, *head(width, n_classes, 2, 3))

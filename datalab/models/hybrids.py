@@ -4,13 +4,13 @@ from torch import nn
 
 from datalab.models.parts import (
     Grid,
-    Mean,
     Positions,
     Residual,
     Tokens,
     convolution,
     encoder_block,
     halved,
+    head,
     stem,
     width_of,
 )
@@ -31,9 +31,7 @@ def cct(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
         Positions(_places(grid), width),
         *encoder_block(width),
         *encoder_block(width),
-        Mean(1),
-        nn.LayerNorm(width),
-        nn.Linear(width, n_classes),
+        *head(width, n_classes, 1),
     )
 
 
@@ -60,9 +58,7 @@ def coatnet(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
         Tokens(),
         Positions(_places(grid), wide),
         *encoder_block(wide),
-        Mean(1),
-        nn.LayerNorm(wide),
-        nn.Linear(wide, n_classes),
+        *head(wide, n_classes, 1),
     )
 
 

@@ -74,6 +74,11 @@ def encoder_block(width: int) -> list[nn.Module]:
     return [SelfAttention(width), perceptron]
 
 
+def head(width: int, n_classes: int, *over: int) -> list[nn.Module]:
+    """Logits from the mean over the dimensions ``over``, normalised: the end of an architecture of ``width``."""
+    return [Mean(*over), nn.LayerNorm(width), nn.Linear(width, n_classes)]
+
+
 def width_of(hidden: int, share: int) -> int:
     """``hidden / share`` channels, a multiple of the attention heads and at least as many."""
     return max(hidden // share // HEADS, 1) * HEADS
@@ -85,12 +90,18 @@ def patch(grid: Grid) -> tuple[int, int]:
     return (2, 2) if height > 1 else (1, -(-width // (LONGEST_LINE // 2)))
 
 
-def padded(grid: Grid, kernel: tuple[int, int]) -> tuple[list[nn.Module], Grid]:
-    """The flat features as a grid, with zeros on the right and below until its sides divide by the kernel's."""
+def zeros(grid: Grid, kernel: tuple[int, int]) -> tuple[list[nn.Module], Grid]:
+    """Zeros on the right and below until the grid's sides divide by the kernel's, where they do not; the grid then."""
     channels, height, width = grid
     below, right = -height % kernel[0], -width % kernel[1]
     pad = [nn.ZeroPad2d((0, right, 0, below))] if below or right else []
-    return [nn.Unflatten(1, grid), *pad], (channels, height + below, width + right)
+    return pad, (channels, height + below, width + right)
+
+
+def padded(grid: Grid, kernel: tuple[int, int]) -> tuple[list[nn.Module], Grid]:
+    """The flat features as a grid, with :func:`zeros`."""
+    pad, larger = zeros(grid, kernel)
+    return [nn.Unflatten(1, grid), *pad], larger
 
 
 def convolution(grid: Grid, inputs: int, outputs: int, stride: int = 1, depthwise: bool = False) -> nn.Conv2d:

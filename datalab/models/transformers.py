@@ -2,17 +2,7 @@
 
 from torch import nn
 
-from datalab.models.parts import (
-    LONGEST_LINE,
-    Grid,
-    Mean,
-    Positions,
-    Tokens,
-    encoder_block,
-    padded,
-    patch,
-    width_of,
-)
+from datalab.models.parts import LONGEST_LINE, Grid, Positions, Tokens, encoder_block, head, padded, patch, width_of
 
 
 def vit(grid: Grid, n_classes: int, hidden: int = 64, blocks: int = 2) -> nn.Sequential:
@@ -25,7 +15,7 @@ def vit(grid: Grid, n_classes: int, hidden: int = 64, blocks: int = 2) -> nn.Seq
     places = (height // kernel[0]) * (length // kernel[1])
     tokens = [nn.Conv2d(grid[0], width, kernel, stride=kernel), Tokens(), Positions(places, width)]
     encoder = [layer for _ in range(blocks) for layer in encoder_block(width)]
-    return nn.Sequential(*layers, *tokens, *encoder, Mean(1), nn.LayerNorm(width), nn.Linear(width, n_classes))
+    return nn.Sequential(*layers, *tokens, *encoder, *head(width, n_classes, 1))
 
 
 def deep_transformer(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
@@ -50,7 +40,5 @@ def ft_transformer(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequentia
         nn.Unflatten(1, (tokens, width)),
         *encoder_block(width),
         *encoder_block(width),
-        Mean(1),
-        nn.LayerNorm(width),
-        nn.Linear(width, n_classes),
+        *head(width, n_classes, 1),
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from datalab import noise, pruning, seeds, stats
 from datalab.influence import EKFAC, KFAC, TRAK, Arnoldi, DataInf, ExactGGN, GradDot, LastLayerGGN, TracIn
 from datalab.influence.estimator import Estimator, quiet
-from datalab.influence.tracin import Checkpoints
+from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval, rows_of_kind

@@ -12,7 +12,7 @@ from datalab.errors import UserError
 from datalab.influence import EKFAC, DataInf, retraining
 from datalab.influence.damping import relative_damping
 from datalab.influence.estimator import quiet
-from datalab.influence.tracin import Checkpoints
+from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
 from datalab.sections import flipped_labels, pictures

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from datalab import ledger
-from datalab.record import claimstable
+from datalab.record import claims_table
 from datalab.sections import s6_verdicts as s6
 
 LEDGER = ledger.claims()
@@ -13,7 +13,7 @@ LEDGER = ledger.claims()
 def record_claims(**measured):
     """The record's claims with some statements measured: ``{id: {column: value}}``."""
     rows = [statement | measured.get(statement["id"], {}) for statement in ledger.statements()]
-    return pd.DataFrame(rows, columns=claimstable.COLUMNS)
+    return pd.DataFrame(rows, columns=claims_table.COLUMNS)
 
 
 MEASURED = {

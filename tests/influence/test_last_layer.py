@@ -82,12 +82,12 @@ def test_where_float32_is_not_accurate_enough_float64_takes_over(monkeypatch):
     features = 100 * (torch.randn(1, 400, 100, generator=g) @ torch.randn(100, 30, generator=g) / 10).relu()
     logits = features @ torch.randn(30, 10, generator=g) * 0.1
     labels = (logits + torch.randn(logits.shape, generator=g)).argmax(2)
-    exact = last_layer.self_influence_many(features.double(), logits.double(), labels, L2)
+    exact = scores_many(features.double(), logits.double(), labels, L2).self_influence
     kept = exact > 1e-30
-    ours = last_layer.self_influence_many(features, logits, labels, L2).double()
+    ours = scores_many(features, logits, labels, L2).self_influence.double()
     torch.testing.assert_close(ours[kept], exact[kept], rtol=1e-4, atol=0)
     monkeypatch.setattr(softmax, "_SAFE", float("inf"))
-    unchecked = last_layer.self_influence_many(features, logits, labels, L2).double()
+    unchecked = scores_many(features, logits, labels, L2).self_influence.double()
     assert ((unchecked - exact)[kept] / exact[kept]).abs().max() > 1e-4
 
 
@@ -117,9 +117,9 @@ def test_two_targets_share_one_factorisation_and_score_as_each_alone(monkeypatch
     both = scores_many(*train, L2, targets=[target, other])
     assert len(calls) == len(train[0])
     for scores, each in zip(both.influence_on, (target, other), strict=True):
-        alone = last_layer.influence_on_many(*train, *each, L2)
+        alone = scores_many(*train, L2, targets=[each]).influence_on[0]
         torch.testing.assert_close(scores, alone, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(both.self_influence, last_layer.self_influence_many(*train, L2))
+    torch.testing.assert_close(both.self_influence, scores_many(*train, L2).self_influence)
 
 
 @given(st.integers(0, 99))
@@ -150,7 +150,7 @@ def test_on_itself_as_the_target_influence_is_minus_the_self_influence():
 def test_adding_a_constant_to_all_logits_changes_nothing():
     train, _ = stack()
     shifted = (train[0], train[1] + 7, train[2])
-    ours, theirs = last_layer.self_influence_many(*train, L2), last_layer.self_influence_many(*shifted, L2)
+    ours, theirs = scores_many(*train, L2).self_influence, scores_many(*shifted, L2).self_influence
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
 
 
@@ -168,8 +168,8 @@ def test_an_example_fitted_beyond_rounding_keeps_its_score_in_float32():
 def test_shared_features_and_labels_may_be_expanded():
     (features, logits, labels), _ = stack()
     shared = features[:1].expand(2, -1, -1)
-    ours = last_layer.self_influence_many(shared, logits, labels[0], L2)
-    theirs = last_layer.self_influence_many(shared.contiguous(), logits, labels[:1].repeat(2, 1), L2)
+    ours = scores_many(shared, logits, labels[0], L2).self_influence
+    theirs = scores_many(shared.contiguous(), logits, labels[:1].repeat(2, 1), L2).self_influence
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 

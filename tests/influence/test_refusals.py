@@ -206,7 +206,7 @@ def test_a_projection_that_would_not_fit_is_refused_and_the_largest_that_does_na
     model, train = nn.Linear(2000, 100), (torch.zeros(2, 2000), torch.tensor([0, 1]))
     with pytest.raises(UserError, match=r"dimensions: 512 x 200,100 parameters.*at most 335"):
         TRAK([model], dimensions=512).fit(*train)
-    assert TRAK([model], 1.0).fit(*train)._each[0].projection().shape == (335, 200_100)
+    assert TRAK([model], 1.0).fit(*train)._projected[0].projection().shape == (335, 200_100)
 
 
 @quiet

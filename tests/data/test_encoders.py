@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from fetched import fetched
 
-from datalab import data, encoders
-from datalab.data import tables
+from datalab import data
+from datalab.data import encoders, pretrained, tables
 from datalab.data.loaders import RawTable
 from datalab.errors import UserError
 
@@ -104,15 +104,15 @@ def test_text_vectors_are_sklearns_tfidf_and_svd_up_to_one_factor_and_shift():
 def embedding(tmp_path, monkeypatch):
     """An Embedding whose network is a stand-in that counts the rows it was given."""
     monkeypatch.setenv("DATALAB_CACHE", str(tmp_path))
-    monkeypatch.setattr(encoders.download, "on_disk", lambda name: True)
-    monkeypatch.setattr(encoders, "EMBED_AT_ONCE", 8)
+    monkeypatch.setattr(pretrained.download, "on_disk", lambda name: True)
+    monkeypatch.setattr(pretrained, "EMBED_AT_ONCE", 8)
     dataset, given = _images(), []
 
     def embed(rows):
         given.extend(rows)
         return np.stack([np.asarray([row, row**2, 1.0]) for row in rows])
 
-    return lambda: encoders.Embedding(dataset, "minilm", embed, np.arange(30.0)), given
+    return lambda: pretrained.Embedding(dataset, "minilm", embed, np.arange(30.0)), given
 
 
 def test_each_row_is_embedded_once_whatever_is_asked(embedding):
@@ -144,7 +144,7 @@ def test_a_damaged_piece_of_the_embedding_cache_is_computed_again(embedding, tmp
 
 
 def test_the_pretrained_encoder_is_chosen_by_what_a_set_holds(monkeypatch):
-    monkeypatch.setattr(encoders.download, "on_disk", lambda name: True)
+    monkeypatch.setattr(pretrained.download, "on_disk", lambda name: True)
     digits = data.load("digits")
     assert encoders.pretrained(digits, data.REGISTRY["digits"]).name == "efficientnet-lite0"
     assert isinstance(encoders.pretrained(digits, data.REGISTRY["satimage"]), encoders.Pixels)
@@ -163,11 +163,11 @@ def test_efficientnet_lite0_gives_the_published_codes_features():
     import torch
 
     fetched("efficientnet-lite0")
-    weights, device = encoders._efficientnet_lite0()
+    weights, device = pretrained._efficientnet_lite0()
     side = torch.linspace(-1, 1, 96, device=device)
     picture = torch.stack([side[:, None] * side, (3 * side[:, None]).sin() + side, side[:, None] - side.square()])[None]
     with torch.inference_mode():
-        found = encoders.efficientnet_lite0(weights, picture)[0]
+        found = pretrained.efficientnet_lite0(weights, picture)[0]
     assert found.shape == (1280,)
     published = [0.1932, 0.6301, 5.2812]
     np.testing.assert_allclose([found.mean().item(), found.std().item(), found.max().item()], published, atol=2e-4)
@@ -177,8 +177,8 @@ def test_efficientnet_lite0_gives_the_published_codes_features():
 def test_digits_are_told_apart_by_their_embeddings_and_company_does_not_show():
     fetched("efficientnet-lite0")
     images = data.load("digits").features.to_numpy(np.float32).reshape(-1, 8, 8)[:40] * 16
-    together = encoders.embed_images(images)
-    alone = np.concatenate([encoders.embed_images(images[i : i + 1]) for i in (0, 39)])
+    together = pretrained.embed_images(images)
+    alone = np.concatenate([pretrained.embed_images(images[i : i + 1]) for i in (0, 39)])
     np.testing.assert_allclose(alone, together[[0, 39]], atol=1e-4)
 
 
@@ -187,8 +187,8 @@ def test_sentences_that_mean_the_same_lie_closer_and_company_does_not_show():
     pytest.importorskip("transformers", reason="the extra 'encoders' is not installed")
     fetched("minilm")
     texts = ["the film was wonderful", "a truly great movie", "the invoice is due on Monday", "word " * 400]
-    vectors = encoders.embed_texts(texts)
+    vectors = pretrained.embed_texts(texts)
     assert vectors.shape == (4, 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
-    np.testing.assert_allclose(encoders.embed_texts(texts[:1])[0], vectors[0], atol=1e-5)
+    np.testing.assert_allclose(pretrained.embed_texts(texts[:1])[0], vectors[0], atol=1e-5)

@@ -1,5 +1,6 @@
-"""Influence with the exact Gauss-Newton matrix of all parameters, formed and factorised: for small models."""
+"""Influence with the full curvature matrix of all parameters, formed and factorised: for small models."""
 
+import warnings
 from functools import partial
 
 import torch
@@ -7,8 +8,9 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import cholesky, fisher
-from datalab.influence.estimator import Batch, Directions, Estimator
-from datalab.influence.ggn import GGN
+from datalab.influence.estimator import Batch, Directions, Estimator, InfluenceWarning
+from datalab.influence.ggn import GGN, mean_diagonal
+from datalab.influence.hessian import Hessian
 
 MAX_PARAMETERS = 15_000
 
@@ -22,39 +24,39 @@ class ExactGGN(Estimator):
     """
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
-        refuse_above(self._network.n_parameters, type(self).__name__)
+        _refuse_above(self._network.n_parameters, type(self).__name__)
         self._curvature = GGN(self._network, partial(self._batches, x, y), len(x)).matrix()
         self._damp()
 
     def _damp(self) -> None:
         self._d = self._automatic(self._curvature.diagonal(dim1=1, dim2=2).mean(1))
-        self._factors_of = self._factorised(self._d)
+        self._cholesky = self._factorised(self._d)
 
     def _factorised(self, d: Tensor) -> list[Tensor]:
-        """The Cholesky factor of each model's H + d I."""
-        found = []
-        for curvature, each in zip(self._curvature, d, strict=True):
+        """The Cholesky factor of each model's H + d I, for d (S,)."""
+        factors = []
+        for curvature, of_model in zip(self._curvature, d, strict=True):
             damped = curvature.clone()
-            damped.diagonal().add_(each)
+            damped.diagonal().add_(of_model)
             factor = cholesky.factorise(damped)
             if factor is None:
                 raise UserError(
-                    f"damping: the curvature plus {float(each):.3g} is not positive definite; a larger one would be"
+                    f"damping: the curvature plus {float(of_model):.3g} is not positive definite; a larger one would be"
                 )
-            found.append(factor)
-        return found
+            factors.append(factor)
+        return factors
 
     def _self_influence(self, batch: Batch) -> Tensor:
         parts = []
         for part in self._parts(batch):
             flat = self._network.flatten(self._per_example(part))
-            halves = zip(self._factors_of, flat, strict=True)
+            halves = zip(self._cholesky, flat, strict=True)
             parts.append(torch.stack([cholesky.half_solve(f, g.T.contiguous()).square_().sum(0) for f, g in halves]))
         return torch.cat(parts, 1)
 
     def _solve(self, directions: Directions) -> Directions:
         flat = self._network.flatten(directions)
-        solved = [cholesky.solve(f, v.T.contiguous()).T for f, v in zip(self._factors_of, flat, strict=True)]
+        solved = [cholesky.solve(f, v.T.contiguous()).T for f, v in zip(self._cholesky, flat, strict=True)]
         return self._network.unflatten(torch.stack(solved))
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
@@ -73,17 +75,48 @@ class ExactGGN(Estimator):
         n_classes = network.logits(next(self._batches(x, y, 1)).x).shape[-1]
         for batch in self._batches(x, y, max(1, self._gradients_at_once() // (1 + n_classes))):
             tape = network.tape(batch.x)
-            every = [fisher.loss_cotangent(tape.logits, batch.y), *fisher.exact_cotangents(tape.logits)]
-            rows = torch.stack(
-                [network.flatten([f.per_example() for f in tape.factors(cotangent)]) for cotangent in every]
-            )
+            cotangents = [fisher.loss_cotangent(tape.logits, batch.y), *fisher.exact_cotangents(tape.logits)]
+            rows = torch.stack([network.flatten([f.per_example() for f in tape.factors(c)]) for c in cotangents])
             rows[0] += penalty
-            columns.append(
-                torch.stack(
-                    [_newton_step(f, t, rows[:, s], n) for s, (f, t) in enumerate(zip(factors, target, strict=True))]
-                )
-            )
+            pairs = enumerate(zip(factors, target, strict=True))
+            columns.append(torch.stack([_newton_step(f, t, rows[:, s], n) for s, (f, t) in pairs]))
         return torch.cat(columns, 1)
+
+
+class ExactHessian(Estimator):
+    """H is the Hessian of the mean loss (Koh & Liang 2017, eq. 2); the solver is its eigenbasis.
+
+    It costs about 6 n P^2 to form and 9 P^3 to diagonalise. Where H + d I is indefinite ``fit`` warns
+    (:class:`~datalab.influence.estimator.InfluenceWarning`) and goes on: such scores are of no quadratic model of the
+    loss, and self-influence may be negative. ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is
+    positive. ``eigenvalues_`` are H's, (P,). Raises UserError in ``fit`` above 15,000 parameters, for a stack, and
+    where an eigenvalue of H + d I is 0. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    """
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        _refuse_above(self._network.n_parameters, type(self).__name__)
+        curvature = Hessian(self._network, partial(self._batches, x, y), len(x)).matrix()[0].double()
+        self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
+        self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
+        self._damp()
+
+    def _damp(self) -> None:
+        damped = self.eigenvalues_ + self._automatic(self._mean_diagonal)
+        if float(damped.abs().min()) <= 1e-12 * float(damped.abs().max()):
+            raise UserError(f"damping: the Hessian plus {self.damping_:.3g} is singular; another damping is needed")
+        if (negative := int((damped < 0).sum())) > 0:
+            warnings.warn(
+                f"model: its Hessian plus {self.damping_:.3g} is indefinite ({negative} of {len(damped)} eigenvalues "
+                f"are negative, the least {float(damped.min()):.2g}): ExactGGN is not",
+                InfluenceWarning,
+                stacklevel=3,
+            )
+        self._inverse = 1 / damped
+
+    def _solve(self, directions: Directions) -> Directions:
+        flat = self._network.flatten(directions)
+        solved = ((flat.double() @ self._basis) * self._inverse) @ self._basis.T
+        return self._network.unflatten(solved.to(flat))
 
 
 def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor:
@@ -96,7 +129,7 @@ def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor
     return (u @ target + ((g @ target) * leverage).sum(1)) / n
 
 
-def refuse_above(parameters: int, name: str) -> None:
+def _refuse_above(parameters: int, name: str) -> None:
     """Raise UserError above the number of parameters whose full matrix can be held."""
     if parameters > MAX_PARAMETERS:
         raise UserError(

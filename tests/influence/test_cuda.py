@@ -5,7 +5,7 @@ import torch
 from influence_oracle import MODELS, problem
 
 from datalab.influence import CG, EKFAC, KFAC, Arnoldi, DataInf, ExactGGN, ExactHessian, GradCos, GradDot, LastLayerGGN
-from datalab.influence.precision import full_precision
+from datalab.influence.estimator import full_precision
 
 pytestmark = [
     pytest.mark.cuda,

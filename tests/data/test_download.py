@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import pytest
 
-from datalab import data
+from datalab import atomic, data
 from datalab.data import cache, download, registry
 from datalab.errors import UserError
 
@@ -147,7 +147,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     target.write_text("old")
 
     def write_half():
-        with cache.replacing(target) as partial:
+        with atomic.replacing(target) as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 

@@ -140,7 +140,7 @@ def test_trak_is_its_formula_on_projected_margin_gradients(model_name):
     _, train, val = problem(model_name)
     estimator = TRAK(models, DAMPING, dimensions=20, batch_size=5).fit(*train)
     scores, doubt, of_tests = 0, 0, 0
-    for model, each in zip(models, estimator._each, strict=True):
+    for model, each in zip(models, estimator._projected, strict=True):
         features = []
         for x, y in (train, val):
             q = 1 - torch.softmax(model(x), 1).gather(1, y[:, None])[:, 0]
@@ -163,7 +163,7 @@ def test_trak_is_its_formula_on_projected_margin_gradients(model_name):
 def test_trak_of_one_model_is_influence_under_its_projected_curvature(model_name):
     model, train, val = problem(model_name)
     estimator = TRAK(model, DAMPING, dimensions=20, batch_size=5).fit(*train)
-    (one,) = estimator._each
+    (one,) = estimator._projected
     close(one.pairwise(*train, *val), estimator.pairwise(*train, *val))
     close(one.influence_on(*train, *val), estimator.influence_on(*train, *val))
     close(one.self_influence(*train), estimator.self_influence(*train))

@@ -1,0 +1,263 @@
+"""Influence where H is never formed: conjugate gradients, a Neumann series, a Krylov subspace.
+
+All parameters are one vector here: directions are (S, k, P).
+"""
+
+import warnings
+from abc import abstractmethod
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datalab.errors import UserError
+from datalab.influence.estimator import Batch, Directions, Estimator, InfluenceWarning
+from datalab.influence.ggn import GGN, mean_diagonal
+from datalab.influence.hessian import Hessian
+from datalab.seeds import integer
+
+CURVATURES = {"ggn": GGN, "hessian": Hessian}
+_CHECK_EVERY = 10  # iterations of conjugate gradients between two looks at the residuals, which wait for the device
+_WORTH_A_WARNING = 0.1  # relative residual of the Neumann series
+_BREAKDOWN = 1e-10  # of the largest product so far: less than that is left of a vector that lies in the subspace
+
+
+class MatrixFree(Estimator):
+    """What these estimators share: H as a product with vectors, and how well it was inverted.
+
+    Parameters beside :class:`~datalab.influence.estimator.Estimator`'s:
+
+    curvature
+        ``"ggn"``, the Gauss-Newton matrix; or ``"hessian"``, that of the mean loss, which may be indefinite. Either way
+        ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is positive.
+
+    After each verb ``residual_`` is the largest relative residual of its solves.
+    """
+
+    def __init__(
+        self,
+        model,
+        damping: float | Literal["auto"] = "auto",
+        *,
+        curvature: Literal["ggn", "hessian"] = "ggn",
+        **options,
+    ):
+        super().__init__(model, damping, **options)
+        if curvature not in CURVATURES:
+            raise UserError(f"curvature: must be one of {', '.join(CURVATURES)}, got {curvature!r}")
+        self.curvature = curvature
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        self.residual_ = 0.0
+        self._operator = CURVATURES[self.curvature](self._network, partial(self._batches, x, y), len(x))
+        self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
+        self._damp()
+
+    def _damp(self) -> None:
+        self._d = self._automatic(self._mean_diagonal)
+
+    def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self.residual_ = 0.0  # of the solves of one verb
+        return super()._fitted(name, x, y)
+
+    def _note_residual(self, residuals: Tensor, vectors: Tensor) -> float:
+        """The largest norm of residuals relative to that of vectors, (S, k, P) both; a vector of zeros has none."""
+        norms = vectors.norm(dim=2)
+        worst = float(torch.where(norms > 0, residuals.norm(dim=2) / norms, 0.0).max())
+        self.residual_ = max(self.residual_, worst)
+        return worst
+
+    def _damped(self, vectors: Tensor) -> Tensor:
+        """(H + d I) v, (S, k, P)."""
+        return self._operator.product(vectors) + self._d[:, None, None] * vectors
+
+    def _solve(self, directions: Directions) -> Directions:
+        return self._network.unflatten(self._solve_flat(self._network.flatten(directions)))
+
+    @abstractmethod
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        """(H + d I)^-1 v, (S, k, P)."""
+
+
+class CG(MatrixFree):
+    """Solves (H + d I) v = g for each g, until |residual| <= ``tolerance`` |g| or ``iterations`` are spent.
+
+    Conjugate gradients (Martens 2010; Koh & Liang 2017, sec. 3), equivalent to ``scipy.sparse.linalg.cg`` for many
+    right-hand sides at once. Warns (:class:`~datalab.influence.estimator.InfluenceWarning`) where the tolerance was not
+    reached and where the curvature is indefinite. Parameters beside :class:`MatrixFree`'s: ``tolerance`` and
+    ``iterations``.
+    """
+
+    def __init__(self, model, damping="auto", *, tolerance: float = 1e-6, iterations: int = 1000, **options):
+        super().__init__(model, damping, **options)
+        if not tolerance > 0 or iterations < 1:
+            raise UserError(f"tolerance: must be above 0, and iterations at least 1; got {tolerance}, {iterations}")
+        self.tolerance, self.iterations = tolerance, iterations
+
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        solution, residual = torch.zeros_like(vectors), vectors.clone()
+        direction = residual.clone()
+        squared = residual.square().sum(2, keepdim=True)
+        wanted = self.tolerance**2 * squared
+        indefinite = torch.zeros((), dtype=torch.bool, device=vectors.device)
+        for i in range(self.iterations):
+            product = self._damped(direction)
+            along = (direction * product).sum(2, keepdim=True)
+            going = squared > wanted
+            indefinite |= (going & (along <= 0)).any()
+            step = torch.where(going, squared / along, 0.0)
+            solution += step * direction
+            residual -= step * product
+            after = residual.square().sum(2, keepdim=True)
+            direction = residual + torch.where(going, after / squared, 0.0) * direction
+            squared = torch.where(going, after, squared)
+            if i % _CHECK_EVERY == _CHECK_EVERY - 1 and not bool((squared > wanted).any()):
+                break
+        worst = self._note_residual(squared.sqrt(), vectors)
+        if bool(indefinite):
+            warnings.warn(
+                "curvature: indefinite along a direction; a larger damping would not be", InfluenceWarning, stacklevel=2
+            )
+        elif worst > self.tolerance:
+            warnings.warn(
+                f"iterations: {self.iterations} leave a relative residual of {worst:.1e}; more, or a larger damping, "
+                "would do",
+                InfluenceWarning,
+                stacklevel=2,
+            )
+        return solution
+
+
+class LiSSA(MatrixFree):
+    """v <- g + (I - (H + d I) / s) v, ``depth`` times, and v / s at the end: (H + d I)^-1 g as depth grows.
+
+    A truncated Neumann series (Agarwal et al. 2017; Koh & Liang 2017, sec. 3), equivalent to gradient descent with step
+    1/s. The scale s is 1.1 times the largest eigenvalue of H + d I, by power iteration: the series then converges, at
+    the rate 1 - d/s a step. Unlike the original, each step multiplies with the whole training set, so that a result is
+    no random number. Parameters beside :class:`MatrixFree`'s: ``depth``, the number of steps, and ``seed`` of the power
+    iteration. ``scale_`` is s, (S, 1, 1). Warns of a relative residual above 0.1; raises UserError where the series
+    diverges.
+    """
+
+    def __init__(self, model, damping="auto", *, depth: int = 1000, seed: int = 0, **options):
+        super().__init__(model, damping, **options)
+        if depth < 1:
+            raise UserError(f"depth: must be at least 1, got {depth}")
+        self.depth, self.seed = depth, seed
+
+    def _damp(self) -> None:
+        super()._damp()
+        generator = torch.Generator().manual_seed(integer(self.seed, "lissa"))
+        network = self._network
+        v = torch.randn(1, 1, network.n_parameters, generator=generator, dtype=torch.float64)
+        v = v.to(network.like).expand(network.models, -1, -1)
+        for _ in range(30):
+            v = self._damped(v / v.norm(dim=2, keepdim=True))
+        self.scale_ = 1.1 * v.norm(dim=2, keepdim=True)
+
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        v = vectors.clone()
+        for _ in range(self.depth):
+            v = vectors + v - self._damped(v) / self.scale_
+        v = v / self.scale_
+        residual = self._note_residual(vectors - self._damped(v), vectors)
+        if not residual <= 1:  # on a positive definite curvature every step shrinks it
+            raise UserError(
+                "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
+            )
+        if residual > _WORTH_A_WARNING:
+            warnings.warn(
+                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, "
+                "would do",
+                InfluenceWarning,
+                stacklevel=2,
+            )
+        return v
+
+
+class Arnoldi(MatrixFree):
+    """H is replaced by its ``rank`` largest eigenpairs (l_r, u_r) in a Krylov subspace of ``iterations`` products.
+
+    Influence is -sum_r (u_r' grad L) (u_r' grad l_i) / (l_r + d) (Schioppa et al. 2022); what is orthogonal to the
+    subspace counts nothing, as in the paper, so scores grow with ``rank`` towards the exact ones, which they equal once
+    the subspace holds every gradient. H is symmetric, so this is Lanczos' iteration, orthogonalised twice against all
+    earlier vectors. Once fitted, an example costs ``rank`` inner products. Parameters beside :class:`MatrixFree`'s:
+    ``rank``, ``iterations`` (None: twice the rank) and ``seed`` of the first vector. ``eigenvalues_`` are the l_r, (S,
+    rank), largest magnitude first.
+    """
+
+    def __init__(
+        self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
+    ):
+        super().__init__(model, damping, **options)
+        iterations = 2 * rank if iterations is None else iterations
+        if not 1 <= rank <= iterations:
+            raise UserError(f"rank: must lie in 1..iterations, got {rank} of {iterations}")
+        self.rank, self.iterations, self.seed = rank, iterations, seed
+
+    def _fit(self, x: Tensor, y: Tensor) -> None:
+        vars(self).pop("eigenvalues_", None)
+        super()._fit(x, y)
+        network, like = self._network, self._network.like
+        size = network.n_parameters
+        steps = min(self.iterations, size)
+        generator = torch.Generator().manual_seed(integer(self.seed, "arnoldi"))
+
+        def drawn() -> Tensor:
+            vector = torch.randn(1, 1, size, generator=generator, dtype=torch.float64).to(like)
+            return vector.expand(network.models, 1, size)
+
+        basis = like.new_zeros(network.models, steps, size)
+        vector = drawn()
+        basis[:, :1] = vector / vector.norm(dim=2, keepdim=True)
+        projected = like.new_zeros(network.models, steps, steps, dtype=torch.float64)
+        largest = like.new_zeros(network.models, 1, 1)
+        for k in range(steps):
+            product = self._operator.product(basis[:, k : k + 1])
+            projected[:, : k + 1, k] = (basis[:, : k + 1] @ product.mT)[..., 0].double()
+            largest = torch.maximum(largest, product.norm(dim=2, keepdim=True))
+            if k + 1 == steps:
+                break
+            product, norm = _orthogonal(product, basis[:, : k + 1])
+            going = norm > _BREAKDOWN * largest
+            projected[:, k + 1, k] = torch.where(going, norm, 0.0)[:, 0, 0].double()
+            # A subspace that H maps into itself is complete: go on from a new vector, with which it shares nothing.
+            fresh, length = _orthogonal(drawn(), basis[:, : k + 1])
+            basis[:, k + 1 : k + 2] = torch.where(going, product / norm, fresh / length)
+        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        chosen = values.abs().argsort(dim=1, descending=True)[:, : self.rank]
+        self.eigenvalues_ = values.gather(1, chosen).to(like)
+        columns = vectors.gather(2, chosen[:, None].expand(-1, steps, -1)).to(like)
+        self._eigenvectors = network.unflatten(columns.mT @ basis)
+        self._invert()
+
+    def _damp(self) -> None:
+        super()._damp()
+        if hasattr(self, "eigenvalues_"):
+            self._invert()
+
+    def _invert(self) -> None:
+        """1 / (l_r + d), (S, rank)."""
+        damped = self.eigenvalues_ + self._d[:, None]
+        if not bool((damped.abs() > 1e-12 * damped.abs().max()).all()):
+            raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
+        self._inverse = 1 / damped
+
+    def _self_influence(self, batch: Batch) -> Tensor:
+        return (self._along(batch).square() * self._inverse[..., None]).sum(1)
+
+    def _along(self, batch: Batch) -> Tensor:
+        """Each eigenvector times each example's gradient, (S, rank, m)."""
+        return self._over_sites(f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True))
+
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        u = self._network.flatten(self._eigenvectors)
+        return ((vectors @ u.mT) * self._inverse[:, None]) @ u
+
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of vector (S, 1, P) outside the span of basis (S, k, P), and its length."""
+    for _ in range(2):
+        vector = vector - (vector @ basis.mT) @ basis
+    return vector, vector.norm(dim=2, keepdim=True)
