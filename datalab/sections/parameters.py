@@ -1,12 +1,14 @@
 """The types that sections' parameters share, and what a grid of tasks costs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
 
 from datalab import data
+from datalab.models import ALL, REFERENCES
 from datalab.protocol import protocol
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sweep import Task, available_cores
@@ -14,6 +16,7 @@ from datalab.sweep.machine_speed import pace
 
 Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
+Count = Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
 Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
 
 
@@ -44,33 +47,88 @@ Fractions = Annotated[tuple[Fraction, ...], pydantic.AfterValidator(_rising)]
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
 RatesAbove0 = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_above_0)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
+Architectures = Annotated[
+    tuple[Literal[tuple(ALL)], ...],
+    pydantic.Field(min_length=1),
+    pydantic.AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+]
 
 
-class TrainingParameters(SectionParameters):
-    """What a section takes that trains on the profile's data sets; ``None`` is the profile's value."""
+class TrialParameters(SectionParameters):
+    """What a section takes whose tasks make a trial; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     caps: Caps
     encoder: Literal["fast", "pretrained"]
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk: those in every parameter called ``...dataset`` or ``...datasets``."""
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        one = [value for name, value in named.items() if name.endswith("dataset")]
+        many = [dataset for name, values in named.items() if name.endswith("datasets") for dataset in values]
+        return tuple(dict.fromkeys(many + one))
 
-def per_set_and_seed(p: TrainingParameters, function: str, cost: float, models: int, **more: Any) -> list[Task]:
-    """A task a data set and seed: ``function`` called with these, ``more``, and what all tasks of a section share."""
-    shared = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    return [
-        Task(function, {"dataset": dataset, "seed": seed} | shared | more, cost, models)
-        for dataset in p.datasets
-        for seed in range(p.seeds)
-    ]
+    @property
+    def of_trial(self) -> dict[str, Any]:
+        """What every task of a section hands to its trial."""
+        return {
+            "root_seed": self.root_seed,
+            "caps": dict(self.caps),
+            "encoder": self.encoder,
+            "device": self.chosen_device,
+        }
+
+
+class TrainingParameters(TrialParameters):
+    """What a section takes that trains on the profile's data sets; ``None`` is the profile's value."""
+
+    datasets: Datasets
+    seeds: Count
+
+
+def per_set_and_seed(
+    p: TrialParameters,
+    function: str,
+    cost: float,
+    models: int,
+    *,
+    datasets: Sequence[str] | None = None,
+    architectures: Sequence[str] = (),
+    **more: Any,
+) -> list[Task]:
+    """A task a data set (``p.datasets`` unless others are named), architecture, if any is named, and seed.
+
+    ``function`` is called with these, ``more``, and what all tasks of a section share. ``cost`` is a task's time in
+    seconds on a core where it was measured, with a reference architecture; the others take 25 times as long.
+    """
+    tasks = []
+    for dataset, name, seed in itertools.product(datasets or p.datasets, architectures or [None], range(p.seeds)):
+        key = {"dataset": dataset} | ({"architecture": name} if name else {}) | {"seed": seed}
+        longer = 25.0 if name and name not in REFERENCES else 1.0
+        tasks.append(Task(function, key | p.of_trial | more, longer * cost, models))
+    return tasks
+
+
+def estimated(
+    tasks: Callable[[Any], Sequence[Task]], memory: float | Callable[[Any], float], start: float = 9.0
+) -> Callable[[Any], Estimate]:
+    """A section's ``estimate(parameters)``, from its tasks and their costs on a core where they were measured.
+
+    ``memory`` is a process's in bytes, or a function of the parameters that says it; ``start`` is the rest of the
+    notebook's time in seconds.
+    """
+
+    def estimate(p: SectionParameters) -> Estimate:
+        here = tuple(dataclasses.replace(task, cost=task.cost * pace()) for task in tasks(p))
+        workers = max(min(p.workers or available_cores(), len(here)), 1)
+        seconds = sum(task.cost for task in here) / workers + start * pace()
+        sets = {task.parameters["dataset"] for task in here if "dataset" in task.parameters}
+        what = f"{len(here)} tasks{f' on {len(sets)} data sets' if sets else ''}, {workers} processes"
+        return Estimate(seconds, workers * (memory(p) if callable(memory) else memory), what, here)
+
+    return estimate
 
 
 def pooled(p: SectionParameters, grid: Sequence[Task], what: str, memory: float, start: float = 9.0) -> Estimate:
-    """The estimate of a grid whose costs are seconds on a core of the machine where they were measured.
-
-    ``memory`` is a process's in bytes, ``start`` the rest of the notebook's time.
-    """
-    workers = max(min(p.workers or available_cores(), len(grid)), 1)
-    here = tuple(dataclasses.replace(task, cost=task.cost * pace()) for task in grid)
-    seconds = sum(task.cost for task in here) / workers + start * pace()
-    return Estimate(seconds, workers * memory, f"{len(grid)} tasks on {what}, {workers} processes", here)
+    """Of a grid, as :func:`estimated`; goes when no section calls it."""
+    return estimated(lambda p: grid, memory, start)(p)

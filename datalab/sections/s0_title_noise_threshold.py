@@ -18,9 +18,8 @@ from datalab import ledger, noise, seeds, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate
 from datalab.sections import compare
-from datalab.sections.parameters import Fractions, Rates, TrainingParameters, pooled
+from datalab.sections.parameters import Fractions, Rates, TrainingParameters, estimated
 from datalab.sections.pruning_arms import arms, scores_by_rate, train_and_test
 from datalab.sections.trial import FOLDS, HUMAN, Trial
 from datalab.sweep import Task, machine_speed
@@ -106,10 +105,7 @@ def _task(
     return Task(f"{__name__}:run_task", given, cost, crossed + rivals + len(arms) * references * len(lengths))
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The section's expected time on this machine, from a short measured training, and its peak memory."""
-    memory = 0.6e9 + 40 * 4 * (p.caps["train"] + p.caps["test"]) * 1000
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory, start=20.0)
+estimate = estimated(tasks, lambda p: 0.6e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=20.0)
 
 
 def run_task(

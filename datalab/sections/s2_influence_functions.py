@@ -19,11 +19,10 @@ from datalab.influence.damping import damping_path, lds_path, relative_damping
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import compare, pictures
 from datalab.sections.compare import mean_with_interval
 from datalab.sections.flipped_labels import exact_if_small
-from datalab.sections.parameters import Caps, Datasets, RatesAbove0, pooled
+from datalab.sections.parameters import Count, Datasets, RatesAbove0, TrialParameters, estimated
 from datalab.sections.trial import Trial
 from datalab.sweep import Task
 from datalab.training import fit_many, protocol_recipe
@@ -39,24 +38,17 @@ DAMPING = "damping / mean diagonal"
 Rows = list[dict[str, Any]]
 
 
-class Parameters(SectionParameters):
+class Parameters(TrialParameters):
     """What section 2.2 takes; ``None`` is the profile's value."""
 
     datasets: Datasets
-    repeats: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    repeats: Count
     refits: Annotated[int, pydantic.Field(ge=3, le=10_000, strict=True)]
     halves: Annotated[int, pydantic.Field(ge=10, le=10_000, strict=True)]
     retrain_seeds: Annotated[int, pydantic.Field(ge=2, le=100, strict=True)]
     lds_tests: Annotated[int, pydantic.Field(ge=10, le=100_000, strict=True)]
     mislabel_rates: RatesAbove0
     picture_dataset: Literal["mnist5k", "optdigits", "digits"]
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The data sets that must be on disk."""
-        return tuple(dict.fromkeys((*self.datasets, self.picture_dataset)))
 
     @property
     def agreement_rate(self) -> float:
@@ -66,12 +58,11 @@ class Parameters(SectionParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """For a data set removals, random halves, and wrong labels with a task a seed; and a look at single examples."""
-    trial = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
     rates = {"rates": list(p.mislabel_rates), "agreement_rate": p.agreement_rate}
     size, trainings, n_rates = p.caps["train"] / 1000, p.retrain_seeds, len(p.mislabel_rates)
 
     def task(function: str, dataset: str, cost: float, models: int, **given: Any) -> Task:
-        return Task(function, {"dataset": dataset} | given | trial, cost, models)
+        return Task(function, {"dataset": dataset} | given | p.of_trial, cost, models)
 
     grid = []
     for name in p.datasets:
@@ -87,9 +78,7 @@ def tasks(p: Parameters) -> list[Task]:
     return [*grid, task(f"{HERE}:picture_task", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what each kind of task took when it was measured, and the peak memory."""
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.repeats} repeats", memory=1.2e9, start=12)
+estimate = estimated(tasks, memory=1.2e9, start=12)
 
 
 def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:

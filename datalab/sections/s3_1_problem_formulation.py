@@ -18,9 +18,8 @@ from scipy.stats import kendalltau, rankdata
 from datalab import ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate
 from datalab.sections import compare, plots, trial
-from datalab.sections.parameters import TrainingParameters, per_set_and_seed, pooled
+from datalab.sections.parameters import TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.trial import Trial
 from datalab.sweep import Task
 from datalab.training import protocol_recipe
@@ -31,8 +30,6 @@ STRATA = ("influence", "leverage")  # what the test examples are stratified by
 RESAMPLES = 300
 UNIT = ["dataset", "seed"]
 TAU, RATIO, TILT = "Kendall's tau", "variance ratio", "tilt of the target"
-_SECONDS = 0.35  # of one task on one core
-_MODELS = 15  # three architectures, each with two references and three models to compare
 
 
 class Parameters(TrainingParameters):
@@ -41,12 +38,11 @@ class Parameters(TrainingParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set and seed, with nine systems and both kinds of strata."""
-    return per_set_and_seed(p, f"{__name__}:run_task", _SECONDS, _MODELS)
+    # Three architectures, each with two references and three models to compare.
+    return per_set_and_seed(p, f"{__name__}:run_task", cost=0.35, models=15)
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a task took when it was measured, and the peak memory."""
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=8e8)
+estimate = estimated(tasks, memory=8e8)
 
 
 def run_task(

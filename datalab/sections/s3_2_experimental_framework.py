@@ -2,7 +2,7 @@
 
 import itertools
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 
 from datalab import data, ledger, metrics, models, noise, seeds
 from datalab.record import Statement
-from datalab.record.parameters import Estimate
 from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval
-from datalab.sections.parameters import Datasets, Rate, TrainingParameters, pooled
+from datalab.sections.parameters import Count, Datasets, Rate, TrainingParameters, estimated
 from datalab.sections.trial import Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import timed
@@ -32,7 +31,7 @@ MISS = {"class_deviation": "largest miss in a class (labels)", "points": "larges
 class Parameters(TrainingParameters):
     """What section 3.2 takes; ``None`` is the profile's value."""
 
-    architecture_seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    architecture_seeds: Count
     architecture_datasets: Datasets
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
@@ -41,6 +40,11 @@ class Parameters(TrainingParameters):
     def trained(self) -> tuple[str, ...]:
         """The data sets that the eight architectures are trained on: those of ``datasets`` that are named for it."""
         return tuple(name for name in self.datasets if name in self.architecture_datasets) or self.datasets[:1]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must be on disk."""
+        return self.datasets
 
 
 def tasks(p: Parameters) -> list[Task]:
@@ -57,9 +61,7 @@ def tasks(p: Parameters) -> list[Task]:
     return sorted(grid, key=lambda task: -task.cost)
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a training of each architecture took when it was measured."""
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=1e9, start=10)
+estimate = estimated(tasks, memory=1e9)
 
 
 def model_task(dataset: str, architecture: str, seeds_: int, root_seed: int, **where: Any) -> list[dict[str, Any]]:

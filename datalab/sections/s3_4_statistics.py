@@ -10,10 +10,11 @@ import pandas as pd
 import pydantic
 from scipy import stats as scipy_stats
 
-from datalab import ledger, stats, sweep
+from datalab import ledger, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
+from datalab.record.parameters import SectionParameters
+from datalab.sections.parameters import estimated
 from datalab.sections.sentences import listed
 from datalab.seeds import generator
 from datalab.stats import simulation
@@ -109,14 +110,7 @@ def tasks(p: Parameters) -> list[Task]:
     return grid
 
 
-def estimate(p: Parameters) -> Estimate:
-    """What running the notebook will cost: the simulations, and about 8 s of imports and figures."""
-    grid = tasks(p)
-    workers = min(p.workers or sweep.available_cores(), len(grid))
-    seconds = sum(task.cost for task in grid) / workers + 8 + (2 if workers > 1 else 0)
-    memory = 0.5e9 * (workers + 1)
-    what = f"{len(grid)} simulated designs, {p.simulations} studies each, {workers} processes"
-    return Estimate(seconds, memory, what, tuple(grid))
+estimate = estimated(tasks, memory=0.5e9)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
