@@ -3,7 +3,6 @@
 The data set is the unit of the tables; it counts by its mean over seeds.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -20,14 +19,12 @@ from torch.nn.functional import cross_entropy
 from datalab import framework, ledger, seeds
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections.compare import by_set, mean_with_interval
-from datalab.sections.parameters import Caps, Datasets, pooled
+from datalab.sections.compare import by_set, mean_with_interval, table
+from datalab.sections.parameters import Count, Datasets, TrialParameters, estimated, per_set_and_seed
 from datalab.sections.pictures import labelled_examples
 from datalab.sections.trial import Trial, auroc, fit_datalab, scores_on_test_set, seen_in_weights
 from datalab.sweep import Task
 
-_SECONDS = 0.05  # of one training on one core
 COLUMNS = {
     "ess": "ESS / n",
     "weights_auroc": "AUROC of weights",
@@ -41,26 +38,19 @@ Setting = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Above0 = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
-class Parameters(SectionParameters):
+class Parameters(TrialParameters):
     """What section 3.3 takes; ``None`` is the profile's value."""
 
     framework_datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    seeds: Count
     lambda2_sweep: tuple[Setting, ...] = pydantic.Field(min_length=2)
     tau_sweep: tuple[Above0, ...] = pydantic.Field(min_length=1)
     picture_dataset: Literal["mnist5k", "optdigits", "digits"]
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
 
     @pydantic.field_validator("lambda2_sweep", "tau_sweep")
     @classmethod
     def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values)))
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The data sets that must be on disk."""
-        return tuple(dict.fromkeys((*self.framework_datasets, self.picture_dataset)))
 
     @property
     def picture_lambda2(self) -> float:
@@ -71,29 +61,18 @@ class Parameters(SectionParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set and seed, with both variants and all settings."""
-    common = {"root_seed": p.root_seed, "lambda2s": list(p.lambda2_sweep), "taus": list(p.tau_sweep)}
-    common |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    trainings = 2 * (len(p.lambda2_sweep) + len(p.tau_sweep))
-    return [
-        Task(f"{__name__}:run_task", {"dataset": dataset, "seed": seed} | common, _SECONDS * trainings, trainings)
-        for dataset, seed in itertools.product(p.framework_datasets, range(p.seeds))
-    ]
+    trained = 2 * (len(p.lambda2_sweep) + len(p.tau_sweep))
+    given = {"datasets": p.framework_datasets, "lambda2s": list(p.lambda2_sweep), "taus": list(p.tau_sweep)}
+    return per_set_and_seed(p, f"{__name__}:run_task", 0.05 * trained, trained, **given)
 
 
 def picture_tasks(p: Parameters) -> list[Task]:
     """The task of the section's look at single images."""
-    given = {"dataset": p.picture_dataset, "lambda2": p.picture_lambda2, "root_seed": p.root_seed}
-    given |= {"caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
+    given = {"dataset": p.picture_dataset, "lambda2": p.picture_lambda2} | p.of_trial
     return [Task(f"{__name__}:picture_task", given, cost=1.0, models=2)]
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a training took when it was measured, and the peak memory."""
-    what = f"{len(p.framework_datasets)} data sets, {p.seeds} seeds"
-    return pooled(p, tasks(p) + picture_tasks(p), what, memory=8e8)
-
-
-# --- what is trained and measured -------------------------------------------------------------------------------------
+estimate = estimated(lambda p: tasks(p) + picture_tasks(p), memory=8e8)
 
 
 def run_task(lambda2s: Sequence[float], taus: Sequence[float], **given: Any) -> list[dict[str, Any]]:
@@ -112,13 +91,14 @@ def run_task(lambda2s: Sequence[float], taus: Sequence[float], **given: Any) -> 
     rows = []
     for variant in framework.VARIANTS:
         stack = fit(trial, variant, [setting[2:] for setting in settings])
-        weights, losses = weights_and_losses(trial, stack)
-        for i, score in enumerate(scores_on_test_set(trial, stack)):
-            (moved, value, lambda2, _), w, loss = settings[i], weights[i], losses[i]
-            row = {"dataset": trial.dataset, "seed": trial.seed, "variant": variant, "moved": moved, "value": value}
-            row |= seen_in_weights(w, trial, 0) | {"loss_auroc": auroc(-loss, clean)}
-            row |= {"rank_correlation": _spearman(w, loss), "gap": gap(w, loss, lambda2)}
-            rows.append(row | {"macro_f1": score["macro_f1"]})
+        models = zip(settings, *weights_and_losses(trial, stack), scores_on_test_set(trial, stack), strict=True)
+        for (moved, value, lambda2, _), w, loss, score in models:
+            rows.append(
+                {"dataset": trial.dataset, "seed": trial.seed, "variant": variant, "moved": moved, "value": value}
+                | seen_in_weights(w, trial, 0)
+                | {"loss_auroc": auroc(-loss, clean), "rank_correlation": _spearman(w, loss)}
+                | {"gap": gap(w, loss, lambda2), "macro_f1": score["macro_f1"]}
+            )
     return rows
 
 
@@ -162,18 +142,16 @@ def _spearman(w: Tensor, losses: Tensor) -> float:
     return float("nan") if np.ptp(w) == 0 or np.ptp(losses) == 0 else float(spearmanr(w, losses).statistic)
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
 def sweep(rows: pd.DataFrame, moved: str) -> pd.DataFrame:
     """A row per variant and value of the parameter ``moved``: what the weights become, 95 % t-intervals over sets."""
-    part, lines = rows[rows.moved == moved], []
-    for variant, value in itertools.product(framework.VARIANTS, sorted(part.value.unique())):
-        row = {"variant": variant, moved: value}
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        row = {}
         for column, name in COLUMNS.items():
-            row |= mean_with_interval(by_set(part, column, variant=variant, value=value), name)
-        lines.append(row | {"sets": part.dataset.nunique()})
-    return pd.DataFrame(lines)
+            row |= mean_with_interval(by_set(part, column), name)
+        return row | {"sets": part.dataset.nunique()}
+
+    return table(rows[rows.moved == moved].rename(columns={"value": moved}), ["variant", moved], line)
 
 
 def identity(losses: NDArray, lambda2s: Sequence[float], root_seed: int, tries: int = 400) -> pd.DataFrame:
@@ -194,11 +172,14 @@ def identity(losses: NDArray, lambda2s: Sequence[float], root_seed: int, tries: 
     lines = []
     for lambda2 in lambda2s:
         best = framework.optimal_log_weights(losses, lambda2).clamp(min=-700)
-        row = {"lambda2": lambda2, "minimum": float(framework.tilted_loss(losses, lambda2))}
-        row |= {"at the optimal weights": float(objective(best, lambda2))}
-        row |= {"best of random": float(objective(random, lambda2).min())}
-        row |= {"ESS / n of the optimum": float(framework.effective_sample_size(best.exp())) / len(losses)}
-        lines.append(row)
+        values = {
+            "lambda2": lambda2,
+            "minimum": framework.tilted_loss(losses, lambda2),
+            "at the optimal weights": objective(best, lambda2),
+            "best of random": objective(random, lambda2).min(),
+            "ESS / n of the optimum": framework.effective_sample_size(best.exp()) / len(losses),
+        }
+        lines.append({name: float(value) for name, value in values.items()})
     return pd.DataFrame(lines)
 
 
@@ -213,24 +194,22 @@ def collapse(table: pd.DataFrame, variant: str) -> str:
     )
 
 
-# --- verdicts ---------------------------------------------------------------------------------------------------------
-
-
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
     """That the KL term keeps the weights together, by ESS / n at both ends of its sweep; the components as defined."""
     part = rows[(rows.moved == "lambda2") & (rows.variant == "paper")]
-    ess = part.pivot_table("ess", "dataset", "value", sort=False)
-    ends = [ess.columns.min(), ess.columns.max()]
-    low, high = (ess[value] for value in ends)
-    raw = {"variant": "paper", "moved": "lambda2", "value": ends}
-    how = {"side": "greater", "metric": None, "table": "lambda2", "row": "paper, last less first", "raw": raw}
-    statements = [ledger.judge("S3.3.kl_prevents_collapse", high - low, **how)]
-    notes = {
+    ess = part.pivot_table("ess", "dataset", "value", sort=False).sort_index(axis=1)
+    low, high = ess.iloc[:, 0], ess.iloc[:, -1]
+    raw = {"variant": "paper", "moved": "lambda2", "value": [low.name, high.name]}
+    where = {"table": "lambda2", "row": "paper, last less first", "raw": raw}
+    built = {
         "S3.3.component1": "W is 32 x d, trained with the classifier; built as defined",
         "S3.3.component2": "built as defined; what the scorer sees is open, so in two variants",
         "S3.3.component3": "built as defined; its minimum over the weights is proved above and tested to 1e-10",
     }
-    for claim_id, note in notes.items():
-        shown = ledger.show(claim_id, high.mean(), table="lambda2", row="all", raw={"moved": "lambda2"})
-        statements.append(replace(shown, measured=None, why=note))
-    return statements
+    shown = {
+        claim: ledger.show(claim, high.mean(), table="lambda2", row="all", raw={"moved": "lambda2"}) for claim in built
+    }
+    return [
+        ledger.judge("S3.3.kl_prevents_collapse", high - low, side="greater", metric=None, **where),
+        *(replace(shown[claim], measured=None, why=note) for claim, note in built.items()),
+    ]

@@ -9,20 +9,19 @@ counts by its mean over architectures, seeds and draws.
 import itertools
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pydantic
 from numpy.typing import NDArray
 
-from datalab import data, framework, ledger, metrics, models, seeds, stats
+from datalab import data, framework, ledger, metrics, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import arms
 from datalab.sections.compare import by_set, difference, mean_with_interval, table, with_correction, with_limits
-from datalab.sections.parameters import Caps, Datasets, MainRates, pooled
+from datalab.sections.parameters import Architectures, MainRates, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.sentences import digits, listed
 from datalab.sections.trial import DATALAB, Trial, influence_kept, transitions
 from datalab.sweep import Task
@@ -43,51 +42,28 @@ IN_LEDGER |= {"datalab_paper": "full", "datalab_label_aware": "full"}
 PAPER_ROWS = ("vanilla", "influence", "label_noise", "datalab_paper", "clean")  # its "ours" is read on `paper`
 PAPER_METRICS = ("precision", "recall", "macro_f1", "accuracy")
 RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
-# Seconds of one training of 200 steps on one core, stacked: by hand (MLP) and mapped (DATA-LAB, loss correction).
-_BY_HAND, _MAPPED = 0.009, 0.03
-_FREE_MODELS = 7  # reference models and folds, at every rate
 
 
-class Parameters(SectionParameters):
+class Parameters(TrainingParameters):
     """What sections 4.1 and 4.3 take; ``None`` is the profile's value."""
 
-    datasets: Datasets
-    seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
     main_rates: MainRates
-    main_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
+    main_architectures: Architectures
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("main_architectures")
-    @classmethod
-    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(names))
 
 
 def tasks(p: Parameters) -> list[Task]:
-    """One task a data set, architecture and seed, with its cost in seconds on one core."""
+    """One task a data set, architecture and seed, with all rates, methods and ablations."""
     q, rates = p.configurations, len(p.main_rates)
-    by_hand = 4 * q + protocol().random_subsets - 1 + _FREE_MODELS
-    mapped = q + len(framework.VARIANTS) * (q + 7)
-    seconds = rates * (by_hand * _BY_HAND + mapped * _MAPPED)
-    common = {"root_seed": p.root_seed, "rates": list(p.main_rates), "caps": dict(p.caps), "encoder": p.encoder}
-    common |= {"device": p.chosen_device, "configurations": q}
-    grid = []
-    for dataset, name, seed in itertools.product(p.datasets, p.main_architectures, range(p.seeds)):
-        large = 1.0 if name in models.REFERENCES else 25.0
-        given = {"dataset": dataset, "architecture": name, "seed": seed} | common
-        grid.append(Task(f"{__name__}:run_task", given, large * seconds + 0.3, rates * (by_hand + mapped)))
-    return grid
+    by_hand = 4 * q + protocol().random_subsets - 1 + 7  # four tuned arms; reference models and folds are seven
+    mapped = q + len(framework.VARIANTS) * (q + 7)  # the loss correction; each variant, and seven of its ablations
+    # Seconds of one training of 200 steps on one core, stacked.
+    cost = rates * (0.009 * by_hand + 0.03 * mapped) + 0.3
+    given = {"architectures": p.main_architectures, "rates": list(p.main_rates), "configurations": q}
+    return per_set_and_seed(p, f"{__name__}:run_task", cost, rates * (by_hand + mapped), **given)
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what trainings took when they were measured, and the peak memory."""
-    memory = 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory)
-
-
-# --- what is trained and measured -------------------------------------------------------------------------------------
+estimate = estimated(tasks, lambda p: 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"]))
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
@@ -99,17 +75,18 @@ def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[
     """
     trial = Trial(rates=tuple(rates), **given)
     y, n_classes = trial.prepared.y_test, trial.prepared.n_classes
+    of_task = {"dataset": trial.dataset, "architecture": trial.architecture, "seed": trial.seed}
     rows = []
-    for decision in decide(trial, configurations):
-        p = decision.probabilities
+    for row, p in decide(trial, configurations):
         predicted = p.argmax(1)
-        row = {"dataset": trial.dataset, "architecture": trial.architecture, "seed": trial.seed} | decision.row
-        row["precision"] = metrics.macro_precision(y, predicted, n_classes)
-        row["recall"] = metrics.macro_recall(y, predicted, n_classes)
-        row["macro_f1"] = metrics.macro_f1(y, predicted, n_classes)
-        row["accuracy"] = metrics.accuracy(y, predicted)
-        row["ece"] = metrics.ece(y, p)
-        rows.append(row)
+        scores = {
+            "precision": metrics.macro_precision(y, predicted, n_classes),
+            "recall": metrics.macro_recall(y, predicted, n_classes),
+            "macro_f1": metrics.macro_f1(y, predicted, n_classes),
+            "accuracy": metrics.accuracy(y, predicted),
+            "ece": metrics.ece(y, p),
+        }
+        rows.append(of_task | row | scores)
     return rows
 
 
@@ -132,9 +109,6 @@ def decide(trial: Trial, configurations: int) -> list[arms.Decision]:
         tuned, lambdas[variant] = arms.tuned_datalab(trial, variant, arms.lambda_pairs(configurations))
         decisions += tuned
     return decisions + arms.ablations(trial, lambdas)
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def main(rows: pd.DataFrame, rate: float | None = None) -> pd.DataFrame:
@@ -277,9 +251,6 @@ def worse_than_vanilla(table_4_1: pd.DataFrame) -> str:
     ends = np.where(settled, "", " (not settled)")
     names = worse.method + ": " + worse.metric + " " + worse["less vanilla"].map(digits) + ends
     return f"**Worse than vanilla on average**: {listed(names, none='in no metric')}."
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: pd.DataFrame) -> list[Statement]:
