@@ -26,6 +26,17 @@ def table(
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
 
 
+def tally(
+    frame: pd.DataFrame, rows: str, columns: str, order: Sequence[str], names: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Counts of ``columns`` (in ``order``) per value of ``rows`` (in ``names``' order), with a total row and column."""
+    names = frame[rows].unique() if names is None else names
+    counted = pd.crosstab(frame[rows], frame[columns]).reindex(index=names, columns=order, fill_value=0)
+    counted["all"] = counted.sum(axis=1)
+    counted.loc["all"] = counted.sum(axis=0)
+    return counted.rename_axis(index=rows, columns=None).reset_index()
+
+
 def and_papers(values: ArrayLike, name: str, printed: float | None) -> dict[str, float | None]:
     """``<name>, paper`` with the printed figure, then the mean of values (n,), one a data set, with its interval."""
     return {f"{name}, paper": printed} | mean_with_interval(values, name)
@@ -132,7 +143,13 @@ def beside_paper(
 
 
 def paper_shape(
-    cells: pd.DataFrame, rows: str, columns: str, ours: str = "ours", paper: str = "paper", **more: Any
+    cells: pd.DataFrame,
+    rows: str,
+    columns: str,
+    ours: str = "ours",
+    paper: str = "paper",
+    decimals: int = 3,
+    **more: Any,
 ) -> pd.DataFrame:
     """A table with the paper's rows and columns from a long one: a row per ``rows``, a column per ``columns``.
 
@@ -142,7 +159,7 @@ def paper_shape(
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
         texts = {
-            cell[columns]: cell_text(cell, ours, None if np.isnan(cell[paper]) else cell[paper])
+            cell[columns]: cell_text(cell, ours, None if np.isnan(cell[paper]) else cell[paper], decimals)
             for _, cell in part.iterrows()
         }
         return texts | {name: make(part) for name, make in more.items()}

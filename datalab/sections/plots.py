@@ -264,8 +264,8 @@ def heat(
     return figure
 
 
-# The two verdict columns; the hatches tell them apart in grey.
-VERDICT_LOOKS = {
+# The two verdict columns, whose hatches tell them apart in grey, and a contradiction's strength.
+LOOKS = {
     "consistent": {"color": "#0072B2", "hatch": ""},
     "contradicted": {"color": "#D55E00", "hatch": "xx"},
     "uncheckable": {"color": "#BBBBBB", "hatch": "//"},
@@ -277,6 +277,9 @@ VERDICT_LOOKS = {
     "shown": {"color": "#009E73", "hatch": "\\\\"},
     "untestable": {"color": "#BBBBBB", "hatch": "//"},
     "not run": {"color": "#E8E8E8", "hatch": ""},
+    "strict": {"color": "#222222"},
+    "strong": {"color": "#777777"},
+    "natural": {"color": "#CCCCCC"},
 }
 
 
@@ -284,25 +287,24 @@ def stacked(
     table: pd.DataFrame,
     label: str,
     parts: Sequence[str],
-    looks: Mapping[str, Mapping[str, Any]],
     *,
     title: str,
     xlabel: str,
-    notes: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """A horizontal bar a row of ``table``, stacked from its columns ``parts``; a row's note stands at its bar's end.
 
-    ``looks`` has a part's colour and hatch. A part that no row has is left out.
+    ``parts`` are verdicts or strengths, drawn by :data:`LOOKS`. A part that no row has is left out.
     """
     figure, axes = plt.subplots(figsize=(8.8, 0.28 * len(table) + 1.3))
     left = np.zeros(len(table))
     for part in parts:
         if table[part].any():
-            axes.barh(table[label], table[part], left=left, edgecolor="white", label=part, **looks[part])
+            axes.barh(table[label], table[part], left=left, edgecolor="white", label=part, **LOOKS[part])
             left += table[part].to_numpy()
-    for y, note in enumerate(notes or ()):
+    for y, note in enumerate(notes):
         axes.text(left[y] + 0.1, y, note, va="center", fontsize=9, color=GREY)
-    axes.set(xlabel=xlabel, title=title, ylim=(len(table) - 0.4, -0.6), xlim=(0, left.max() + (1.8 if notes else 0)))
+    axes.set(xlabel=xlabel, title=title, ylim=(len(table) - 0.4, -0.6), xlim=(0, left.max() + 1.8 * (len(notes) > 0)))
     axes.legend(loc="lower right")
     axes.grid(axis="y", visible=False)
     return figure

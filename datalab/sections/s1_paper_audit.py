@@ -1,15 +1,11 @@
 """Section 1: does the paper agree with itself? The audit's outcomes as tables, ranked and drawn. Nothing is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+import seaborn as sns
 
 from datalab import audit, ledger
 from datalab.audit import Outcome
@@ -20,8 +16,19 @@ from datalab.sections import plots
 STRENGTHS = ("strict", "strong", "natural")
 _WORDS = {"f1": "F1", "T1": "table 4.1", "vs": "against"}
 _TITLES = {"C23_accuracy_vs_p_r": "C23 accuracy against precision and recall"}
-_MARKERS = {"consistent": "o", "contradicted": "X", "uncheckable": "s"}
-_SHADES = {name: {"color": shade} for name, shade in zip(STRENGTHS, ("#222222", "#777777", "#CCCCCC"), strict=True)}
+# The panels of the figure by the beginning of a statement's id, the longer before the shorter.
+_PANELS = {
+    "T1.": "4.1: F1 from precision and recall",
+    "T1b.": "4.1: gain per benchmark (%)",
+    "T2.": "4.2: gap (points)",
+    "T3.": "4.3: difference to the full model",
+    "T4.": "4.4: relative gain (%)",
+    "T5.": "4.5: total overhead (%)",
+    "S4.3.share": "4.3: share of the gain (%)",
+    "S4.5": "4.5: total overhead (%)",
+    "ABS.f": "abstract: F1",
+    "": "abstract and 4.1: the text's %",
+}
 
 
 class Parameters(SectionParameters):
@@ -33,28 +40,24 @@ def estimate(parameters: Parameters) -> Estimate:
     return Estimate(seconds=12.0, memory=4e8, what="140 checks on printed figures, no training")
 
 
-# --- tables ---
-
-
 def statements(claims: Mapping[str, Claim]) -> pd.DataFrame:
     """All statements: where, what, as printed, the paper column and what it rests on."""
-    rows = []
-    for key, claim in claims.items():
-        paper = ledger.paper_column(claim)
-        rows.append(
-            {
-                "statement": key,
-                "section": claim.section.split("/")[0],
-                "what the paper says, in our words": claim.text,
-                "printed": claim.reported_text(),
-                "unit": claim.unit or "",
-                "paper": paper.verdict,
-                "strength": paper.strength or "",
-                "unsupported": paper.unsupported,
-                "rests on": audit.basis(key),
-                "why": claim.paper_check.note,
-            }
-        )
+    verdicts = {key: ledger.paper_column(claim) for key, claim in claims.items()}
+    rows = [
+        {
+            "statement": key,
+            "section": claim.section.split("/")[0],
+            "what the paper says, in our words": claim.text,
+            "printed": claim.reported_text(),
+            "unit": claim.unit or "",
+            "paper": verdicts[key].verdict,
+            "strength": verdicts[key].strength or "",
+            "unsupported": verdicts[key].unsupported,
+            "rests on": audit.basis(key),
+            "why": claim.paper_check.note,
+        }
+        for key, claim in claims.items()
+    ]
     return pd.DataFrame(rows)
 
 
@@ -82,25 +85,23 @@ def cells(claims: Mapping[str, Claim], outcomes: Mapping[str, Outcome]) -> pd.Da
 
     ``miss`` is the distance between the two intervals in percent of the printed figure; 0 when they meet.
     """
-    rows = []
-    for key, outcome in outcomes.items():
-        if outcome.printed is None or not isinstance(outcome.interval, RoundingInterval):
-            continue
-        rows.append(
-            {
-                "statement": key,
-                "group": _group(key),
-                "contradiction": claims[key].paper_check.contradiction,
-                "printed": float(outcome.printed.middle),
-                "printed low": float(outcome.printed.low),
-                "printed high": float(outcome.printed.high),
-                "recomputed": float(outcome.interval.middle),
-                "recomputed low": float(outcome.interval.low),
-                "recomputed high": float(outcome.interval.high),
-                "paper": audit.verdict(outcome),
-                "miss": float(100 * outcome.printed.gap(outcome.interval) / abs(outcome.printed.middle)),
-            }
-        )
+    rows = [
+        {
+            "statement": key,
+            "group": next(panel for start, panel in _PANELS.items() if key.startswith(start)),
+            "contradiction": claims[key].paper_check.contradiction,
+            "printed": float(outcome.printed.middle),
+            "printed low": float(outcome.printed.low),
+            "printed high": float(outcome.printed.high),
+            "recomputed": float(outcome.interval.middle),
+            "recomputed low": float(outcome.interval.low),
+            "recomputed high": float(outcome.interval.high),
+            "paper": audit.verdict(outcome),
+            "miss": float(100 * outcome.printed.gap(outcome.interval) / abs(outcome.printed.middle)),
+        }
+        for key, outcome in outcomes.items()
+        if outcome.printed is not None and isinstance(outcome.interval, RoundingInterval)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -110,51 +111,25 @@ def contradictions(claims: Mapping[str, Claim], cells: pd.DataFrame) -> pd.DataF
 
     ``worst`` is the statement with that miss, else the first of the strongest; its note is the explanation.
     """
-    rows = []
+    rows, miss_of = [], cells.set_index("statement")["miss"]
     for slug in sorted({claim.paper_check.contradiction for claim in claims.values()} - {None}):
         checks = {key: claim.paper_check for key, claim in claims.items() if claim.paper_check.contradiction == slug}
         number = {level: sum(check.strength == level for check in checks.values()) for level in STRENGTHS}
         strongest = next(level for level in STRENGTHS if number[level])
         at_strongest = [key for key, check in checks.items() if check.strength == strongest]
-        misses = cells.set_index("statement")["miss"]
-        misses = misses[misses.index.isin(at_strongest)]
+        misses = miss_of[miss_of.index.isin(at_strongest)]
         worst = str(misses.idxmax()) if len(misses) else at_strongest[0]
-        rows.append(
-            {
-                "contradiction": title(slug),
-                "strength": strongest,
-                "statements": len(checks),
-                **number,
-                "largest miss (%)": float(misses.max()) if len(misses) else float("nan"),
-                "worst": worst,
-                "why": checks[worst].note,
-            }
-        )
-    frame = pd.DataFrame(rows)
-    keys = pd.DataFrame(
-        {
-            "level": frame["strength"].map(STRENGTHS.index),
-            "number": [-row[row["strength"]] for _, row in frame.iterrows()],
-            "miss": -frame["largest miss (%)"].fillna(-1),
-        }
-    )
-    ranked = frame.loc[keys.sort_values(["level", "number", "miss"], kind="stable").index].reset_index(drop=True)
-    ranked.insert(0, "rank", range(1, len(ranked) + 1))
-    return ranked
+        row = {"contradiction": title(slug), "strength": strongest, "statements": len(checks)} | number
+        row |= {"largest miss (%)": misses.max(), "worst": worst, "why": checks[worst].note}
+        place = (STRENGTHS.index(strongest), -number[strongest], -misses.max() if len(misses) else 1)
+        rows.append((place, row))
+    ranked = [row for _, row in sorted(rows, key=lambda placed: placed[0])]
+    return pd.DataFrame([{"rank": rank} | row for rank, row in enumerate(ranked, 1)])
 
 
 def title(slug: str) -> str:
     """``C02_headline_f1_values`` as a reader sees it: ``C02 headline F1 values``."""
     return _TITLES.get(slug) or " ".join(_WORDS.get(word, word) for word in slug.split("_"))
-
-
-def tally(frame: pd.DataFrame, rows: str, columns: str, order: Sequence[str]) -> pd.DataFrame:
-    """Counts of ``columns`` (in ``order``) per value of ``rows``, with a total row and a total column."""
-    counted = pd.crosstab(frame[rows], frame[columns]).reindex(columns=list(order), fill_value=0)
-    counted = counted.reindex(list(dict.fromkeys(frame[rows])))
-    counted["all"] = counted.sum(axis=1)
-    counted.loc["all"] = counted.sum(axis=0)
-    return counted.rename_axis(index=rows, columns=None).reset_index()
 
 
 def show(value: Any) -> str:
@@ -172,60 +147,6 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def _group(statement_id: str) -> str:
-    """The table and the unit a printed figure belongs to: one panel of the figure each."""
-    table = statement_id.split(".")[0]
-    named = {
-        "T1": "4.1: F1 from precision and recall",
-        "T1b": "4.1: gain per benchmark (%)",
-        "T2": "4.2: gap (points)",
-        "T3": "4.3: difference to the full model",
-        "T4": "4.4: relative gain (%)",
-        "T5": "4.5: total overhead (%)",
-    }
-    if statement_id.startswith("S4.3.share"):
-        return "4.3: share of the gain (%)"
-    if statement_id.startswith("S4.5"):
-        return named["T5"]
-    if statement_id.startswith("ABS.f"):
-        return "abstract: F1"
-    return named.get(table, "abstract and 4.1: the text's %")
-
-
-# --- sentences that follow the tables ---
-
-
-def sentence_of_checks(checks: pd.DataFrame) -> str:
-    """What the table of recomputed checks says, computed from it."""
-    number, by_basis = checks["paper"].value_counts(), checks["rests on"].value_counts()
-    apart = checks.loc[~checks["ledger agrees"], "statement"].tolist()
-    ledger = "Code and ledger agree in all of them." if not apart else f"Code and ledger differ in {', '.join(apart)}."
-    parts = ", ".join(f"{count} on {name}" for name, count in by_basis.items())
-    return (
-        f"{len(checks)} checks were recomputed ({parts}): {number.get('contradicted', 0)} contradicted, "
-        f"{number.get('consistent', 0)} consistent, {number.get('uncheckable', 0)} undecided. {ledger}"
-    )
-
-
-def sentence_of_cells(cells: pd.DataFrame) -> str:
-    """How many printed figures lie outside what the others allow, and which lies furthest."""
-    outside = cells[cells["paper"] == "contradicted"]
-    worst = cells.loc[cells["miss"].idxmax()]
-    return (
-        f"{len(outside)} of {len(cells)} printed figures lie outside what the paper's other figures allow. "
-        f"Furthest is `{worst['statement']}`: printed {show(worst['printed'])}, allowed "
-        f"[{worst['recomputed low']:.4g}, {worst['recomputed high']:.4g}], a miss of {worst['miss']:.0f} %."
-    )
-
-
-def sentence_of_contradictions(ranked: pd.DataFrame) -> str:
-    """How many contradictions there are at each strength, and which lead."""
-    number = ranked["strength"].value_counts()
-    counted = ", ".join(f"{number.get(level, 0)} {level}" for level in STRENGTHS)
-    leading = "; ".join(f"{row['contradiction']}: {row['why'].rstrip('.')}" for _, row in ranked.head(3).iterrows())
-    return f"{len(ranked)} contradictions: {counted}. The three hardest to explain away are {leading}."
-
-
 def sentence_of_statements(table: pd.DataFrame) -> str:
     """The paper column over all statements, and how much of it is a reading rather than arithmetic."""
     number, contradicted = table["paper"].value_counts(), table[table["paper"] == "contradicted"]
@@ -239,89 +160,20 @@ def sentence_of_statements(table: pd.DataFrame) -> str:
     )
 
 
-# --- figures ---
-
-_ROWS = {
-    "if": "+ influence functions",
-    "ln": "+ label noise",
-    "wo_fe": "w/o features",
-    "wo_aw": "w/o weighting",
-    "wo_reg": "w/o regularisation",
-    "wo_all": "w/o all",
-    "ABS.variance_explained.from_T2": "variance, from table 4.2",
-    "ABS.framework_f1_ci": "0.74 in its interval",
-    "ABS.framework_f1_ci.shape": "0.74 at its middle",
-    "ABS.f1_vs_headline": "0.849 of 4.1 in it",
-    "S4.1.headline_rel": "gain, from the text",
-    "S4.1.headline_rel_from_T1": "gain, from table 4.1",
-    "S4.1.headline_rel_from_T3": "gain, from table 4.3",
-    "S4.1.mean_of_listed": "gain, from six benchmarks",
-    "S4.3.share_aw": "weighting",
-    "S4.3.share_reg": "regularisation",
-    "S4.3.share_fe": "features",
-    "S4.3.share_sum": "all three",
-    "S4.5.text_vs_sum_train": "text, train",
-    "S4.5.text_vs_sum_infer": "text, infer",
-}
-
-
-def printed_against_recomputed(cells: pd.DataFrame) -> Figure:
+def printed_against_recomputed(cells: pd.DataFrame) -> sns.FacetGrid:
     """One panel a table and unit: what is printed (marker) and what the other printed figures allow (bar)."""
-    groups = list(dict.fromkeys(cells["group"]))
-    rows = -(-len(groups) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(10.5, 2.5 * rows + 0.6), squeeze=False)
-    for panel, group in zip(axes.flat, groups, strict=False):
-        _panel(panel, cells[cells["group"] == group], group)
-    for panel in axes.flat[len(groups) :]:
-        panel.set_visible(False)
-    marks = [
-        Line2D([], [], linestyle="", marker=marker, color=_colour(name), label=f"printed: {name}")
-        for name, marker in _MARKERS.items()
-    ]
-    marks.append(Patch(color="#999999", label="what the other printed figures allow"))
-    figure.legend(handles=marks, loc="lower center", ncols=2)
-    figure.suptitle("Where does a printed figure lie outside what the paper's own numbers allow?", x=0.01, ha="left")
-    figure.tight_layout(rect=(0, 0.07, 1, 0.99))
-    return figure
-
-
-def _panel(axes: Axes, cells: pd.DataFrame, title: str) -> None:
-    places = np.arange(len(cells))
-    left, right = cells["recomputed low"].to_numpy(), cells["recomputed high"].to_numpy()
-    axes.hlines(places, left, right, color="#999999", linewidth=7)
-    axes.plot(cells["recomputed"], places, linestyle="", marker="|", color="black", markersize=9)
-    for place, (_, cell) in zip(places, cells.iterrows(), strict=True):
-        marker, colour = _MARKERS[cell["paper"]], _colour(cell["paper"])
-        axes.plot(cell["printed"], place, linestyle="", marker=marker, color=colour, markersize=8)
-    axes.set_yticks(places, [_short(key) for key in cells["statement"]])
-    axes.set_ylim(len(cells) - 0.4, -0.6)
-    axes.set_title(title)
-    axes.grid(axis="y", visible=False)
-
-
-def _short(statement_id: str) -> str:
-    """The row's name alone where the panel's title already says the column."""
-    parts = statement_id.split(".")
-    if parts[0] == "T5":
-        return f"table, {parts[2]}"
-    if parts[0] in ("T1", "T1b", "T2", "T3", "T4"):
-        return _ROWS.get(parts[1], parts[1])
-    return _ROWS.get(statement_id, parts[-1].replace("_", " "))
-
-
-def _colour(verdict: str) -> str:
-    return plots.VERDICT_LOOKS[verdict]["color"]
-
-
-def contradictions_ranked(ranked: pd.DataFrame) -> Figure:
-    """One bar a contradiction, its statements by strength, darkest strongest; the largest miss is written beside."""
-    misses = ranked["largest miss (%)"]
-    return plots.stacked(
-        ranked,
-        "contradiction",
-        STRENGTHS,
-        _SHADES,
-        title="Which of the paper's contradictions are the hardest to explain away?",
-        xlabel="statements that take part, by the strength of their contradiction",
-        notes=[f"misses by {miss:.0f} %" if np.isfinite(miss) else "" for miss in misses],
+    looks = {"markers": {"consistent": "o", "contradicted": "X", "uncheckable": "s"}}
+    looks["palette"] = {name: plots.LOOKS[name]["color"] for name in looks["markers"]}
+    grid = sns.FacetGrid(cells, col="group", col_wrap=2, sharex=False, sharey=False, height=2.6, aspect=1.9)
+    grid.map(plt.hlines, "statement", "recomputed low", "recomputed high", color="#999999", linewidth=7)
+    grid.map(plt.scatter, "recomputed", "statement", color="black", marker="|", s=80)
+    grid.map_dataframe(sns.scatterplot, x="printed", y="statement", hue="paper", style="paper", s=70, zorder=3, **looks)
+    for axes in grid.axes.flat:
+        axes.set_ylim(len(axes.get_yticks()) - 0.4, -0.6)
+    grid.set_titles("{col_name}").set_axis_labels("printed; bar: what the other figures allow", "")
+    grid.add_legend(title="printed")
+    grid.figure.suptitle(
+        "Where does a printed figure lie outside what the paper's own numbers allow?", x=0.01, ha="left"
     )
+    grid.figure.subplots_adjust(top=0.94)
+    return grid

@@ -12,7 +12,7 @@ import pandas as pd
 
 from datalab.ledger import INCONCLUSIVE, NOT_RUN, PAPER_VERDICTS, SHOWN, UNTESTABLE, VERDICTS
 from datalab.record.parameters import Estimate, SectionParameters
-from datalab.sections import SECTIONS
+from datalab.sections import SECTIONS, compare
 
 READS = ("all",)
 
@@ -138,20 +138,13 @@ def _measured(row: Mapping[str, Any]) -> str:
 
 def counts(board: pd.DataFrame) -> pd.DataFrame:
     """Measured verdicts per section of the paper, with totals."""
-    counted = pd.crosstab(board.section, board.verdict).reindex(columns=list(VERDICTS), fill_value=0)
-    return _with_totals(counted.reindex(board.section.unique()), "section")
+    return compare.tally(board, "section", "verdict", VERDICTS)
 
 
 def both_columns(board: pd.DataFrame) -> pd.DataFrame:
     """Paper column against measured column: the two are never merged, only counted side by side."""
-    counted = pd.crosstab(board.verdict, board.paper.str.split(" ").str[0])
-    return _with_totals(counted.reindex(index=VERDICTS, columns=PAPER_VERDICTS, fill_value=0), "measured")
-
-
-def _with_totals(counted: pd.DataFrame, index: str) -> pd.DataFrame:
-    counted["all"] = counted.sum(axis=1)
-    counted.loc["all"] = counted.sum(axis=0)
-    return counted.rename_axis(index=index, columns=None).reset_index()
+    both = board.assign(measured=board.verdict, paper=board.paper.str.split(" ").str[0])
+    return compare.tally(both, "measured", "paper", PAPER_VERDICTS, VERDICTS)
 
 
 def not_run(board: pd.DataFrame) -> pd.DataFrame:

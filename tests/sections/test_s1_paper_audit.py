@@ -1,6 +1,7 @@
 """Section 1: the audit's tables, ranked and drawn."""
 
 from datalab import audit, ledger
+from datalab.sections import compare
 from datalab.sections import s1_paper_audit as s1
 
 LEDGER = ledger.claims()
@@ -27,7 +28,7 @@ def test_a_miss_is_zero_exactly_where_printed_and_recomputed_meet():
 def test_the_tables_hold_all_statements_and_their_totals_add_up():
     table = s1.statements(LEDGER)
     assert len(table) == 277
-    counted = s1.tally(table, "section", "paper", ledger.PAPER_VERDICTS)
+    counted = compare.tally(table, "section", "paper", ledger.PAPER_VERDICTS)
     assert counted.iloc[-1].tolist() == ["all", 28, 106, 143, 277]
     assert counted["all"].iloc[:-1].sum() == 277
     checks = s1.checks(LEDGER, OUTCOMES)
@@ -42,11 +43,11 @@ def test_the_notebooks_own_arithmetic_is_the_audits():
     assert (min(corners), max(corners)) == (OUTCOMES["T1.ln.f1"].interval.low, OUTCOMES["T1.ln.f1"].interval.high)
 
 
-def test_the_figures_draw_from_their_tables():
+def test_the_figure_draws_a_panel_a_group_and_every_printed_figure_once():
     import matplotlib.pyplot as plt
 
     cells = s1.cells(LEDGER, OUTCOMES)
-    ranked = s1.contradictions(LEDGER, cells)
-    for figure in (s1.printed_against_recomputed(cells), s1.contradictions_ranked(ranked)):
-        assert figure.axes
-        plt.close(figure)
+    figure = s1.printed_against_recomputed(cells).figure
+    assert [axes.get_title() for axes in figure.axes] == list(dict.fromkeys(cells["group"]))
+    assert sum(len(axes.get_yticks()) for axes in figure.axes) == len(cells)
+    plt.close(figure)
