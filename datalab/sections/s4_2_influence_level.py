@@ -6,21 +6,19 @@ them, and F1 is read against the level. The data set is the unit; it counts by i
 
 import itertools
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pydantic
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from datalab import ledger, models, seeds, stats
+from datalab import ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate
 from datalab.sections import compare, plots, trial
-from datalab.sections.parameters import TrainingParameters, pooled
+from datalab.sections.parameters import Architectures, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.sentences import standing
 from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -33,62 +31,51 @@ DRAWS = {  # how a level is made, as a figure's title
 NAMES = ("Minimal", "Low", "Medium", "High", "Extreme")  # the paper's, from the lowest tilt to the highest
 BASELINE = "vanilla"
 METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
-_SECONDS = 1.1  # of one task with the MLP on one core
 
 
 class Parameters(TrainingParameters):
     """What section 4.2 takes; ``None`` is the profile's value."""
 
-    main_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
+    main_architectures: Architectures
 
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, architecture and seed, with all levels, draws and methods."""
-    common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder, "device": p.chosen_device}
-    trained, grid = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"], []
-    for dataset, name, seed in itertools.product(p.datasets, dict.fromkeys(p.main_architectures), range(p.seeds)):
-        given = {"dataset": dataset, "architecture": name, "seed": seed} | common
-        cost = _SECONDS * (1.0 if name in models.REFERENCES else 25.0)
-        grid.append(Task(f"{__name__}:run_task", given, cost, trained))
-    return grid
+    trained = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"]
+    return per_set_and_seed(p, f"{__name__}:run_task", 1.1, trained, architectures=p.main_architectures)
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a task took when it was measured, and the peak memory."""
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=1e9)
+estimate = estimated(tasks, memory=1e9)
 
 
-def run_task(
-    dataset: str, architecture: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
-) -> list[dict[str, Any]]:
+def run_task(**given: Any) -> list[dict[str, Any]]:
     """A row per draw, level and method: macro-F1 and accuracy on the clean test set.
 
-    ``draw`` says how a level is made: by self-influence with the share of flipped labels held equal (``matched``) or
-    not (``unmatched``), or by the leverage of the features, which knows no label. ``tilt`` is the level; ``flipped``
-    the share of flipped labels in the set; ``mean_rank`` the mean standardised rank of its examples.
+    ``tilt`` is the level, ``flipped`` the share of flipped labels in the set, ``mean_rank`` the mean standardised rank
+    of its examples. ``matched`` draws by self-influence at the same share of flipped labels in all levels. ``given`` is
+    as for :class:`Trial`.
     """
-    rates = (protocol().framework["verdict_rate"],)
-    study = Trial(dataset, architecture, seed, root_seed, rates, caps, encoder, device)
+    study = Trial(rates=(protocol().framework["verdict_rate"],), **given)
     observed = study.observed[0]
     flipped = observed != study.prepared.y_train
     by_influence = standardised_ranks(trial.self_influence(study, *trial.references(study))[0])
     by_leverage = standardised_ranks(trial.leverage(study.prepared.x_train))
     sets, kept = [], []
-    for draw in DRAWS:
+    for draw, tilt in itertools.product(DRAWS, protocol().influence_levels["tilts"]):
         ranks = by_leverage if draw == "leverage" else by_influence
         groups = flipped if draw == "matched" else np.zeros_like(flipped)
-        for tilt in protocol().influence_levels["tilts"]:
-            # One generator a draw: the levels differ by their tilt, not by luck.
-            mask = tilted_draw(ranks, tilt, groups, study.rng("level", draw))
-            kept.append(mask)
-            sets.append({"draw": draw, "tilt": tilt, "flipped": flipped[mask].mean(), "mean_rank": ranks[mask].mean()})
+        # One generator a draw: the levels differ by their tilt, not by luck.
+        mask = tilted_draw(ranks, tilt, groups, study.rng("level", draw))
+        kept.append(mask)
+        sets.append({"draw": draw, "tilt": tilt, "flipped": flipped[mask].mean(), "mean_rank": ranks[mask].mean()})
 
     # All at the default lambdas: nothing is tuned, so that levels differ by their data alone.
     kept, labels, lambdas = np.array(kept), np.tile(observed, (len(kept), 1)), trial.default_lambdas(len(kept))
     trained = {BASELINE: trial.fit(study, labels, kept)}
     for variant, method in DATALAB.items():
         trained[method] = trial.fit_datalab(study, study.datalab(variant=variant), labels, lambdas, kept)
-    common = {"dataset": dataset, "architecture": architecture, "seed": seed, "realised_rate": flipped.mean()}
+    common = {"dataset": study.dataset, "architecture": study.architecture, "seed": study.seed}
+    common["realised_rate"] = flipped.mean()
     return [
         common | drawn | {"method": method} | scores
         for method, stack in trained.items()
@@ -128,7 +115,7 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
 
     The gap is ours less baseline in points of F1; d_z standardises it by its standard deviation over the data sets.
     """
-    printed = ledger.printed()
+    printed, tilts = ledger.printed(), protocol().influence_levels["tilts"]
 
     def row(draw: str, variant: str, tilt: float, name: str) -> dict[str, Any]:
         base, ours = (by_level(rows, draw, method)[tilt] for method in (BASELINE, DATALAB[variant]))
@@ -143,8 +130,8 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
             | {"flipped labels (%)": 100 * sets.flipped.mean(), "mean rank": sets.mean_rank.mean(), "sets": len(base)}
         )
 
-    named = list(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
-    return pd.DataFrame([row(draw, variant, *level) for draw in DRAWS for variant in DATALAB for level in named])
+    named = zip(tilts, NAMES, strict=True)
+    return pd.DataFrame([row(draw, variant, *at) for draw, variant, at in itertools.product(DRAWS, DATALAB, named)])
 
 
 def paper_shape(levels: pd.DataFrame, draw: str, variant: str) -> pd.DataFrame:
@@ -207,9 +194,9 @@ def variance_explained(rows: pd.DataFrame, root_seed: int, permutations: int = 1
     run, alpha = ["dataset", "architecture", "seed"], protocol().statistics["alpha"]
 
     def shares(part: pd.DataFrame) -> dict[str, Any]:
-        wide = part.pivot_table(index=[*run, "method"], columns="tilt", values="macro_f1", sort=False)
+        wide = part.pivot_table("macro_f1", [*run, "method"], "tilt", sort=False)
         y, sets = wide.to_numpy(), wide.index.get_level_values("dataset").to_numpy()
-        runs = wide.reset_index().groupby(run, sort=False).ngroup().to_numpy()
+        runs = wide.groupby(run, sort=False).ngroup().to_numpy()
         rng = seeds.generator(root_seed, "4.2 variance", part.draw.iloc[0])
         ss = stats.sums_of_squares(y, sets)
         permuted = stats.permuted_levels(y, sets, runs, rng, permutations)
@@ -235,27 +222,19 @@ def variance_explained(rows: pd.DataFrame, root_seed: int, permutations: int = 1
 
 def curves(rows: pd.DataFrame) -> Figure:
     """A panel a draw: F1 of every method by level, t-intervals over data sets; thin grey: the paper's."""
-
-    def of_sets(part: pd.DataFrame) -> dict[str, float]:
-        return compare.mean_with_interval(part.groupby("dataset", sort=False).macro_f1.mean(), "F1")
-
-    f1 = compare.table(rows, ["draw", "method", "tilt"], of_sets)
-    names = dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
-    figure = plots.curves(
-        f1.assign(level=f1.tilt.map(names), draw=f1.draw.map(DRAWS), method=f1.method.map(METHODS)),
-        "level",
-        "F1",
-        by="method",
-        panel="draw",
-        horizontal={},
-        title="Does F1 fall as the influence of the training set rises? (thin grey: the paper)",
-        xlabel="influence level",
-        ylabel="macro-F1 on the clean test set",
+    printed, names = ledger.printed(), dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
+    words = {"level": rows.tilt.map(names), "panel": rows.draw.map(DRAWS), "of": rows.method.map(METHODS)}
+    f1 = compare.table(
+        rows.assign(**words),
+        list(words),
+        lambda part: compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1"),
     )
-    printed = ledger.printed()
-    for axes, (column, line) in itertools.product(figure.axes, {"baseline_f1": "-", "ours_f1": "--"}.items()):
+    title = "Does F1 fall as the influence of the training set rises? (thin grey: the paper)"
+    axes = {"title": title, "xlabel": "influence level", "ylabel": "macro-F1 on the clean test set"}
+    figure = plots.curves(f1, "level", "F1", by="of", panel="panel", horizontal={}, **axes)
+    for place, (column, line) in itertools.product(figure.axes, {"baseline_f1": "-", "ours_f1": "--"}.items()):
         paper = [printed[f"T2.{name.lower()}.{column}"] for name in NAMES]
-        axes.plot(range(len(NAMES)), paper, line, color="#888888", linewidth=0.9)
+        place.plot(range(len(NAMES)), paper, line, color="#888888", linewidth=0.9)
     return figure
 
 
@@ -278,53 +257,48 @@ def variance_sentence(variance: pd.DataFrame) -> str:
 def verdicts(rows: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the protocol's draw and the variant ``paper``."""
     draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]
-    f1 = {method: by_level(rows, draw, method) for method in (BASELINE, ours)}
-    tilts, both = list(f1[BASELINE]), (BASELINE, ours)
+    both = (BASELINE, ours)
+    f1 = {method: by_level(rows, draw, method) for method in both}
+    lowest, *_, highest = tilts = list(f1[BASELINE])
 
     def at(table: str, row: str, *methods: str, **where: Any) -> dict[str, Any]:
         return {"table": table, "row": row, "raw": {"draw": draw, "method": list(methods), **where}}
 
-    def of_trend(row: str, *methods: str, **where: Any) -> dict[str, Any]:
-        return at("trends", f"matched, {row}", *methods, **where)
-
     statements = []
     for tilt, name in zip(tilts, NAMES, strict=True):
         for column, method in (("baseline_f1", BASELINE), ("ours_f1", ours)):
-            where = at("levels", f"{name}, {column}", method, tilt=sorted({tilt, tilts[0]}))
-            level, base = f1[method][tilt], f1[method][tilts[0]]
-            statements.append(ledger.judge_level(f"T2.{name.lower()}.{column}", level, base, **where))
+            where = at("levels", f"{name}, {column}", method, tilt=sorted({tilt, lowest}))
+            levels = f1[method][tilt], f1[method][lowest]
+            statements.append(ledger.judge_level(f"T2.{name.lower()}.{column}", *levels, **where))
         gap = f1[ours][tilt] - f1[BASELINE][tilt]
         where = at("levels", f"{name}, d", *both, tilt=tilt) | {"shown": compare.effect_size(gap)["d_z"]}
         statements.append(ledger.judge(f"T2.{name.lower()}.cohen_d", gap, side="greater", **where))
 
-    ends = {"tilt": [tilts[0], tilts[-1]]}
-    change = {method: f1[method][tilts[-1]] - f1[method][tilts[0]] for method in both}
-    widens = change[ours] - change[BASELINE]
+    ends = {"tilt": [lowest, highest]}
+    change = {method: f1[method][highest] - f1[method][lowest] for method in both}
     falls = {"end to end": change[BASELINE], "by more than 5 points": change[BASELINE] + 0.05}
+    of_baseline, of_ours = (at("trends", f"matched, {method}", method, **ends) for method in both)
+    of_both = at("trends", "matched, both", *both, **ends)
+
     r = {method: correlation_by_set(rows, draw, method) for method in both}
     over_runs = trends[trends.draw == draw].set_index("method")["r, runs"]
-    negative = of_trend("vanilla", BASELINE) | {"side": "less", "metric": None, "shown": over_runs[BASELINE]}
-    weaker = of_trend(ours, *both) | {"side": "greater", "metric": None, "shown": over_runs[ours]}
+    negative = at("trends", "matched, vanilla", BASELINE) | {"side": "less", "shown": over_runs[BASELINE]}
+    weaker = at("trends", f"matched, {ours}", *both) | {"side": "greater", "shown": over_runs[ours]}
+
     share = variance[variance.draw == draw].iloc[0]
-    explained = ledger.read(
-        "ABS.variance_explained",
-        share["excess (%)"],
-        (share["excess low"], share["excess high"]),
-        metric=None,
-        measured=share["total (%)"],
-        n=int(share.sets),
-        **at("variance", draw, *both),
-    )
+    limits = share["excess low"], share["excess high"]
+    where = at("variance", draw, *both) | {"measured": share["total (%)"], "n": int(share.sets), "metric": None}
+    explained = ledger.read("ABS.variance_explained", share["excess (%)"], limits, **where)
     why = f"share of the total, {share['by chance (%)']:.2f} % expected by chance, p = {share.p:.2g}"
     count = ledger.show("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
     return [
         *statements,
-        ledger.judge_all("S4.2.baseline_drops", falls, side="less", **of_trend("vanilla", BASELINE, **ends)),
-        ledger.judge("S4.2.ours_robust", change[ours], side="not_less", **of_trend(ours, ours, **ends)),
-        ledger.judge("S4.2.gap_widens", widens, side="greater", **of_trend("both", *both, **ends)),
-        ledger.judge("S4.2.r_baseline", r[BASELINE], **negative),
-        ledger.judge("S4.2.strong_relationship", r[BASELINE], **negative),
-        ledger.judge("S4.2.r_ours", abs(r[BASELINE]) - abs(r[ours]), **weaker),
+        ledger.judge_all("S4.2.baseline_drops", falls, side="less", **of_baseline),
+        ledger.judge("S4.2.ours_robust", change[ours], side="not_less", **of_ours),
+        ledger.judge("S4.2.gap_widens", change[ours] - change[BASELINE], side="greater", **of_both),
+        ledger.judge("S4.2.r_baseline", r[BASELINE], metric=None, **negative),
+        ledger.judge("S4.2.strong_relationship", r[BASELINE], metric=None, **negative),
+        ledger.judge("S4.2.r_ours", abs(r[BASELINE]) - abs(r[ours]), metric=None, **weaker),
         replace(explained, low=None, high=None, why=f"{explained.why}; {why}"),
         replace(count, why=f"{count.why}; what a level is had to be chosen, see above"),
     ]

@@ -3,6 +3,7 @@
 Only two data sets are large enough: the seed is the unit, and intervals speak of these two.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from datalab import correction, ledger, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
+from datalab.record.parameters import SectionParameters
 from datalab.sections import compare, plots, trial
-from datalab.sections.parameters import Datasets, pooled
+from datalab.sections.parameters import Architectures, Count, Datasets, estimated
 from datalab.sections.sentences import standing
 from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -28,8 +29,6 @@ from datalab.training import Recipe, protocol_recipe
 METHODS = ("vanilla", "influence", "random", "label_noise", *DATALAB.values())
 VALIDATION = 400  # rows that no arm uses: nothing is tuned here
 GAIN = "Relative Gain (%)"
-_MODELS = 15  # at each size: two references, five folds, eight models to compare
-_SECONDS_A_STEP = 0.005  # of all methods together, on one core
 
 Size = Annotated[int, pydantic.Field(ge=50, le=10_000_000, strict=True)]
 
@@ -39,8 +38,8 @@ class Parameters(SectionParameters):
 
     scaling_datasets: Datasets
     scaling_sizes: tuple[Size, ...] = pydantic.Field(min_length=2)
-    scaling_architectures: tuple[Literal[tuple(models.ALL)], ...] = pydantic.Field(min_length=1)
-    scaling_seeds: Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
+    scaling_architectures: Architectures
+    scaling_seeds: Count
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
     encoder: Literal["fast", "pretrained"]
 
@@ -57,53 +56,37 @@ class Parameters(SectionParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, architecture and seed, with all sizes and methods."""
-    common = {"root_seed": p.root_seed, "sizes": list(p.scaling_sizes), "test": p.scaling_test}
-    common |= {"validation": VALIDATION, "encoder": p.encoder, "device": p.chosen_device}
-    function, trained = f"{__name__}:run_task", _MODELS * len(p.scaling_sizes)
-    return [
-        Task(function, {"dataset": dataset, "architecture": name, "seed": seed} | common, _cost(p, name), trained)
-        for dataset in p.scaling_datasets
-        for name in dict.fromkeys(p.scaling_architectures)
-        for seed in range(p.scaling_seeds)
-    ]
+    sizes = list(p.scaling_sizes)
+    given = {"root_seed": p.root_seed, "sizes": sizes, "test": p.scaling_test, "validation": VALIDATION}
+    given |= {"encoder": p.encoder, "device": p.chosen_device}
+    trained = 15 * len(sizes)  # at each size: two references, five folds, eight models to compare
+    # Seconds of a step of all methods together; scoring grows with the size.
+    training, scoring = 0.005 * sum(recipe_at(size).steps for size in sizes), 1e-5 * sum(sizes)
+    grid = []
+    for dataset, name, seed in itertools.product(p.scaling_datasets, p.scaling_architectures, range(p.scaling_seeds)):
+        cost = (1.0 if name in models.REFERENCES else 25.0) * training + scoring + 1
+        of_task = {"dataset": dataset, "architecture": name, "seed": seed}
+        grid.append(Task(f"{__name__}:run_task", of_task | given, cost, trained))
+    return grid
 
 
-def _cost(p: Parameters, architecture: str) -> float:
-    """Seconds of one task on one core: training, and scoring in proportion to the size."""
-    large = 1.0 if architecture in models.REFERENCES else 25.0
-    return sum(large * _SECONDS_A_STEP * recipe_at(size).steps + 1e-5 * size for size in p.scaling_sizes) + 1
+estimate = estimated(tasks, lambda p: 1e9 + 2000 * max(p.scaling_sizes))
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a step took when it was measured, and the peak memory."""
-    largest = max(p.scaling_sizes)
-    what = f"{len(p.scaling_datasets)} data sets, up to {largest:,} rows"
-    return pooled(p, tasks(p), what, memory=1e9 + 2000 * largest)
-
-
-def run_task(
-    dataset: str,
-    architecture: str,
-    seed: int,
-    root_seed: int,
-    sizes: Sequence[int],
-    test: int,
-    validation: int,
-    encoder: str,
-    device: str,
-) -> list[dict[str, Any]]:
+def run_task(sizes: Sequence[int], test: int, validation: int, **given: Any) -> list[dict[str, Any]]:
     """A row per size and method (and draw of a random subset): macro-F1 and accuracy on the clean test set.
 
     ``n`` is the size reached, which is less than ``size`` where the data set has no more. Nothing is tuned; the number
     of steps grows with the size (:func:`recipe_at`). The rows of ``influence`` have the ``seconds`` that scoring the
-    training set took and, at the first seed, the most bytes that its tensors held, ``memory``.
+    training set took and, at the first seed, the most bytes that its tensors held, ``memory``. ``given`` is as for
+    :class:`Trial`.
     """
-    rows, rates = [], (protocol().framework["verdict_rate"],)
+    rows = []
     for size in sizes:
         caps = {"train": size, "validation": validation, "test": test}
-        study = Trial(dataset, architecture, seed, root_seed, rates, caps, encoder, device)
-        common = {"dataset": dataset, "architecture": architecture, "seed": seed, "size": size, "n": len(study.x)}
-        rows += [common | row for row in _methods(study, recipe_at(size))]
+        study = Trial(rates=(protocol().framework["verdict_rate"],), caps=caps, **given)
+        common = {"dataset": study.dataset, "architecture": study.architecture, "seed": study.seed, "size": size}
+        rows += [common | {"n": len(study.x)} | row for row in _methods(study, recipe_at(size))]
     return rows
 
 
@@ -125,11 +108,11 @@ def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
     seconds, scores = timed(scoring)
     # Of one seed: memory does not vary, and the profiler takes its time.
     cost = {"seconds": seconds, "memory": peak_memory(scoring) if study.seed == 0 else np.nan}
-    draws = range(protocol().random_subsets)
-    arms = [{"method": "vanilla"}, {"method": "influence"} | cost]
-    arms += [{"method": "random", "draw": draw} for draw in draws]
+    rows = [{"method": "vanilla"}, {"method": "influence"} | cost]
     kept = [np.ones(len(observed), dtype=bool), pruning.keep(scores, observed, keep)]
-    kept += [pruning.random_subset(observed, keep, rng=study.rng("random", draw)) for draw in draws]
+    for draw in range(protocol().random_subsets):
+        rows.append({"method": "random", "draw": draw})
+        kept.append(pruning.random_subset(observed, keep, rng=study.rng("random", draw)))
     fitted = [trial.fit(study, np.tile(observed, (len(kept), 1)), np.array(kept), recipe=recipe)]
 
     corrected = correction.ForwardCorrected(study.classifier())
@@ -138,9 +121,9 @@ def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
     for variant in DATALAB:
         module, lambdas = study.datalab(variant=variant), trial.default_lambdas(1)
         fitted.append(trial.fit_datalab(study, module, study.observed, lambdas, recipe=recipe))
-    arms += [{"method": method} for method in ("label_noise", *DATALAB.values())]
-    scored = [row for stack in fitted for row in trial.scores_on_test_set(study, stack)]
-    return [arm | row for arm, row in zip(arms, scored, strict=True)]
+    rows += [{"method": method} for method in ("label_noise", *DATALAB.values())]
+    scored = [scores for stack in fitted for scores in trial.scores_on_test_set(study, stack)]
+    return [row | scores for row, scores in zip(rows, scored, strict=True)]
 
 
 def size_name(size: int) -> str:
@@ -183,16 +166,19 @@ def paper_shape(table: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 def methods(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, architecture, size and method: F1, and less vanilla's, 95 % t-intervals over seeds."""
-    table = []
-    for (name, architecture, size), part in rows.groupby(["dataset", "architecture", "size"], sort=False):
-        f1 = part.pivot_table(index="seed", columns="method", values="macro_f1")
-        for method in METHODS:
-            row = {"data set": name, "architecture": architecture, "size": size, "n": int(part.n.iloc[0])}
-            row |= {"method": method} | compare.mean_with_interval(f1[method], "F1")
-            if method != "vanilla":
-                row |= compare.mean_with_interval(f1[method] - f1.vanilla, "less vanilla")
-            table.append(row | {"seeds": len(f1), "note": "the base row" if method == "vanilla" else ""})
-    return pd.DataFrame(table)
+    learner = ["dataset", "architecture", "size", "n"]
+
+    def f1(part: pd.DataFrame) -> pd.Series:
+        return part.groupby("seed").macro_f1.mean()
+
+    def line(part: pd.DataFrame) -> dict[str, Any]:
+        row, base = compare.mean_with_interval(f1(part), "F1"), part.method.iloc[0] == "vanilla"
+        if not base:
+            vanilla = compare.rows_of_kind(rows, method="vanilla", **part[learner].iloc[0])
+            row |= compare.mean_with_interval(f1(part) - f1(vanilla), "less vanilla")
+        return row | {"seeds": part.seed.nunique(), "note": "the base row" if base else ""}
+
+    return compare.table(rows, [*learner, "method"], line).rename(columns={"dataset": "data set"})
 
 
 def cost(rows: pd.DataFrame) -> pd.DataFrame:
@@ -270,14 +256,13 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     statements = []
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
-        where = {"table": "scaling", "row": name, "n": rows.seed.nunique(), "raw": {"size": size}}
-        trained = ledger.show(f"T4.{name}.size", reached, **where)
+        where = {"table": "scaling", "row": name}
+        trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), raw={"size": size}, **where)
         statements.append(replace(trained, why="trained on as many, where there are"))
         for column, method in (("baseline_f1", "vanilla"), ("ours_f1", ours)) if 1000 in names else ():
-            level, base = (by_seed(rows, method, at) for at in (size, 1000))
-            raw = {"method": method, "size": sorted({size, 1000})}
-            where = {"table": "scaling", "row": name, "raw": raw}
-            statements.append(ledger.judge_level(f"T4.{name}.{column}", level, base, **where))
+            levels = (by_seed(rows, method, at) for at in (size, 1000))
+            where["raw"] = {"method": method, "size": sorted({size, 1000})}
+            statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
     if min(names, default=0) == 1000 and small and large:
         statements += _regimes(rows, names, small, large)
     count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw={})
@@ -287,7 +272,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
 
 def _regimes(rows: pd.DataFrame, names: dict[int, str], small: list[int], large: list[int]) -> list[Statement]:
     """What the paper says of few examples (up to 5,000) and many."""
-    ours = DATALAB["paper"]
+    ours, ends, both = DATALAB["paper"], [min(names), max(names)], ("vanilla", DATALAB["paper"])
 
     def f1(method: str, *sizes: int) -> NDArray[np.float64]:
         return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
@@ -296,15 +281,13 @@ def _regimes(rows: pd.DataFrame, names: dict[int, str], small: list[int], large:
         raw = {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
-    gains = [f1(ours, *sizes) / f1("vanilla", *sizes) - 1 for sizes in (small, large)]
+    few, many = (f1(ours, *sizes) / f1("vanilla", *sizes) - 1 for sizes in (small, large))
     later = f1("vanilla", *large) - f1("vanilla", *small)
     ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
-    ends = [min(names), max(names)]
-    more, both = f1("vanilla", ends[1]) - f1("vanilla", ends[0]), ("vanilla", ours)
-    few, many = at("1K and 5K less the others", [*small, *large], *both), "the others less 1K and 5K"
+    more, sizes = f1("vanilla", ends[1]) - f1("vanilla", ends[0]), [*small, *large]
     return [
-        ledger.judge("S4.4.low_data", gains[0] - gains[1], scale=100, **few),
-        ledger.judge("S4.4.baseline_vulnerable", later, **at(many, [*small, *large], "vanilla")),
+        ledger.judge("S4.4.low_data", few - many, scale=100, **at("1K and 5K less the others", sizes, *both)),
+        ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
         ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
         ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
     ]

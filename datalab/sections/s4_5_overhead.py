@@ -4,8 +4,9 @@ Measured in turn on one machine: an overhead is a ratio within a repetition, les
 over repetitions, and intervals are over data sets.
 """
 
+import itertools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 import pydantic
@@ -14,9 +15,8 @@ import torch
 from datalab import framework, ledger
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import compare, trial
-from datalab.sections.parameters import Caps, Datasets, pooled
+from datalab.sections.parameters import Datasets, TrialParameters, estimated
 from datalab.sections.trial import Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import peak_memory, timed
@@ -38,68 +38,49 @@ COMPONENTS = {
     "Regularization": ("Adaptive Weighting", "reg"),
     "Total": ("baseline", "total"),
 }
-PARTS = tuple(name for name in COMPONENTS if name != "Total")
 # Its columns: what is measured, its title and its name in the ledger's ids.
 COLUMNS = {
     "train": ("Training Time Overhead (%)", "train"),
     "infer": ("Inference Time Overhead (%)", "infer"),
     "memory": ("Memory Overhead (%)", "mem"),
 }
-_SECONDS = 1.3  # of one repetition on one core
-_MODELS = 15  # trained in one repetition
 _INFERENCES = 20  # passes over the test set a measurement
-_TIMED_STEPS, _PROFILED_STEPS = 50, 3  # all steps cost the same, and hold the same memory
 
 
-class Parameters(SectionParameters):
+class Parameters(TrialParameters):
     """What section 4.5 takes; ``None`` is the profile's value."""
 
     framework_datasets: Datasets
     overhead_repetitions: Annotated[int, pydantic.Field(ge=3, le=1000, strict=True)]
-    caps: Caps
-    encoder: Literal["fast", "pretrained"]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The data sets that must be on disk."""
-        return self.framework_datasets
 
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, with all configurations and repetitions."""
-    common = {"repetitions": p.overhead_repetitions, "root_seed": p.root_seed, "caps": dict(p.caps)}
-    common |= {"encoder": p.encoder, "device": p.chosen_device}
-    cost, trained = _SECONDS * (p.overhead_repetitions + 1), _MODELS * (p.overhead_repetitions + 1) + 2
-    function = f"{__name__}:run_task"
-    return [Task(function, {"dataset": dataset} | common, cost, trained) for dataset in p.framework_datasets]
+    rounds, function = p.overhead_repetitions + 1, f"{__name__}:run_task"  # one more warms up
+    given = {"repetitions": p.overhead_repetitions} | p.of_trial
+    return [Task(function, {"dataset": name} | given, 1.3 * rounds, 15 * rounds + 2) for name in p.framework_datasets]
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a repetition took when it was measured, and the peak memory."""
-    what = f"{len(p.framework_datasets)} data sets, {p.overhead_repetitions} repetitions"
-    return pooled(p, tasks(p), what, memory=8e8)
+estimate = estimated(tasks, memory=8e8)
 
 
-def run_task(
-    dataset: str, repetitions: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
-) -> list[dict[str, Any]]:
+def run_task(repetitions: int, **given: Any) -> list[dict[str, Any]]:
     """A row per repetition, variant and configuration: seconds to train and to predict, and peak bytes of tensors.
 
     One model at a time, all by the same code, in turn within each repetition, so that whatever else the machine does
-    falls on all of them. ``Regularization`` is measured with weighting on, since its KL term is about the weights; its
-    base is ``Adaptive Weighting``. Training is 50 steps of the recipe. ``influence scoring`` is a plain training in
-    full, batched by hand as the reference models are, followed by theirs and the scoring; its ``base`` is the plain
-    training alone. Prediction is the test set 20 times. Memory is counted by torch's profiler over a few steps of
-    training, parameters, gradients and Adam's moments included; it does not vary, and is counted once.
+    falls on all of them. ``train`` is 50 steps of the recipe, ``infer`` the test set 20 times; ``memory`` is counted by
+    torch's profiler over a few steps, parameters, gradients and Adam's moments included, and once, as it does not vary.
+    ``influence scoring`` is a plain training in full, batched by hand as the reference models are, followed by theirs
+    and the scoring; its ``base`` is the plain training alone. ``given`` is as for :class:`Trial`.
     """
-    study = Trial(dataset, "mlp", 0, root_seed, (protocol().framework["verdict_rate"],), caps, encoder, device)
+    study = Trial(architecture="mlp", seed=0, rates=(protocol().framework["verdict_rate"],), **given)
     arms = [(variant, name) for variant in framework.VARIANTS for name in CONFIGURATIONS]
-    memory = {arm: peak_memory(training(study, *arm, _PROFILED_STEPS)) for arm in arms}
+    memory = {arm: peak_memory(training(study, *arm, steps=3)) for arm in arms}
     rows = []
     for repetition in range(-1, repetitions):  # the first round warms up
-        common = {"dataset": dataset, "repetition": repetition}
+        common = {"dataset": study.dataset, "repetition": repetition}
         for variant, name in arms:
-            train, stack = timed(training(study, variant, name, _TIMED_STEPS))
+            train, stack = timed(training(study, variant, name, steps=50))
             infer = inference_seconds(stack.model(0), study.x_test)
             costs = {"train": train, "infer": infer, "memory": memory[variant, name]}
             rows.append(common | {"variant": variant, "configuration": name} | costs)
@@ -146,29 +127,21 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per variant, component and measure: the paper's overhead and ours, in %."""
     printed = ledger.printed()
 
-    def row(variant: str, component: str, measure: str, **paper: float) -> dict[str, Any]:
+    def row(variant: str, component: str, measure: str) -> dict[str, Any]:
         values = 100 * overhead(rows, variant, component, measure)
-        against = COMPONENTS[component][0] if component in COMPONENTS else "baseline"
+        against = "baseline" if component == SCORING else COMPONENTS[component][0]
         key = {"variant": variant, "component": component, "against": against, "measure": COLUMNS[measure][0]}
+        paper = {} if component == SCORING else {"paper": printed[claim_id(component, measure)]}
         return key | paper | compare.mean_with_interval(values, "ours") | {"sets": len(values)}
 
-    table = [
-        row(variant, component, measure, paper=printed[claim_id(component, measure)])
-        for variant in framework.VARIANTS
-        for component in COMPONENTS
-        for measure in COLUMNS
-    ]
-    return pd.DataFrame([*table, row("both", SCORING, "train")])
+    keys = [*itertools.product(framework.VARIANTS, COMPONENTS, COLUMNS), ("both", SCORING, "train")]
+    return pd.DataFrame([row(*key) for key in keys])
 
 
 def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Table 4.5 with the paper's rows and columns, for one variant: ours [95 % interval]; paper's."""
-
-    def line(part: pd.DataFrame) -> dict[str, Any]:
-        texts = {row.measure: compare.cell_text(row, "ours", row.paper, decimals=1) for _, row in part.iterrows()}
-        return texts | {"n (data sets)": int(part.sets.iloc[0])}
-
-    return compare.table(cells[cells.variant == variant], "component", line)
+    count = {"n (data sets)": lambda part: int(part.sets.iloc[0])}
+    return compare.paper_shape(cells[cells.variant == variant], "component", "measure", decimals=1, **count)
 
 
 def times(rows: pd.DataFrame) -> pd.DataFrame:
@@ -200,30 +173,24 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the variant ``paper``."""
     printed, rule = ledger.printed(), protocol()
     small = 100 * rule.statistics["sesoi"]["relative_overhead"]
-    stated = {claim_id(name, measure): (name, measure) for name in PARTS for measure in COLUMNS}
-    stated |= {"S4.5.total_train": ("Total", "train"), "S4.5.total_infer": ("Total", "infer")}
 
     def raw(name: str) -> dict[str, Any]:
         return {"variant": "paper", "configuration": [name, COMPONENTS[name][0]]}
 
-    def judged(statement: str, name: str, measure: str, side: str) -> Statement:
+    def judged(claim: str, name: str, measure: str) -> Statement:
+        # A printed overhead below the smallest that matters says: none to speak of; so does a claim without a figure.
+        how = {"side": "greater" if (printed[claim] or 0) > small else "none", "metric": "relative_overhead"}
         where = {"table": "cells", "row": f"paper, {name}, {COLUMNS[measure][0]}", "raw": raw(name)}
-        d = overhead(rows, "paper", name, measure)
-        return ledger.judge(statement, d, side=side, metric="relative_overhead", scale=100, **where)
+        return ledger.judge(claim, overhead(rows, "paper", name, measure), scale=100, **how, **where)
 
-    # A printed overhead below the smallest that matters says: none to speak of.
-    sides = {key: "greater" if printed[key] > small else "none" for key in stated}
-    statements = [judged(key, *of, sides[key]) for key, of in stated.items()]
     total = overhead(rows, "paper", "Total", "train") + overhead(rows, "paper", SCORING, "train")
-    modest = ledger.judge(
-        "S4.5.modest",
-        total - rule.overhead["modest"],
-        side="less",
-        metric=None,
-        alpha=0.05,
-        shown=100 * total.mean(),
-        table="cells",
-        row="paper, Total, Training Time Overhead (%); influence scoring",
-        raw=[raw("Total"), {"configuration": SCORING}],
-    )
-    return [*statements, modest, judged("S5.1.no_arch_change", "Total", "infer", "none")]
+    where = {"table": "cells", "row": "paper, Total, Training Time Overhead (%); influence scoring"}
+    where["raw"] = [raw("Total"), {"configuration": SCORING}]
+    how = {"side": "less", "metric": None, "alpha": 0.05, "shown": 100 * total.mean()}
+    return [
+        *(judged(claim_id(*cell), *cell) for cell in itertools.product(COMPONENTS, COLUMNS) if cell[0] != "Total"),
+        judged("S4.5.total_train", "Total", "train"),
+        judged("S4.5.total_infer", "Total", "infer"),
+        ledger.judge("S4.5.modest", total - rule.overhead["modest"], **how, **where),
+        judged("S5.1.no_arch_change", "Total", "infer"),
+    ]
