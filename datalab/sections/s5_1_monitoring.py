@@ -20,30 +20,18 @@ from datalab import ledger, models, pruning, seeds
 from datalab.data.streams import shift_of, shifting_stream
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate
+from datalab.sections import compare, trial
 from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
-from datalab.sections.compare import by_set, mean_with_interval, table
+from datalab.sections.compare import by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
-from datalab.sections.parameters import Datasets, per_set_and_seed, pooled
-from datalab.sections.trial import (
-    DATALAB,
-    Trial,
-    default_lambdas,
-    fit,
-    fit_datalab,
-    leverage,
-    probabilities,
-    references,
-    scores_on_test_set,
-    streamed,
-)
+from datalab.sections.parameters import Datasets, estimated, per_set_and_seed
+from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.training import AnyStack, fit_many, protocol_recipe
 
 STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
-_STREAM, _WEIGHTS = 1.5, 0.7  # seconds of a task on one core
 
 
 class Parameters(s4_1.Parameters):
@@ -59,20 +47,12 @@ class Parameters(s4_1.Parameters):
                 raise ValueError(f"monitor_datasets: {name!r} has no stream; use flights-origin, smartwatch or images")
         return names
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The data sets that must be on disk."""
-        return tuple(dict.fromkeys((*self.datasets, *self.monitor_datasets)))
-
-
-# --- what is run ------------------------------------------------------------------------------------------------------
-
 
 def stream_tasks(p: Parameters) -> list[Task]:
     """A task a stream and seed."""
     shared = {"root_seed": p.root_seed, "device": p.chosen_device}
     return [
-        Task(f"{__name__}:stream_task", {"dataset": dataset, "seed": seed} | shared, cost=_STREAM, models=1)
+        Task(f"{__name__}:stream_task", {"dataset": dataset, "seed": seed} | shared, cost=1.5, models=1)
         for dataset in p.monitor_datasets
         for seed in range(p.seeds)
     ]
@@ -80,14 +60,15 @@ def stream_tasks(p: Parameters) -> list[Task]:
 
 def weights_tasks(p: Parameters) -> list[Task]:
     """A task a data set and seed: DATA-LAB's weights on top of published pruning."""
-    return per_set_and_seed(p, f"{__name__}:weights_task", _WEIGHTS, 8)
+    return per_set_and_seed(p, f"{__name__}:weights_task", cost=0.7, models=8)
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time where sections 3.1 and 4.1 have run in the same record; their tasks are reused."""
-    shared = len(s4_1.tasks(p)) + len(s3_1.tasks(p))
-    what = f"{len(p.monitor_datasets)} streams and {len(p.datasets)} data sets (and {shared} of sections 3.1 and 4.1)"
-    return pooled(p, stream_tasks(p) + weights_tasks(p), what, memory=9e8, start=12)
+def tasks(p: Parameters) -> list[Task]:
+    """The section's own tasks; those of sections 3.1 and 4.1, which it reads too, are reused where they have run."""
+    return stream_tasks(p) + weights_tasks(p)
+
+
+estimate = estimated(tasks, memory=9e8, start=12)
 
 
 def stream_task(dataset: str, seed: int, root_seed: int, device: str) -> list[dict[str, Any]]:
@@ -107,16 +88,17 @@ def stream_task(dataset: str, seed: int, root_seed: int, device: str) -> list[di
     reference = see(stream.x["reference"])
     resampled = rng.integers(0, len(reference["predicted"]), (2000, size))
     limit = {name: np.quantile(reference[name][resampled].mean(1), 1 - rule["false_alarms"]) for name in STATISTICS}
+    common = {"dataset": dataset, "seed": seed, "kind": shift_of(dataset)}
+    common["reference_accuracy"] = float(np.mean(reference["predicted"] == stream.y["reference"]))
+    common["reference_confidence"] = float(reference["confidence"].mean())
     rows = []
     for part in ("quiet", "shifted"):
         seen, labels = see(stream.x[part]), stream.y[part]
+        right = seen["predicted"] == labels
         for window in range(min(len(labels) // size, rule["windows"] // 2)):
             at = slice(window * size, (window + 1) * size)
-            row = {"dataset": dataset, "seed": seed, "kind": shift_of(dataset), "window": window, "part": part}
-            row["accuracy"] = float(np.mean(seen["predicted"][at] == labels[at]))
-            row["reference_accuracy"] = float(np.mean(reference["predicted"] == stream.y["reference"]))
+            row = common | {"window": window, "part": part, "accuracy": float(right[at].mean())}
             row["confidence"] = float(seen["confidence"][at].mean())
-            row["reference_confidence"] = float(reference["confidence"].mean())
             for name in STATISTICS:
                 row[name] = float(seen[name][at].mean())
                 row[f"{name} alarm"] = row[name] > float(limit[name])
@@ -130,7 +112,7 @@ def watcher(stack: AnyStack, x: torch.Tensor, y: NDArray) -> Callable[[NDArray],
     ``influence`` is the self-influence that the model expects of an example, over its own predicted label
     distribution; ``leverage`` that of the last layer's features; ``low confidence`` one less the largest probability.
     """
-    estimator, features = streamed(stack, x, y, protocol_recipe().l2), stack.features(x)[0].cpu().numpy()
+    estimator, features = trial.streamed(stack, x, y, protocol_recipe().l2), stack.features(x)[0].cpu().numpy()
 
     def see(examples: NDArray) -> dict[str, NDArray]:
         examples = torch.as_tensor(examples, device=x.device)
@@ -141,38 +123,34 @@ def watcher(stack: AnyStack, x: torch.Tensor, y: NDArray) -> Callable[[NDArray],
             expected += p[:, label].double() * estimator.self_influence(examples, labels)[0].double()
         confidence = p.max(1).values.cpu().numpy()
         seen = {"influence": expected.cpu().numpy(), "low confidence": 1 - confidence, "confidence": confidence}
-        seen["leverage"] = leverage(features, of=stack.features(examples)[0].cpu().numpy())
+        seen["leverage"] = trial.leverage(features, of=stack.features(examples)[0].cpu().numpy())
         return seen | {"predicted": p.argmax(1).cpu().numpy()}
 
     return see
 
 
-def weights_task(
-    dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
-) -> list[dict[str, Any]]:
+def weights_task(**given: Any) -> list[dict[str, Any]]:
     """A row per published method, with and without DATA-LAB's weights (no projection): macro-F1 on the test set.
 
     ``method`` is pruning by EL2N (Paul et al. 2021) or by the loss, at the primary keep fraction; ``weights`` is none,
     or a variant of DATA-LAB trained on what was kept, without its projection: what is added is weights alone.
+    ``given`` is as for :class:`Trial`.
     """
-    rate, keep = protocol().framework["verdict_rate"], protocol().primary_cell["keep_fraction"]
-    trial = Trial(dataset, "mlp", seed, root_seed, (rate,), caps, encoder, device)
-    stack, _ = references(trial, recipe=protocol_recipe())
-    p = probabilities(stack, trial.x).astype(np.float64).mean(0)
-    observed, rows = trial.observed, []
+    keep = protocol().primary_cell["keep_fraction"]
+    study = Trial(architecture="mlp", rates=(protocol().framework["verdict_rate"],), **given)
+    stack, _ = trial.references(study, recipe=protocol_recipe())
+    p = trial.probabilities(stack, study.x).astype(np.float64).mean(0)
+    observed, rows = study.observed, []
     for method in PRUNED_BY:
         kept = pruning.keep(getattr(pruning, method)(p, observed[0]), observed[0], keep)[None]
-        fitted = {"none": fit(trial, observed, kept)}
+        fitted = {"none": trial.fit(study, observed, kept)}
         for variant, name in DATALAB.items():
-            module = trial.datalab(variant=variant, projection=False)
-            fitted[name] = fit_datalab(trial, module, observed, default_lambdas(1), kept)
+            module, lambdas = study.datalab(variant=variant, projection=False), trial.default_lambdas(1)
+            fitted[name] = trial.fit_datalab(study, module, observed, lambdas, kept)
         for weights, model in fitted.items():
-            row = {"dataset": dataset, "seed": seed, "method": method, "weights": weights}
-            rows.append(row | {"macro_f1": scores_on_test_set(trial, model)[0]["macro_f1"]})
+            row = {"dataset": study.dataset, "seed": study.seed, "method": method, "weights": weights}
+            rows.append(row | {"macro_f1": trial.scores_on_test_set(study, model)[0]["macro_f1"]})
     return rows
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def monitors(streams: pd.DataFrame) -> pd.DataFrame:
@@ -191,7 +169,7 @@ def monitors(streams: pd.DataFrame) -> pd.DataFrame:
         by_seed = [watched(windows, part.statistic.iloc[0]) for _, windows in part.groupby("seed", sort=False)]
         return pd.DataFrame(by_seed).mean().to_dict() | {"seeds": len(by_seed)}
 
-    return table(rows, ["data set", "shift", "statistic"], line)
+    return compare.table(rows, ["data set", "shift", "statistic"], line)
 
 
 def watched(windows: pd.DataFrame, statistic: str) -> dict[str, float]:
@@ -235,20 +213,22 @@ def silence(streams: pd.DataFrame) -> pd.DataFrame:
         row = mean_with_interval(fall, "accuracy falls by") | mean_with_interval(sure, "confidence falls by")
         return row | mean_with_interval(fall / 2 - sure, "half less it") | {"seeds": len(mean)}
 
-    return table(late(streams).rename(columns={"dataset": "data set", "kind": "shift"}), ["data set", "shift"], line)
+    return compare.table(
+        late(streams).rename(columns={"dataset": "data set", "kind": "shift"}), ["data set", "shift"], line
+    )
 
 
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per published method and variant: F1 with DATA-LAB's weights less F1 without, t-intervals over sets."""
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
-        f1, (method, weights) = by_set(part, "macro_f1"), part[["method", "weights"]].iloc[0]
-        row, base = mean_with_interval(f1, "F1"), weights == "none"
+        method, weights = part[["method", "weights"]].iloc[0]
+        row, base = mean_with_interval(by_set(part, "macro_f1"), "F1"), weights == "none"
         if not base:
             row |= mean_with_interval(weights_gain(rows, method, weights), "less without")
-        return row | {"note": "the base row" if base else "", "sets": len(f1)}
+        return row | {"note": "the base row" if base else "", "sets": part.dataset.nunique()}
 
-    return table(rows, ["method", "weights"], line)
+    return compare.table(rows, ["method", "weights"], line)
 
 
 def weights_gain(rows: pd.DataFrame, method: str, weights: str) -> pd.Series:
@@ -268,9 +248,6 @@ def tilted_less_natural(rows: pd.DataFrame) -> pd.Series:
     accuracy = (s3_1.over_seeds(s3_1.metric(rows, "leverage", at)) for at in (tilt, 0.0))
     tilted, natural = ((a.loc["mlp, influence"] - a.loc["mlp, full"]).abs() for a in accuracy)
     return (tilted - natural).rename("tilted less natural effect")
-
-
-# --- figure and verdicts ----------------------------------------------------------------------------------------------
 
 
 def streams_figure(streams: pd.DataFrame) -> sns.FacetGrid:
@@ -302,8 +279,8 @@ def verdicts(
 
     windows = late(streams).groupby("dataset", sort=False).window.unique()
     shifted = [{"part": "shifted", "dataset": name, "window": seen} for name, seen in windows.items()]
-    fall = silence["accuracy falls by"].to_numpy()
-    silent = {"accuracy falls": fall, "confidence by less than half": silence["half less it"].to_numpy()}
+    silent = {"accuracy falls": "accuracy falls by", "confidence by less than half": "half less it"}
+    silent = {name: silence[column].to_numpy() for name, column in silent.items()}
     of_silence = {"table": "silence", "row": "all streams", "metric": "accuracy", "raw": shifted}
 
     better = monitors[monitors.statistic == "influence"].AUROC.dropna().to_numpy() - 0.5
@@ -316,7 +293,7 @@ def verdicts(
         stress[f"{100 * rates[1]:g} % flipped labels"] = clean - noisy
         raw += [{"part": "main", "method": "vanilla", "rate": rates}]
     if len(silence) > 1 or not stress:
-        stress["shifted streams"] = fall
+        stress["shifted streams"] = silent["accuracy falls"]
         raw += shifted
     of_stress = {"table": "silence", "row": "noise and shifts", "raw": raw}
     return [
@@ -337,9 +314,6 @@ def predictor_verdicts(predictor: pd.DataFrame) -> list[Statement]:
     where = {"table": "predictor", "row": LOGISTIC, "n": int(rule.sets)}
     where["raw"] = {"part": "main", "method": ["influence", "random", "label_noise"]}
     where |= {"measured": rule.F1, "limits": (rule["F1 low"], rule["F1 high"])}
-    made = []
-    for claim in ("ABS.framework_f1", "ABS.framework_f1_ci"):
-        statement = ledger.read(claim, lead, limits, **where)
-        why = f"{statement.why if enough else 'too few data sets'}; less the trivial rule {lead:+.3f}"
-        made.append(replace(statement, why=why))
-    return made
+    read = [ledger.read(claim, lead, limits, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
+    why = "{}; less the trivial rule {:+.3f}"
+    return [replace(s, why=why.format(s.why if enough else "too few data sets", lead)) for s in read]

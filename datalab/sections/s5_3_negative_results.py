@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import Estimate
 from datalab.sections.compare import by_set, mean_with_interval, table, tests, with_correction
-from datalab.sections.parameters import MainRates, TrainingParameters, per_set_and_seed, pooled
+from datalab.sections.parameters import MainRates, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.trial import (
     DATALAB,
     Trial,
@@ -33,7 +32,6 @@ from datalab.training import fit_many, protocol_recipe
 
 MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
 ORDERS = ("random", "low to high", "high to low")
-_SECONDS, _A_RATE = 1.0, 0.4  # of one task on one core, and this much more a rate
 
 
 class Parameters(TrainingParameters):
@@ -47,29 +45,26 @@ def tasks(p: Parameters) -> list[Task]:
     rates, shares = list(p.main_rates), protocol().negative_results["dropped"]
     # References, filtering with its controls and three orders at each rate; four members twice, two of DATA-LAB.
     trained = len(rates) * (2 + 1 + len(shares) * (2 + protocol().random_subsets) + 3) + 10
-    return per_set_and_seed(p, f"{__name__}:run_task", _SECONDS + _A_RATE * len(rates), trained, rates=rates)
+    return per_set_and_seed(p, f"{__name__}:run_task", 1.0 + 0.4 * len(rates), trained, rates=rates)
 
 
-def estimate(p: Parameters) -> Estimate:
-    """The expected time, from what a task took when it was measured, and the peak memory."""
-    return pooled(p, tasks(p), f"{len(p.datasets)} data sets, {p.seeds} seeds", memory=9e8)
+estimate = estimated(tasks, memory=9e8)
 
 
-def run_task(
-    dataset: str, seed: int, root_seed: int, rates: Sequence[float], caps: dict[str, int], encoder: str, device: str
-) -> list[dict[str, Any]]:
+def run_task(rates: Sequence[float], **given: Any) -> list[dict[str, Any]]:
     """A row per ``part``, noise ``rate`` and ``method``: macro-F1 and accuracy on the clean test set.
 
     ``filtering``: the MLP on everything, without the share ``dropped`` of highest self-influence, without as many at
     random (several draws), and with the highest relabelled by their clean labels in place of being dropped, a control
     that needs the truth. ``curriculum``: the MLP on batches from a pool that grows from the least to the most
     influential examples, the other way round, and in random order. ``ensemble``, at the protocol's verdict rate: four
-    different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB.
+    different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB. ``given`` is as for
+    :class:`Trial`.
     """
-    trial = Trial(dataset, "mlp", seed, root_seed, tuple(rates), caps, encoder, device)
+    trial = Trial(architecture="mlp", rates=tuple(rates), **given)
     influence = self_influence(trial, *references(trial))
     rows = _filtering(trial, influence) + _curriculum(trial, influence) + _ensembles(trial)
-    return [{"dataset": dataset, "seed": seed} | row for row in rows]
+    return [{"dataset": trial.dataset, "seed": trial.seed} | row for row in rows]
 
 
 def _filtering(trial: Trial, influence: NDArray) -> list[dict[str, Any]]:
@@ -129,29 +124,25 @@ def _ensembles(trial: Trial) -> list[dict[str, Any]]:
     rate, data = protocol().framework["verdict_rate"], trial.prepared
     at = trial.rates.index(rate)
     observed, noisy_validation = trial.observed[at], trial.observed_validation[at]
-    test, validated = {}, {}  # probabilities (n_test, C), and F1 on the noisy validation labels
+    p, validated = {}, {}  # probabilities (n_test, C), and F1 on the noisy validation labels
     for name in MEMBERS:
         module = models.build(name, data.grid, data.n_classes, protocol().training["hidden"])
         member = fit(trial, observed[None], module=module)
-        test[name] = probabilities(member, trial.x_test)[0]
+        p[f"member {name}"] = probabilities(member, trial.x_test)[0]
         guesses = probabilities(member, trial.x_val)[0].argmax(1)
-        validated[name] = metrics.macro_f1(noisy_validation, guesses, data.n_classes)
-    p = {f"member {name}": test[name] for name in MEMBERS}
-    p["best member by validation"] = test[max(MEMBERS, key=validated.get)]
-    p["four different models"] = np.mean(list(test.values()), 0)
+        validated[f"member {name}"] = metrics.macro_f1(noisy_validation, guesses, data.n_classes)
+    different = np.mean(list(p.values()), 0)
+    p |= {"best member by validation": p[max(validated, key=validated.get)], "four different models": different}
     model_seeds = [trial.model_seed("member", i) for i in range(len(MEMBERS))]
     same = fit_many(trial.classifier(), trial.x, observed, None, model_seeds, protocol_recipe())
     p["four seeds of the MLP"] = probabilities(same, trial.x_test).mean(0)
     for variant, method in DATALAB.items():
         fitted = fit_datalab(trial, trial.datalab(variant=variant), observed[None], default_lambdas(1))
         p[method] = probabilities(fitted, trial.x_test)[0]
-    predicted = np.stack([rows.argmax(1) for rows in p.values()])
+    predicted = np.stack([of_method.argmax(1) for of_method in p.values()])
     f1, accuracy = metrics.macro_f1(data.y_test, predicted, data.n_classes), metrics.accuracy(data.y_test, predicted)
     row = {"part": "ensemble", "rate": rate}
     return [row | {"method": name, "macro_f1": f1[i], "accuracy": accuracy[i]} for i, name in enumerate(p)]
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def filtering(rows: pd.DataFrame) -> pd.DataFrame:
@@ -170,12 +161,13 @@ def filtering(rows: pd.DataFrame) -> pd.DataFrame:
             by_set(removed, "macro_f1", method=name) for name in ("influence", "random", "relabelled")
         )
         d = filtered - base
-        row = mean_with_interval(d, "less everything")
-        row |= mean_with_interval(100 * (filtered / base - 1), "relative (%)")
-        row |= mean_with_interval(filtered - random, "less random removal")
-        row |= mean_with_interval(relabelled - base, "relabelled less everything")
-        row["p (Wilcoxon)"] = tests(d)["p (Wilcoxon)"]
-        return row | {"sets worse": int((d < 0).sum()), "sets": len(d)}
+        return (
+            mean_with_interval(d, "less everything")
+            | mean_with_interval(100 * (filtered / base - 1), "relative (%)")
+            | mean_with_interval(filtered - random, "less random removal")
+            | mean_with_interval(relabelled - base, "relabelled less everything")
+            | {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "sets worse": int((d < 0).sum()), "sets": len(d)}
+        )
 
     return with_correction(table(rows[rows.dropped > 0], ["noise rate (%)", "removed (%)"], line))
 
@@ -211,9 +203,6 @@ def ensembles(rows: pd.DataFrame) -> pd.DataFrame:
     return table(rows, "method", line)
 
 
-# --- verdicts ---------------------------------------------------------------------------------------------------------
-
-
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
     """The section's statements, read at the protocol's noise rate and share removed; on noise, at both ends."""
     rate, share = protocol().framework["verdict_rate"], protocol().negative_results["verdict_dropped"]
@@ -221,39 +210,38 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     def f1(part: str, method: str, at: float = rate, **where: float) -> pd.Series:
         return by_set(rows, "macro_f1", part=part, method=method, rate=at, **where)
 
-    def raw(part: str, *methods: str, **where: object) -> dict[str, Any]:
-        return {"part": part, "rate": rate, "method": list(methods), **where}
+    def at(part: str, row: str, *methods: str, table: str = "", **where: object) -> dict[str, Any]:
+        raw = {"part": part, "rate": rate, "method": list(methods), **where}
+        return {"table": table or part, "row": row, "raw": raw}
 
     order = f1("curriculum", "low to high") - f1("curriculum", "random")
-    where = {
-        "table": "curriculum",
-        "row": f"low to high, {rate:.0%}",
-        "raw": raw("curriculum", "low to high", "random"),
-    }
-    made = [ledger.judge("S5.3.curriculum", order, side="none", **where)]
+    of_order = at("curriculum", f"low to high, {rate:.0%}", "low to high", "random")
 
     methods = ("best member by validation", "datalab_paper", "four different models")
     member, ours, ensemble = (f1("ensemble", method) for method in methods)
     gain, ours = ensemble / member - 1, ours / member - 1
-    shown = f"{100 * gain.mean():.1f} over its best member, DATA-LAB {100 * ours.mean():.1f}"
-    where = {"table": "ensembles", "row": "four different models", "raw": raw("ensemble", *methods)}
-    made.append(ledger.judge("S5.3.ensemble", ours - gain, side="greater", shown=shown, **where))
+    of_gain = at("ensemble", "four different models", *methods, table="ensembles")
+    of_gain["shown"] = f"{100 * gain.mean():.1f} over its best member, DATA-LAB {100 * ours.mean():.1f}"
 
-    everything, filtered = f1("filtering", "everything"), f1("filtering", "influence", dropped=share)
-    where = {"table": "filtering", "row": f"{rate:.0%} flipped, {share:.0%} removed"}
-    of_all = raw("filtering", "everything", "influence", dropped=[0, share])
-    made.append(ledger.judge("S5.3.filtering", filtered / everything - 1, side="less", scale=100, raw=of_all, **where))
-    d = f1("filtering", "random", dropped=share) - filtered
-    of_random = raw("filtering", "influence", "random", dropped=share)
-    made.append(ledger.judge("S5.3.valuable_signal", d, side="greater", raw=of_random, **where))
-
+    removed, pair = f"{rate:.0%} flipped, {share:.0%} removed", ("everything", "influence")
+    filtered = f1("filtering", "influence", dropped=share)
+    lost = filtered / f1("filtering", "everything") - 1
+    by_chance = f1("filtering", "random", dropped=share) - filtered
+    of_lost = at("filtering", removed, *pair, dropped=[0, share])
+    of_chance = at("filtering", removed, "influence", "random", dropped=share)
+    made = [
+        ledger.judge("S5.3.curriculum", order, side="none", **of_order),
+        ledger.judge("S5.3.ensemble", ours - gain, side="greater", **of_gain),
+        ledger.judge("S5.3.filtering", lost, side="less", scale=100, **of_lost),
+        ledger.judge("S5.3.valuable_signal", by_chance, side="greater", **of_chance),
+    ]
     lowest, highest = rows.rate.min(), rows.rate.max()
     if lowest < highest:
-        lost, gained = (
-            f1("filtering", "influence", at, dropped=share) - f1("filtering", "everything", at)
-            for at in (lowest, highest)
+        low, high = (
+            f1("filtering", "influence", end, dropped=share) - f1("filtering", "everything", end)
+            for end in (lowest, highest)
         )
-        ends = {"hurts at the lowest rate": -lost, "helps at the highest": gained}
-        where = {"table": "filtering", "row": "both ends", "raw": of_all | {"rate": [lowest, highest]}}
-        made.append(ledger.judge_all("S5.3.filtering_vs_title", ends, side="greater", **where))
+        ends = {"hurts at the lowest rate": -low, "helps at the highest": high}
+        of_ends = at("filtering", "both ends", *pair, rate=[lowest, highest], dropped=[0, share])
+        made.append(ledger.judge_all("S5.3.filtering_vs_title", ends, side="greater", **of_ends))
     return made

@@ -17,18 +17,19 @@ from datalab.record.parameters import resolve
 from datalab.sections import s4_2_influence_level as s4_2
 from datalab.sections.trial import leverage
 
-GIVEN = (7, {"train": 120, "validation": 60, "test": 120}, "fast", "cpu")
+GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
+GIVEN |= {"architecture": "mlp"}
 SETS = ("digits", "wine", "breast_cancer")
 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    made = [s4_2.run_task(name, "mlp", seed, *GIVEN) for name in SETS for seed in (0, 1)]
+    made = [s4_2.run_task(dataset=name, seed=seed, **GIVEN) for name in SETS for seed in (0, 1)]
     return pd.concat(map(pd.DataFrame, made), ignore_index=True)
 
 
 def test_scrambled_test_labels_change_the_test_scores_and_nothing_else(only_scores_change):
-    only_scores_change(lambda: s4_2.run_task("digits", "mlp", 0, *GIVEN))
+    only_scores_change(lambda: s4_2.run_task(dataset="digits", seed=0, **GIVEN))
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.5), st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0]))

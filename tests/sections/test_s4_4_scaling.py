@@ -12,11 +12,15 @@ from datalab.record.parameters import resolve
 from datalab.sections import s4_4_scaling as s4_4
 
 
+def task(architecture: str, seed: int, sizes: list[int]) -> pd.DataFrame:
+    given = {"dataset": "digits", "root_seed": 7, "test": 150, "validation": 60, "encoder": "fast", "device": "cpu"}
+    return pd.DataFrame(s4_4.run_task(architecture=architecture, seed=seed, sizes=sizes, **given))
+
+
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    given = (7, [100, 200], 150, 60, "fast", "cpu")
-    made = [s4_4.run_task("digits", name, seed, *given) for name in ("softmax", "mlp") for seed in (0, 1)]
-    return pd.concat(map(pd.DataFrame, made), ignore_index=True)
+    made = [task(name, seed, [100, 200]) for name in ("softmax", "mlp") for seed in (0, 1)]
+    return pd.concat(made, ignore_index=True)
 
 
 def test_every_method_is_trained_at_every_size(rows):
@@ -70,7 +74,7 @@ def test_beyond_what_may_be_held_between_passes_scoring_holds_no_more_for_more_e
     held = rows[(rows.method == "influence") & (rows.seed == 0)].memory
     assert held.notna().all()
     monkeypatch.setattr(last_layer, "_HELD", 0)
-    more = pd.DataFrame(s4_4.run_task("digits", "mlp", 0, 7, [550, 1050], 100, 60, "fast", "cpu"))
+    more = task("mlp", 0, [550, 1050])
     small, large = more[more.method == "influence"].set_index("size").memory[[550, 1050]]
     assert large < 1.1 * small  # both are more than one batch of 512
 

@@ -15,7 +15,8 @@ CAPS = {"train": 120, "validation": 60, "test": 120}
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    return pd.DataFrame(s4_5.run_task("wine", 3, 7, CAPS, "fast", "cpu"))
+    given = {"dataset": "wine", "root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}
+    return pd.DataFrame(s4_5.run_task(repetitions=3, **given))
 
 
 def test_every_configuration_is_timed_in_every_round(rows):

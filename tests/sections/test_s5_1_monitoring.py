@@ -12,7 +12,7 @@ from datalab.record.parameters import resolve
 from datalab.sections import failure_predictor
 from datalab.sections import s5_1_monitoring as s5_1
 
-CAPS = {"train": 120, "validation": 60, "test": 120}
+GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_streams_table_and_its_fall_are_those_of_its_windows(stream):
 
 
 def test_weights_on_pruned_sets_have_their_base():
-    rows = pd.DataFrame(s5_1.weights_task("wine", 0, 7, CAPS, "fast", "cpu"))
+    rows = pd.DataFrame(s5_1.weights_task(dataset="wine", seed=0, **GIVEN))
     assert set(rows.method) == set(s5_1.PRUNED_BY)
     assert (rows.groupby("method").weights.nunique() == 3).all()
     table = s5_1.existing(rows).set_index(["method", "weights"])

@@ -10,13 +10,13 @@ from scipy import stats as scipy_stats
 from datalab.protocol import protocol
 from datalab.sections import s5_3_negative_results as s5_3
 
-CAPS = {"train": 120, "validation": 60, "test": 120}
+GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
 SETS = ("digits", "wine", "breast_cancer")
 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    tasks = [pd.DataFrame(s5_3.run_task(name, 0, 7, [0.0, 0.2], CAPS, "fast", "cpu")) for name in SETS]
+    tasks = [pd.DataFrame(s5_3.run_task(dataset=name, seed=0, rates=[0.0, 0.2], **GIVEN)) for name in SETS]
     return pd.concat(tasks, ignore_index=True)
 
 
