@@ -14,7 +14,7 @@ from datalab import framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.arms import COMPONENTS
-from datalab.sections.compare import cell_text, mean_with_interval, with_correction
+from datalab.sections.compare import and_papers, cell_text, mean_with_interval, tests, with_correction
 from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
 from datalab.sections.sentences import standing
 
@@ -46,18 +46,15 @@ def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
     p is the Wilcoxon test's; Holm's correction is over the whole table.
     """
     printed, lines = ledger.printed(), []
-    for variant in framework.VARIANTS:
+    for variant, (on, (name, key)) in itertools.product(framework.VARIANTS, ROWS.items()):
         f1 = scores(rows, variant, rate)
-        for on, (name, key) in ROWS.items():
-            row = {"variant": variant, "configuration": name, "F1, paper": printed[f"T3.{key}.f1"]}
-            row |= mean_with_interval(f1[on], "F1") | {"Delta vs Full, paper": printed[f"T3.{key}.delta"]}
-            row["note"] = "the base row: no delta" if on == FULL else ""
-            if on != FULL:
-                d = (f1[on] - f1[FULL]).to_numpy()
-                row |= mean_with_interval(d, "Delta vs Full")
-                row["p (Wilcoxon)"] = stats.wilcoxon(d).p if len(d) > 1 else np.nan
-                row["p, paper"] = printed[f"T3.{key}.p"]
-            lines.append(row | {"sets": len(f1)})
+        row = {"variant": variant, "configuration": name} | and_papers(f1[on], "F1", printed[f"T3.{key}.f1"])
+        row |= {"Delta vs Full, paper": printed[f"T3.{key}.delta"], "note": "the base row: no delta"}
+        if on != FULL:
+            d = f1[on] - f1[FULL]
+            row |= {"note": ""} | mean_with_interval(d, "Delta vs Full")
+            row |= {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "p, paper": printed[f"T3.{key}.p"]}
+        lines.append(row | {"sets": len(f1)})
     return with_correction(pd.DataFrame(lines))
 
 
@@ -78,12 +75,11 @@ def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
 def all_sets(rows: pd.DataFrame) -> pd.DataFrame:
     """F1 of every set of components, a row per variant, rate and set."""
     lines = []
-    for variant, rate in itertools.product(framework.VARIANTS, sorted(rows.rate.unique())):
-        f1 = scores(rows, variant, rate)
-        for on in SETS:
-            names = ", ".join(TITLES[name] for name in itertools.compress(COMPONENTS, on)) or "none"
-            row = {"variant": variant, "noise rate (%)": 100 * rate, "components on": names}
-            lines.append(row | mean_with_interval(f1[on], "F1") | {"sets": len(f1)})
+    for variant, rate, on in itertools.product(framework.VARIANTS, sorted(rows.rate.unique()), SETS):
+        f1 = scores(rows, variant, rate)[on]
+        names = ", ".join(TITLES[name] for name in itertools.compress(COMPONENTS, on)) or "none"
+        row = {"variant": variant, "noise rate (%)": 100 * rate, "components on": names}
+        lines.append(row | mean_with_interval(f1, "F1") | {"sets": len(f1)})
     return pd.DataFrame(lines)
 
 
@@ -93,16 +89,13 @@ def shapley_values(f1: pd.DataFrame) -> pd.DataFrame:
     phi_i = sum over sets S without i of |S|! (2 - |S|)! / 3! (v(S with i) - v(S)) (Shapley 1953): the mean gain of
     switching i on, over all orders of switching on. ``f1`` is the table of :func:`scores`.
     """
-    values = {}
+    values = pd.DataFrame(0.0, f1.index, COMPONENTS)
     for i, name in enumerate(COMPONENTS):
-        value = 0.0
         for without in (on for on in SETS if not on[i]):
-            with_it = (*without[:i], True, *without[i + 1 :])
-            size = sum(without)
+            with_it, size = (*without[:i], True, *without[i + 1 :]), sum(without)
             weight = math.factorial(size) * math.factorial(2 - size) / math.factorial(3)
-            value = value + weight * (f1[with_it] - f1[without])
-        values[name] = value
-    return pd.DataFrame(values)
+            values[name] += weight * (f1[with_it] - f1[without])
+    return values
 
 
 def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -120,16 +113,17 @@ def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         means = stats.resampled_means(values, seeds.generator(root_seed, "4.3", variant, rate), resamples)
         shares = 100 * means / means.sum(1, keepdims=True)
         largest = np.bincount(means.argmax(1), minlength=len(COMPONENTS)) / resamples
-        for i, name in enumerate(COMPONENTS):
-            row = {"variant": variant, "noise rate (%)": 100 * rate, "component": TITLES[name]}
-            row |= mean_with_interval(values[name], "Shapley value (F1)")
-            row |= {"share of gain, paper (%)": printed[f"S4.3.share_{IN_LEDGER[name]}"]}
+        for i, (name, title) in enumerate(TITLES.items()):
             share = "none: the sign of the gain is open"
             if settled:
                 low, high = np.percentile(shares[:, i], [2.5, 97.5])
                 share = f"{100 * values[name].mean() / gain.mean():.0f} [{low:.0f}, {high:.0f}]"
-            row |= {"share of gain (%)": share, "P(largest)": largest[i]} | total
-            lines.append(row | {"gain settled": settled, "sets": len(values)})
+            lines.append(
+                {"variant": variant, "noise rate (%)": 100 * rate, "component": title}
+                | mean_with_interval(values[name], "Shapley value (F1)")
+                | {"share of gain, paper (%)": printed[f"S4.3.share_{IN_LEDGER[name]}"], "share of gain (%)": share}
+                | {"P(largest)": largest[i], **total, "gain settled": settled, "sets": len(values)}
+            )
     return pd.DataFrame(lines)
 
 
@@ -150,22 +144,22 @@ def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[State
         raws = [raw | dict(zip(COMPONENTS, on, strict=True)) for on in dict.fromkeys(sets)]
         return {"table": "cells", "row": row, "raw": raws}
 
-    statements = [
-        ledger.judge_level(f"T3.{key}.f1", f1[on], f1[FULL], **where(f"paper, {name}", on, FULL))
-        for on, (name, key) in ROWS.items()
-    ]
     lost = {name: f1[FULL] - f1[on] for on, (name, _) in ROWS.items() if on != FULL}
-    statements.append(ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)))
-    how = {"side": "greater", "table": "contributions", "raw": raw}
-    for name, title in TITLES.items():
-        shown = f"{share['share of gain (%)'][title]}; total gain {phi.sum(axis=1).mean():+.3f} F1"
-        claim_id = f"S4.3.share_{IN_LEDGER[name]}"
-        statements.append(ledger.judge(claim_id, phi[name], row=f"paper, {title}", shown=shown, **how))
+    how, gain = {"side": "greater", "table": "contributions", "raw": raw}, phi.sum(axis=1).mean()
+    shown = {name: f"{share['share of gain (%)'][title]}; total gain {gain:+.3f} F1" for name, title in TITLES.items()}
     f, w, r = (phi[name] for name in COMPONENTS)
     most = {"weighting over regularisation": w - r, "weighting over feature extraction": w - f}
     via = {"weighting": w, "regularisation": r, "both over feature extraction": w + r - f}
     return [
-        *statements,
+        *(
+            ledger.judge_level(f"T3.{key}.f1", f1[on], f1[FULL], **where(f"paper, {name}", on, FULL))
+            for on, (name, key) in ROWS.items()
+        ),
+        ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)),
+        *(
+            ledger.judge(f"S4.3.share_{key}", phi[name], row=f"paper, {TITLES[name]}", shown=shown[name], **how)
+            for name, key in IN_LEDGER.items()
+        ),
         ledger.judge_all("S4.3.aw_most", most, row="paper", **how),
         ledger.judge("S4.3.reg_over_fe", r - f, row="paper", **how),
         ledger.judge_all("S6.via", via, row="paper", **how),
