@@ -151,7 +151,7 @@ def cost(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def auroc_figure(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
-    """Left the mean AUROC by rate, a line a score, free ones dashed; right the paired difference to the loss's."""
+    """Left the mean AUROC by rate, a line a score; right the paired difference to the loss's."""
     left = table.assign(value=table.AUROC, low=np.nan, high=np.nan, panel="AUROC: which score finds the wrong labels?")
     right = difference[difference.score != VALIDATION].assign(panel="AUROC less the loss's: is it better?")
     right = right.rename(columns=lambda name: name.replace("AUROC difference", "value").removeprefix("value "))
@@ -159,8 +159,7 @@ def auroc_figure(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
     both = pd.concat([left, right])
     both = both[both.score.map(rates) == rates.max()]  # not those of a single rate
     words = {"title": "Finding flipped labels", "xlabel": RATE, "ylabel": "AUROC"}
-    how = {"panel": "panel", "sharey": False, "horizontal": {}, "dashed": FREE}
-    figure = plots.curves(both, RATE, "value", by="score", **how, **words)
+    figure = plots.curves(both, RATE, "value", by="score", panel="panel", sharey=False, horizontal={}, **words)
     figure.axes[1].axhline(0, color="black", linewidth=0.8)
     return figure
 

@@ -1,26 +1,30 @@
-"""Plotters for all sections: intervals in rows, curves with intervals, points, a heat map, strips of images.
+"""Plotters for all sections: intervals in rows, curves with intervals, a heat map, stacked bars, strips of images.
 
 A table gives what is drawn: a value and its limits (``<value> low``, ``<value> high``, else ``low`` and ``high``).
 Titles state the finding or the question, colours and markers tell groups apart also in grey, references (zero, the
 paper's figure) are thin lines with a word beside them.
 """
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+
+from datalab.sections.trial import ends
 
 GREY = "#555555"
 MARKERS = "osD^vP*Xh"
 LINES = ("-", "--", "-.", ":")
-DOTTED = (0, (2, 2))
+REFERENCE = {  # a thin line's look by whether a word stands beside it
+    True: {"color": GREY, "linewidth": 0.8, "linestyle": (0, (2, 2))},
+    False: {"color": "black", "linewidth": 0.8, "linestyle": "-"},
+}
 
 
 def look(i: int) -> dict[str, Any]:
@@ -58,55 +62,36 @@ def intervals(
     xlabel: str,
     by: str | None = None,
     panel: str | None = None,
-    panel_title: str = "{}",
     panel_row: str | None = None,
-    by_title: str = "{}",
-    paper: Mapping[str, float] | str | None = None,
-    marked: Collection[str] = (),
+    paper: str | None = None,
     reference: float | str | None = 0.0,
 ) -> Figure:
     """A row per ``label``: value and interval, side by side for each group of ``by``; a panel per ``panel``.
 
-    ``panel_row`` lays the panels out in rows, by a second column; ``panel_title`` is filled with both. ``paper`` maps
-    labels to the figure the paper prints, drawn as a tick, or is the column that holds it; ``marked`` labels have
-    diamonds. ``reference`` is a thin vertical line, or the column that holds its place.
+    ``panel_row`` lays the panels out in rows, by a second column. ``paper`` is the column of what the paper prints,
+    drawn as a tick. ``reference`` is a thin vertical line, or the column that holds its place.
     """
-    keys = [""] if panel is None else list(dict.fromkeys(table[panel]))
-    row_keys = [""] if panel_row is None else list(dict.fromkeys(table[panel_row]))
-    names = list(dict.fromkeys(table[label]))
-    groups = [None] if by is None else list(dict.fromkeys(table[by]))
-    width = 3 + (4.4 if panel is None else 2.6 * len(keys))
-    height = (0.34 * len(names) * max(1, len(groups) / 2) + 1.7) * len(row_keys)
-    figure, axes = plt.subplots(
-        len(row_keys),
-        len(keys),
-        figsize=(width, height),
-        sharex="row" if panel_row else False,
-        sharey=True,
-        squeeze=False,
+    names, groups = list(dict.fromkeys(table[label])), _groups(table, by)
+    height = 0.34 * len(names) * max(1, len(groups) / 2) + 1.7
+    share = "row" if panel_row else False
+    grid = sns.FacetGrid(
+        table, col=panel, row=panel_row, sharex=share, height=height, aspect=(4 if panel else 8) / height
     )
-    for place, (row_key, key) in zip(axes.flat, itertools.product(row_keys, keys), strict=True):
-        part = table if panel is None else table[table[panel] == key]
-        part = part if panel_row is None else part[part[panel_row] == row_key]
-        for i, group in enumerate(groups):
-            rows = part if by is None else part[part[by] == group]
-            y = np.array([names.index(name) for name in rows[label]]) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
-            style = look(i) | {"linestyle": "none", "label": by_title.format(group)}
-            place.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
-            is_marked = rows[label].isin(marked).to_numpy()
-            place.plot(rows[value][is_marked], y[is_marked], "D", markersize=7, color="C1", zorder=4)
-        ticks = dict(zip(part[label], part[paper], strict=True)) if isinstance(paper, str) else paper
-        for name, printed in (ticks or {}).items():
-            if name in names:
-                place.plot(printed, names.index(name), "|", markersize=16, color="black", markeredgewidth=1)
+    for (row, column, _), part in grid.facet_data():
+        axes = grid.axes[row, column]
+        for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
+            y = rows[label].map(names.index) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
+            style = look(i) | {"linestyle": "none", "label": word}
+            axes.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
+        if paper:
+            axes.plot(part[paper], part[label].map(names.index), "|", markersize=16, color="black", markeredgewidth=1)
         if reference is not None:
             level = part[reference].iloc[0] if isinstance(reference, str) else reference
-            place.axvline(level, color="black", linewidth=0.8)
-        place.set(xlabel=xlabel, title=panel_title.format(key, row_key) if panel else "")
-    axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].invert_yaxis()
-    _finish(figure, axes.ravel(), title, legend=by is not None)
-    return figure
+            axes.axvline(level, color="black", linewidth=0.8)
+        axes.set(xlabel=xlabel)
+    grid.axes[0, 0].set_yticks(range(len(names)), names)
+    grid.axes[0, 0].invert_yaxis()
+    return _finished(grid, title, panel, panel_row)
 
 
 def curves(
@@ -119,78 +104,75 @@ def curves(
     ylabel: str,
     by: str | None = None,
     panel: str | None = None,
-    panel_title: str = "{}",
     band: bool = False,
     thin: pd.DataFrame | None = None,
-    thin_by: str = "dataset",
     sharey: bool = True,
-    horizontal: Mapping[str, float] | None = None,
-    vertical: Mapping[str, float] | None = None,
-    dashed: Collection[str] | None = None,
+    horizontal: Mapping[str, float] = MappingProxyType({"": 0.0}),
+    vertical: Mapping[str, float] = MappingProxyType({}),
     logx: bool = False,
-    legend: bool = True,
 ) -> Figure:
     """A line per group of ``by`` over ``x``, with bars (or a ``band``) for its interval; a panel per ``panel``.
 
-    ``thin`` has the same columns, drawn as thin grey lines, one a ``thin_by``. ``horizontal`` and ``vertical`` map a
-    word to the place of a thin dotted line ("" for none); without ``horizontal`` zero is drawn, with ``{}`` nothing.
-    Words of x are drawn at even steps. ``dashed`` groups are drawn so, then, and all others as whole lines.
+    ``thin`` has the same columns, drawn as thin grey lines, one a ``dataset``. ``horizontal`` and ``vertical`` map a
+    word to the place of a thin dotted line ("": a whole one without a word). Words of x are drawn at even steps.
     """
-    parts = [("", table)] if panel is None else list(table.groupby(panel, sort=False))
-    groups = [None] if by is None else list(dict.fromkeys(table[by]))
-    size = (7.2 if panel is None else 2 + 3.1 * len(parts), 4.2)
-    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=sharey, squeeze=False)
     words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
-    width = np.ptp(range(len(words)) if words else table[x].to_numpy(dtype=float))
-    for place, (key, part) in zip(axes[0], parts, strict=True):
-        for _, line in thin.groupby(thin_by, sort=False) if thin is not None else ():
-            place.plot(line[x], line[value], color="#bbbbbb", linewidth=0.7, linestyle="-", zorder=1)
-        for i, group in enumerate(groups):
-            rows = part if by is None else part[part[by] == group]
-            at = np.array([words.index(word) for word in rows[x]] if words else rows[x], dtype=float)
+    table = table.assign(at=table[x].map(words.index) if words else table[x])
+    groups, width = _groups(table, by), np.ptp(table["at"])
+    grid = sns.FacetGrid(table, col=panel, sharey=sharey, height=4.2, aspect=0.9 if panel else 1.7)
+    for (_, column, _), part in grid.facet_data():
+        axes = grid.axes[0, column]
+        for _, line in thin.groupby("dataset") if thin is not None else ():
+            axes.plot(line[x], line[value], color="#bbbbbb", linewidth=0.7, linestyle="-", zorder=1)
+        for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
             shift = 0.012 * (i - (len(groups) - 1) / 2)
-            at = at * (1 + shift) if logx else at + shift * width * (not band)
-            style = look(i) if dashed is None else look(i) | {"linestyle": "--" if group in dashed else "-"}
-            _line(place, at, rows, value, group, band, style)
-        for word, level in ({"": 0.0} if horizontal is None else horizontal).items():
-            _reference(place.axhline, place, word, level, (0.99, level), ("axes fraction", "data"), "right")
-        for word, level in (vertical or {}).items():
-            _reference(place.axvline, place, word, level, (level, 0.97), ("data", "axes fraction"), "left")
-        place.set(xlabel=xlabel, title=panel_title.format(key) if panel else "")
-        if logx:
-            place.set_xscale("log")
+            at = rows["at"] * (1 + shift) if logx else rows["at"] + shift * width * (not band)
+            axes.plot(at, rows[value], label=word, markersize=5, linewidth=1.3, zorder=3, **look(i))
+            if band:
+                axes.fill_between(at, *limits(rows, value), alpha=0.2, linewidth=0, color=look(i)["color"], zorder=2)
+            else:
+                axes.errorbar(at, rows[value], error(rows, value), color=look(i)["color"], fmt="none", capsize=2)
+        for word, level in horizontal.items():
+            axes.axhline(level, **REFERENCE[bool(word)])
+            axes.text(0.99, level, word, transform=axes.get_yaxis_transform(), color=GREY, ha="right", va="bottom")
+        for word, level in vertical.items():
+            axes.axvline(level, **REFERENCE[bool(word)])
+            axes.text(level, 0.97, f" {word}", transform=axes.get_xaxis_transform(), color=GREY, va="top")
+        axes.set(xlabel=xlabel, xscale="log" if logx else "linear")
         if words:
-            place.set_xticks(range(len(words)), words)
-    axes[0][0].set_ylabel(ylabel)
-    _finish(figure, axes[0], title, legend=legend and by is not None)
+            axes.set_xticks(range(len(words)), words)
+    grid.axes[0, 0].set_ylabel(ylabel)
+    return _finished(grid, title, panel)
+
+
+def _groups(table: pd.DataFrame, by: str | None, names: Collection[str] = ()) -> dict[str, pd.DataFrame]:
+    """The rows of every group, in order of appearance or that of ``names``, under the group's name in the legend."""
+    if by is None:
+        return {"": table}
+    parts = {key if isinstance(key, str) else f"{by} {key:g}": part for key, part in table.groupby(by, sort=False)}
+    return {name: parts.get(name, table[:0]) for name in names or parts}
+
+
+def _finished(grid: sns.FacetGrid, title: str, *panels: str | None) -> Figure:
+    """Panels by their word, or by their column and number; one title over them, and one legend under them."""
+    parts = []
+    for name, column in zip(("col", "row"), panels, strict=False):
+        if column is not None:
+            numbers = pd.api.types.is_numeric_dtype(grid.data[column])
+            parts.append(f"{{{name}_var}} {{{name}_name:.3g}}" if numbers else f"{{{name}_name}}")
+    if parts:
+        grid.set_titles(", ".join(parts))
+    figure, (handles, labels) = grid.figure, grid.axes[0, 0].get_legend_handles_labels()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.tight_layout()
+    if any(labels):
+        below = {
+            "loc": "upper center",
+            "ncols": min(4, len(labels)),
+            "bbox_to_anchor": (0.5, 0.1 / figure.get_figheight()),
+        }
+        figure.legend(handles, labels, **below)
     return figure
-
-
-def _line(
-    place: Axes, at: np.ndarray, rows: pd.DataFrame, value: str, label: Any, band: bool, style: dict[str, Any]
-) -> None:
-    if band:
-        low, high = limits(rows, value)
-        place.fill_between(at, low, high, alpha=0.2, linewidth=0, color=style["color"], zorder=2)
-        place.plot(at, rows[value], label=label, markersize=5, zorder=3, **style)
-    else:
-        place.errorbar(
-            at, rows[value], yerr=error(rows, value), label=label, capsize=2, markersize=5, linewidth=1.3, **style
-        )
-
-
-def _reference(draw: Any, place: Axes, word: str, level: float, at: tuple, coords: tuple, side: str) -> None:
-    draw(level, color="black" if not word else GREY, linewidth=0.8, linestyle="-" if not word else DOTTED)
-    if word:
-        place.annotate(
-            f" {word} ",
-            at,
-            xycoords=coords,
-            color=GREY,
-            ha=side,
-            va="bottom" if side == "right" else "top",
-            fontsize=10,
-        )
 
 
 _BEYOND = 4  # where "always" and "never" are drawn, in points beyond the rates studied
@@ -213,53 +195,15 @@ def name_ends(axis: Axis, crossovers: pd.DataFrame) -> None:
     axis.set_ticks([-_BEYOND, *rates, top + _BEYOND], ["always", *map(str, rates), "never"])
 
 
-def scatter(table: pd.DataFrame, x: str, y: str, panel: str, *, title: str, label: str, unit: float = 1.0) -> Figure:
-    """Predicted (``y``) against true (``x``), both times ``unit``: a panel per ``panel``, with the line of equality.
-
-    Both axes are logarithmic beyond +-1, so that signs and sizes are seen; ``label`` says what they are, with its unit.
-    """
-    parts = list(table.groupby(panel, sort=False))
-    figure, axes = plt.subplots(1, len(parts), figsize=(3.1 * len(parts), 3.5), sharex=True, sharey=True, squeeze=False)
-    for place, (name, part) in zip(axes[0], parts, strict=True):
-        place.scatter(unit * part[x], unit * part[y], s=16, color="C0")
-        place.axline((-1, -1), (1, 1), color=GREY, linewidth=0.8, linestyle="-")
-        place.set(xscale="symlog", yscale="symlog", xlabel=f"true {label}", title=name)
-    axes[0][0].set_ylabel(f"predicted {label}")
-    _finish(figure, axes[0], title, legend=False)
-    return figure
-
-
-def heat(
-    wide: pd.DataFrame,
-    *,
-    title: str,
-    xlabel: str = "",
-    ylabel: str = "",
-    text: pd.DataFrame | None = None,
-    bar: str | None = None,
-    diverging: bool = True,
-    figsize: tuple[float, float] | None = None,
-) -> Figure:
-    """A matrix with its numbers (or ``text``) in its cells; ``diverging`` colours are centred on 0, else grey is drawn.
-
-    ``bar`` labels the colour bar; None leaves it out.
-    """
-    figure, axes = plt.subplots(figsize=figsize or (2.6 + 0.9 * wide.shape[1], 0.42 * len(wide) + 1.6))
+def heat(wide: pd.DataFrame, *, title: str, bar: str, xlabel: str = "", text: pd.DataFrame | None = None) -> Figure:
+    """A matrix with its numbers (or ``text``) in its cells, in colours centred on 0 whose bar is labelled ``bar``."""
+    figure, axes = plt.subplots(figsize=(2.6 + 0.9 * wide.shape[1], 0.42 * len(wide) + 1.6))
+    cells = {"annot": True, "fmt": ".2f"} if text is None else {"annot": text, "fmt": ""}
     limit = float(np.nanmax(np.abs(wide.to_numpy(dtype=float))))
-    colours = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit} if diverging else {"cmap": "Greys", "vmin": 0}
-    sns.heatmap(
-        wide,
-        annot=True if text is None else text,
-        fmt=".2f" if text is None else "",
-        ax=axes,
-        linewidths=0.5,
-        cbar=bar is not None,
-        cbar_kws={"label": bar} if bar else None,
-        annot_kws={"size": 9},
-        **(colours if diverging else colours | {"vmax": 3 * limit}),
-    )
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.set_yticklabels(axes.get_yticklabels(), rotation=0)
+    colours = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "cbar_kws": {"label": bar}}
+    sns.heatmap(wide, ax=axes, linewidths=0.5, annot_kws={"size": 9}, **cells, **colours)
+    axes.set(xlabel=xlabel, ylabel="", title=title)
+    axes.tick_params(axis="y", rotation=0)
     axes.grid(False)
     return figure
 
@@ -310,38 +254,27 @@ def stacked(
     return figure
 
 
-def images(strips: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
-    """Small grey pictures, a strip a word: ``pixels`` in rows of ``width``, each under its label as ``observed``.
+def images(examples: pd.DataFrame, score: str, *, title: str, by: str | None = None) -> Figure:
+    """Small grey pictures of the highest and of the lowest ``score``, two strips for each group of ``by``.
 
-    Bold: the label was flipped, the ``clean`` one in brackets. :func:`datalab.sections.pictures.strips` makes strips.
+    Examples are those of :func:`datalab.sections.trial.labelled_examples`: each is shown under its label as
+    ``observed``; bold: the label was flipped, the ``clean`` one in brackets.
     """
-    columns = max(len(examples) for examples in strips.values())
+    strips = {}
+    for name, part in _groups(examples, by).items():
+        order = ends(part[score])
+        strips[f"{name}\nhighest"], strips[f"{name}\nlowest"] = (part.iloc[at] for at in np.split(order, 2))
+    columns = max(map(len, strips.values()))
     size = (0.95 * columns, 1.75 * len(strips))
     figure, axes = plt.subplots(len(strips), columns, figsize=size, squeeze=False)
-    for row, (word, examples) in zip(axes, strips.items(), strict=True):
-        row[0].set_ylabel(word, fontsize=10)
-        for place, example in zip(row, examples.itertuples(), strict=True):
+    for row, (word, strip) in zip(axes, strips.items(), strict=True):
+        row[0].set_ylabel(word.strip(), fontsize=10)
+        for place, example in zip(row, strip.itertuples(), strict=True):
             place.imshow(np.reshape(example.pixels, (-1, int(example.width))), cmap="gray_r", interpolation="nearest")
             flipped = example.observed != example.clean
             caption = f"{example.observed} ({example.clean})" if flipped else example.observed
-            weight = "bold" if flipped else "normal"
             place.set(xticks=[], yticks=[])
-            place.set_title(caption, fontsize=11, loc="center", fontweight=weight)
+            place.set_title(caption, fontsize=11, loc="center", fontweight="bold" if flipped else "normal")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout()
     return figure
-
-
-def _finish(figure: Figure, axes: Sequence[Axes], title: str, legend: bool) -> None:
-    """The title over all panels, one legend under them."""
-    if len(axes) == 1:
-        axes[0].set_title(title)
-    else:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    figure.tight_layout()
-    if legend:
-        handles, labels = axes[0].get_legend_handles_labels()
-        height = figure.get_figheight()
-        figure.legend(
-            handles, labels, loc="upper center", ncols=min(4, len(labels)), bbox_to_anchor=(0.5, 0.1 / height)
-        )

@@ -19,11 +19,11 @@ from datalab.influence.damping import damping_path, lds_path, relative_damping
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, pictures
+from datalab.sections import compare
 from datalab.sections.compare import mean_with_interval
 from datalab.sections.flipped_labels import exact_if_small
 from datalab.sections.parameters import Count, Datasets, RatesAbove0, TrialParameters, estimated
-from datalab.sections.trial import Trial
+from datalab.sections.trial import Trial, labelled_examples
 from datalab.sweep import Task
 from datalab.training import fit_many, protocol_recipe
 
@@ -146,7 +146,7 @@ def picture_task(rate: float, **of: Any) -> Rows:
         estimator = EKFAC(stack.model(0), l2=l2).fit(x, y)
     scores = estimator.self_influence(x, y).double().cpu().numpy()
     path = damping_path(estimator, PATH, x, y, flipped=observed != p.y_train).to_dict("records")
-    examples = pictures.labelled_examples(p, observed, {"score": scores})
+    examples = labelled_examples(p, observed, {"score": scores})
     kinds = (("example", examples), ("damping", path))
     return [{"dataset": trial.dataset, "kind": kind} | row for kind, rows in kinds for row in rows]
 

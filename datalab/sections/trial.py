@@ -5,14 +5,14 @@ cross-validated probabilities, the models of its arms, and their scores on the c
 all of them are trained as one stack: ``observed`` is (rates, n), and what comes back leads with the rates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 from datalab import correction, data, framework, metrics, models, noise, pruning, seeds
@@ -284,3 +284,29 @@ def seen_in_weights(w: torch.Tensor, trial: Trial, rate: int) -> dict[str, float
 def auroc(w: torch.Tensor, clean: NDArray[np.bool_]) -> float:
     """The chance that a clean example outweighs a flipped one; nan where no label is flipped."""
     return float("nan") if clean.all() else float(roc_auc_score(clean, w.cpu().numpy()))
+
+
+def ends(scores: ArrayLike, shown: int = 10) -> NDArray[np.int64]:
+    """The places of the highest scores (n,), highest first, then those of as many lowest, lowest first."""
+    order = np.argsort(np.asarray(scores), kind="stable")
+    return np.concatenate([order[::-1][:shown], order[:shown]])
+
+
+def labelled_examples(
+    prepared: data.Prepared, observed: NDArray, values: Mapping[str, NDArray]
+) -> list[dict[str, Any]]:
+    """A row a training example: both labels by name, ``values`` (n,) by name, and the pixels at the ends of the first.
+
+    ``observed`` (n,) are the labels as a model saw them. ``pixels`` lie flat, row by row of ``width``; None inside.
+    """
+    shown = ends(next(iter(values.values())))
+    pixels = data.load(prepared.name).features.iloc[prepared.train_ids[shown]].to_numpy(dtype=np.float64)
+    width = data.REGISTRY[prepared.name].grid[2]
+    pictures = {int(i): {"pixels": image.tolist(), "width": width} for i, image in zip(shown, pixels, strict=True)}
+    names = np.asarray(prepared.class_names)
+    return [
+        {"example": i, "observed": str(names[observed[i]]), "clean": str(names[prepared.y_train[i]])}
+        | {name: float(value[i]) for name, value in values.items()}
+        | pictures.get(i, {"pixels": None, "width": None})
+        for i in range(len(observed))
+    ]

@@ -15,7 +15,7 @@ from datalab.influence.estimator import quiet
 from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
-from datalab.sections import flipped_labels, pictures
+from datalab.sections import flipped_labels, trial
 from datalab.sections import s2_influence_functions as s2
 from datalab.sections.trial import Trial
 from datalab.training import Recipe, cosine, fit_many, protocol_recipe
@@ -50,9 +50,9 @@ def test_a_picture_has_its_pixels_and_the_path_its_own_damping():
     rows = pd.DataFrame(s2.picture_task(0.2, dataset="digits", **HERE))
     examples, path = s2.of_kind(rows, "example"), s2.of_kind(rows, "damping")
     assert (examples.observed != examples.clean).mean() == pytest.approx(0.2, abs=0.04)  # rounded in each class
-    strips = pictures.strips(examples, "score")
-    assert strips["highest"].score.min() >= examples.score.quantile(0.9) >= strips["lowest"].score.max()
-    assert all(len(image) == 64 for strip in strips.values() for image in strip.pixels)
+    highest, lowest = np.split(examples.iloc[trial.ends(examples.score)], 2)
+    assert highest.score.min() >= examples.score.quantile(0.9) >= lowest.score.max()
+    assert all(len(image) == 64 for image in [*highest.pixels, *lowest.pixels])
     assert path.damping.is_monotonic_increasing
     assert path.loc[path.own.astype(bool), "spearman"].item() == pytest.approx(1)
 
