@@ -19,7 +19,6 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, plots, trial
 from datalab.sections.parameters import Architectures, TrainingParameters, estimated, per_set_and_seed
-from datalab.sections.sentences import standing
 from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
 
@@ -236,11 +235,6 @@ def curves(rows: pd.DataFrame) -> Figure:
         paper = [printed[f"T2.{name.lower()}.{column}"] for name in NAMES]
         place.plot(range(len(NAMES)), paper, line, color="#888888", linewidth=0.9)
     return figure
-
-
-def which_way(trends: pd.DataFrame, draw: str) -> str:
-    """Whose F1 is shown to rise or fall with the level, for one draw."""
-    return f"F1 gained per influence level, {draw}. {standing(trends[trends.draw == draw], 'slope', 'method', 4)}"
 
 
 def variance_sentence(variance: pd.DataFrame) -> str:

@@ -16,7 +16,6 @@ from datalab.record import Statement
 from datalab.sections.arms import COMPONENTS
 from datalab.sections.compare import and_papers, cell_text, mean_with_interval, tests, with_correction
 from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
-from datalab.sections.sentences import standing
 
 __all__ = ["Parameters", "estimate", "tasks"]
 
@@ -125,12 +124,6 @@ def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
                 | {"P(largest)": largest[i], **total, "gain settled": settled, "sets": len(values)}
             )
     return pd.DataFrame(lines)
-
-
-def removals(cells: pd.DataFrame, variant: str) -> str:
-    """Which removals help a variant (ahead of the full model), and which hurt it."""
-    part = cells[(cells.variant == variant) & cells["Delta vs Full"].notna()]
-    return f"Removing from `{variant}`, less the full model. {standing(part, 'Delta vs Full', 'configuration')}"
 
 
 def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[Statement]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import pydantic
-import seaborn as sns
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from datalab import correction, ledger, models, pruning
@@ -20,13 +20,11 @@ from datalab.record import Statement
 from datalab.record.parameters import SectionParameters
 from datalab.sections import compare, plots, trial
 from datalab.sections.parameters import Architectures, Count, Datasets, estimated
-from datalab.sections.sentences import standing
 from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import peak_memory, timed
 from datalab.training import Recipe, protocol_recipe
 
-METHODS = ("vanilla", "influence", "random", "label_noise", *DATALAB.values())
 VALIDATION = 400  # rows that no arm uses: nothing is tuned here
 GAIN = "Relative Gain (%)"
 
@@ -210,30 +208,20 @@ def growth(rows: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"dataset": "data set"})
 
 
-def cost_figure(cost: pd.DataFrame) -> sns.FacetGrid:
+def cost_figure(cost: pd.DataFrame) -> Figure:
     """Seconds and memory of scoring by training size; dotted: seconds in proportion to n."""
-    titles = {"seconds": "Time to score them (s)", "memory (MB)": "Memory of its tensors, beyond the data (MB)"}
-    long = cost.assign(line=cost.dataset + ", " + cost.architecture).melt(["line", "n"], list(titles), "measure")
-    how = {"kind": "line", "style": "line", "markers": True, "height": 3.6, "aspect": 1.3}
-    grid = sns.relplot(
-        long, x="n", y="value", hue="line", col="measure", facet_kws={"sharey": False, "legend_out": True}, **how
-    )
-    grid.set(xscale="log", xlabel="training examples", ylabel="")
-    seconds, memory = grid.axes.flat
+    names = {"seconds": "Time to score them (s)", "memory (MB)": "Memory of its tensors, beyond the data (MB)"}
+    lines = cost.assign(line=cost.dataset + ", " + cost.architecture, low=np.nan, high=np.nan).rename(columns=names)
+    long = plots.long_form(lines, list(names.values()), ["line", "n"], "measure")
+    words = {"title": "What does scoring a training set cost?", "xlabel": "training examples", "ylabel": ""}
+    how = {"by": "line", "panel": "measure", "sharey": False, "logx": True, "horizontal": {}}
+    figure = plots.curves(long, "n", "value", **how, **words)
+    seconds, memory = figure.axes
     memory.set_ylim(bottom=0)
     seconds.set_yscale("log")
     ends = np.array([cost.n.min(), cost.n.max()])
-    seconds.plot(ends, cost.seconds.max() * ends / ends[1], color=plots.GREY, linewidth=0.9, linestyle=plots.DOTTED)
-    for axes, title in zip((seconds, memory), titles.values(), strict=True):
-        axes.set_title(title)
-    grid.legend.set_title("")
-    return grid
-
-
-def gain_sentence(table: pd.DataFrame) -> str:
-    """At which sizes each variant is shown to gain."""
-    standings = {name: standing(part, GAIN, "Training Size", 1) for name, part in table.groupby("variant", sort=False)}
-    return "\n\n".join(f"Relative gain in %, {name}. {of_sizes}" for name, of_sizes in standings.items())
+    seconds.plot(ends, cost.seconds.max() * ends / ends[1], **plots.REFERENCE[True])
+    return figure
 
 
 def cost_sentence(growth: pd.DataFrame, cost: pd.DataFrame) -> str:

@@ -138,12 +138,6 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([row(*key) for key in keys])
 
 
-def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
-    """Table 4.5 with the paper's rows and columns, for one variant: ours [95 % interval]; paper's."""
-    count = {"n (data sets)": lambda part: int(part.sets.iloc[0])}
-    return compare.paper_shape(cells[cells.variant == variant], "component", "measure", decimals=1, **count)
-
-
 def times(rows: pd.DataFrame) -> pd.DataFrame:
     """The medians behind the ratios: milliseconds for 50 steps of training and for one pass over the test set, KiB."""
 
