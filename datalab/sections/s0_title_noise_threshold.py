@@ -47,7 +47,7 @@ class Parameters(TrainingParameters):
 
     @pydantic.model_validator(mode="after")
     def _primary_cell_is_run(self) -> "Parameters":
-        for needed, name in zip(PRIMARY.values(), ("architectures", "noise_kinds", "keep_fractions"), strict=True):
+        for name, needed in zip(("architectures", "noise_kinds", "keep_fractions"), PRIMARY.values(), strict=True):
             if needed not in getattr(self, name):
                 raise ValueError(f"{name} must include {needed!r}, where the title's verdict is read")
         return self
@@ -55,17 +55,15 @@ class Parameters(TrainingParameters):
     @property
     def needs(self) -> tuple[str, ...]:
         """The data sets that must be on disk."""
-        return tuple(dict.fromkeys((*self.datasets, *((HUMAN_DATASET,) if self.human_noise else ()))))
-
-
-# --- what is run ------------------------------------------------------------------------------------------------------
+        human = (HUMAN_DATASET,) if self.human_noise else ()
+        return tuple(dict.fromkeys(self.datasets + human))
 
 
 def tasks(p: Parameters) -> list[Task]:
     """Every task of the section, data set by data set, so that prepared data is reused while it is at hand."""
-    mlp, symmetric, keep = (protocol().primary_cell[name] for name in SETTING)
+    mlp, symmetric, keep = PRIMARY.values()
     # Noise kinds agree at rate 0, where nothing is flipped: only the symmetric tasks run it (see `complete`).
-    flipped = [rate for rate in p.noise_rates if rate > 0]
+    flipped, arms_flipped = ([rate for rate in rates if rate > 0] for rates in (p.noise_rates, p.arm_noise_rates))
     settings: list[tuple[str, str, Sequence, Sequence]] = []
     for architecture, kind in itertools.product(p.architectures, p.noise_kinds):
         if kind == symmetric:
@@ -73,7 +71,7 @@ def tasks(p: Parameters) -> list[Task]:
         elif kind == "pair":
             settings.append((architecture, kind, flipped, p.keep_fractions))
         elif architecture == mlp:
-            settings.append((mlp, kind, [rate for rate in p.arm_noise_rates if rate > 0], [keep]))
+            settings.append((mlp, kind, arms_flipped, [keep]))
     settings.append(("cnn", symmetric, p.arm_noise_rates, p.cnn_keep_fractions))
     settings = [setting for setting in settings if setting[2] and setting[3]]
     grid = [_task(p, *at, *setting) for at in itertools.product(p.datasets, range(p.seeds)) for setting in settings]
@@ -82,26 +80,24 @@ def tasks(p: Parameters) -> list[Task]:
     return grid
 
 
-# Seconds of a training step of one model, measured beside the MLP's (64 features, 10 classes); 15 % more for testing.
-_STEP = {name: 1.15 * share * machine_speed.REFERENCE for name, share in (("softmax", 0.35), ("mlp", 1), ("cnn", 1.7))}
+# A training step of one model beside the MLP's (64 features, 10 classes), as measured; 15 % more for testing.
+_STEP = {"softmax": 0.35 * 1.15, "mlp": 1.15, "cnn": 1.7 * 1.15}
 
 
 def _task(
     p: Parameters, dataset: str, seed: int, architecture: str, kind: str, rates: Sequence, keep: Sequence
 ) -> Task:
-    rule, primary = protocol(), protocol().primary_cell
-    at_primary = (architecture, kind) == (primary["architecture"], primary["noise"])
+    rule, at_primary = protocol(), (architecture, kind) == (PRIMARY["architecture"], PRIMARY["noise"])
     arms = [rate for rate in p.arm_noise_rates if at_primary and rate in p.noise_rates]
-    lengths = rule.reference["sensitivity_steps"] if arms else []
-    given = {"dataset": dataset, "architecture": architecture, "noise_kind": kind, "seed": seed}
-    given |= {"root_seed": p.root_seed, "rates": list(rates), "keep_fractions": list(keep), "caps": dict(p.caps)}
-    given |= {"encoder": p.encoder, "device": p.chosen_device, "arm_rates": arms, "reference_steps": list(lengths)}
+    lengths = list(rule.reference["sensitivity_steps"]) if arms else []
+    given = {"dataset": dataset, "architecture": architecture, "noise_kind": kind, "seed": seed} | p.of_trial
+    given |= {"rates": list(rates), "keep_fractions": list(keep), "arm_rates": arms, "reference_steps": lengths}
 
     references, steps = rule.reference["models"], rule.training["steps"]
     crossed = len(rates) * (2 + len(keep) * (1 + rule.random_subsets) + references)
     rivals = len(arms) * (len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS + len(lengths))
     trained = steps * (crossed + rivals) + len(arms) * references * sum(lengths)
-    cost = trained * _STEP[architecture] * max(1.0, p.caps["train"] / 1000) ** 0.1
+    cost = trained * _STEP[architecture] * machine_speed.REFERENCE * max(1.0, p.caps["train"] / 1000) ** 0.1
     return Task(f"{__name__}:run_task", given, cost, crossed + rivals + len(arms) * references * len(lengths))
 
 
@@ -109,31 +105,25 @@ estimate = estimated(tasks, lambda p: 0.6e9 + 160_000 * (p.caps["train"] + p.cap
 
 
 def run_task(
-    dataset: str,
-    architecture: str,
-    noise_kind: str,
-    seed: int,
-    root_seed: int,
     rates: Sequence[float | None],
     keep_fractions: Sequence[float],
-    caps: dict[str, int],
-    encoder: str,
-    device: str,
     arm_rates: Sequence[float],
     reference_steps: Sequence[int],
+    **of: Any,
 ) -> list[dict[str, Any]]:
     """A row per rate, method, keep fraction and draw of a random subset: ``macro_f1`` and ``accuracy`` on the test set.
 
-    Rates (None: labels as people gave them) and keep fractions are crossed. At ``arm_rates`` and the primary keep
-    fraction the protocol's rival scores are added, and reference models of ``reference_steps``. ``flipped_kept`` is the
-    share of flipped labels among the ``n_kept``.
+    ``of`` names the :class:`~datalab.sections.trial.Trial`. Rates (None: labels as people gave them) and keep fractions
+    are crossed. At ``arm_rates`` and the primary keep fraction the protocol's rival scores are added, and reference
+    models of ``reference_steps``. ``flipped_kept`` is the share of flipped labels among the ``n_kept``.
     """
-    trial = Trial(dataset, architecture, seed, root_seed, tuple(rates), caps, encoder, device, noise_kind)
+    trial = Trial(rates=tuple(rates), **of)
     clean, by_rate = trial.prepared.y_train, scores_by_rate(trial, arm_rates, reference_steps)
     rows, labels, kept = [], [], []
     for rate, observed, scores in zip(rates, trial.observed, by_rate, strict=True):
         realised = noise.realised_rate(clean, observed)
-        row = {"dataset": dataset, "architecture": architecture, "noise": noise_kind, "seed": seed}
+        row = {"dataset": trial.dataset, "architecture": trial.architecture}
+        row |= {"noise": trial.noise_kind, "seed": trial.seed}
         row |= {"rate": realised if rate is None else rate, "realised_rate": realised}
         for arm, mask in arms(trial, rate, observed, scores, keep_fractions):
             flipped = float(np.mean(observed[mask] != clean[mask]))
@@ -141,9 +131,6 @@ def run_task(
             labels.append(observed)
             kept.append(mask)
     return [row | scored for row, scored in zip(rows, train_and_test(trial, labels, kept), strict=True)]
-
-
-# --- from rows to d ---------------------------------------------------------------------------------------------------
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
@@ -184,9 +171,6 @@ def at_primary(d: pd.DataFrame) -> pd.DataFrame:
 def settings(d: pd.DataFrame) -> pd.DataFrame:
     """The part of :func:`differences` by the title's method under synthetic noise, in every setting."""
     return compare.rows_of_kind(d[d.noise != HUMAN], **TITLES)
-
-
-# --- tables: d by noise rate, and the rate at which it turns positive -------------------------------------------------
 
 
 def primary_table(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -314,9 +298,6 @@ def confirmation(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     seen = part.dataset.isin(protocol().pilot["datasets"])
     parts = pd.concat({"pilot": part[seen], "never seen": part[~seen], "all": part}, names=["data sets", None])
     return compare.crossovers(parts.reset_index("data sets"), "d_random", root_seed, ["data sets"])
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def title_verdict(primary: pd.DataFrame, crossover: pd.Series) -> TitleVerdict:

@@ -4,8 +4,10 @@ Simulated studies whose truth is known (:mod:`datalab.stats.simulation`, the sec
 here make them rates, each with its Monte Carlo interval (Wilson, 99 %).
 """
 
+import itertools
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import pydantic
 from scipy import stats as scipy_stats
@@ -15,7 +17,6 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.record.parameters import SectionParameters
 from datalab.sections.parameters import estimated
-from datalab.sections.sentences import listed
 from datalab.seeds import generator
 from datalab.stats import simulation
 from datalab.sweep import Task
@@ -24,6 +25,7 @@ MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
 LENIENT = 0.05  # the conventional level, shown beside the protocol's
 WORTH_A_POOL = 1000  # simulations: below, starting the processes takes longer than the studies
 CROSSOVER = {"truth": 0.15, "slope": 0.2, "unit_sd": 0.02, "seed_sd": 0.02, "resamples": 500, "seeds": 5}
+NEEDED = "difference found with 80 % power (F1)"
 
 QUANTITIES = {
     "mean": "mean difference (F1)",
@@ -79,41 +81,31 @@ class Parameters(SectionParameters):
         return protocol().statistics["sesoi"]["f1"]
 
 
-# --- what is run ------------------------------------------------------------------------------------------------------
-
-
 def tasks(p: Parameters) -> list[Task]:
     """Every simulated study of the section, the slowest first."""
-    many = {"simulations": p.simulations, "resamples": p.resamples, "root_seed": p.root_seed}
-    work = p.simulations / 4000 * p.resamples / 10_000  # the costs below were measured at these
-    few = max(20, p.simulations // 8)
-    grid = []
-    for shape in simulation.SHAPES:
-        for units in p.units:
-            given = {"shape": shape, "units": units, "alphas": p.levels[:2]} | many
-            grid.append(Task(f"{simulation.__name__}:calibration", given, cost=3.0 * work))
-    for shape in simulation.SHAPES[:2]:
-        for units in p.units:
-            given = {"shape": shape, "units": units, "rates": list(protocol().noise["rates"])} | CROSSOVER
-            given |= {"simulations": few, "root_seed": p.root_seed}
-            grid.append(Task(f"{simulation.__name__}:crossover_coverage", given, cost=0.002 * few))
-    for count in p.seed_counts:
-        for sd in p.seed_sds:
-            given = {"seeds": count, "seed_sd": sd, "effect": p.effect, "alphas": p.levels} | many
-            grid.append(Task(f"{simulation.__name__}:power", given, cost=1.0 * work))
-    for dependence in ("independent", "correlated"):
-        for true_effects in (0, max(1, p.benchmarks // 3)):
-            given = {"dependence": dependence, "true_effects": true_effects, "benchmarks": p.benchmarks}
-            given |= {"seeds": max(p.seed_counts), "simulations": p.simulations, "alphas": p.levels[:2]}
-            given |= {"root_seed": p.root_seed}
-            grid.append(Task(f"{simulation.__name__}:family", given, cost=0.1 * p.simulations / 4000))
-    return grid
+    shared = {"simulations": p.simulations, "root_seed": p.root_seed}
+    many = shared | {"resamples": p.resamples}
+    few = {"simulations": max(20, p.simulations // 8), "rates": list(protocol().noise["rates"])}
+    families = {"seeds": max(p.seed_counts), "benchmarks": p.benchmarks, "alphas": p.levels[:2]}
+    work = p.simulations / 4000  # the costs below were measured at as many, with 10,000 resamples
+    kinds = (
+        ("calibration", {"shape": simulation.SHAPES, "units": p.units},
+         many | {"alphas": p.levels[:2]}, 3.0 * work * p.resamples / 10_000),
+        ("crossover_coverage", {"shape": simulation.SHAPES[:2], "units": p.units},
+         shared | few | CROSSOVER, 0.002 * few["simulations"]),
+        ("power", {"seeds": p.seed_counts, "seed_sd": p.seed_sds},
+         many | {"effect": p.effect, "alphas": p.levels}, work * p.resamples / 10_000),
+        ("family", {"dependence": ("independent", "correlated"), "true_effects": (0, max(1, p.benchmarks // 3))},
+         shared | families, 0.1 * work),
+    )  # fmt: skip
+    return [
+        Task(f"{simulation.__name__}:{name}", dict(zip(varied, values, strict=True)) | given, cost)
+        for name, varied, given, cost in kinds
+        for values in itertools.product(*varied.values())
+    ]
 
 
 estimate = estimated(tasks, memory=0.5e9)
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def part(rows: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -128,19 +120,14 @@ def rated(rows: pd.DataFrame, promised: pd.Series | float, words: tuple[str, str
 
     ``words`` are the readings of a rate whose whole interval lies (below, above) the promise; otherwise "holds".
     """
-    frame = rows.copy()
-    promised = pd.Series(promised, index=frame.index)
-    limits = [
-        scipy_stats.binomtest(int(hits), int(total)).proportion_ci(MONTE_CARLO, method="wilson")
-        for hits, total in zip(frame["hits"], frame["simulations"], strict=True)
-    ]
-    frame["promised"] = 100 * promised
-    frame["rate"] = 100 * frame["hits"] / frame["simulations"]
-    frame["low"] = [100 * limit.low for limit in limits]
-    frame["high"] = [100 * limit.high for limit in limits]
-    below, above = frame["high"] < frame["promised"], frame["low"] > frame["promised"]
-    frame["reading"] = below.map({True: words[0], False: "holds"}).mask(above, words[1])
-    return frame.drop(columns=["hits"])
+    pairs = zip(rows.hits, rows.simulations, strict=True)
+    counts = [scipy_stats.binomtest(int(hits), int(total)) for hits, total in pairs]
+    limits = [count.proportion_ci(MONTE_CARLO, method="wilson") for count in counts]
+    rates = {"promised": 100 * promised, "rate": 100 * rows.hits / rows.simulations}
+    rates |= {end: [100 * getattr(limit, end) for limit in limits] for end in ("low", "high")}
+    frame = rows.drop(columns="hits").assign(**rates)
+    below, above = frame.high < frame.promised, frame.low > frame.promised
+    return frame.assign(reading=np.select([below, above], words, "holds"))
 
 
 def example(p: Parameters, units: int = 15) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -187,25 +174,21 @@ def powers(rows: pd.DataFrame, p: Parameters) -> pd.DataFrame:
     return frame.assign(formula=pd.Series(exact, t.index))
 
 
-def floors(p: Parameters, most: int = 16) -> pd.DataFrame:
+def floors(p: Parameters) -> pd.DataFrame:
     """The smallest two-sided p a permutation test can print, by number of seeds, and the levels it reaches."""
-    rows = []
-    for n in range(2, most + 1):
-        row: dict[str, Any] = {"seeds": n, "paired": stats.p_floor(n), "unpaired": stats.p_floor_unpaired(n)}
-        rows.append(row | {f"paired reaches {alpha:.2g}": row["paired"] <= alpha for alpha in p.levels})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame({"seeds": range(2, 17)})
+    frame = frame.assign(paired=frame.seeds.map(stats.p_floor), unpaired=frame.seeds.map(stats.p_floor_unpaired))
+    return frame.assign(**{f"paired reaches {alpha:.2g}": frame.paired <= alpha for alpha in p.levels})
 
 
 def design(p: Parameters) -> pd.DataFrame:
     """Data sets against seeds: the power of a t-test over data sets at the smallest effect of interest."""
-    sd, alpha, rows = max(p.seed_sds), protocol().statistics["alpha"], []
-    for units in p.units:
-        for count in p.seed_counts:
-            d_z = stats.nested_dz(p.effect, p.unit_sd, sd, count)
-            row = {"data sets": units, "seeds": count, "d_z": d_z}
-            row |= {f"power at {level:g} (%)": 100 * stats.power(d_z, units, level) for level in (LENIENT, alpha)}
-            row["difference found with 80 % power (F1)"] = stats.effect_needed(units, alpha) * p.effect / d_z
-            rows.append(row)
+    alpha, rows = protocol().statistics["alpha"], []
+    for units, count in itertools.product(p.units, p.seed_counts):
+        d_z = stats.nested_dz(p.effect, p.unit_sd, max(p.seed_sds), count)
+        row = {"data sets": units, "seeds": count, "d_z": d_z}
+        row |= {f"power at {level:g} (%)": 100 * stats.power(d_z, units, level) for level in (LENIENT, alpha)}
+        rows.append(row | {NEEDED: stats.effect_needed(units, alpha) * p.effect / d_z})
     return pd.DataFrame(rows)
 
 
@@ -218,30 +201,15 @@ def wide(frame: pd.DataFrame, index: list[str], by: str, values: list[str]) -> p
     return pd.concat(parts, axis=1).dropna(axis=1, how="all").reset_index()
 
 
-# --- sentences and verdicts -------------------------------------------------------------------------------------------
-
-
-def departures(frame: pd.DataFrame, by: str = "shape") -> str:
-    """Whose rates lie off their promise with their whole interval, in how many designs, and what chance would give."""
-    lines = []
-    for reading, rates in frame[frame["reading"] != "holds"].groupby("reading", sort=False):
-        counts = rates.groupby([by, "method"], sort=False).size()
-        names = listed(f"{method}, {group} ({count})" for (group, method), count in counts.items())
-        lines.append(f"- **{reading}** in {len(rates)} of {len(frame)} rates: {names}.")
-    chance = len(frame) * (1 - MONTE_CARLO) / 2
-    return "\n".join([*lines, f"- By chance alone {chance:.1f} of {len(frame)} would be called so, on either side."])
-
-
 def design_sentence(frame: pd.DataFrame, p: Parameters) -> str:
     """What the largest design reaches, and whether seeds or data sets buy more."""
-    needed = "difference found with 80 % power (F1)"
     column = f"power at {protocol().statistics['alpha']:g} (%)"
-    cell = frame.set_index(["data sets", "seeds"])[[column, needed]]
+    cell = frame.set_index(["data sets", "seeds"])[[column, NEEDED]]
     (few, most), (less, more) = ((min(values), max(values)) for values in (p.units, p.seed_counts))
     start, by_seeds, by_sets = (f"{cell.loc[key, column]:.0f} %" for key in ((few, less), (few, more), (most, less)))
     return (
         f"From {few} data sets with {less} seeds (power {start}), {more} seeds raise it to {by_seeds}, {most} data "
-        f"sets to {by_sets}. The largest design finds a difference of {cell.loc[(most, more), needed]:.3f} F1 four "
+        f"sets to {by_sets}. The largest design finds a difference of {cell.loc[(most, more), NEEDED]:.3f} F1 four "
         f"times in five; the smallest effect of interest is {p.effect:g}."
     )
 
@@ -270,7 +238,7 @@ def shown(
     """
     row = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
     rate = f"{row['rate']:.2f} % [{row['low']:.2f}, {row['high']:.2f}] of simulated studies"
-    share = {"measured": row["rate"] / 100, "low": row["low"] / 100, "high": row["high"] / 100}
+    share = {name: row[column] / 100 for name, column in (("measured", "rate"), ("low", "low"), ("high", "high"))}
     return Statement(
         claim,
         **(share if setting is None else {"measured": setting}),
