@@ -10,18 +10,10 @@ leading axes are independent problems, answered together. What scipy.stats or pi
 from datalab.stats.bootstrap import nested_bootstrap, resampled_means
 from datalab.stats.clustered_f1 import clustered_f1, clustered_f1_lead, f1, outcomes
 from datalab.stats.correlation import clustered_correlation, moments, pearson
-from datalab.stats.crossover import (
-    CrossoverBootstrap,
-    crossover,
-    crossover_bootstrap,
-    crossover_label,
-    isotonic,
-)
+from datalab.stats.crossover import crossover, crossover_bootstrap, crossover_label, isotonic
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
     Interval,
-    PairedBootstrap,
-    PairedTest,
     cohens_dz,
     equivalent,
     paired_bootstrap,
@@ -32,14 +24,10 @@ from datalab.stats.paired import (
     wilcoxon,
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
-from datalab.stats.variance import SumsOfSquares, permutation_p, permuted_levels, resampled_eta_squared, sums_of_squares
+from datalab.stats.variance import permutation_p, permuted_levels, resampled_eta_squared, sums_of_squares
 
 __all__ = [
-    "CrossoverBootstrap",
     "Interval",
-    "PairedBootstrap",
-    "PairedTest",
-    "SumsOfSquares",
     "bonferroni",
     "clustered_correlation",
     "clustered_f1",

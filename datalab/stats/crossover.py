@@ -10,7 +10,7 @@ The fit is the least-squares non-decreasing one, equal weights, linear between r
 Infinities order correctly, so a quantile of crossovers needs no special case; nan never appears.
 """
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,8 +21,7 @@ from datalab.protocol import protocol
 ALWAYS, NEVER = -np.inf, np.inf
 
 
-@dataclass(frozen=True)
-class CrossoverBootstrap:
+class CrossoverBootstrap(NamedTuple):
     """A crossover with its percentile interval. ``low`` may be -inf and ``high`` inf: open towards that side.
 
     ``p_always`` and ``p_never`` are the shares of resamples in which the method is always, never better over the
@@ -32,13 +31,10 @@ class CrossoverBootstrap:
     estimate: float
     low: float
     high: float
-    confidence: float
     p_always: float
     p_never: float
     sets: int
-    seeds: int
-    resamples: int
-    draws: np.ndarray = field(repr=False, compare=False)
+    draws: np.ndarray
 
 
 def isotonic(y: ArrayLike) -> np.ndarray:
@@ -109,9 +105,7 @@ def crossover_bootstrap(
         raise UserError(f"resamples, confidence: {resamples}, {confidence}; use at least 1, and a number in (0, 1)")
     sets, seeds, _ = d.shape
     # Resampling is a matter of weights: how often each (set, seed) was drawn, and then one matrix product.
-    drawn = rng.integers(0, sets, size=(resamples, sets, 1)) * seeds + rng.integers(
-        0, seeds, size=(resamples, sets, seeds)
-    )
+    drawn = rng.integers(0, sets, (resamples, sets, 1)) * seeds + rng.integers(0, seeds, (resamples, sets, seeds))
     flat = (drawn + sets * seeds * np.arange(resamples)[:, None, None]).ravel()
     weights = np.bincount(flat, minlength=resamples * sets * seeds).reshape(resamples, sets * seeds) / (sets * seeds)
     draws = _first_zero(rates, isotonic(weights @ d.reshape(sets * seeds, -1)))
@@ -120,12 +114,9 @@ def crossover_bootstrap(
         estimate=float(_first_zero(rates, isotonic(d.mean(axis=(0, 1))))),
         low=float(low),
         high=float(high),
-        confidence=confidence,
         p_always=float(np.mean(draws == ALWAYS)),
         p_never=float(np.mean(draws == NEVER)),
         sets=sets,
-        seeds=seeds,
-        resamples=resamples,
         draws=draws,
     )
 
@@ -149,7 +140,5 @@ def _checked(rates: ArrayLike, d: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     if d.ndim == 0 or d.shape[-1] != rates.size:
         raise UserError(f"d: shape {d.shape} does not end in the number of rates, {rates.size}")
     if not np.all(np.isfinite(d)):
-        raise UserError(
-            f"d: {np.sum(~np.isfinite(d))} of {d.size} are not finite; drop the failed cells' data sets first"
-        )
+        raise UserError(f"d: {np.sum(~np.isfinite(d))} of {d.size} are not finite; drop the failed cells' sets first")
     return rates, d

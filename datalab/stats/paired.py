@@ -1,6 +1,6 @@
 """Intervals and tests on paired differences, one value per unit (see the package's docstring for what a unit is)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,8 +18,7 @@ _BLOCK = 2**17
 _TIE = 1e-10
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean difference with its interval; scalars for one problem, arrays ``(...)`` for a batch of them."""
 
     estimate: Floats
@@ -29,24 +28,18 @@ class Interval:
     n: int
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """A two-sided p-value beside the smallest one the test could have printed at this ``n``."""
+class PairedTest(NamedTuple):
+    """A two-sided p-value beside the smallest one the test could have printed at this n."""
 
     p: Floats
     floor: float
-    n: int
-    method: str
 
 
-@dataclass(frozen=True)
-class PairedBootstrap:
+class PairedBootstrap(NamedTuple):
     """The studentised bootstrap's interval and its p-value, which agree: p <= 1 - confidence iff 0 lies outside."""
 
     interval: Interval
     p: Floats
-    floor: float
-    resamples: int
 
 
 def t_interval(x: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -71,7 +64,7 @@ def t_test(d: ArrayLike) -> PairedTest:
     d, mean, error = _moments(d)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * scipy_stats.t.sf(np.abs(mean / error), d.shape[-1] - 1)
-    return PairedTest(_plain(_without_variation(p, mean, error)), 0.0, d.shape[-1], "paired t")
+    return PairedTest(_plain(_without_variation(p, mean, error)), 0.0)
 
 
 def paired_bootstrap(
@@ -88,7 +81,7 @@ def paired_bootstrap(
 
     Args:
         d: differences ``(..., n)``.
-        resamples: the protocol's 10,000 when None. p cannot go below 1 / (resamples + 1), given as ``floor``.
+        resamples: the protocol's 10,000 when None. p cannot go below 1 / (resamples + 1).
 
     Returns:
         interval and p. Differences all equal: an interval of width 0, p = 1 if they are 0 and nan otherwise. With 2 or
@@ -120,7 +113,7 @@ def paired_bootstrap(
         half = np.where(error > 0, quantile.reshape(mean.shape) * error, 0.0)
     interval = Interval(_plain(mean), _plain(mean - half), _plain(mean + half), confidence, n)
     p = _without_variation(p.reshape(mean.shape), mean, error)
-    return PairedBootstrap(interval, _plain(p), 1 / (resamples + 1), resamples)
+    return PairedBootstrap(interval, _plain(p))
 
 
 def sign_flip_test(d: ArrayLike, rng: np.random.Generator | None = None, draws: int | None = None) -> PairedTest:
@@ -160,8 +153,7 @@ def sign_flip_test(d: ArrayLike, rng: np.random.Generator | None = None, draws: 
         counts[start : start + block] = np.sum(np.abs(part @ signs.T) >= least[:, None], axis=1)
     p = counts / len(signs) if exact else (1 + counts) / (1 + len(signs))
     floor = p_floor(n) if exact else max(p_floor(n), 1 / (1 + len(signs)))
-    method = "sign-flip, exact" if exact else f"sign-flip, {len(signs):,} draws"
-    return PairedTest(_plain(p.reshape(d.shape[:-1])), floor, n, method)
+    return PairedTest(_plain(p.reshape(d.shape[:-1])), floor)
 
 
 def wilcoxon(d: ArrayLike) -> PairedTest:
@@ -174,7 +166,7 @@ def wilcoxon(d: ArrayLike) -> PairedTest:
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.asarray(scipy_stats.wilcoxon(d, axis=-1, zero_method="pratt").pvalue, dtype=float)
     p = np.where(np.any(d != 0, axis=-1), p, 1.0)
-    return PairedTest(_plain(p), p_floor(d.shape[-1]), d.shape[-1], "Wilcoxon signed-rank")
+    return PairedTest(_plain(p), p_floor(d.shape[-1]))
 
 
 def cohens_dz(d: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -248,9 +240,7 @@ def _moments(d: ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray, np.n
     if d.ndim == 0 or d.shape[-1] < least:
         raise UserError(f"differences: shape {d.shape} has too few units; the last axis needs at least {least}")
     if not np.all(np.isfinite(d)):
-        raise UserError(
-            f"differences: {np.sum(~np.isfinite(d))} of {d.size} are not finite; drop the failed cells first"
-        )
+        raise UserError(f"differences: {np.sum(~np.isfinite(d))} of {d.size} are not finite; drop failed cells first")
     mean = d.mean(axis=-1)
     if d.shape[-1] == 1:
         return d, mean, np.zeros_like(mean)
