@@ -19,7 +19,7 @@ from datalab.influence.damping import damping_path, lds_path, relative_damping
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare
+from datalab.sections import compare, flipped_labels
 from datalab.sections.compare import mean_with_interval
 from datalab.sections.flipped_labels import exact_if_small
 from datalab.sections.parameters import Count, Datasets, RatesAbove0, TrialParameters, estimated
@@ -27,7 +27,6 @@ from datalab.sections.trial import Trial, labelled_examples
 from datalab.sweep import Task
 from datalab.training import fit_many, protocol_recipe
 
-HERE, FLIPPED = "datalab.sections.s2_influence_functions", "datalab.sections.flipped_labels"
 SOFTMAX_PARAMETERS = 1500  # a refit to convergence takes up to a second below
 REFIT_L2 = 0.01  # refits are of a strictly convex objective, so that they have one answer
 RELATIVE_DAMPINGS = (AUTO_RELATIVE, 1e-2, 1e-1, 1.0, 10.0)  # times the mean diagonal of H, on top of l2
@@ -68,14 +67,14 @@ def tasks(p: Parameters) -> list[Task]:
     for name in p.datasets:
         given = {"refits": p.refits, "model_seeds": trainings}
         cost = p.refits * (0.03 * size + 0.008 * trainings)
-        grid.append(task(f"{HERE}:removal_task", name, cost, (p.refits + 2) * trainings, **given))
+        grid.append(task(f"{__name__}:removal_task", name, cost, (p.refits + 2) * trainings, **given))
         given = {"halves": p.halves, "model_seeds": trainings, "tests": p.lds_tests}
         cost = 0.015 * p.halves * trainings + 2.5 * size
-        grid.append(task(f"{HERE}:halves_task", name, cost, (p.halves + 1) * trainings, **given))
+        grid.append(task(f"{__name__}:halves_task", name, cost, (p.halves + 1) * trainings, **given))
         models, cost = n_rates * protocol().reference["models"], 0.5 * size * n_rates
         for seed in range(p.repeats):
-            grid.append(task(f"{FLIPPED}:mislabel_task", name, cost, models, seed=seed, **rates))
-    return [*grid, task(f"{HERE}:picture_task", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
+            grid.append(task(f"{flipped_labels.__name__}:mislabel_task", name, cost, models, seed=seed, **rates))
+    return [*grid, task(f"{__name__}:picture_task", p.picture_dataset, 2.0, 1, rate=p.agreement_rate)]
 
 
 estimate = estimated(tasks, memory=1.2e9, start=12)

@@ -45,22 +45,20 @@ def tasks(p: Parameters) -> list[Task]:
 estimate = estimated(tasks, memory=8e8)
 
 
-def run_task(
-    dataset: str, seed: int, root_seed: int, caps: dict[str, int], encoder: str, device: str
-) -> list[dict[str, Any]]:
+def run_task(**of: Any) -> list[dict[str, Any]]:
     """Rows of ``part`` "stratum", one a kind of strata, stratum and system: the test examples and the share right.
 
     And of ``part`` "variance", one a kind of strata, target's tilt and system: the variance of the metric over
     bootstrap samples of the test set, its strata cut anew in each.
 
-    Systems are trained at the protocol's verdict rate. Strata are equal shares of the test set by the self-influence
-    of the test example with its true label, under an MLP's reference models (``influence``), or by its leverage
-    (``leverage``, which needs no label).
+    ``of`` names the trial. Systems are trained at the protocol's verdict rate. Strata are equal shares of the test set
+    by the self-influence of the test example with its true label, under an MLP's reference models (``influence``), or
+    by its leverage (``leverage``, which needs no label).
     """
     rates = (protocol().framework["verdict_rate"],)
     right = {}  # (architecture, method): which test examples it gets right, (n_test,)
     for name in ARCHITECTURES:
-        study = Trial(dataset, name, seed, root_seed, rates, caps, encoder, device)
+        study = Trial(architecture=name, rates=rates, **of)
         references = trial.references(study)
         kept = subsets(study, trial.self_influence(study, *references)[0])
         stack = trial.fit(study, np.tile(study.observed[0], (len(kept), 1)), kept)
@@ -73,7 +71,8 @@ def run_task(
         stratum = quantiles(values)
         variances = resampled_variances(np.stack(list(right.values())), values, mlp.rng("resampled", kind))
         for i, ((architecture, method), hit) in enumerate(right.items()):
-            common = {"dataset": dataset, "seed": seed, "architecture": architecture, "method": method, "strata": kind}
+            common = {"dataset": mlp.dataset, "seed": mlp.seed, "architecture": architecture, "method": method}
+            common["strata"] = kind
             for k in range(protocol().stratified_metric["strata"]):
                 in_k = stratum == k
                 rows.append(common | {"part": "stratum", "stratum": k, "n": int(in_k.sum()), "right": hit[in_k].mean()})
@@ -187,15 +186,9 @@ def agreement(rows: pd.DataFrame) -> pd.DataFrame:
         tau = [kendalltau(plain[name].round(12), other[name].round(12)).statistic for name in plain]
         ratio = over_seeds(variances(rows, strata, tilt) / variances(rows, strata, 0.0)).mean()
         pairs = reversed_pairs(plain, other)
-        return (
-            {"strata": strata, TILT: tilt}
-            | compare.mean_with_interval(tau, TAU)
-            | {"pairs": len(pairs)}
-            | {"reversed pairs": int(pairs["reversed"].sum())}
-            | {"both significant": int(pairs["both significant"].sum())}
-            | compare.mean_with_interval(ratio, RATIO)
-            | {"sets": plain.shape[1]}
-        )
+        row = {"strata": strata, TILT: tilt} | compare.mean_with_interval(tau, TAU) | {"pairs": len(pairs)}
+        row |= {"reversed pairs": pairs["reversed"].sum(), "both significant": pairs["both significant"].sum()}
+        return row | compare.mean_with_interval(ratio, RATIO) | {"sets": plain.shape[1]}
 
     return pd.DataFrame([row(*key) for key in itertools.product(STRATA, protocol().stratified_metric["tilts"])])
 
@@ -227,19 +220,8 @@ def pruning_effect(rows: pd.DataFrame) -> pd.DataFrame:
 def strata(by_stratum: pd.DataFrame) -> sns.FacetGrid:
     """A panel a kind of strata: accuracy of every system in each stratum; colour: architecture, marker: method."""
     names = by_stratum.system.str.split(", ", expand=True).set_axis(["architecture", "method"], axis=1)
-    beside = 0.07 * (pd.factorize(by_stratum.system)[0] - 4)  # markers of one stratum, side by side
-    grid = sns.relplot(
-        by_stratum.join(names).assign(place=by_stratum.stratum + beside),
-        x="place",
-        y="accuracy",
-        hue="architecture",
-        style="method",
-        col="strata",
-        kind="line",
-        markers=True,
-        height=3.8,
-        aspect=1.15,
-    )
+    looks = {"hue": "architecture", "style": "method", "markers": True, "kind": "line"}
+    grid = sns.relplot(by_stratum.join(names), x="stratum", y="accuracy", col="strata", height=3.8, **looks)
     grid.set(ylim=(0, 1.03), xticks=sorted(set(by_stratum.stratum)))
     grid.set_axis_labels("stratum of the test set (1: lowest)", "accuracy, mean over data sets")
     grid.set_titles("strata by {col_name}")
@@ -249,20 +231,12 @@ def strata(by_stratum: pd.DataFrame) -> sns.FacetGrid:
 
 def precision(agreement: pd.DataFrame) -> Figure:
     """Left the rank agreement with plain accuracy, right the variance against it (log), by the target's tilt."""
-    figure = plots.curves(
-        plots.long_form(
-            agreement.assign(strata="strata by " + agreement.strata), [TAU, RATIO], ["strata", TILT], "measure"
-        ),
-        TILT,
-        "value",
-        by="strata",
-        panel="measure",
-        sharey=False,
-        horizontal={},
-        title="Does M_strat rank the systems as plain accuracy does, and what does it cost in precision?",
-        xlabel="tilt of the target towards high strata",
-        ylabel="M_strat beside plain accuracy",
-    )
+    kinds = agreement.assign(strata="strata by " + agreement.strata)
+    shown = plots.long_form(kinds, [TAU, RATIO], ["strata", TILT], "measure")
+    words = {"xlabel": "tilt of the target towards high strata", "ylabel": "M_strat beside plain accuracy"}
+    words["title"] = "Does M_strat rank the systems as plain accuracy does, and what does it cost in precision?"
+    how = {"by": "strata", "panel": "measure", "sharey": False, "horizontal": {}}
+    figure = plots.curves(shown, TILT, "value", **how, **words)
     right = figure.axes[1]
     right.set_yscale("log")
     right.set_yticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
@@ -295,9 +269,8 @@ def verdicts(agreement: pd.DataFrame) -> list[Statement]:
     why = f"{turned} pairs reversed on average, {sure} with both differences significant"
     tau = own[TAU].min()
     plain = ledger.show("S3.1.stratified_metric", tau, **where | {"row": "tilt 0"})
+    same = f"at its own weights it orders the systems as plain accuracy does (tau {tau:.3f})"
     return [
         replace(coarse, low=None, high=None, why=f"{coarse.why}; {why}"),
-        replace(
-            plain, why=f"{plain.why}; at its own weights it orders the systems as plain accuracy does (tau {tau:.3f})"
-        ),
+        replace(plain, why=f"{plain.why}; {same}"),
     ]

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pydantic
+import seaborn as sns
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from datalab import data, ledger, metrics, models, noise, seeds
 from datalab.record import Statement
-from datalab.sections import compare, plots
+from datalab.sections import compare
 from datalab.sections.compare import mean_with_interval
 from datalab.sections.parameters import Count, Datasets, Rate, TrainingParameters, estimated
 from datalab.sections.trial import Trial
@@ -21,7 +22,6 @@ from datalab.sweep import Task
 from datalab.sweep.cost import timed
 from datalab.training import fit_many, protocol_recipe
 
-HERE = "datalab.sections.s3_2_experimental_framework"
 # Seconds of one training of 200 steps on one core, as measured; what is not named takes as long as the slowest.
 SECONDS = {"softmax": 0.02, "mlp": 0.02, "cnn": 0.05, "resnet": 0.7, "convnext": 0.6, "cct": 1.6, "coatnet": 1.2}
 SLOWEST = 2.5
@@ -51,13 +51,13 @@ def tasks(p: Parameters) -> list[Task]:
     """A task a data set for the noise, and one a data set and architecture; the dearest first."""
     common = {"root_seed": p.root_seed, "caps": dict(p.caps), "encoder": p.encoder}
     given = {"seeds_": p.seeds, "noise_kinds": list(p.noise_kinds), "noise_rates": list(p.noise_rates)} | common
-    grid = [Task(f"{HERE}:noise_task", {"dataset": name} | given, cost=0.2 * p.seeds) for name in p.datasets]
+    grid = [Task(f"{__name__}:noise_task", {"dataset": name} | given, cost=0.2 * p.seeds) for name in p.datasets]
     for name in models.ALL:
         # Times are compared, so every architecture is trained alike: one model at a time.
         n_seeds, sets = (p.seeds, p.datasets) if name in models.REFERENCES else (p.architecture_seeds, p.trained)
         given = {"architecture": name, "seeds_": n_seeds, "device": p.chosen_device} | common
         cost = n_seeds * (SECONDS.get(name, SLOWEST) + 0.05)
-        grid += [Task(f"{HERE}:model_task", {"dataset": dataset} | given, cost, n_seeds) for dataset in sets]
+        grid += [Task(f"{__name__}:model_task", {"dataset": dataset} | given, cost, n_seeds) for dataset in sets]
     return sorted(grid, key=lambda task: -task.cost)
 
 
@@ -108,11 +108,9 @@ def noise_task(
             observed = noise.corrupt(p.y_train, kind, rate, p.n_classes, rng, p.x_train)
             flips = np.bincount(p.y_train[observed != p.y_train], minlength=len(per_class))
             asked = [round(rate * n) for n in per_class]
-            rows.append(
-                common
-                | {"kind": "noise", "noise": kind, "rate": rate, "class_deviation": int(np.abs(flips - asked).max())}
-                | {"points": 100 * abs(noise.realised_rate(p.y_train, observed) - rate)}
-            )
+            row = common | {"kind": "noise", "noise": kind, "rate": rate}
+            row |= {"class_deviation": int(np.abs(flips - asked).max())}
+            rows.append(row | {"points": 100 * abs(noise.realised_rate(p.y_train, observed) - rate)})
     return rows
 
 
@@ -185,14 +183,14 @@ def baselines_figure(table: pd.DataFrame) -> Figure:
     """A row a data set: each architecture's accuracy, and the majority class's; a marker a family."""
     table = table.sort_values("mlp accuracy", ignore_index=True)
     figure, axes = plt.subplots(figsize=(8, 0.34 * len(table) + 1.6))
-    axes.scatter(table["majority accuracy"], table.dataset, marker="|", color="black", s=90, label="majority class")
-    markers = {"reference": "o"} | dict(zip(models.FAMILIES, "sD^", strict=True))
-    for i, name in enumerate(models.ALL):
-        style = plots.look(i) | {"marker": markers[models.family(name)]}
-        axes.plot(table[f"{name} accuracy"], table.dataset, label=name, markersize=5, **style | {"linestyle": "none"})
-    title = "What does the recipe reach on clean labels?"
-    axes.set(xlim=(0, 1.02), xlabel="accuracy on the clean test set", title=title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    names = {f"{name} accuracy": name for name in (*models.ALL, "majority")}
+    long = table.rename(columns=names).melt("dataset", list(names.values()), "trained", "accuracy")
+    marker = {"reference": "o"} | dict(zip(models.FAMILIES, "sD^", strict=True))
+    markers = {name: marker[models.family(name)] for name in models.ALL} | {"majority": "P"}
+    sns.scatterplot(long, x="accuracy", y="dataset", hue="trained", style="trained", markers=markers, ax=axes)
+    axes.set(xlim=(0, 1.02), xlabel="accuracy on the clean test set", ylabel="")
+    axes.set_title("What does the recipe reach on clean labels?")
+    sns.move_legend(axes, "center left", bbox_to_anchor=(1.01, 0.5), title=None)
     return figure
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datalab.ledger import INCONCLUSIVE, NOT_RUN, PAPER_VERDICTS, SHOWN, UNTESTABLE, VERDICTS
+from datalab.ledger import NOT_RUN, PAPER_VERDICTS, SHOWN, UNTESTABLE, VERDICTS
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import SECTIONS, compare
 
@@ -69,7 +69,7 @@ ADVICE = {
     ),
 }
 _ANSWERS = {"reproduced": 0, "direction reproduced": 0, "not reproduced: null": 1, "not reproduced: opposite": 1}
-_TEXT = "what the paper says, in our words"
+TEXT = "what the paper says, in our words"
 
 
 class Parameters(SectionParameters):
@@ -102,7 +102,7 @@ def board(claims: pd.DataFrame, profile: str) -> pd.DataFrame:
         {
             "statement": claims.id,
             "section": claims.section.str.split("/").str[0],
-            _TEXT: claims.text,
+            TEXT: claims.text,
             "reported": (claims.reported.astype(str) + " " + claims.unit).where(claims.reported != "", "").str.strip(),
             "paper": claims.paper_check + claims.paper_strength.map(lambda level: level and f" ({level})"),
             "unsupported": claims.unsupported.astype(bool),
@@ -154,12 +154,6 @@ def not_run(board: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"why": list(waiting.groups), "statements": sizes, "which": names})
 
 
-def title_rows(board: pd.DataFrame) -> pd.DataFrame:
-    """The statements of the title, which the study was built for."""
-    columns = ["statement", _TEXT, "reported", "paper", "measured", "verdict", "why"]
-    return board.loc[board.statement.str.startswith("TITLE."), columns].reset_index(drop=True)
-
-
 def findings(board: pd.DataFrame) -> pd.DataFrame:
     """The ten findings that matter, each with the statement it is read from: measured, n, verdict and why."""
     rows = board.set_index("statement").loc[list(FINDINGS)].reset_index()
@@ -173,15 +167,9 @@ def advice(board: pd.DataFrame) -> list[str]:
     return [answers[_ANSWERS.get(verdict[key], 2)] for key, answers in ADVICE.items()]
 
 
-def open_questions(board: pd.DataFrame) -> pd.DataFrame:
-    """Measured statements that stay open: the interval allows both directions. More data sets would narrow it."""
-    columns = ["statement", "section", _TEXT, "measured", "n"]
-    return board.loc[board.verdict == INCONCLUSIVE, columns].reset_index(drop=True)
-
-
 def established(board: pd.DataFrame) -> pd.DataFrame:
     """Statements with a measured answer: neither untestable, nor not run, nor a level shown without comparison."""
-    columns = ["statement", "section", _TEXT, "reported", "measured", "n", "verdict"]
+    columns = ["statement", "section", TEXT, "reported", "measured", "n", "verdict"]
     return board.loc[~board.verdict.isin([NOT_RUN, UNTESTABLE, SHOWN]), columns].reset_index(drop=True)
 
 

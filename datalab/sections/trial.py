@@ -110,17 +110,13 @@ class Trial:
     def _corrupted(self, clean: NDArray, human: NDArray | None, x: NDArray, part: str) -> NDArray[np.int64]:
         if self.noise_kind == HUMAN:
             return np.stack([human] * len(self.rates))
-        kind = self.noise_kind or protocol().framework["noise"]
-        n_classes = self.prepared.n_classes
-        return np.stack(
-            [noise.corrupt(clean, kind, rate, n_classes, self._noise_rng(part, rate), x) for rate in self.rates]
-        )
-
-    def _noise_rng(self, part: str, rate: float | None) -> np.random.Generator:
         if self.noise_kind:
-            return self.rng("noise", part, rate)
-        # Not a function of the architecture: all of them see the same flips.
-        return seeds.generator(self.root_seed, self.dataset, "framework", self.seed, part, rate)
+            kind, rngs = self.noise_kind, [self.rng("noise", part, rate) for rate in self.rates]
+        else:  # not a function of the architecture: all of them see the same flips
+            kind, of_set = protocol().framework["noise"], (self.root_seed, self.dataset, "framework", self.seed)
+            rngs = [seeds.generator(*of_set, part, rate) for rate in self.rates]
+        pairs, n_classes = zip(self.rates, rngs, strict=True), self.prepared.n_classes
+        return np.stack([noise.corrupt(clean, kind, rate, n_classes, rng, x) for rate, rng in pairs])
 
 
 def references(

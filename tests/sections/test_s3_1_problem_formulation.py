@@ -8,12 +8,16 @@ from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections.trial import Trial
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
-GIVEN = (7, CAPS, "fast", "cpu")
+GIVEN = {"root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    made = [s3_1.run_task(name, seed, *GIVEN) for name in ("digits", "wine", "breast_cancer") for seed in (0, 1)]
+    made = [
+        s3_1.run_task(dataset=name, seed=seed, **GIVEN)
+        for name in ("digits", "wine", "breast_cancer")
+        for seed in (0, 1)
+    ]
     return pd.concat(map(pd.DataFrame, made), ignore_index=True)
 
 
