@@ -182,17 +182,6 @@ def identity(losses: NDArray, lambda2s: Sequence[float], root_seed: int, tries: 
     return pd.DataFrame(lines)
 
 
-def collapse(table: pd.DataFrame, variant: str) -> str:
-    """What the weights rest on at both ends of the sweep of lambda2, and what F1 does between them."""
-    part = table[table.variant == variant].sort_values("lambda2")
-    first, last, best = part.iloc[0], part.iloc[-1], part.loc[part.F1.idxmax()]
-    return (
-        f"**{variant}**: at lambda2 = {first.lambda2:g} the weights rest on {100 * first['ESS / n']:.1f} % of the "
-        f"sample, at {last.lambda2:g} on {100 * last['ESS / n']:.1f} %; F1 goes from {first.F1:.3f} over at most "
-        f"{best.F1:.3f} (lambda2 = {best.lambda2:g}) to {last.F1:.3f}."
-    )
-
-
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
     """That the KL term keeps the weights together, by ESS / n at both ends of its sweep; the components as defined."""
     part = rows[(rows.moved == "lambda2") & (rows.variant == "paper")]

@@ -237,17 +237,6 @@ def curves(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def variance_sentence(variance: pd.DataFrame) -> str:
-    """The three shares beside the paper's one."""
-    shares = [
-        f"{row.draw}: {row['total (%)']:.1f} % of the total, {row['partial (%)']:.1f} % partial (p = {row.p:.2g}), "
-        f"{row['within data set (%)']:.1f} % within data sets (p = {row['p, within']:.2g})"
-        for _, row in variance.iterrows()
-    ]
-    printed = ledger.printed()["ABS.variance_explained"]
-    return f"Variance of F1 explained by the level; the paper says {printed:g} %, not of what. {'; '.join(shares)}."
-
-
 def verdicts(rows: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the protocol's draw and the variant ``paper``."""
     draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]

@@ -224,43 +224,15 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
     return figure
 
 
-def cost_sentence(growth: pd.DataFrame, cost: pd.DataFrame) -> str:
-    """How scoring grows, and what it holds at the largest size."""
-    largest = cost.loc[cost.n.idxmax()]
-    exponents = ", ".join(f"{row['data set']} {row.architecture} {row.exponent:.2f}" for _, row in growth.iterrows())
-    return (
-        f"Seconds grow as n to the power of: {exponents}. At {int(largest.n):,} examples scoring took "
-        f"{largest.seconds:.2f} s; its tensors held at most {cost['memory (MB)'].max():.0f} MB beyond the data, at any "
-        f"size."
-    )
-
-
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
-    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none."""
-    ours, printed = DATALAB["paper"], ledger.printed()
+    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none.
+
+    Few examples are up to 5,000.
+    """
+    ours, both, printed = DATALAB["paper"], ("vanilla", DATALAB["paper"]), ledger.printed()
     sizes = [int(size) for size in sorted(rows["size"].unique())]
     names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
-    small, large = ([size for size in sizes if (size <= 5000) == is_small] for is_small in (True, False))
-    statements = []
-    for size, name in names.items():
-        reached = int(rows[rows["size"] == size].n.max())
-        where = {"table": "scaling", "row": name}
-        trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), raw={"size": size}, **where)
-        statements.append(replace(trained, why="trained on as many, where there are"))
-        for column, method in (("baseline_f1", "vanilla"), ("ours_f1", ours)) if 1000 in names else ():
-            levels = (by_seed(rows, method, at) for at in (size, 1000))
-            where["raw"] = {"method": method, "size": sorted({size, 1000})}
-            statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
-    if min(names, default=0) == 1000 and small and large:
-        statements += _regimes(rows, names, small, large)
-    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw={})
-    listed = ", ".join(f"{size:,}" for size in sizes)
-    return [*statements, replace(count, measured=listed, why="the sizes of this run")]
-
-
-def _regimes(rows: pd.DataFrame, names: dict[int, str], small: list[int], large: list[int]) -> list[Statement]:
-    """What the paper says of few examples (up to 5,000) and many."""
-    ours, ends, both = DATALAB["paper"], [min(names), max(names)], ("vanilla", DATALAB["paper"])
+    small, large = [size for size in sizes if size <= 5000], [size for size in sizes if size > 5000]
 
     def f1(method: str, *sizes: int) -> NDArray[np.float64]:
         return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
@@ -269,13 +241,28 @@ def _regimes(rows: pd.DataFrame, names: dict[int, str], small: list[int], large:
         raw = {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
-    few, many = (f1(ours, *sizes) / f1("vanilla", *sizes) - 1 for sizes in (small, large))
-    later = f1("vanilla", *large) - f1("vanilla", *small)
-    ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
-    more, sizes = f1("vanilla", ends[1]) - f1("vanilla", ends[0]), [*small, *large]
-    return [
-        ledger.judge("S4.4.low_data", few - many, scale=100, **at("1K and 5K less the others", sizes, *both)),
-        ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
-        ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
-        ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
-    ]
+    statements = []
+    for size, name in names.items():
+        reached = int(rows[rows["size"] == size].n.max())
+        where = {"table": "scaling", "row": name}
+        trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), raw={"size": size}, **where)
+        statements.append(replace(trained, why="trained on as many, where there are"))
+        for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
+            levels = (by_seed(rows, method, at_size) for at_size in (size, 1000))
+            where["raw"] = {"method": method, "size": sorted({size, 1000})}
+            statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
+    if min(names, default=0) == 1000 and small and large:
+        few, many = (f1(ours, *some) / f1("vanilla", *some) - 1 for some in (small, large))
+        later = f1("vanilla", *large) - f1("vanilla", *small)
+        ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
+        ends = [min(names), max(names)]
+        more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
+        statements += [
+            ledger.judge("S4.4.low_data", few - many, scale=100, **at("1K and 5K less the others", sizes, *both)),
+            ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
+            ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
+            ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
+        ]
+    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw={})
+    listed = ", ".join(f"{size:,}" for size in sizes)
+    return [*statements, replace(count, measured=listed, why="the sizes of this run")]

@@ -149,20 +149,6 @@ def times(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.table(rows[rows.configuration != SCORING], ["variant", "configuration"], medians)
 
 
-def sentence(cells: pd.DataFrame) -> str:
-    """What each variant adds to training, whether that is modest by the rule, and what influence scoring adds."""
-    modest, (training, _) = 100 * protocol().overhead["modest"], COLUMNS["train"]
-    totals = [
-        f"**{row.variant}** {row.ours:.0f} % [{row['ours low']:.0f}, {row['ours high']:.0f}], "
-        f"{'within' if row['ours high'] < modest else 'not shown to be within'} the {modest:g} % fixed beforehand"
-        for _, row in compare.rows_of_kind(cells, component="Total", measure=training).iterrows()
-    ]
-    scoring = cells[cells.component == SCORING].ours.item()
-    return (
-        f"Added to training: {'; '.join(totals)}. Influence scoring, once before it, is {scoring:.0f} % of a training."
-    )
-
-
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the variant ``paper``."""
     printed, rule = ledger.printed(), protocol()

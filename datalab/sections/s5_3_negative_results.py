@@ -14,19 +14,10 @@ from numpy.typing import NDArray
 from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
+from datalab.sections import trial
 from datalab.sections.compare import by_set, mean_with_interval, table, tests, with_correction
 from datalab.sections.parameters import MainRates, TrainingParameters, estimated, per_set_and_seed
-from datalab.sections.trial import (
-    DATALAB,
-    Trial,
-    default_lambdas,
-    fit,
-    fit_datalab,
-    probabilities,
-    references,
-    scores_on_test_set,
-    self_influence,
-)
+from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.training import fit_many, protocol_recipe
 
@@ -61,43 +52,43 @@ def run_task(rates: Sequence[float], **given: Any) -> list[dict[str, Any]]:
     different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB. ``given`` is as for
     :class:`Trial`.
     """
-    trial = Trial(architecture="mlp", rates=tuple(rates), **given)
-    influence = self_influence(trial, *references(trial))
-    rows = _filtering(trial, influence) + _curriculum(trial, influence) + _ensembles(trial)
-    return [{"dataset": trial.dataset, "seed": trial.seed} | row for row in rows]
+    study = Trial(architecture="mlp", rates=tuple(rates), **given)
+    influence = trial.self_influence(study, *trial.references(study))
+    rows = _filtering(study, influence) + _curriculum(study, influence) + _ensembles(study)
+    return [{"dataset": study.dataset, "seed": study.seed} | row for row in rows]
 
 
-def _filtering(trial: Trial, influence: NDArray) -> list[dict[str, Any]]:
+def _filtering(study: Trial, influence: NDArray) -> list[dict[str, Any]]:
     arms = []  # of each the row, labels (n,) and what is kept (n,)
-    for rate, observed, scores in zip(trial.rates, trial.observed, influence, strict=True):
+    for rate, observed, scores in zip(study.rates, study.observed, influence, strict=True):
         everything = np.ones(len(observed), dtype=bool)
         row = {"part": "filtering", "rate": rate, "method": "everything", "dropped": 0.0, "draw": 0}
         arms.append((row, observed, everything))
         for share in protocol().negative_results["dropped"]:
             stay = pruning.keep(scores, observed, 1 - share)
-            relabelled = np.where(stay, observed, trial.prepared.y_train)
+            relabelled = np.where(stay, observed, study.prepared.y_train)
             arms.append((row | {"method": "influence", "dropped": share}, observed, stay))
             arms.append((row | {"method": "relabelled", "dropped": share}, relabelled, everything))
             for draw in range(protocol().random_subsets):
-                rng = trial.rng("filtering", rate, share, draw)
+                rng = study.rng("filtering", rate, share, draw)
                 stay = pruning.random_subset(observed, 1 - share, rng=rng)
                 arms.append((row | {"method": "random", "dropped": share, "draw": draw}, observed, stay))
     rows, labels, kept = zip(*arms, strict=True)
-    fitted = fit(trial, np.array(labels), np.array(kept))
-    return [row | scores for row, scores in zip(rows, scores_on_test_set(trial, fitted), strict=True)]
+    fitted = trial.fit(study, np.array(labels), np.array(kept))
+    return [row | scores for row, scores in zip(rows, trial.scores_on_test_set(study, fitted), strict=True)]
 
 
-def _curriculum(trial: Trial, influence: NDArray) -> list[dict[str, Any]]:
+def _curriculum(study: Trial, influence: NDArray) -> list[dict[str, Any]]:
     recipe, rows, labels, batches = protocol_recipe(), [], [], []
-    for rate, observed, scores in zip(trial.rates, trial.observed, influence, strict=True):
+    for rate, observed, scores in zip(study.rates, study.observed, influence, strict=True):
         rankings = (None, np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable"))
         for method, ranked in zip(ORDERS, rankings, strict=True):
-            rng = trial.rng("curriculum", rate)
+            rng = study.rng("curriculum", rate)
             batches.append(paced_order(len(observed), recipe.steps, recipe.batch_size, ranked, rng))
             labels.append(observed)
             rows.append({"part": "curriculum", "rate": rate, "method": method})
-    fitted = fit(trial, np.array(labels), order=np.array(batches))
-    return [row | scores for row, scores in zip(rows, scores_on_test_set(trial, fitted), strict=True)]
+    fitted = trial.fit(study, np.array(labels), order=np.array(batches))
+    return [row | scores for row, scores in zip(rows, trial.scores_on_test_set(study, fitted), strict=True)]
 
 
 def paced_order(
@@ -120,25 +111,25 @@ def paced_order(
     return np.concatenate(rows)
 
 
-def _ensembles(trial: Trial) -> list[dict[str, Any]]:
-    rate, data = protocol().framework["verdict_rate"], trial.prepared
-    at = trial.rates.index(rate)
-    observed, noisy_validation = trial.observed[at], trial.observed_validation[at]
+def _ensembles(study: Trial) -> list[dict[str, Any]]:
+    rate, data = protocol().framework["verdict_rate"], study.prepared
+    at = study.rates.index(rate)
+    observed, noisy_validation = study.observed[at], study.observed_validation[at]
     p, validated = {}, {}  # probabilities (n_test, C), and F1 on the noisy validation labels
     for name in MEMBERS:
         module = models.build(name, data.grid, data.n_classes, protocol().training["hidden"])
-        member = fit(trial, observed[None], module=module)
-        p[f"member {name}"] = probabilities(member, trial.x_test)[0]
-        guesses = probabilities(member, trial.x_val)[0].argmax(1)
+        member = trial.fit(study, observed[None], module=module)
+        p[f"member {name}"] = trial.probabilities(member, study.x_test)[0]
+        guesses = trial.probabilities(member, study.x_val)[0].argmax(1)
         validated[f"member {name}"] = metrics.macro_f1(noisy_validation, guesses, data.n_classes)
     different = np.mean(list(p.values()), 0)
     p |= {"best member by validation": p[max(validated, key=validated.get)], "four different models": different}
-    model_seeds = [trial.model_seed("member", i) for i in range(len(MEMBERS))]
-    same = fit_many(trial.classifier(), trial.x, observed, None, model_seeds, protocol_recipe())
-    p["four seeds of the MLP"] = probabilities(same, trial.x_test).mean(0)
+    model_seeds = [study.model_seed("member", i) for i in range(len(MEMBERS))]
+    same = fit_many(study.classifier(), study.x, observed, None, model_seeds, protocol_recipe())
+    p["four seeds of the MLP"] = trial.probabilities(same, study.x_test).mean(0)
     for variant, method in DATALAB.items():
-        fitted = fit_datalab(trial, trial.datalab(variant=variant), observed[None], default_lambdas(1))
-        p[method] = probabilities(fitted, trial.x_test)[0]
+        fitted = trial.fit_datalab(study, study.datalab(variant=variant), observed[None], trial.default_lambdas(1))
+        p[method] = trial.probabilities(fitted, study.x_test)[0]
     predicted = np.stack([of_method.argmax(1) for of_method in p.values()])
     f1, accuracy = metrics.macro_f1(data.y_test, predicted, data.n_classes), metrics.accuracy(data.y_test, predicted)
     row = {"part": "ensemble", "rate": rate}

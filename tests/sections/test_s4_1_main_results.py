@@ -7,9 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from datalab import data, ledger, stats
-from datalab.errors import UserError
 from datalab.protocol import protocol
-from datalab.record.parameters import resolve
 from datalab.sections import arms, compare
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.trial import Trial, influence_kept, transitions
@@ -81,19 +79,6 @@ def test_equal_tasks_give_equal_rows_and_another_seed_others(main_rows):
     pd.testing.assert_frame_equal(again[list(first)], first)
     other = main_rows[(main_rows.dataset == "wine") & (main_rows.seed == 0)]
     assert not np.array_equal(first.macro_f1, other.macro_f1)
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"main_rates": [0.0, 0.4]}, "must include 0.2"),
-        ({"configurations": 1}, "'configurations'"),
-        ({"main_architectures": ["rnn"]}, "'main_architectures"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(given, words):
-    with pytest.raises(UserError, match=words):
-        resolve(s4_1.Parameters, given, "notebook x")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from datalab import ledger
-from datalab.errors import UserError
 from datalab.protocol import protocol
-from datalab.record.parameters import resolve
 from datalab.sections import s4_2_influence_level as s4_2
 from datalab.sections.trial import leverage
 
@@ -149,11 +147,6 @@ def test_every_statement_is_judged_once_on_the_tables_it_names(rows):
     row = levels[(levels.draw == "matched") & (levels.variant == "paper") & (levels.level == "High")].iloc[0]
     assert measured["T2.high.ours_f1"] == pytest.approx(row["Ours F1"])
     assert measured["T2.high.cohen_d"] == pytest.approx(row.d_z)
-
-
-def test_parameters_out_of_range_are_refused():
-    with pytest.raises(UserError, match="'seeds'"):
-        resolve(s4_2.Parameters, {"seeds": 0}, "notebook x")
 
 
 def test_one_data_set_alone_has_every_table_without_intervals(rows):

@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from datalab.errors import UserError
 from datalab.influence import last_layer
 from datalab.protocol import protocol
-from datalab.record.parameters import resolve
 from datalab.sections import s4_4_scaling as s4_4
 
 METHODS = ["vanilla", "influence", "random", "label_noise", "datalab_paper", "datalab_label_aware"]
@@ -89,12 +87,3 @@ def test_sizes_that_the_paper_has_are_judged_and_others_are_not(rows):
     gain = s4_4.by_seed(papers, "datalab_paper", 1000) / s4_4.by_seed(papers, "vanilla", 1000)
     gain -= s4_4.by_seed(papers, "datalab_paper", 10_000) / s4_4.by_seed(papers, "vanilla", 10_000)
     assert statements["S4.4.low_data"].measured == pytest.approx(100 * gain.mean())
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [({"scaling_sizes": [10, 100]}, "'scaling_sizes"), ({"scaling_seeds": 0}, "'scaling_seeds'")],
-)
-def test_parameters_out_of_range_are_refused(given, words):
-    with pytest.raises(UserError, match=words):
-        resolve(s4_4.Parameters, given, "notebook x")

@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from datalab import ledger
-from datalab.errors import UserError
-from datalab.record.parameters import resolve
 from datalab.sections import s4_5_overhead as s4_5
 from datalab.sections.trial import Trial
 
@@ -62,8 +60,3 @@ def test_modest_is_read_with_the_cost_of_scoring_and_every_cell_has_its_statemen
     assert all(ledger.find(claim_id).id == claim_id for claim_id in statements)
     total = s4_5.overhead(rows, "paper", "Total", "train") + s4_5.overhead(rows, "paper", s4_5.SCORING, "train")
     assert statements["S4.5.modest"].measured == pytest.approx(100 * total.mean())
-
-
-def test_fewer_than_three_repetitions_are_refused():
-    with pytest.raises(UserError, match="'overhead_repetitions'"):
-        resolve(s4_5.Parameters, {"overhead_repetitions": 1}, "notebook x")

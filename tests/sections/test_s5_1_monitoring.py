@@ -7,8 +7,6 @@ import pandas as pd
 import pytest
 
 from datalab.data.streams import Stream, shifting_stream
-from datalab.errors import UserError
-from datalab.record.parameters import resolve
 from datalab.sections import failure_predictor
 from datalab.sections import s5_1_monitoring as s5_1
 
@@ -93,12 +91,3 @@ def test_the_abstracts_f1_is_judged_by_its_lead_over_the_trivial_rule_on_enough_
         assert statement.n == sets
         assert verdict in statement.why
         assert statement.why.endswith(f"less the trivial rule {rule['less the trivial rule']:+.3f}")
-
-
-@pytest.mark.parametrize(
-    ("names", "words"),
-    [(["wine"], "has no stream"), (["smartwach"], "did you mean 'smartwatch'")],
-)
-def test_a_data_set_without_a_stream_is_refused(names, words):
-    with pytest.raises(UserError, match=words):
-        resolve(s5_1.Parameters, {"monitor_datasets": names}, "notebook 5_1_monitoring")
