@@ -225,12 +225,13 @@ def weights(rows: pd.DataFrame) -> pd.DataFrame:
     """What the tuned weights look like: effective sample size, AUROC for clean labels and the lambdas chosen."""
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
-        row = mean_with_interval(by_set(part, "ess"), "ESS / n")
-        row |= mean_with_interval(by_set(part, "weights_auroc"), "AUROC")
-        return row | {"median lambda1": part.lambda1.median(), "median lambda2": part.lambda2.median()}
+        return (
+            mean_with_interval(by_set(part, "ess"), "ESS / n")
+            | mean_with_interval(by_set(part, "weights_auroc"), "AUROC")
+            | {"median lambda1": part.lambda1.median(), "median lambda2": part.lambda2.median()}
+        )
 
-    part = main(rows).assign(**{"noise rate (%)": 100 * main(rows).rate})
-    return table(part, ["variant", "noise rate (%)"], measure)
+    return table(main(rows).assign(**{"noise rate (%)": 100 * rows.rate}), ["variant", "noise rate (%)"], measure)
 
 
 def by_architecture(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
