@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datalab.ledger.claim import PAPER_VERDICTS, Claim, claims, find, paper_column, printed, sha256
+from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, paper_column, printed, sha256
 from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
 from datalab.ledger.rounding import RoundingInterval
 from datalab.ledger.title import title_verdict
@@ -29,6 +29,7 @@ __all__ = [
     "NULL",
     "OPPOSITE",
     "PAPER_VERDICTS",
+    "PAPER_WORDS",
     "REPRODUCED",
     "SHOWN",
     "UNTESTABLE",

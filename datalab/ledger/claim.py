@@ -20,7 +20,7 @@ from datalab.ledger.rounding import RoundingInterval
 
 PAPER_VERDICTS = ("consistent", "contradicted", "uncheckable")
 STRENGTHS = ("strict", "strong", "natural")  # strongest first
-_PAPER = {"consistent": "consistent", "inconsistent": "contradicted", "cannot_be_checked": "uncheckable"}
+PAPER_WORDS = {"consistent": "consistent", "inconsistent": "contradicted", "cannot_be_checked": "uncheckable"}
 _BASE_ROWS = {"T1": "vanilla", "T2": "minimal", "T3": "full", "T4": "1K"}
 _LEVEL_COLUMNS = ("precision", "recall", "f1", "accuracy", "baseline_f1", "ours_f1")
 
@@ -150,7 +150,7 @@ class PaperColumn:
 def paper_column(claim: Claim) -> PaperColumn:
     """The paper column of one statement."""
     check = claim.paper_check
-    return PaperColumn(_PAPER[check.status], check.strength, claim.unsupported_in_paper)
+    return PaperColumn(PAPER_WORDS[check.status], check.strength, claim.unsupported_in_paper)
 
 
 def base_row(claim: Claim) -> str | None:
