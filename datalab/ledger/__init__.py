@@ -18,8 +18,6 @@ from datalab.ledger.verdict import (
     VERDICTS,
     Verdict,
     automatic,
-    measured_verdict,
-    sesoi,
 )
 
 __all__ = [
@@ -36,18 +34,14 @@ __all__ = [
     "VERDICTS",
     "Claim",
     "RoundingInterval",
-    "Verdict",
-    "automatic",
     "claims",
     "find",
     "judge",
     "judge_all",
     "judge_level",
-    "measured_verdict",
     "paper_column",
     "printed",
     "read",
-    "sesoi",
     "sha256",
     "show",
     "statements",

@@ -61,10 +61,6 @@ class RoundingInterval:
         """Whether the two share a point: some unrounded figures behind the two printed ones could be equal."""
         return self.low <= other.high and other.low <= self.high
 
-    def inside(self, other: "RoundingInterval") -> bool:
-        """Whether all of this interval lies in ``other``."""
-        return other.low <= self.low and self.high <= other.high
-
     def gap(self, other: "RoundingInterval") -> Fraction:
         """The distance between the two: 0 when they meet."""
         return max(self.low - other.high, other.low - self.high, Fraction(0))
