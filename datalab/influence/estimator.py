@@ -68,14 +68,14 @@ class Estimator(ABC):
         Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
     dtype
         Compute in this precision, on a copy of the model; None: in the model's.
-    allow_tf32
-        Let CUDA round products to TF32 (10 bits); off by default.
 
     After ``fit``, ``damping_`` is d, ``n_`` the size of the training set, and ``newton_gain_`` by how many nats a
     damped Newton step would lower the penalised training loss: 0 at a converged model. ``fit`` warns
     (:class:`InfluenceWarning`) where that is above a tenth of the loss and 0.01 nats: the model is then no optimum, and
     influence describes the tangent there, not a retrained model.
     """
+
+    _takes: type[Network] = Network
 
     def __init__(
         self,
@@ -86,7 +86,6 @@ class Estimator(ABC):
         batch_size: int = 512,
         leave_out: Sequence[str] = (),
         dtype: torch.dtype | None = None,
-        allow_tf32: bool = False,
     ):
         _check_damping(damping)
         if not _at_least_0(l2):
@@ -98,13 +97,13 @@ class Estimator(ABC):
         if dtype not in (None, torch.float32, torch.float64):
             raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
         self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
-        self.leave_out, self.dtype, self.allow_tf32 = tuple(leave_out), dtype, allow_tf32
+        self.leave_out, self.dtype = tuple(leave_out), dtype
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
         if hasattr(self, "n_"):
             del self.n_  # a fit that fails leaves nothing to score with
-        self._network = self._taken_apart()
+        self._network = self._takes(self.model, self.leave_out, self.dtype)
         x, y = self._checked("x, y", x, y)
         with self._computing():
             self._network.probe(next(self._batches(x[:2], y[:, :2])).x)
@@ -184,7 +183,7 @@ class Estimator(ABC):
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         solved = self._solve(self._mean_gradient(x_val, y_val))
-        products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._values(), strict=True))
+        products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._network.values(), strict=True))
         penalty = self._over_sites(products)
         return (self._product(x, y, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
@@ -200,17 +199,10 @@ class Estimator(ABC):
     def _tests_at_once(self) -> int:
         return self._gradients_at_once()
 
-    def _taken_apart(self) -> Network:
-        return Network(self.model, self.leave_out, self.dtype)
-
     def _factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of one batch, site by site."""
         tape = self._network.tape(batch.x)
         return tape.factors(fisher.loss_cotangent(tape.logits, batch.y))
-
-    def _values(self) -> list[Tensor]:
-        """Every site's parameters (S * G, out, in)."""
-        return self._network.values()
 
     def _per_example(self, batch: Batch) -> Directions:
         return [f.per_example() for f in self._factors(batch)]
@@ -271,7 +263,8 @@ class Estimator(ABC):
         return d
 
     def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
-        residual = [g + self.l2 * w[:, None] for g, w in zip(self._mean_gradient(x, y), self._values(), strict=True)]
+        pairs = zip(self._mean_gradient(x, y), self._network.values(), strict=True)
+        residual = [g + self.l2 * w[:, None] for g, w in pairs]
         solved = self._solve(residual)
         products = ((r * v).sum((1, 2, 3)) for r, v in zip(residual, solved, strict=True))
         gain = self._over_sites(products) / 2
@@ -338,7 +331,7 @@ class Estimator(ABC):
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """Gradients can be had whatever the caller has switched off, and in full precision."""
-        with torch.inference_mode(False), full_precision(self.allow_tf32):
+        with torch.inference_mode(False), full_precision():
             yield
 
 
@@ -371,17 +364,16 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_precision(allow_tf32: bool = False) -> Iterator[None]:
-    """Within, float32 products and convolutions on CUDA are computed in float32, unless TF32 is asked for.
+def full_precision() -> Iterator[None]:
+    """Within, float32 products and convolutions on CUDA are computed in float32.
 
-    On recent GPUs torch may round the factors of a product to 10 bits, which influence does not survive.
+    On recent GPUs torch may round the factors of a product to 10 bits (TF32), which influence does not survive.
     """
-    wanted = "tf32" if allow_tf32 else "ieee"
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = wanted
+            switch.fp32_precision = "ieee"
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):

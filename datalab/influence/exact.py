@@ -70,7 +70,7 @@ class ExactGGN(Estimator):
         factors = self._factorised(self._d - self.l2 / n)
         target = network.flatten(self._mean_gradient(x_val, y_val))
         target = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, target, strict=True)]
-        penalty = self.l2 * network.flatten([v[:, None] for v in self._values()])
+        penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
         columns = []
         n_classes = network.logits(next(self._batches(x, y, 1)).x).shape[-1]
         for batch in self._batches(x, y, max(1, self._gradients_at_once() // (1 + n_classes))):

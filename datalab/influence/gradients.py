@@ -112,8 +112,7 @@ class TracIn:
     learning_rates
         T numbers above 0: the learning rate at each, times the steps it stands for.
     options
-        ``batch_size``, ``leave_out``, ``dtype``, ``allow_tf32``: those of
-        :class:`~datalab.influence.estimator.Estimator`.
+        ``batch_size``, ``leave_out``, ``dtype``: those of :class:`~datalab.influence.estimator.Estimator`.
 
     Raises UserError for rates that do not fit, and what :class:`~datalab.influence.estimator.Estimator` does.
     """

@@ -48,18 +48,11 @@ class Hessian:
 
     def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
         """The gradient of each batch's summed loss, to be differentiated again."""
-        frozen = [p for p in self._parameters if not p.requires_grad]
-        try:
-            for p in frozen:
-                p.requires_grad_(True)
-            # The other kernels of attention cannot be differentiated twice.
-            with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-                for batch in self._batches(None):
-                    loss = functional.cross_entropy(self.network.module(batch.x), batch.y[0], reduction="sum")
-                    yield torch.autograd.grad(loss, self._parameters, create_graph=True)
-        finally:
-            for p in frozen:
-                p.requires_grad_(False)
+        # The other kernels of attention cannot be differentiated twice.
+        with self.network.differentiable(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            for batch in self._batches(None):
+                loss = functional.cross_entropy(self.network.module(batch.x), batch.y[0], reduction="sum")
+                yield torch.autograd.grad(loss, self._parameters, create_graph=True)
 
     def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:
         """The derivative of the gradients along k directions, each parameter's (k, *shape)."""

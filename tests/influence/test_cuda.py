@@ -58,10 +58,8 @@ def test_no_batch_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_tf32_is_off_unless_asked_for_and_the_callers_choice_is_restored():
+def test_tf32_is_off_and_the_callers_choice_is_restored():
     before = torch.backends.cuda.matmul.fp32_precision
     with full_precision():
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-    with full_precision(allow_tf32=True):
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == before
