@@ -117,7 +117,7 @@ def measured_verdict(
 
 
 def _value(claim: Claim, narrow: tuple[float, float] | None) -> Verdict | None:
-    """``reproduced``, where the ceiling allows it and the 90 % interval lies within the tolerance of the reported one."""
+    """``reproduced``, where the ceiling allows it and the 90 % interval is within tolerance of the reported effect."""
     effect = reported_effect(claim)
     if claim.verdict_ceiling != "value" or effect is None or narrow is None:
         return None
