@@ -40,6 +40,11 @@ class InfluenceWarning(UserWarning):
     """A score is defined and computed, but does not mean what a reader would take it for; the message says why."""
 
 
+def warn(message: str) -> None:
+    """Warn of what a reader would misread, at the line that called the verb."""
+    warnings.warn(message, InfluenceWarning, stacklevel=4)
+
+
 class Batch(NamedTuple):
     """A slice of a labelled set: x (m, ...), y (S, m), and its first example's place."""
 
@@ -105,7 +110,7 @@ class Estimator(ABC):
             del self.n_  # a fit that fails leaves nothing to score with
         self._network = self._takes(self.model, self.leave_out, self.dtype)
         x, y = self._checked("x, y", x, y)
-        with self._computing():
+        with computing():
             self._network.probe(next(self._batches(x[:2], y[:, :2])).x)
             self.n_ = len(x)
             try:
@@ -123,28 +128,28 @@ class Estimator(ABC):
         _check_damping(damping)
         other = copy.copy(self)
         other.damping = damping
-        with self._computing():
+        with computing():
             other._damp()
         return other
 
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """g_i' (H + d I)^-1 g_i of each example, (n,), at least 0; high = the model bends itself to fit it."""
         x, y = self._fitted("x, y", x, y)
-        with self._computing():
+        with computing():
             return self._result(torch.cat([self._self_influence(batch) for batch in self._batches(x, y)], 1))
 
     def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
         x, y = self._fitted("x, y", x, y)
         x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
-        with self._computing():
+        with computing():
             return self._result(-self._product(x, y, self._solve(self._mean_gradient(x_val, y_val)))[:, 0])
 
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
         x, y = self._fitted("x, y", x, y)
         x_test, y_test = self._fitted("x_test, y_test", x_test, y_test)
-        with self._computing():
+        with computing():
             return self._result(-self._pairs(x, y, x_test, y_test))
 
     def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ class Estimator(ABC):
         """
         x, y = self._fitted("x, y", x, y)
         x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
-        with self._computing():
+        with computing():
             return self._result(self._leave_one_out(x, y, x_val, y_val))
 
     @abstractmethod
@@ -189,15 +194,12 @@ class Estimator(ABC):
 
     def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Each test example's solved gradient times each example's gradient, (S, n_test, n)."""
-        tests = self._batches(x_test, y_test, self._tests_at_once())
+        tests = self._batches(x_test, y_test, self._gradients_at_once())
         return torch.cat([self._against(x, y, batch) for batch in tests], 1)
 
     def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
         """The rows of ``_pairs`` of one batch of tests."""
         return self._product(x, y, self._solve(self._per_example(tests)))
-
-    def _tests_at_once(self) -> int:
-        return self._gradients_at_once()
 
     def _factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of one batch, site by site."""
@@ -277,11 +279,9 @@ class Estimator(ABC):
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
-            warnings.warn(
+            warn(
                 f"model: not converged: a damped Newton step would lower its training loss of {float(loss[worst]):.3g} "
-                f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model",
-                InfluenceWarning,
-                stacklevel=3,
+                f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
             )
 
     def _result(self, values: Tensor) -> Tensor:
@@ -328,12 +328,6 @@ class Estimator(ABC):
             raise UserError(f"model: must return logits (n, C) with C at least 2, got {got} for one example")
         return logits
 
-    @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Gradients can be had whatever the caller has switched off, and in full precision."""
-        with torch.inference_mode(False), full_precision():
-            yield
-
 
 def _tensor(name: str, which: str, values: object) -> Tensor:
     try:
@@ -364,17 +358,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Within, float32 products and convolutions on CUDA are computed in float32.
+def computing() -> Iterator[None]:
+    """Within, gradients can be had whatever the caller has switched off, and float32 on CUDA is float32.
 
-    On recent GPUs torch may round the factors of a product to 10 bits (TF32), which influence does not survive.
+    On recent GPUs torch may round the factors of a product or convolution to 10 bits (TF32), which influence does not
+    survive.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
             switch.fp32_precision = "ieee"
-        yield
+        with torch.inference_mode(False):
+            yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value

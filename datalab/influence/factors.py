@@ -67,10 +67,8 @@ class Dense(NamedTuple):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
-        m, k = weights.shape[2], weights.shape[1]
         if self.rank_one:
-            size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
-            return sum(self._part(i, size).back(_weighted(self.gradients, weights, i, size)) for i in range(0, m, size))
+            return _weighted_total(self, weights)
         total, start = 0, 0
         for part in self._chunks(_MULTIPLIED):
             stop = start + part.inputs.shape[1]
@@ -78,7 +76,8 @@ class Dense(NamedTuple):
             start = stop
         return total.unflatten(2, (self.gradients.shape[-1], -1))
 
-    def _part(self, start: int, size: int) -> "Dense":
+    def part(self, start: int, size: int) -> Self:
+        """The factors of ``size`` examples from ``start``."""
         return Dense(self.inputs[:, start : start + size], self.gradients[:, start : start + size], self.bias)
 
     def products(self, other: Self) -> Tensor:
@@ -153,7 +152,7 @@ class Dense(NamedTuple):
     def _chunks(self, numbers: int = _SQUARED) -> "list[Dense]":
         a_gradient = self.gradients[:, 0, 0].numel() * (self.inputs.shape[-1] + self.bias)
         size = max(numbers // a_gradient, 1)
-        return [self._part(start, size) for start in range(0, self.inputs.shape[1], size)]
+        return [self.part(start, size) for start in range(0, self.inputs.shape[1], size)]
 
 
 class Lookup(NamedTuple):
@@ -203,13 +202,11 @@ class Lookup(NamedTuple):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (1, k, out, size) of the examples' gradients, for weights (1, k, m)."""
-        m, k = weights.shape[2], weights.shape[1]
-        size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
-        total = 0
-        for i in range(0, m, size):
-            part = Lookup(self.tokens[i : i + size], self.gradients[:, i : i + size], self.size)
-            total = total + part.back(_weighted(self.gradients, weights, i, size))
-        return total
+        return _weighted_total(self, weights)
+
+    def part(self, start: int, size: int) -> Self:
+        """The factors of ``size`` examples from ``start``."""
+        return Lookup(self.tokens[start : start + size], self.gradients[:, start : start + size], self.size)
 
     def products(self, other: Self) -> Tensor:
         """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
@@ -252,10 +249,16 @@ def _squares(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values, dim=(2, 3)).square_()
 
 
-def _weighted(gradients: Tensor, weights: Tensor, start: int, size: int) -> Tensor:
-    """Of ``size`` examples, each output gradient times each of k weights, (B, m, t, k, out)."""
-    part = slice(start, start + size)
-    return torch.einsum("bkm,bmto->bmtko", weights[:, :, part], gradients[:, part])
+def _weighted_total(factors: Factors, weights: Tensor) -> Tensor:
+    """k weighted sums (B, k, out, in), by weighting the output gradients of a few examples at a time."""
+    _, k, m = weights.shape
+    size = max(_MULTIPLIED // (k * factors.gradients[:, 0].numel()), 1)
+    total = 0
+    for start in range(0, m, size):
+        part = factors.part(start, size)
+        weighted = torch.einsum("bkm,bmto->bmtko", weights[:, :, start : start + size], part.gradients)
+        total = total + part.back(weighted)
+    return total
 
 
 def _affine(a: Tensor, matrix: Tensor, bias: bool) -> Tensor:

@@ -45,8 +45,8 @@ class GradDot(Estimator):
             x, y, lambda batch: (f.products(t) for f, t in zip(self._factors(batch), targets, strict=True))
         )
 
-    def _tests_at_once(self) -> int:
-        return self.batch_size
+    def _gradients_at_once(self) -> int:
+        return self.batch_size  # none is formed where weights are not shared over positions
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         refuse_leave_one_out(type(self).__name__)

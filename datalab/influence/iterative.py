@@ -3,7 +3,6 @@
 All parameters are one vector here: directions are (S, k, P).
 """
 
-import warnings
 from abc import abstractmethod
 from functools import partial
 from typing import Literal
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator, InfluenceWarning
+from datalab.influence.estimator import Batch, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.seeds import integer
@@ -119,15 +118,11 @@ class CG(MatrixFree):
                 break
         worst = self._note_residual(squared.sqrt(), vectors)
         if bool(indefinite):
-            warnings.warn(
-                "curvature: indefinite along a direction; a larger damping would not be", InfluenceWarning, stacklevel=2
-            )
+            warn("curvature: indefinite along a direction; a larger damping would not be")
         elif worst > self.tolerance:
-            warnings.warn(
+            warn(
                 f"iterations: {self.iterations} leave a relative residual of {worst:.1e}; more, or a larger damping, "
-                "would do",
-                InfluenceWarning,
-                stacklevel=2,
+                "would do"
             )
         return solution
 
@@ -170,11 +165,8 @@ class LiSSA(MatrixFree):
                 "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
             )
         if residual > _WORTH_A_WARNING:
-            warnings.warn(
-                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, "
-                "would do",
-                InfluenceWarning,
-                stacklevel=2,
+            warn(
+                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, would do"
             )
         return v
 

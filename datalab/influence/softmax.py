@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datalab.errors import UserError
 from datalab.influence import cholesky
 from datalab.influence.fisher import towards
 
@@ -91,12 +90,7 @@ class SoftmaxGGN:
             values, vectors = torch.linalg.eigh(moment / self.n)
             scale = (values.clamp(min=0) + ridge).rsqrt()
             self._whiten, metric = scale[:, None] * vectors.T, scale.square().to(dtype)
-        self._factor = cholesky.factorise(self._build(metric))
-        if self._factor is None:
-            raise UserError(
-                f"damping: the curvature plus {self.damping_:.3g} is not positive definite in {str(dtype)[6:]}; "
-                "a larger damping would be"
-            )
+        self._factor = cholesky.factorise(self._build(metric), self.damping_)
         if dtype != torch.float64 and (change := self._first_refinement(batch)) > _SAFE:
             raise ArithmeticError(
                 f"float32 is not accurate enough here: a refinement changes the solution by {change:.1e}"

@@ -23,9 +23,7 @@ class _Projected(Estimator):
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
     """
 
-    def __init__(
-        self, model: nn.Module, damping: float | Literal["auto"], dimensions: int | None, seed: int, **options
-    ):
+    def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
         super().__init__(model, damping, **options)
         self.dimensions, self.seed = dimensions, seed
 

@@ -380,7 +380,7 @@ def test_an_indefinite_hessian_is_warned_of():
 def test_a_series_on_an_indefinite_curvature_is_refused():
     model, train, _ = problem()
     with pytest.raises(UserError, match="diverges"):
-        LiSSA(model, 1e-3, curvature="hessian", depth=500).fit(*train)
+        LiSSA(model, 1e-3, curvature="hessian", depth=50).fit(*train)
 
 
 @quiet

@@ -36,7 +36,7 @@ KINDS = {
     "DataInf": DataInf,
     "GradDot": GradDot,
     "GradCos": GradCos,
-    "CG": lambda m, **k: CG(m, 0.05, **k),
+    "CG": lambda m, **k: CG(m, 0.05, tolerance=1e-10, **k),
     "LiSSA": lambda m, **k: LiSSA(m, 0.5, depth=20, **k),
     "Arnoldi": lambda m, **k: Arnoldi(m, 0.05, rank=20, **k),
 }
