@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Dataset:
     """A data set without exact duplicates, in a fixed shuffled order.
 
     ``features`` (n, p): numbers, categories, or one column ``text``; ``labels`` (n,) int64 indices into
-    ``class_names``; ``groups`` (n,) int64 or None; ``ratings`` a list of n arrays or None; ``source_rows`` (n,) the
+    ``class_names``; ``groups`` (n,) int64 or None; ``ratings`` n arrays, one a row, or None; ``source_rows`` (n,) the
     row's position in the source file; ``sha256`` the content hash. A row's id is its position here.
     """
 
@@ -35,7 +36,7 @@ class Dataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray | None
-    ratings: list[np.ndarray] | None
+    ratings: Sequence[np.ndarray] | None
     source_rows: np.ndarray
     rows_read: int
     duplicates: int
