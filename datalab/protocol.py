@@ -23,7 +23,7 @@ class Protocol:
         rules = {key: value for key, value in tree.items() if key != "profiles"}
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self.rules_sha256 = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
-        self._tree = _frozen(tree)
+        self._tree = frozen(tree)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -32,10 +32,11 @@ class Protocol:
             raise AttributeError(f"protocol.yaml has no '{name}'") from None
 
 
-def _frozen(node: Any) -> Any:
+def frozen(node: Any) -> Any:
+    """A tree of dicts and lists that cannot be changed."""
     if isinstance(node, dict):
-        return MappingProxyType({key: _frozen(value) for key, value in node.items()})
-    return tuple(_frozen(value) for value in node) if isinstance(node, list) else node
+        return MappingProxyType({key: frozen(value) for key, value in node.items()})
+    return tuple(frozen(value) for value in node) if isinstance(node, list) else node
 
 
 @functools.cache

@@ -16,24 +16,28 @@ import torch
 from torch import Tensor, nn
 
 
-class _Linear:
-    def __init__(self, layer: nn.Linear):
-        self.bias = layer.bias is not None
+class _Layer:
+    """One layer of a stack: ``forward`` keeps what ``pull``, the way back from its output to its input, needs."""
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def __init__(self, layer: nn.Module):
+        pass
+
+
+class _Linear(_Layer):
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         self.x = x
         if x.shape[0] < weight.shape[0]:  # inputs shared by all models: one large product
             y = torch.matmul(weight, x[0])
             return y if bias is None else y.add_(bias.unsqueeze(2))
         return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, x)
 
-    def backward(self, g: Tensor, weight: Tensor, grads: list[Tensor], need_input: bool) -> Tensor | None:
-        torch.bmm(g, self.x.mT, out=grads[0])
-        if self.bias:
-            torch.sum(g, 2, out=grads[1])
-        return self.pull(g, weight) if need_input else None
+    def fill(self, g: Tensor, gradients: list[Tensor]) -> None:
+        """The gradients of the weight and, where there is one, of the bias."""
+        torch.bmm(g, self.x.mT, out=gradients[0])
+        for bias in gradients[1:]:
+            torch.sum(g, 2, out=bias)
 
-    def pull(self, g: Tensor, weight: Tensor) -> Tensor:
+    def pull(self, g: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return torch.bmm(weight.mT, g)
 
     def positions(self, n: int) -> tuple[Tensor, int]:
@@ -47,7 +51,7 @@ class _PatchConv:
         self.kernel = layer.kernel_size
         self.linear = _Linear(layer)
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         s, c, h, w, n = x.shape
         (kh, kw), rows, columns = self.kernel, h // self.kernel[0], w // self.kernel[1]
         self.shape = (s, c, rows, kh, columns, kw, n)
@@ -55,31 +59,25 @@ class _PatchConv:
         patches = x.reshape(self.shape).permute(0, 1, 3, 5, 2, 4, 6).reshape(s, c * kh * kw, rows * columns * n)
         return self.linear.forward(patches, weight.flatten(2), bias).unflatten(2, (rows, columns, n))
 
-    def backward(self, g: Tensor, weight: Tensor, grads: list[Tensor], need_input: bool) -> Tensor | None:
-        gx = self.linear.backward(g.flatten(2), weight.flatten(2), [grads[0].flatten(2), *grads[1:]], need_input)
-        return None if gx is None else self._fold(gx)
+    def fill(self, g: Tensor, gradients: list[Tensor]) -> None:
+        self.linear.fill(g.flatten(2), [gradients[0].flatten(2), *gradients[1:]])
 
-    def pull(self, g: Tensor, weight: Tensor) -> Tensor:
-        return self._fold(self.linear.pull(g.flatten(2), weight.flatten(2)))
+    def pull(self, g: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        _, c, rows, kh, columns, kw, n = self.shape
+        gx = self.linear.pull(g.flatten(2), weight.flatten(2))
+        gx = gx.view(-1, c, kh, kw, rows, columns, n).permute(0, 1, 4, 2, 5, 3, 6)
+        return gx.reshape(-1, c, rows * kh, columns * kw, n)
 
     def positions(self, n: int) -> tuple[Tensor, int]:
         return self.linear.x, self.linear.x.shape[2] // n
 
-    def _fold(self, gx: Tensor) -> Tensor:
-        _, c, rows, kh, columns, kw, n = self.shape
-        gx = gx.view(-1, c, kh, kw, rows, columns, n).permute(0, 1, 4, 2, 5, 3, 6)
-        return gx.reshape(-1, c, rows * kh, columns * kw, n)
 
-
-class _ReLU:
-    def __init__(self, layer: nn.ReLU):
-        pass
-
+class _ReLU(_Layer):
     def forward(self, x: Tensor) -> Tensor:
         self.y = x.relu_()
         return self.y
 
-    def backward(self, g: Tensor) -> Tensor:
+    def pull(self, g: Tensor) -> Tensor:
         return torch.ops.aten.threshold_backward.grad_input(g, self.y, 0, grad_input=g)
 
 
@@ -94,7 +92,7 @@ class _Reshape:
         # Contiguous first: a plain transpose is several times faster than cutting patches out of a transposed view.
         return x.contiguous().view(x.shape[0], *self.shape, x.shape[-1])
 
-    def backward(self, g: Tensor) -> Tensor:
+    def pull(self, g: Tensor) -> Tensor:
         return g.reshape(self.before)
 
 
@@ -108,7 +106,7 @@ class _ZeroPad:
         self.size = x.shape[2:4]
         return nn.functional.pad(x, self.padding)
 
-    def backward(self, g: Tensor) -> Tensor:
+    def pull(self, g: Tensor) -> Tensor:
         return g[:, :, : self.size[0], : self.size[1]]
 
 
@@ -195,32 +193,31 @@ class Stack(Models):
 
         (1, n, h) when x is shared and no layer with parameters comes before the last one.
         """
-        return self._features(x).mT
+        return self._forward(x, self._layers[:-1]).mT
 
     def __call__(self, x: Tensor) -> Tensor:
         """The logits (S, n, C) for x (n, d), shared by all models, or (S, n, d)."""
-        return self._logits(self._features(x)).mT
+        return self._forward(x, self._layers).mT
 
     def predict(self, x: Tensor, rows: int = 256) -> Tensor:
         """The predicted classes (S, n) for x (n, d), computed ``rows`` examples at a time."""
         # max, since argmax over an inner dimension is several times slower.
-        return torch.cat([self._logits(self._features(block)).max(1).indices for block in x.split(rows)], dim=1)
+        return torch.cat([self._forward(block, self._layers).max(1).indices for block in x.split(rows)], dim=1)
 
     def backward(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
         """Fill ``gradients`` with those of each model's mean (or weighted mean) cross-entropy.
 
         x is (S, n, d), labels (S, n) int64, weights (S, n); a weighted loss is divided by n, not by the weights' sum.
         """
-        g = torch.softmax(self._logits(self._features(x)), 1)
+        g = torch.softmax(self._forward(x, self._layers), 1)
         target = labels.unsqueeze(1)
         g.scatter_add_(1, target, g.new_full((), -1).expand_as(target))
         g *= 1 / labels.shape[1] if weights is None else (weights / labels.shape[1]).unsqueeze(1)
         for layer, names, need_input in self._backwards():
             if names:
-                gradients = [self.gradients[name] for name in names]
-                g = layer.backward(g, self.parameters[names[0]], gradients, need_input)
-            else:
-                g = layer.backward(g)
+                layer.fill(g, [self.gradients[name] for name in names])
+            if need_input:
+                g = layer.pull(g, *self._weights(names))
 
     def trace(self, x: Tensor) -> "Trace":
         """Run x (n, d) or (S, n, d) forward and keep what the layers saw, until the stack runs again."""
@@ -236,9 +233,8 @@ class Stack(Models):
         for layer, names, need_input in self._backwards():
             if names:
                 by_layer.append(_examples_first(g.flatten(2), layer.positions(n)[1]))
-                g = layer.pull(g, self.parameters[names[0]]) if need_input else g
-            else:
-                g = layer.backward(g)
+            if need_input:
+                g = layer.pull(g, *self._weights(names))
         return by_layer[::-1]
 
     def _backwards(self) -> Iterator[tuple[object, list[str], bool]]:
@@ -246,18 +242,14 @@ class Stack(Models):
         for i in range(len(self._layers) - 1, self._first - 1, -1):
             yield *self._layers[i], i > self._first
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, layers: list[tuple[object, list[str]]]) -> Tensor:
         x = x.mT.unsqueeze(0) if x.dim() == 2 else x.mT
-        for layer, names in self._layers[:-1]:
-            x = layer.forward(x, *self._weights(names)) if names else layer.forward(x)
+        for layer, names in layers:
+            x = layer.forward(x, *self._weights(names))
         return x
 
-    def _logits(self, features: Tensor) -> Tensor:
-        layer, names = self._layers[-1]
-        return layer.forward(features, *self._weights(names))
-
-    def _weights(self, names: list[str]) -> tuple[Tensor, Tensor | None]:
-        return self.parameters[names[0]], self.parameters[names[1]] if len(names) > 1 else None
+    def _weights(self, names: list[str]) -> list[Tensor]:
+        return [self.parameters[name] for name in names]
 
 
 class Trace(NamedTuple):

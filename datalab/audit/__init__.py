@@ -1,26 +1,24 @@
-"""The paper against its own arithmetic: a table of exact checks on its printed figures.
-
-The ledger's statements are handed in: this room knows how to audit them, not where they are kept.
-"""
+"""The paper against its own arithmetic: exact checks on its printed figures, a dictionary of them a topic."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from datalab.audit import table_4_1, tables_4_2_to_4_5, text
-from datalab.audit.outcomes import CHECKS, Figures, Outcome
-from datalab.ledger import RoundingInterval
+from datalab.audit.figures import Figures
+from datalab.audit.shapes import Outcome
+from datalab.ledger import PAPER_WORDS, Claim, RoundingInterval, find
 
-__all__ = ["CHECKS", "DECIMALS", "Figures", "Outcome", "agrees", "basis", "ends", "outcomes", "same", "verdict"]
+__all__ = ["DECIMALS", "Figures", "Outcome", "agrees", "basis", "ends", "outcomes", "same", "verdict"]
 
 DECIMALS = 4  # to which the ledger declares its recomputed figures
-_TOPICS = (text, table_4_1, tables_4_2_to_4_5)  # importing them enters their checks
-_PAPER = {"consistent": "consistent", "inconsistent": "contradicted", "cannot_be_checked": "uncheckable"}
 
 
-def outcomes(statements: Mapping[str, Any]) -> dict[str, Outcome]:
+def outcomes(statements: Mapping[str, Claim]) -> dict[str, Outcome]:
     """Every check's outcome by statement id, in the ledger's order."""
-    figures = Figures(statements)
-    return {key: CHECKS[key](figures) for key in statements if key in CHECKS}
+    figures, checks = Figures(statements), {}
+    for topic in (*text.TOPICS, *table_4_1.TOPICS, *tables_4_2_to_4_5.TOPICS):
+        checks |= topic(figures)
+    return {key: checks[key] for key in statements if key in checks}
 
 
 def basis(statement_id: str) -> str:
@@ -29,7 +27,7 @@ def basis(statement_id: str) -> str:
     ``printed figures``: recomputed by code from them alone; ``figures and text``: by code, with a number or a list that
     a reader takes from the text; ``simulation``: by code, with simulated losses; ``declared``: a reading of the text.
     """
-    if statement_id not in CHECKS:
+    if find(statement_id).paper_check.recomputed is None:
         return "declared"
     if statement_id in text.COUNTED:
         return "figures and text"
@@ -38,7 +36,7 @@ def basis(statement_id: str) -> str:
 
 def verdict(outcome: Outcome) -> str:
     """An outcome in the words of the paper column: consistent, contradicted or uncheckable."""
-    return _PAPER[outcome.status]
+    return PAPER_WORDS[outcome.status]
 
 
 def agrees(outcome: Outcome, declared: Any) -> bool:
@@ -52,26 +50,19 @@ def agrees(outcome: Outcome, declared: Any) -> bool:
 
 def same(computed: Any, declared: Any) -> bool:
     """Equal structures: numbers to the ledger's four decimals, everything else exactly."""
-    if isinstance(declared, Mapping):
-        return (
-            isinstance(computed, Mapping)
-            and computed.keys() == declared.keys()
-            and all(same(computed[key], declared[key]) for key in declared)
-        )
-    if isinstance(declared, list | tuple):
-        return (
-            isinstance(computed, list | tuple)
-            and len(computed) == len(declared)
-            and all(same(ours, theirs) for ours, theirs in zip(computed, declared, strict=True))
-        )
-    if isinstance(declared, int | float) and not isinstance(declared, bool):
-        number = isinstance(computed, int | float) and not isinstance(computed, bool)
-        return number and abs(computed - declared) <= 0.501 * 10**-DECIMALS
+    if isinstance(declared, Mapping) and isinstance(computed, Mapping):
+        keys_agree = computed.keys() == declared.keys()
+        return keys_agree and all(same(computed[key], declared[key]) for key in declared)
+    if isinstance(declared, list | tuple) and isinstance(computed, list | tuple):
+        return len(computed) == len(declared) and all(map(same, computed, declared))
+    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (computed, declared)]
+    if all(numbers):
+        return abs(computed - declared) <= 0.501 * 10**-DECIMALS
     return type(computed) is type(declared) and computed == declared
 
 
 def ends(interval: RoundingInterval | tuple[RoundingInterval, ...] | None) -> Any:
     """An interval's ends as floats, ``[low, high]``; of several a list of such."""
     if isinstance(interval, tuple):
-        return [list(part.floats()) for part in interval]
+        return [ends(part) for part in interval]
     return None if interval is None else list(interval.floats())

@@ -1,6 +1,6 @@
 """The data sets: registry, download, loading, splits and preprocessing, data cards."""
 
-from datalab.data.cards import card, cards
+from datalab.data.cards import card
 from datalab.data.download import fetch, missing, on_disk
 from datalab.data.preparation import Prepared, prepare
 from datalab.data.registry import EMBEDDED, ENCODERS, PACKAGES, REGISTRY, DatasetSpec, PackageSpec, check_names
@@ -16,7 +16,6 @@ __all__ = [
     "PackageSpec",
     "Prepared",
     "card",
-    "cards",
     "check_names",
     "fetch",
     "load",

@@ -5,10 +5,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import filelock
+import numpy as np
 import platformdirs
 
+from datalab import atomic
 from datalab.errors import UserError
 
 
@@ -44,6 +47,24 @@ def subfolder(name: str) -> Path:
             f"cache folder {path}: {error.strerror}; set DATALAB_CACHE to a folder you can write to"
         ) from None
     return path
+
+
+def store(file: Path, **arrays: np.ndarray) -> None:
+    """Write arrays to a file of the cache."""
+    with atomic.replacing(file) as partial, partial.open("wb") as out:
+        np.savez(out, **arrays)
+
+
+def stored(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file; None where there is none, or a damaged one, which is removed to be computed again."""
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        file.unlink(missing_ok=True)
+        return None
 
 
 @contextmanager

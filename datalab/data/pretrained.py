@@ -1,7 +1,6 @@
 """Pretrained networks as encoders: MiniLM for texts, EfficientNet-Lite0 for images, from pinned weights."""
 
 import functools
-import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -10,7 +9,6 @@ from typing import Self
 
 import numpy as np
 
-from datalab import atomic
 from datalab.data import cache, download
 from datalab.data.registry import ENCODERS, PACKAGES
 from datalab.data.tables import Dataset
@@ -34,8 +32,7 @@ class Embedding:
     cache_key = None  # the embeddings themselves are cached
 
     def __init__(self, dataset: Dataset, name: str, embed: Callable[[Sequence], np.ndarray], rows: Sequence):
-        if not download.on_disk(name):
-            raise UserError(f"encoder '{name}' is not on disk; fetch it with: datalab datasets --fetch {name}")
+        download.require(name)
         self.name, self.embed, self.rows, self.content = name, embed, rows, dataset.sha256
 
     def fit(self, ids: np.ndarray) -> Self:
@@ -56,12 +53,14 @@ class Embedding:
         name = f"{self.name}-{weights}-{_device()}-{self.content[:16]}"
         with cache.locked(f"embeddings-{name}"):
             folder = cache.subfolder("embeddings") / name
-            known = _stored(folder)
+            known: dict[int, np.ndarray] = {}
+            for shard in filter(None, map(cache.stored, sorted(folder.glob("*.npz")))):
+                known |= zip(shard["ids"].tolist(), shard["vectors"], strict=True)
             todo = np.asarray(sorted(set(np.asarray(ids).tolist()) - known.keys()), dtype=np.int64)
             for start in range(0, len(todo), EMBED_AT_ONCE):  # stored as it goes: an interruption loses one piece
                 piece = todo[start : start + EMBED_AT_ONCE]
                 vectors = self.embed([self.rows[row] for row in piece.tolist()]).astype(np.float16)
-                _store(folder, piece, vectors)
+                cache.store(folder / f"{cache.sha256(piece.tobytes())[:16]}.npz", ids=piece, vectors=vectors)
                 known |= zip(piece.tolist(), vectors, strict=True)
         return np.stack([known[row] for row in np.asarray(ids).tolist()]).astype(np.float64)
 
@@ -70,23 +69,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _stored(folder: Path) -> dict[int, np.ndarray]:
-    known: dict[int, np.ndarray] = {}
-    for file in sorted(folder.glob("*.npz")):
-        try:
-            with np.load(file, allow_pickle=False) as shard:
-                known |= zip(shard["ids"].tolist(), shard["vectors"], strict=True)
-        except (OSError, ValueError, KeyError):
-            file.unlink(missing_ok=True)  # damaged: its rows are computed again
-    return known
-
-
-def _store(folder: Path, ids: np.ndarray, vectors: np.ndarray) -> None:
-    name = hashlib.sha256(ids.tobytes()).hexdigest()[:16]
-    with atomic.replacing(folder / f"{name}.npz") as partial, partial.open("wb") as out:
-        np.savez(out, ids=ids, vectors=vectors)
 
 
 def _weights(name: str) -> dict[str, bytes]:

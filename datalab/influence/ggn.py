@@ -47,7 +47,10 @@ class GGN:
 
     def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
         self.network, self._batches, self.n = network, batches, n
-        self._size = self._affordable()
+        tape = network.tape(next(batches(1)).x)
+        gradients = [f.gradients for f in tape.factors(next(fisher.exact_cotangents(tape.logits)))]
+        of_example = tape.logits.shape[-1] * sum(g.numel() for g in gradients)
+        self._size = max(1, _KEPT // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] | None = None
         kept: list[Linearised] = []
         numbers = 0
@@ -60,14 +63,13 @@ class GGN:
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors of every model, (S, k, P)."""
-        out = torch.empty_like(vectors)
+        out = torch.zeros_like(vectors)
         widest = max(d_out for _, d_out, _ in self.network.shapes)
         for linearised in self._kept or self._linearise():
             positions = max(g.shape[2] * g.shape[3] for _, g in linearised)  # of all examples of the batch
             k = max(1, _PROJECTED // (positions * widest * self.network.models))
             for i in range(0, vectors.shape[1], k):
-                part = self._of_batch(linearised, vectors[:, i : i + k])
-                out[:, i : i + k] = part if linearised is self._first else out[:, i : i + k] + part
+                out[:, i : i + k] += self._of_batch(linearised, vectors[:, i : i + k])
         return out / self.n
 
     def matrix(self) -> Tensor:
@@ -98,21 +100,11 @@ class GGN:
             back.append(f.back(torch.einsum("cbmto,bmkc->bmtko", g, weights)))
         return self.network.flatten(back)
 
-    def _affordable(self) -> int:
-        """How many examples' gradients for every class may be held at a time."""
-        tape = self.network.tape(next(self._batches(1)).x)
-        factors = tape.factors(next(fisher.exact_cotangents(tape.logits)))
-        numbers = tape.logits.shape[-1] * sum(f.gradients.numel() for f in factors)
-        return max(1, _KEPT // numbers)
-
     def _linearise(self) -> Iterator[Linearised]:
         for batch in self._batches(self._size):
             tape = self.network.tape(batch.x)
             by_class = [tape.factors(c) for c in fisher.exact_cotangents(tape.logits)]
-            linearised = [(site[0], torch.stack([f.gradients for f in site])) for site in zip(*by_class, strict=True)]
-            if batch.start == 0:
-                self._first = linearised
-            yield linearised
+            yield [(site[0], torch.stack([f.gradients for f in site])) for site in zip(*by_class, strict=True)]
 
 
 def _inputs(f: Dense, model: int) -> Tensor:

@@ -45,8 +45,8 @@ class GradDot(Estimator):
             x, y, lambda batch: (f.products(t) for f, t in zip(self._factors(batch), targets, strict=True))
         )
 
-    def _tests_at_once(self) -> int:
-        return self.batch_size
+    def _gradients_at_once(self) -> int:
+        return self.batch_size  # none is formed where weights are not shared over positions
 
     def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         refuse_leave_one_out(type(self).__name__)
@@ -112,8 +112,7 @@ class TracIn:
     learning_rates
         T numbers above 0: the learning rate at each, times the steps it stands for.
     options
-        ``batch_size``, ``leave_out``, ``dtype``, ``allow_tf32``: those of
-        :class:`~datalab.influence.estimator.Estimator`.
+        ``batch_size``, ``leave_out``, ``dtype``: those of :class:`~datalab.influence.estimator.Estimator`.
 
     Raises UserError for rates that do not fit, and what :class:`~datalab.influence.estimator.Estimator` does.
     """

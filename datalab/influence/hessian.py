@@ -29,12 +29,13 @@ class Hessian:
             raise UserError("curvature: the Hessian takes one model at a time; a stack takes the Gauss-Newton matrix")
         self.network, self._batches, self.n = network, batches, n
         self._parameters = network.parameters()
+        self._order = self._places().to(network.like.device)
         self._vectorised: bool | None = None
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""
-        by_vector = [self._in_parameters(v) for v in vectors[0]]
-        directions = [torch.stack(of_parameter) for of_parameter in zip(*by_vector, strict=True)]
+        by_parameter = vectors[0][:, self._order.argsort()].split([p.numel() for p in self._parameters], 1)
+        directions = [v.unflatten(1, p.shape).contiguous() for v, p in zip(by_parameter, self._parameters, strict=True)]
         sums = [torch.zeros_like(v) for v in directions]
         for gradients in self._gradients():
             if self._vectorised is None:
@@ -44,22 +45,15 @@ class Hessian:
                 part = [v[i : i + step] for v in directions]
                 for total, s in zip(sums, self._second(gradients, part, self._vectorised), strict=True):
                     total[i : i + step] += s
-        return torch.func.vmap(lambda *values: self._in_sites(values)[0])(*sums)[None] / self.n
+        return torch.cat([total.flatten(1) for total in sums], 1)[None, :, self._order] / self.n
 
     def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
         """The gradient of each batch's summed loss, to be differentiated again."""
-        frozen = [p for p in self._parameters if not p.requires_grad]
-        try:
-            for p in frozen:
-                p.requires_grad_(True)
-            # The other kernels of attention cannot be differentiated twice.
-            with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-                for batch in self._batches(None):
-                    loss = functional.cross_entropy(self.network.module(batch.x), batch.y[0], reduction="sum")
-                    yield torch.autograd.grad(loss, self._parameters, create_graph=True)
-        finally:
-            for p in frozen:
-                p.requires_grad_(False)
+        # The other kernels of attention cannot be differentiated twice.
+        with self.network.differentiable(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            for batch in self._batches(None):
+                loss = functional.cross_entropy(self.network.module(batch.x), batch.y[0], reduction="sum")
+                yield torch.autograd.grad(loss, self._parameters, create_graph=True)
 
     def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:
         """The derivative of the gradients along k directions, each parameter's (k, *shape)."""
@@ -89,21 +83,13 @@ class Hessian:
         size = self.network.n_parameters
         return self.product(torch.eye(size, dtype=self.network.like.dtype, device=self.network.like.device)[None])
 
-    def _in_parameters(self, vector: Tensor) -> list[Tensor]:
-        """A vector (P,) over the sites' matrices as one over the parameters, which are those matrices rearranged."""
-        values = {id(p): torch.zeros_like(p) for p in self._parameters}
-        matrices = self.network.unflatten(vector[None, None])
-        for site, matrix in zip(self.network.sites, matrices, strict=True):
-            _, back = torch.func.vjp(site.arrange, *(p.detach() for p in site.parameters()))
-            for p, part in zip(site.parameters(), back(matrix[:, 0]), strict=True):
-                values[id(p)] += part
-        return list(values.values())
-
-    def _in_sites(self, values: Sequence[Tensor]) -> Tensor:
-        """Values of the parameters as one vector (1, P) over the sites' matrices."""
-        by_parameter = {id(p): v for p, v in zip(self._parameters, values, strict=True)}
-        arranged = [site.arrange(*(by_parameter[id(p)] for p in site.parameters())) for site in self.network.sites]
-        return self.network.flatten([matrix[:, None] for matrix in arranged])[:, 0]
+    def _places(self) -> Tensor:
+        """Where each number of the sites' matrices, (P,), stands among the parameters, which are those rearranged."""
+        sizes = [p.numel() for p in self._parameters]
+        numbered = zip(self._parameters, torch.arange(sum(sizes)).split(sizes), strict=True)
+        places = {id(p): numbers.view(p.shape) for p, numbers in numbered}
+        arranged = [site.arrange(*(places[id(p)] for p in site.parameters())) for site in self.network.sites]
+        return torch.cat([matrix.flatten() for matrix in arranged])
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

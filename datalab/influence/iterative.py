@@ -3,7 +3,6 @@
 All parameters are one vector here: directions are (S, k, P).
 """
 
-import warnings
 from abc import abstractmethod
 from functools import partial
 from typing import Literal
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator, InfluenceWarning
+from datalab.influence.estimator import Batch, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.seeds import integer
@@ -49,10 +48,13 @@ class MatrixFree(Estimator):
         self.curvature = curvature
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
+        self._take(x, y)
+        self._damp()
+
+    def _take(self, x: Tensor, y: Tensor) -> None:
         self.residual_ = 0.0
         self._operator = CURVATURES[self.curvature](self._network, partial(self._batches, x, y), len(x))
         self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
-        self._damp()
 
     def _damp(self) -> None:
         self._d = self._automatic(self._mean_diagonal)
@@ -116,15 +118,11 @@ class CG(MatrixFree):
                 break
         worst = self._note_residual(squared.sqrt(), vectors)
         if bool(indefinite):
-            warnings.warn(
-                "curvature: indefinite along a direction; a larger damping would not be", InfluenceWarning, stacklevel=2
-            )
+            warn("curvature: indefinite along a direction; a larger damping would not be")
         elif worst > self.tolerance:
-            warnings.warn(
+            warn(
                 f"iterations: {self.iterations} leave a relative residual of {worst:.1e}; more, or a larger damping, "
-                "would do",
-                InfluenceWarning,
-                stacklevel=2,
+                "would do"
             )
         return solution
 
@@ -167,11 +165,8 @@ class LiSSA(MatrixFree):
                 "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
             )
         if residual > _WORTH_A_WARNING:
-            warnings.warn(
-                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, "
-                "would do",
-                InfluenceWarning,
-                stacklevel=2,
+            warn(
+                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, would do"
             )
         return v
 
@@ -196,9 +191,8 @@ class Arnoldi(MatrixFree):
             raise UserError(f"rank: must lie in 1..iterations, got {rank} of {iterations}")
         self.rank, self.iterations, self.seed = rank, iterations, seed
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        vars(self).pop("eigenvalues_", None)
-        super()._fit(x, y)
+    def _take(self, x: Tensor, y: Tensor) -> None:
+        super()._take(x, y)
         network, like = self._network, self._network.like
         size = network.n_parameters
         steps = min(self.iterations, size)
@@ -230,26 +224,17 @@ class Arnoldi(MatrixFree):
         self.eigenvalues_ = values.gather(1, chosen).to(like)
         columns = vectors.gather(2, chosen[:, None].expand(-1, steps, -1)).to(like)
         self._eigenvectors = network.unflatten(columns.mT @ basis)
-        self._invert()
 
     def _damp(self) -> None:
         super()._damp()
-        if hasattr(self, "eigenvalues_"):
-            self._invert()
-
-    def _invert(self) -> None:
-        """1 / (l_r + d), (S, rank)."""
         damped = self.eigenvalues_ + self._d[:, None]
         if not bool((damped.abs() > 1e-12 * damped.abs().max()).all()):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         self._inverse = 1 / damped
 
     def _self_influence(self, batch: Batch) -> Tensor:
-        return (self._along(batch).square() * self._inverse[..., None]).sum(1)
-
-    def _along(self, batch: Batch) -> Tensor:
-        """Each eigenvector times each example's gradient, (S, rank, m)."""
-        return self._over_sites(f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True))
+        along = self._over_sites(f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True))
+        return (along.square() * self._inverse[..., None]).sum(1)
 
     def _solve_flat(self, vectors: Tensor) -> Tensor:
         u = self._network.flatten(self._eigenvectors)

@@ -6,7 +6,7 @@ sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the two differ in the 
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,16 +18,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.tape import Tape
 from datalab.seeds import generator
 
-
-class Moments(NamedTuple):
-    """A site's mean over the training set of sum_t a a' (B or 1, in, in) and sum_t g g' (B, out, out).
-
-    For an Embedding the first is a diagonal, (1, size). ``positions`` is t, as a mean over the batches.
-    """
-
-    inputs: Tensor
-    gradients: Tensor
-    positions: float
+Moments = tuple[Tensor, Tensor, float]
 
 
 class Kronecker(Estimator):
@@ -62,20 +53,15 @@ class Kronecker(Estimator):
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
         moments = self._moments(x, y)
-        self._bases = [
-            (None if m.inputs.dim() == 2 else _eigenvectors(m.inputs), _eigenvectors(m.gradients)) for m in moments
-        ]
+        self._bases = [(None if a.dim() == 2 else _eigenvectors(a), _eigenvectors(g)) for a, g, _ in moments]
         self.eigenvalues_ = self._eigenvalues(x, y, moments)
         self._damp()
 
     def _damp(self) -> None:
         totals = self._over_sites(v.sum((1, 2)) for v in self.eigenvalues_)
         d = self._automatic(totals / self._network.n_parameters)
-        damped = [
-            values + d.repeat_interleave(len(values) // len(d))[:, None, None].to(values)
-            for values in self.eigenvalues_
-        ]
-        least, most = (pick(float(getattr(v, pick.__name__)()) for v in damped) for pick in (min, max))
+        damped = [v + d.repeat_interleave(len(v) // len(d))[:, None, None].to(v) for v in self.eigenvalues_]
+        least, most = min(float(v.min()) for v in damped), max(float(v.max()) for v in damped)
         if not least > (torch.finfo(damped[0].dtype).eps * most if self.damping == 0 else 0):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         self._inverse = [1 / v for v in damped]
@@ -94,18 +80,23 @@ class Kronecker(Estimator):
             yield tape, fisher.cotangents(self.fisher, tape.logits, batch.y, drawn)
 
     def _moments(self, x: Tensor, y: Tensor) -> list[Moments]:
+        """Each site's mean over the training set of sum_t a a' (B or 1, in, in), or an Embedding's diagonal of it (1,
+        size); of the Fisher's sum_t g g' (B, out, out); and t.
+        """
         sums = [[0, 0, 0] for _ in self._network.shapes]
         for tape, cotangents in self._tapes(x, y):
             for c, cotangent in enumerate(cotangents):
                 for total, f in zip(sums, tape.factors(cotangent), strict=True):
-                    total[1] = total[1] + f.gradient_moment()
+                    g = f.gradients.flatten(1, 2)
+                    total[1] = total[1] + g.mT @ g
                     if c == 0:  # the inputs are the same for every class
                         total[0] = total[0] + f.input_moment()
-                        total[2] += f.gradients.shape[1] * f.gradients.shape[2]
-        return [Moments(a / len(x), g / len(x), t / len(x)) for a, g, t in sums]
+                        total[2] += g.shape[1]
+        return [tuple(of_all / len(x) for of_all in of_site) for of_site in sums]
 
     def _rotated(self, factors: list[Factors]) -> list[Factors]:
-        return [f.rotate(*bases) for f, bases in zip(factors, self._bases, strict=True)]
+        pairs = zip(factors, self._bases, strict=True)
+        return [f.rotate_inputs(q_a).rotate_gradients(q_g) for f, (q_a, q_g) in pairs]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         rotated = self._rotated(self._factors(batch))
@@ -133,9 +124,9 @@ class KFAC(Kronecker):
 
     def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
         eigenvalues = []
-        for m, (q_a, q_g) in zip(moments, self._bases, strict=True):
-            of_inputs = m.inputs if q_a is None else _diagonal(q_a, m.inputs)
-            eigenvalues.append(_diagonal(q_g, m.gradients)[:, :, None] * of_inputs[:, None] / m.positions)
+        for (a, g, positions), (q_a, q_g) in zip(moments, self._bases, strict=True):
+            of_inputs = a if q_a is None else _diagonal(q_a, a)
+            eigenvalues.append(_diagonal(q_g, g)[:, :, None] * of_inputs[:, None] / positions)
         return eigenvalues
 
 
@@ -149,11 +140,7 @@ class EKFAC(Kronecker):
     """
 
     def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
-        groups = [max(len(m.inputs), len(m.gradients)) for m in moments]
-        sums = [
-            m.gradients.new_zeros(b, m.gradients.shape[-1], m.inputs.shape[-1])
-            for b, m in zip(groups, moments, strict=True)
-        ]
+        sums = [0] * len(moments)
         for tape, cotangents in self._tapes(x, y):
             rotated = []
             squares: dict[int, Tensor] = {}

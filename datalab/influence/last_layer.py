@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,8 +15,8 @@ from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
 from datalab.influence.factors import Dense
-from datalab.influence.softmax import Damping, Examples, SoftmaxGGN, examples, influence, mean_gradient
-from datalab.influence.tape import one_tensor, refuse_mixing
+from datalab.influence.softmax import Examples, SoftmaxGGN, examples
+from datalab.influence.tape import Network, in_dtype, refuse_mixing
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -40,6 +39,80 @@ class Scores(NamedTuple):
     influence_on: tuple[Tensor, ...]
 
 
+class _LastLayer(Network):
+    """A network of which only the last Linear layer is taken, in float64."""
+
+    def __init__(self, model: nn.Module | Stack | MappedStack, leave_out: Sequence[str], dtype: torch.dtype | None):
+        if leave_out:
+            raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
+        self.is_stack = isinstance(model, Stack | MappedStack)
+        if self.is_stack:
+            if not isinstance(model.module, nn.Sequential) or type(model.module[-1]) is not nn.Linear:
+                raise UserError("model: LastLayerGGN takes stacks of an nn.Sequential that ends in a Linear layer")
+            if dtype not in (None, model.flat.dtype):
+                raise UserError("model: a stack does not take another dtype; train it in that dtype")
+            last = f"{len(model.module) - 1}."
+            weight, *bias = (value for name, value in model.parameters.items() if name.startswith(last))
+            self._stack, self.models = model, len(model)
+            self._take(weight, bias[0] if bias else None)
+            return
+        if not any(type(module) is nn.Linear for module in model.modules()):
+            raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
+        layers.refuse_train_mode(model)
+        self.module, self.models = in_dtype(model, dtype), 1
+        self.like = next(self.module.parameters()).detach()
+
+    def _take(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Weights (S, C, h) and biases (S, C)."""
+        self._bias = bias is not None
+        self._matrices = layers.with_bias(weight, bias)
+        self.like, self.shapes = weight, [(1, *self._matrices.shape[1:])]
+
+    def values(self) -> list[Tensor]:
+        """The layer's parameters, (S, C, p)."""
+        return [self._matrices.double()]
+
+    def probe(self, x: Tensor) -> None:
+        """Find the layer whose output the logits are; refuses a model that has none."""
+        if self.is_stack:
+            return
+        refuse_mixing(self.logits, x)
+        outputs: list[tuple[nn.Linear, Tensor]] = []
+        linear = [module for module in self.module.modules() if type(module) is nn.Linear]
+        handles = [m.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True) for m in linear]
+        try:
+            with torch.no_grad():
+                logits = self.module(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        last = [m for m, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
+        if not last or sum(m is last[-1] for m, _ in outputs) != 1:
+            raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
+        self._layer = last[-1]
+        bias = self._layer.bias
+        self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
+
+    def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
+        """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
+        if self.is_stack:
+            features = self._stack.features(x).expand(self.models, -1, -1)
+            by_model = zip(features, self._stack(x), y, strict=True)
+            return [examples(*of_model, self._bias) for of_model in by_model]
+        taken: list[Tensor] = []
+
+        def keep(_: nn.Module, args: tuple, kwargs: dict, __: Tensor) -> None:
+            taken.append(args[0] if args else kwargs["input"])
+
+        handle = self._layer.register_forward_hook(keep, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                logits = self.module(x)
+        finally:
+            handle.remove()
+        return [examples(taken[0], logits, y[0], self._bias)]
+
+
 class LastLayerGGN(Estimator):
     """H is the exact Gauss-Newton matrix of the last Linear layer, on the features that reach it; the solver is
     Cholesky.
@@ -48,6 +121,8 @@ class LastLayerGGN(Estimator):
     differentiated. float32 models are computed in float32 where the result stays within 1e-4 of float64's. Parameters:
     :class:`~datalab.influence.estimator.Estimator`; ``"auto"`` takes the mean diagonal over all C (h + 1) parameters.
     """
+
+    _takes = _LastLayer
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
         network = self._network
@@ -61,22 +136,16 @@ class LastLayerGGN(Estimator):
         self._damp()
 
     def _damp(self) -> None:
-        damping = Damping(self.l2, AUTO_RELATIVE) if self.damping == "auto" else Damping(float(self.damping), 0.0)
-        self._ggns = [_factorised(stream, damping, self._network.like.dtype) for stream in self._streams]
+        damping = (self.l2, AUTO_RELATIVE) if self.damping == "auto" else (float(self.damping), 0.0)
+        self._ggns = [_factorised(stream, *damping, self._network.like.dtype) for stream in self._streams]
         d = [ggn.damping_ for ggn in self._ggns]
         self.damping_ = torch.tensor(d, dtype=torch.float64) if self._network.is_stack else d[0]
-
-    def _taken_apart(self) -> "_LastLayer":
-        return _LastLayer(self.model, self.leave_out, self.dtype)
 
     def _factors(self, batch: Batch) -> list[Dense]:
         by_model = self._network.examples(batch.x, batch.y)
         inputs = torch.stack([of_model.inputs for of_model in by_model])
         gradients = torch.stack([of_model.gradient for of_model in by_model])
         return [Dense(inputs[:, :, None], gradients[:, :, None], bias=False)]
-
-    def _values(self) -> list[Tensor]:
-        return [self._network.values.double()]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         (f,) = self._factors(batch)
@@ -88,88 +157,6 @@ class LastLayerGGN(Estimator):
 
     def _result(self, values: Tensor) -> Tensor:
         return super()._result(values.to(self._network.like.dtype))
-
-
-class _LastLayer:
-    """A network of which only the last Linear layer is taken; the interface of
-    :class:`~datalab.influence.tape.Network`.
-    """
-
-    def __init__(self, model: nn.Module | Stack | MappedStack, leave_out: Sequence[str], dtype: torch.dtype | None):
-        if leave_out:
-            raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
-        self.is_stack = isinstance(model, Stack | MappedStack)
-        if self.is_stack:
-            if not isinstance(model.module, nn.Sequential) or type(model.module[-1]) is not nn.Linear:
-                raise UserError("model: LastLayerGGN takes stacks of an nn.Sequential that ends in a Linear layer")
-            if dtype not in (None, model.flat.dtype):
-                raise UserError("model: a stack does not take another dtype; train it in that dtype")
-            last = f"{len(model.module) - 1}."
-            weight, *bias = (value for name, value in model.parameters.items() if name.startswith(last))
-            self._model, self.models = model, len(model)
-            self._take(weight, bias[0] if bias else None)
-            return
-        if not any(type(module) is nn.Linear for module in model.modules()):
-            raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
-        layers.refuse_train_mode(model)
-        if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
-            model = copy.deepcopy(model).to(dtype)
-        self._model, self.models, self.like = model, 1, next(model.parameters()).detach()
-
-    def _take(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Weights (S, C, h) and biases (S, C)."""
-        self._bias = bias is not None
-        self.values = layers.with_bias(weight, bias)
-        self.like, self.shapes, self.n_parameters = weight, [(1, *self.values.shape[1:])], self.values[0].numel()
-
-    def logits(self, x: Tensor) -> Tensor:
-        """(S, m, C)."""
-        with torch.no_grad():
-            return self._model(x) if self.is_stack else one_tensor(self._model(x))[None]
-
-    def probe(self, x: Tensor) -> None:
-        """Find the layer whose output the logits are; refuses a model that has none."""
-        if self.is_stack:
-            return
-        refuse_mixing(self.logits, x)
-        outputs: list[tuple[nn.Linear, Tensor]] = []
-        linear = [module for module in self._model.modules() if type(module) is nn.Linear]
-        handles = [m.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True) for m in linear]
-        try:
-            with torch.no_grad():
-                logits = self._model(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        last = [m for m, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
-        if not last or sum(m is last[-1] for m, _ in outputs) != 1:
-            raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
-        self._layer = last[-1]
-        bias = self._layer.bias
-        self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
-
-    def over_groups(self, values: Tensor) -> Tensor:
-        """Every model has one matrix."""
-        return values
-
-    def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
-        """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
-        if self.is_stack:
-            features = self._model.features(x).expand(self.models, -1, -1)
-            by_model = zip(features, self._model(x), y, strict=True)
-            return [examples(*of_model, self._bias) for of_model in by_model]
-        taken: list[Tensor] = []
-
-        def keep(_: nn.Module, args: tuple, kwargs: dict, __: Tensor) -> None:
-            taken.append(args[0] if args else kwargs["input"])
-
-        handle = self._layer.register_forward_hook(keep, with_kwargs=True)
-        try:
-            with torch.no_grad():
-                logits = self._model(x)
-        finally:
-            handle.remove()
-        return [examples(taken[0], logits, y[0], self._bias)]
 
 
 class _Stream:
@@ -220,21 +207,22 @@ def scores_many(
     on = torch.empty(len(targets), *own.shape, dtype=features.dtype, device=features.device)
     for s in range(len(own)):
         train = examples(features[s], logits[s], labels[s])
-        ggn = _factorised([train], Damping(l2, relative_damping), features.dtype)
+        ggn = _factorised([train], l2, relative_damping, features.dtype)
         own[s] = ggn.self_influence(train.inputs, train.gradient)
         if targets:
-            gradients = [mean_gradient([examples(t.features[s], t.logits[s], t.labels[s])]) for t in targets]
-            on[:, s] = influence(train, ggn.direction(torch.stack(gradients)))
+            batches = [examples(t.features[s], t.logits[s], t.labels[s]) for t in targets]
+            gradients = torch.stack([batch.gradient.T @ batch.inputs / len(batch.inputs) for batch in batches])
+            on[:, s] = -((train.inputs @ ggn.direction(gradients).mT) * train.gradient).sum(-1)
     return Scores(own, tuple(on))
 
 
-def _factorised(batches: Iterable[Examples], damping: Damping, dtype: torch.dtype) -> SoftmaxGGN:
+def _factorised(batches: Iterable[Examples], absolute: float, relative: float, dtype: torch.dtype) -> SoftmaxGGN:
     """In float32 where the data are, where it pays and where it is accurate; in float64 otherwise."""
     first = next(iter(batches))
     if dtype == torch.float32 and (first.probabilities.shape[1] - 1) * first.inputs.shape[1] > _SMALL:
         with contextlib.suppress(ArithmeticError, UserError):
-            return SoftmaxGGN(batches, damping, dtype)
-    return SoftmaxGGN(batches, damping)
+            return SoftmaxGGN(batches, absolute, relative, dtype)
+    return SoftmaxGGN(batches, absolute, relative)
 
 
 def _checked(

@@ -18,15 +18,19 @@ from datalab.influence.factors import Dense, Factors, Lookup
 
 TAKEN = "Linear, Conv1d, Conv2d, LayerNorm, GroupNorm, RMSNorm, Embedding and MultiheadAttention"
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *INSTANCE_NORMS)
 
 
 class Site(ABC):
-    """One place in a model; ``name`` is the module's, ``bias`` whether a last input of 1 is understood."""
+    """One place in a model, here all parameters of one module; ``bias``: whether a last input of 1 is understood."""
 
-    name: str
-    bias: bool
+    def __init__(self, name: str, module: nn.Module):
+        self.name, self.module, self.bias = name, module, getattr(module, "bias", None) is not None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The module's parameters that the matrices are made of: a weight and, with ``bias``, a bias."""
+        return list(self.module.parameters(recurse=False))
 
     @abstractmethod
     def inputs(self, x: Tensor) -> Tensor:
@@ -35,10 +39,6 @@ class Site(ABC):
     @abstractmethod
     def gradients(self, g: Tensor) -> Tensor:
         """(B, m, t, out) from the gradient of the module's output (m, ...)."""
-
-    @abstractmethod
-    def parameters(self) -> list[nn.Parameter]:
-        """The module's parameters that the matrices are made of: a weight and, with ``bias``, a bias."""
 
     @abstractmethod
     def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,17 +85,7 @@ class LinearSite(Site):
         return functional.linear(x, self._weight[self._rows], self._bias[self._bias_rows] if self.bias else None)
 
 
-class ModuleSite(Site):
-    """All parameters of one module."""
-
-    def __init__(self, name: str, module: nn.Module):
-        self.name, self.module, self.bias = name, module, getattr(module, "bias", None) is not None
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.module.parameters(recurse=False))
-
-
-class ConvSite(ModuleSite):
+class ConvSite(Site):
     """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -114,7 +104,7 @@ class ConvSite(ModuleSite):
         return with_bias(weight.flatten(1).unflatten(0, (self.module.groups, -1)), bias)
 
 
-class NormSite(ModuleSite):
+class NormSite(Site):
     """A LayerNorm, RMSNorm or GroupNorm: each channel's weight multiplies its normalised value, its bias a 1."""
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -139,7 +129,7 @@ class NormSite(ModuleSite):
         return with_bias(weight.reshape(-1, 1, 1), bias)
 
 
-class EmbeddingSite(ModuleSite):
+class EmbeddingSite(Site):
     """An Embedding on tokens (m, ...): one-hot inputs."""
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -239,10 +229,11 @@ def refuse_train_mode(model: nn.Module) -> None:
     """Raise UserError, naming it, for dropout or batch statistics in train mode: they make gradients random."""
     for name, module in model.named_modules():
         layer = f"model: layer '{name}' ({type(module).__name__})"
-        random = isinstance(module, (*DROPOUTS, *BATCH_NORMS, nn.RReLU))
+        keeps_statistics = isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS))
+        random = keeps_statistics or isinstance(module, (*DROPOUTS, nn.RReLU))
         if module.training and (random or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)):
             raise UserError(f"{layer} is in train mode; call model.eval() first")
-        if isinstance(module, BATCH_NORMS) and module.running_mean is None:
+        if keeps_statistics and module.running_mean is None:
             raise UserError(f"{layer} mixes the examples of a batch: it keeps no statistics")
 
 

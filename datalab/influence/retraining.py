@@ -66,11 +66,8 @@ def refitted_without(
     """
     weights = torch.cat([model.weight.data, model.bias.data[:, None]], 1)
     before = _loss(model, x_val, y_val)
-    changes = []
-    for i in which:
-        kept = np.arange(len(x)) != i
-        changes.append(_loss(fit_softmax(x, y, len(weights), l2, kept, weights), x_val, y_val) - before)
-    return np.array(changes)
+    refits = (fit_softmax(x, y, len(weights), l2, np.arange(len(x)) != i, weights) for i in which)
+    return np.array([_loss(refit, x_val, y_val) - before for refit in refits])
 
 
 def _loss(model: nn.Linear, x: Tensor, y: Tensor) -> float:

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datalab.errors import UserError
 from datalab.influence import cholesky
+from datalab.influence.fisher import towards
 
 _FEW_PAIRS = 6  # up to here one product a pair is faster than forming the products of features
 _ROWS = 8  # features whose products with all others are formed at a time: they stay in the cache
@@ -46,15 +46,7 @@ def examples(features: Tensor, logits: Tensor, labels: Tensor, bias: bool = True
     inputs = torch.ones(m, h + bias, dtype=torch.float64, device=features.device)
     inputs[:, :h] = features
     probabilities = torch.softmax(logits.double(), 1)
-    gradient = probabilities.scatter(1, labels[:, None], 0.0)
-    return Examples(inputs, probabilities, gradient.scatter_(1, labels[:, None], -gradient.sum(1, keepdim=True)))
-
-
-class Damping(NamedTuple):
-    """d = ``absolute`` + ``relative`` * mean diagonal of H over all C p parameters."""
-
-    absolute: float
-    relative: float
+    return Examples(inputs, probabilities, towards(probabilities, labels[:, None]))
 
 
 class SoftmaxGGN:
@@ -65,8 +57,8 @@ class SoftmaxGGN:
     batches
         Yields the training set's :class:`Examples`, and can be iterated again: twice here, and once for each
         refinement.
-    damping
-        d = absolute + relative * mean diagonal of H.
+    absolute, relative
+        d = absolute + relative * mean diagonal of H over all C p parameters.
     dtype
         Of the matrix and its factor. float32 is whitened, and its solutions are refined against the float64 operator.
 
@@ -75,7 +67,9 @@ class SoftmaxGGN:
     ill-conditioned problems that bounds the relative error of self-influence by 1e-4.
     """
 
-    def __init__(self, batches: Iterable[Examples], damping: Damping, dtype: torch.dtype = torch.float64):
+    def __init__(
+        self, batches: Iterable[Examples], absolute: float, relative: float, dtype: torch.dtype = torch.float64
+    ):
         self._batches, self._dtype = batches, dtype
         diagonal, spread, moment, self.n = 0.0, 0.0, 0.0, 0
         for batch in batches:
@@ -86,7 +80,7 @@ class SoftmaxGGN:
                 moment = moment + batch.inputs.T @ batch.inputs
             self.n += len(variance)
             self.n_classes, self.width = batch.probabilities.shape[1], batch.inputs.shape[1]
-        self.damping_ = damping.absolute + damping.relative * float(diagonal) / (self.n * self.n_classes * self.width)
+        self.damping_ = absolute + relative * float(diagonal) / (self.n * self.n_classes * self.width)
         # Leave out the class of the largest variance: without a frequent class the rest is nearly singular.
         classes = torch.arange(self.n_classes, device=spread.device)
         self._kept = classes[classes != spread.argmax()]
@@ -96,13 +90,7 @@ class SoftmaxGGN:
             values, vectors = torch.linalg.eigh(moment / self.n)
             scale = (values.clamp(min=0) + ridge).rsqrt()
             self._whiten, metric = scale[:, None] * vectors.T, scale.square().to(dtype)
-        factor = cholesky.factorise(self._build(metric))
-        if factor is None:
-            raise UserError(
-                f"damping: the curvature plus {self.damping_:.3g} is not positive definite in {str(dtype)[6:]}; "
-                "a larger damping would be"
-            )
-        self._factor = factor
+        self._factor = cholesky.factorise(self._build(metric), self.damping_)
         if dtype != torch.float64 and (change := self._first_refinement(batch)) > _SAFE:
             raise ArithmeticError(
                 f"float32 is not accurate enough here: a refinement changes the solution by {change:.1e}"
@@ -182,19 +170,6 @@ class SoftmaxGGN:
             z = batch.inputs @ x.mT
             out += (p * (z - (z * p).sum(-1, keepdim=True)) / self.n).mT @ batch.inputs
         return out
-
-
-def mean_gradient(batches: Iterable[Examples]) -> Tensor:
-    """The gradient (C, p) of the mean loss over all batches."""
-    total, n = 0, 0
-    for batch in batches:
-        total, n = total + batch.gradient.T @ batch.inputs, n + len(batch.inputs)
-    return total / n
-
-
-def influence(batch: Examples, directions: Tensor) -> Tensor:
-    """-grad L' (H + d I)^-1 g of each example, (T, m), for the directions (T, C, p) of T targets."""
-    return -((batch.inputs @ directions.mT) * batch.gradient).sum(-1)
 
 
 def _add_blocks(blocks: Tensor, inputs: Tensor, weights: Tensor) -> None:

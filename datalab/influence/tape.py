@@ -58,10 +58,8 @@ class Network:
             template = layers.sites(copy.deepcopy(model.module).eval())
             self.shapes = [tuple(site.matrix().shape) for of_module in template.values() for site in of_module]
             return
-        if dtype is not None and any(p.dtype != dtype for p in model.parameters()):
-            model = copy.deepcopy(model).to(dtype)
-        self.module, self.models = model, 1
-        self._by_module = layers.sites(model, leave_out)
+        self.module, self.models = in_dtype(model, dtype), 1
+        self._by_module = layers.sites(self.module, leave_out)
         self.sites = [site for of_module in self._by_module.values() for site in of_module]
         self.shapes = [tuple(site.matrix().shape) for site in self.sites]
         self.like = self.sites[0].matrix().detach()
@@ -76,7 +74,10 @@ class Network:
     def logits(self, x: Tensor) -> Tensor:
         """(S, m, C), without a tape."""
         with torch.no_grad():
-            return self._stack(x) if self.is_stack else one_tensor(self.module(x))[None]
+            output = self._stack(x) if self.is_stack else self.module(x)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"it returns a {type(output).__name__}, and one tensor of logits is needed")
+        return output if self.is_stack else output[None]
 
     def tape(self, x: Tensor) -> Tape:
         """Run the batch x (m, ...) forward."""
@@ -91,11 +92,17 @@ class Network:
         if self.is_stack:
             return
         refuse_mixing(self.logits, x)
+        with self.differentiable():
+            self._compare(self.tape(x[:1]))
+
+    @contextlib.contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Within, autograd takes every parameter, frozen ones too."""
         frozen = [p for p in self.parameters() if not p.requires_grad]
         try:
             for p in frozen:
                 p.requires_grad_(True)
-            self._compare(self.tape(x[:1]))
+            yield
         finally:
             for p in frozen:
                 p.requires_grad_(False)
@@ -172,7 +179,7 @@ class _ModuleTape:
                     module.forward = functools.partial(_attention, self.record, module, sites)
                     replaced.append(module)
                 else:
-                    hook = self._hook(sites[0])
+                    hook = functools.partial(self._hook, sites[0])
                     handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield
         finally:
@@ -181,11 +188,8 @@ class _ModuleTape:
             for module in replaced:
                 del module.forward
 
-    def _hook(self, site: Site):
-        def hook(_, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
-            return self.record(site, args[0] if args else next(iter(kwargs.values())), output)
-
-        return hook
+    def _hook(self, site: Site, _: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+        return self.record(site, args[0] if args else next(iter(kwargs.values())), output)
 
     def record(self, site: Site, x: Tensor, output: Tensor) -> Tensor:
         """Note a site's input x and where the gradient of its output is to be had; return the output."""
@@ -222,11 +226,11 @@ class _StackTape:
         return [Dense(a, g, bias) for a, g, bias in zip(self._trace.inputs, gradients, self._trace.biases, strict=True)]
 
 
-def one_tensor(output: object) -> Tensor:
-    """What a model returned; raises TypeError, in a sentence, unless that is a tensor."""
-    if not isinstance(output, Tensor):
-        raise TypeError(f"it returns a {type(output).__name__}, and one tensor of logits is needed")
-    return output
+def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """The model, or where its parameters are of another dtype a copy in this one."""
+    if dtype is None or all(p.dtype == dtype for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).to(dtype)
 
 
 def refuse_mixing(logits: Callable[[Tensor], Tensor], x: Tensor) -> None:
@@ -257,11 +261,10 @@ def _attention(
         raise UserError(f"model: layer '{sites[0].name[:-2]}' takes {tuple(query.shape)}; it must be a batch")
     if not module.batch_first:
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-    projected = [
+    q, k, v = (
         record(site, x, site.apply(x)).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
         for site, x in zip(sites, (query, key, value), strict=False)
-    ]
-    q, k, v = projected
+    )
     scores = q @ k.mT / q.shape[-1] ** 0.5
     if is_causal and attn_mask is None:
         attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)

@@ -23,9 +23,7 @@ class _Projected(Estimator):
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
     """
 
-    def __init__(
-        self, model: nn.Module, damping: float | Literal["auto"], dimensions: int | None, seed: int, **options
-    ):
+    def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
         super().__init__(model, damping, **options)
         self.dimensions, self.seed = dimensions, seed
 
@@ -79,10 +77,7 @@ class _Projected(Estimator):
         return torch.cat([phi for phi, _ in parts]), torch.cat([q for _, q in parts])
 
     def _solve(self, directions: Directions) -> Directions:
-        """P' (P H P' + d I)^-1 P of k directions: its verbs are those of TRAK on this one model."""
-        projection = self._network.flatten(self._projection)[0]
-        projected = projection @ self._network.flatten(directions)[0].T
-        return self._network.unflatten((torch.cholesky_solve(projected, self.factor).T @ projection)[None])
+        raise NotImplementedError("the verbs are TRAK's, which takes features")
 
     def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
         pass
@@ -106,8 +101,7 @@ class TRAK:
     seed
         Of the projections; each model has its own.
     options
-        ``l2``, ``batch_size``, ``leave_out``, ``dtype``, ``allow_tf32``:
-        :class:`~datalab.influence.estimator.Estimator`.
+        ``l2``, ``batch_size``, ``leave_out``, ``dtype``: :class:`~datalab.influence.estimator.Estimator`.
 
     The projected gradients of all of x, (n, dimensions), are held while a verb runs.
     """

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datalab.ledger.claim import PAPER_VERDICTS, Claim, claims, find, paper_column, printed, sha256
+from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, paper_column, printed, sha256
 from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
 from datalab.ledger.rounding import RoundingInterval
 from datalab.ledger.title import title_verdict
@@ -18,8 +18,6 @@ from datalab.ledger.verdict import (
     VERDICTS,
     Verdict,
     automatic,
-    measured_verdict,
-    sesoi,
 )
 
 __all__ = [
@@ -29,24 +27,21 @@ __all__ = [
     "NULL",
     "OPPOSITE",
     "PAPER_VERDICTS",
+    "PAPER_WORDS",
     "REPRODUCED",
     "SHOWN",
     "UNTESTABLE",
     "VERDICTS",
     "Claim",
     "RoundingInterval",
-    "Verdict",
-    "automatic",
     "claims",
     "find",
     "judge",
     "judge_all",
     "judge_level",
-    "measured_verdict",
     "paper_column",
     "printed",
     "read",
-    "sesoi",
     "sha256",
     "show",
     "statements",

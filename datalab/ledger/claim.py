@@ -17,10 +17,11 @@ import yaml
 
 from datalab.errors import UserError, did_you_mean
 from datalab.ledger.rounding import RoundingInterval
+from datalab.protocol import frozen
 
 PAPER_VERDICTS = ("consistent", "contradicted", "uncheckable")
 STRENGTHS = ("strict", "strong", "natural")  # strongest first
-_PAPER = {"consistent": "consistent", "inconsistent": "contradicted", "cannot_be_checked": "uncheckable"}
+PAPER_WORDS = {"consistent": "consistent", "inconsistent": "contradicted", "cannot_be_checked": "uncheckable"}
 _BASE_ROWS = {"T1": "vanilla", "T2": "minimal", "T3": "full", "T4": "1K"}
 _LEVEL_COLUMNS = ("precision", "recall", "f1", "accuracy", "baseline_f1", "ours_f1")
 
@@ -105,11 +106,11 @@ def sha256() -> str:
 @functools.cache
 def claims() -> Mapping[str, Claim]:
     """All statements by id, in the paper's order. Read-only."""
-    found = {}
+    known = {}
     for row in yaml.safe_load(_raw())["claims"]:
-        check = PaperCheck(**{key: _frozen(value) for key, value in row.pop("paper_check").items()})
-        found[row["id"]] = Claim(paper_check=check, **{key: _frozen(value) for key, value in row.items()})
-    return MappingProxyType(found)
+        check = PaperCheck(**{key: frozen(value) for key, value in row.pop("paper_check").items()})
+        known[row["id"]] = Claim(paper_check=check, **{key: frozen(value) for key, value in row.items()})
+    return MappingProxyType(known)
 
 
 def find(claim_id: str) -> Claim:
@@ -121,12 +122,6 @@ def find(claim_id: str) -> Claim:
             f"unknown claim '{claim_id}'{close if '?' in close else '; `datalab claims` lists all of them'}"
         )
     return known[claim_id]
-
-
-def _frozen(node: Any) -> Any:
-    if isinstance(node, dict):
-        return MappingProxyType({key: _frozen(value) for key, value in node.items()})
-    return tuple(_frozen(value) for value in node) if isinstance(node, list) else node
 
 
 def printed() -> dict[str, float | None]:
@@ -142,15 +137,11 @@ class PaperColumn:
     strength: str | None
     unsupported: bool
 
-    def __str__(self) -> str:
-        words = self.verdict + (f" ({self.strength})" if self.strength else "")
-        return words + (", unsupported" if self.unsupported else "")
-
 
 def paper_column(claim: Claim) -> PaperColumn:
     """The paper column of one statement."""
     check = claim.paper_check
-    return PaperColumn(_PAPER[check.status], check.strength, claim.unsupported_in_paper)
+    return PaperColumn(PAPER_WORDS[check.status], check.strength, claim.unsupported_in_paper)
 
 
 def base_row(claim: Claim) -> str | None:

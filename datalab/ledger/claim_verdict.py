@@ -51,58 +51,52 @@ def judge(
        on which the paper's figures lie. ``alpha``: the level at which a direction is read; None: the protocol's.
        ``shown`` stands in the record in place of the mean difference, which ``why`` then gives.
     """
-    alpha = protocol().statistics["alpha"] if alpha is None else alpha
     claim, d = find(claim_id), np.asarray(d, dtype=float)
     where = {"n": len(d), "table": table, "row": row, "raw": raw}
     if len(d) < 2 or not np.isfinite(d).all():
-        verdict = rules.measured_verdict(claim, estimate=None)
-        mean = scale * float(d.mean()) if len(d) else None
-        made = Statement(claim_id, mean, verdict=verdict.verdict, why=verdict.why, **where)
-    else:
-        inner = stats.t_interval(d, CONFIDENCE)
-        wide = stats.t_interval(d, 1 - alpha)
-        narrow = stats.t_interval(d, protocol().measured_verdict["equivalence_confidence"])
-        verdict = rules.measured_verdict(
-            claim,
-            estimate=inner.estimate,
-            interval=(wide.low, wide.high),
-            narrow=(narrow.low, narrow.high),
-            side=side or reported_side(claim),
-            metric=metric,
-        )
-        limits = (scale * inner.estimate, scale * inner.low, scale * inner.high)
-        made = Statement(
-            claim_id, *limits, stats.cohens_dz(d).estimate, verdict=verdict.verdict, why=verdict.why, **where
-        )
+        return _in_place(read(claim_id, None, measured=scale * float(d.mean()) if len(d) else None, **where), shown)
+    rule = protocol()
+    alpha = rule.statistics["alpha"] if alpha is None else alpha
+    inner, wide, narrow = (
+        stats.t_interval(d, confidence)
+        for confidence in (CONFIDENCE, 1 - alpha, rule.measured_verdict["equivalence_confidence"])
+    )
+    made = read(
+        claim_id,
+        inner.estimate,
+        (wide.low, wide.high),
+        narrow=(narrow.low, narrow.high),
+        side=side or reported_side(claim),
+        metric=metric,
+        measured=scale * inner.estimate,
+        limits=(scale * inner.low, scale * inner.high),
+        effect_size=stats.cohens_dz(d).estimate,
+        **where,
+    )
+    return _in_place(made, shown)
+
+
+def _in_place(made: Statement, shown: float | str | None) -> Statement:
+    """With ``shown`` (where it is not None) in place of the mean difference, which ``why`` then gives."""
     if shown is None:
         return made
     why = f"{made.why}; mean difference {made.measured:+.4f}"
     return replace(made, measured=shown, low=None, high=None, why=why)
 
 
-def judge_level(
-    claim_id: str,
-    level: ArrayLike,
-    base: ArrayLike,
-    *,
-    table: str,
-    row: str | int,
-    raw: Raw = None,
-    metric: str | None = "f1",
-    scale: float = 1.0,
-) -> Statement:
-    """The same of a table's level (n,), judged by its difference to the base row's level; shown in units of 1/scale.
+def judge_level(claim_id: str, level: ArrayLike, base: ArrayLike, *, scale: float = 1.0, **how: Any) -> Statement:
+    """A table's level (n,), judged by its difference to the base row's level; shown in units of 1/scale.
 
-    ``measured``, ``low`` and ``high`` are the level's own mean and interval; the difference is in ``why``.
+    ``measured``, ``low`` and ``high`` are the level's own mean and interval; the difference is in ``why``. ``how``
+    (``table``, ``row``, ``raw``, ``metric``) is as for :func:`judge`.
     """
-    where = {"table": table, "row": row, "raw": raw, "metric": metric}
     level, base = (np.asarray(values, dtype=float) for values in (level, base))
-    made = judge(claim_id, level - base, **where)
-    own = judge(claim_id, level, side="greater", scale=scale, **where)
-    made = replace(made, measured=own.measured, low=own.low, high=own.high)
-    if base_row(find(claim_id)) == claim_id:
-        return made
-    return replace(made, why=f"{made.why}; difference to the base row {(level - base).mean():+.4f}")
+    made = judge(claim_id, level - base, **how)
+    own = judge(claim_id, level, side="greater", scale=scale, **how)
+    why = made.why
+    if base_row(find(claim_id)) != claim_id:
+        why += f"; difference to the base row {(level - base).mean():+.4f}"
+    return replace(made, measured=own.measured, low=own.low, high=own.high, why=why)
 
 
 def judge_all(claim_id: str, differences: Mapping[str, ArrayLike], **how: Any) -> Statement:
@@ -122,11 +116,7 @@ def judge_all(claim_id: str, differences: Mapping[str, ArrayLike], **how: Any) -
         return _SEVERITY.index(made[name].verdict), min(sign * limit for limit in limits)
 
     name = min(made, key=favour)
-    weakest = replace(made[name], why=f"weakest of {len(made)}: {name}; {made[name].why}")
-    if shown is None:
-        return weakest
-    why = f"{weakest.why}; mean difference {weakest.measured:+.4f}"
-    return replace(weakest, measured=shown, low=None, high=None, why=why)
+    return _in_place(replace(made[name], why=f"weakest of {len(made)}: {name}; {made[name].why}"), shown)
 
 
 def read(

@@ -1,7 +1,6 @@
 """The paper's tables, with its rows and columns: which statement of the ledger stands in which cell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from datalab.ledger.claim import claims
@@ -51,31 +50,29 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class PaperTable:
-    """One table: ``cells[row][column]`` is a claim's row of ``claims.csv``, or ``None`` where the paper prints none."""
+def paper_tables(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of the paper's tables: each its ``key``, ``title``, ``head``, ``columns`` and ``rows``, (name, cells) a row.
 
-    key: str
-    title: str
-    head: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[dict[str, Any] | None, ...]], ...]
-
-
-def paper_tables(rows: Mapping[str, dict[str, Any]]) -> list[PaperTable]:
-    """All of the paper's tables; ``rows`` are the record's claims by id."""
+    ``rows`` are the record's claims by id; a cell is one of these, or ``None`` where the paper prints none.
+    """
     grids: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for claim_id, claim in claims().items():
         if claim.kind == "table_cell":
             table, row, column = claim_id.split(".")
             grids.setdefault(table, {}).setdefault(row, {})[column] = rows[claim_id]
-    found = []
-    for table, grid in grids.items():
+    tables = []
+    for key, grid in grids.items():
         columns = list(dict.fromkeys(column for row in grid.values() for column in row))
-        lines = tuple((_row(table, row), tuple(cells.get(c) for c in columns)) for row, cells in grid.items())
-        names = tuple(_COLUMNS.get(column, column) for column in columns)
-        found.append(PaperTable(table, _TITLES.get(table, table), _HEADS.get(table, ""), names, lines))
-    return found
+        tables.append(
+            {
+                "key": key,
+                "title": _TITLES[key],
+                "head": _HEADS[key],
+                "columns": [_COLUMNS.get(column, column) for column in columns],
+                "rows": [(_row(key, row), [cells.get(c) for c in columns]) for row, cells in grid.items()],
+            }
+        )
+    return tables
 
 
 def _row(table: str, row: str) -> str:

@@ -48,8 +48,8 @@ class RoundingInterval:
     def __sub__(self, other: "RoundingInterval") -> "RoundingInterval":
         return RoundingInterval(self.low - other.high, self.high - other.low, self.middle - other.middle)
 
-    def scaled(self, factor: Number) -> "RoundingInterval":
-        """``factor`` times the interval; a negative factor swaps the ends."""
+    def __rmul__(self, factor: Number) -> "RoundingInterval":
+        """A negative factor swaps the ends."""
         ends = sorted((self.low * exact(factor), self.high * exact(factor)))
         return RoundingInterval(ends[0], ends[1], self.middle * exact(factor))
 
@@ -60,10 +60,6 @@ class RoundingInterval:
     def meets(self, other: "RoundingInterval") -> bool:
         """Whether the two share a point: some unrounded figures behind the two printed ones could be equal."""
         return self.low <= other.high and other.low <= self.high
-
-    def inside(self, other: "RoundingInterval") -> bool:
-        """Whether all of this interval lies in ``other``."""
-        return other.low <= self.low and self.high <= other.high
 
     def gap(self, other: "RoundingInterval") -> Fraction:
         """The distance between the two: 0 when they meet."""
@@ -88,15 +84,6 @@ def hull(intervals: Sequence[RoundingInterval]) -> RoundingInterval:
     """The smallest interval holding all of them; its middle is the mean of their middles."""
     middle = sum((interval.middle for interval in intervals), Fraction(0)) / len(intervals)
     return RoundingInterval(min(i.low for i in intervals), max(i.high for i in intervals), middle)
-
-
-def total(intervals: Sequence[RoundingInterval]) -> RoundingInterval:
-    """Their sum."""
-    return RoundingInterval(
-        sum((i.low for i in intervals), Fraction(0)),
-        sum((i.high for i in intervals), Fraction(0)),
-        sum((i.middle for i in intervals), Fraction(0)),
-    )
 
 
 def have_common_point(intervals: Sequence[RoundingInterval]) -> bool:

@@ -9,8 +9,6 @@ from datalab.errors import UserError
 from datalab.ledger.verdict import INCONCLUSIVE, OPPOSITE, REPRODUCED, Verdict, sesoi
 from datalab.protocol import protocol
 
-_EDGE = 1e-9  # a grid's 0.1 is the protocol's 0.10
-
 
 @dataclass(frozen=True)
 class Condition:
@@ -33,10 +31,10 @@ class TitleVerdict:
     def measured(self) -> Verdict:
         """The same in the ledger's words, for the measured column of ``TITLE.threshold``."""
         words = {"refuted": OPPOSITE, "reproduced": REPRODUCED, "inconclusive": INCONCLUSIVE}
-        failed = [condition.text for condition in self.conditions if condition.role != "refutes" and not condition.held]
         refuting = [condition.text for condition in self.conditions if condition.role == "refutes" and condition.held]
-        reason = "; ".join(refuting if self.verdict == "refuted" else [f"not held: {text}" for text in failed])
-        return Verdict(words[self.verdict], reason or "every condition of the title's rule holds")
+        failed = [condition.text for condition in self.conditions if condition.role != "refutes" and not condition.held]
+        reasons = refuting if self.verdict == "refuted" else [f"not held: {text}" for text in failed]
+        return Verdict(words[self.verdict], "; ".join(reasons) or "every condition of the title's rule holds")
 
 
 def title_verdict(
@@ -57,7 +55,6 @@ def title_verdict(
     A condition over rates holds only if the grid has such a rate. Raises :class:`UserError` on limits of another length
     than the rates, limits out of order, or a rate outside [0, 1).
     """
-    rule, small = protocol().title_verdict, sesoi("f1")
     rate, lower, upper = (np.asarray(values, dtype=float) for values in (rates, low, high))
     if rate.ndim != 1 or lower.shape != rate.shape or upper.shape != rate.shape or not rate.size:
         raise UserError(
@@ -68,51 +65,40 @@ def title_verdict(
     if not np.all(lower <= upper):
         raise UserError("title verdict: some limits are missing or out of order; each rate needs low <= high")
 
-    cells = [f"{100 * r:g} %: [{a:+.4f}, {b:+.4f}]" for r, a, b in zip(rate, lower, upper, strict=True)]
-
-    def over(role: str, text: str, where: np.ndarray, fulfils: np.ndarray) -> Condition:
+    def at_rates(role: str, text: str, side: str, bound: float, fulfils: np.ndarray) -> Condition:
         """Refuting needs one rate where it is fulfilled; reproducing needs all of them, and at least one."""
+        where = rate <= bound + 1e-9 if side == "<=" else rate >= bound - 1e-9  # a grid's 0.1 is the protocol's 0.10
         named = np.flatnonzero(where & fulfils if role == "refutes" else where)
         held = bool(named.size) and bool(fulfils[named].all())
-        return Condition(role, text, held, "; ".join(cells[i] for i in named) or "at no rate")
+        cells = [f"{100 * rate[i]:g} %: [{lower[i]:+.4f}, {upper[i]:+.4f}]" for i in named]
+        return Condition(role, f"{text} {side} {100 * bound:g} %", held, "; ".join(cells) or "at no rate")
 
-    early = rule["refuted"]["lower_limit_above_0_at_rate_at_most"]
-    late = rule["refuted"]["upper_limit_below_0_at_rate_at_least"]
-    target = rule["reproduced"]["crossover_interval_contains"]
-    inside = rule["reproduced"]["crossover_interval_inside"]
-    flat = rule["reproduced"]["upper_limit_below_sesoi_at_rate_at_most"]
-    clear = rule["reproduced"]["lower_limit_above_0_at_rate_at_least"]
+    rule = protocol().title_verdict
+    reproduced, fewest = rule["reproduced"], rule["min_datasets"]
+    target, (least, most) = reproduced["crossover_interval_contains"], reproduced["crossover_interval_inside"]
     left, right = (float(limit) for limit in crossover)
     shown = f"[{100 * left:.3g} %, {100 * right:.3g} %]"
+    contains, inside = f"contains {100 * target:g} %", f"lies inside ({100 * least:g}, {100 * most:g}) %"
+    early = rule["refuted"]["lower_limit_above_0_at_rate_at_most"]
+    late = rule["refuted"]["upper_limit_below_0_at_rate_at_least"]
+    flat = reproduced["upper_limit_below_sesoi_at_rate_at_most"]
+    clear = reproduced["lower_limit_above_0_at_rate_at_least"]
+    needed = Condition("needed", f"at least {fewest} data sets", n_datasets >= fewest, f"{n_datasets}")
     refutes = (
-        over("refutes", f"influence beats random at a rate <= {100 * early:g} %", rate <= early + _EDGE, lower > 0),
-        over("refutes", f"random beats influence at a rate >= {100 * late:g} %", rate >= late - _EDGE, upper < 0),
-    )
-    needed = Condition(
-        "needed", f"at least {rule['min_datasets']} data sets", n_datasets >= rule["min_datasets"], f"{n_datasets}"
+        at_rates("refutes", "influence beats random at a rate", "<=", early, lower > 0),
+        at_rates("refutes", "random beats influence at a rate", ">=", late, upper < 0),
     )
     reproduces = (
-        Condition("reproduces", f"the crossover interval contains {100 * target:g} %", left <= target <= right, shown),
-        Condition(
-            "reproduces",
-            f"the crossover interval lies inside ({100 * inside[0]:g}, {100 * inside[1]:g}) %",
-            inside[0] < left and right < inside[1],
-            shown,
+        Condition("reproduces", f"the crossover interval {contains}", left <= target <= right, shown),
+        Condition("reproduces", f"the crossover interval {inside}", least < left and right < most, shown),
+        at_rates(
+            "reproduces", "the upper limit is below the smallest effect at rates", "<=", flat, upper < sesoi("f1")
         ),
-        over(
-            "reproduces",
-            f"the upper limit is below the smallest effect at rates <= {100 * flat:g} %",
-            rate <= flat + _EDGE,
-            upper < small,
-        ),
-        over(
-            "reproduces", f"the lower limit is above 0 at rates >= {100 * clear:g} %", rate >= clear - _EDGE, lower > 0
-        ),
+        at_rates("reproduces", "the lower limit is above 0 at rates", ">=", clear, lower > 0),
     )
-    conditions = (needed, *refutes, *reproduces)
     verdict = str(rule["otherwise"])
     if needed.held and any(condition.held for condition in refutes):
         verdict = "refuted"
     elif needed.held and all(condition.held for condition in reproduces):
         verdict = "reproduced"
-    return TitleVerdict(verdict, conditions)
+    return TitleVerdict(verdict, (needed, *refutes, *reproduces))

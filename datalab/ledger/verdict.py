@@ -91,30 +91,15 @@ def measured_verdict(
     if interval is None or base_row(claim) == claim.id:
         return Verdict(SHOWN, "a level with nothing to compare it to")
     low, high = _limits(claim, "interval", interval)
+    inner = None if narrow is None else _limits(claim, "narrow", narrow)
     small = sesoi(metric)
+    equivalent = inner is not None and -small < inner[0] and inner[1] < small
     if side in ("less", "not_less"):  # mirror: below, the claimed side is the positive one
         estimate, low, high = -estimate, -high, -low
-    verdict = _directed(claim, estimate, low, high, narrow, side, small)
-    if verdict.verdict == DIRECTION and claim.verdict_ceiling == "value" and side in ("greater", "less"):
-        verdict = _value(claim, side, narrow) or verdict
-    return verdict
-
-
-def _directed(
-    claim: Claim,
-    estimate: float,
-    low: float,
-    high: float,
-    narrow: tuple[float, float] | None,
-    side: str,
-    small: float,
-) -> Verdict:
-    """The verdict on the direction, in the protocol's order. ``less`` and ``not_less`` arrive mirrored."""
-    inner = None if narrow is None else _limits(claim, "narrow", narrow)
-    equivalent = inner is not None and -small < inner[0] and inner[1] < small
     if side in ("greater", "less"):
         if low > 0 and estimate > small:
-            return Verdict(DIRECTION, "the interval excludes 0 on the claimed side and the effect is large enough")
+            why = "the interval excludes 0 on the claimed side and the effect is large enough"
+            return _value(claim, inner) or Verdict(DIRECTION, why)
         if equivalent:
             return Verdict(NULL, "the 90 % interval lies inside the smallest effect of interest")
         if high < 0:
@@ -124,22 +109,20 @@ def _directed(
             return Verdict(DIRECTION, "no difference is claimed, and the 90 % interval lies inside the smallest effect")
         if low > 0 or high < 0:
             return Verdict(OPPOSITE, "no difference is claimed, and the interval excludes 0")
-    else:  # not_greater, not_less
-        if low > 0:
-            return Verdict(OPPOSITE, "the interval excludes 0 on the side the claim rules out")
-        if high < small:
-            return Verdict(DIRECTION, "the limit on the side the claim rules out stays below the smallest effect")
+    elif low > 0:
+        return Verdict(OPPOSITE, "the interval excludes 0 on the side the claim rules out")
+    elif high < small:
+        return Verdict(DIRECTION, "the limit on the side the claim rules out stays below the smallest effect")
     return Verdict(INCONCLUSIVE, "the interval settles neither the direction nor its absence")
 
 
-def _value(claim: Claim, side: str, narrow: tuple[float, float] | None) -> Verdict | None:
+def _value(claim: Claim, narrow: tuple[float, float] | None) -> Verdict | None:
+    """``reproduced``, where the ceiling allows it and the 90 % interval is within tolerance of the reported effect."""
     effect = reported_effect(claim)
-    if effect is None or narrow is None:
+    if claim.verdict_ceiling != "value" or effect is None or narrow is None:
         return None
-    low, high = _limits(claim, "narrow", narrow)
-    allowed = tolerance(claim, effect)
-    off = (low - float(effect.middle), high - float(effect.middle))
-    if -allowed <= off[0] and off[1] <= allowed:
+    allowed, middle = tolerance(claim, effect), float(effect.middle)
+    if -allowed <= narrow[0] - middle and narrow[1] - middle <= allowed:
         return Verdict(REPRODUCED, f"the direction holds and the value is within {allowed:.3g} of the reported one")
     return None
 

@@ -9,8 +9,8 @@ from datalab.models.parts import (
     Tokens,
     convolution,
     encoder_block,
-    halved,
     head,
+    places_halved,
     stem,
     width_of,
 )
@@ -28,7 +28,7 @@ def cct(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
         convolution(grid, width // 2, width, stride=2),
         nn.ReLU(),
         Tokens(),
-        Positions(_places(grid), width),
+        Positions(places_halved(grid), width),
         *encoder_block(width),
         *encoder_block(width),
         *head(width, n_classes, 1),
@@ -56,12 +56,7 @@ def coatnet(grid: Grid, n_classes: int, hidden: int = 64) -> nn.Sequential:
         bottleneck,
         convolution(grid, narrow, wide, stride=2),
         Tokens(),
-        Positions(_places(grid), wide),
+        Positions(places_halved(grid), wide),
         *encoder_block(wide),
         *head(wide, n_classes, 1),
     )
-
-
-def _places(grid: Grid) -> int:
-    _, height, width = halved(grid)
-    return height * width

@@ -126,8 +126,10 @@ def stem(grid: Grid, width: int) -> list[nn.Module]:
     return [*layers, nn.Conv2d(grid[0], width, kernel, stride=kernel)]
 
 
-def halved(grid: Grid) -> Grid:
-    """The grid after :func:`stem` and a convolution of stride 2."""
-    channels, height, width = grid
-    width = width if height > 1 or width <= LONGEST_LINE else -(-width // -(-width // LONGEST_LINE))
-    return channels, (height + 1) // 2 if height > 1 else 1, (width + 1) // 2
+def places_halved(grid: Grid) -> int:
+    """How many places the grid has after :func:`stem` and a convolution of stride 2."""
+    _, height, width = grid
+    if height > 1:
+        return (height + 1) // 2 * ((width + 1) // 2)
+    chunk = -(-width // LONGEST_LINE)
+    return (-(-width // chunk) + 1) // 2

@@ -83,12 +83,6 @@ def test_a_card_says_rows_classes_licence_hash_leaks_noise_and_duplicates():
             assert data.PACKAGES[spec.wheel].sha256 in text
 
 
-def test_the_cards_table_has_one_row_per_set_in_the_registrys_order():
-    table = data.cards()
-    assert table["name"].tolist() == list(data.REGISTRY)
-    assert (table["unique_rows"] == table["rows"] - table["duplicates"] - table["conflicts"]).all()
-
-
 def test_a_misspelt_name_is_answered_with_the_right_one():
     with pytest.raises(UserError, match=r"unknown data set 'mnist5'; did you mean 'mnist5k'\?"):
         data.check_names(["mnist5"])

@@ -5,7 +5,7 @@ import torch
 from influence_oracle import MODELS, problem
 
 from datalab.influence import CG, EKFAC, KFAC, Arnoldi, DataInf, ExactGGN, ExactHessian, GradCos, GradDot, LastLayerGGN
-from datalab.influence.estimator import full_precision
+from datalab.influence.estimator import computing
 
 pytestmark = [
     pytest.mark.cuda,
@@ -58,10 +58,8 @@ def test_no_batch_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_tf32_is_off_unless_asked_for_and_the_callers_choice_is_restored():
+def test_tf32_is_off_and_the_callers_choice_is_restored():
     before = torch.backends.cuda.matmul.fp32_precision
-    with full_precision():
+    with computing():
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-    with full_precision(allow_tf32=True):
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == before

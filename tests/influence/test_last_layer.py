@@ -95,7 +95,7 @@ def test_rare_classes_do_not_spoil_float32():
     (features, logits, labels), _ = stack(1, 300, 30, 10, dtype=torch.float32)
     logits[..., 5:] -= 12
     batch = softmax.examples(features[0], logits[0], labels[0])
-    ggn = softmax.SoftmaxGGN([batch], softmax.Damping(L2, 1e-3), torch.float32)
+    ggn = softmax.SoftmaxGGN([batch], L2, 1e-3, torch.float32)
     assert ggn._first_refinement(batch) < 1e-6
 
 
@@ -159,7 +159,7 @@ def test_an_example_fitted_beyond_rounding_keeps_its_score_in_float32():
     logits[0, 0] = 0
     logits[0, 0, labels[0, 0]] = 60  # a gradient of 1e-26, whose square float32 does not hold
     batch = softmax.examples(features[0], logits[0], labels[0])
-    single, double = (softmax.SoftmaxGGN([batch], softmax.Damping(L2, 1e-3), t) for t in (torch.float32, torch.float64))
+    single, double = (softmax.SoftmaxGGN([batch], L2, 1e-3, t) for t in (torch.float32, torch.float64))
     ours, exact = (ggn.self_influence(batch.inputs, batch.gradient) for ggn in (single, double))
     assert 0 < exact[0] < 1e-45
     torch.testing.assert_close(ours, exact, rtol=1e-4, atol=0)

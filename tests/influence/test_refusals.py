@@ -25,6 +25,7 @@ from datalab.influence import (
     LiSSA,
     TracIn,
     retraining,
+    trak,
 )
 from datalab.influence.damping import damping_path
 
@@ -202,11 +203,12 @@ def test_a_full_matrix_is_refused_above_15_000_parameters_and_the_alternatives_n
 
 
 @quiet
-def test_a_projection_that_would_not_fit_is_refused_and_the_largest_that_does_named():
-    model, train = nn.Linear(2000, 100), (torch.zeros(2, 2000), torch.tensor([0, 1]))
-    with pytest.raises(UserError, match=r"dimensions: 512 x 200,100 parameters.*at most 335"):
+def test_a_projection_that_would_not_fit_is_refused_and_the_largest_that_does_named(monkeypatch):
+    monkeypatch.setattr(trak, "MAX_PROJECTION", 1 << 19)
+    model, train = nn.Linear(200, 10), (torch.zeros(2, 200), torch.tensor([0, 1]))
+    with pytest.raises(UserError, match=r"dimensions: 512 x 2,010 parameters.*at most 260"):
         TRAK([model], dimensions=512).fit(*train)
-    assert TRAK([model], 1.0).fit(*train)._projected[0].projection().shape == (335, 200_100)
+    assert TRAK([model], 1.0).fit(*train)._projected[0].projection().shape == (260, 2010)
 
 
 @quiet
@@ -378,7 +380,7 @@ def test_an_indefinite_hessian_is_warned_of():
 def test_a_series_on_an_indefinite_curvature_is_refused():
     model, train, _ = problem()
     with pytest.raises(UserError, match="diverges"):
-        LiSSA(model, 1e-3, curvature="hessian", depth=500).fit(*train)
+        LiSSA(model, 1e-3, curvature="hessian", depth=50).fit(*train)
 
 
 @quiet
@@ -390,7 +392,7 @@ def test_iterations_that_do_not_suffice_are_warned_of():
 
 @quiet
 def test_a_damping_path_has_a_row_for_each_damping_and_the_estimators_own():
-    model, (x, y), val = problem()
+    model, (x, y), _ = problem()
     estimator = EKFAC(model).fit(x, y)
     flipped = np.arange(len(x)) % 3 == 0
     path = damping_path(estimator, [1e-3, 1.0], x, y, flipped=flipped)
@@ -402,11 +404,6 @@ def test_a_damping_path_has_a_row_for_each_damping_and_the_estimators_own():
     for row in path.itertuples():
         anew = EKFAC(model, row.damping).fit(x, y).self_influence(x, y)
         assert row.median == pytest.approx(float(np.median(anew)))
-    kept = np.random.default_rng(0).random((20, len(x))) < 0.5
-    subsets = retraining.Subsets(kept, np.random.default_rng(1).random((20, 1, 7)))
-    with_lds = damping_path(estimator, [0.1], x, y, test=val, subsets=subsets)
-    wanted = retraining.lds(EKFAC(model, 0.1).fit(x, y).pairwise(x, y, *val), subsets).mean()
-    assert with_lds.loc[with_lds.damping == 0.1, "lds"].item() == pytest.approx(wanted)
 
 
 @quiet
@@ -416,7 +413,6 @@ def test_a_damping_path_has_a_row_for_each_damping_and_the_estimators_own():
         ({"dampings": []}, "dampings"),
         ({"dampings": [0.0]}, "dampings"),
         ({"flipped": np.ones(3, dtype=bool)}, "flipped"),
-        ({"test": (0, 0)}, "both or neither"),
         ({"estimator": GradDot}, "one damping for all its layers"),
     ],
 )

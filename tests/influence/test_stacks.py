@@ -1,5 +1,7 @@
 """A stack of models is scored as each of its models is, in float64."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarn
 SIZE = 3
 
 
+@functools.cache
 def stack(architecture: str):
     rng = np.random.default_rng(0)
     grid = (1, 4, 4)
@@ -33,8 +36,8 @@ KINDS = {
     "DataInf": DataInf,
     "GradDot": GradDot,
     "GradCos": GradCos,
-    "CG": lambda m, **k: CG(m, 0.05, tolerance=1e-12, **k),
-    "LiSSA": lambda m, **k: LiSSA(m, 0.5, depth=100, **k),
+    "CG": lambda m, **k: CG(m, 0.05, tolerance=1e-10, **k),
+    "LiSSA": lambda m, **k: LiSSA(m, 0.5, depth=20, **k),
     "Arnoldi": lambda m, **k: Arnoldi(m, 0.05, rank=20, **k),
 }
 
@@ -44,17 +47,15 @@ KINDS = {
 def test_a_stack_is_scored_as_each_of_its_models_is(name, architecture):
     trained, x, labels, x_val, y_val = stack(architecture)
     kind = KINDS[name]
-    own = "GradCos" if name == "GradCos" else name
     together = kind(trained, l2=1e-3, batch_size=7).fit(x, labels)
-    verbs = ["self_influence", "influence_on", "pairwise"] + ([] if "Grad" in own else ["leave_one_out"])
+    alone = [kind(trained.model(s), l2=1e-3).fit(x, labels[s]) for s in range(SIZE)]
+    verbs = ["self_influence", "influence_on", "pairwise"] + ([] if "Grad" in name else ["leave_one_out"])
     for verb in verbs:
-        data = (x, labels) if verb == "self_influence" else (x, labels, x_val, y_val)
-        scores = getattr(together, verb)(*data)
+        target = () if verb == "self_influence" else (x_val, y_val)
+        scores = getattr(together, verb)(x, labels, *target)
         assert len(scores) == SIZE
         for s in range(SIZE):
-            alone = kind(trained.model(s), l2=1e-3).fit(x, labels[s])
-            each = (x, labels[s]) if verb == "self_influence" else (x, labels[s], x_val, y_val)
-            wanted = getattr(alone, verb)(*each)
+            wanted = getattr(alone[s], verb)(x, labels[s], *target)
             scale = float(wanted.abs().max())
             torch.testing.assert_close(
                 scores[s], wanted, rtol=1e-7, atol=1e-8 * scale, msg=lambda m, v=verb: f"{v}: {m}"
