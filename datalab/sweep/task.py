@@ -41,14 +41,8 @@ class Task:
     @functools.cached_property
     def key(self) -> str:
         """The hash (16 hex digits) of everything the rows depend on."""
-        depends = [
-            self.function,
-            self.parameters,
-            reach.code_hash(self.function),
-            protocol().rules_sha256,
-            _libraries(),
-        ]
-        content = json.dumps(depends, sort_keys=True)
+        code = reach.code_hash(self.function), protocol().rules_sha256, _libraries()
+        content = json.dumps([self.function, self.parameters, *code], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -69,10 +63,8 @@ class Task:
         try:
             module, _, name = self.function.partition(":")
             rows = pd.DataFrame(getattr(importlib.import_module(module), name)(**self.parameters))
-        except UserError as error:
-            return str(error), time.perf_counter() - start
         except Exception as error:  # a failed task must not lose the others; the caller raises with every failure named
-            return f"{type(error).__name__}: {error}", time.perf_counter() - start
+            rows = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return rows, time.perf_counter() - start
 
     def keep(self, rows: pd.DataFrame | str, folder: Path) -> str | None:
