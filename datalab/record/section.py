@@ -77,8 +77,7 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
 
 
 def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> "Section":
-    record = provenance.project() / (parameters.record or f"runs/notebook-{parameters.profile}")
-    record = record.resolve()
+    record = (provenance.project() / (parameters.record or f"runs/notebook-{parameters.profile}")).resolve()
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
@@ -115,8 +114,7 @@ class Section:
     ) -> None:
         self._study, self.spec, self.parameters, self.record = study, spec, parameters, record
         self._stage, self._driven, self._open = stage, driven, True
-        self._tables: dict[str, dict[str, Any]] = {}
-        self._figures: dict[str, dict[str, Any]] = {}
+        self._saved: dict[str, dict[str, dict[str, Any]]] = {"tables": {}, "figures": {}}
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
         self._cells: dict[str, None] = {}
@@ -168,10 +166,8 @@ class Section:
 
         self._must_be_open()
         table = Table(frame, self._name(name), caption, self._stamp(n, len(frame)), timing)
-        faces = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex(), ".json": table.sidecar()}
-        for kind, content in faces.items():
-            atomic.write(self._stage / "tables" / f"{table.name}{kind}", content)
-        self._tables[table.name] = self._described(table)
+        faces = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex(), "json": table.sidecar()}
+        self._save("tables", table, faces)
         return table
 
     def figure(
@@ -187,13 +183,11 @@ class Section:
         from datalab.record.tables import Table
 
         self._must_be_open()
-        behind = pd.DataFrame() if data is None else data
-        behind = Table(behind, self._name(name), caption, self._stamp(None, len(behind)), timing)
+        frame = pd.DataFrame() if data is None else data
+        behind = Table(frame, self._name(name), caption, self._stamp(None, len(frame)), timing)
         faces = figures.render(figure, behind.name)
         figures.close(figure)
-        for kind, content in (faces if data is None else {**faces, "csv": behind.csv()}).items():
-            atomic.write(self._stage / "figures" / f"{behind.name}.{kind}", content)
-        self._figures[behind.name] = self._described(behind)
+        self._save("figures", behind, faces if data is None else {**faces, "csv": behind.csv()})
         _display({"image/png": faces["png"], "text/plain": f"Figure: {caption}"})
         _display({"text/markdown": f"*{caption}*", "text/plain": caption})
 
@@ -209,19 +203,19 @@ class Section:
         for statement in statements:
             claim_id = self._study.statement(statement.id)["id"]
             table = None if statement.table is None else self._name(statement.table)
-            if table is not None and table not in self._tables:
-                known = [name.removeprefix(self._name("")) for name in self._tables]
+            tables = self._saved["tables"]
+            if table is not None and table not in tables:
+                known = [name.removeprefix(self._name("")) for name in tables]
                 raise UserError(f"claim {claim_id}: this section saved no table '{statement.table}'; it has {known}")
-            figures = {name: getattr(statement, name) for name in ("measured", "low", "high", "effect_size", "n")}
-            raw = statement.raw
+            raw, figures = statement.raw, ("measured", "low", "high", "effect_size", "n")
             self._claims[claim_id] = {
                 "id": claim_id,
-                **{name: plain(figure) for name, figure in figures.items()},
+                **{name: plain(getattr(statement, name)) for name in figures},
                 "verdict": statement.verdict,
                 "why": statement.why,
                 "table": None if table is None else f"tables/{table}.csv",
                 "row": None if statement.row is None else str(statement.row),
-                "cell": self._cell_number() if table is None else self._tables[table]["cell"],
+                "cell": self._cell_number() if table is None else tables[table]["cell"],
                 "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
             }
 
@@ -249,8 +243,7 @@ class Section:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
         self._must_be_open()
         files = sorted(p.relative_to(self._stage).as_posix() for p in self._stage.glob("*/*") if p.is_file())
-        kinds = {"tables": self._tables, "figures": self._figures}
-        timed = {f"{kind}/{name}" for kind, made in kinds.items() for name in made if made[name]["timing"]}
+        timed = {f"{kind}/{name}" for kind, saved in self._saved.items() for name in saved if saved[name]["timing"]}
         wall, cpu = self._began
         fragment = {
             "files": files,
@@ -263,7 +256,7 @@ class Section:
                 "wall_seconds": round(time.monotonic() - wall, 3),
                 "cpu_seconds": round(provenance.cpu_seconds() - cpu, 3),
                 "peak_memory_bytes": provenance.peak_memory(),
-                **kinds,
+                **self._saved,
                 "claims": list(self._claims.values()),
                 "headline": self._headline,
                 "cells": list(self._cells),
@@ -319,10 +312,12 @@ class Section:
         seeds = getattr(p, "seeds", None)
         return {"section": self.spec.number, "profile": p.profile, "seeds": seeds, "root_seed": p.root_seed, "n": n}
 
-    def _described(self, table: "Table") -> dict[str, Any]:
-        """What the manifest says of a table or of the data behind a figure."""
+    def _save(self, kind: str, table: "Table", faces: Mapping[str, bytes | str]) -> None:
+        """Write a table, or a figure with the data behind it, by suffix; and note what the manifest says of it."""
+        for suffix, content in faces.items():
+            atomic.write(self._stage / kind / f"{table.name}.{suffix}", content)
         described = {"caption": table.caption, "stamp": table.stamp, "timing": table.timing}
-        return {**described, "cell": self._cell_number()}
+        self._saved[kind][table.name] = {**described, "cell": self._cell_number()}
 
     def _cell_number(self) -> int | None:
         """The number in the brackets of the notebook cell that runs now."""
