@@ -49,18 +49,16 @@ def recompute(
     """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
     from joblib.externals.loky import ProcessPoolExecutor
 
-    jobs, sizes = {}, {}
-    for stem in stems:
-        entry = manifest.sections[stem]
-        listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
-        jobs[stem] = record, study, stem, entry, listed
-        sizes[stem] = sum(manifest.files[path].bytes for path in entry.cells if path in manifest.files)
     count = min(workers or provenance.machine()["cores"], len(stems))
     if count <= 1:
-        return [of_section(*job) for job in jobs.values()]
+        return [of_section(record, manifest, study, stem) for stem in stems]
+
+    def size(stem: str) -> int:
+        return sum(manifest.files[path].bytes for path in manifest.sections[stem].cells if path in manifest.files)
+
     with ProcessPoolExecutor(max_workers=count, env={**provenance.DETERMINISM, "MPLBACKEND": "agg"}) as pool:
-        largest_first = sorted(stems, key=sizes.__getitem__, reverse=True)
-        running = {stem: pool.submit(of_section, *jobs[stem]) for stem in largest_first}
+        largest_first = sorted(stems, key=size, reverse=True)
+        running = {stem: pool.submit(of_section, record, manifest, study, stem) for stem in largest_first}
         return [running[stem].result() for stem in stems]
 
 
@@ -70,8 +68,10 @@ def other_libraries(manifest: Manifest) -> list[str]:
     return [f"{name} {then} (here {here})" for name, (then, here) in pairs.items() if then != here]
 
 
-def of_section(record: Path, study: Study, stem: str, entry: SectionRecord, listed: Collection[str]) -> Recomputed:
-    """Compute one section anew and compare all it left in the record; ``listed`` are its tables and figures."""
+def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Recomputed:
+    """Compute one section anew and compare all it left in the record."""
+    entry = manifest.sections[stem]
+    listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         try:

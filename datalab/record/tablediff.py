@@ -22,6 +22,7 @@ _NUMBER = re.compile(r"(?P<beyond>[<>] )?(?P<number>[-+]?(?:\d+(?:\.\d+)?(?:e[-+
 _ESTIMATE = re.compile(r"(?P<value>[^\[\]]+) \[(?P<low>[^,]+), (?P<high>[^,]+)\]")
 _LOW = re.compile(r"(?:^|(?<=[ _]))low(?=$|,)")
 Texts = Sequence[str]
+Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = f
     key = row_key(a, b)
     rows_a, rows_b = _by_key(a, key), _by_key(b, key)
     rows, columns = _shared(rows_a, rows_b), _shared(a.columns, b.columns)
-    intervals_a, intervals_b = _intervals(a.columns), _intervals(b.columns)
-    intervals = {limit: of for limit, of in intervals_a.items() if intervals_b.get(limit) == of}
+    intervals = _shared(_intervals(a.columns), _intervals(b.columns))
     repeated = [column for column in REPEATED if "measured" in columns and column in columns]
     cells = []
     for row in rows:
@@ -142,7 +142,7 @@ def _shared(names: Sequence, others: Sequence) -> list:
     return [name for name in names if name in others]
 
 
-def _by_key(table: pd.DataFrame, key: Texts) -> dict[tuple[str, ...], dict[str, str]]:
+def _by_key(table: pd.DataFrame, key: Texts) -> dict[tuple[str, ...], Row]:
     rows = table.to_dict("records")
     names = ([row[column] for column in key] if key else [str(number)] for number, row in enumerate(rows))
     return dict(zip(map(tuple, names), rows, strict=True))
@@ -156,45 +156,38 @@ def _is_result(text: str) -> bool:
     return len(re.sub(r"e.*|\D", "", number["number"]).strip("0")) > KEY_DIGITS
 
 
-def _intervals(columns: Texts) -> dict[str, tuple[str, str, str]]:
-    """For each limit of an interval: the column it is the limit of, and the interval's low and high column.
+def _intervals(columns: Texts) -> list[tuple[str, str, str]]:
+    """The columns of each interval: the value, its low and its high limit.
 
     ``F1 low`` belongs to ``F1``; a limit without a namesake (``low``, ``95 % low``) to the value it stands behind.
     """
-    intervals = {}
     highs = {low: _LOW.sub("high", low) for low in columns if _LOW.search(low) and _LOW.sub("high", low) in columns}
-    limits = {*highs, *highs.values()}
-    value = None
+    intervals, before = [], None
     for column in columns:
         if column in highs:
             namesake = " ".join(_LOW.sub("", column).split()).replace(" ,", ",")
-            of = namesake if namesake in columns else value
-            if of is not None:
-                intervals |= dict.fromkeys((column, highs[column]), (of, column, highs[column]))
-        elif column not in limits:
-            value = column
+            value = namesake if namesake in columns else before
+            if value is not None:
+                intervals.append((value, column, highs[column]))
+        elif column not in highs.values():
+            before = column
     return intervals
 
 
 def _kinds(
-    a: Mapping[str, str],
-    b: Mapping[str, str],
-    columns: Texts,
-    intervals: Mapping[str, tuple[str, str, str]],
-    tolerance: float,
+    a: Row, b: Row, columns: Texts, intervals: Sequence[tuple[str, str, str]], tolerance: float
 ) -> dict[str, Kind]:
     """The kind of each column's two cells in a pair of rows.
 
     A limit is never inside its own interval: where it moved, it is as far off as the value whose limit it is.
     """
-    limits: dict[str, Texts] = {}
-    for value, low, high in intervals.values():
-        limits.setdefault(value, (low, high))
+    limits = {value: (low, high) for value, low, high in reversed(intervals)}  # of several intervals the first
     kinds = {}
     for column in columns:
         texts = ([side[limit] for limit in limits.get(column, ())] for side in (a, b))
         kinds[column] = kind(a[column], b[column], tolerance, *texts)
-    moved = [limit for limit in intervals if kinds[limit] == DIFFERENT and kinds[intervals[limit][0]] == INTERVAL]
+    inside = [both for value, *both in intervals if kinds[value] == INTERVAL]
+    moved = [limit for both in inside for limit in both if kinds[limit] == DIFFERENT]
     return kinds | dict.fromkeys(moved, INTERVAL)
 
 

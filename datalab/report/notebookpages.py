@@ -69,8 +69,6 @@ def _formula(match: re.Match[str]) -> str:
 def _output(output: Mapping[str, Any], figures: Mapping[str, str], link: Callable[[str], str | None]) -> str:
     if output["output_type"] == "stream":
         return f"<pre>{html.escape(''.join(output['text']))}</pre>"
-    if output["output_type"] == "error":
-        return f'<pre class="error">{html.escape(output["ename"])}: {html.escape(output["evalue"])}</pre>'
     data = {kind: "".join(value) for kind, value in output["data"].items()}
     if "image/png" in data:
         digest = hashlib.sha256(base64.b64decode(data["image/png"])).hexdigest()
