@@ -12,16 +12,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
-from datalab.record import Study
-
-if TYPE_CHECKING:
-    from datalab.record.plan import Job
+from datalab.record import Study, claims_table, compare, comparison_text, plan, provenance, runner, verify
+from datalab.record.console import RunConsole
+from datalab.record.manifest import Manifest
+from datalab.record.parameters import parse_value
+from datalab.record.tables import exact
+from datalab.sweep import cluster
 
 _PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
 _LOG_WIDTH = 200  # columns of a wide table where there is no terminal to ask
@@ -60,10 +62,7 @@ def _selection(command: Any) -> Any:
 
 def _jobs(
     study: Study, notebooks: Sequence[str], profile: str, parameters: Sequence[tuple[str, str]], workers: int | None
-) -> "list[Job]":
-    from datalab.record import plan
-    from datalab.record.parameters import parse_value
-
+) -> list[plan.Job]:
     names = [name for name, _ in parameters]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"parameter '{repeated[0]}' is given twice")
@@ -71,10 +70,10 @@ def _jobs(
     return plan.jobs(study, notebooks, profile, given | {name: parse_value(value) for name, value in parameters})
 
 
-@cli.command()
+@cli.command("plan")
 @_selection
 @click.pass_obj
-def plan(study: Study, **selection: Any) -> None:
+def plan_command(study: Study, **selection: Any) -> None:
     """Say what would run, how long it would take and what it would need; run nothing.
 
     A NOTEBOOK is named by its section's number or its file; none means all.
@@ -83,12 +82,9 @@ def plan(study: Study, **selection: Any) -> None:
     Example:
       datalab plan 0 3.4 --profile quick
     """
-    from datalab.record.console import RunConsole
-    from datalab.record.plan import missing_datasets
-
     jobs = _jobs(study, **selection)
     console = RunConsole()
-    console.plan(jobs, missing_datasets(jobs))
+    console.plan(jobs, plan.missing_datasets(jobs))
     console.work(jobs)
 
 
@@ -97,7 +93,7 @@ def plan(study: Study, **selection: Any) -> None:
 @click.option("--to", type=RECORD, metavar="FOLDER", help="The record (default: runs/<profile>).")
 @click.option("--fresh", is_flag=True, help="Delete the record first and start over.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Fail a notebook whose code cell runs longer than this.")
-@click.option("--cluster", type=click.Choice(["local"]), help="Start a Dask cluster on this machine (extra: dask).")
+@click.option("--cluster", "local", type=click.Choice(["local"]), help="Start a Dask cluster here (extra: dask).")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, e.g. tcp://host:8786.")
 @click.pass_obj
 def run(
@@ -105,7 +101,7 @@ def run(
     to: Path | None,
     fresh: bool,
     timeout: float | None,
-    cluster: str | None,
+    local: str | None,
     scheduler: str | None,
     **selection: Any,
 ) -> int:
@@ -117,17 +113,14 @@ def run(
     Example:
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
-    from datalab.record import provenance, runner
-    from datalab.sweep.cluster import scheduler_of, summary
-
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
     jobs, profile = _jobs(study, **selection), selection["profile"]
     record = to or provenance.project() / "runs" / profile
     again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
-    with scheduler_of(scheduler, cluster == "local", selection["workers"]) as address:
+    with cluster.scheduler_of(scheduler, local is not None, selection["workers"]) as address:
         if address:
-            click.echo(summary(address))
+            click.echo(cluster.summary(address))
         return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
 
 
@@ -149,8 +142,6 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
       datalab verify runs/quick
     """
     from datalab import report
-    from datalab.record import verify
-    from datalab.record.provenance import shown
 
     checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing)
     for finding in checked.findings:
@@ -159,7 +150,7 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
         click.echo(f"stale: {line}")
     state = "whole" if checked.whole else f"not whole, {len(checked.findings)} findings"
     state += f", but {len(checked.unconfirmed)} things differ under other sources" if checked.unconfirmed else ""
-    click.echo(f"{shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
+    click.echo(f"{provenance.shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
     if done := [section for section in checked.recomputed if not section.problem]:
         files, outputs, claims = (sum(getattr(s, name) for s in done) for name in ("files", "outputs", "claims"))
         words = f"{files} tables and figures, {outputs} code cells and {claims} verdicts of {len(done)} sections"
@@ -170,7 +161,13 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
 @cli.command("compare")
 @click.argument("a", type=RECORD)
 @click.argument("b", type=RECORD)
-@click.option("--tolerance", default=1e-5, show_default=True, metavar="X", help="Relative difference that is equal.")
+@click.option(
+    "--tolerance",
+    default=compare.DEFAULT_TOLERANCE,
+    show_default=True,
+    metavar="X",
+    help="Relative difference that counts as equal.",
+)
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
@@ -195,8 +192,6 @@ def compare_command(
     Example:
       datalab compare runs/reference runs/quick
     """
-    from datalab.record import compare, comparison_text
-
     comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
     if page is not None:
         from datalab.report.comparison import write
@@ -223,10 +218,9 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
       datalab report runs/quick
     """
     from datalab import report
-    from datalab.record.provenance import shown
 
     pages = report.write(record, to, study)
-    click.echo(f"{len(pages)} pages; open {shown((to or record) / 'index.html')}")
+    click.echo(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
 
 
 @cli.command()
@@ -242,11 +236,6 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
     Example:
       datalab claims 'TITLE.*' --record runs/quick
     """
-    from datalab.record import claims_table, provenance
-    from datalab.record.console import RunConsole
-    from datalab.record.manifest import Manifest
-    from datalab.record.tables import exact
-
     reference = provenance.project() / "runs" / "reference"
     if record is None and (reference / Manifest.NAME).exists():
         record = reference
@@ -273,7 +262,6 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
       datalab datasets --fetch adult spambase
     """
     from datalab import data
-    from datalab.record.console import RunConsole
 
     data.check_names(names)
     console = RunConsole(_LOG_WIDTH)
@@ -298,11 +286,10 @@ def api_command(to: Path) -> None:
     Example:
       datalab api --to api
     """
-    from datalab.record.provenance import shown
     from datalab.report import api
 
     pages = api.write(to)
-    click.echo(f"{len(pages)} pages; open {shown(to / 'index.html')}")
+    click.echo(f"{len(pages)} pages; open {provenance.shown(to / 'index.html')}")
 
 
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from datalab.record.manifest import SectionRecord
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
@@ -18,8 +22,6 @@ class RunConsole:
     """Writes to the terminal, or line by line to a log that is ``log_width`` columns wide."""
 
     def __init__(self, log_width: int = 120) -> None:
-        from rich.console import Console
-
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else log_width)
         self._status: Any = None
         self._last = self._began = 0.0
@@ -85,11 +87,9 @@ class RunConsole:
 
     def tick(self, job: Job, cell: int, cells: int, state: dict[str, Any]) -> None:
         """The running notebook's state: code cell ``cell`` of ``cells``, and its sweep's."""
-        from rich.markup import escape
-
         now = time.monotonic()
         text = f"{job.section.stem}  code cell {cell} of {cells}" if cells else f"{job.section.stem}  starting"
-        if state and state.get("done", 0) < state.get("total", 0):
+        if state and state["done"] < state["total"]:
             text += f"  sweep: {line(state)}"
         if self._status is not None:
             self._status.update(escape(f"{text}  {span(now - self._began)}"))
@@ -109,9 +109,9 @@ class RunConsole:
     def summary(self, entries: Sequence[SectionRecord], record: str) -> None:
         """What the sections asked to be printed at the end, and where to look."""
         for part in (part for entry in entries for part in entry.headline):
-            if text := part.get("text") or part.get("caption"):
-                self.say(text)
-            if "rows" in part:
+            if "text" in part:
+                self.say(part["text"])
+            else:
                 self._headline(part["columns"], part["rows"])
         self.say(f"Executed notebooks: {record}/notebooks   tables: {record}/tables   verdicts: {record}/claims.csv")
         self.say(f"Check the record with: datalab verify {record}")
@@ -127,9 +127,6 @@ class RunConsole:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Rows under the names of their columns, if they have any."""
-        from rich.markup import escape
-        from rich.table import Table
-
         table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(columns))
         for row in rows:
             table.add_row(*(escape(str(value)) for value in row))

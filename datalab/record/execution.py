@@ -1,8 +1,7 @@
 """Running one notebook on a kernel of its own, and judging it by what its cells did.
 
 papermill puts the parameters in; its status is not asked for: after Ctrl-C or the death of a kernel papermill writes
-every cell as completed, and ``sys.exit(0)`` is a success to it. Here a cell has run when the kernel answered that it
-ran, without an error; a notebook is complete when every code cell has, in order.
+every cell as completed, and ``sys.exit(0)`` is a success to it.
 """
 
 import logging
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,6 @@ from datalab.record.kernel import Kernel
 
 SAVE_EVERY = 30.0  # seconds between two saves of a notebook that runs: saving after each cell costs more than the cells
 _TOO_LONG = "ran longer than"
-
-
-@dataclass(frozen=True)
-class ExecutionResult:
-    """Whether a notebook is complete; else why not, in one line. ``ran`` of ``cells`` code cells ran without error."""
-
-    complete: bool
-    reason: str
-    ran: int
-    cells: int
 
 
 class Execution(threading.Thread):
@@ -123,10 +111,14 @@ class Execution(threading.Thread):
             self.notebook.metadata.papermill["duration"] = round(time.monotonic() - self._start, 6)
             atomic.write(self.target, nbformat.writes(self.notebook))
 
-    def judge(self) -> ExecutionResult:
-        """Complete: every code cell was answered ``ok`` by the kernel, counted 1, 2, ..., without an error."""
+    def judge(self) -> tuple[str, int, int]:
+        """Why the notebook is not complete, in one line; how many code cells ran without error; how many there are.
+
+        It is complete (no reason) when the kernel answered ``ok`` to every code cell, counted 1, 2, ..., and none shows
+        an error.
+        """
         if self.notebook is None:
-            return ExecutionResult(False, self._failure or "the notebook could not be read", 0, 0)
+            return self._failure or "the notebook could not be read", 0, 0
         code = [cell for cell in self.notebook.cells if _is_code(cell)]
         for position, cell in enumerate(code, 1):
             error = next((output for output in cell.outputs if output.output_type == "error"), None)
@@ -140,8 +132,8 @@ class Execution(threading.Thread):
                 reason = f"{where} has execution count {cell.execution_count}"
             else:
                 continue
-            return ExecutionResult(False, reason, position - 1, len(code))
-        return ExecutionResult(not self._failure, self._failure, len(code), len(code))
+            return reason, position - 1, len(code)
+        return self._failure, len(code), len(code)
 
     def _cell_starts(self, cell: Any, cell_index: int) -> None:
         if _is_code(cell):

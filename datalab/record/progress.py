@@ -42,8 +42,8 @@ class Progress:
 
 def line(state: dict[str, Any], seconds: float | None = None) -> str:
     """``"12 of 40 tasks, 1 failed, about 30 s left: mnist5k mlp"``."""
-    done, total, failed = state.get("done", 0), state.get("total", 0), state.get("failed", 0)
-    count, last = f"{done} of {total} tasks", str(state.get("text", ""))
+    done, total, failed, last = (state[name] for name in ("done", "total", "failed", "text"))
+    count = f"{done} of {total} tasks"
     text = count + (f", {failed} failed" if failed else "")
     if seconds and 0 < done < total:
         text += f", about {span(seconds / done * (total - done))} left"

@@ -165,17 +165,10 @@ class _Driver:
 
     def _run_one(self, job: Job, key: dict[str, Any]) -> None:
         stem = job.section.stem
-        entry = self._entry(
-            job,
-            key=key,
-            parameters=_asked(job),
-            status="running",
-            runner="datalab run",
-            started=provenance.now(),
-            process=provenance.process(),
-        )
         transaction.hold_room(self.record)
-        stage = transaction.begin(self.record, self.manifest, stem, entry)
+        how = {"runner": "datalab run", "key": key, "parameters": _asked(job)}
+        stage = transaction.begin(self.record, self.manifest, job.section, **how)
+        entry = self.manifest.sections[stem]
         given = {"profile": job.parameters.profile, **job.given}
         target = self.record / "notebooks" / f"{stem}.ipynb.partial"
         environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
@@ -216,11 +209,11 @@ class _Driver:
         """Judge the notebook and enter it, as complete or as what it is."""
         stem = job.section.stem
         entry = self.manifest.sections[stem]
-        result = execution.judge()
+        reason, ran, cells = execution.judge()
         fragment = transaction.read_fragment(stage)
-        reason = result.reason or _missing_from(fragment, job)
+        reason = reason or _missing_from(fragment, job)
         execution.save()
-        entry.code_cells, entry.code_cells_ran = result.cells, result.ran
+        entry.code_cells, entry.code_cells_ran = cells, ran
         entry.ended, entry.process = provenance.now(), {}
         if fragment is not None and not reason:
             cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
@@ -229,10 +222,9 @@ class _Driver:
             transaction.merge(self.record, self.manifest, stem, fragment)
             kept = f"notebooks/{stem}.ipynb"
         else:
+            stopped = f"after {ran} of {cells} code cells" if cells else "while its kernel was being started"
             entry.status = "interrupted" if interrupted else "failed"
-            after = f"after {result.ran} of {result.cells} code cells"
-            stopped = f"stopped {after if result.cells else 'while its kernel was being started'}"
-            entry.reason = stopped if interrupted else reason
+            entry.reason = f"stopped {stopped}" if interrupted else reason
             transaction.enter_cells(self.record, self.manifest, stem)
             kept = f"notebooks/{stem}.{entry.status}.ipynb"
         if execution.target.exists():

@@ -1,5 +1,6 @@
 """What a notebook sees of the record: ``open_section`` opens its section, the :class:`Section` saves what it shows."""
 
+import json
 import os
 import sys
 import time
@@ -7,20 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from datalab import atomic
+import pandas as pd
+
+from datalab import atomic, sweep
 from datalab.errors import UserError
-from datalab.record import lock, provenance, transaction
-from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record import claims_table, figures, lock, provenance, rawrows, transaction
+from datalab.record.manifest import Manifest
 from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from datalab.record.tables import Table
+from datalab.record.tables import Table, exact, flat, is_missing, shown_rows
+from datalab.sweep import cluster
 
 # `datalab run` holds the lock, judges the notebook and merges its outputs; it tells the kernel so by these.
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
@@ -69,9 +69,7 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
     else:
         section = _by_hand(study, spec, parameters)
     if ipython():
-        from datalab.record.figures import style
-
-        style()
+        figures.style()
     print(section.describe())
     return section
 
@@ -89,16 +87,8 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
         transaction.recover(record, manifest)
     transaction.drop_changed_cells(record, manifest)
     manifest.refresh(study)
-    entry = SectionRecord(
-        number=spec.number,
-        title=spec.title,
-        status="running",
-        runner="notebook session",
-        key={**manifest.sources, "notebook": None},
-        started=provenance.now(),
-        process=provenance.process(),
-    )
-    stage = transaction.begin(record, manifest, spec.stem, entry)
+    key = {**manifest.sources, "notebook": None}
+    stage = transaction.begin(record, manifest, spec, runner="notebook session", key=key)
     return Section(study, spec, parameters, record, stage, driven=False)
 
 
@@ -137,14 +127,11 @@ class Section:
         }
         return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
 
-    def sweep(self, tasks: Any) -> "pd.DataFrame":
+    def sweep(self, tasks: Any) -> pd.DataFrame:
         """Run a grid of tasks and return their rows; finished ones are reused from ``record/cells``.
 
         Shows its progress in one updating display, and to ``datalab run``.
         """
-        from datalab import sweep
-        from datalab.sweep import cluster
-
         self._must_be_open()
         tasks = list(tasks)
         folder = self.record / "cells"
@@ -155,15 +142,13 @@ class Section:
         return rows
 
     def table(
-        self, frame: "pd.DataFrame", name: str, caption: str, timing: bool = False, n: int | str | None = None
-    ) -> "Table":
+        self, frame: pd.DataFrame, name: str, caption: str, timing: bool = False, n: int | str | None = None
+    ) -> Table:
         """Save ``frame`` as ``tables/<number>_<name>`` ``.csv``, ``.md`` and ``.tex``; return it for the cell to show.
 
         ``n`` is what the table's intervals count (by default the section's data sets, else the rows); ``timing`` marks
         measured time or memory, which differs between equal runs. The caption states the unit of every interval.
         """
-        from datalab.record.tables import Table
-
         self._must_be_open()
         table = Table(frame, self._name(name), caption, self._stamp(n, len(frame)), timing)
         faces = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex(), "json": table.sidecar()}
@@ -171,17 +156,12 @@ class Section:
         return table
 
     def figure(
-        self, figure: Any, name: str, caption: str, data: "pd.DataFrame | None" = None, timing: bool = False
+        self, figure: Any, name: str, caption: str, data: pd.DataFrame | None = None, timing: bool = False
     ) -> None:
         """Save a figure, axes or seaborn grid as ``figures/<number>_<name>`` ``.svg`` and ``.png``, and show it once.
 
         ``data`` is the frame behind it, saved as ``.csv``. The caption says what the intervals are.
         """
-        import pandas as pd
-
-        from datalab.record import figures
-        from datalab.record.tables import Table
-
         self._must_be_open()
         frame = pd.DataFrame() if data is None else data
         behind = Table(frame, self._name(name), caption, self._stamp(None, len(frame)), timing)
@@ -197,8 +177,6 @@ class Section:
         Raises :class:`UserError` for an id the ledger does not have, a table this section did not save, or raw rows
         that do not exist.
         """
-        from datalab.record import rawrows
-
         self._must_be_open()
         for statement in statements:
             claim_id = self._study.statement(statement.id)["id"]
@@ -207,10 +185,10 @@ class Section:
             if table is not None and table not in tables:
                 known = [name.removeprefix(self._name("")) for name in tables]
                 raise UserError(f"claim {claim_id}: this section saved no table '{statement.table}'; it has {known}")
-            raw, figures = statement.raw, ("measured", "low", "high", "effect_size", "n")
+            raw, numbers = statement.raw, ("measured", "low", "high", "effect_size", "n")
             self._claims[claim_id] = {
                 "id": claim_id,
-                **{name: plain(getattr(statement, name)) for name in figures},
+                **{name: plain(getattr(statement, name)) for name in numbers},
                 "verdict": statement.verdict,
                 "why": statement.why,
                 "table": None if table is None else f"tables/{table}.csv",
@@ -219,21 +197,18 @@ class Section:
                 "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
             }
 
-    def headline(self, what: "str | pd.DataFrame | Table") -> None:
+    def headline(self, what: str | pd.DataFrame) -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
-        from datalab.record.tables import Table, flat, shown_rows
-
         self._must_be_open()
         if isinstance(what, str):
             self._headline.append({"text": what})
-            return
-        caption, frame = (what.caption, what.frame) if isinstance(what, Table) else ("", flat(what))
-        self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": shown_rows(frame)})
+        else:
+            frame = flat(what)
+            # A caption is part of the format, by which records are recomputed.
+            self._headline.append({"caption": "", "columns": list(frame.columns), "rows": shown_rows(frame)})
 
-    def claims(self) -> "pd.DataFrame":
+    def claims(self) -> pd.DataFrame:
         """The claims stated so far, by this section and by the others of the record, one row a claim of the ledger."""
-        from datalab.record import claims_table
-
         self._must_be_open()
         manifest = Manifest.load(self.record)
         manifest.sections[self.spec.stem].claims = list(self._claims.values())
@@ -262,7 +237,7 @@ class Section:
                 "cells": list(self._cells),
             },
         }
-        transaction.write_fragment(self._stage, fragment)
+        atomic.write(self._stage / transaction.FRAGMENT, json.dumps(fragment, ensure_ascii=False))
         self._open = False
         if not self._driven:
             fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
@@ -285,8 +260,6 @@ class Section:
 
     def _verdict(self, claim: dict[str, Any]) -> str:
         """A claim's line, with links to its page and its table."""
-        from datalab.record.tables import exact
-
         # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
         page = f"report/claims/{claim['id']}.html" if self._driven else "claims.csv"
         table = f"[{claim['table']}]({self._link(claim['table'])})" if claim["table"] else ""
@@ -312,7 +285,7 @@ class Section:
         seeds = getattr(p, "seeds", None)
         return {"section": self.spec.number, "profile": p.profile, "seeds": seeds, "root_seed": p.root_seed, "n": n}
 
-    def _save(self, kind: str, table: "Table", faces: Mapping[str, bytes | str]) -> None:
+    def _save(self, kind: str, table: Table, faces: Mapping[str, bytes | str]) -> None:
         """Write a table, or a figure with the data behind it, by suffix; and note what the manifest says of it."""
         for suffix, content in faces.items():
             atomic.write(self._stage / kind / f"{table.name}.{suffix}", content)
@@ -331,8 +304,6 @@ class Section:
 
 def plain(value: Any) -> Any:
     """A value JSON can hold: numpy scalars as Python's, NaN as ``None``, an infinity as its name."""
-    from datalab.record.tables import is_missing
-
     if is_missing(value):
         return None
     value = value.item() if hasattr(value, "item") else value

@@ -10,14 +10,13 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from datalab.errors import UserError
 from datalab.sweep.pool import WORKER_ENVIRONMENT, Attempt, Executor, available_cores
 from datalab.sweep.task import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCHEDULER = "DATALAB_SCHEDULER"  # the environment variable that tells a notebook's kernel the address
 _CONNECT = "5s"
@@ -97,7 +96,7 @@ def results(tasks: Sequence[Task], scheduler: str) -> Iterator[Attempt]:
             raise
 
 
-def compute(function: str, parameters: dict[str, Any], key: str) -> tuple["pd.DataFrame | str", float]:
+def compute(function: str, parameters: dict[str, Any], key: str) -> tuple[pd.DataFrame | str, float]:
     """On a worker: a task's rows, or its error in one line, and its seconds."""
     import torch
     from threadpoolctl import threadpool_limits

@@ -21,7 +21,6 @@ from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.sweep import reach
 
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pandas")
 DESCRIPTION = "datalab.cell"  # key under which a file says what made its rows: function and parameters, as JSON
 
 
@@ -96,7 +95,7 @@ class Task:
 
 @functools.cache
 def _libraries() -> dict[str, str]:
-    return {name: version(name) for name in _LIBRARIES}
+    return {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "pandas")}
 
 
 def read(path: Path) -> pd.DataFrame | None:
