@@ -58,8 +58,8 @@ def metadata(record: Path, manifest: Manifest) -> dict[str, Any]:
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms.update(TERMS)
     root = crate.root_dataset
-    profile = {"name": "Process Run Crate", "version": PROFILE.rsplit("/", 1)[1]}
-    root["conformsTo"] = _add(crate, PROFILE, "CreativeWork", profile)
+    version = PROFILE.rsplit("/", 1)[1]
+    root["conformsTo"] = _add(crate, PROFILE, "CreativeWork", name="Process Run Crate", version=version)
     root["name"] = f"DATA-LAB reproduction record, profile {manifest.profile}"
     root["description"] = (
         "Executed notebooks, tables, figures, raw result rows and claims of a reproduction of 'Data Pruning via "
@@ -67,10 +67,10 @@ def metadata(record: Path, manifest: Manifest) -> dict[str, Any]:
         "again has kept its raw result rows: they can be older than its action."
     )
     root["datePublished"] = manifest.created
-    root["license"] = _add(crate, LICENCE, "CreativeWork", {"name": "GNU General Public License v3.0 or later"})
+    root["license"] = _add(crate, LICENCE, "CreativeWork", name="GNU General Public License v3.0 or later")
     files, makers = _add_files(crate, record, manifest), _makers(manifest)
     if actions := [_add_action(crate, manifest, stem, files, makers) for stem in manifest.sections]:
-        root["mentions"] = _single_or_all(actions)
+        root.append_to("mentions", actions, compact=True)
     return crate.metadata.generate()
 
 
@@ -115,19 +115,21 @@ def _add_action(crate: Any, manifest: Manifest, stem: str, files: dict[str, Any]
     """Add what one section did. One that did not complete, or never began, is a failed action that says why."""
     entry = manifest.sections[stem]
     status = STATUSES.get(entry.status, "Failed")
-    action = {
-        "name": f"Section {entry.number}: {entry.title}",
-        "description": _how(entry),
-        "instrument": _instrument(crate, manifest, entry.key.get("code")),
-        "environment": _single_or_all(_environment(crate, entry)),
-        "object": _single_or_all(_inputs(crate, stem, entry, files, makers)),
-        "result": _single_or_all([file for path, file in files.items() if makers.get(path) == stem]),
-        "startTime": entry.started,
-        "endTime": entry.ended,
-        "actionStatus": f"http://schema.org/{status}ActionStatus",
-        "error": f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
-    }
-    return _add(crate, f"#section-{stem}", "CreateAction", {name: value for name, value in action.items() if value})
+    return _add(
+        crate,
+        f"#section-{stem}",
+        "CreateAction",
+        name=f"Section {entry.number}: {entry.title}",
+        description=_how(entry),
+        instrument=_instrument(crate, manifest, entry.key.get("code")),
+        environment=_environment(crate, entry),
+        object=_inputs(crate, stem, entry, files, makers),
+        result=[file for path, file in files.items() if makers.get(path) == stem],
+        startTime=entry.started,
+        endTime=entry.ended,
+        actionStatus=f"http://schema.org/{status}ActionStatus",
+        error=f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
+    )
 
 
 def _how(entry: SectionRecord) -> str:
@@ -149,15 +151,15 @@ def _instrument(crate: Any, manifest: Manifest, code: str | None) -> Any:
         return known
     package = {"name": "datalab-reproduction"}
     package["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
-    commit, clean = manifest.git.get("commit"), manifest.git.get("clean")
-    local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
     if code != last:
         package["softwareVersion"] = f"0+unknown.{code[:12]}"
     else:
+        commit, clean = manifest.git.get("commit"), manifest.git.get("clean")
+        local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
         package["softwareVersion"] = f"{manifest.datalab or '0'}{local}"
-        package |= {"identifier": f"swh:1:rev:{commit}"} if commit and clean else {}
-        package["softwareRequirements"] = _single_or_all(_software(crate, manifest))
-    return _add(crate, identifier, "SoftwareApplication", package)
+        package["identifier"] = f"swh:1:rev:{commit}" if commit and clean else ""
+        package["softwareRequirements"] = _software(crate, manifest)
+    return _add(crate, identifier, "SoftwareApplication", **package)
 
 
 def _software(crate: Any, manifest: Manifest) -> list[Any]:
@@ -168,7 +170,7 @@ def _software(crate: Any, manifest: Manifest) -> list[Any]:
         version = manifest.packages.get(name, "")
         pages[name, version] = f"https://pypi.org/project/{name}/{version.split('+')[0]}/"
     return [
-        _add(crate, url, "SoftwareApplication", {"name": name, "softwareVersion": version, "url": url})
+        _add(crate, url, "SoftwareApplication", name=name, softwareVersion=version, url=url)
         for (name, version), url in pages.items()
         if version
     ]
@@ -178,7 +180,7 @@ def _environment(crate: Any, entry: SectionRecord) -> list[Any]:
     """The environment variables that the section noted, each setting once in the crate."""
     settings = {variable: entry.determinism.get(key) for key, variable in ENVIRONMENT.items()}
     return [
-        _add(crate, f"#{name}={value}", "PropertyValue", {"name": name, "value": str(value)})
+        _add(crate, f"#{name}={value}", "PropertyValue", name=name, value=str(value))
         for name, value in settings.items()
         if value is not None
     ]
@@ -192,18 +194,19 @@ def _inputs(
     if digest := entry.key.get("notebook"):
         source = {"name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
         source |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
-        inputs.append(_add(crate, f"#notebook-{stem}", "CreativeWork", source))
+        inputs.append(_add(crate, f"#notebook-{stem}", "CreativeWork", **source))
     inputs += [files[path] for path in sorted(entry.cells) if path in files and makers[path] != stem]
     return inputs + ([files[Manifest.NAME]] if entry.key.get("reads") else [])
 
 
-def _add(crate: Any, identifier: str, kind: str, properties: dict[str, Any]) -> Any:
-    """Add an entity that is no file; where the crate has it already, that one."""
+def _add(crate: Any, identifier: str, kind: str, **properties: Any) -> Any:
+    """Add an entity that is no file, unless the crate has it; what is empty is left out, a list of one is its value."""
     from rocrate.model.contextentity import ContextEntity
 
-    return crate.get(identifier) or crate.add(ContextEntity(crate, identifier, {"@type": kind, **properties}))
-
-
-def _single_or_all(values: list[Any]) -> Any:
-    """RO-Crate writes a single value as itself, not as a list of one."""
-    return values[0] if len(values) == 1 else values
+    if known := crate.get(identifier):
+        return known
+    entity = crate.add(ContextEntity(crate, identifier, {"@type": kind}))
+    for name, value in properties.items():
+        if value:
+            entity.append_to(name, value, compact=True)
+    return entity

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 Kind = Literal["same", "within tolerance", "within interval", "different"]
-SAME, TOLERANCE, INTERVAL, DIFFERENT = KINDS = ("same", "within tolerance", "within interval", "different")
+SAME, TOLERANCE, INTERVAL, DIFFERENT = ("same", "within tolerance", "within interval", "different")
 
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
 KEY_DIGITS = 4  # a fraction with more significant digits is a result; a setting (0.125, 12.5) has fewer
