@@ -199,7 +199,7 @@ def _inputs(
     return inputs + ([files[Manifest.NAME]] if entry.key.get("reads") else [])
 
 
-def _add(crate: Any, identifier: str, kind: str, **properties: Any) -> Any:
+def _add(crate: Any, identifier: str, kind: str, /, **properties: Any) -> Any:
     """Add an entity that is no file, unless the crate has it; what is empty is left out, a list of one is its value."""
     from rocrate.model.contextentity import ContextEntity
 
