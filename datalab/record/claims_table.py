@@ -18,14 +18,11 @@ COLUMNS = [*LEDGER, *MEASURED]
 
 def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
     """One row a claim of the ledger, in its order; a claim two sections measured has the later section's figures."""
-    measured = {
-        claim_id: claim | {"notebook": f"notebooks/{stem}.ipynb"}
-        for claim_id, (stem, claim) in manifest.measured().items()
-    }
-    table = []
+    measured, table = manifest.measured(), []
     for statement in study.ledger.statements():
-        figures = measured.get(statement["id"], statement)
-        table.append({name: statement[name] for name in LEDGER} | {name: figures.get(name) for name in MEASURED})
+        stem, figures = measured.get(statement["id"], (None, statement))
+        row = {name: statement[name] for name in LEDGER} | {name: figures.get(name) for name in MEASURED}
+        table.append(row | {"notebook": f"notebooks/{stem}.ipynb" if stem else None})
     return table
 
 
@@ -41,20 +38,18 @@ def trail(manifest: Manifest, row: dict[str, Any], study: Study) -> dict[str, An
     return steps | {"commit": manifest.git.get("commit")}
 
 
-def frame(manifest: Manifest, study: Study) -> "pd.DataFrame":
+def frame(manifest: Manifest, study: Study, dtype: type | None = None) -> "pd.DataFrame":
     """The same as a data frame with the columns of ``claims.csv``."""
     import pandas as pd
 
-    return pd.DataFrame(rows(manifest, study), columns=COLUMNS)
+    return pd.DataFrame(rows(manifest, study), columns=COLUMNS, dtype=dtype)
 
 
 def text(manifest: Manifest, study: Study) -> str:
     """The bytes of ``claims.csv`` as the manifest's claims and the ledger give them."""
-    import pandas as pd
-
     from datalab.record.tables import Table
 
-    return Table(pd.DataFrame(rows(manifest, study), columns=COLUMNS, dtype=object), "claims", "").csv()
+    return Table(frame(manifest, study, dtype=object), "claims", "").csv()
 
 
 def write(record: Path, manifest: Manifest, study: Study) -> None:

@@ -1,15 +1,15 @@
 """Two records side by side: which cells, claims and verdicts differ, and what of the environment does."""
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, environment_diff, provenance, tablediff, verify
-from datalab.record.environment_diff import Setting
-from datalab.record.manifest import Manifest
+from datalab.record import claims_table, provenance, tablediff, verify
+from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 from datalab.record.tablediff import DIFFERENT, INTERVAL, TOLERANCE, TableDiff
 from datalab.record.tables import exact
@@ -17,31 +17,8 @@ from datalab.record.tables import exact
 DEFAULT_TOLERANCE = 1e-5  # relative: a step in the last of the six digits that a table has
 VERDICT, MEASURED, REASON = "changed verdict", "changed measured", "changed reason"
 CLAIM_KINDS = (VERDICT, MEASURED, REASON, INTERVAL, TOLERANCE)  # as they are listed
-_FIGURES = ("low", "high", "effect_size", "n")
-_COMPARED = ("verdict", "measured", *_FIGURES, "why")  # what is left of a claim's row says where, or is the ledger's
-
-
-@dataclass(frozen=True)
-class TableComparison:
-    """A table, or the data behind a figure. ``only`` names the record that alone has it; empty: both do."""
-
-    path: str
-    timing: bool
-    only: Literal["", "a", "b"] = ""
-    diff: TableDiff = field(default_factory=TableDiff)
-
-    def differs(self, timing: bool) -> bool:
-        """Whether it differs in more than the tolerance; measured time and memory count only with ``timing``."""
-        if self.timing and not timing:
-            return False
-        d = self.diff
-        listed = self.only or d.rows_only_a or d.rows_only_b or d.columns_only_a or d.columns_only_b
-        return bool(listed) or any(cell.kind != TOLERANCE and (timing or not cell.timing) for cell in d.cells)
-
-    @property
-    def noted(self) -> bool:
-        """Whether there is anything to say of it, however small."""
-        return self.differs(timing=True) or bool(self.diff.cells) or self.diff.reordered
+_FIGURES = ("measured", "low", "high", "effect_size", "n")
+_COMPARED = ("verdict", *_FIGURES, "why")  # what is left of a claim's row says where, or is the ledger's
 
 
 @dataclass(frozen=True)
@@ -57,34 +34,26 @@ class ClaimComparison:
 
 
 @dataclass(frozen=True)
-class FileGroup:
-    """Files compared by name and hash alone."""
-
-    what: str
-    same: int
-    different: tuple[str, ...]
-    only_a: tuple[str, ...]
-    only_b: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Two records. ``a`` and ``b`` say of each ``record``, ``profile``, ``created`` and ``commit``.
+    """Two records, and what differs between them. Values are text as in the tables, ``None`` where there is none.
 
-    ``timing`` says whether measured time and memory count; ``tables`` has every table of either record; ``sections``
-    maps those whose status differs to their two statuses, ``None`` where a record does not have it.
+    ``a`` and ``b`` say of each ``record``, ``profile``, ``created`` and ``commit``; ``timing`` whether measured time
+    and memory count; ``counts`` how many claims, tables and cells there are, and how many of each kind of difference.
+    ``sections`` are those whose status differs (``stem``, ``a``, ``b``), ``files`` raw cells and images by hash
+    (``what``, ``same``, ``different``, ``only_a``, ``only_b``), ``environment`` the settings that differ (``what``,
+    ``a``, ``b`` and the ``sections`` it is true of; none: the whole record).
     """
 
     a: dict[str, str | None]
     b: dict[str, str | None]
     tolerance: float
     timing: bool
+    counts: dict[str, Any]
     claims: tuple[ClaimComparison, ...]
-    claims_compared: int
-    tables: tuple[TableComparison, ...]
-    sections: dict[str, tuple[str | None, str | None]]
-    files: tuple[FileGroup, ...]
-    environment: tuple[Setting, ...]
+    tables: tuple[TableDiff, ...]
+    sections: tuple[dict[str, str | None], ...]
+    files: tuple[dict[str, Any], ...]
+    environment: tuple[dict[str, Any], ...]
 
     @property
     def same(self) -> bool:
@@ -92,43 +61,21 @@ class Comparison:
 
         A changed verdict counts even where it rests on measured time. Raw cells, images and environment never count.
         """
-        tables = any(table.differs(self.timing) for table in self.tables)
-        claims = any(claim.kind != TOLERANCE and (self.timing or not claim.timing) for claim in self.claims)
-        return not (tables or claims or self.sections)
+        return not (self.differing_claims() or self.differing_tables() or self.sections)
+
+    def differing_claims(self) -> list[ClaimComparison]:
+        """The claims that make the records different."""
+        return [claim for claim in self.claims if claim.kind != TOLERANCE and (self.timing or not claim.timing)]
+
+    def differing_tables(self) -> list[TableDiff]:
+        """The tables that make the records different."""
+        return [table for table in self.tables if table.differs(self.timing)]
 
     def as_dict(self) -> dict[str, Any]:
-        """The comparison as plain data, the same for the same records.
-
-        ``same``; ``a`` and ``b`` (``record``, ``profile``, ``created``, ``commit``); ``tolerance``; ``timing``;
-        ``counts``: how many claims, tables and cells there are of each kind; ``claims``, ``tables``, ``sections`` that
-        differ (a table has ``counts`` for whether it makes the records different; its ``cells`` have ``row``,
-        ``column``, ``a``, ``b``, ``kind``, ``timing``); ``files``: raw cells and images by hash; ``environment``:
-        ``what``, ``a``, ``b``, ``sections``. Values are text as in the tables.
-        """
-        tree = asdict(self)
-        cells = sum(table.diff.compared for table in self.tables)
-        counts = {"claims": self.claims_compared, "tables": len(self.tables), "cells": cells}
-        tables = []
-        for table in self.tables:
-            if table.noted:
-                of = {"path": table.path, "timing": table.timing, "only": table.only}
-                tables.append(of | {"counts": table.differs(self.timing), **asdict(table.diff)})
-        return {
-            "same": self.same,
-            **{name: tree[name] for name in ("a", "b", "tolerance", "timing")},
-            "counts": counts | {"by_kind": self.by_kind()},
-            "claims": tree["claims"],
-            "tables": tables,
-            "sections": [{"stem": stem, "a": a, "b": b} for stem, (a, b) in self.sections.items()],
-            **{name: tree[name] for name in ("files", "environment")},
-        }
-
-    def by_kind(self) -> dict[str, int]:
-        """How many cells and claims there are of each kind of difference, measured time counted too."""
-        cells = [cell.kind for table in self.tables for cell in table.diff.cells]
-        claims = [claim.kind for claim in self.claims]
-        counts = {f"cells {kind}": cells.count(kind) for kind in (DIFFERENT, INTERVAL, TOLERANCE)}
-        return counts | {f"claims {kind}": claims.count(kind) for kind in CLAIM_KINDS}
+        """The comparison as plain data; of each table ``counts`` says whether it makes the records different."""
+        tree = {"same": self.same, **asdict(self)}
+        tree["tables"] = [asdict(table) | {"counts": table.differs(self.timing)} for table in self.tables]
+        return tree
 
 
 def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE, timing: bool = False) -> Comparison:
@@ -140,24 +87,31 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
     if not 0 <= tolerance < math.inf:
         raise UserError(f"tolerance {tolerance}: it is a relative difference, a number of 0 or more, such as 1e-5")
     manifests = _whole(a, study), _whole(b, study)
-    timed = {claim_id for manifest in manifests for claim_id in _timed(manifest)}
+    timed = _timed(manifests[0]) | _timed(manifests[1])
     claims_a, claims_b = (_claims(manifest, study) for manifest in manifests)
-    ids = list({**claims_a, **claims_b})
-    claims = [_claim(i, claims_a.get(i, {}), claims_b.get(i, {}), tolerance, i in timed) for i in ids]
+    ids, absent = {**claims_a, **claims_b}, dict.fromkeys(_COMPARED, "")
+    claims = [_claim(i, claims_a.get(i, absent), claims_b.get(i, absent), tolerance, i in timed) for i in ids]
+    claims = sorted((claim for claim in claims if claim.fields), key=lambda claim: CLAIM_KINDS.index(claim.kind))
+    tables = list(_tables((a, b), manifests, tolerance, timed))
+    cells = [cell.kind for table in tables for cell in table.cells]
+    by_kind = {f"cells {kind}": cells.count(kind) for kind in (DIFFERENT, INTERVAL, TOLERANCE)}
+    by_kind |= {f"claims {kind}": sum(claim.kind == kind for claim in claims) for kind in CLAIM_KINDS}
+    statuses = [{stem: entry.status for stem, entry in manifest.sections.items()} for manifest in manifests]
+    compared = {"claims": len(ids), "tables": len(tables), "cells": sum(table.compared for table in tables)}
     return Comparison(
         a=_summary(a, manifests[0]),
         b=_summary(b, manifests[1]),
         tolerance=tolerance,
         timing=timing,
-        claims=tuple(sorted(filter(None, claims), key=lambda claim: CLAIM_KINDS.index(claim.kind))),
-        claims_compared=len(ids),
-        tables=tuple(_tables((a, b), manifests, tolerance, timed)),
-        sections=_sections(*manifests),
+        counts=compared | {"by_kind": by_kind},
+        claims=tuple(claims),
+        tables=tuple(table for table in tables if table.differs(timing=True) or table.cells or table.reordered),
+        sections=tuple({"stem": stem, "a": left, "b": right} for stem, left, right in _unequal(*statuses)),
         files=(
             _files("raw cells", "cells/", (".parquet",), *manifests),
             _files("figures' images", "figures/", (".svg", ".png"), *manifests),
         ),
-        environment=environment_diff.differing(*manifests),
+        environment=tuple(_environment(*manifests)),
     )
 
 
@@ -178,12 +132,10 @@ def _summary(record: Path, manifest: Manifest) -> dict[str, str | None]:
     return summary | {"commit": manifest.git.get("commit")}
 
 
-def _timed(manifest: Manifest) -> Iterator[str]:
+def _timed(manifest: Manifest) -> set[str]:
     """The claims whose measured value is time or memory: they rest on a table that is marked so."""
-    for entry in manifest.sections.values():
-        for claim in entry.claims:
-            if claim["table"] in manifest.files and manifest.files[claim["table"]].timing:
-                yield claim["id"]
+    tables = {path for path, entry in manifest.files.items() if entry.timing}
+    return {claim_id for claim_id, (_, claim) in manifest.measured().items() if claim["table"] in tables}
 
 
 def _claims(manifest: Manifest, study: Study) -> dict[str, dict[str, str]]:
@@ -193,58 +145,85 @@ def _claims(manifest: Manifest, study: Study) -> dict[str, dict[str, str]]:
     return {claim_id: {name: exact(row.get(name)) for name in _COMPARED} for claim_id, row in rows.items()}
 
 
-def _claim(
-    claim_id: str, a: Mapping[str, str], b: Mapping[str, str], tolerance: float, timed: bool
-) -> ClaimComparison | None:
-    a, b = ({name: row.get(name, "") for name in _COMPARED} for row in (a, b))
+def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float, timed: bool) -> ClaimComparison:
     fields = tuple(name for name in _COMPARED if a[name] != b[name])
-    if not fields:
-        return None
-    kind = _claim_kind(a, b, fields, tolerance)
     # What was measured may move with the clock; what it was measured on, and what follows, may not.
-    return ClaimComparison(claim_id, kind, fields, timed and not {"verdict", "n"} & set(fields), a, b)
-
-
-def _claim_kind(a: Mapping[str, str], b: Mapping[str, str], fields: tuple[str, ...], tolerance: float) -> str:
+    timing = timed and not {"verdict", "n"} & set(fields)
+    kinds = {name: tablediff.kind(a[name], b[name], tolerance) for name in _FIGURES}
+    limits = ((row["low"], row["high"]) for row in (a, b))
     if "verdict" in fields:
-        return VERDICT
-    limits = [(row["low"], row["high"]) for row in (a, b)]
-    measured = tablediff.kind(a["measured"], b["measured"], *limits, tolerance)
-    if measured == INTERVAL:  # its limits and its effect size move with it
-        return INTERVAL
-    others = [tablediff.kind(a[name], b[name], None, None, tolerance) for name in _FIGURES]
-    if DIFFERENT in (measured, *others):
-        return MEASURED
-    return REASON if "why" in fields else TOLERANCE
+        kind = VERDICT
+    elif tablediff.kind(a["measured"], b["measured"], tolerance, *limits) == INTERVAL:
+        kind = INTERVAL  # its limits and its effect size move with it
+    elif DIFFERENT in kinds.values():
+        kind = MEASURED
+    else:
+        kind = REASON if "why" in fields else TOLERANCE
+    return ClaimComparison(claim_id, kind, fields, timing, a, b)
 
 
 def _tables(
-    records: tuple[Path, Path], manifests: tuple[Manifest, Manifest], tolerance: float, timed: Set[str]
-) -> Iterator[TableComparison]:
+    records: tuple[Path, Path], manifests: tuple[Manifest, Manifest], tolerance: float, timed: set[str]
+) -> Iterator[TableDiff]:
     """The tables of either record, then the data of their figures."""
     paths = sorted({path for manifest in manifests for path in manifest.files if path.endswith(".csv")})
     for path in [path for folder in ("tables/", "figures/") for path in paths if path.startswith(folder)]:
-        a, b = (manifest.files.get(path) for manifest in manifests)
-        timing = any(entry.timing for entry in (a, b) if entry)
-        if a and b:
-            tables = [tablediff.read(record / path) for record in records]
-            yield TableComparison(path, timing, diff=tablediff.diff(*tables, tolerance, timed))
+        entries = {side: m.files[path] for side, m in zip("ab", manifests, strict=True) if path in m.files}
+        timing = any(entry.timing for entry in entries.values())
+        if len(entries) == 2:
+            tables = (tablediff.read(record / path) for record in records)
+            yield replace(tablediff.diff(*tables, tolerance, timed), path=path, timing=timing)
         else:
-            yield TableComparison(path, timing, only="a" if a else "b")
+            yield TableDiff(path, timing, only=min(entries))
 
 
-def _sections(a: Manifest, b: Manifest) -> dict[str, tuple[str | None, str | None]]:
-    statuses_a, statuses_b = ({stem: entry.status for stem, entry in m.sections.items()} for m in (a, b))
-    pairs = {stem: (statuses_a.get(stem), statuses_b.get(stem)) for stem in {**statuses_a, **statuses_b}}
-    return {stem: pair for stem, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manifest) -> FileGroup:
+def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manifest) -> dict[str, Any]:
+    """Files compared by name and hash alone."""
     hashes_a, hashes_b = (
         {path: entry.sha256 for path, entry in m.files.items() if path.startswith(folder) and path.endswith(kinds)}
         for m in (a, b)
     )
     both = hashes_a.keys() & hashes_b.keys()
-    different = tuple(sorted(path for path in both if hashes_a[path] != hashes_b[path]))
-    only_a, only_b = (tuple(sorted(hashes.keys() - both)) for hashes in (hashes_a, hashes_b))
-    return FileGroup(what, len(both) - len(different), different, only_a, only_b)
+    different = sorted(path for path in both if hashes_a[path] != hashes_b[path])
+    only = {"only_a": sorted(hashes_a.keys() - both), "only_b": sorted(hashes_b.keys() - both)}
+    return {"what": what, "same": len(both) - len(different), "different": different, **only}
+
+
+def _environment(a: Manifest, b: Manifest) -> Iterator[dict[str, Any]]:
+    """What differs between the two records' provenance and between the parameters of the sections they share."""
+    numbers: dict[tuple, list[str]] = {difference: [] for difference in _unequal(_of_record(a), _of_record(b))}
+    whole = set(numbers)
+    for stem in a.sections:
+        if stem in b.sections:
+            for difference in _unequal(_of_section(a.sections[stem]), _of_section(b.sections[stem])):
+                # A section made by the sources that the whole record names is not worth a line of its own.
+                if difference not in whole:
+                    numbers.setdefault(difference, []).append(a.sections[stem].number)
+    for (what, left, right), sections in numbers.items():
+        yield {"what": what, "a": left, "b": right, "sections": sections}
+
+
+def _of_record(manifest: Manifest) -> dict[str, Any]:
+    settings = {"profile": manifest.profile} | {name: manifest.sources.get(name) for name in verify.SOURCES}
+    settings |= {"git commit": manifest.git.get("commit"), "git tree clean": manifest.git.get("clean")}
+    settings |= {"datalab": manifest.datalab}
+    settings |= {f"machine: {name}": value for name, value in manifest.machine.items()}
+    return settings | {f"package {name}": version for name, version in manifest.packages.items()}
+
+
+def _of_section(entry: SectionRecord) -> dict[str, Any]:
+    settings = {name: entry.key.get(name) for name in (*verify.SOURCES, "notebook")}
+    settings |= {"runner": entry.runner, "device": entry.device}
+    settings |= {f"determinism: {name}": value for name, value in entry.determinism.items()}
+    parameters = {name: value for name, value in entry.parameters.items() if name not in ("record", "profile")}
+    return settings | {f"parameter {name}": value for name, value in parameters.items()}
+
+
+def _unequal(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
+    """The names whose values differ, with both as text."""
+    pairs = [(name, _text(a.get(name)), _text(b.get(name))) for name in {**a, **b}]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

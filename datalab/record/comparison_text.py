@@ -1,14 +1,17 @@
 """What ``datalab compare`` prints: what differs, the claims first, then table by table, then the environment."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
-from datalab.record.compare import ClaimComparison, Comparison, TableComparison
-from datalab.record.tablediff import KINDS, TOLERANCE, Cell
+from datalab.record.compare import CLAIM_KINDS, ClaimComparison, Comparison
+from datalab.record.tablediff import DIFFERENT, TOLERANCE, Cell, TableDiff
 
 LIMIT = 10  # differing cells, rows, claims or settings listed of one kind, unless all are asked for
 WIDTH = 40  # characters of a value that are shown
 NOTHING = "–"
+ORDER = (DIFFERENT, *CLAIM_KINDS)  # of the kinds of difference, the farthest apart first
 
 
 def lines(c: Comparison, everything: bool = False) -> Iterator[str]:
@@ -21,22 +24,24 @@ def lines(c: Comparison, everything: bool = False) -> Iterator[str]:
     yield from _claims("claims", [claim for claim in c.claims if not claim.timing], limit)
     for table in c.tables:
         if not table.timing:
-            yield from _table(table, [cell for cell in table.diff.cells if not cell.timing], limit)
-    yield from _timed(c, limit)
+            yield from _table(table, [cell for cell in table.cells if not cell.timing], limit)
+    if timed := list(_timed(c, limit)):
+        yield "measured time and memory " + ("(counted):" if c.timing else "(does not count; --timing counts it):")
+        yield from (f"  {line}" for line in timed)
     if c.sections:
         yield "sections:"
-        yield from _list([[stem, *_pair(*statuses)] for stem, statuses in c.sections.items()], None)
+        yield from _list([[section["stem"], *_pair(section["a"], section["b"])] for section in c.sections], None)
     for group in c.files:
-        if group.different or group.only_a or group.only_b:
-            counts = f"{group.same} the same, {len(group.different)} different"
-            yield f"{group.what}, by hash: {counts}, {len(group.only_a)} only in A, {len(group.only_b)} only in B"
+        different, only_a, only_b = (len(group[name]) for name in ("different", "only_a", "only_b"))
+        if different or only_a or only_b:
+            counts = f"{group['same']} the same, {different} different, {only_a} only in A, {only_b} only in B"
+            yield f"{group['what']}, by hash: {counts}"
     if c.environment:
         yield "environment (does not count):"
         rows = []
         for setting in c.environment:
-            sections = f"section{'s' * (len(setting.sections) > 1)} {', '.join(setting.sections)}"
-            where = sections if setting.sections else ""
-            rows.append([setting.what, *_pair(setting.a, setting.b, cut=not everything), where])
+            sections = f"sections {', '.join(setting['sections'])}" if setting["sections"] else ""
+            rows.append([setting["what"], *_pair(setting["a"], setting["b"], cut=not everything), sections])
         yield from _list(rows, limit and 3 * limit)
     yield _conclusion(c)
 
@@ -59,71 +64,66 @@ def _figure(row: dict[str, str]) -> str:
     return f"{row['verdict'] or NOTHING}: {row['measured'] or NOTHING}{limits}"
 
 
-def _table(table: TableComparison, cells: Sequence[Cell], limit: int | None) -> Iterator[str]:
-    d = table.diff
+def _table(table: TableDiff, cells: Sequence[Cell], limit: int | None) -> Iterator[str]:
+    """A table's count of ``cells``, what one record alone has of it, and the cells; nothing where there is none."""
+    lists = {
+        "columns only in A": table.columns_only_a,
+        "columns only in B": table.columns_only_b,
+        "rows only in A": [_row(table, row) for row in table.rows_only_a],
+        "rows only in B": [_row(table, row) for row in table.rows_only_b],
+    }
+    parts = [_counted(cells)] if cells else []
+    parts += [f"{title}: {len(names)}" for title, names in lists.items() if names]
+    parts += ["in another order"] * table.reordered
     if table.only:
         yield f"{table.path}: only in {table.only.upper()}"
-        return
-    lists = {
-        "columns only in A": d.columns_only_a,
-        "columns only in B": d.columns_only_b,
-        "rows only in A": [_row(d.key, row) for row in d.rows_only_a],
-        "rows only in B": [_row(d.key, row) for row in d.rows_only_b],
-    }
-    lists = {title: names for title, names in lists.items() if names}
-    if not (cells or lists or d.reordered):
-        return
-    cells = sorted(cells, key=lambda cell: -KINDS.index(cell.kind))
-    parts = [_counted(cells)] if cells else []
-    parts += [f"{title}: {len(names)}" for title, names in lists.items()] + ["in another order"] * d.reordered
-    yield f"{table.path}: {d.compared} cells compared; {'; '.join(parts)}"
+    elif parts:
+        yield f"{table.path}: {table.compared} cells compared; {'; '.join(parts)}"
     for title, names in lists.items():
-        more = f"; and {len(names) - limit} more (--all lists them)" if limit and len(names) > limit else ""
-        yield f"  {title}: {'; '.join(names[:limit])}{more}"
+        if names:
+            more = f"; and {len(names) - limit} more (--all lists them)" if limit and len(names) > limit else ""
+            yield f"  {title}: {'; '.join(names[:limit])}{more}"
+    farthest_first = sorted(cells, key=lambda cell: ORDER.index(cell.kind))
     cut = limit is not None
-    yield from _list([[c.kind, _row(d.key, c.row), c.column, *_pair(c.a, c.b, cut)] for c in cells], limit)
+    rows = [[cell.kind, _row(table, cell.row), cell.column, *_pair(cell.a, cell.b, cut)] for cell in farthest_first]
+    yield from _list(rows, limit)
 
 
 def _timed(c: Comparison, limit: int | None) -> Iterator[str]:
     """What differs in measured time and memory; its cells one by one only where they count, or all are asked for."""
-    account = list(_claims("claims that rest on it", [claim for claim in c.claims if claim.timing], limit))
+    yield from _claims("claims that rest on it", [claim for claim in c.claims if claim.timing], limit)
     for table in c.tables:
         if table.timing:
-            of_table = list(_table(table, table.diff.cells, limit))
-            account += of_table if c.timing or limit is None else of_table[:1]
-        elif timed := sorted((cell for cell in table.diff.cells if cell.timing), key=lambda cell: cell.kind):
-            account.append(f"{table.path}, where it repeats them: {_counted(timed)}")
-    if account:
-        yield "measured time and memory " + ("(counted):" if c.timing else "(does not count; --timing counts it):")
-        yield from (f"  {line}" for line in account)
+            listed = list(_table(table, table.cells, limit))
+            yield from listed if c.timing or limit is None else listed[:1]
+        elif repeated := [cell for cell in table.cells if cell.timing]:
+            yield f"{table.path}, where it repeats them: {_counted(repeated)}"
 
 
 def _conclusion(c: Comparison) -> str:
-    compared = f"{c.claims_compared} claims and {len(c.tables)} tables compared, figures' data among them"
+    compared = f"{c.counts['claims']} claims and {c.counts['tables']} tables compared, figures' data among them"
     if c.same:
-        near = sum(count for kind, count in c.by_kind().items() if kind.endswith(TOLERANCE))
-        timed = any(claim.timing and claim.kind != TOLERANCE for claim in c.claims)
-        timed |= any(table.differs(timing=True) and not table.differs(timing=False) for table in c.tables)
-        aside = ", measured time and memory aside" if timed and not c.timing else ""
+        near = sum(count for kind, count in c.counts["by_kind"].items() if kind.endswith(TOLERANCE))
+        aside = "" if replace(c, timing=True).same else ", measured time and memory aside"
         return f"the same{aside} ({compared}" + (f"; {near} values within the tolerance)" if near else ")")
-    claims = [claim for claim in c.claims if claim.kind != TOLERANCE and (c.timing or not claim.timing)]
+    claims = c.differing_claims()
     counts = {
         "claims": len(claims),
         "of them in the verdict": sum("verdict" in claim.fields for claim in claims),
-        "tables": sum(table.differs(c.timing) for table in c.tables),
+        "tables": len(c.differing_tables()),
         "sections' status": len(c.sections),
     }
     return f"different in {', '.join(f'{count} {what}' for what, count in counts.items() if count)} ({compared})"
 
 
 def _counted(differing: Sequence[Cell | ClaimComparison]) -> str:
-    """How many there are of each kind, in the order in which they first come."""
-    kinds = [difference.kind for difference in differing]
-    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    """How many there are of each kind, the farthest apart first."""
+    kinds = Counter(difference.kind for difference in differing)
+    return ", ".join(f"{kinds[kind]} {kind}" for kind in ORDER if kind in kinds)
 
 
-def _row(key: Sequence[str], row: Sequence[str]) -> str:
-    return ", ".join(row) if key else f"row {row[0]}"
+def _row(table: TableDiff, row: Sequence[str]) -> str:
+    return ", ".join(row) if table.key else f"row {row[0]}"
 
 
 def _list(rows: Sequence[Sequence[str]], limit: int | None) -> Iterator[str]:

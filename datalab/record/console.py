@@ -3,25 +3,26 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from datalab.record.manifest import SectionRecord
 from datalab.record.plan import Job
 from datalab.record.progress import line, span
 
-LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
 
 
 class RunConsole:
-    """Writes to the terminal, or line by line to a log."""
+    """Writes to the terminal, or line by line to a log that is ``log_width`` columns wide."""
 
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    def __init__(self, log_width: int = 120) -> None:
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else log_width)
         self._status: Any = None
         self._last = self._began = 0.0
 
@@ -44,12 +45,12 @@ class RunConsole:
         rows = []
         for job in jobs:
             cost = job.estimate
-            memory, models = f"{cost.memory / 2**30:.1f} GiB", sum(task.models for task in cost.tasks)
-            words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}", memory)
-            rows.append((job.section.number, job.section.stem, *words))
-        self._table(columns, rows)
-        total = sum(job.estimate.seconds for job in jobs)
-        self.say(f"Estimated time in all: about {span(total)}. Finished cells of an earlier run are reused.")
+            models = sum(task.models for task in cost.tasks)
+            words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}")
+            rows.append((job.section.number, job.section.stem, *words, f"{cost.memory / 2**30:.1f} GiB"))
+        self.table(columns, rows)
+        total = span(sum(job.estimate.seconds for job in jobs))
+        self.say(f"Estimated time in all: about {total}. Finished cells of an earlier run are reused.")
         if missing:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 
@@ -59,15 +60,13 @@ class RunConsole:
 
         tasks = {task.key: task for job in jobs for task in job.estimate.tasks}.values()
         hours, models = sum(task.cost for task in tasks) / 3600, sum(task.models for task in tasks)
-        self.say(
-            f"Work: {len(tasks):,} different tasks, {models:,} models, {_hours(hours)} core-hours at this core's pace"
-        )
-        if (gpu := machine_speed.gpu()) is None:
-            self.say("GPU-hours: not estimated, since there is no CUDA device here to measure on")
-        else:
-            name, cores = gpu
-            words = f"{_hours(hours / cores)} on {name}, which trains MLPs as fast as {cores:.0f} cores here"
-            self.say(f"GPU-hours: {words}")
+        work = f"{len(tasks):,} different tasks, {models:,} models, {_hours(hours)} core-hours"
+        self.say(f"Work: {work} at this core's pace")
+        gpu = "not estimated, since there is no CUDA device here to measure on"
+        if measured := machine_speed.gpu():
+            name, cores = measured
+            gpu = f"{_hours(hours / cores)} on {name}, which trains MLPs as fast as {cores:.0f} cores here"
+        self.say(f"GPU-hours: {gpu}")
 
     def fetching(self, package: str, done: int, total: int) -> None:
         """A package of data sets is being fetched, after ``done`` of ``total``; no name where all are there."""
@@ -88,11 +87,9 @@ class RunConsole:
 
     def tick(self, job: Job, cell: int, cells: int, state: dict[str, Any]) -> None:
         """The running notebook's state: code cell ``cell`` of ``cells``, and its sweep's."""
-        from rich.markup import escape
-
         now = time.monotonic()
         text = f"{job.section.stem}  code cell {cell} of {cells}" if cells else f"{job.section.stem}  starting"
-        if state and state.get("done", 0) < state.get("total", 0):
+        if state and state["done"] < state["total"]:
             text += f"  sweep: {line(state)}"
         if self._status is not None:
             self._status.update(escape(f"{text}  {span(now - self._began)}"))
@@ -112,9 +109,9 @@ class RunConsole:
     def summary(self, entries: Sequence[SectionRecord], record: str) -> None:
         """What the sections asked to be printed at the end, and where to look."""
         for part in (part for entry in entries for part in entry.headline):
-            if text := part.get("text") or part.get("caption"):
-                self.say(text)
-            if "rows" in part:
+            if "text" in part:
+                self.say(part["text"])
+            else:
                 self._headline(part["columns"], part["rows"])
         self.say(f"Executed notebooks: {record}/notebooks   tables: {record}/tables   verdicts: {record}/claims.csv")
         self.say(f"Check the record with: datalab verify {record}")
@@ -122,19 +119,17 @@ class RunConsole:
     def _headline(self, columns: list[str], rows: list[list[str]]) -> None:
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         if sum(widths) + 2 * len(widths) <= self.console.width:
-            self._table(columns, rows)
+            self.table(columns, rows)
             return
         for first, *others in rows:  # too wide to read as a grid: a block a row
             self.say(f"  {first}")
-            self._table((), [("   ", *pair) for pair in zip(columns[1:], others, strict=True)])
+            self.table((), [("   ", *pair) for pair in zip(columns[1:], others, strict=True)])
 
-    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        from rich.markup import escape
-        from rich.table import Table
-
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Rows under the names of their columns, if they have any."""
         table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(columns))
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(str(value)) for value in row))
         self._try(self.console.print, table)
 
 

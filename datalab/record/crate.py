@@ -57,20 +57,9 @@ def metadata(record: Path, manifest: Manifest) -> dict[str, Any]:
 
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms.update(TERMS)
-    _describe_root(crate, manifest)
-    files = _add_files(crate, record, manifest)
-    makers = _makers(manifest)
-    actions = [_add_action(crate, manifest, stem, files, makers) for stem in manifest.sections]
-    if actions:
-        crate.root_dataset["mentions"] = _single_or_all(actions)
-    return crate.metadata.generate()
-
-
-def _describe_root(crate: Any, manifest: Manifest) -> None:
     root = crate.root_dataset
-    profile = {"@type": "CreativeWork", "name": "Process Run Crate", "version": PROFILE.rsplit("/", 1)[1]}
-    licence = {"@type": "CreativeWork", "name": "GNU General Public License v3.0 or later"}
-    root["conformsTo"] = _add(crate, PROFILE, profile)
+    version = PROFILE.rsplit("/", 1)[1]
+    root["conformsTo"] = _add(crate, PROFILE, "CreativeWork", name="Process Run Crate", version=version)
     root["name"] = f"DATA-LAB reproduction record, profile {manifest.profile}"
     root["description"] = (
         "Executed notebooks, tables, figures, raw result rows and claims of a reproduction of 'Data Pruning via "
@@ -78,7 +67,11 @@ def _describe_root(crate: Any, manifest: Manifest) -> None:
         "again has kept its raw result rows: they can be older than its action."
     )
     root["datePublished"] = manifest.created
-    root["license"] = _add(crate, LICENCE, licence)
+    root["license"] = _add(crate, LICENCE, "CreativeWork", name="GNU General Public License v3.0 or later")
+    files, makers = _add_files(crate, record, manifest), _makers(manifest)
+    if actions := [_add_action(crate, manifest, stem, files, makers) for stem in manifest.sections]:
+        root.append_to("mentions", actions, compact=True)
+    return crate.metadata.generate()
 
 
 def _add_files(crate: Any, record: Path, manifest: Manifest) -> dict[str, Any]:
@@ -87,9 +80,10 @@ def _add_files(crate: Any, record: Path, manifest: Manifest) -> dict[str, Any]:
     described = {}
     for path, entry in sorted(manifest.files.items()):
         if path != NAME:
-            name = {"name": names[_bare(path)]} if _bare(path) in names else {}
-            kind = {"encodingFormat": KINDS.get(Path(path).suffix, "application/octet-stream")}
-            described[path] = name | kind | {"contentSize": str(entry.bytes), "sha256": entry.sha256}
+            name = names.get(_bare(path))
+            kind = KINDS.get(Path(path).suffix, "application/octet-stream")
+            described[path] = {"name": name} if name else {}
+            described[path] |= {"encodingFormat": kind, "contentSize": str(entry.bytes), "sha256": entry.sha256}
     words = {"name": "Manifest", "description": "Hash of every file, parameters, versions, machine, statuses."}
     described[Manifest.NAME] = words | {"encodingFormat": KINDS[".json"]}
     return {path: crate.add_file(record / path, path, properties=words) for path, words in described.items()}
@@ -121,20 +115,21 @@ def _add_action(crate: Any, manifest: Manifest, stem: str, files: dict[str, Any]
     """Add what one section did. One that did not complete, or never began, is a failed action that says why."""
     entry = manifest.sections[stem]
     status = STATUSES.get(entry.status, "Failed")
-    action = {
-        "@type": "CreateAction",
-        "name": f"Section {entry.number}: {entry.title}",
-        "description": _how(entry),
-        "instrument": _instrument(crate, manifest, entry.key.get("code")),
-        "environment": _single_or_all(_environment(crate, entry)),
-        "object": _single_or_all(_inputs(crate, stem, entry, files, makers)),
-        "result": _single_or_all([file for path, file in files.items() if makers.get(path) == stem]),
-        "startTime": entry.started,
-        "endTime": entry.ended,
-        "actionStatus": f"http://schema.org/{status}ActionStatus",
-        "error": f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
-    }
-    return _add(crate, f"#section-{stem}", {name: value for name, value in action.items() if value})
+    return _add(
+        crate,
+        f"#section-{stem}",
+        "CreateAction",
+        name=f"Section {entry.number}: {entry.title}",
+        description=_how(entry),
+        instrument=_instrument(crate, manifest, entry.key.get("code")),
+        environment=_environment(crate, entry),
+        object=_inputs(crate, stem, entry, files, makers),
+        result=[file for path, file in files.items() if makers.get(path) == stem],
+        startTime=entry.started,
+        endTime=entry.ended,
+        actionStatus=f"http://schema.org/{status}ActionStatus",
+        error=f"{entry.status}: {entry.reason}".removesuffix(": ") if status == "Failed" else "",
+    )
 
 
 def _how(entry: SectionRecord) -> str:
@@ -154,16 +149,17 @@ def _instrument(crate: Any, manifest: Manifest, code: str | None) -> Any:
     identifier = f"#datalab-{code[:12]}" if code else "#datalab"
     if known := crate.get(identifier):
         return known
-    package = {"@type": "SoftwareApplication", "name": "datalab-reproduction"}
+    package = {"name": "datalab-reproduction"}
     package["description"] = f"The SHA-256 of its code is {code}." if code else "The hash of its code is not known."
     if code != last:
-        return _add(crate, identifier, package | {"softwareVersion": f"0+unknown.{code[:12]}"})
-    commit, clean = manifest.git.get("commit"), manifest.git.get("clean")
-    local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
-    package["softwareVersion"] = f"{manifest.datalab or '0'}{local}"
-    if commit and clean:
-        package["identifier"] = f"swh:1:rev:{commit}"
-    return _add(crate, identifier, package | {"softwareRequirements": _single_or_all(_software(crate, manifest))})
+        package["softwareVersion"] = f"0+unknown.{code[:12]}"
+    else:
+        commit, clean = manifest.git.get("commit"), manifest.git.get("clean")
+        local = f"+g{commit[:12]}{'' if clean else '.dirty'}" if commit else ""
+        package["softwareVersion"] = f"{manifest.datalab or '0'}{local}"
+        package["identifier"] = f"swh:1:rev:{commit}" if commit and clean else ""
+        package["softwareRequirements"] = _software(crate, manifest)
+    return _add(crate, identifier, "SoftwareApplication", **package)
 
 
 def _software(crate: Any, manifest: Manifest) -> list[Any]:
@@ -174,7 +170,7 @@ def _software(crate: Any, manifest: Manifest) -> list[Any]:
         version = manifest.packages.get(name, "")
         pages[name, version] = f"https://pypi.org/project/{name}/{version.split('+')[0]}/"
     return [
-        _add(crate, url, {"@type": "SoftwareApplication", "name": name, "softwareVersion": version, "url": url})
+        _add(crate, url, "SoftwareApplication", name=name, softwareVersion=version, url=url)
         for (name, version), url in pages.items()
         if version
     ]
@@ -182,10 +178,10 @@ def _software(crate: Any, manifest: Manifest) -> list[Any]:
 
 def _environment(crate: Any, entry: SectionRecord) -> list[Any]:
     """The environment variables that the section noted, each setting once in the crate."""
-    settings = [(variable, entry.determinism.get(key)) for key, variable in ENVIRONMENT.items()]
+    settings = {variable: entry.determinism.get(key) for key, variable in ENVIRONMENT.items()}
     return [
-        _add(crate, f"#{name}={value}", {"@type": "PropertyValue", "name": name, "value": str(value)})
-        for name, value in settings
+        _add(crate, f"#{name}={value}", "PropertyValue", name=name, value=str(value))
+        for name, value in settings.items()
         if value is not None
     ]
 
@@ -196,19 +192,21 @@ def _inputs(
     """The notebook's source, the raw cells that other sections made, and the manifest where the section reads it."""
     inputs = []
     if digest := entry.key.get("notebook"):
-        source = {"@type": "CreativeWork", "name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
+        source = {"name": f"{stem}.ipynb, the notebook without outputs", "version": digest}
         source |= {"description": "Not part of the record. Its version is the SHA-256 of its cells."}
-        inputs.append(_add(crate, f"#notebook-{stem}", source))
+        inputs.append(_add(crate, f"#notebook-{stem}", "CreativeWork", **source))
     inputs += [files[path] for path in sorted(entry.cells) if path in files and makers[path] != stem]
     return inputs + ([files[Manifest.NAME]] if entry.key.get("reads") else [])
 
 
-def _add(crate: Any, identifier: str, properties: dict[str, Any]) -> Any:
+def _add(crate: Any, identifier: str, kind: str, /, **properties: Any) -> Any:
+    """Add an entity that is no file, unless the crate has it; what is empty is left out, a list of one is its value."""
     from rocrate.model.contextentity import ContextEntity
 
-    return crate.get(identifier) or crate.add(ContextEntity(crate, identifier, properties))
-
-
-def _single_or_all(values: list[Any]) -> Any:
-    """RO-Crate writes a single value as itself, not as a list of one."""
-    return values[0] if len(values) == 1 else values
+    if known := crate.get(identifier):
+        return known
+    entity = crate.add(ContextEntity(crate, identifier, {"@type": kind}))
+    for name, value in properties.items():
+        if value:
+            entity.append_to(name, value, compact=True)
+    return entity

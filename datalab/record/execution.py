@@ -1,8 +1,7 @@
 """Running one notebook on a kernel of its own, and judging it by what its cells did.
 
 papermill puts the parameters in; its status is not asked for: after Ctrl-C or the death of a kernel papermill writes
-every cell as completed, and ``sys.exit(0)`` is a success to it. Here a cell has run when the kernel answered that it
-ran, without an error; a notebook is complete when every code cell has, in order.
+every cell as completed, and ``sys.exit(0)`` is a success to it.
 """
 
 import logging
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,6 @@ from datalab.record.kernel import Kernel
 
 SAVE_EVERY = 30.0  # seconds between two saves of a notebook that runs: saving after each cell costs more than the cells
 _TOO_LONG = "ran longer than"
-
-
-@dataclass(frozen=True)
-class ExecutionResult:
-    """Whether a notebook is complete; else why not, in one line. ``ran`` of ``cells`` code cells ran without error."""
-
-    complete: bool
-    reason: str
-    ran: int
-    cells: int
 
 
 class Execution(threading.Thread):
@@ -54,13 +42,10 @@ class Execution(threading.Thread):
         self.kernel = Kernel({**os.environ, **provenance.DETERMINISM, **environment}, source.parent, python)
         self.notebook: Any = None
         self.cell = self.cells = 0
-        self.stem, self.target = source.stem, target
+        self.target = target
         self._source, self._parameters, self._timeout = source, parameters, timeout
-        self._replies: dict[int, str] = {}  # what the kernel answered, by the cell's id()
-        self._began: dict[int, float] = {}
-        self._took: dict[int, float] = {}  # seconds, by the clock that is never set
         self._failure = ""
-        self._start = self._saved = time.monotonic()
+        self._start = self._saved = self._cell_start = time.monotonic()  # a clock that is never set back
 
     def run(self) -> None:
         """Execute the notebook; whatever happens ends up in :meth:`judge`."""
@@ -78,7 +63,10 @@ class Execution(threading.Thread):
                     cell.outputs, cell.execution_count = [], None
             given = {"kernel_name": "python3", "language": "python"}
             self.notebook = papermill.parameterize.parameterize_notebook(notebook, self._parameters, **given)
-            self.cells = sum(map(is_code, self.notebook.cells))
+            self.cells = sum(map(_is_code, self.notebook.cells))
+            for cell in self.notebook.cells:
+                status, seconds = ("pending", None) if _is_code(cell) else ("completed", 0.0)
+                _mark(cell, status, seconds)
             client = NotebookClient(
                 self.notebook,
                 km=self.kernel.manager,
@@ -116,55 +104,50 @@ class Execution(threading.Thread):
         self.kernel.close()
 
     def save(self) -> None:
-        """Write the notebook as it is to the partial file; its metadata say, as papermill's, what became of each cell.
-
-        Durations are not differences of the wall clock, which may be set back meanwhile.
-        """
+        """Write the notebook as it is to the partial file; its metadata say, as papermill's, what each cell became."""
         import nbformat
 
-        if self.notebook is None:
-            return
-        statuses = []
-        for cell in self.notebook.cells:
-            status, took = (self._status(cell), self._took.get(id(cell))) if is_code(cell) else ("ok", 0.0)
-            statuses.append(status)
-            cell.metadata.papermill = {
-                "duration": None if took is None else round(took, 6),
-                "exception": status not in ("ok", None),
-                "status": {"ok": "completed", None: "pending"}.get(status, "failed"),
-            }
-        name = f"notebooks/{self.target.name.removesuffix('.partial')}"
-        self.notebook.metadata.papermill |= {
-            "duration": round(time.monotonic() - self._start, 6),
-            "exception": any(status != "ok" for status in statuses) or None,
-            "input_path": name,
-            "output_path": name,
-        }
-        atomic.write(self.target, nbformat.writes(self.notebook))
+        if self.notebook is not None:
+            self.notebook.metadata.papermill["duration"] = round(time.monotonic() - self._start, 6)
+            atomic.write(self.target, nbformat.writes(self.notebook))
 
-    def judge(self) -> ExecutionResult:
-        """What the cells say."""
+    def judge(self) -> tuple[str, int, int]:
+        """Why the notebook is not complete, in one line; how many code cells ran without error; how many there are.
+
+        It is complete (no reason) when the kernel answered ``ok`` to every code cell, counted 1, 2, ..., and none shows
+        an error.
+        """
         if self.notebook is None:
-            return ExecutionResult(False, self._failure or "the notebook could not be read", 0, 0)
-        return judge(self.notebook, self._replies, self._failure)
+            return self._failure or "the notebook could not be read", 0, 0
+        code = [cell for cell in self.notebook.cells if _is_code(cell)]
+        for position, cell in enumerate(code, 1):
+            error = next((output for output in cell.outputs if output.output_type == "error"), None)
+            where = f"code cell {position} of {len(code)}"
+            if error is not None:
+                reason = f"{where} raised " + f"{error.ename}: {error.evalue}".strip(": ").splitlines()[0]
+            elif cell.metadata.papermill["status"] != "completed":
+                told = self._failure or "the kernel did not answer"
+                reason = f"{where} {told}" if told.startswith(_TOO_LONG) else f"stopped in {where}: {told}"
+            elif cell.execution_count != position:
+                reason = f"{where} has execution count {cell.execution_count}"
+            else:
+                continue
+            return reason, position - 1, len(code)
+        return self._failure, len(code), len(code)
 
     def _cell_starts(self, cell: Any, cell_index: int) -> None:
-        if is_code(cell):
+        if _is_code(cell):
             self.cell += 1
-            self._began[id(cell)] = time.monotonic()
+            self._cell_start = time.monotonic()
+            _mark(cell, "failed")  # until the kernel answers otherwise: it may be killed in it
         if time.monotonic() - self._saved > SAVE_EVERY:
             with suppress(OSError):  # what this save is for comes at the end
                 self.save()
             self._saved = time.monotonic()
 
     def _cell_answered(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
-        self._replies[id(cell)] = execute_reply["content"]["status"]
-        self._took[id(cell)] = time.monotonic() - self._began[id(cell)]
-
-    def _status(self, cell: Any) -> str | None:
-        """What the kernel answered; ``None`` for a cell not reached. The one it was killed in has failed."""
-        killed = "killed" if id(cell) in self._began and not self.is_alive() else None
-        return self._replies.get(id(cell), killed)
+        status = "completed" if execute_reply["content"]["status"] == "ok" else "failed"
+        _mark(cell, status, round(time.monotonic() - self._cell_start, 6))
 
     def _one_line(self, error: Exception) -> str:
         name, text = type(error).__name__, str(error)
@@ -174,28 +157,9 @@ class Execution(threading.Thread):
         return "the kernel died" if name == "DeadKernelError" else lines[0]
 
 
-def judge(notebook: Any, replies: dict[int, str], failure: str = "") -> ExecutionResult:
-    """Judge an executed notebook: every code cell answered ``ok`` by the kernel, counted 1, 2, ..., without an error.
-
-    ``replies`` maps ``id(cell)`` to the status the kernel answered; ``failure`` words what stopped the run.
-    """
-    code = [cell for cell in notebook.cells if is_code(cell)]
-    for position, cell in enumerate(code, 1):
-        error = next((output for output in cell.outputs if output.output_type == "error"), None)
-        where = f"code cell {position} of {len(code)}"
-        if error is not None:
-            reason = f"{where} raised " + f"{error.ename}: {error.evalue}".strip(": ").splitlines()[0]
-        elif replies.get(id(cell)) != "ok":
-            told = failure or "the kernel did not answer"
-            reason = f"{where} {told}" if told.startswith(_TOO_LONG) else f"stopped in {where}: {told}"
-        elif cell.execution_count != position:
-            reason = f"{where} has execution count {cell.execution_count}"
-        else:
-            continue
-        return ExecutionResult(False, reason, position - 1, len(code))
-    return ExecutionResult(not failure, failure, len(code), len(code))
+def _mark(cell: Any, status: str, seconds: float | None = None) -> None:
+    cell.metadata.papermill = {"duration": seconds, "exception": status == "failed", "status": status}
 
 
-def is_code(cell: Any) -> bool:
-    """Whether a cell is one the kernel is asked to run."""
+def _is_code(cell: Any) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())

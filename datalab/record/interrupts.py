@@ -13,9 +13,7 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        self.arrived = False
-        self._raised = False
-        self._deferred = 0
+        self.arrived = self._raised = self._deferred = False
 
     def _on_signal(self, *_: Any) -> None:
         self.arrived = True
@@ -31,7 +29,7 @@ class Interrupts:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Handle the signals inside the block; afterwards every handler is what it was. Main thread only."""
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
@@ -42,10 +40,9 @@ class Interrupts:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Let the block come to its end, or to a :meth:`check`, before an interruption is raised."""
-        self._deferred += 1
+        self._deferred = True
         try:
             yield
         finally:
-            self._deferred -= 1
-        if not self._deferred:
-            self.check()
+            self._deferred = False
+        self.check()

@@ -1,6 +1,7 @@
 """One notebook kernel: this interpreter, in a process group of its own, over private sockets."""
 
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 import psutil
 
 # jupyter_client is imported where it is used: it takes half a second that a run with nothing to do need not spend.
-_LONGEST_SOCKET = 100  # a Unix socket's path has at most 107 characters
 
 
 class Kernel:
@@ -99,9 +99,7 @@ def kill_left_over(noted: dict[str, Any]) -> None:
 
     Not by the time it was started at: that is the wall clock's, which may have been set since.
     """
-    import socket
-
-    if noted.get("host") != socket.gethostname() or not noted.get("kernel"):
+    if noted.get("host") != platform.node() or not noted.get("kernel"):
         return
     with suppress(psutil.Error):
         process = psutil.Process(noted["kernel"])
@@ -111,7 +109,7 @@ def kill_left_over(noted: dict[str, Any]) -> None:
 
 def _private_folder() -> str:
     folder = tempfile.mkdtemp(prefix="datalab-")
-    if len(folder) <= _LONGEST_SOCKET - len("/kernel-ipc-5"):
+    if len(folder) <= 100 - len("/kernel-ipc-5"):  # a Unix socket's path has at most 107 characters
         return folder
     shutil.rmtree(folder)
-    return tempfile.mkdtemp(prefix="datalab-", dir="/tmp")  # a socket's path must be short, whatever TMPDIR says
+    return tempfile.mkdtemp(prefix="datalab-", dir="/tmp")  # short, whatever TMPDIR says

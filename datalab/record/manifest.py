@@ -13,8 +13,6 @@ from datalab.errors import UserError
 from datalab.record import provenance
 from datalab.record.study import Study
 
-Status = Literal["complete", "failed", "interrupted", "running", "not run"]
-
 
 class FileRecord(pydantic.BaseModel):
     """One file: its hash, its size, the section that wrote it, and whether it holds measured time or memory."""
@@ -30,7 +28,7 @@ class SectionRecord(pydantic.BaseModel):
 
     number: str
     title: str
-    status: Status = "not run"
+    status: Literal["complete", "failed", "interrupted", "running", "not run"] = "not run"
     reason: str = ""
     runner: Literal["datalab run", "notebook session", ""] = ""
     key: dict[str, Any] = {}

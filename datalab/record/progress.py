@@ -1,6 +1,7 @@
 """How far a sweep is: one updating display in the notebook, and a small file that ``datalab run`` reads to show it."""
 
 import json
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -30,25 +31,19 @@ class Progress:
         state = {"done": done, "total": total, "failed": failed, "text": text}
         with suppress(OSError):  # on a full disk: how far a sweep is is not worth a task of it
             atomic.write(self._file, json.dumps(state))
-        self._show(line(state, now - self._began))
-
-    def _show(self, text: str) -> None:
-        shell = ipython()
-        if shell is None:
-            return
-        content = {"text/plain": text}
-        if self._handle is None:
+        content = {"text/plain": line(state, now - self._began)}
+        if self._handle is not None:
+            self._handle.update(content, raw=True, metadata=MARK)
+        elif ipython():
             from IPython.display import display
 
             self._handle = display(content, raw=True, display_id=True, metadata=MARK)
-        else:
-            self._handle.update(content, raw=True, metadata=MARK)
 
 
 def line(state: dict[str, Any], seconds: float | None = None) -> str:
     """``"12 of 40 tasks, 1 failed, about 30 s left: mnist5k mlp"``."""
-    done, total, failed = state.get("done", 0), state.get("total", 0), state.get("failed", 0)
-    count, last = f"{done} of {total} tasks", str(state.get("text", ""))
+    done, total, failed, last = (state[name] for name in ("done", "total", "failed", "text"))
+    count = f"{done} of {total} tasks"
     text = count + (f", {failed} failed" if failed else "")
     if seconds and 0 < done < total:
         text += f", about {span(seconds / done * (total - done))} left"
@@ -75,7 +70,5 @@ def span(seconds: float) -> str:
 
 def ipython() -> Any:
     """The running notebook's shell, or ``None`` outside a notebook."""
-    import sys
-
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell if shell is not None and hasattr(shell, "kernel") else None

@@ -14,8 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+from threadpoolctl import threadpool_info
+
 from datalab import atomic
+from datalab.protocol import protocol
 from datalab.record.study import Ledger
+from datalab.sweep import available_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What makes a run repeatable byte for byte: one thread an operation, and hashes that do not change between processes.
@@ -83,8 +88,6 @@ def lock_sha256() -> str | None:
 
 def sources(ledger: Ledger) -> dict[str, str | None]:
     """What the results depend on, by hash: ``code``, ``protocol``, ``ledger``, ``lock``."""
-    from datalab.protocol import protocol
-
     return {
         "code": code_sha256(),
         "protocol": protocol().sha256,
@@ -113,10 +116,6 @@ def packages() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory in bytes, operating system, Python."""
-    import psutil
-
-    from datalab.sweep import available_cores
-
     return {
         "processor": _processor(),
         "cores": available_cores(),
@@ -140,8 +139,6 @@ def determinism() -> dict[str, Any]:
     ``threads`` is the most that a loaded library would use, ``hash_seed`` is known where it was fixed to 0, ``on`` says
     that both are as :data:`DETERMINISM` asks, ``torch`` that torch's own switch is on.
     """
-    from threadpoolctl import threadpool_info
-
     torch = sys.modules.get("torch")
     threads = max([pool["num_threads"] for pool in threadpool_info()], default=1)
     threads = max(threads, torch.get_num_threads()) if torch else threads
@@ -156,15 +153,11 @@ def determinism() -> dict[str, Any]:
 
 def process() -> dict[str, Any]:
     """This process, so that a reader of the record can tell whether it still lives."""
-    import psutil
-
     return {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
 
 
 def cpu_seconds() -> float:
     """CPU seconds of this process and of its children, the living ones included."""
-    import psutil
-
     total, me = 0.0, psutil.Process()
     for process in (me, *me.children(recursive=True)):
         with suppress(psutil.Error):

@@ -16,7 +16,6 @@ from datalab.record.replay import Output
 from datalab.record.study import Study
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
-OF_CLAIM = ("verdict", "measured", "low", "high", "effect_size", "n", "why", "table", "row", "cell", "raw")
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 
 
@@ -50,19 +49,16 @@ def recompute(
     """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
     from joblib.externals.loky import ProcessPoolExecutor
 
-    jobs, sizes = {}, {}
-    for stem in stems:
-        entry = manifest.sections[stem]
-        listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
-        jobs[stem] = record, study, stem, entry, listed
-        sizes[stem] = sum(manifest.files[path].bytes for path in entry.cells if path in manifest.files)
     count = min(workers or provenance.machine()["cores"], len(stems))
     if count <= 1:
-        return [of_section(*job) for job in jobs.values()]
-    environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
-    with ProcessPoolExecutor(max_workers=count, env=environment) as pool:
-        largest_first = sorted(stems, key=sizes.__getitem__, reverse=True)
-        running = {stem: pool.submit(of_section, *jobs[stem]) for stem in largest_first}
+        return [of_section(record, manifest, study, stem) for stem in stems]
+
+    def size(stem: str) -> int:
+        return sum(manifest.files[path].bytes for path in manifest.sections[stem].cells if path in manifest.files)
+
+    with ProcessPoolExecutor(max_workers=count, env={**provenance.DETERMINISM, "MPLBACKEND": "agg"}) as pool:
+        largest_first = sorted(stems, key=size, reverse=True)
+        running = {stem: pool.submit(of_section, record, manifest, study, stem) for stem in largest_first}
         return [running[stem].result() for stem in stems]
 
 
@@ -72,8 +68,10 @@ def other_libraries(manifest: Manifest) -> list[str]:
     return [f"{name} {then} (here {here})" for name, (then, here) in pairs.items() if then != here]
 
 
-def of_section(record: Path, study: Study, stem: str, entry: SectionRecord, listed: Collection[str]) -> Recomputed:
-    """Compute one section anew and compare all it left in the record; ``listed`` are its tables and figures."""
+def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Recomputed:
+    """Compute one section anew and compare all it left in the record."""
+    entry = manifest.sections[stem]
+    listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         try:
@@ -112,25 +110,24 @@ def _first_line(held: bytes, made: bytes, width: int = 60) -> str:
 
 def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Finding]:
     """Claims one by one; what the manifest says of tables, figures, headline and raw cells as a whole."""
-    made = json.loads(json.dumps(fragment["section"]))
-    driven = entry.runner == "datalab run"  # by hand, cells have the numbers of that session
-    claims = {claim["id"]: [claim, None] for claim in entry.claims}
-    for claim in made["claims"]:
-        claims.setdefault(claim["id"], [None, None])[1] = claim
-    for claim_id, (held, given) in claims.items():
-        if held is None or given is None:
-            detail = f"only {'the raw rows give it' if held is None else 'the record has it'}"
+    given = json.loads(json.dumps(fragment["section"]))
+    held = {name: getattr(entry, name) for name in ("claims", "tables", "figures", "headline", "cells")}
+    if entry.runner != "datalab run":  # by hand, cells have the numbers of that session
+        for stated in (held, given):
+            stated["claims"] = [claim | {"cell": None} for claim in stated["claims"]]
+            for name in ("tables", "figures"):
+                stated[name] = {key: described | {"cell": None} for key, described in stated[name].items()}
+    claims_held, claims_given = ({claim["id"]: claim for claim in stated.pop("claims")} for stated in (held, given))
+    for claim_id in {**claims_held, **claims_given}:
+        a, b = claims_held.get(claim_id), claims_given.get(claim_id)
+        if a is None or b is None:
+            detail = f"only {'the raw rows give it' if a is None else 'the record has it'}"
             yield Finding("claim", claim_id, detail)
-            continue
-        names = [name for name in OF_CLAIM if held.get(name) != given.get(name) and (driven or name != "cell")]
-        if names:
-            detail = f"{names[0]} is {held.get(names[0])!r}, from the raw rows {given.get(names[0])!r}"
+        elif names := [name for name in {**a, **b} if a.get(name) != b.get(name)]:
+            detail = f"{names[0]} is {a.get(names[0])!r}, from the raw rows {b.get(names[0])!r}"
             yield Finding("claim", claim_id, detail)
-    for name in ("tables", "figures", "headline", "cells"):
-        parts = [getattr(entry, name), made[name]]
-        if name in ("tables", "figures") and not driven:
-            parts = [{key: entered | {"cell": None} for key, entered in part.items()} for part in parts]
-        if parts[0] != parts[1]:
+    for name in held:
+        if held[name] != given[name]:
             detail = f"what it says of section {entry.number}'s {name} is not what the rows give"
             yield Finding("changed", Manifest.NAME, detail)
 

@@ -66,9 +66,8 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     shell.user_ns[section.OPENER] = opener
     outputs: dict[int, Output] = {}
     with contextlib.chdir(notebook.parent):
-        for source in _code(notebook, given):
-            shell.number += 1
-            outputs[shell.number] = _run(shell, source)
+        for number, source in enumerate(_code(notebook, given), 1):
+            outputs[number] = _run(shell, number, source)
     fragment = transaction.read_fragment(stage)
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
@@ -94,7 +93,7 @@ class _Replayed(section.Section):
     def __init__(self, rows: "dict[str, tuple[str, pd.DataFrame]]", shell: Any, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._rows, self._shell = rows, shell
-        self.number = shell.number
+        self.number = self._cell_number()
         self.labels: set[str] = set()
 
     def sweep(self, tasks: Any) -> "pd.DataFrame":
@@ -149,36 +148,29 @@ def _code(notebook: Path, given: dict[str, Any]) -> Iterator[str]:
 def _shell() -> Any:
     """A fresh IPython shell that keeps what it is asked to show."""
     from IPython.core.displayhook import DisplayHook
-    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.displaypub import CapturingDisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
-
-    class Publisher(DisplayPublisher):
-        def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
-            self.shell.shown.append(data)
+    from traitlets.config import Config
 
     class Hook(DisplayHook):
         def write_output_prompt(self) -> None:
             pass
 
         def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
-            self.shell.shown.append(format_dict)
+            self.shell.display_pub.outputs.append({"data": format_dict})
 
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
         number = 0  # of the code cell that runs
-        shown: list[dict[str, Any]]  # by that cell
-
-        def init_history(self) -> None:
-            super().init_history()
-            self.history_manager.enabled = False
 
     InteractiveShell.clear_instance()
     Shell.clear_instance()
-    return Shell.instance(display_pub_class=Publisher, displayhook_class=Hook)
+    without_history = Config(HistoryManager={"enabled": False})
+    return Shell.instance(config=without_history, display_pub_class=CapturingDisplayPublisher, displayhook_class=Hook)
 
 
-def _run(shell: Any, source: str) -> Output:
-    shell.shown = []
+def _run(shell: Any, number: int, source: str) -> Output:
+    shell.number, shell.display_pub.outputs = number, []
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec
@@ -186,5 +178,5 @@ def _run(shell: Any, source: str) -> Output:
         raise error
     if error is not None:
         first = (str(error).splitlines() or [""])[0]
-        raise ReplayError(f"code cell {shell.number} raised {type(error).__name__}: {first}")
-    return Output(printed.getvalue(), warned.getvalue(), [hashed(data) for data in shell.shown])
+        raise ReplayError(f"code cell {number} raised {type(error).__name__}: {first}")
+    return Output(printed.getvalue(), warned.getvalue(), [hashed(shown["data"]) for shown in shell.display_pub.outputs])

@@ -24,11 +24,6 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 _POLL = 0.2  # seconds
 
 
-def default_record(profile: str) -> Path:
-    """``runs/<profile>`` in the project."""
-    return provenance.project() / "runs" / profile
-
-
 def run(
     study: Study,
     jobs: Sequence[Job],
@@ -123,7 +118,8 @@ class _Driver:
             if not refreshed:
                 self._refresh()
                 refreshed = True
-            if broken := [stem for stem in job.reads if self._is_broken(stem)]:
+            statuses = {stem: entry.status for stem, entry in self.manifest.sections.items()}
+            if broken := [stem for stem in job.reads if statuses.get(stem) in ("failed", "interrupted")]:
                 self._refuse(job, f"needs {', '.join(broken)}, which did not complete")
             else:
                 self._run_one(job, key)
@@ -155,10 +151,6 @@ class _Driver:
     def _entry(self, job: Job, **known: Any) -> SectionRecord:
         return SectionRecord(number=job.section.number, title=job.section.title, **known)
 
-    def _is_broken(self, stem: str) -> bool:
-        entry = self.manifest.sections.get(stem)
-        return entry is not None and entry.status in ("failed", "interrupted")
-
     def _key(self, job: Job) -> dict[str, Any]:
         """Everything the section's results depend on."""
         parameters = job.parameters.model_dump(mode="json", exclude={"workers", "record"})
@@ -173,16 +165,15 @@ class _Driver:
 
     def _run_one(self, job: Job, key: dict[str, Any]) -> None:
         stem = job.section.stem
-        asked = job.parameters.model_dump(mode="json", exclude={"record"})
-        how = {"status": "running", "runner": "datalab run", "started": provenance.now()}
-        entry = self._entry(job, key=key, parameters=asked, process=provenance.process(), **how)
         transaction.hold_room(self.record)
-        stage = transaction.begin(self.record, self.manifest, stem, entry)
+        how = {"runner": "datalab run", "key": key, "parameters": _asked(job)}
+        stage = transaction.begin(self.record, self.manifest, job.section, **how)
+        entry = self.manifest.sections[stem]
         given = {"profile": job.parameters.profile, **job.given}
         target = self.record / "notebooks" / f"{stem}.ipynb.partial"
+        environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
+        environment |= {cluster.SCHEDULER: self.scheduler} if self.scheduler else {}
         try:
-            environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
-            environment |= {cluster.SCHEDULER: self.scheduler} if self.scheduler else {}
             execution = Execution(job.notebook, given, target, environment, self.python, self.timeout)
             began, cpu = time.monotonic(), provenance.cpu_seconds()
             self.console.begin(job)
@@ -218,11 +209,11 @@ class _Driver:
         """Judge the notebook and enter it, as complete or as what it is."""
         stem = job.section.stem
         entry = self.manifest.sections[stem]
-        result = execution.judge()
+        reason, ran, cells = execution.judge()
         fragment = transaction.read_fragment(stage)
-        reason = result.reason or _missing_from(fragment, job)
+        reason = reason or _missing_from(fragment, job)
         execution.save()
-        entry.code_cells, entry.code_cells_ran = result.cells, result.ran
+        entry.code_cells, entry.code_cells_ran = cells, ran
         entry.ended, entry.process = provenance.now(), {}
         if fragment is not None and not reason:
             cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
@@ -231,10 +222,9 @@ class _Driver:
             transaction.merge(self.record, self.manifest, stem, fragment)
             kept = f"notebooks/{stem}.ipynb"
         else:
+            stopped = f"after {ran} of {cells} code cells" if cells else "while its kernel was being started"
             entry.status = "interrupted" if interrupted else "failed"
-            after = f"after {result.ran} of {result.cells} code cells"
-            stopped = f"stopped {after if result.cells else 'while its kernel was being started'}"
-            entry.reason = stopped if interrupted else reason
+            entry.reason = f"stopped {stopped}" if interrupted else reason
             transaction.enter_cells(self.record, self.manifest, stem)
             kept = f"notebooks/{stem}.{entry.status}.ipynb"
         if execution.target.exists():
@@ -257,13 +247,16 @@ class _Driver:
         self.manifest.save(self.record)
 
 
+def _asked(job: Job) -> dict[str, Any]:
+    return job.parameters.model_dump(mode="json", exclude={"record"})
+
+
 def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
     """Why a notebook whose cells all ran is still not complete; empty when it is."""
     if fragment is None:
         return "the notebook ended without section.finish()"
-    asked = job.parameters.model_dump(mode="json", exclude={"record"})
     ran = fragment["section"]["parameters"]
-    if differing := sorted(name for name in asked if ran.get(name) != asked[name]):
+    if differing := sorted(name for name, value in _asked(job).items() if ran.get(name) != value):
         return f"the notebook ran with other parameters than asked for: {', '.join(differing)}"
     return ""
 

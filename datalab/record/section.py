@@ -1,5 +1,6 @@
 """What a notebook sees of the record: ``open_section`` opens its section, the :class:`Section` saves what it shows."""
 
+import json
 import os
 import sys
 import time
@@ -7,20 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from datalab import atomic
+import pandas as pd
+
+from datalab import atomic, sweep
 from datalab.errors import UserError
-from datalab.record import lock, provenance, transaction
-from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record import claims_table, figures, lock, provenance, rawrows, transaction
+from datalab.record.manifest import Manifest
 from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from datalab.record.tables import Table
+from datalab.record.tables import Table, exact, flat, is_missing, shown_rows
+from datalab.sweep import cluster
 
 # `datalab run` holds the lock, judges the notebook and merges its outputs; it tells the kernel so by these.
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
@@ -69,16 +69,13 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
     else:
         section = _by_hand(study, spec, parameters)
     if ipython():
-        from datalab.record.figures import style
-
-        style()
+        figures.style()
     print(section.describe())
     return section
 
 
 def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> "Section":
-    record = provenance.project() / (parameters.record or f"runs/notebook-{parameters.profile}")
-    record = record.resolve()
+    record = (provenance.project() / (parameters.record or f"runs/notebook-{parameters.profile}")).resolve()
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
@@ -90,16 +87,8 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
         transaction.recover(record, manifest)
     transaction.drop_changed_cells(record, manifest)
     manifest.refresh(study)
-    entry = SectionRecord(
-        number=spec.number,
-        title=spec.title,
-        status="running",
-        runner="notebook session",
-        key={**manifest.sources, "notebook": None},
-        started=provenance.now(),
-        process=provenance.process(),
-    )
-    stage = transaction.begin(record, manifest, spec.stem, entry)
+    key = {**manifest.sources, "notebook": None}
+    stage = transaction.begin(record, manifest, spec, runner="notebook session", key=key)
     return Section(study, spec, parameters, record, stage, driven=False)
 
 
@@ -115,8 +104,7 @@ class Section:
     ) -> None:
         self._study, self.spec, self.parameters, self.record = study, spec, parameters, record
         self._stage, self._driven, self._open = stage, driven, True
-        self._tables: dict[str, dict[str, Any]] = {}
-        self._figures: dict[str, dict[str, Any]] = {}
+        self._saved: dict[str, dict[str, dict[str, Any]]] = {"tables": {}, "figures": {}}
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
         self._cells: dict[str, None] = {}
@@ -139,14 +127,11 @@ class Section:
         }
         return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
 
-    def sweep(self, tasks: Any) -> "pd.DataFrame":
+    def sweep(self, tasks: Any) -> pd.DataFrame:
         """Run a grid of tasks and return their rows; finished ones are reused from ``record/cells``.
 
         Shows its progress in one updating display, and to ``datalab run``.
         """
-        from datalab import sweep
-        from datalab.sweep import cluster
-
         self._must_be_open()
         tasks = list(tasks)
         folder = self.record / "cells"
@@ -157,43 +142,32 @@ class Section:
         return rows
 
     def table(
-        self, frame: "pd.DataFrame", name: str, caption: str, timing: bool = False, n: int | str | None = None
-    ) -> "Table":
+        self, frame: pd.DataFrame, name: str, caption: str, timing: bool = False, n: int | str | None = None
+    ) -> Table:
         """Save ``frame`` as ``tables/<number>_<name>`` ``.csv``, ``.md`` and ``.tex``; return it for the cell to show.
 
         ``n`` is what the table's intervals count (by default the section's data sets, else the rows); ``timing`` marks
         measured time or memory, which differs between equal runs. The caption states the unit of every interval.
         """
-        from datalab.record.tables import Table
-
         self._must_be_open()
         table = Table(frame, self._name(name), caption, self._stamp(n, len(frame)), timing)
-        faces = {".csv": table.csv(), ".md": table.markdown(), ".tex": table.latex(), ".json": table.sidecar()}
-        for kind, content in faces.items():
-            atomic.write(self._stage / "tables" / f"{table.name}{kind}", content)
-        self._tables[table.name] = self._described(table)
+        faces = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex(), "json": table.sidecar()}
+        self._save("tables", table, faces)
         return table
 
     def figure(
-        self, figure: Any, name: str, caption: str, data: "pd.DataFrame | None" = None, timing: bool = False
+        self, figure: Any, name: str, caption: str, data: pd.DataFrame | None = None, timing: bool = False
     ) -> None:
         """Save a figure, axes or seaborn grid as ``figures/<number>_<name>`` ``.svg`` and ``.png``, and show it once.
 
         ``data`` is the frame behind it, saved as ``.csv``. The caption says what the intervals are.
         """
-        import pandas as pd
-
-        from datalab.record import figures
-        from datalab.record.tables import Table
-
         self._must_be_open()
-        behind = pd.DataFrame() if data is None else data
-        behind = Table(behind, self._name(name), caption, self._stamp(None, len(behind)), timing)
+        frame = pd.DataFrame() if data is None else data
+        behind = Table(frame, self._name(name), caption, self._stamp(None, len(frame)), timing)
         faces = figures.render(figure, behind.name)
         figures.close(figure)
-        for kind, content in (faces if data is None else {**faces, "csv": behind.csv()}).items():
-            atomic.write(self._stage / "figures" / f"{behind.name}.{kind}", content)
-        self._figures[behind.name] = self._described(behind)
+        self._save("figures", behind, faces if data is None else {**faces, "csv": behind.csv()})
         _display({"image/png": faces["png"], "text/plain": f"Figure: {caption}"})
         _display({"text/markdown": f"*{caption}*", "text/plain": caption})
 
@@ -203,43 +177,38 @@ class Section:
         Raises :class:`UserError` for an id the ledger does not have, a table this section did not save, or raw rows
         that do not exist.
         """
-        from datalab.record import rawrows
-
         self._must_be_open()
         for statement in statements:
             claim_id = self._study.statement(statement.id)["id"]
             table = None if statement.table is None else self._name(statement.table)
-            if table is not None and table not in self._tables:
-                known = [name.removeprefix(self._name("")) for name in self._tables]
+            tables = self._saved["tables"]
+            if table is not None and table not in tables:
+                known = [name.removeprefix(self._name("")) for name in tables]
                 raise UserError(f"claim {claim_id}: this section saved no table '{statement.table}'; it has {known}")
-            figures = {name: getattr(statement, name) for name in ("measured", "low", "high", "effect_size", "n")}
-            raw = statement.raw
+            raw, numbers = statement.raw, ("measured", "low", "high", "effect_size", "n")
             self._claims[claim_id] = {
                 "id": claim_id,
-                **{name: plain(figure) for name, figure in figures.items()},
+                **{name: plain(getattr(statement, name)) for name in numbers},
                 "verdict": statement.verdict,
                 "why": statement.why,
                 "table": None if table is None else f"tables/{table}.csv",
                 "row": None if statement.row is None else str(statement.row),
-                "cell": self._cell_number() if table is None else self._tables[table]["cell"],
+                "cell": self._cell_number() if table is None else tables[table]["cell"],
                 "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
             }
 
-    def headline(self, what: "str | pd.DataFrame | Table") -> None:
+    def headline(self, what: str | pd.DataFrame) -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
-        from datalab.record.tables import Table, flat, shown_rows
-
         self._must_be_open()
         if isinstance(what, str):
             self._headline.append({"text": what})
-            return
-        caption, frame = (what.caption, what.frame) if isinstance(what, Table) else ("", flat(what))
-        self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": shown_rows(frame)})
+        else:
+            frame = flat(what)
+            # A caption is part of the format, by which records are recomputed.
+            self._headline.append({"caption": "", "columns": list(frame.columns), "rows": shown_rows(frame)})
 
-    def claims(self) -> "pd.DataFrame":
+    def claims(self) -> pd.DataFrame:
         """The claims stated so far, by this section and by the others of the record, one row a claim of the ledger."""
-        from datalab.record import claims_table
-
         self._must_be_open()
         manifest = Manifest.load(self.record)
         manifest.sections[self.spec.stem].claims = list(self._claims.values())
@@ -249,8 +218,7 @@ class Section:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
         self._must_be_open()
         files = sorted(p.relative_to(self._stage).as_posix() for p in self._stage.glob("*/*") if p.is_file())
-        kinds = {"tables": self._tables, "figures": self._figures}
-        timed = {f"{kind}/{name}" for kind, made in kinds.items() for name in made if made[name]["timing"]}
+        timed = {f"{kind}/{name}" for kind, saved in self._saved.items() for name in saved if saved[name]["timing"]}
         wall, cpu = self._began
         fragment = {
             "files": files,
@@ -263,13 +231,13 @@ class Section:
                 "wall_seconds": round(time.monotonic() - wall, 3),
                 "cpu_seconds": round(provenance.cpu_seconds() - cpu, 3),
                 "peak_memory_bytes": provenance.peak_memory(),
-                **kinds,
+                **self._saved,
                 "claims": list(self._claims.values()),
                 "headline": self._headline,
                 "cells": list(self._cells),
             },
         }
-        transaction.write_fragment(self._stage, fragment)
+        atomic.write(self._stage / transaction.FRAGMENT, json.dumps(fragment, ensure_ascii=False))
         self._open = False
         if not self._driven:
             fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
@@ -292,8 +260,6 @@ class Section:
 
     def _verdict(self, claim: dict[str, Any]) -> str:
         """A claim's line, with links to its page and its table."""
-        from datalab.record.tables import exact
-
         # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
         page = f"report/claims/{claim['id']}.html" if self._driven else "claims.csv"
         table = f"[{claim['table']}]({self._link(claim['table'])})" if claim["table"] else ""
@@ -319,10 +285,12 @@ class Section:
         seeds = getattr(p, "seeds", None)
         return {"section": self.spec.number, "profile": p.profile, "seeds": seeds, "root_seed": p.root_seed, "n": n}
 
-    def _described(self, table: "Table") -> dict[str, Any]:
-        """What the manifest says of a table or of the data behind a figure."""
+    def _save(self, kind: str, table: Table, faces: Mapping[str, bytes | str]) -> None:
+        """Write a table, or a figure with the data behind it, by suffix; and note what the manifest says of it."""
+        for suffix, content in faces.items():
+            atomic.write(self._stage / kind / f"{table.name}.{suffix}", content)
         described = {"caption": table.caption, "stamp": table.stamp, "timing": table.timing}
-        return {**described, "cell": self._cell_number()}
+        self._saved[kind][table.name] = {**described, "cell": self._cell_number()}
 
     def _cell_number(self) -> int | None:
         """The number in the brackets of the notebook cell that runs now."""
@@ -336,8 +304,6 @@ class Section:
 
 def plain(value: Any) -> Any:
     """A value JSON can hold: numpy scalars as Python's, NaN as ``None``, an infinity as its name."""
-    from datalab.record.tables import is_missing
-
     if is_missing(value):
         return None
     value = value.item() if hasattr(value, "item") else value

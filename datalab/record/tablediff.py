@@ -3,16 +3,15 @@
 import csv
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
 Kind = Literal["same", "within tolerance", "within interval", "different"]
-SAME, TOLERANCE, INTERVAL, DIFFERENT = KINDS = ("same", "within tolerance", "within interval", "different")
+SAME, TOLERANCE, INTERVAL, DIFFERENT = ("same", "within tolerance", "within interval", "different")
 
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
 KEY_DIGITS = 4  # a fraction with more significant digits is a result; a setting (0.125, 12.5) has fewer
@@ -22,7 +21,7 @@ REPEATED = ("measured", "low", "high", "effect_size", "why")
 _NUMBER = re.compile(r"(?P<beyond>[<>] )?(?P<number>[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|inf))(?P<unit> %)?")
 _ESTIMATE = re.compile(r"(?P<value>[^\[\]]+) \[(?P<low>[^,]+), (?P<high>[^,]+)\]")
 _LOW = re.compile(r"(?:^|(?<=[ _]))low(?=$|,)")
-Pair = tuple[str, str]
+Texts = Sequence[str]
 Row = Mapping[str, str]
 
 
@@ -40,8 +39,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableDiff:
-    """What differs between two tables. ``key`` are the columns that name a row; empty where its number does."""
+    """What differs between two tables, or what is known of one that a record alone has (``only``; empty: both do).
 
+    ``timing`` marks a table of measured time; ``key`` are the columns that name a row; empty where its number does.
+    """
+
+    path: str = ""
+    timing: bool = False
+    only: Literal["", "a", "b"] = ""
     key: tuple[str, ...] = ()
     compared: int = 0
     cells: tuple[Cell, ...] = ()
@@ -50,6 +55,13 @@ class TableDiff:
     columns_only_a: tuple[str, ...] = ()
     columns_only_b: tuple[str, ...] = ()
     reordered: bool = False
+
+    def differs(self, timing: bool) -> bool:
+        """Whether it differs in more than the tolerance; measured time and memory count only with ``timing``."""
+        if self.timing and not timing:
+            return False
+        listed = self.only or self.rows_only_a or self.rows_only_b or self.columns_only_a or self.columns_only_b
+        return bool(listed) or any(cell.kind != TOLERANCE and (timing or not cell.timing) for cell in self.cells)
 
 
 class Number(NamedTuple):
@@ -78,13 +90,15 @@ def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = f
     key = row_key(a, b)
     rows_a, rows_b = _by_key(a, key), _by_key(b, key)
     rows, columns = _shared(rows_a, rows_b), _shared(a.columns, b.columns)
-    intervals_a, intervals_b = _intervals(a.columns), _intervals(b.columns)
-    intervals = {limit: of for limit, of in intervals_a.items() if intervals_b.get(limit) == of}
+    intervals = _shared(_intervals(a.columns), _intervals(b.columns))
+    repeated = [column for column in REPEATED if "measured" in columns and column in columns]
     cells = []
     for row in rows:
         pair = rows_a[row], rows_b[row]
-        for column, kind in _kinds(*pair, columns, intervals, tolerance):
-            cells.append(Cell(row, column, *(side[column] for side in pair), kind, _is_timed(pair, column, timed)))
+        is_timed = any(not timed.isdisjoint(side.values()) for side in pair)
+        for column, kind in _kinds(*pair, columns, intervals, tolerance).items():
+            if kind != SAME:
+                cells.append(Cell(row, column, *(side[column] for side in pair), kind, is_timed and column in repeated))
     return TableDiff(
         key=key,
         compared=len(rows) * len(columns),
@@ -99,16 +113,17 @@ def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = f
 
 def row_key(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
     """The fewest leading columns that name each row of both tables; none where results would have to serve as names."""
-    orders = zip(_shared(a.columns, b.columns), _shared(b.columns, a.columns), strict=True)
-    leading = [column for column, _ in takewhile(lambda pair: pair[0] == pair[1], orders)]
-    settings = list(takewhile(lambda column: not any(table[column].map(_is_result).any() for table in (a, b)), leading))
-    for width in range(1, len(settings) + 1):
-        if not any(table.duplicated(settings[:width]).any() for table in (a, b)):
-            return tuple(settings[:width])
+    settings = []
+    for column, other in zip(_shared(a.columns, b.columns), _shared(b.columns, a.columns), strict=True):
+        if column != other or any(table[column].map(_is_result).any() for table in (a, b)):
+            break
+        settings.append(column)
+        if not any(table.duplicated(settings).any() for table in (a, b)):
+            return tuple(settings)
     return ()
 
 
-def kind(a: str, b: str, interval_a: Pair | None, interval_b: Pair | None, tolerance: float) -> Kind:
+def kind(a: str, b: str, tolerance: float, interval_a: Texts = (), interval_b: Texts = ()) -> Kind:
     """How far two cells are apart. An interval is the texts of its two limits; a cell ``2 [1, 3]`` has its own."""
     if a == b:
         return SAME
@@ -118,8 +133,8 @@ def kind(a: str, b: str, interval_a: Pair | None, interval_b: Pair | None, toler
     pairs = zip(numbers_a, numbers_b, strict=False)
     if len(numbers_a) == len(numbers_b) and all(_near(x, y, tolerance) for x, y in pairs):
         return TOLERANCE
-    limits_a = numbers_a[1:] or _all_numbers(interval_a or ())
-    limits_b = numbers_b[1:] or _all_numbers(interval_b or ())
+    limits_a = numbers_a[1:] or _all_numbers(interval_a)
+    limits_b = numbers_b[1:] or _all_numbers(interval_b)
     return INTERVAL if _inside(numbers_a[0], limits_b) and _inside(numbers_b[0], limits_a) else DIFFERENT
 
 
@@ -127,7 +142,7 @@ def _shared(names: Sequence, others: Sequence) -> list:
     return [name for name in names if name in others]
 
 
-def _by_key(table: pd.DataFrame, key: Sequence[str]) -> dict[tuple[str, ...], Row]:
+def _by_key(table: pd.DataFrame, key: Texts) -> dict[tuple[str, ...], Row]:
     rows = table.to_dict("records")
     names = ([row[column] for column in key] if key else [str(number)] for number, row in enumerate(rows))
     return dict(zip(map(tuple, names), rows, strict=True))
@@ -141,53 +156,39 @@ def _is_result(text: str) -> bool:
     return len(re.sub(r"e.*|\D", "", number["number"]).strip("0")) > KEY_DIGITS
 
 
-def _intervals(columns: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """For each limit of an interval: the column it is the limit of, and the interval's low and high column.
+def _intervals(columns: Texts) -> list[tuple[str, str, str]]:
+    """The columns of each interval: the value, its low and its high limit.
 
     ``F1 low`` belongs to ``F1``; a limit without a namesake (``low``, ``95 % low``) to the value it stands behind.
     """
-    intervals = {}
     highs = {low: _LOW.sub("high", low) for low in columns if _LOW.search(low) and _LOW.sub("high", low) in columns}
-    limits = {*highs, *highs.values()}
-    value = None
+    intervals, before = [], None
     for column in columns:
         if column in highs:
             namesake = " ".join(_LOW.sub("", column).split()).replace(" ,", ",")
-            of = namesake if namesake in columns else value
-            if of is not None:
-                intervals |= dict.fromkeys((column, highs[column]), (of, column, highs[column]))
-        elif column not in limits:
-            value = column
+            value = namesake if namesake in columns else before
+            if value is not None:
+                intervals.append((value, column, highs[column]))
+        elif column not in highs.values():
+            before = column
     return intervals
 
 
 def _kinds(
-    a: Row, b: Row, columns: Sequence[str], intervals: Mapping[str, tuple[str, str, str]], tolerance: float
-) -> Iterator[tuple[str, Kind]]:
-    """The columns of one pair of rows in which they differ, each with its kind.
+    a: Row, b: Row, columns: Texts, intervals: Sequence[tuple[str, str, str]], tolerance: float
+) -> dict[str, Kind]:
+    """The kind of each column's two cells in a pair of rows.
 
     A limit is never inside its own interval: where it moved, it is as far off as the value whose limit it is.
     """
-    limits: dict[str, Pair] = {}
-    for value, low, high in intervals.values():
-        limits.setdefault(value, (low, high))
-
-    def kind_of(column: str) -> Kind:
-        pair = None if column in intervals else limits.get(column)
-        texts = [pair and (row[pair[0]], row[pair[1]]) for row in (a, b)]
-        return kind(a[column], b[column], *texts, tolerance)
-
+    limits = {value: (low, high) for value, low, high in reversed(intervals)}  # of several intervals the first
+    kinds = {}
     for column in columns:
-        distance = kind_of(column)
-        if distance == DIFFERENT and column in intervals and kind_of(intervals[column][0]) == INTERVAL:
-            distance = INTERVAL
-        if distance != SAME:
-            yield column, distance
-
-
-def _is_timed(rows: Sequence[Row], column: str, timed: Set[str]) -> bool:
-    repeats = column in REPEATED and all("measured" in row for row in rows)
-    return repeats and any(not timed.isdisjoint(row.values()) for row in rows)
+        texts = ([side[limit] for limit in limits.get(column, ())] for side in (a, b))
+        kinds[column] = kind(a[column], b[column], tolerance, *texts)
+    inside = [both for value, *both in intervals if kinds[value] == INTERVAL]
+    moved = [limit for both in inside for limit in both if kinds[limit] == DIFFERENT]
+    return kinds | dict.fromkeys(moved, INTERVAL)
 
 
 def _numbers(text: str) -> tuple[Number, ...]:
@@ -196,7 +197,7 @@ def _numbers(text: str) -> tuple[Number, ...]:
     return _all_numbers(estimate.groups() if estimate else (text,))
 
 
-def _all_numbers(texts: Sequence[str]) -> tuple[Number, ...]:
+def _all_numbers(texts: Texts) -> tuple[Number, ...]:
     """The numbers that ``texts`` are; nothing where one is none."""
     matches = [_NUMBER.fullmatch(text) for text in texts]
     if not all(matches):

@@ -9,9 +9,9 @@ from typing import Any
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claims_table, provenance
+from datalab.record import claims_table, crate, provenance
 from datalab.record.manifest import Manifest, SectionRecord
-from datalab.record.study import Study
+from datalab.record.study import SectionSpec, Study
 
 STAGING = ".partial"  # outputs of the section that runs now; they move into place when it is complete
 FRAGMENT = "section.json"
@@ -35,14 +35,16 @@ def open_manifest(record: Path, study: Study, profile: str) -> Manifest:
     return manifest
 
 
-def begin(record: Path, manifest: Manifest, stem: str, entry: SectionRecord) -> Path:
+def begin(record: Path, manifest: Manifest, section: SectionSpec, **known: Any) -> Path:
     """Enter the section as running, drop what an earlier run of it left and the pages, and return its staging folder.
 
-    The manifest comes first: where it cannot be written nothing is dropped, and ``manifest`` is what it was.
+    ``known`` is what else its entry says. The manifest comes first: where it cannot be written nothing is dropped, and
+    ``manifest`` is what it was.
     """
     before = dict(manifest.sections), dict(manifest.files), manifest.closed
-    left = [*_outputs(manifest, stem), *filter(is_page, manifest.files)]
-    manifest.sections[stem] = entry
+    left = [*_outputs(manifest, section.stem), *filter(is_page, manifest.files)]
+    known |= {"status": "running", "started": provenance.now(), "process": provenance.process()}
+    manifest.sections[section.stem] = SectionRecord(number=section.number, title=section.title, **known)
     manifest.files = {path: file for path, file in manifest.files.items() if path not in left}
     manifest.closed = False
     try:
@@ -52,7 +54,7 @@ def begin(record: Path, manifest: Manifest, stem: str, entry: SectionRecord) -> 
         raise
     for path in left:
         (record / path).unlink(missing_ok=True)
-    stage = record / STAGING / stem
+    stage = record / STAGING / section.stem
     shutil.rmtree(record / REPORT, ignore_errors=True)
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -100,13 +102,8 @@ def is_page(path: str) -> bool:
     return path == INDEX or path.startswith(f"{REPORT}/")
 
 
-def write_fragment(stage: Path, fragment: dict[str, Any]) -> None:
-    """Leave what the finished section knows of itself for :func:`merge`."""
-    atomic.write(stage / FRAGMENT, json.dumps(fragment, ensure_ascii=False))
-
-
 def read_fragment(stage: Path) -> dict[str, Any] | None:
-    """The fragment of a section that reached its ``finish()``; ``None`` when it did not."""
+    """What a section that reached its ``finish()`` left for :func:`merge`; ``None`` when it did not."""
     try:
         return json.loads((stage / FRAGMENT).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -179,8 +176,6 @@ def recover(record: Path, manifest: Manifest, reason: str = "its process was kil
 
 def close(record: Path, manifest: Manifest, study: Study) -> None:
     """Bring what spans sections up to date (``claims.csv``, the crate) and save the manifest."""
-    from datalab.record import crate
-
     shutil.rmtree(record / STAGING, ignore_errors=True)
     claims_table.write(record, manifest, study)
     crate.write(record, manifest)

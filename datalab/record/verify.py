@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,8 +59,9 @@ def verify(
     if manifest is None:
         return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
     findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
-    findings += [*_files(record, manifest), *_sections(record, manifest)]
-    findings += _claims(record, manifest, study, {finding.what for finding in findings})
+    findings += _files(record, manifest)
+    findings += _sections(record, manifest, {finding.what for finding in findings})
+    findings += _claims_table(record, manifest, study)
     report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
     if recompute and not problem:
         record, whole = record.resolve(), report.whole
@@ -95,8 +96,8 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("added", path, "the manifest does not list it")
 
 
-def _sections(record: Path, manifest: Manifest) -> Iterator[Finding]:
-    """The sections that are not complete, and whether the record as a whole is."""
+def _sections(record: Path, manifest: Manifest, broken: Set[str]) -> Iterator[Finding]:
+    """The sections that are not complete, whether the record as a whole is, and claims that rest on no whole table."""
     writing = lock.is_held(record)
     for stem, entry in manifest.sections.items():
         if entry.status == "running":
@@ -104,6 +105,11 @@ def _sections(record: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("incomplete", stem, detail)
         elif entry.status != "complete":
             yield Finding("incomplete", stem, f"{entry.status}: {entry.reason}".removesuffix(": "))
+        for claim in entry.claims:
+            if (table := claim["table"]) in broken:
+                yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
+            elif table is not None and table not in manifest.files:
+                yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
     if not manifest.closed:
         detail = f"{lock.holder(record)} is writing to it" if writing else "its writer was interrupted"
         yield Finding("incomplete", RECORD, detail)
@@ -111,19 +117,12 @@ def _sections(record: Path, manifest: Manifest) -> Iterator[Finding]:
         yield Finding("incomplete", RECORD, "no section was run")
 
 
-def _claims(record: Path, manifest: Manifest, study: Study, broken: set[str]) -> Iterator[Finding]:
-    """Claims that rest on a table which is not what was written, and rows of ``claims.csv`` that are none of a claim.
+def _claims_table(record: Path, manifest: Manifest, study: Study) -> Iterator[Finding]:
+    """Rows of ``claims.csv`` that are not what the sections stated.
 
-    While the record is not closed the rows are not checked: they are written anew when the run ends. Nor are they under
+    While the record is not closed they are not checked: they are written anew when the run ends. Nor are they under
     another ledger, which cannot say what they should be; the file's hash has been checked.
     """
-    for stem, entry in manifest.sections.items():
-        for claim in entry.claims:
-            table = claim["table"]
-            if table is not None and table not in manifest.files:
-                yield Finding("claim", claim["id"], f"{stem} names {table}, which the record does not have")
-            elif table in broken:
-                yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
     same_ledger = manifest.sources.get("ledger") == study.ledger.sha256()
     if not (manifest.closed and claims_table.NAME in manifest.files and same_ledger):
         return
@@ -196,15 +195,14 @@ def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pag
 
 
 def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
-    """What of a section's own sources is, ``now``, no longer what it was: ``["the package's code"]``."""
-    entry = manifest.sections[stem]
+    """What a section's results depend on that is, ``now``, no longer what it was: ``["the package's code"]``."""
+    entry, source = manifest.sections[stem], study.notebooks / f"{stem}.ipynb"
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
     reads = study.reads_of(study.find(stem))
     if reads and manifest.reads_sha256(reads) != entry.key.get("reads"):
         moved.append("sections that it read, run again since")
-    source = study.notebooks / f"{stem}.ipynb"
     same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
     return moved if same else [*moved, "its notebook"]
 

@@ -10,14 +10,12 @@ from datalab.report import pages
 
 
 def write(comparison: Comparison, path: Path) -> None:
-    """Write the page to ``path``. Raises :class:`UserError` where that cannot be."""
+    """Write the page to ``path``: the verdicts that changed first, then the claims, the tables, the environment.
+
+    Raises :class:`UserError` where that cannot be.
+    """
+    template = pages.environment().get_template("comparison.html.j2")
     try:
-        atomic.write(path, page(comparison))
+        atomic.write(path, template.render(c=comparison.as_dict(), style=pages.asset("style.css")))
     except OSError as error:
         raise UserError(f"page '{provenance.shown(path)}': cannot be written ({error.strerror})") from None
-
-
-def page(comparison: Comparison) -> str:
-    """The page's text: the verdicts that changed first, then the claims, the tables, the environment."""
-    template = pages.environment().get_template("comparison.html.j2")
-    return template.render(c=comparison.as_dict(), style=pages.asset("style.css"))

@@ -1,12 +1,11 @@
 """What stands behind one statement: the arithmetic, the table with its row, the raw rows."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from datalab.record import rawrows, tablediff
-from datalab.record.manifest import SectionRecord
 from datalab.record.tables import exact
 
 if TYPE_CHECKING:
@@ -49,17 +48,12 @@ def table(record: Path, path: str, row: str | None) -> Lines:
     frame = tablediff.read(record / path)
     rows = list(frame.itertuples(index=False, name=None))
     label = (row or "").casefold()
-    marked = [_is_key(cells, label) for cells in rows]
+    keys = [[", ".join(cells[:width]).casefold() for width in range(1, len(cells) + 1)] for cells in rows]
+    marked = [label != "" and label in of_row for of_row in keys]
     if not any(marked):
         letters = [_letters(cells, label) for cells in rows]
-        most = max(letters, default=0)
-        marked = [0 < n == most for n in letters]
+        marked = [0 < n == max(letters) for n in letters]
     return Lines(tuple(frame), list(zip(marked, rows, strict=True)))
-
-
-def _is_key(cells: Text, label: str) -> bool:
-    keys = (", ".join(cells[:width]).casefold() for width in range(1, len(cells) + 1))
-    return label != "" and label in keys
 
 
 def _letters(cells: Text, label: str) -> int:
@@ -68,29 +62,19 @@ def _letters(cells: Text, label: str) -> int:
     return sum(len(word) for word in words if re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", label))
 
 
-class Raw:
-    """The raw rows of a record's sections; a section's files are read once."""
+def raw_rows(where: rawrows.Where, cells: Sequence[str], read: "Callable[[str], pd.DataFrame]") -> RawRows:
+    """The raw rows of ``cells`` that match ``where``, without pixels and without columns that are empty in all of them.
 
-    def __init__(self, record: Path) -> None:
-        self._record = record
-        self._read: dict[str, pd.DataFrame] = {}
-
-    def of(self, claim: Mapping[str, Any], entry: SectionRecord) -> RawRows:
-        """The raw rows that a claim names, without pixels and without columns that are empty in all of them."""
-        parts, count = {}, 0
-        for path in entry.cells:
-            if path not in self._read:
-                self._read[path] = rawrows.read(self._record / path)[1]
-            part = self._read[path][rawrows.matches(self._read[path], claim["raw"]["where"])]
-            if len(part) and count < MOST_ROWS:
-                parts[path] = part.head(MOST_ROWS - count)
-            count += len(part)
-        filled = dict.fromkeys(c for part in parts.values() for c in part if c != "pixels" and part[c].notna().any())
-        columns = [c for c in dict.fromkeys(c for part in parts.values() for c in part) if c in filled]
-        files = {path: _texts(part.reindex(columns=columns)) for path, part in parts.items()}
-        return RawRows(tuple(columns), files, max(0, count - MOST_ROWS))
-
-
-def _texts(frame: "pd.DataFrame") -> list[Text]:
-    rows = frame.astype(object).itertuples(index=False, name=None)
-    return [tuple(exact(value) for value in row) for row in rows]
+    ``read`` gives the rows of one cell's path.
+    """
+    parts, count = {}, 0
+    for path in cells:
+        part = read(path)[rawrows.matches(read(path), where)]
+        if len(part) and count < MOST_ROWS:
+            parts[path] = part.head(MOST_ROWS - count)
+        count += len(part)
+    names = dict.fromkeys(name for part in parts.values() for name in part if name != "pixels")
+    columns = [name for name in names if any(name in part and part[name].notna().any() for part in parts.values())]
+    files = {path: part.reindex(columns=columns).astype(object).map(exact) for path, part in parts.items()}
+    texts = {path: list(file.itertuples(index=False, name=None)) for path, file in files.items()}
+    return RawRows(tuple(columns), texts, max(0, count - MOST_ROWS))

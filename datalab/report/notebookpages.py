@@ -16,7 +16,7 @@ _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
 
 
 def cells(notebook: Mapping[str, Any], figures: Mapping[str, str], link: Callable[[str], str | None]) -> list[dict]:
-    """The notebook's cells, each ``{"kind", "number", "html", "outputs"}``.
+    """The notebook's cells, each ``{"kind", "html"}`` and, where it is code, its ``number`` and ``outputs``.
 
     ``figures`` maps a picture's SHA-256 to where the page finds it; ``link`` maps a relative link's target to where it
     is seen from the page, ``None`` for one that leads nowhere from there (its text stays).
@@ -25,16 +25,16 @@ def cells(notebook: Mapping[str, Any], figures: Mapping[str, str], link: Callabl
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            shown.append({"kind": "markdown", "number": None, "html": markdown(source, link), "outputs": []})
+            shown.append({"kind": "markdown", "html": markdown(source, link)})
         elif cell["cell_type"] == "code" and source.strip():
-            outputs = [text for output in cell["outputs"] if (text := _output(output, figures, link))]
+            outputs = [_output(output, figures, link) for output in cell["outputs"]]
             number = cell.get("execution_count")
             shown.append({"kind": "code", "number": number, "html": code(source), "outputs": outputs})
     return shown
 
 
-def markdown(text: str, link: Callable[[str], str | None]) -> str:
-    """Markdown as HTML, formulas as MathML."""
+def markdown(text: str, link: Callable[[str], str | None] = lambda _: None) -> str:
+    """Markdown as HTML, formulas as MathML; ``link`` as for :func:`cells`, by default none leads anywhere."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     page = markdown2html_mistune(_MATH.sub(_formula, text))
@@ -69,9 +69,7 @@ def _formula(match: re.Match[str]) -> str:
 def _output(output: Mapping[str, Any], figures: Mapping[str, str], link: Callable[[str], str | None]) -> str:
     if output["output_type"] == "stream":
         return f"<pre>{html.escape(''.join(output['text']))}</pre>"
-    if output["output_type"] == "error":
-        return f'<pre class="error">{html.escape(output["ename"])}: {html.escape(output["evalue"])}</pre>'
-    data = {kind: "".join(value) if isinstance(value, list) else value for kind, value in output["data"].items()}
+    data = {kind: "".join(value) for kind, value in output["data"].items()}
     if "image/png" in data:
         digest = hashlib.sha256(base64.b64decode(data["image/png"])).hexdigest()
         words = html.escape(data.get("text/plain", ""), quote=True)

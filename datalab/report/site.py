@@ -1,5 +1,6 @@
 """The pages of one record: written aside, moved into place, entered in the manifest."""
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import claims_table, crate, lock, provenance, transaction, verify
+from datalab.record import claims_table, crate, lock, provenance, rawrows, transaction, verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
@@ -102,8 +103,8 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
         return path, pages.render(f"{template}.html.j2", path, manifest, **shared, **context)
 
     figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in manifest.files}
-    title = manifest.sections.get(study.sections[0].stem)
-    caption = title.figures.get("0_curve", {}).get("caption", "") if title else ""
+    figures = {name: figure for entry in manifest.sections.values() for name, figure in entry.figures.items()}
+    caption = figures.get("0_curve", {}).get("caption", "")
     yield page("board", transaction.INDEX, figure=figure, caption=caption, headlines=_headlines(manifest))
     yield page("tables", "report/tables.html", tables=paper_tables(rows))
     yield page("reading", "report/reading.html", rules=protocol())
@@ -122,9 +123,10 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
 def _claim_pages(
     record: Path, manifest: Manifest, study: Study, rows: dict[str, dict[str, Any]], page: Any
 ) -> Iterator[tuple[str, str]]:
-    checks, raw, ids, measured = evidence.checks(record), evidence.Raw(record), list(rows), manifest.measured()
+    checks, ids, measured = evidence.checks(record), [None, *rows, None], manifest.measured()
+    read = functools.cache(lambda path: rawrows.read(record / path)[1])
     sources = {section.stem: f"{section.module.replace('.', '/')}.py" for section in study.sections}
-    for place, (claim_id, row) in enumerate(rows.items()):
+    for before, (claim_id, row), after in zip(ids, rows.items(), ids[2:], strict=False):
         stem, claim = measured.get(claim_id, (None, {}))
         yield page(
             "claim",
@@ -137,20 +139,16 @@ def _claim_pages(
             table=evidence.table(record, row["table"], row["row"]) if row["table"] else None,
             raw=claim.get("raw"),
             cells=manifest.sections[stem].cells if stem else [],
-            before=ids[place - 1] if place else None,
-            after=ids[place + 1] if place + 1 < len(ids) else None,
+            before=before,
+            after=after,
         )
         if claim.get("raw"):
-            shown = raw.of(claim, manifest.sections[stem])
+            shown = evidence.raw_rows(claim["raw"]["where"], manifest.sections[stem].cells, read)
             yield page("rawrows", f"report/rows/{claim_id}.html", row=row, raw=claim["raw"], shown=shown)
 
 
 def _notebook(record: Path, manifest: Manifest, stem: str) -> list[dict]:
-    pictures = {
-        entry.sha256: f"../../{path}"
-        for path, entry in manifest.files.items()
-        if path.startswith("figures/") and path.endswith(".png")
-    }
+    pictures = {e.sha256: f"../../{path}" for path, e in manifest.files.items() if path.endswith(".png")}
     known = {*manifest.files, *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
 
     def link(target: str) -> str | None:
@@ -167,7 +165,7 @@ def _notebook(record: Path, manifest: Manifest, stem: str) -> list[dict]:
 def _headlines(manifest: Manifest) -> list[tuple[str, str]]:
     """The lines that sections asked to be printed at the end: (number, HTML)."""
     return [
-        (entry.number, notebookpages.markdown(part["text"], lambda _: None))
+        (entry.number, notebookpages.markdown(part["text"]))
         for entry in manifest.sections.values()
         for part in entry.headline
         if "text" in part
@@ -189,9 +187,7 @@ def _sizes(manifest: Manifest) -> dict[str, tuple[int, int]]:
 
 def _cards(manifest: Manifest) -> list[tuple[str, str]]:
     """The data card, as HTML, of every data set that a section of the record was given."""
-    names: dict[str, None] = {}
-    for entry in manifest.sections.values():
-        for value in entry.parameters.values():
-            values = value if isinstance(value, list) else [value]
-            names |= dict.fromkeys(name for name in values if isinstance(name, str) and name in data.REGISTRY)
-    return [(name, notebookpages.markdown(data.card(name).replace("# ", "## ", 1), lambda _: None)) for name in names]
+    given = [value for entry in manifest.sections.values() for value in entry.parameters.values()]
+    values = [name for value in given for name in (value if isinstance(value, list) else [value])]
+    names = dict.fromkeys(name for name in values if isinstance(name, str) and name in data.REGISTRY)
+    return [(name, notebookpages.markdown(data.card(name).replace("# ", "## ", 1))) for name in names]

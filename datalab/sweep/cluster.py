@@ -6,17 +6,17 @@ writes them, so that workers need no shared disk.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from datalab.errors import UserError
-from datalab.sweep.pool import WORKER_ENVIRONMENT, Executor, available_cores
+from datalab.sweep.pool import WORKER_ENVIRONMENT, Attempt, Executor, available_cores
 from datalab.sweep.task import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCHEDULER = "DATALAB_SCHEDULER"  # the environment variable that tells a notebook's kernel the address
 _CONNECT = "5s"
@@ -25,7 +25,7 @@ _CONNECT = "5s"
 def executor() -> Executor | None:
     """What runs tasks on the scheduler that this process was told of; None: the local pool does."""
     scheduler = os.environ.get(SCHEDULER)
-    return (lambda tasks: results(tasks, scheduler)) if scheduler else None
+    return functools.partial(results, scheduler=scheduler) if scheduler else None
 
 
 @contextlib.contextmanager
@@ -41,11 +41,10 @@ def scheduler_of(scheduler: str | None, local: bool, workers: int | None) -> Ite
         yield scheduler
         return
     dask, distributed = _dask()
-    workers = workers or available_cores()
     given = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
-        distributed.LocalCluster(n_workers=workers, **given) as cluster,
+        distributed.LocalCluster(n_workers=workers or available_cores(), **given) as cluster,
     ):
         yield cluster.scheduler_address
 
@@ -73,7 +72,7 @@ def _dask() -> tuple[ModuleType, ModuleType]:
     return dask, distributed
 
 
-def results(tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, "pd.DataFrame | str", float]]:
+def results(tasks: Sequence[Task], scheduler: str) -> Iterator[Attempt]:
     """Each task with its rows, or with what went wrong, and its seconds, as they are finished.
 
     A worker that dies costs only its task, which the scheduler tries elsewhere, three times in all.
@@ -84,20 +83,20 @@ def results(tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, "pd.D
         futures = {client.submit(compute, task.function, task.parameters, task.key, pure=False): task for task in tasks}
         try:
             for future in distributed.as_completed(futures):
-                error = future.exception()
-                if error is None:
-                    yield futures[future], *future.result()
-                elif isinstance(error, distributed.KilledWorker):
-                    yield futures[future], "its worker process died 3 times (killed, or out of memory)", 0.0
-                else:
-                    yield futures[future], f"{type(error).__name__}: {error}", 0.0
+                try:
+                    rows, seconds = future.result()
+                except distributed.KilledWorker:
+                    rows, seconds = "its worker process died 3 times (killed, or out of memory)", 0.0
+                except Exception as error:
+                    rows, seconds = f"{type(error).__name__}: {error}", 0.0
+                yield futures[future], rows, seconds
                 future.release()
         except BaseException:
             client.cancel(list(futures))
             raise
 
 
-def compute(function: str, parameters: dict[str, Any], key: str) -> tuple["pd.DataFrame | str", float]:
+def compute(function: str, parameters: dict[str, Any], key: str) -> tuple[pd.DataFrame | str, float]:
     """On a worker: a task's rows, or its error in one line, and its seconds."""
     import torch
     from threadpoolctl import threadpool_limits

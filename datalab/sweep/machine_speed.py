@@ -4,8 +4,10 @@ import functools
 import time
 
 import numpy as np
+import torch
 
 from datalab import models, seeds
+from datalab.training import Recipe, fit_many
 
 REFERENCE = 2.0e-5  # seconds a step of one MLP took on a core of that machine, as measured below
 
@@ -18,8 +20,6 @@ def pace() -> float:
 
 def gpu() -> tuple[str, float] | None:
     """The CUDA device's name, and how many cores of this machine train as fast as it; ``None`` where there is none."""
-    import torch
-
     if not torch.cuda.is_available():
         return None
     on_gpu = seconds_per_step("cuda", size=2048, steps=50)
@@ -29,10 +29,6 @@ def gpu() -> tuple[str, float] | None:
 @functools.cache
 def seconds_per_step(device: str = "cpu", size: int = 64, steps: int = 20) -> float:
     """Seconds that a training step of one MLP takes, in a stack of ``size`` as the study stacks them; on one core."""
-    import torch
-
-    from datalab.training import Recipe, fit_many
-
     rng = seeds.generator(0, "calibration")
     x = torch.as_tensor(rng.standard_normal((1000, 64), dtype=np.float32), device=device)
     labels = rng.integers(0, 10, (size, 1000))

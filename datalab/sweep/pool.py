@@ -1,6 +1,7 @@
 """A grid of tasks -> rows: resumable by content, on a pool of single-threaded processes or an executor handed in."""
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -28,8 +29,8 @@ WORKER_ENVIRONMENT = {
 }
 
 Progress = Callable[[int, int, int, str], None]
-Executor = Callable[[Sequence[Task]], Iterator[tuple[Task, "pd.DataFrame | str", float]]]
-Attempt = tuple[Task, str | None, float]  # a task, its error or None, and its seconds
+Attempt = tuple[Task, pd.DataFrame | str, float]  # a task; its rows, or what went wrong; its seconds
+Executor = Callable[[Sequence[Task]], Iterator[Attempt]]
 
 
 class SweepError(RuntimeError):
@@ -77,44 +78,37 @@ def run(
             progress(done, len(tasks), len(failures), text)
 
     report(f"{done} of {len(tasks)} tasks were finished before" if done else "")
-    with contextlib.closing(_attempts(missing, folder, workers or available_cores(), executor)) as attempts:
-        for task, error, seconds in attempts:
+    if executor is None or not missing:
+        workers = workers or available_cores()
+        executor = _here if workers == 1 else functools.partial(_in_pool, workers=workers)
+    with contextlib.closing(executor(missing)) as attempts:
+        for task, rows, seconds in attempts:
+            error = task.keep(rows, folder)
             if error is None:
                 done += 1
             else:
                 failures.append((task, error))
             report(f"{task.label}: {f'{seconds:.1f} s' if error is None else f'failed, {error}'}")
     if failures:
-        first = (
-            f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of {failures[0][1]}"
-        )
+        head = f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of"
         lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in failures]
-        raise SweepError("\n  ".join([first, *lines]))
+        raise SweepError("\n  ".join([f"{head} {failures[0][1]}", *lines]))
     return pd.concat([read(task.path(folder)) for task in tasks], ignore_index=True)
 
 
-def _attempts(missing: list[Task], folder: Path, workers: int, executor: Executor | None) -> Iterator[Attempt]:
-    """Each task as it ends, where it runs best; its rows are in the folder."""
-    if not missing:
-        return
-    if executor is not None:
-        for task, rows, seconds in executor(missing):
-            yield task, task.keep(rows, folder), seconds
-    elif workers == 1:
-        for task in missing:
-            yield task, *_attempt(task, folder)
-    else:
-        yield from _in_pool(missing, folder, workers)
+def _here(tasks: Sequence[Task]) -> Iterator[Attempt]:
+    for task in tasks:
+        yield task, *task.rows()
 
 
-def _in_pool(missing: list[Task], folder: Path, workers: int) -> Iterator[Attempt]:
+def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     # A worker whose memory has grown is replaced between two tasks: nothing is lost, and its path is not for a record.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     died = Counter[str]()
-    waiting = list(missing)
+    waiting = list(tasks)
     while waiting:
         executor = ProcessPoolExecutor(
             max_workers=min(workers, len(waiting)),
@@ -128,16 +122,16 @@ def _in_pool(missing: list[Task], folder: Path, workers: int) -> Iterator[Attemp
             while waiting or running:
                 while waiting and len(running) < workers:
                     task = waiting.pop(0)
-                    running[executor.submit(_attempt, task, folder)] = task
+                    running[executor.submit(task.rows)] = task
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    error, seconds = future.result()
-                    yield running.pop(future), error, seconds
+                    rows, seconds = future.result()
+                    yield running.pop(future), rows, seconds
         except BrokenProcessPool:
-            for task in running.values():
+            for future, task in running.items():
                 died[task.key] += 1
-                if read(task.path(folder)) is not None:
-                    yield task, None, 0.0
-                elif died[task.key] >= _ATTEMPTS:
+                if future.done() and future.exception() is None:
+                    yield task, *future.result()
+                elif died[task.key] == _ATTEMPTS:
                     yield task, f"its worker process died {_ATTEMPTS} times (killed, or out of memory)", 0.0
                 else:
                     waiting.insert(0, task)
@@ -157,9 +151,3 @@ def _start_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _attempt(task: Task, folder: Path) -> tuple[str | None, float]:
-    """Run one task and write its rows; return (error or None, seconds)."""
-    rows, seconds = task.rows()
-    return task.keep(rows, folder), seconds

@@ -21,7 +21,6 @@ from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.sweep import reach
 
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "torch", "pandas")
 DESCRIPTION = "datalab.cell"  # key under which a file says what made its rows: function and parameters, as JSON
 
 
@@ -41,14 +40,8 @@ class Task:
     @functools.cached_property
     def key(self) -> str:
         """The hash (16 hex digits) of everything the rows depend on."""
-        depends = [
-            self.function,
-            self.parameters,
-            reach.code_hash(self.function),
-            protocol().rules_sha256,
-            _libraries(),
-        ]
-        content = json.dumps(depends, sort_keys=True)
+        code = reach.code_hash(self.function), protocol().rules_sha256, _libraries()
+        content = json.dumps([self.function, self.parameters, *code], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -69,10 +62,8 @@ class Task:
         try:
             module, _, name = self.function.partition(":")
             rows = pd.DataFrame(getattr(importlib.import_module(module), name)(**self.parameters))
-        except UserError as error:
-            return str(error), time.perf_counter() - start
         except Exception as error:  # a failed task must not lose the others; the caller raises with every failure named
-            return f"{type(error).__name__}: {error}", time.perf_counter() - start
+            rows = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return rows, time.perf_counter() - start
 
     def keep(self, rows: pd.DataFrame | str, folder: Path) -> str | None:
@@ -104,7 +95,7 @@ class Task:
 
 @functools.cache
 def _libraries() -> dict[str, str]:
-    return {name: version(name) for name in _LIBRARIES}
+    return {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "pandas")}
 
 
 def read(path: Path) -> pd.DataFrame | None:

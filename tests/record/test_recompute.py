@@ -331,7 +331,7 @@ def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path
     before = path.read_text()
     try:
         path.write_text(before.replace("section.headline(rows", "1/0; section.headline(rows"))
-        done = recompute.of_section(record, study, STEM, Manifest.load(record).sections[STEM], [])
+        done = recompute.of_section(record, Manifest.load(record), study, STEM)
     finally:
         path.write_text(before)
     assert re.fullmatch(r"code cell \d raised ZeroDivisionError: division by zero", done.problem)
