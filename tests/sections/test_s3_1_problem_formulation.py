@@ -13,12 +13,8 @@ GIVEN = {"root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    made = [
-        s3_1.run_task(dataset=name, seed=seed, **GIVEN)
-        for name in ("digits", "wine", "breast_cancer")
-        for seed in (0, 1)
-    ]
-    return pd.concat(map(pd.DataFrame, made), ignore_index=True)
+    at = [{"dataset": name, "seed": seed} for name in ("digits", "wine", "breast_cancer") for seed in (0, 1)]
+    return pd.concat([pd.DataFrame(s3_1.run_task(**which, **GIVEN)) for which in at], ignore_index=True)
 
 
 def test_at_the_test_sets_own_weights_the_metric_is_plain_accuracy(rows):
