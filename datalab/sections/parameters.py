@@ -127,8 +127,3 @@ def estimated(
         return Estimate(seconds, workers * (memory(p) if callable(memory) else memory), what, here)
 
     return estimate
-
-
-def pooled(p: SectionParameters, grid: Sequence[Task], what: str, memory: float, start: float = 9.0) -> Estimate:
-    """Of a grid, as :func:`estimated`; goes when no section calls it."""
-    return estimated(lambda p: grid, memory, start)(p)
