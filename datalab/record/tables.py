@@ -96,6 +96,11 @@ class Table:
         return self.markdown()
 
 
+def style() -> None:
+    """Let frames print alike in a kernel, in a terminal and where a record is computed anew."""
+    pd.set_option("display.max_columns", 20, "display.width", 120)
+
+
 def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
     """``frame`` with plain columns: a named index becomes columns, levels of a column index are joined by a space.
 

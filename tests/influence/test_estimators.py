@@ -161,12 +161,17 @@ def test_trak_is_its_formula_on_projected_margin_gradients(model_name):
 
 @pytest.mark.parametrize("model_name", ["an MLP", "a CNN of odd shapes", "tokens with attention"])
 def test_trak_of_one_model_is_influence_under_its_projected_curvature(model_name):
+    """-g_t' P' (P H P' + d I)^-1 P g_i with the gradients g of the loss and H the mean of grad f grad f'."""
     model, train, val = problem(model_name)
     estimator = TRAK(model, DAMPING, dimensions=20, batch_size=5).fit(*train)
-    (one,) = estimator._projected
-    close(one.pairwise(*train, *val), estimator.pairwise(*train, *val))
-    close(one.influence_on(*train, *val), estimator.influence_on(*train, *val))
-    close(one.self_influence(*train), estimator.self_influence(*train))
+    projection = estimator._projected[0].projection()
+    own, targets = (flat(gradients(model, *data)) @ projection.T for data in (train, val))
+    doubt = 1 - torch.softmax(model(train[0]), 1).gather(1, train[1][:, None])
+    curvature = (own / doubt).T @ (own / doubt) / len(own) + DAMPING * torch.eye(20, dtype=torch.float64)
+    solved = torch.linalg.solve(curvature, own.T)
+    close(estimator.pairwise(*train, *val), -targets @ solved)
+    close(estimator.influence_on(*train, *val), -(targets @ solved).mean(0))
+    close(estimator.self_influence(*train), (own * solved.T).sum(1))
 
 
 @pytest.mark.parametrize("name", EXACT)
