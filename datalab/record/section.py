@@ -14,7 +14,7 @@ import pandas as pd
 
 from datalab import atomic, sweep
 from datalab.errors import UserError
-from datalab.record import claims_table, figures, lock, provenance, rawrows, transaction
+from datalab.record import claims_table, figures, lock, provenance, rawrows, tables, transaction
 from datalab.record.manifest import Manifest
 from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
@@ -70,6 +70,7 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
         section = _by_hand(study, spec, parameters)
     if ipython():
         figures.style()
+        tables.style()
     print(section.describe())
     return section
 
