@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from datalab.errors import UserError
 from datalab.record import claims_table, lock, plan, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
-from datalab.record.interrupts import Interrupts
 from datalab.record.kernel import kill_left_over
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
@@ -81,6 +82,50 @@ def is_current(record: Path, manifest: Manifest, stem: str, key: Mapping[str, An
         return False
     paths = [*manifest.files_of(stem), *entry.cells]
     return not any(verify.change(record, path, manifest.files.get(path)) for path in paths)
+
+
+class Interrupts:
+    """Ctrl-C, SIGTERM and SIGHUP as one thing: it stops what may be stopped, and waits for what must not be torn.
+
+    Raises ``KeyboardInterrupt`` once, on the first signal; inside :meth:`deferred` only where it is asked for.
+
+    What comes after the first changes nothing: an interruption that is being handled is neither torn nor cut short.
+    """
+
+    def __init__(self) -> None:
+        self.arrived = self._raised = self._deferred = False
+
+    def _on_signal(self, *_: Any) -> None:
+        self.arrived = True
+        if not self._deferred:
+            self.check()
+
+    def check(self) -> None:
+        """Raise, if a signal has arrived and nothing was raised for it yet."""
+        if self.arrived and not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle the signals inside the block; afterwards every handler is what it was. Main thread only."""
+        numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the block come to its end, or to a :meth:`check`, before an interruption is raised."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.check()
 
 
 @dataclass

@@ -19,8 +19,8 @@ import record_fakes
 from fault_rig import COUNT, PARAMETERS, Disk, Rig, alive, contents, family, gone, tables, wait_for
 
 from datalab.record import Study, verify
-from datalab.record.interrupts import Interrupts
 from datalab.record.manifest import Manifest
+from datalab.record.runner import Interrupts
 
 ALPHA, BETA = "0_alpha", "3_4_beta"
 HALF = {0, 1, 2}  # the cells that are finished where those from 3 on wait
