@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,12 +48,15 @@ def _definitions(owner: Any, module: str, prefix: str = "") -> Iterator[tuple[st
 
 
 def _signature(thing: Any) -> str:
-    """How it is called; of a default that is an object its type, since the object may name a folder of this machine."""
+    """How it is called; of a default that is an object or an absolute path its type: it may name this machine."""
     try:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
     plain = (str, int, float, tuple, type(None), type)
     parameters = signature.parameters.values()
-    shown = (p if isinstance(p.default, plain) else p.replace(default=type(p.default)) for p in parameters)
+    shown = (
+        p if isinstance(p.default, plain) and not os.path.isabs(str(p.default)) else p.replace(default=type(p.default))
+        for p in parameters
+    )
     return str(signature.replace(parameters=list(shown)))
