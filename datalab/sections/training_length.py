@@ -1,0 +1,244 @@
+"""Training length as an axis of the study (protocol 2): every arm trained for every number of steps.
+
+A task is a data set and seed. At every noise rate it trains the reference models for every length, ranks the training
+examples by their self-influence, and trains what each arm keeps for every length, each by its own cosine. What a
+careful practitioner does is read off the rows: of each model, and of the references, the length with the best macro-F1
+on validation labels as noisy as the training labels (:func:`early_stopped`). All of it in one architecture, the primary
+cell's, and under symmetric noise.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from datalab import data, metrics, noise, pruning
+from datalab.protocol import protocol
+from datalab.sections.parameters import Datasets, Fractions, Rates, TrialParameters
+from datalab.sections.trial import (
+    Trial,
+    fit,
+    mean_of_references,
+    out_of_sample,
+    probabilities,
+    references,
+    self_influence,
+)
+from datalab.sweep import Task, machine_speed
+from datalab.training import AnyStack, chunk_size, protocol_recipe
+
+RULES = protocol().protocol_2
+LENGTHS = RULES["lengths"]
+# A reading: the metric, and whether each observed class keeps its share ("quota") or not.
+READINGS = {
+    "F1, quota": ("macro_f1", "per_class"),
+    "accuracy, quota": ("accuracy", "per_class"),
+    "F1, no quota": ("macro_f1", "global"),
+    "accuracy, no quota": ("accuracy", "global"),
+}
+# The same of balanced accuracy, and of both metrics where the logits of both arms are corrected for the class shares.
+FURTHER = {
+    f"{word}, {quota}": (column, kind)
+    for word, column in {
+        "balanced accuracy": "balanced_accuracy",
+        "F1, prior corrected by half": "macro_f1_tau0.5",
+        "accuracy, prior corrected by half": "accuracy_tau0.5",
+        "F1, prior corrected": "macro_f1_tau1",
+        "accuracy, prior corrected": "accuracy_tau1",
+    }.items()
+    for quota, kind in {"quota": "per_class", "no quota": "global"}.items()
+}
+MODEL = ["dataset", "seed", "rate", "method", "quota", "keep_fraction", "draw", "reference_steps"]
+Arm = tuple[dict[str, Any], NDArray[np.bool_]]
+
+
+class LengthParameters(TrialParameters):
+    """What the sections take that vary the training length; ``None`` is the profile's value."""
+
+    length_datasets: Datasets
+    length_seeds: int
+    length_rates: Rates
+    length_keep_fractions: Fractions
+    reference_lengths: tuple[int, ...]
+
+
+def tasks(p: LengthParameters) -> list[Task]:
+    """A task a data set and seed."""
+    how = {"rates": list(p.length_rates), "keep_fractions": list(p.length_keep_fractions)}
+    how["reference_lengths"] = list(p.reference_lengths)
+    pruned = len(p.length_keep_fractions) * 2 * (RULES["random_subsets"] + len(p.reference_lengths) + 1)
+    models = len(p.length_rates) * (5 + pruned + protocol().reference["models"])
+    cost = 1.3 * models * sum(LENGTHS) * machine_speed.REFERENCE * max(1.0, p.caps["train"] / 1000) ** 0.1
+    return [
+        Task(f"{__name__}:run_task", {"dataset": name, "seed": seed} | p.of_trial | how, cost, models * len(LENGTHS))
+        for name in p.length_datasets
+        for seed in range(p.length_seeds)
+    ]
+
+
+def run_task(
+    rates: Sequence[float], keep_fractions: Sequence[float], reference_lengths: Sequence[int], **of: Any
+) -> list[dict[str, Any]]:
+    """A row per rate, arm and training length, scored on the clean test set and on noisy labels.
+
+    ``reference_lengths`` are the lengths of references whose ranking is followed, beside the one that noisy validation
+    chooses at each rate. ``memorised`` is the share of the flipped training labels that the model predicts as flipped.
+    """
+    cell = protocol().primary_cell
+    trial = Trial(rates=tuple(rates), architecture=cell["architecture"], noise_kind=cell["noise"], **of)
+    labels, kept, rows = [], [], []
+    for i, arms in enumerate(_arms(trial, keep_fractions, reference_lengths)):
+        observed, clean = trial.observed[i], trial.prepared.y_train
+        row = {"dataset": trial.dataset, "seed": trial.seed, "rate": rates[i]}
+        row["realised_rate"] = noise.realised_rate(clean, observed)
+        largest = clean == np.bincount(clean).argmax()
+        for arm, mask in arms:
+            right = observed == clean
+            dropped = {"largest": right & largest, "rest": right & ~largest}
+            made = {f"dropped_{name}": float(np.mean(~mask[part])) for name, part in dropped.items()}
+            made |= {"n_kept": int(mask.sum()), "flipped_kept": float(np.mean(~right[mask]))}
+            rows.append((i, row | arm | made))
+            labels.append(observed)
+            kept.append(mask)
+    return list(_trained(trial, rows, np.array(labels), np.array(kept)))
+
+
+def _trained(
+    trial: Trial, rows: list[tuple[int, dict[str, Any]]], labels: NDArray, kept: NDArray
+) -> Iterator[dict[str, Any]]:
+    """Every row at every length, with the scores of the model trained so long on its labels and what is kept."""
+    for steps in LENGTHS:
+        recipe = protocol_recipe(steps)
+        chunk = chunk_size(trial.classifier(), recipe, trial.x.shape[1])
+        for start in range(0, len(rows), chunk):
+            part = slice(start, start + chunk)
+            stack = fit(trial, labels[part], kept[part], recipe=recipe)
+            for (_, row), scored in zip(rows[part], _scores(trial, stack, rows[part], labels[part], kept[part])):
+                yield row | {"steps": steps} | scored
+
+
+def _scores(
+    trial: Trial, stack: AnyStack, rows: list[tuple[int, dict[str, Any]]], labels: NDArray, kept: NDArray
+) -> list[dict[str, float]]:
+    prepared, (train, validation) = trial.prepared, (stack.predict(x).cpu().numpy() for x in (trial.x, trial.x_val))
+    p, y, clean = probabilities(stack, trial.x_test), prepared.y_test, prepared.y_train
+    largest = np.bincount(clean).argmax()
+    scored = [{"largest_predicted": float(np.mean(each.argmax(-1) == largest))} for each in p]
+    for tau in (0.0, *RULES["taus"]):
+        guesses = corrected(p, labels, kept, tau).argmax(-1)
+        columns = {"macro_f1": metrics.macro_f1(y, guesses, prepared.n_classes)}
+        columns["accuracy"] = metrics.accuracy(y, guesses)
+        columns["balanced_accuracy"] = metrics.macro_recall(y, guesses, prepared.n_classes)
+        if not tau:
+            columns["macro_precision"] = metrics.macro_precision(y, guesses, prepared.n_classes)
+        for name, values in columns.items():
+            for row, value in zip(scored, values, strict=True):
+                row[f"{name}_tau{tau:g}" if tau else name] = float(value)
+    for s, (row, (rate, _)) in enumerate(zip(scored, rows, strict=True)):
+        noisy, flipped = trial.observed_validation[rate], labels[s] != clean
+        row["validation_f1"] = metrics.macro_f1(noisy, validation[s], prepared.n_classes)
+        row["validation_accuracy"] = metrics.accuracy(noisy, validation[s])
+        row["train_accuracy"] = metrics.accuracy(labels[s], train[s])
+        row["memorised"] = float(np.mean((train[s] == labels[s])[flipped])) if flipped.any() else np.nan
+    return scored
+
+
+def corrected(p: NDArray, labels: NDArray, kept: NDArray, tau: float) -> NDArray:
+    """Log-probabilities (S, n, C) less ``tau`` times the log of the class shares each model was trained on.
+
+    ``labels`` and ``kept`` are (S, n_train); a class of which nothing is left counts as one example (Menon et al. 2021,
+    "Long-tail learning via logit adjustment", eq. 9).
+    """
+    counts = np.stack([np.bincount(y[mask], minlength=p.shape[-1]) for y, mask in zip(labels, kept, strict=True)])
+    shares = np.maximum(counts, 1) / kept.sum(1, keepdims=True)
+    return np.log(np.maximum(p, 1e-30)) - tau * np.log(shares)[:, None]
+
+
+def _arms(trial: Trial, keep_fractions: Sequence[float], lengths: Sequence[int]) -> Iterator[list[Arm]]:
+    """The arms of every rate: what a row says of them, and the mask (n,) of the examples they keep."""
+    influence, loss, chosen = _rankings(trial)
+    unseen = out_of_sample(trial)
+    for i, rate in enumerate(trial.rates):
+        observed, truth = trial.observed[i], pruning.oracle(trial.observed[i], trial.prepared.y_train)
+        likely = pruning.confident_class(unseen[i], observed)
+        believed = (likely < 0) | (likely == observed)
+        made = [_arm("full", np.ones_like(truth)), _arm("oracle", truth), _arm("confident_learning", believed)]
+        for keep in keep_fractions:
+            for quota in pruning.QUOTAS:
+                for draw in range(RULES["random_subsets"]):
+                    rng = trial.rng("random", rate, keep, draw)
+                    mask = pruning.random_subset(observed, keep, quota, rng=rng)
+                    made.append(_arm("random", mask, quota, keep, draw))
+                for steps in sorted({*lengths, chosen[i]}):
+                    mask = pruning.keep(influence[steps][i], observed, keep, quota)
+                    made.append(_arm("influence", mask, quota, keep, 0, steps, steps == chosen[i]))
+                if keep == protocol().primary_cell["keep_fraction"]:
+                    mask = pruning.keep(loss[chosen[i]][i], observed, keep, quota)
+                    made.append(_arm("loss", mask, quota, keep, 0, chosen[i], True))
+        yield made
+
+
+def _arm(
+    method: str,
+    mask: NDArray[np.bool_],
+    quota: str = "",
+    keep: float = 1.0,
+    draw: int = 0,
+    steps: int = 0,
+    chosen: bool = False,
+) -> Arm:
+    named = {"method": method, "quota": quota, "keep_fraction": keep, "draw": draw}
+    return named | {"reference_steps": steps, "reference_chosen": chosen}, mask
+
+
+def _rankings(trial: Trial) -> tuple[dict[int, NDArray], dict[int, NDArray], list[int]]:
+    """By the references' length their self-influence and loss (rates, n); and the length chosen at every rate.
+
+    Chosen is the length whose references' macro-F1 on the noisy validation labels is highest on the mean, the shortest
+    of equals.
+    """
+    influence, loss, validation = {}, {}, []
+    for steps in LENGTHS:
+        stack, labels = references(trial, recipe=protocol_recipe(steps))
+        influence[steps] = self_influence(trial, stack, labels)
+        loss[steps] = mean_of_references(pruning.loss(probabilities(stack, trial.x), labels))
+        guesses = stack.predict(trial.x_val).cpu().numpy().reshape(len(trial.rates), -1, len(trial.x_val))
+        pairs = zip(trial.observed_validation, guesses, strict=True)
+        validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
+    return influence, loss, [LENGTHS[i] for i in np.argmax(validation, axis=0)]
+
+
+def early_stopped(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every model the row of the length with the best macro-F1 on its noisy validation labels, shortest of equals.
+
+    So each arm stops by its own noisy labels, random, influence, full and oracle alike.
+    """
+    best = rows.sort_values("steps", kind="stable").groupby(MODEL, sort=False).validation_f1.idxmax()
+    return rows.loc[best.sort_values()]
+
+
+def differences(
+    rows: pd.DataFrame, reading: tuple[str, str], keep_fraction: float | None = None, method: str = "influence"
+) -> pd.DataFrame:
+    """Paired differences of one reading: a row per data set, seed, rate and reference of ``method``.
+
+    ``rows`` has one row a model (one training length each). ``d`` is the metric after pruning by ``method`` less the
+    mean of the random subsets of the same size and quota, ``d_full`` less that of the model trained on everything,
+    ``random_full`` that mean less the same; ``validation_d`` is ``d`` on the noisy validation labels, in macro-F1 or
+    accuracy. ``keep_fraction``: None for the primary cell's.
+    """
+    metric, quota = reading
+    keep = protocol().primary_cell["keep_fraction"] if keep_fraction is None else keep_fraction
+    unit, seen = ["dataset", "seed", "rate"], "validation_f1" if "f1" in metric else "validation_accuracy"
+    own = rows[(rows.quota == quota) & (rows.keep_fraction == keep)]
+    random = own[own.method == "random"].groupby(unit)[[metric, seen]].mean().add_prefix("random ")
+    full = rows[rows.method == "full"].set_index(unit)[[metric, seen]].add_prefix("full ")
+    d = own[own.method == method].join(random, on=unit).join(full, on=unit)
+    d["d"], d["d_full"] = d[metric] - d[f"random {metric}"], d[metric] - d[f"full {metric}"]
+    d["random_full"] = d[f"random {metric}"] - d[f"full {metric}"]
+    d["validation_d"], d["validation_d_full"] = d[seen] - d[f"random {seen}"], d[seen] - d[f"full {seen}"]
+    d["stratum"] = [data.stratum(name) for name in d.dataset]
+    columns = ["stratum", *unit, "realised_rate", "keep_fraction", "quota", "reference_steps", "reference_chosen"]
+    return d[[*columns, "steps", "d", "d_full", "random_full", "validation_d", "validation_d_full"]]
