@@ -53,7 +53,9 @@ def _selection(command: Any) -> Any:
     for decorator in (
         click.option("--workers", type=int, metavar="N", help="Processes of a sweep (default: one per core)."),
         click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER),
-        click.option("--profile", default="quick", show_default=True, metavar="smoke|quick|paper", help="How much."),
+        click.option(
+            "--profile", default="quick", show_default=True, metavar="smoke|quick|study|paper", help="How much."
+        ),
         click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]..."),
     ):
         command = decorator(command)

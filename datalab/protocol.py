@@ -9,18 +9,18 @@ from typing import Any
 
 import yaml
 
-PROFILES = ("smoke", "quick", "paper")
+PROFILES = ("smoke", "quick", "study", "paper")
 
 
 class Protocol:
     """``protocol.yaml``, read-only: top-level keys are attributes, ``sha256`` is the hash of the file's bytes.
 
-    ``rules_sha256`` leaves the profiles out: it changes only when a result could.
+    ``rules_sha256`` leaves the profiles and the list of changes out: it changes only when a result could.
     """
 
     def __init__(self, raw: bytes):
         tree = yaml.safe_load(raw)
-        rules = {key: value for key, value in tree.items() if key != "profiles"}
+        rules = {key: value for key, value in tree.items() if key not in ("profiles", "changes")}
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self.rules_sha256 = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
         self._tree = frozen(tree)

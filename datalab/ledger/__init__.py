@@ -5,7 +5,7 @@ from typing import Any
 from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, paper_column, printed, sha256
 from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
 from datalab.ledger.rounding import RoundingInterval
-from datalab.ledger.title import title_verdict
+from datalab.ledger.title import title_verdict, title_verdict_2
 from datalab.ledger.verdict import (
     DIRECTION,
     INCONCLUSIVE,
@@ -46,6 +46,7 @@ __all__ = [
     "show",
     "statements",
     "title_verdict",
+    "title_verdict_2",
 ]
 
 

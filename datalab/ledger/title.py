@@ -1,10 +1,13 @@
-"""The title's rule, version 1: refuted, reproduced or inconclusive, read on the primary cell alone."""
+"""The title's rules, versions 1 and 2: refuted, reproduced or inconclusive."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import ttest_1samp
 
+from datalab import stats
 from datalab.errors import UserError
 from datalab.ledger.verdict import INCONCLUSIVE, OPPOSITE, REPRODUCED, Verdict, sesoi
 from datalab.protocol import protocol
@@ -102,3 +105,60 @@ def title_verdict(
     elif needed.held and all(condition.held for condition in reproduces):
         verdict = "reproduced"
     return TitleVerdict(verdict, (needed, *refutes, *reproduces))
+
+
+def title_verdict_2(
+    rates: Sequence[float], d: Mapping[str, ArrayLike], crossovers: Mapping[str, tuple[float, float]]
+) -> TitleVerdict:
+    """The verdict by version 2's rule, read on the balanced data sets at the primary training.
+
+    rates: (r,) noise rates as fractions. d: by reading, (sets, r) differences of influence from random, one a data set.
+    crossovers: by reading, the crossover's 95 % interval, as :func:`title_verdict` takes it. Both must have exactly the
+    protocol's readings. Raises :class:`UserError` where they do not, or on shapes that do not fit.
+    """
+    rule = protocol().protocol_2["title_verdict"]
+    readings, rate = protocol().protocol_2["readings"], np.asarray(rates, dtype=float)
+    if set(d) != set(readings) or set(crossovers) != set(readings):
+        raise UserError(f"title verdict: readings are {sorted(d)} and {sorted(crossovers)}; they must be {readings}")
+    d = {reading: np.asarray(d[reading], dtype=float) for reading in readings}
+    if len({values.shape for values in d.values()}) > 1 or d[readings[0]].shape[1:] != rate.shape:
+        shapes = {reading: values.shape for reading, values in d.items()}
+        raise UserError(f"title verdict: d has shapes {shapes}; each must be (sets, {rate.size}), one column a rate")
+    n, fewest = len(d[readings[0]]), rule["min_datasets"]
+    bounds = rule["refuted"]
+    early = rate <= bounds["ahead_at_rate_at_most"] + 1e-9
+    late = rate >= bounds["behind_at_rate_at_least"] - 1e-9
+    p = [_refuting(values[:, early], values[:, late]) for values in d.values()]
+    refutes = [
+        Condition(
+            "refutes",
+            f"{reading}: gain at a low rate, or loss at a high one",
+            bool(q < bounds["alpha"]),
+            f"p {q:.2g} (Holm)",
+        )
+        for reading, q in zip(readings, stats.holm(p), strict=True)
+    ]
+    target, (least, most) = rule["reproduced"].values()
+    reproduces = []
+    for reading in readings:
+        low, high = crossovers[reading]
+        held = bool(low <= target <= high and least < low and high < most)
+        text = (
+            f"{reading}: the crossover interval contains {100 * target:g} % inside ({100 * least:g}, {100 * most:g}) %"
+        )
+        reproduces.append(Condition("reproduces", text, held, f"[{100 * low:.3g} %, {100 * high:.3g} %]"))
+    needed = Condition("needed", f"at least {fewest} balanced data sets", n >= fewest, f"{n}")
+    verdict = str(rule["otherwise"])
+    if needed.held and any(condition.held for condition in refutes):
+        verdict = "refuted"
+    elif needed.held and all(condition.held for condition in reproduces):
+        verdict = "reproduced"
+    return TitleVerdict(verdict, (needed, *refutes, *reproduces))
+
+
+def _refuting(early: np.ndarray, late: np.ndarray) -> float:
+    """The smallest one-sided p, by Bonferroni, of a mean above 0 in ``early`` or below 0 in ``late``: (sets, rates)."""
+    ahead = np.atleast_1d(ttest_1samp(early, 0, axis=0, alternative="greater").pvalue)
+    behind = np.atleast_1d(ttest_1samp(late, 0, axis=0, alternative="less").pvalue)
+    p = np.concatenate([ahead, behind])
+    return float(min(1.0, p.size * np.nanmin(p, initial=1.0)))

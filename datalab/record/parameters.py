@@ -31,7 +31,7 @@ class SectionParameters(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    profile: Literal["smoke", "quick", "paper"] = "smoke"
+    profile: Literal["smoke", "quick", "study", "paper"] = "smoke"
     root_seed: Annotated[int, pydantic.Field(ge=0, lt=2**32, strict=True)] = 2024
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, pydantic.Field(ge=1, le=1024, strict=True)] | None = None

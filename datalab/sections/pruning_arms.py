@@ -27,31 +27,23 @@ from datalab.sections.trial import (
 from datalab.training import AnyStack, chunk_size, protocol_recipe
 
 CHECK_EVERY = 10  # steps between two looks at the training set, for the forgetting score
-Scores = dict[tuple[str, int], NDArray[np.float64]]
+Scores = dict[str, NDArray[np.float64]]
 Mask = NDArray[np.bool_]
 
 
-def scores_by_rate(trial: Trial, arm_rates: Sequence[float], lengths: Sequence[int]) -> list[Scores]:
-    """For every rate of the trial its scores (n,), by method and by the steps its reference models were trained for.
-
-    ``influence`` by references of the protocol's length at every rate; at ``arm_rates`` by those of other ``lengths``
-    too, and every rival (whose steps are given as 0).
-    """
-    steps = protocol().reference["steps"]
+def scores_by_rate(trial: Trial, arm_rates: Sequence[float]) -> list[Scores]:
+    """For every rate of the trial its scores (n,), by method: ``influence``, and at ``arm_rates`` every rival."""
     at_arms = [i for i, rate in enumerate(trial.rates) if rate in arm_rates]
     # The arms' rates apart, so that only their models' training histories are kept.
     others = [i for i in range(len(trial.rates)) if i not in at_arms]
     scores: list[Scores] = [{} for _ in trial.rates]
-    for rates, length in [(others, steps), *((at_arms, length) for length in lengths)]:
-        if rates:
-            trained = references(trial, trial.observed[rates], protocol_recipe(length))
-            for i, values in zip(rates, self_influence(trial, *trained), strict=True):
-                scores[i]["influence", length] = values
+    if others:
+        for i, values in zip(others, self_influence(trial, *references(trial, trial.observed[others])), strict=True):
+            scores[i]["influence"] = values
     if at_arms:
-        rivals = all_scores(trial, trial.observed[at_arms], trial.observed_validation[at_arms])
-        for method, values in rivals.items():
+        for method, values in all_scores(trial, trial.observed[at_arms], trial.observed_validation[at_arms]).items():
             for i, of_rate in zip(at_arms, values, strict=True):
-                scores[i][method, steps if method == "influence" else 0] = of_rate
+                scores[i][method] = of_rate
     return scores
 
 
@@ -93,31 +85,31 @@ def all_scores(trial: Trial, observed: NDArray, observed_validation: NDArray) ->
 
 
 def arms(
-    trial: Trial, rate: float | None, observed: NDArray, scores: Scores, keep_fractions: Sequence[float]
+    trial: Trial, rate: float, observed: NDArray, scores: Scores, keep_fractions: Sequence[float]
 ) -> list[tuple[dict[str, Any], Mask]]:
     """One rate's models to train: what its row says of it, and the mask (n,) of the examples it keeps."""
-    steps, primary = protocol().reference["steps"], protocol().primary_cell["keep_fraction"]
+    primary = protocol().primary_cell["keep_fraction"]
     made: list[tuple[dict[str, Any], Mask]] = []
 
-    def arm(method: str, keep: float, mask: Mask, draw: int = 0, length: int = 0) -> None:
-        made.append(({"method": method, "draw": draw, "keep_fraction": keep, "reference_steps": length}, mask))
+    def arm(method: str, keep: float, mask: Mask, draw: int = 0) -> None:
+        made.append(({"method": method, "draw": draw, "keep_fraction": keep}, mask))
 
     def random(method: str, keep: float, quota: str) -> None:
         for draw in range(protocol().random_subsets):
             rng = trial.rng("random", rate, keep, draw)
             arm(method, keep, pruning.random_subset(observed, keep, quota, rng=rng), draw)
 
-    own, truth = scores["influence", steps], pruning.oracle(observed, trial.prepared.y_train)
+    own, truth = scores["influence"], pruning.oracle(observed, trial.prepared.y_train)
     arm("full", 1.0, np.ones_like(truth))
     arm("oracle", truth.mean(), truth)
     for keep in keep_fractions:
-        arm("influence", keep, pruning.keep(own, observed, keep), length=steps)
+        arm("influence", keep, pruning.keep(own, observed, keep))
         random("random", keep, "per_class")
-    for (method, length), values in scores.items():
-        if (method, length) != ("influence", steps):
-            arm(method, primary, pruning.keep(values, observed, primary), length=length)
+    for method, values in scores.items():
+        if method != "influence":
+            arm(method, primary, pruning.keep(values, observed, primary))
     if len(scores) > 1:
-        arm("influence_global", primary, pruning.keep(own, observed, primary, "global"), length=steps)
+        arm("influence_global", primary, pruning.keep(own, observed, primary, "global"))
         random("random_global", primary, "global")
     return made
 

@@ -1,327 +1,272 @@
 """The title: at what noise rate does influence pruning start to beat random subsampling?
 
-A task is a data set, architecture, noise kind and seed. It corrupts the labels at every rate, scores the training
-examples by reference models, and trains one model per (rate, method, keep fraction). The tables rest on ``d``, a paired
-difference of scores on the clean test set: :func:`differences`. The verdict is read on one setting that was named in
-advance, the primary cell.
+Version 2 of the study: every arm trained for several lengths (:mod:`datalab.sections.training_length`), balanced and
+skewed data sets apart, and what is counted named in every table. ``d`` is a paired difference on the clean test set.
+Beside it version 1's study at one fixed length (:mod:`datalab.sections.version_1`), whose rule and result stay.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pydantic
+import pingouin
+from scipy.stats import ttest_1samp
 
-from datalab import ledger, noise, seeds, stats
+from datalab import data, ledger, seeds, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare
-from datalab.sections.parameters import Fractions, Rates, TrainingParameters, estimated
-from datalab.sections.pruning_arms import arms, scores_by_rate, train_and_test
-from datalab.sections.trial import FOLDS, HUMAN, Trial
-from datalab.sweep import Task, machine_speed
+from datalab.sections import compare, training_length, version_1
+from datalab.sections.parameters import estimated
+from datalab.sections.training_length import HUMAN, READINGS, RULES, early_stopped
+from datalab.sections.version_1 import RATE
 
-HUMAN_DATASET = "vader-tweets"
-SETTING = ["architecture", "noise", "keep_fraction"]
-PAIR = ["architecture", "noise", "dataset", "seed", "rate"]
-RATE, PRUNED = "noise rate (%)", "pruned (%)"
-# What a row of the primary cell has in its columns, and one of the title's method.
-PRIMARY = {name: protocol().primary_cell[name] for name in SETTING}
-TITLES = {"method": "influence", "reference_steps": protocol().reference["steps"]}
-THRESHOLD = protocol().title_verdict["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
+STRATA = RULES["strata"]["names"]
+VERDICT = RULES["title_verdict"]
+THRESHOLD = VERDICT["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
+LEDGER = RULES["ledger_reading"]
+STOPPED = "stopped early"  # the training length, and the references', where noisy validation chose it
+UNTOUCHED, LOOKED_AT = "untouched", "looked at before"
 
 
-class Parameters(TrainingParameters):
+class Parameters(version_1.VersionOneParameters, training_length.LengthParameters):
     """What the title's section takes; ``None`` is the profile's value."""
 
-    architectures: tuple[Literal["softmax", "mlp"], ...]
-    noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
-    noise_rates: Rates = pydantic.Field(min_length=2)
-    keep_fractions: Fractions = pydantic.Field(min_length=1)
-    arm_noise_rates: Rates
-    cnn_keep_fractions: Fractions
-    human_noise: bool
 
-    @pydantic.model_validator(mode="after")
-    def _primary_cell_is_run(self) -> "Parameters":
-        for name, needed in zip(("architectures", "noise_kinds", "keep_fractions"), PRIMARY.values(), strict=True):
-            if needed not in getattr(self, name):
-                raise ValueError(f"{name} must include {needed!r}, where the title's verdict is read")
-        return self
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The data sets that must be on disk."""
-        human = (HUMAN_DATASET,) if self.human_noise else ()
-        return tuple(dict.fromkeys(self.datasets + human))
+def tasks(p: Parameters) -> list:
+    """Every task of the section: version 2's, then version 1's."""
+    return training_length.tasks(p) + version_1.tasks(p)
 
 
-def tasks(p: Parameters) -> list[Task]:
-    """Every task of the section, data set by data set, so that prepared data is reused while it is at hand."""
-    mlp, symmetric, keep = PRIMARY.values()
-    # Noise kinds agree at rate 0, where nothing is flipped: only the symmetric tasks run it (see `complete`).
-    flipped, arms_flipped = ([rate for rate in rates if rate > 0] for rates in (p.noise_rates, p.arm_noise_rates))
-    settings: list[tuple[str, str, Sequence, Sequence]] = []
-    for architecture, kind in itertools.product(p.architectures, p.noise_kinds):
-        if kind == symmetric:
-            settings.append((architecture, kind, p.noise_rates, p.keep_fractions))
-        elif kind == "pair":
-            settings.append((architecture, kind, flipped, p.keep_fractions))
-        elif architecture == mlp:
-            settings.append((mlp, kind, arms_flipped, [keep]))
-    settings.append(("cnn", symmetric, p.arm_noise_rates, p.cnn_keep_fractions))
-    settings = [setting for setting in settings if setting[2] and setting[3]]
-    grid = [_task(p, *at, *setting) for at in itertools.product(p.datasets, range(p.seeds)) for setting in settings]
-    if p.human_noise:
-        grid += [_task(p, HUMAN_DATASET, seed, mlp, HUMAN, [None], p.keep_fractions) for seed in range(p.seeds)]
-    return grid
+estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=25.0)
 
 
-# A training step of one model beside the MLP's (64 features, 10 classes), as measured; 15 % more for testing.
-_STEP = {"softmax": 0.35 * 1.15, "mlp": 1.15, "cnn": 1.7 * 1.15}
+def read_by(rows: pd.DataFrame, readings: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
+    """:func:`training_length.differences` of several readings, one under another, in column ``reading``.
 
-
-def _task(
-    p: Parameters, dataset: str, seed: int, architecture: str, kind: str, rates: Sequence, keep: Sequence
-) -> Task:
-    rule, at_primary = protocol(), (architecture, kind) == (PRIMARY["architecture"], PRIMARY["noise"])
-    arms = [rate for rate in p.arm_noise_rates if at_primary and rate in p.noise_rates]
-    lengths = list(rule.reference["sensitivity_steps"]) if arms else []
-    given = {"dataset": dataset, "architecture": architecture, "noise_kind": kind, "seed": seed} | p.of_trial
-    given |= {"rates": list(rates), "keep_fractions": list(keep), "arm_rates": arms, "reference_steps": lengths}
-
-    references, steps = rule.reference["models"], rule.training["steps"]
-    crossed = len(rates) * (2 + len(keep) * (1 + rule.random_subsets) + references)
-    rivals = len(arms) * (len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS + len(lengths))
-    trained = steps * (crossed + rivals) + len(arms) * references * sum(lengths)
-    cost = trained * _STEP[architecture] * machine_speed.REFERENCE * max(1.0, p.caps["train"] / 1000) ** 0.1
-    return Task(f"{__name__}:run_task", given, cost, crossed + rivals + len(arms) * references * len(lengths))
-
-
-estimate = estimated(tasks, lambda p: 0.6e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=20.0)
-
-
-def run_task(
-    rates: Sequence[float | None],
-    keep_fractions: Sequence[float],
-    arm_rates: Sequence[float],
-    reference_steps: Sequence[int],
-    **of: Any,
-) -> list[dict[str, Any]]:
-    """A row per rate, method, keep fraction and draw of a random subset: ``macro_f1`` and ``accuracy`` on the test set.
-
-    ``of`` names the :class:`~datalab.sections.trial.Trial`. Rates (None: labels as people gave them) and keep fractions
-    are crossed. At ``arm_rates`` and the primary keep fraction the protocol's rival scores are added, and reference
-    models of ``reference_steps``. ``flipped_kept`` is the share of flipped labels among the ``n_kept``.
+    ``rows`` has one row a model. The references are those whose length noisy validation chose.
     """
-    trial = Trial(rates=tuple(rates), **of)
-    clean, by_rate = trial.prepared.y_train, scores_by_rate(trial, arm_rates, reference_steps)
-    rows, labels, kept = [], [], []
-    for rate, observed, scores in zip(rates, trial.observed, by_rate, strict=True):
-        realised = noise.realised_rate(clean, observed)
-        row = {"dataset": trial.dataset, "architecture": trial.architecture}
-        row |= {"noise": trial.noise_kind, "seed": trial.seed}
-        row |= {"rate": realised if rate is None else rate, "realised_rate": realised}
-        for arm, mask in arms(trial, rate, observed, scores, keep_fractions):
-            flipped = float(np.mean(observed[mask] != clean[mask]))
-            rows.append(row | arm | {"n_kept": int(mask.sum()), "flipped_kept": flipped})
-            labels.append(observed)
-            kept.append(mask)
-    return [row | scored for row, scored in zip(rows, train_and_test(trial, labels, kept), strict=True)]
+    parts = {name: training_length.differences(rows, reading) for name, reading in readings.items()}
+    d = pd.concat(parts, names=["reading", None]).reset_index("reading")
+    return with_strata(d[d.reference_chosen])
 
 
-def complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add to every noise kind its rate 0, which only the symmetric tasks ran: there the kinds do not differ."""
-    zero = compare.rows_of_kind(rows, noise=PRIMARY["noise"], rate=0)
-    zero = zero[zero.reference_steps.isin([0, TITLES["reference_steps"]])]
-    parts = [rows]
-    for kind, own in rows[~rows.noise.isin([PRIMARY["noise"], HUMAN])].groupby("noise", sort=False):
-        # `oracle` at rate 0 keeps everything, at a fraction of 1, like `full`; the others at the kind's own fractions.
-        fractions = [*own.keep_fraction[own.method == "random"].unique(), 1.0]
-        fits = zero.architecture.isin(own.architecture) & zero.method.isin(own.method)
-        parts.append(zero[fits & zero.keep_fraction.isin(fractions)].assign(noise=kind))
-    return pd.concat(parts, ignore_index=True)
+def with_strata(d: pd.DataFrame) -> pd.DataFrame:
+    """The differences with their noise rate in %, and whether a set was looked at before; balanced sets first."""
+    looked_at = {name: bool(data.REGISTRY[name].looked_at) for name in d.dataset.unique()}
+    d = d.assign(**{RATE: 100 * d.rate, "data sets": d.dataset.map(looked_at).map({True: LOOKED_AT, False: UNTOUCHED})})
+    return d.sort_values("stratum", key=lambda s: s.map(STRATA.index), kind="stable", ignore_index=True)
 
 
-def differences(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
-    """The row of every pruned model with its paired differences, in the metric's unit.
+def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The differences, and once more with ``column`` saying "all"."""
+    return pd.concat([d, d.assign(**{column: "all"})], ignore_index=True)
 
-    ``d_random`` is its score less the mean of the random subsets of the same size and quota, ``d_full`` less the score
-    of the model trained on everything, ``random_full`` that mean less the same.
+
+def primary_table(d: pd.DataFrame) -> pd.DataFrame:
+    """d by stratum, reading and noise rate: mean and 95 % t-interval over the sets' means, t-test's p, Holm over all.
+
+    ``d`` is :func:`read_by`'s.
     """
-    drawn = rows[rows.method.isin(["random", "random_global"])]
-    random = drawn.groupby([*PAIR, "keep_fraction", "method"])[metric].mean().rename("random")
-    full = rows[rows.method == "full"].set_index(PAIR)[metric].rename("full")
-    d = rows[~rows.method.isin(["full", "oracle", "random", "random_global"])]
-    d = d.assign(comparator=np.where(d.method == "influence_global", "random_global", "random"))
-    d = d.join(random, on=[*PAIR, "keep_fraction", "comparator"]).join(full, on=PAIR)
-    d["d_random"], d["d_full"], d["random_full"] = d[metric] - d.random, d[metric] - d.full, d.random - d.full
-    d[RATE], d[PRUNED] = 100 * d.rate, (100 * (1 - d.keep_fraction)).round(6)
-    return compare.together(d, SETTING)
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        means = compare.by_set(part, "d")
+        p = float(ttest_1samp(means, 0).pvalue) if len(means) > 1 else np.nan
+        ahead = {"sets better": int((means > 0).sum()), "sets": len(means)}
+        return named_d(means) | {"p": p, "p (Holm)": np.nan} | ahead
+
+    by = ["stratum", "reading", RATE]
+    return compare.with_correction(compare.table(compare.together(d, by[:2]), by, measure), "p")
 
 
-def at_primary(d: pd.DataFrame) -> pd.DataFrame:
-    """The part of :func:`differences` by the title's method in the primary cell."""
-    return compare.rows_of_kind(d, **PRIMARY, **TITLES)
+def named_d(values: Sequence[float]) -> dict[str, float]:
+    """Mean ``d`` of values (n,), one a data set, with the limits ``low`` and ``high``."""
+    return dict(zip(("d", "low", "high"), compare.mean_with_interval(values, "d").values(), strict=True))
 
 
-def settings(d: pd.DataFrame) -> pd.DataFrame:
-    """The part of :func:`differences` by the title's method under synthetic noise, in every setting."""
-    return compare.rows_of_kind(d[d.noise != HUMAN], **TITLES)
+def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The crossover by stratum and reading: on the untouched sets (the confirmation), on those looked at, on all."""
+    by = ["stratum", "data sets", "reading"]
+    order = [UNTOUCHED, LOOKED_AT, "all"]
+    d = and_all(and_all(d, "data sets"), "stratum")
+    d = d.sort_values("data sets", key=lambda s: s.map(order.index), kind="stable")
+    d = d.sort_values("stratum", key=lambda s: s.map([*STRATA, "all"].index), kind="stable")
+    return compare.crossovers(d, "d", root_seed, by)
 
 
-def primary_table(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The primary cell by noise rate: d in macro-F1, its mean and t-interval over the data sets' means, and its tests;
-    beside it d in accuracy. ``d`` and ``accuracy`` are :func:`differences` in the two metrics.
+def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """By how much two readings' crossovers differ on the same data sets: paired bootstrap over sets, then seeds.
+
+    A crossover beyond the rates studied counts at the first or the last of them. In points of noise rate.
     """
-    accuracy = at_primary(accuracy)
 
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        rate, means = part.rate.iloc[0], compare.by_set(part, "d_random")
-        rng = seeds.generator(root_seed, "title", "d_random", rate)
-        f1 = stats.paired_summary(means, rng, protocol().title_verdict["confidence"])
-        other = stats.t_interval(compare.by_set(accuracy, "d_random", rate=rate))
-        return {
-            "paper": "d > 0" if rate > THRESHOLD else "d ≤ 0",
-            "d (F1)": f1["mean"],
-            "low": f1["t_low"],
-            "high": f1["t_high"],
-            "bootstrap low": f1["bootstrap_low"],
-            "bootstrap high": f1["bootstrap_high"],
-            "d_z": f1["d_z"],
-            "p (Wilcoxon)": f1["p_wilcoxon"],
-            "p (sign flip)": f1["p_sign_flip"],
-            "p (Holm)": np.nan,  # over all rows: below
-            "p floor": f1["p_floor"],
-            "sets better": int((means > 0).sum()),
-            "sets": f1["n"],
-            "d (accuracy)": other.estimate,
-            "accuracy low": other.low,
-            "accuracy high": other.high,
-        }
+    def measure(part: pd.DataFrame) -> pd.DataFrame:
+        draws, estimates = {}, {}
+        for reading, own in part.groupby("reading", sort=False):
+            values, rates = compare.curves(own, "d")
+            rng = seeds.generator(root_seed, "readings apart", part.stratum.iloc[0])  # the same resamples for all
+            b = stats.crossover_bootstrap(values, rates, rng)
+            estimates[reading] = float(np.clip(b.estimate, rates[0], rates[-1]))
+            draws[reading] = np.clip(b.draws, rates[0], rates[-1])
+        lines = []
+        for a, b in itertools.combinations(draws, 2):
+            low, high = np.quantile(draws[a] - draws[b], [0.025, 0.975])
+            apart = {"difference": 100 * (estimates[a] - estimates[b]), "low": 100 * low, "high": 100 * high}
+            lines.append({"of": a, "from": b} | apart | {"sets": part.dataset.nunique()})
+        return pd.DataFrame(lines)
 
-    return compare.with_correction(compare.table(at_primary(d), RATE, measure), "p (sign flip)")
+    parts = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}
+    frames = {name: measure(part) for name, part in parts.items()}
+    return pd.concat(frames, names=["stratum", None]).reset_index("stratum").reset_index(drop=True)
 
 
-def over_sets(part: pd.DataFrame, column: str = "d_random", **more: object) -> dict[str, Any]:
-    """The mean of a difference over the data sets' means, with its t-interval; then ``more``, and how many sets."""
-    i = stats.t_interval(compare.by_set(part, column))
-    return {"d (F1)": i.estimate, "low": i.low, "high": i.high} | more | {"sets": i.n}
+def by_length(rows: pd.DataFrame, root_seed: int, readings: Sequence[str] = (LEDGER, "F1, no quota")) -> pd.DataFrame:
+    """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
+
+    ``rows`` are all of the task's rows. A row a stratum, reading, reference's length and training length.
+    """
+    lengths = sorted(rows.steps.unique())
+    trained = {STOPPED: early_stopped(rows)} | {f"{n} steps": rows[rows.steps == n] for n in lengths}
+    parts = []
+    for (length, part), reading in itertools.product(trained.items(), readings):
+        d = training_length.differences(part, READINGS[reading])
+        fixed = d[d.reference_steps.isin(_everywhere(d))]
+        reference = fixed.reference_steps.map("{} steps".format)
+        d = pd.concat([d[d.reference_chosen].assign(reference=STOPPED), fixed.assign(reference=reference)])
+        parts.append(d.assign(reading=reading, trained=length))
+    d = compare.together(with_strata(pd.concat(parts)), ["stratum", "reading", "reference", "trained"])
+    return compare.crossovers(d, "d", root_seed, ["stratum", "reading", "reference", "trained"])
 
 
-def every_cell(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """All settings and rates of the title's method, with the sign-flip test's p, by Holm over the whole table."""
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        rng = seeds.generator(root_seed, "every cell", *part[SETTING].iloc[0])
-        p = stats.sign_flip_test(compare.by_set(part, "d_random"), rng).p
-        full = compare.by_set(part, "d_full").mean()
-        return over_sets(part, **{"p": p, "p (Holm)": np.nan, "d against full": full})
-
-    return compare.with_correction(compare.table(settings(d), [*SETTING, RATE], measure), "p")
+def _everywhere(d: pd.DataFrame) -> list[int]:
+    """The references' lengths that every data set, seed and rate has."""
+    counts = d.groupby("reference_steps").size()
+    return list(counts[counts == len(d[["dataset", "seed", "rate"]].drop_duplicates())].index)
 
 
-def against_full(d: pd.DataFrame) -> pd.DataFrame:
-    """The primary cell against no pruning: influence less full, and random less full."""
-    part = at_primary(d)
-    both = {"influence": part.assign(d=part.d_full), "random": part.assign(d=part.random_full)}
-    parts = pd.concat(both, names=["pruned by", None]).reset_index("pruned by")
-    return compare.table(parts, [RATE, "pruned by"], lambda part: over_sets(part, "d"))
+def against_full(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
+    """Every arm less keeping everything, both stopped early: by stratum, arm and noise rate, over the data sets.
+
+    ``rows`` has one row a model. The last arm prunes nothing, and corrects the logits for half the log class shares.
+    """
+    stopped = training_length.against_full(rows, metric)
+    by = ["stratum", "arm", RATE]
+    d = compare.together(with_strata(stopped), by[:2])
+    return compare.table(d, by, lambda part: named_d(means := compare.by_set(part, "d")) | {"sets": len(means)})
 
 
-def rivals(d: pd.DataFrame) -> pd.DataFrame:
-    """Every score at the primary cell, a row a (method, rate): d against random, and the flipped labels it keeps."""
-    cell = compare.rows_of_kind(d, **PRIMARY)
-    flipped = cell.groupby(["method", RATE]).flipped_kept.mean()
-    cell = cell[cell.reference_steps.isin([0, TITLES["reference_steps"]])]
-    cell = cell[cell.rate.isin(cell.rate[cell.method == "keep_hardest"])]  # the arms' rates
+def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
+    """What a quota does to one skewed data set, and to the mean of all of them: who is dropped, what the model says.
 
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        kept = 100 * flipped[part.method.iloc[0], part[RATE].iloc[0]]
-        return over_sets(part, **{"flipped among kept (%)": kept})
+    In %: of the rightly labelled examples of the largest class, and of the others, the share dropped; the share of the
+    test set predicted as the largest class; recall and precision (means over the classes), macro-F1 and accuracy.
+    """
+    columns = {
+        "dropped_largest": "dropped of largest class",
+        "dropped_rest": "dropped of other classes",
+        "largest_predicted": "predicted largest",
+        "balanced_accuracy": "recall",
+        "macro_precision": "precision",
+        "macro_f1": "F1",
+        "accuracy": "accuracy",
+    }
+    skewed = [name for name in rows.dataset.unique() if data.stratum(name) == "skewed"]
+    rows = rows[rows.rate.isin([0, VERDICT["refuted"]["behind_at_rate_at_least"]])]
+    rows = rows[
+        rows.method.isin(["full", "random", "influence"]) & (rows.reference_chosen | (rows.reference_steps == 0))
+    ]
+    rows = rows[rows.keep_fraction.isin([1, training_length.PRIMARY_KEEP])]
+    words = {"per_class": ", quota", "global": ", no quota", "": ""}
+    rows = rows.assign(arm=rows.method.replace("full", "keep all") + rows.quota.map(words), **{RATE: 100 * rows.rate})
+    parts = {dataset: rows[rows.dataset == dataset], "all skewed": rows[rows.dataset.isin(skewed)]}
+    rows = pd.concat(parts, names=["on", None]).reset_index("on")
 
-    return compare.table(compare.together(cell, "method"), ["method", RATE], measure)
+    def measure(part: pd.DataFrame) -> dict[str, float]:
+        shown = {name: 100 * compare.by_set(part, column).mean() for column, name in columns.items()}
+        return shown | {"sets": part.dataset.nunique()}
 
-
-def human(d: pd.DataFrame) -> pd.DataFrame:
-    """Real noise, each label one rater's word: per keep fraction, d against random and against full, over the seeds."""
-    part = compare.rows_of_kind(d, noise=HUMAN, method="influence").sort_values("keep_fraction", kind="stable")
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        against_random = compare.mean_with_interval(part.d_random, "d against random")
-        return {"seeds": len(part)} | against_random | compare.mean_with_interval(part.d_full, "d against full")
-
-    frame = compare.table(part, PRUNED, measure)
-    return frame.assign(**{"realised noise (%)": 100 * part.realised_rate.mean()})
+    return compare.table(compare.together(rows, ["on", RATE, "arm"]), ["on", RATE, "arm"], measure)
 
 
 def by_dataset(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The primary cell's crossover of each data set alone; its interval resamples that set's seeds only."""
+    """Each data set's crossover in two readings, and d at the ends and the middle of the rates; no set is hidden."""
+    rates = np.sort(d.rate.unique())
+    few = sorted({rates[0], rates[np.abs(rates - THRESHOLD).argmin()], rates[-1]})
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
-        values, rates = compare.curves(part, "d_random")
-        mean, name, limits = values[0].mean(0), part.dataset.iloc[0], {"low": np.nan, "high": np.nan}
-        if values.shape[1] > 1:
-            # Seeds take the units' place: what varies is the seed, and the interval speaks of this data set alone.
-            rng = seeds.generator(root_seed, "crossover of", name)
-            b = stats.crossover_bootstrap(values.transpose(1, 0, 2), rates, rng)
-            limits = {"low": b.low, "high": b.high}
-        few = sorted({0, int(np.abs(rates - THRESHOLD).argmin()), len(rates) - 1})
-        row = {"seen in the pilot": name in protocol().pilot["datasets"], "crossover": stats.crossover(rates, mean)}
-        row |= limits | {f"d at {100 * rates[i]:g} %": mean[i] for i in few}
-        return row | {"lowest_rate": rates.min(), "highest_rate": rates.max()}
+        curve = part.groupby("rate").d.mean()
+        shown = {f"d at {100 * rate:g} %": curve[rate] for rate in few}
+        name = part.dataset.iloc[0]
+        about = {"balance": data.REGISTRY[name].balance, "data sets": part["data sets"].iloc[0]}
+        ends = {"lowest_rate": rates[0], "highest_rate": rates[-1]}
+        return about | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
 
-    frame = compare.table(at_primary(d), "dataset", measure)
-    return frame.sort_values("crossover", kind="stable", ignore_index=True)
+    frame = compare.table(d[d.reading.isin([LEDGER, "F1, no quota"])], ["reading", "stratum", "dataset"], measure)
+    return frame.sort_values(["reading", "crossover"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def sensitivity(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The primary cell's crossover, at the arms' rates, as the reference's length, the quota or the metric changes."""
-    arm_rates = d.rate[d.method == "influence_global"]
-    d, accuracy = (compare.rows_of_kind(frame[frame.rate.isin(arm_rates)], **PRIMARY) for frame in (d, accuracy))
-    parts = {}
-    for steps in sorted({TITLES["reference_steps"], *protocol().reference["sensitivity_steps"]}):
-        parts[f"reference of {steps} steps"] = compare.rows_of_kind(d, method="influence", reference_steps=steps)
-    parts["no quota per class"] = compare.rows_of_kind(d, method="influence_global")
-    parts["accuracy instead of macro-F1"] = compare.rows_of_kind(accuracy, **TITLES)
-    parts["no quota, and accuracy"] = compare.rows_of_kind(accuracy, method="influence_global")
-    arms_of = pd.concat(parts, names=["arm", None]).reset_index("arm")
-    return compare.crossovers(arms_of, "d_random", root_seed, ["arm"])
+def power(d: pd.DataFrame) -> pd.DataFrame:
+    """What the number of sets can show, by stratum and rate, in the ledger's reading: spread, half-width, sets needed.
 
-
-def confirmation(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The primary cell's crossover on the sets a pilot had looked at, on those it never saw, and on all."""
-    part = at_primary(d)
-    seen = part.dataset.isin(protocol().pilot["datasets"])
-    parts = pd.concat({"pilot": part[seen], "never seen": part[~seen], "all": part}, names=["data sets", None])
-    return compare.crossovers(parts.reset_index("data sets"), "d_random", root_seed, ["data sets"])
-
-
-def title_verdict(primary: pd.DataFrame, crossover: pd.Series) -> TitleVerdict:
-    """The verdict on the title by the protocol's rule, read on :func:`primary_table` and its crossover."""
-    rates, limits = primary[RATE] / 100, (crossover.low, crossover.high)
-    return ledger.title_verdict(rates, primary.low, primary.high, limits, n_datasets=int(crossover.sets))
-
-
-def verdicts(primary: pd.DataFrame, crossover: pd.Series) -> list[Statement]:
-    """The title's two statements: where the threshold is, and that there is no gain at or below it.
-
-    The second is judged by the limits of d that are hardest on it: the largest d and the largest upper limit at all
-    rates up to the threshold, and the largest lower limit at the rates where the title's rule lets influence refute it.
+    ``needed`` is the number of sets for 80 % power to show a difference of the smallest effect of interest at a level.
     """
-    raw, n = [PRIMARY | TITLES, PRIMARY | {"method": "random"}], int(crossover.sets)
-    verdict = title_verdict(primary, crossover).measured()
-    shown = 100 * crossover[["crossover", "low", "high"]]
-    where = {"n": n, "table": "crossover", "row": "mlp, symmetric, 30 % pruned", "raw": raw}
-    threshold = Statement("TITLE.threshold", *shown, verdict=verdict.verdict, why=verdict.why, **where)
+    smallest = protocol().statistics["sesoi"]["f1"]
 
-    rate = primary[RATE] / 100
-    refuting = protocol().title_verdict["refuted"]["lower_limit_above_0_at_rate_at_most"]
-    claimed, early = primary[rate <= THRESHOLD + 1e-9], primary[rate <= refuting + 1e-9]
-    limits = (early.low.max(), claimed.high.max())
-    where = {"n": n, "table": "primary", "row": "all up to 15 %"}
-    where["raw"] = [rows | {"rate": (claimed[RATE] / 100).tolist()} for rows in raw]
-    return [threshold, ledger.read("TITLE.only_when", claimed["d (F1)"].max(), limits, side="not_greater", **where)]
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        means = compare.by_set(part, "d")
+        interval = named_d(means)
+        effect = smallest / means.std()
+
+        def needed(alpha: float) -> float:
+            return float(np.ceil(pingouin.power_ttest(d=effect, power=0.8, alpha=alpha, contrast="one-sample")))
+
+        shown = {"sets": len(means), "SD between sets": means.std(), "half-width": interval["high"] - interval["d"]}
+        return shown | {"sets needed at .05": needed(0.05), "sets needed at .005": needed(0.005)}
+
+    part = d[d.reading == LEDGER].groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
+    return compare.table(part, ["stratum", RATE], measure)
+
+
+def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Labels of single raters: influence against random and against keeping everything, by set and over the sets."""
+    d = read_by(early_stopped(rows[rows.noise == HUMAN]))
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        means = part.groupby("dataset", sort=False)[["d", "d_full", "realised_rate"]].mean()
+        against_random = compare.mean_with_interval(means.d, "d against random")
+        against_full = compare.mean_with_interval(means.d_full, "d against full")
+        return {"noise (%)": 100 * means.realised_rate.mean()} | against_random | against_full | {"sets": len(means)}
+
+    return compare.table(and_all(d, "dataset"), ["reading", "dataset"], measure)
+
+
+def title_verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
+    """The verdict on the title by version 2's rule, read on :func:`read_by` and :func:`crossovers`."""
+    own = d[d.stratum == VERDICT["stratum"]]
+    wide = {name: part.pivot_table("d", "dataset", "rate") for name, part in own.groupby("reading", sort=False)}
+    at = crossover[(crossover.stratum == VERDICT["stratum"]) & (crossover["data sets"] == "all")].set_index("reading")
+    limits = {name: (at.low[name], at.high[name]) for name in at.index} or dict.fromkeys(wide, (np.nan, np.nan))
+    return ledger.title_verdict_2(sorted(own.rate.unique()), wide, limits)
+
+
+def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
+    """The title's two statements, in the ledger's reading on the balanced sets: where the threshold is, and that there
+    is no gain at or below it (the mean of d over the rates up to 15 %)."""
+    verdict = title_verdict(d, crossover).measured()
+    at = crossover[(crossover.stratum == VERDICT["stratum"]) & (crossover["data sets"] == "all")]
+    row = at[at.reading == LEDGER].iloc[0]
+    raw = {
+        "quota": READINGS[LEDGER][1],
+        "keep_fraction": training_length.PRIMARY_KEEP,
+        "noise": protocol().primary_cell["noise"],
+    }
+    where = {"n": int(row.sets), "table": "crossover", "row": f"balanced, all, {LEDGER}", "raw": raw}
+    shown = 100 * row[["crossover", "low", "high"]]
+    threshold = Statement("TITLE.threshold", *shown, verdict=verdict.verdict, why=verdict.why, **where)
+    low = d[(d.stratum == VERDICT["stratum"]) & (d.reading == LEDGER) & (d.rate <= THRESHOLD + 1e-9)]
+    where |= {"table": "primary", "row": f"balanced, {LEDGER}, mean of the rates up to 15 %"}
+    del where["n"]
+    below = ledger.judge("TITLE.only_when", compare.by_set(low, "d"), side="not_greater", **where)
+    return [threshold, below]

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 from numpy.typing import NDArray
 
 from datalab import data, metrics, noise, pruning
 from datalab.protocol import protocol
-from datalab.sections.parameters import Datasets, Fractions, Rates, TrialParameters
+from datalab.sections.parameters import Count, Datasets, Fractions, HumanDatasets, Lengths, Rates, TrialParameters
 from datalab.sections.trial import (
+    HUMAN,
     Trial,
     fit,
     mean_of_references,
@@ -30,7 +32,7 @@ from datalab.sweep import Task, machine_speed
 from datalab.training import AnyStack, chunk_size, protocol_recipe
 
 RULES = protocol().protocol_2
-LENGTHS = RULES["lengths"]
+PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
 # A reading: the metric, and whether each observed class keeps its share ("quota") or not.
 READINGS = {
     "F1, quota": ("macro_f1", "per_class"),
@@ -50,7 +52,7 @@ FURTHER = {
     }.items()
     for quota, kind in {"quota": "per_class", "no quota": "global"}.items()
 }
-MODEL = ["dataset", "seed", "rate", "method", "quota", "keep_fraction", "draw", "reference_steps"]
+MODEL = ["dataset", "noise", "seed", "rate", "method", "quota", "keep_fraction", "draw", "reference_steps"]
 Arm = tuple[dict[str, Any], NDArray[np.bool_]]
 
 
@@ -58,41 +60,62 @@ class LengthParameters(TrialParameters):
     """What the sections take that vary the training length; ``None`` is the profile's value."""
 
     length_datasets: Datasets
-    length_seeds: int
-    length_rates: Rates
+    length_seeds: Count
+    length_rates: Rates = pydantic.Field(min_length=2)
     length_keep_fractions: Fractions
-    reference_lengths: tuple[int, ...]
+    lengths: Lengths
+    reference_lengths: Lengths
+    human_datasets: HumanDatasets
+
+    @pydantic.model_validator(mode="after")
+    def _primary_is_run(self) -> "LengthParameters":
+        if PRIMARY_KEEP not in self.length_keep_fractions:
+            raise ValueError(f"length_keep_fractions must include {PRIMARY_KEEP:g}, where the title's verdict is read")
+        if not set(self.reference_lengths) <= set(self.lengths):
+            raise ValueError(f"reference_lengths must be among lengths, {list(self.lengths)}")
+        return self
 
 
 def tasks(p: LengthParameters) -> list[Task]:
-    """A task a data set and seed."""
-    how = {"rates": list(p.length_rates), "keep_fractions": list(p.length_keep_fractions)}
+    """A task a data set and seed, of synthetic noise at every rate; then of each set with labels of single raters."""
+    how = {"keep_fractions": list(p.length_keep_fractions), "lengths": list(p.lengths)} | p.of_trial
     how["reference_lengths"] = list(p.reference_lengths)
-    pruned = len(p.length_keep_fractions) * 2 * (RULES["random_subsets"] + len(p.reference_lengths) + 1)
-    models = len(p.length_rates) * (5 + pruned + protocol().reference["models"])
-    cost = 1.3 * models * sum(LENGTHS) * machine_speed.REFERENCE * max(1.0, p.caps["train"] / 1000) ** 0.1
+    kinds = {protocol().primary_cell["noise"]: (p.length_datasets, p.length_rates), HUMAN: (p.human_datasets, [None])}
     return [
-        Task(f"{__name__}:run_task", {"dataset": name, "seed": seed} | p.of_trial | how, cost, models * len(LENGTHS))
-        for name in p.length_datasets
+        _task({"dataset": name, "noise_kind": kind, "seed": seed, "rates": list(rates)} | how)
+        for kind, (names, rates) in kinds.items()
+        for name in names
         for seed in range(p.length_seeds)
     ]
 
 
+def _task(given: dict[str, Any]) -> Task:
+    pruned = len(given["keep_fractions"]) * 2 * (RULES["random_subsets"] + len(given["reference_lengths"]) + 1)
+    models = len(given["rates"]) * (5 + pruned + protocol().reference["models"])
+    cost = 1.3 * models * sum(given["lengths"]) * machine_speed.REFERENCE
+    return Task(f"{__name__}:run_task", given, cost * max(1.0, given["caps"]["train"] / 1000) ** 0.1, models)
+
+
 def run_task(
-    rates: Sequence[float], keep_fractions: Sequence[float], reference_lengths: Sequence[int], **of: Any
-) -> list[dict[str, Any]]:
+    rates: Sequence[float | None],
+    keep_fractions: Sequence[float],
+    lengths: Sequence[int],
+    reference_lengths: Sequence[int],
+    **of: Any,
+) -> pd.DataFrame:
     """A row per rate, arm and training length, scored on the clean test set and on noisy labels.
 
+    ``of`` names the :class:`~datalab.sections.trial.Trial`; a rate is None where labels are as people gave them.
     ``reference_lengths`` are the lengths of references whose ranking is followed, beside the one that noisy validation
     chooses at each rate. ``memorised`` is the share of the flipped training labels that the model predicts as flipped.
     """
-    cell = protocol().primary_cell
-    trial = Trial(rates=tuple(rates), architecture=cell["architecture"], noise_kind=cell["noise"], **of)
+    trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
     labels, kept, rows = [], [], []
-    for i, arms in enumerate(_arms(trial, keep_fractions, reference_lengths)):
+    for i, arms in enumerate(_arms(trial, keep_fractions, lengths, reference_lengths)):
         observed, clean = trial.observed[i], trial.prepared.y_train
-        row = {"dataset": trial.dataset, "seed": trial.seed, "rate": rates[i]}
-        row["realised_rate"] = noise.realised_rate(clean, observed)
+        realised = noise.realised_rate(clean, observed)
+        row = {"dataset": trial.dataset, "noise": trial.noise_kind, "seed": trial.seed}
+        row |= {"rate": realised if rates[i] is None else rates[i], "realised_rate": realised}
         largest = clean == np.bincount(clean).argmax()
         for arm, mask in arms:
             right = observed == clean
@@ -102,20 +125,23 @@ def run_task(
             rows.append((i, row | arm | made))
             labels.append(observed)
             kept.append(mask)
-    return list(_trained(trial, rows, np.array(labels), np.array(kept)))
+    frame = pd.DataFrame(_trained(trial, lengths, rows, np.array(labels), np.array(kept)))
+    scores = frame.columns[frame.columns.get_loc("steps") + 1 :]
+    return frame.astype(dict.fromkeys(scores, np.float32))  # seven digits; half the bytes
 
 
 def _trained(
-    trial: Trial, rows: list[tuple[int, dict[str, Any]]], labels: NDArray, kept: NDArray
+    trial: Trial, lengths: Sequence[int], rows: list[tuple[int, dict[str, Any]]], labels: NDArray, kept: NDArray
 ) -> Iterator[dict[str, Any]]:
     """Every row at every length, with the scores of the model trained so long on its labels and what is kept."""
-    for steps in LENGTHS:
+    for steps in lengths:
         recipe = protocol_recipe(steps)
         chunk = chunk_size(trial.classifier(), recipe, trial.x.shape[1])
         for start in range(0, len(rows), chunk):
             part = slice(start, start + chunk)
             stack = fit(trial, labels[part], kept[part], recipe=recipe)
-            for (_, row), scored in zip(rows[part], _scores(trial, stack, rows[part], labels[part], kept[part])):
+            scores = _scores(trial, stack, rows[part], labels[part], kept[part])
+            for (_, row), scored in zip(rows[part], scores, strict=True):
                 yield row | {"steps": steps} | scored
 
 
@@ -156,9 +182,11 @@ def corrected(p: NDArray, labels: NDArray, kept: NDArray, tau: float) -> NDArray
     return np.log(np.maximum(p, 1e-30)) - tau * np.log(shares)[:, None]
 
 
-def _arms(trial: Trial, keep_fractions: Sequence[float], lengths: Sequence[int]) -> Iterator[list[Arm]]:
+def _arms(
+    trial: Trial, keep_fractions: Sequence[float], lengths: Sequence[int], reference_lengths: Sequence[int]
+) -> Iterator[list[Arm]]:
     """The arms of every rate: what a row says of them, and the mask (n,) of the examples they keep."""
-    influence, loss, chosen = _rankings(trial)
+    influence, loss, chosen = _rankings(trial, lengths)
     unseen = out_of_sample(trial)
     for i, rate in enumerate(trial.rates):
         observed, truth = trial.observed[i], pruning.oracle(trial.observed[i], trial.prepared.y_train)
@@ -171,10 +199,10 @@ def _arms(trial: Trial, keep_fractions: Sequence[float], lengths: Sequence[int])
                     rng = trial.rng("random", rate, keep, draw)
                     mask = pruning.random_subset(observed, keep, quota, rng=rng)
                     made.append(_arm("random", mask, quota, keep, draw))
-                for steps in sorted({*lengths, chosen[i]}):
+                for steps in sorted({*reference_lengths, chosen[i]}):
                     mask = pruning.keep(influence[steps][i], observed, keep, quota)
                     made.append(_arm("influence", mask, quota, keep, 0, steps, steps == chosen[i]))
-                if keep == protocol().primary_cell["keep_fraction"]:
+                if keep == PRIMARY_KEEP:
                     mask = pruning.keep(loss[chosen[i]][i], observed, keep, quota)
                     made.append(_arm("loss", mask, quota, keep, 0, chosen[i], True))
         yield made
@@ -193,21 +221,21 @@ def _arm(
     return named | {"reference_steps": steps, "reference_chosen": chosen}, mask
 
 
-def _rankings(trial: Trial) -> tuple[dict[int, NDArray], dict[int, NDArray], list[int]]:
+def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, NDArray], dict[int, NDArray], list[int]]:
     """By the references' length their self-influence and loss (rates, n); and the length chosen at every rate.
 
     Chosen is the length whose references' macro-F1 on the noisy validation labels is highest on the mean, the shortest
     of equals.
     """
     influence, loss, validation = {}, {}, []
-    for steps in LENGTHS:
+    for steps in lengths:
         stack, labels = references(trial, recipe=protocol_recipe(steps))
         influence[steps] = self_influence(trial, stack, labels)
         loss[steps] = mean_of_references(pruning.loss(probabilities(stack, trial.x), labels))
         guesses = stack.predict(trial.x_val).cpu().numpy().reshape(len(trial.rates), -1, len(trial.x_val))
         pairs = zip(trial.observed_validation, guesses, strict=True)
         validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
-    return influence, loss, [LENGTHS[i] for i in np.argmax(validation, axis=0)]
+    return influence, loss, [lengths[i] for i in np.argmax(validation, axis=0)]
 
 
 def early_stopped(rows: pd.DataFrame) -> pd.DataFrame:
@@ -215,8 +243,8 @@ def early_stopped(rows: pd.DataFrame) -> pd.DataFrame:
 
     So each arm stops by its own noisy labels, random, influence, full and oracle alike.
     """
-    best = rows.sort_values("steps", kind="stable").groupby(MODEL, sort=False).validation_f1.idxmax()
-    return rows.loc[best.sort_values()]
+    rows = rows.sort_values("steps", kind="stable", ignore_index=True)
+    return rows.loc[rows.groupby(MODEL, sort=False).validation_f1.idxmax()]
 
 
 def differences(
@@ -230,8 +258,8 @@ def differences(
     accuracy. ``keep_fraction``: None for the primary cell's.
     """
     metric, quota = reading
-    keep = protocol().primary_cell["keep_fraction"] if keep_fraction is None else keep_fraction
-    unit, seen = ["dataset", "seed", "rate"], "validation_f1" if "f1" in metric else "validation_accuracy"
+    keep = PRIMARY_KEEP if keep_fraction is None else keep_fraction
+    unit, seen = ["dataset", "noise", "seed", "rate"], "validation_f1" if "f1" in metric else "validation_accuracy"
     own = rows[(rows.quota == quota) & (rows.keep_fraction == keep)]
     random = own[own.method == "random"].groupby(unit)[[metric, seen]].mean().add_prefix("random ")
     full = rows[rows.method == "full"].set_index(unit)[[metric, seen]].add_prefix("full ")
@@ -242,3 +270,26 @@ def differences(
     d["stratum"] = [data.stratum(name) for name in d.dataset]
     columns = ["stratum", *unit, "realised_rate", "keep_fraction", "quota", "reference_steps", "reference_chosen"]
     return d[[*columns, "steps", "d", "d_full", "random_full", "validation_d", "validation_d_full"]]
+
+
+def against_full(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
+    """Paired differences from keeping everything: a row per data set, seed, rate and arm.
+
+    ``rows`` has one row a model. Pruned arms are those of the primary keep fraction ranked by the references that noisy
+    validation chose; an arm without a fraction of its own (oracle, confident learning) keeps what it keeps. The last
+    arm keeps everything and corrects its logits for half the log class shares. ``validation_d`` is the difference on
+    noisy validation labels, in macro-F1 or accuracy; nan for the last arm.
+    """
+    unit, seen = ["dataset", "noise", "seed", "rate"], "validation_f1" if "f1" in metric else "validation_accuracy"
+    full = rows[rows.method == "full"]
+    own = rows[(rows.method != "full") & (rows.reference_chosen | (rows.reference_steps == 0))]
+    own = own[own.keep_fraction.isin([1.0, PRIMARY_KEEP])]
+    corrected_full = full.assign(
+        **{metric: full[f"{metric}_tau0.5"], seen: np.nan, "method": "keep all, prior corrected"}
+    )
+    own = pd.concat([own, corrected_full])
+    d = own.join(full.set_index(unit)[[metric, seen]].add_prefix("full "), on=unit)
+    d["d"], d["validation_d"] = d[metric] - d[f"full {metric}"], d[seen] - d[f"full {seen}"]
+    d["arm"] = d.method.str.replace("_", " ") + d.quota.map({"per_class": ", quota", "global": ", no quota", "": ""})
+    d["stratum"] = [data.stratum(name) for name in d.dataset]
+    return d[["stratum", *unit, "arm", "d", "validation_d"]]
