@@ -1,9 +1,11 @@
-"""Forward loss correction (Patrini et al. 2017): train through the label noise, with a transition matrix estimated."""
+"""Losses that allow for wrong labels: forward correction (Patrini et al. 2017), with its transition matrix, and
+smoothed labels (Szegedy et al. 2016; under label noise Lukasik et al. 2020)."""
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from datalab import pruning
 
@@ -49,3 +51,19 @@ class ForwardCorrected(nn.Module):
         log_p = torch.log_softmax(self.classifier(x), -1)
         towards = transition.T[labels].clamp(min=1e-12).log()  # log T[., y], (m, C)
         return -torch.logsumexp(log_p + towards, -1).mean()
+
+
+class LabelSmoothed(nn.Module):
+    """A classifier (n, d) -> logits (n, C) trained on labels of which a ``share`` is spread evenly over all classes."""
+
+    def __init__(self, classifier: nn.Module, share: float = 0.1):
+        super().__init__()
+        self.classifier, self.share = classifier, share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, C) for x (n, d)."""
+        return self.classifier(x)
+
+    def objective(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The mean cross-entropy of one batch x (m, d), labels (m,), to the smoothed labels."""
+        return cross_entropy(self.classifier(x), labels, label_smoothing=self.share)

@@ -18,17 +18,26 @@ from datalab import data, ledger, seeds, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, training_length, version_1
+from datalab.sections import compare, readings, training_length, version_1
 from datalab.sections.parameters import estimated
-from datalab.sections.training_length import HUMAN, READINGS, RULES, early_stopped
-from datalab.sections.version_1 import RATE
+from datalab.sections.readings import (
+    LOOKED_AT,
+    PRIMARY_KEEP,
+    RATE,
+    READINGS,
+    RULES,
+    STOPPED,
+    STRATA,
+    UNTOUCHED,
+    early_stopped,
+    named_d,
+    with_strata,
+)
+from datalab.sections.trial import HUMAN
 
-STRATA = RULES["strata"]["names"]
 VERDICT = RULES["title_verdict"]
 THRESHOLD = VERDICT["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 LEDGER = RULES["ledger_reading"]
-STOPPED = "stopped early"  # the training length, and the references', where noisy validation chose it
-UNTOUCHED, LOOKED_AT = "untouched", "looked at before"
 
 
 class Parameters(version_1.VersionOneParameters, training_length.LengthParameters):
@@ -43,21 +52,14 @@ def tasks(p: Parameters) -> list:
 estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=25.0)
 
 
-def read_by(rows: pd.DataFrame, readings: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
-    """:func:`training_length.differences` of several readings, one under another, in column ``reading``.
+def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
+    """:func:`readings.differences` of several readings, one under another, in column ``reading``.
 
     ``rows`` has one row a model. The references are those whose length noisy validation chose.
     """
-    parts = {name: training_length.differences(rows, reading) for name, reading in readings.items()}
+    parts = {name: readings.differences(rows, reading) for name, reading in which.items()}
     d = pd.concat(parts, names=["reading", None]).reset_index("reading")
     return with_strata(d[d.reference_chosen])
-
-
-def with_strata(d: pd.DataFrame) -> pd.DataFrame:
-    """The differences with their noise rate in %, and whether a set was looked at before; balanced sets first."""
-    looked_at = {name: bool(data.REGISTRY[name].looked_at) for name in d.dataset.unique()}
-    d = d.assign(**{RATE: 100 * d.rate, "data sets": d.dataset.map(looked_at).map({True: LOOKED_AT, False: UNTOUCHED})})
-    return d.sort_values("stratum", key=lambda s: s.map(STRATA.index), kind="stable", ignore_index=True)
 
 
 def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -79,11 +81,6 @@ def primary_table(d: pd.DataFrame) -> pd.DataFrame:
 
     by = ["stratum", "reading", RATE]
     return compare.with_correction(compare.table(compare.together(d, by[:2]), by, measure), "p")
-
-
-def named_d(values: Sequence[float]) -> dict[str, float]:
-    """Mean ``d`` of values (n,), one a data set, with the limits ``low`` and ``high``."""
-    return dict(zip(("d", "low", "high"), compare.mean_with_interval(values, "d").values(), strict=True))
 
 
 def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -122,7 +119,7 @@ def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return pd.concat(frames, names=["stratum", None]).reset_index("stratum").reset_index(drop=True)
 
 
-def by_length(rows: pd.DataFrame, root_seed: int, readings: Sequence[str] = (LEDGER, "F1, no quota")) -> pd.DataFrame:
+def by_length(rows: pd.DataFrame, root_seed: int, which: Sequence[str] = (LEDGER, "F1, no quota")) -> pd.DataFrame:
     """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
 
     ``rows`` are all of the task's rows. A row a stratum, reading, reference's length and training length.
@@ -130,8 +127,8 @@ def by_length(rows: pd.DataFrame, root_seed: int, readings: Sequence[str] = (LED
     lengths = sorted(rows.steps.unique())
     trained = {STOPPED: early_stopped(rows)} | {f"{n} steps": rows[rows.steps == n] for n in lengths}
     parts = []
-    for (length, part), reading in itertools.product(trained.items(), readings):
-        d = training_length.differences(part, READINGS[reading])
+    for (length, part), reading in itertools.product(trained.items(), which):
+        d = readings.differences(part, READINGS[reading])
         fixed = d[d.reference_steps.isin(_everywhere(d))]
         reference = fixed.reference_steps.map("{} steps".format)
         d = pd.concat([d[d.reference_chosen].assign(reference=STOPPED), fixed.assign(reference=reference)])
@@ -144,17 +141,6 @@ def _everywhere(d: pd.DataFrame) -> list[int]:
     """The references' lengths that every data set, seed and rate has."""
     counts = d.groupby("reference_steps").size()
     return list(counts[counts == len(d[["dataset", "seed", "rate"]].drop_duplicates())].index)
-
-
-def against_full(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
-    """Every arm less keeping everything, both stopped early: by stratum, arm and noise rate, over the data sets.
-
-    ``rows`` has one row a model. The last arm prunes nothing, and corrects the logits for half the log class shares.
-    """
-    stopped = training_length.against_full(rows, metric)
-    by = ["stratum", "arm", RATE]
-    d = compare.together(with_strata(stopped), by[:2])
-    return compare.table(d, by, lambda part: named_d(means := compare.by_set(part, "d")) | {"sets": len(means)})
 
 
 def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
@@ -177,7 +163,7 @@ def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
     rows = rows[
         rows.method.isin(["full", "random", "influence"]) & (rows.reference_chosen | (rows.reference_steps == 0))
     ]
-    rows = rows[rows.keep_fraction.isin([1, training_length.PRIMARY_KEEP])]
+    rows = rows[rows.keep_fraction.isin([1, PRIMARY_KEEP])]
     words = {"per_class": ", quota", "global": ", no quota", "": ""}
     rows = rows.assign(arm=rows.method.replace("full", "keep all") + rows.quota.map(words), **{RATE: 100 * rows.rate})
     parts = {dataset: rows[rows.dataset == dataset], "all skewed": rows[rows.dataset.isin(skewed)]}
@@ -259,7 +245,7 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     row = at[at.reading == LEDGER].iloc[0]
     raw = {
         "quota": READINGS[LEDGER][1],
-        "keep_fraction": training_length.PRIMARY_KEEP,
+        "keep_fraction": PRIMARY_KEEP,
         "noise": protocol().primary_cell["noise"],
     }
     where = {"n": int(row.sets), "table": "crossover", "row": f"balanced, all, {LEDGER}", "raw": raw}

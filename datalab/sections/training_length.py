@@ -1,10 +1,9 @@
 """Training length as an axis of the study (protocol 2): every arm trained for every number of steps.
 
 A task is a data set and seed. At every noise rate it trains the reference models for every length, ranks the training
-examples by their self-influence, and trains what each arm keeps for every length, each by its own cosine. What a
-careful practitioner does is read off the rows: of each model, and of the references, the length with the best macro-F1
-on validation labels as noisy as the training labels (:func:`early_stopped`). All of it in one architecture, the primary
-cell's, and under symmetric noise.
+examples by their self-influence, and trains what each arm keeps for every length, each by its own cosine. The labels
+are flipped symmetrically, or those of single raters; the architecture is the primary cell's. What a careful
+practitioner does, to stop by noisy validation labels, is read off the rows (:mod:`datalab.sections.readings`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import pandas as pd
 import pydantic
 from numpy.typing import NDArray
 
-from datalab import data, metrics, noise, pruning
+from datalab import correction, metrics, noise, pruning
 from datalab.protocol import protocol
 from datalab.sections.parameters import Count, Datasets, Fractions, HumanDatasets, Lengths, Rates, TrialParameters
 from datalab.sections.trial import (
@@ -33,27 +32,8 @@ from datalab.training import AnyStack, chunk_size, protocol_recipe
 
 RULES = protocol().protocol_2
 PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
-# A reading: the metric, and whether each observed class keeps its share ("quota") or not.
-READINGS = {
-    "F1, quota": ("macro_f1", "per_class"),
-    "accuracy, quota": ("accuracy", "per_class"),
-    "F1, no quota": ("macro_f1", "global"),
-    "accuracy, no quota": ("accuracy", "global"),
-}
-# The same of balanced accuracy, and of both metrics where the logits of both arms are corrected for the class shares.
-FURTHER = {
-    f"{word}, {quota}": (column, kind)
-    for word, column in {
-        "balanced accuracy": "balanced_accuracy",
-        "F1, prior corrected by half": "macro_f1_tau0.5",
-        "accuracy, prior corrected by half": "accuracy_tau0.5",
-        "F1, prior corrected": "macro_f1_tau1",
-        "accuracy, prior corrected": "accuracy_tau1",
-    }.items()
-    for quota, kind in {"quota": "per_class", "no quota": "global"}.items()
-}
-MODEL = ["dataset", "noise", "seed", "rate", "method", "quota", "keep_fraction", "draw", "reference_steps"]
 Arm = tuple[dict[str, Any], NDArray[np.bool_]]
+Row = tuple[int, dict[str, Any]]  # which of the trial's rates, and what the row says
 
 
 class LengthParameters(TrialParameters):
@@ -110,8 +90,8 @@ def run_task(
     chooses at each rate. ``memorised`` is the share of the flipped training labels that the model predicts as flipped.
     """
     trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
-    labels, kept, rows = [], [], []
-    for i, arms in enumerate(_arms(trial, keep_fractions, lengths, reference_lengths)):
+    labels, kept, rows, unseen = [], [], [], out_of_sample(trial)
+    for i, arms in enumerate(_arms(trial, unseen, keep_fractions, lengths, reference_lengths)):
         observed, clean = trial.observed[i], trial.prepared.y_train
         realised = noise.realised_rate(clean, observed)
         row = {"dataset": trial.dataset, "noise": trial.noise_kind, "seed": trial.seed}
@@ -125,13 +105,13 @@ def run_task(
             rows.append((i, row | arm | made))
             labels.append(observed)
             kept.append(mask)
-    frame = pd.DataFrame(_trained(trial, lengths, rows, np.array(labels), np.array(kept)))
+    frame = pd.DataFrame(_trained(trial, unseen, lengths, rows, np.array(labels), np.array(kept)))
     scores = frame.columns[frame.columns.get_loc("steps") + 1 :]
     return frame.astype(dict.fromkeys(scores, np.float32))  # seven digits; half the bytes
 
 
 def _trained(
-    trial: Trial, lengths: Sequence[int], rows: list[tuple[int, dict[str, Any]]], labels: NDArray, kept: NDArray
+    trial: Trial, unseen: NDArray, lengths: Sequence[int], rows: list[Row], labels: NDArray, kept: NDArray
 ) -> Iterator[dict[str, Any]]:
     """Every row at every length, with the scores of the model trained so long on its labels and what is kept."""
     for steps in lengths:
@@ -143,11 +123,25 @@ def _trained(
             scores = _scores(trial, stack, rows[part], labels[part], kept[part])
             for (_, row), scored in zip(rows[part], scores, strict=True):
                 yield row | {"steps": steps} | scored
+        full = [(i, row) for i, row in rows if row["method"] == "full"]
+        everything = np.ones_like(trial.observed, dtype=bool)
+        for method, how in _losses(trial, unseen).items():
+            stack = fit(trial, trial.observed, recipe=recipe, **how)
+            scores = _scores(trial, stack, full, trial.observed, everything)
+            for (_, row), scored in zip(full, scores, strict=True):
+                yield row | {"method": method, "steps": steps} | scored
 
 
-def _scores(
-    trial: Trial, stack: AnyStack, rows: list[tuple[int, dict[str, Any]]], labels: NDArray, kept: NDArray
-) -> list[dict[str, float]]:
+def _losses(trial: Trial, unseen: NDArray) -> dict[str, dict[str, Any]]:
+    """What trains on everything by another loss than the cross-entropy, each as ``trial.fit`` takes it."""
+    pairs = zip(unseen, trial.observed, strict=True)
+    transition = np.stack([correction.transition_matrix(*pair) for pair in pairs]).astype(np.float32)
+    forward = {"module": correction.ForwardCorrected(trial.classifier())}
+    forward["settings"] = {"transition": trial.tensor(transition)}
+    return {"forward correction": forward, "label smoothing": {"module": correction.LabelSmoothed(trial.classifier())}}
+
+
+def _scores(trial: Trial, stack: AnyStack, rows: list[Row], labels: NDArray, kept: NDArray) -> list[dict[str, float]]:
     prepared, (train, validation) = trial.prepared, (stack.predict(x).cpu().numpy() for x in (trial.x, trial.x_val))
     p, y, clean = probabilities(stack, trial.x_test), prepared.y_test, prepared.y_train
     largest = np.bincount(clean).argmax()
@@ -183,16 +177,19 @@ def corrected(p: NDArray, labels: NDArray, kept: NDArray, tau: float) -> NDArray
 
 
 def _arms(
-    trial: Trial, keep_fractions: Sequence[float], lengths: Sequence[int], reference_lengths: Sequence[int]
+    trial: Trial,
+    unseen: NDArray,
+    keep_fractions: Sequence[float],
+    lengths: Sequence[int],
+    reference_lengths: Sequence[int],
 ) -> Iterator[list[Arm]]:
     """The arms of every rate: what a row says of them, and the mask (n,) of the examples they keep."""
     influence, loss, chosen = _rankings(trial, lengths)
-    unseen = out_of_sample(trial)
     for i, rate in enumerate(trial.rates):
         observed, truth = trial.observed[i], pruning.oracle(trial.observed[i], trial.prepared.y_train)
         likely = pruning.confident_class(unseen[i], observed)
         believed = (likely < 0) | (likely == observed)
-        made = [_arm("full", np.ones_like(truth)), _arm("oracle", truth), _arm("confident_learning", believed)]
+        made = [_arm("full", np.ones_like(truth)), _arm("oracle", truth), _arm("confident learning", believed)]
         for keep in keep_fractions:
             for quota in pruning.QUOTAS:
                 for draw in range(RULES["random_subsets"]):
@@ -236,60 +233,3 @@ def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, NDArray],
         pairs = zip(trial.observed_validation, guesses, strict=True)
         validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
     return influence, loss, [lengths[i] for i in np.argmax(validation, axis=0)]
-
-
-def early_stopped(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of every model the row of the length with the best macro-F1 on its noisy validation labels, shortest of equals.
-
-    So each arm stops by its own noisy labels, random, influence, full and oracle alike.
-    """
-    rows = rows.sort_values("steps", kind="stable", ignore_index=True)
-    return rows.loc[rows.groupby(MODEL, sort=False).validation_f1.idxmax()]
-
-
-def differences(
-    rows: pd.DataFrame, reading: tuple[str, str], keep_fraction: float | None = None, method: str = "influence"
-) -> pd.DataFrame:
-    """Paired differences of one reading: a row per data set, seed, rate and reference of ``method``.
-
-    ``rows`` has one row a model (one training length each). ``d`` is the metric after pruning by ``method`` less the
-    mean of the random subsets of the same size and quota, ``d_full`` less that of the model trained on everything,
-    ``random_full`` that mean less the same; ``validation_d`` is ``d`` on the noisy validation labels, in macro-F1 or
-    accuracy. ``keep_fraction``: None for the primary cell's.
-    """
-    metric, quota = reading
-    keep = PRIMARY_KEEP if keep_fraction is None else keep_fraction
-    unit, seen = ["dataset", "noise", "seed", "rate"], "validation_f1" if "f1" in metric else "validation_accuracy"
-    own = rows[(rows.quota == quota) & (rows.keep_fraction == keep)]
-    random = own[own.method == "random"].groupby(unit)[[metric, seen]].mean().add_prefix("random ")
-    full = rows[rows.method == "full"].set_index(unit)[[metric, seen]].add_prefix("full ")
-    d = own[own.method == method].join(random, on=unit).join(full, on=unit)
-    d["d"], d["d_full"] = d[metric] - d[f"random {metric}"], d[metric] - d[f"full {metric}"]
-    d["random_full"] = d[f"random {metric}"] - d[f"full {metric}"]
-    d["validation_d"], d["validation_d_full"] = d[seen] - d[f"random {seen}"], d[seen] - d[f"full {seen}"]
-    d["stratum"] = [data.stratum(name) for name in d.dataset]
-    columns = ["stratum", *unit, "realised_rate", "keep_fraction", "quota", "reference_steps", "reference_chosen"]
-    return d[[*columns, "steps", "d", "d_full", "random_full", "validation_d", "validation_d_full"]]
-
-
-def against_full(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
-    """Paired differences from keeping everything: a row per data set, seed, rate and arm.
-
-    ``rows`` has one row a model. Pruned arms are those of the primary keep fraction ranked by the references that noisy
-    validation chose; an arm without a fraction of its own (oracle, confident learning) keeps what it keeps. The last
-    arm keeps everything and corrects its logits for half the log class shares. ``validation_d`` is the difference on
-    noisy validation labels, in macro-F1 or accuracy; nan for the last arm.
-    """
-    unit, seen = ["dataset", "noise", "seed", "rate"], "validation_f1" if "f1" in metric else "validation_accuracy"
-    full = rows[rows.method == "full"]
-    own = rows[(rows.method != "full") & (rows.reference_chosen | (rows.reference_steps == 0))]
-    own = own[own.keep_fraction.isin([1.0, PRIMARY_KEEP])]
-    corrected_full = full.assign(
-        **{metric: full[f"{metric}_tau0.5"], seen: np.nan, "method": "keep all, prior corrected"}
-    )
-    own = pd.concat([own, corrected_full])
-    d = own.join(full.set_index(unit)[[metric, seen]].add_prefix("full "), on=unit)
-    d["d"], d["validation_d"] = d[metric] - d[f"full {metric}"], d[seen] - d[f"full {seen}"]
-    d["arm"] = d.method.str.replace("_", " ") + d.quota.map({"per_class": ", quota", "global": ", no quota", "": ""})
-    d["stratum"] = [data.stratum(name) for name in d.dataset]
-    return d[["stratum", *unit, "arm", "d", "validation_d"]]

@@ -20,12 +20,13 @@ from datalab.protocol import protocol
 from datalab.sections import compare
 from datalab.sections.parameters import Fractions, Rates, TrainingParameters
 from datalab.sections.pruning_arms import arms, scores_by_rate, train_and_test
+from datalab.sections.readings import RATE
 from datalab.sections.trial import FOLDS, Trial
 from datalab.sweep import Task, machine_speed
 
 SETTING = ["architecture", "noise", "keep_fraction"]
 PAIR = ["architecture", "noise", "dataset", "seed", "rate"]
-RATE, PRUNED = "noise rate (%)", "pruned (%)"
+PRUNED = "pruned (%)"
 # What a row of the primary cell has in its columns, and one of the title's method.
 PRIMARY = {name: protocol().primary_cell[name] for name in SETTING}
 TITLES = {"method": "influence"}
