@@ -1,4 +1,4 @@
-"""Pearson's correlation over observations that come in clusters, with an interval that resamples the clusters.
+"""Pearson's correlation over observations that come in clusters, with the clusters for units.
 
 A cluster counts by its *moments* (6,): n and the sums of x, y, x^2, y^2 and xy. Those of a union are their sum.
 """
