@@ -91,29 +91,27 @@ def judge(
         high,
         effect_size=of.effect_size,
         verdict=verdict.verdict,
-        why=_joined(verdict.why, beside),
+        why=_joined(verdict.why, f"Bonferroni over {tests}" if tests > 1 else "", beside),
         excluded=rules.excluded(claim, limits(wide)) if in_its_unit else "",
         **where,
     )
 
 
 def judge_level(
-    claim_id: str, level: ArrayLike, base: ArrayLike, *, scale: float = 1.0, bounds: tuple = (0, 1), **how: Any
+    claim_id: str, level: Measurement | ArrayLike, difference: Measurement | ArrayLike, **how: Any
 ) -> Statement:
-    """A table's level (n,), judged by its difference to the base row's level; shown in units of 1/scale.
+    """A level, a score in [0, 1], judged by its difference to a base: a table's base row, or a trivial rule.
 
     ``measured``, ``low`` and ``high`` are the level's own, which has no effect size; the difference, with its interval
-    and its d_z, is in ``why``. ``how`` (``table``, ``row``, ``raw``, ``metric``, ``beside``) is as for :func:`judge`.
+    and its d_z, is in ``why``. ``how`` is as for :func:`judge`.
     """
-    level, base = (np.asarray(values, dtype=float) for values in (level, base))
-    made = judge(claim_id, level - base, scale=scale, **how)
-    own, why, interval = Measurement(level, bounds), made.why, (None, None)
-    if own.settled:
-        interval = tuple(scale * end for end in own.interval(CONFIDENCE)[1:3])
-    if base_row(find(claim_id)) != claim_id:
-        why += f"; {_difference(made)}"
-    measured = scale * own.estimate if own.n else None
-    return replace(made, measured=measured, low=interval[0], high=interval[1], effect_size=None, why=why)
+    claim, made = find(claim_id), judge(claim_id, difference, **how)
+    level = level if isinstance(level, Measurement) else Measurement(np.asarray(level, dtype=float), bounds=(0, 1))
+    own = judge(claim_id, level, **how)
+    why = made.why if base_row(claim) == claim_id else f"{made.why}; {_difference(made)}"
+    # What the paper prints of a table's level is held against the difference, of any other against the level itself.
+    excluded = made.excluded if base_row(claim) else own.excluded
+    return replace(own, effect_size=None, verdict=made.verdict, why=why, excluded=excluded)
 
 
 def judge_p(claim_id: str, p: float, d: ArrayLike, **how: Any) -> Statement:
@@ -135,7 +133,8 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     maps a name to a measurement; ``how`` is as for :func:`judge`.
     """
     made = {name: judge(claim_id, of, **how) for name, of in differences.items()}
-    picked = {name: judge(claim_id, of, **{**how, "tests": len(made)}) for name, of in differences.items()}
+    tests = how.get("tests", 1) * len(made)
+    picked = {name: judge(claim_id, of, **{**how, "tests": tests}) for name, of in differences.items()}
     for name, statement in made.items():  # what refutes must do so though it was picked
         if statement.verdict in _REFUTING:
             made[name] = picked[name]
@@ -181,8 +180,8 @@ def _difference(made: Statement) -> str:
     return "no difference" if made.measured is None else f"difference {made.measured:+.4f}{limits}"
 
 
-def _joined(why: str, beside: str) -> str:
-    return f"{why}; {beside}" if beside else why
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
 
 
 def reported_side(claim: Claim) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from datalab import seeds, stats
 
-Bounds = tuple[float, float] | None  # of a quantity's range: (0, 1) of F1
+Bounds = tuple[float, float] | None  # the ends of a quantity's range
+SHARE, SIGNED, RATIO = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)  # an F1 or an AUROC; a correlation; a ratio
 
 
 def table(

@@ -20,7 +20,7 @@ from datalab import data, framework, ledger, metrics, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import arms
-from datalab.sections.compare import by_set, difference, mean_with_interval, measured, table, with_correction
+from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, measured, table, with_correction
 from datalab.sections.parameters import Architectures, MainRates, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.sentences import digits, listed
 from datalab.sections.trial import DATALAB, Trial, influence_kept, transitions
@@ -130,7 +130,7 @@ def claim_id(method: str, metric: str) -> str:
 def beside_vanilla(rows: pd.DataFrame, method: str, metric: str, rate: float, name: str) -> dict[str, float]:
     """A method's level with its interval, and its paired difference to vanilla's with interval and tests."""
     values, base = level(rows, method, metric, rate), level(rows, "vanilla", metric, rate)
-    row = mean_with_interval(values, name, bounds=(0, 1))
+    row = mean_with_interval(values, name, bounds=SHARE)
     if method != "vanilla":
         row |= difference(values - base, "less vanilla") | {"sets better": int((values > base).sum())}
     return row | {"sets": len(values)}
@@ -223,8 +223,8 @@ def weights(rows: pd.DataFrame) -> pd.DataFrame:
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
         return (
-            mean_with_interval(by_set(part, "ess"), "ESS / n", bounds=(0, 1))
-            | mean_with_interval(by_set(part, "weights_auroc"), "AUROC", bounds=(0, 1))
+            mean_with_interval(by_set(part, "ess"), "ESS / n", bounds=SHARE)
+            | mean_with_interval(by_set(part, "weights_auroc"), "AUROC", bounds=SHARE)
             | {"median lambda1": part.lambda1.median(), "median lambda2": part.lambda2.median()}
         )
 
@@ -271,7 +271,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     for method, metric in itertools.product(PAPER_ROWS, PAPER_METRICS):
         how = {"metric": "accuracy", "scale": 100} if metric == "accuracy" else {}
         how |= where("cells", f"{ROWS[method]}, {METRICS[metric]}", method, "vanilla")
-        pair = scores[method, metric], scores["vanilla", metric]
+        pair = scores[method, metric], scores[method, metric] - scores["vanilla", metric]
         levels.append(ledger.judge_level(claim_id(method, metric), *pair, **how))
 
     ladder = PAPER_ROWS[:-1]  # all but the upper bound

@@ -121,8 +121,8 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
         sets, key = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt), f"T2.{name.lower()}"
         return (
             {"draw": draw, "variant": variant, "level": name}
-            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"])
-            | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"])
+            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"], compare.SHARE)
+            | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"], compare.SHARE)
             | compare.and_papers(100 * (ours - base), "Gap (pp)", printed[f"{key}.gap_pp"])
             | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
             | compare.effect_size(ours - base)
@@ -216,7 +216,7 @@ def curves(rows: pd.DataFrame) -> Figure:
     f1 = compare.table(
         rows.assign(**words),
         list(words),
-        lambda part: compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1"),
+        lambda part: compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1", bounds=compare.SHARE),
     )
     title = "Does F1 fall as the influence of the training set rises? (thin grey: the paper)"
     axes = {"title": title, "xlabel": "influence level", "ylabel": "macro-F1 on the clean test set"}
@@ -241,7 +241,7 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     for tilt, name in zip(tilts, NAMES, strict=True):
         for column, method in (("baseline_f1", BASELINE), ("ours_f1", ours)):
             where = at("levels", f"{name}, {column}", method, tilt=sorted({tilt, lowest}))
-            levels = f1[method][tilt], f1[method][lowest]
+            levels = f1[method][tilt], f1[method][tilt] - f1[method][lowest]
             statements.append(ledger.judge_level(f"T2.{name.lower()}.{column}", *levels, **where))
         gap = f1[ours][tilt] - f1[BASELINE][tilt]
         where = at("levels", f"{name}, d", *both, tilt=tilt) | {"side": "greater"}
@@ -256,7 +256,7 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     of_both = at("trends", "matched, both", *both, **ends)
 
     r = {method: correlation(rows, draw, method) for method in both}
-    weaker = stats.Measurement(abs(r[BASELINE].values) - abs(r[ours].values), bounds=(-1, 1))
+    weaker = stats.Measurement(abs(r[BASELINE].values) - abs(r[ours].values), bounds=compare.SIGNED)
     negative = at("trends", "matched, vanilla", BASELINE) | {"side": "less", "metric": None}
     of_two = at("trends", f"matched, {ours}", *both) | {"side": "greater", "metric": None}
 

@@ -48,9 +48,9 @@ def t_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float, floa
 
     What varies: the units. Population: the units' (normal, or n large). Equal units give an interval of width 0.
 
-    bounds: the ends (a, b) of the range of x, where it has one: 0 and 1 of an accuracy. The limits are then formed on
-       the scale logit((mean - a) / (b - a)), the error carried over by the delta method, and carried back: no limit
-       lies outside what can be.
+    bounds: the ends (a, b) of the range of x, where it has one: 0 and 1 of an accuracy, 0 and inf of a ratio. The
+       limits are then formed on the scale logit((mean - a) / (b - a)), or log(mean - a), the error carried over by the
+       delta method, and carried back: no limit lies outside what can be.
 
     Raises:
         UserError: fewer than 2 units, a value that is not finite or out of bounds, a confidence outside (0, 1).
@@ -63,11 +63,15 @@ def t_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float, floa
         a, b = bounds
         if not (np.all(mean >= a) and np.all(mean <= b)):
             raise UserError(f"bounds: a mean of {mean} lies outside [{a:g}, {b:g}]")
-        share = (mean - a) / (b - a)
-        slope = share * (1 - share) * (b - a)  # of the mean by its logit: 0 at an end, where all units are equal
         with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = (np.where(slope > 0, a + (b - a) * expit(logit(share) + sign * half / slope), mean)
-                         for sign in (-1, 1))  # fmt: skip
+            if np.isinf(b):
+                inner = [a + (mean - a) * np.exp(sign * half / (mean - a)) for sign in (-1, 1)]
+            else:
+                share = (mean - a) / (b - a)
+                slope = share * (1 - share) * (b - a)  # of the mean by its logit
+                inner = [a + (b - a) * expit(logit(share) + sign * half / slope) for sign in (-1, 1)]
+        # At an end itself all units are equal: no limits but the mean.
+        low, high = (np.where((mean > a) & (mean < b), end, mean) for end in inner)
     return Interval(_plain(mean), _plain(low), _plain(high), confidence, x.shape[-1])
 
 
