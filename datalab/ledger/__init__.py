@@ -3,10 +3,11 @@
 from typing import Any
 
 from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, paper_column, printed, sha256
-from datalab.ledger.claim_verdict import judge, judge_all, judge_level, read, show
+from datalab.ledger.claim_verdict import judge, judge_all, judge_level, judge_p, read, show
 from datalab.ledger.rounding import RoundingInterval
 from datalab.ledger.title import title_verdict, title_verdict_2
 from datalab.ledger.verdict import (
+    DIFFERENCE,
     DIRECTION,
     INCONCLUSIVE,
     NOT_RUN,
@@ -21,6 +22,7 @@ from datalab.ledger.verdict import (
 )
 
 __all__ = [
+    "DIFFERENCE",
     "DIRECTION",
     "INCONCLUSIVE",
     "NOT_RUN",
@@ -39,6 +41,7 @@ __all__ = [
     "judge",
     "judge_all",
     "judge_level",
+    "judge_p",
     "paper_column",
     "printed",
     "read",
@@ -68,7 +71,8 @@ def statements() -> list[dict[str, Any]]:
                 "paper_strength": paper.strength,
                 "unsupported": paper.unsupported,
                 "paper_note": claim.paper_check.note,
-                "test": claim.test,
+                "by_construction": claim.by_construction,
+                "test": claim.run or claim.test,
                 "ceiling": claim.verdict_ceiling,
                 "verdict": unmeasured.verdict,
                 "why": unmeasured.why,

@@ -60,6 +60,8 @@ class Claim:
     untestable_because: str | None = None
     lost_symbols: str | None = None
     unsupported_in_paper: bool = False
+    by_construction: str | None = None  # why the measured outcome is what it is in every run, if it is
+    run: str | None = None  # what was run, where that is not the test
 
     @property
     def value(self) -> float | None:

@@ -1,7 +1,8 @@
 """From what was measured to a statement for the record: estimate, interval, effect size, verdict and why.
 
-Every maker of a :class:`~datalab.record.Statement` takes where its figure stands: ``table`` and ``row`` of the section,
-and ``raw``, which raw rows it rests on.
+A verdict is read on a :class:`~datalab.stats.Measurement`, which has the three of one quantity: there is no way to hand
+an interval in, or to show another estimate. Every maker of a :class:`~datalab.record.Statement` takes where its figure
+stands: ``table`` and ``row`` of the section, and ``raw``, which raw rows it rests on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from datalab import stats
 from datalab.ledger import verdict as rules
 from datalab.ledger.claim import Claim, base_row, find, reported_effect
 from datalab.protocol import protocol
 from datalab.record import Statement
+from datalab.stats import Measurement
 
 # Of several effects that must all hold, the first found of these settles the claim.
 _SEVERITY = (
     rules.OPPOSITE,
+    rules.DIFFERENCE,
     rules.NULL,
     rules.INCONCLUSIVE,
     rules.UNTESTABLE,
@@ -27,88 +29,116 @@ _SEVERITY = (
     rules.DIRECTION,
     rules.REPRODUCED,
 )
+_REFUTING = (rules.OPPOSITE, rules.DIFFERENCE, rules.NULL)
 CONFIDENCE = 0.95  # of the interval shown; the verdict is read on the protocol's own
 Raw = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
 def judge(
     claim_id: str,
-    d: ArrayLike,
+    of: Measurement | ArrayLike,
     *,
     table: str,
     row: str | int,
     raw: Raw = None,
     side: str | None = None,
     metric: str | None = "f1",
+    smallest: float | None = None,
     scale: float = 1.0,
     alpha: float | None = None,
-    shown: float | str | None = None,
+    tests: int = 1,
+    in_its_unit: bool = True,
+    beside: str = "",
 ) -> Statement:
-    """One statement, judged by paired differences.
+    """One statement, judged by a measurement.
 
-    d: the effect's differences (n,), one a data set, as fractions (``scale`` 100 shows them in %); for a table's level,
-       its difference to the base row's. ``side`` as in :func:`~datalab.ledger.verdict.measured_verdict`; None: the side
-       on which the paper's figures lie. ``alpha``: the level at which a direction is read; None: the protocol's.
-       ``shown`` stands in the record in place of the mean difference, which ``why`` then gives.
+    of: what was measured, in fractions (``scale`` 100 shows it in %); an array (n,) is paired differences, one a data
+       set. The verdict is on its distance to ``of.against``.
+    side: as in :func:`~datalab.ledger.verdict.measured_verdict`; None: the side on which the paper's figures lie.
+    smallest: the smallest effect of interest in the unit of ``of``, where that is not the metric's: of a relative gain,
+       the metric's over the mean that it is relative to.
+    alpha: the level at which a direction is read; None: the protocol's. ``tests``: over how many tests this one was
+       picked, by Bonferroni, the interval shown included.
+    in_its_unit: whether this is the quantity that the paper's figure is of, so that the two can be held together.
+    beside: what else there is to say, in ``why``: a count, a share, a p.
     """
-    claim, d = find(claim_id), np.asarray(d, dtype=float)
-    where = {"n": len(d), "table": table, "row": row, "raw": raw}
-    if len(d) < 2 or not np.isfinite(d).all():
-        return _in_place(read(claim_id, None, measured=scale * float(d.mean()) if len(d) else None, **where), shown)
+    claim, of = find(claim_id), of if isinstance(of, Measurement) else Measurement(np.asarray(of, dtype=float))
+    where = {"n": of.n, "table": table, "row": row, "raw": raw}
+    if not of.settled:
+        made = read(claim_id, None, **where)
+        return replace(made, measured=scale * of.estimate if of.n else None, why=_joined(made.why, beside))
     rule = protocol()
     alpha = rule.statistics["alpha"] if alpha is None else alpha
-    inner, wide, narrow = (
-        stats.t_interval(d, confidence)
-        for confidence in (CONFIDENCE, 1 - alpha, rule.measured_verdict["equivalence_confidence"])
-    )
-    made = read(
-        claim_id,
-        inner.estimate,
-        (wide.low, wide.high),
-        narrow=(narrow.low, narrow.high),
+    tails = 1 - CONFIDENCE, alpha, 1 - rule.measured_verdict["equivalence_confidence"]
+    inner, wide, narrow = (of.interval(1 - tail / tests) for tail in tails)
+
+    def limits(interval: Any, less: float = 0.0) -> tuple[float, float]:
+        return scale * (interval.low - less), scale * (interval.high - less)
+
+    verdict = rules.measured_verdict(
+        claim,
+        estimate=scale * (of.estimate - of.against),
+        interval=limits(wide, of.against),
+        narrow=limits(narrow, of.against),
         side=side or reported_side(claim),
-        metric=metric,
-        measured=scale * inner.estimate,
-        limits=(scale * inner.low, scale * inner.high),
-        effect_size=stats.cohens_dz(d).estimate,
+        smallest=scale * (rules.sesoi(metric) if smallest is None else smallest),
+    )
+    low, high = limits(inner)
+    return Statement(
+        claim_id,
+        scale * of.estimate,
+        low,
+        high,
+        effect_size=of.effect_size,
+        verdict=verdict.verdict,
+        why=_joined(verdict.why, f"Bonferroni over {tests}" if tests > 1 else "", beside),
+        excluded=rules.excluded(claim, limits(wide)) if in_its_unit else "",
         **where,
     )
-    return _in_place(made, shown)
 
 
-def _in_place(made: Statement, shown: float | str | None) -> Statement:
-    """With ``shown`` (where it is not None) in place of the mean difference, which ``why`` then gives."""
-    if shown is None:
-        return made
-    why = f"{made.why}; mean difference {made.measured:+.4f}"
-    return replace(made, measured=shown, low=None, high=None, why=why)
+def judge_level(
+    claim_id: str, level: Measurement | ArrayLike, difference: Measurement | ArrayLike, **how: Any
+) -> Statement:
+    """A level, a score in [0, 1], judged by its difference to a base: a table's base row, or a trivial rule.
 
-
-def judge_level(claim_id: str, level: ArrayLike, base: ArrayLike, *, scale: float = 1.0, **how: Any) -> Statement:
-    """A table's level (n,), judged by its difference to the base row's level; shown in units of 1/scale.
-
-    ``measured``, ``low`` and ``high`` are the level's own mean and interval; the difference is in ``why``. ``how``
-    (``table``, ``row``, ``raw``, ``metric``) is as for :func:`judge`.
+    ``measured``, ``low`` and ``high`` are the level's own, which has no effect size; the difference, with its interval
+    and its d_z, is in ``why``. ``how`` is as for :func:`judge`.
     """
-    level, base = (np.asarray(values, dtype=float) for values in (level, base))
-    made = judge(claim_id, level - base, **how)
-    own = judge(claim_id, level, side="greater", scale=scale, **how)
-    why = made.why
-    if base_row(find(claim_id)) != claim_id:
-        why += f"; difference to the base row {(level - base).mean():+.4f}"
-    return replace(made, measured=own.measured, low=own.low, high=own.high, why=why)
+    claim, made = find(claim_id), judge(claim_id, difference, **how)
+    level = level if isinstance(level, Measurement) else Measurement(np.asarray(level, dtype=float), bounds=(0, 1))
+    own = judge(claim_id, level, **how)
+    why = made.why if base_row(claim) == claim_id else f"{made.why}; {_difference(made)}"
+    # What the paper prints of a table's level is held against the difference, of any other against the level itself.
+    excluded = made.excluded if base_row(claim) else own.excluded
+    return replace(own, effect_size=None, verdict=made.verdict, why=why, excluded=excluded)
 
 
-def judge_all(claim_id: str, differences: Mapping[str, ArrayLike], **how: Any) -> Statement:
+def judge_p(claim_id: str, p: float, d: ArrayLike, **how: Any) -> Statement:
+    """A statement of a p-value, of no difference between two methods; ``d`` (n,) are the paired differences.
+
+    What the paper says is that there is a difference; it is judged by the interval of d, on whichever side that lies.
+    Shown is the p, which has no interval; the difference is in ``why``.
+    """
+    d = np.asarray(d, dtype=float)
+    made = judge(claim_id, d, side="less" if d.mean() < 0 else "greater", in_its_unit=False, **how)
+    return replace(made, measured=p, low=None, high=None, effect_size=None, why=f"{made.why}; {_difference(made)}")
+
+
+def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike], **how: Any) -> Statement:
     """Of a claim that holds only if all of several effects do: the one least in its favour, which ``why`` names.
 
-    An intersection-union test: each effect is tested at the full level, so that "all hold" needs no correction; "one
-    is on the other side" is not corrected for their number. ``differences`` maps a name to its (n,); ``how`` is as for
-    :func:`judge`.
+    "All hold" is an intersection-union test: each effect at the full level, no correction. "One is on the other side",
+    or too small to matter, is picked from all of them, and so read by Bonferroni over their number. ``differences``
+    maps a name to a measurement; ``how`` is as for :func:`judge`.
     """
-    shown = how.pop("shown", None)
-    made = {name: judge(claim_id, d, **how) for name, d in differences.items()}
-    sign = -1 if how.get("side") in ("less", "not_greater") else 1
+    made = {name: judge(claim_id, of, **how) for name, of in differences.items()}
+    tests = how.get("tests", 1) * len(made)
+    picked = {name: judge(claim_id, of, **{**how, "tests": tests}) for name, of in differences.items()}
+    for name, statement in made.items():  # what refutes must do so though it was picked
+        if statement.verdict in _REFUTING:
+            made[name] = picked[name]
+    sign = -1 if how.get("side") in ("less", "not_less") else 1
 
     def favour(name: str) -> tuple[int, float]:
         limits = [made[name].measured if end is None else end for end in (made[name].low, made[name].high)]
@@ -116,7 +146,7 @@ def judge_all(claim_id: str, differences: Mapping[str, ArrayLike], **how: Any) -
         return _SEVERITY.index(made[name].verdict), min(sign * limit for limit in limits)
 
     name = min(made, key=favour)
-    return _in_place(replace(made[name], why=f"weakest of {len(made)}: {name}; {made[name].why}"), shown)
+    return replace(made[name], why=f"weakest of {len(made)}: {name}; {made[name].why}")
 
 
 def read(
@@ -128,36 +158,30 @@ def read(
     row: str | int | None = None,
     raw: Raw = None,
     n: int | str | None = None,
-    effect_size: float | None = None,
-    measured: float | str | None = None,
-    limits: tuple[float, float] | None = None,
     **how: Any,
 ) -> Statement:
-    """One statement, judged by an estimate and the (1 - alpha) interval it was given.
-
-    ``how`` (``narrow``, ``side``, ``metric``) is as for :func:`~datalab.ledger.verdict.measured_verdict`;
-    ``measured`` and ``limits`` stand in the record in place of ``estimate`` and ``interval``.
+    """One statement of an estimate and the (1 - alpha) interval of the same quantity; where there are units, use
+    :func:`judge`. ``how`` (``narrow``, ``side``, ``metric``) is as for
+    :func:`~datalab.ledger.verdict.measured_verdict`.
     """
     verdict = rules.measured_verdict(find(claim_id), estimate=estimate, interval=interval, **how)
-    low, high = limits or interval or (None, None)
-    return Statement(
-        claim_id,
-        estimate if measured is None else measured,
-        low,
-        high,
-        effect_size,
-        n,
-        verdict.verdict,
-        verdict.why,
-        table,
-        row,
-        raw,
-    )
+    low, high = interval or (None, None)
+    where = {"n": n, "table": table, "row": row, "raw": raw}
+    return Statement(claim_id, estimate, low, high, verdict=verdict.verdict, why=verdict.why, **where)
 
 
-def show(claim_id: str, measured: float, **where: Any) -> Statement:
+def show(claim_id: str, measured: float | None, **where: Any) -> Statement:
     """A level with nothing to compare it to; ``where`` is as for :func:`read`."""
     return read(claim_id, measured, **where)
+
+
+def _difference(made: Statement) -> str:
+    limits = "" if made.low is None else f" [{made.low:+.4f}, {made.high:+.4f}], d_z {made.effect_size:+.2f}"
+    return "no difference" if made.measured is None else f"difference {made.measured:+.4f}{limits}"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
 
 
 def reported_side(claim: Claim) -> str:

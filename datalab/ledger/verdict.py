@@ -8,18 +8,19 @@ from datalab.errors import UserError, did_you_mean
 from datalab.ledger.claim import Claim, base_row, reported_effect
 from datalab.ledger.rounding import RoundingInterval
 from datalab.protocol import protocol
+from datalab.stats import SIDES, decide
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction reproduced"
 NULL = "not reproduced: null"
 OPPOSITE = "not reproduced: opposite"
+DIFFERENCE = "not reproduced: difference"
 INCONCLUSIVE = "inconclusive"
 SHOWN = "shown"
 UNTESTABLE = "untestable"
 NOT_RUN = "not run"
-VERDICTS = (REPRODUCED, DIRECTION, NULL, OPPOSITE, INCONCLUSIVE, SHOWN, UNTESTABLE, NOT_RUN)
+VERDICTS = (REPRODUCED, DIRECTION, NULL, OPPOSITE, DIFFERENCE, INCONCLUSIVE, SHOWN, UNTESTABLE, NOT_RUN)
 
-SIDES = ("greater", "less", "none", "not_greater", "not_less")
 _UNIT_OF_F1 = {"F1": 1.0, "ratio": 1.0, "pp": 100.0}  # units in which the protocol's absolute tolerance is meaningful
 
 
@@ -68,8 +69,9 @@ def measured_verdict(
     narrow: tuple[float, float] | None = None,
     side: str = "greater",
     metric: str | None = "f1",
+    smallest: float | None = None,
 ) -> Verdict:
-    """The measured column of one statement, by the protocol's rules.
+    """The measured column of one statement, by the protocol's rules (:func:`datalab.stats.decide`).
 
     estimate: the measured effect D, in the claim's unit (for a table's level: its difference to the base row's).
     interval: the (1 - alpha) confidence limits of D; ``None`` for a level with nothing to compare.
@@ -77,6 +79,7 @@ def measured_verdict(
     side:     what the paper claims of D: ``greater`` or ``less`` than 0, ``none`` (no difference), ``not_greater``,
               ``not_less``.
     metric:   whose smallest effect of interest applies (:func:`sesoi`); ``None`` when D has none.
+    smallest: that effect itself, where D is not in the metric's unit.
 
     A statement that no run can reach keeps its automatic verdict. ``verdict_ceiling`` caps the result: under
     ``direction`` a matching value is still only ``direction reproduced``. Raises :class:`UserError` on an unknown side,
@@ -90,30 +93,38 @@ def measured_verdict(
         return Verdict(INCONCLUSIVE, "no estimate could be formed from the rows")
     if interval is None or base_row(claim) == claim.id:
         return Verdict(SHOWN, "a level with nothing to compare it to")
-    low, high = _limits(claim, "interval", interval)
+    wide = _limits(claim, "interval", interval)
     inner = None if narrow is None else _limits(claim, "narrow", narrow)
-    small = sesoi(metric)
-    equivalent = inner is not None and -small < inner[0] and inner[1] < small
-    if side in ("less", "not_less"):  # mirror: below, the claimed side is the positive one
-        estimate, low, high = -estimate, -high, -low
-    if side in ("greater", "less"):
-        if low > 0 and estimate > small:
-            why = "the interval excludes 0 on the claimed side and the effect is large enough"
-            return _value(claim, inner) or Verdict(DIRECTION, why)
-        if equivalent:
-            return Verdict(NULL, "the 90 % interval lies inside the smallest effect of interest")
-        if high < 0:
-            return Verdict(OPPOSITE, "the interval excludes 0 on the other side")
-    elif side == "none":
-        if equivalent:
-            return Verdict(DIRECTION, "no difference is claimed, and the 90 % interval lies inside the smallest effect")
-        if low > 0 or high < 0:
-            return Verdict(OPPOSITE, "no difference is claimed, and the interval excludes 0")
-    elif low > 0:
-        return Verdict(OPPOSITE, "the interval excludes 0 on the side the claim rules out")
-    elif high < small:
-        return Verdict(DIRECTION, "the limit on the side the claim rules out stays below the smallest effect")
-    return Verdict(INCONCLUSIVE, "the interval settles neither the direction nor its absence")
+    settled = decide(estimate, wide, inner, side, sesoi(metric) if smallest is None else smallest)
+    if settled == "holds" and side in ("greater", "less") and (value := _value(claim, inner)):
+        return value
+    return Verdict(*_WORDS[settled, "none" if side == "none" else side.partition("_")[0]])
+
+
+_WORDS = {
+    ("holds", "greater"): (DIRECTION, "the interval excludes 0 on the claimed side and the effect is large enough"),
+    ("holds", "none"): (DIRECTION, "no difference is claimed, and the 90 % interval lies inside the smallest effect"),
+    ("holds", "not"): (DIRECTION, "the limit on the side the claim rules out stays below the smallest effect"),
+    ("null", "greater"): (NULL, "the 90 % interval lies inside the smallest effect of interest"),
+    ("opposite", "greater"): (OPPOSITE, "the interval excludes 0 on the other side"),
+    ("opposite", "not"): (OPPOSITE, "the interval excludes 0 on the side the claim rules out"),
+    ("difference", "none"): (DIFFERENCE, "no difference is claimed, and the interval excludes 0"),
+}
+_WORDS |= {(settled, "less"): words for (settled, side), words in _WORDS.items() if side == "greater"}
+_OPEN = (INCONCLUSIVE, "the interval settles neither the direction nor its absence")
+_WORDS |= {("open", side): _OPEN for side in ("greater", "less", "none", "not")}
+
+
+def excluded(claim: Claim, interval: tuple[float, float]) -> str:
+    """Whether the figure that the paper prints lies outside the (1 - alpha) interval of what it is of: yes or no.
+
+    With its rounding: a figure is outside if nothing that rounds to it is inside. Empty where none is printed.
+    """
+    effect = reported_effect(claim)
+    if effect is None or not np.isfinite(interval).all():
+        return ""
+    low, high = effect.floats()
+    return "yes" if high < interval[0] or low > interval[1] else "no"
 
 
 def _value(claim: Claim, narrow: tuple[float, float] | None) -> Verdict | None:

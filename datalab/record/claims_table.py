@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 NAME = "claims.csv"
 LEDGER = ("id", "section", "text", "reported", "unit", "paper_check", "paper_strength", "unsupported")
 MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell", "raw")
-COLUMNS = [*LEDGER, *MEASURED]
+# What qualifies a verdict: is the reported figure outside the interval, and was the outcome fixed before any run?
+QUALIFIED = ("excluded", "by_construction")
+COLUMNS = [*LEDGER, *MEASURED, *QUALIFIED]
 
 
 def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
@@ -22,6 +24,7 @@ def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
     for statement in study.ledger.statements():
         stem, figures = measured.get(statement["id"], (None, statement))
         row = {name: statement[name] for name in LEDGER} | {name: figures.get(name) for name in MEASURED}
+        row |= {"excluded": figures.get("excluded") or None, "by_construction": statement.get("by_construction")}
         table.append(row | {"notebook": f"notebooks/{stem}.ipynb" if stem else None})
     return table
 

@@ -34,8 +34,8 @@ class Statement:
     """What was measured for one claim of the ledger.
 
     ``low`` and ``high`` are the interval's limits, ``n`` what it counts; ``table`` and ``row`` name the table of the
-    section and the row the figure stands in; ``why`` says why the verdict is what it is; ``raw`` says which raw rows it
-    rests on (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
+    section and the row the figure stands in; ``why`` says why the verdict is what it is; ``excluded``, "yes" or "no",
+    whether the reported figure lies outside what was measured; ``raw`` says which raw rows it rests on (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
     """
 
     id: str
@@ -48,6 +48,7 @@ class Statement:
     why: str = ""
     table: str | None = None
     row: str | int | None = None
+    excluded: str = ""
     raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
 
 
@@ -192,6 +193,7 @@ class Section:
                 **{name: plain(getattr(statement, name)) for name in numbers},
                 "verdict": statement.verdict,
                 "why": statement.why,
+                "excluded": statement.excluded,
                 "table": None if table is None else f"tables/{table}.csv",
                 "row": None if statement.row is None else str(statement.row),
                 "cell": self._cell_number() if table is None else tables[table]["cell"],
@@ -249,7 +251,8 @@ class Section:
         self._show_end(files)
 
     def _show_end(self, files: list[str]) -> None:
-        head = ["**Verdicts**", "", "| claim | measured | verdict | why | table |", "| --- | --- | --- | --- | --- |"]
+        head = ["**Verdicts**", "", "| claim | measured | verdict | printed value excluded? | why | table |"]
+        head.append("| --- | --- | --- | --- | --- | --- |")
         lines = [*head, *map(self._verdict, self._claims.values()), ""] if self._claims else []
         saved = ", ".join(f"[`{path}`]({self._link(path)})" for path in files) or "nothing"
         stems = [section.stem for section in self._study.sections]
@@ -266,7 +269,7 @@ class Section:
         table = f"[{claim['table']}]({self._link(claim['table'])})" if claim["table"] else ""
         interval = "" if claim["low"] is None else f" [{exact(claim['low'])}, {exact(claim['high'])}]"
         words = (f"[{claim['id']}]({self._link(page)})", exact(claim["measured"]) + interval)
-        return f"| {' | '.join([*words, claim['verdict'], claim['why'], table])} |"
+        return f"| {' | '.join([*words, claim['verdict'], claim['excluded'] or '-', claim['why'], table])} |"
 
     def _link(self, path: str) -> str:
         """A file of the record, as a link from the notebook: the executed one is in the record itself."""

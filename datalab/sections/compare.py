@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike
 
 from datalab import seeds, stats
 
+Bounds = tuple[float, float] | None  # the ends of a quantity's range
+SHARE, SIGNED, RATIO = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)  # an F1 or an AUROC; a correlation; a ratio
+
 
 def table(
     rows: pd.DataFrame, by: str | Sequence[str], measure: Callable[[pd.DataFrame], Mapping], dropna: bool = True
@@ -37,9 +40,11 @@ def tally(
     return counted.rename_axis(index=rows, columns=None).reset_index()
 
 
-def and_papers(values: ArrayLike, name: str, printed: float | None) -> dict[str, float | None]:
+def and_papers(
+    values: ArrayLike, name: str, printed: float | None, bounds: Bounds = None
+) -> dict[str, float | None]:
     """``<name>, paper`` with the printed figure, then the mean of values (n,), one a data set, with its interval."""
-    return {f"{name}, paper": printed} | mean_with_interval(values, name)
+    return {f"{name}, paper": printed} | mean_with_interval(values, name, bounds=bounds)
 
 
 def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:
@@ -54,18 +59,22 @@ def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
     return rows_of_kind(rows, **where).groupby("dataset", sort=False)[column].mean()
 
 
-def mean_with_interval(values: ArrayLike, name: str, confidence: float = 0.95) -> dict[str, float]:
+def mean_with_interval(
+    values: ArrayLike, name: str, confidence: float = 0.95, bounds: Bounds = None
+) -> dict[str, float]:
     """``name``, ``name low`` and ``name high`` of values (n,), one a data set: without limits on fewer than two.
 
-    Values that are not a number (a data set without the figure) are left out.
+    Values that are not a number (a data set without the figure) are left out. ``bounds``, such as (0, 1) of a score,
+    hold the limits inside what can be (:func:`stats.t_interval`).
     """
     values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    low = high = np.nan
-    if len(values) > 1:
-        i = stats.t_interval(values, confidence)
-        low, high = i.low, i.high
-    return {name: values.mean() if len(values) else np.nan, f"{name} low": low, f"{name} high": high}
+    return measured(stats.Measurement(values[np.isfinite(values)], bounds), name, confidence)
+
+
+def measured(of: stats.Measurement, name: str, confidence: float = 0.95, scale: float = 1.0) -> dict[str, float]:
+    """``name``, ``name low`` and ``name high`` of a measurement, times ``scale``."""
+    i = of.interval(confidence)
+    return {name: scale * i.estimate, f"{name} low": scale * i.low, f"{name} high": scale * i.high}
 
 
 def tests(d: ArrayLike) -> dict[str, float]:
@@ -80,16 +89,9 @@ def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
     return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
 
 
-def with_limits(interval: stats.Interval, name: str) -> dict[str, float]:
-    """``name``, ``name low`` and ``name high`` of an interval."""
-    return {name: interval.estimate, f"{name} low": interval.low, f"{name} high": interval.high}
-
-
 def effect_size(d: ArrayLike) -> dict[str, float]:
     """Cohen's d_z of paired differences (n,), one a data set, with its interval; nan on fewer than two."""
-    if len(d) < 2:
-        return {"d_z": np.nan, "d_z low": np.nan, "d_z high": np.nan}
-    return with_limits(stats.cohens_dz(d), "d_z")
+    return measured(stats.EffectSize(np.asarray(d, dtype=float)), "d_z")
 
 
 def with_correction(

@@ -110,7 +110,7 @@ def auroc(rows: pd.DataFrame) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         by_set = compare.by_set(part, "auroc")
         free = "yes" if part.score.iloc[0] in FREE else ""
-        return mean_with_interval(by_set, "AUROC") | {"sets": len(by_set), "free": free}
+        return mean_with_interval(by_set, "AUROC", bounds=compare.SHARE) | {"sets": len(by_set), "free": free}
 
     return compare.table(flips(rows), ["score", RATE], measure)
 
@@ -129,7 +129,7 @@ def against_loss(rows: pd.DataFrame) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, float]:
         d = (compare.by_set(part, "auroc") - free[part[RATE].iloc[0]]).dropna()
         p = stats.t_test(d.to_numpy()).p if len(d) > 1 and np.ptp(d) > 0 else np.nan
-        return mean_with_interval(d, "AUROC difference") | {"p (t)": p, "sets": len(d)}
+        return mean_with_interval(d, "AUROC difference", bounds=compare.SIGNED) | {"p (t)": p, "sets": len(d)}
 
     return compare.with_correction(compare.table(part[part.score != "loss"], ["score", RATE], measure), "p (t)")
 

@@ -163,7 +163,8 @@ def refits(rows: pd.DataFrame) -> pd.DataFrame:
         by_set = part.groupby("dataset", sort=False)[["predicted", "actual"]]
         pearson = by_set.apply(lambda g: g.predicted.corr(g.actual))
         error = by_set.apply(lambda g: np.sqrt(((g.predicted - g.actual) ** 2).mean() / (g.actual**2).mean()))
-        intervals = mean_with_interval(pearson, "Pearson") | mean_with_interval(error, "relative RMS error")
+        intervals = mean_with_interval(pearson, "Pearson", bounds=compare.SIGNED)
+        intervals |= mean_with_interval(error, "relative RMS error", bounds=compare.RATIO)
         return intervals | {"refits": len(part), "sets": len(pearson)}
 
     return compare.table(of_kind(rows, "refit"), "estimator", measure)
@@ -200,7 +201,8 @@ def lds(rows: pd.DataFrame) -> pd.DataFrame:
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         default = {"default": "yes" if part.automatic.all() else ""}
-        return default | mean_with_interval(part.lds, "LDS") | {"one model alone": part.each.mean(), "sets": len(part)}
+        row = default | mean_with_interval(part.lds, "LDS", bounds=compare.SIGNED)
+        return row | {"one model alone": part.each.mean(), "sets": len(part)}
 
     part = of_kind(rows, "lds").rename(columns={"relative_damping": DAMPING})
     return compare.table(part, ["estimator", DAMPING], measure, dropna=False)
@@ -222,7 +224,8 @@ def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, float]:
         chosen, default = tuned(part), part[part.automatic].lds
         ahead = ours - chosen.lds if part.estimator.iloc[0] != "EKFAC" else []
-        columns = mean_with_interval(default, "default") | mean_with_interval(chosen.lds, "tuned elsewhere")
+        columns = mean_with_interval(default, "default", bounds=compare.SIGNED)
+        columns |= mean_with_interval(chosen.lds, "tuned elsewhere", bounds=compare.SIGNED)
         columns[DAMPING] = chosen.relative_damping.median()
         return columns | mean_with_interval(ahead, "EKFAC ahead") | {"sets": len(chosen)}
 

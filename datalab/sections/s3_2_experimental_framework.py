@@ -152,7 +152,7 @@ def architectures(rows: pd.DataFrame) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         columns = {"parameters (median)": int(part.parameters.median())}
         for metric, title in (("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("ece", "ECE")):
-            columns |= mean_with_interval(compare.by_set(part, metric), title)
+            columns |= mean_with_interval(compare.by_set(part, metric), title, bounds=compare.SHARE)
         d = (part.set_index(["dataset", "seed"]).accuracy - mlp).dropna()
         columns |= mean_with_interval(d.groupby("dataset", sort=False).mean(), "less MLP")
         return columns | {"seeds": part.seed.nunique(), "sets": part.dataset.nunique()}

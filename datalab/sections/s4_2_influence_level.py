@@ -121,8 +121,8 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
         sets, key = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt), f"T2.{name.lower()}"
         return (
             {"draw": draw, "variant": variant, "level": name}
-            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"])
-            | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"])
+            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"], compare.SHARE)
+            | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"], compare.SHARE)
             | compare.and_papers(100 * (ours - base), "Gap (pp)", printed[f"{key}.gap_pp"])
             | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
             | compare.effect_size(ours - base)
@@ -140,39 +140,36 @@ def paper_shape(levels: pd.DataFrame, draw: str, variant: str) -> pd.DataFrame:
     return compare.beside_paper(part, "level", columns).assign(**{"n (data sets)": part.sets.to_numpy()})
 
 
-def trends(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+def trends(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per draw and method: how F1 moves with the level.
 
-    ``slope`` is the F1 gained per level and ``end to end`` the F1 of Extreme less that of Minimal, t-intervals over
-    data sets; ``r, runs`` is Pearson's over all runs, its 95 % percentile interval resampling data sets; ``r, within``
-    the same after each data set's mean is taken out; ``r, level means`` is over the five means.
+    ``slope`` is the F1 gained per level and ``end to end`` the F1 of Extreme less that of Minimal; ``r`` the mean of
+    the data sets' own Pearson's r; ``r, runs`` Pearson's over all runs of all sets. All with 95 % intervals over data
+    sets, those of correlations inside [-1, 1]. ``r, level means`` is over the five means.
     """
 
     def row(draw: str, method: str) -> dict[str, Any]:
-        part = compare.rows_of_kind(rows, draw=draw, method=method)
         f1 = by_level(rows, draw, method)
         tilts = f1.columns.to_numpy(dtype=float)
         deviations, means = tilts - tilts.mean(), f1.mean()
         slope = f1.to_numpy() @ deviations / (deviations**2).sum()
-        within = part.assign(macro_f1=part.macro_f1 - part.groupby("dataset").macro_f1.transform("mean"))
-        rng, resamples = seeds.generator(root_seed, "4.2", draw, method), protocol().crossover["resamples"]
-        r, r_within = (stats.clustered_correlation(_moments(each), rng, resamples) for each in (part, within))
+        of_sets = _moments(compare.rows_of_kind(rows, draw=draw, method=method))
         return (
             {"draw": draw, "method": method}
             | compare.mean_with_interval(slope, "slope")
             | compare.mean_with_interval(f1.iloc[:, -1] - f1.iloc[:, 0], "end to end")
-            | compare.with_limits(r, "r, runs")
-            | compare.with_limits(r_within, "r, within")
+            | compare.measured(stats.mean_correlation(of_sets), "r")
+            | compare.measured(stats.clustered_correlation(of_sets), "r, runs")
             | {"r, level means": float(np.corrcoef(tilts, means)[0, 1]) if np.ptp(means) else np.nan}
-            | {"runs": len(part), "sets": len(f1)}
+            | {"runs": int(of_sets[:, 0].sum()), "sets": len(f1)}
         )
 
     return pd.DataFrame([row(draw, method) for draw in DRAWS for method in METHODS])
 
 
-def correlation_by_set(rows: pd.DataFrame, draw: str, method: str) -> NDArray[np.float64]:
-    """Pearson's r of level and F1 over the runs of each data set, (sets,); 0 where F1 does not vary."""
-    return np.nan_to_num(stats.pearson(_moments(compare.rows_of_kind(rows, draw=draw, method=method))))
+def correlation(rows: pd.DataFrame, draw: str, method: str) -> stats.Measurement:
+    """The mean over data sets of Pearson's r of level and F1 over each one's runs."""
+    return stats.mean_correlation(_moments(compare.rows_of_kind(rows, draw=draw, method=method)))
 
 
 def _moments(part: pd.DataFrame) -> NDArray[np.float64]:
@@ -180,43 +177,36 @@ def _moments(part: pd.DataFrame) -> NDArray[np.float64]:
     return np.array([stats.moments(runs.tilt, runs.macro_f1) for _, runs in part.groupby("dataset", sort=False)])
 
 
-def variance_explained(rows: pd.DataFrame, root_seed: int, permutations: int = 1000) -> pd.DataFrame:
-    """A row per draw: the share of the variance of F1 over runs that the level explains (eta squared), three ways.
+def scores(rows: pd.DataFrame, draw: str) -> NDArray[np.float64]:
+    """F1 (sets, runs and methods, levels) of vanilla and of ``paper``, for the variance that the level explains."""
+    part = compare.rows_of_kind(rows, draw=draw)
+    part = part[part.method.isin([BASELINE, DATALAB["paper"]])]
+    wide = part.pivot_table("macro_f1", ["dataset", "architecture", "seed", "method"], "tilt", sort=False)
+    return np.stack([of_set.to_numpy() for _, of_set in wide.groupby("dataset", sort=False)])
 
-    Over the runs of vanilla and of the ``paper`` variant, a balanced design: ``total`` is SS_level / SS_total,
-    ``partial`` SS_level / (SS_level + SS_rest) with data set, seed and method taken out, ``within data set`` the part
-    of the variance inside each data set that its own levels explain. p: levels permuted within each run (data set,
-    architecture, seed), alike for both methods, which were trained on the same sets; one p for the first two, which
-    are monotone in each other. ``by chance`` is the total share's mean over the permutations, ``excess`` the share
-    less that, with percentile limits of a bootstrap over data sets at the protocol's alpha.
+
+def variance_explained(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """A row per draw: how much of the variance of F1 the level explains.
+
+    ``common`` is the share by what the level does alike in every data set, with its 95 % interval over data sets
+    (:func:`datalab.stats.common_share`): what the verdict is read on. ``p``: levels exchanged within each data set, as
+    often as the protocol says. ``total``, ``partial`` (data sets, seeds and methods taken out) and ``within data set``
+    are eta squared: sums of squares, which count each data set's own pattern as the level's and have no interval.
     """
-    run, alpha = ["dataset", "architecture", "seed"], protocol().statistics["alpha"]
 
-    def shares(part: pd.DataFrame) -> dict[str, Any]:
-        wide = part.pivot_table("macro_f1", [*run, "method"], "tilt", sort=False)
-        y, sets = wide.to_numpy(), wide.index.get_level_values("dataset").to_numpy()
-        runs = wide.groupby(run, sort=False).ngroup().to_numpy()
-        rng = seeds.generator(root_seed, "4.2 variance", part.draw.iloc[0])
-        ss = stats.sums_of_squares(y, sets)
-        permuted = stats.permuted_levels(y, sets, runs, rng, permutations)
-        p, p_within = stats.permutation_p([ss.level, ss.level_within], permuted)
-        total, chance = ss.level / ss.total, (permuted[:, 0] / ss.total).mean()
-        low, high = np.quantile(stats.resampled_eta_squared(y, sets, rng, permutations), [alpha / 2, 1 - alpha / 2])
-        return {
-            "total (%)": 100 * total,
-            "partial (%)": 100 * ss.level / (ss.total - ss.rows),
-            "p": p,
-            "within data set (%)": 100 * ss.level_within / ss.within,
-            "p, within": p_within,
-            "by chance (%)": 100 * chance,
-            "excess (%)": 100 * (total - chance),
-            "excess low": 100 * (low - chance),
-            "excess high": 100 * (high - chance),
-            "models": y.size,
-            "sets": len(set(sets)),
-        }
+    def line(draw: str) -> dict[str, Any]:
+        y = scores(rows, draw)
+        ss = stats.sums_of_squares(np.concatenate(y), np.repeat(np.arange(len(y)), y.shape[1]))
+        rng = seeds.generator(root_seed, "4.2 variance", draw)
+        return (
+            {"draw": draw}
+            | compare.measured(stats.jackknifed(stats.common_share, y), "common (%)", scale=100)
+            | {"p": stats.levels_exchanged(y, rng, protocol().statistics["resamples"])}
+            | {"total (%)": 100 * ss.level / ss.total, "partial (%)": 100 * ss.level / (ss.total - ss.rows)}
+            | {"within data set (%)": 100 * ss.level_within / ss.within, "models": y.size, "sets": len(y)}
+        )
 
-    return compare.table(rows[rows.method.isin([BASELINE, DATALAB["paper"]])], "draw", shares)
+    return pd.DataFrame([line(draw) for draw in DRAWS])
 
 
 def curves(rows: pd.DataFrame) -> Figure:
@@ -226,7 +216,7 @@ def curves(rows: pd.DataFrame) -> Figure:
     f1 = compare.table(
         rows.assign(**words),
         list(words),
-        lambda part: compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1"),
+        lambda part: compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1", bounds=compare.SHARE),
     )
     title = "Does F1 fall as the influence of the training set rises? (thin grey: the paper)"
     axes = {"title": title, "xlabel": "influence level", "ylabel": "macro-F1 on the clean test set"}
@@ -237,7 +227,7 @@ def curves(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def verdicts(rows: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
+def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the protocol's draw and the variant ``paper``."""
     draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]
     both = (BASELINE, ours)
@@ -251,11 +241,13 @@ def verdicts(rows: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -
     for tilt, name in zip(tilts, NAMES, strict=True):
         for column, method in (("baseline_f1", BASELINE), ("ours_f1", ours)):
             where = at("levels", f"{name}, {column}", method, tilt=sorted({tilt, lowest}))
-            levels = f1[method][tilt], f1[method][lowest]
+            levels = f1[method][tilt], f1[method][tilt] - f1[method][lowest]
             statements.append(ledger.judge_level(f"T2.{name.lower()}.{column}", *levels, **where))
         gap = f1[ours][tilt] - f1[BASELINE][tilt]
-        where = at("levels", f"{name}, d", *both, tilt=tilt) | {"shown": compare.effect_size(gap)["d_z"]}
-        statements.append(ledger.judge(f"T2.{name.lower()}.cohen_d", gap, side="greater", **where))
+        where = at("levels", f"{name}, d", *both, tilt=tilt) | {"side": "greater"}
+        standardised = stats.EffectSize(gap.to_numpy())
+        statements.append(ledger.judge(f"T2.{name.lower()}.gap_pp", gap, scale=100, **where))
+        statements.append(ledger.judge(f"T2.{name.lower()}.cohen_d", standardised, metric=None, **where))
 
     ends = {"tilt": [lowest, highest]}
     change = {method: f1[method][highest] - f1[method][lowest] for method in both}
@@ -263,25 +255,24 @@ def verdicts(rows: pd.DataFrame, trends: pd.DataFrame, variance: pd.DataFrame) -
     of_baseline, of_ours = (at("trends", f"matched, {method}", method, **ends) for method in both)
     of_both = at("trends", "matched, both", *both, **ends)
 
-    r = {method: correlation_by_set(rows, draw, method) for method in both}
-    over_runs = trends[trends.draw == draw].set_index("method")["r, runs"]
-    negative = at("trends", "matched, vanilla", BASELINE) | {"side": "less", "shown": over_runs[BASELINE]}
-    weaker = at("trends", f"matched, {ours}", *both) | {"side": "greater", "shown": over_runs[ours]}
+    r = {method: correlation(rows, draw, method) for method in both}
+    weaker = stats.Measurement(abs(r[BASELINE].values) - abs(r[ours].values), bounds=compare.SIGNED)
+    negative = at("trends", "matched, vanilla", BASELINE) | {"side": "less", "metric": None}
+    of_two = at("trends", f"matched, {ours}", *both) | {"side": "greater", "metric": None}
 
     share = variance[variance.draw == draw].iloc[0]
-    limits = share["excess low"], share["excess high"]
-    where = at("variance", draw, *both) | {"measured": share["total (%)"], "n": int(share.sets), "metric": None}
-    explained = ledger.read("ABS.variance_explained", share["excess (%)"], limits, **where)
-    why = f"share of the total, {share['by chance (%)']:.2f} % expected by chance, p = {share.p:.2g}"
+    where = at("variance", draw, *both) | {"side": "greater", "metric": "variance_share", "scale": 100}
+    explained = stats.jackknifed(stats.common_share, scores(rows, draw))
+    other = f"p = {share.p:.2g}; eta squared {share['total (%)']:.1f} % of the total"
     count = ledger.show("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
     return [
         *statements,
         ledger.judge_all("S4.2.baseline_drops", falls, side="less", **of_baseline),
         ledger.judge("S4.2.ours_robust", change[ours], side="not_less", **of_ours),
         ledger.judge("S4.2.gap_widens", change[ours] - change[BASELINE], side="greater", **of_both),
-        ledger.judge("S4.2.r_baseline", r[BASELINE], metric=None, **negative),
-        ledger.judge("S4.2.strong_relationship", r[BASELINE], metric=None, **negative),
-        ledger.judge("S4.2.r_ours", abs(r[BASELINE]) - abs(r[ours]), metric=None, **weaker),
-        replace(explained, low=None, high=None, why=f"{explained.why}; {why}"),
+        ledger.judge("S4.2.r_baseline", r[BASELINE], **negative),
+        ledger.judge("S4.2.strong_relationship", r[BASELINE], **negative),
+        ledger.judge("S4.2.r_ours", weaker, beside=f"ours r {r[ours].estimate:+.3f}", **of_two),
+        ledger.judge("ABS.variance_explained", explained, beside=other, **where),
         replace(count, why=f"{count.why}; what a level is had to be chosen, see above"),
     ]

@@ -14,7 +14,7 @@ from datalab import framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.arms import COMPONENTS
-from datalab.sections.compare import and_papers, cell_text, mean_with_interval, tests, with_correction
+from datalab.sections.compare import SHARE, and_papers, cell_text, mean_with_interval, tests, with_correction
 from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
 
 __all__ = ["Parameters", "estimate", "tasks"]
@@ -47,7 +47,7 @@ def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
     printed, lines = ledger.printed(), []
     for variant, (on, (name, key)) in itertools.product(framework.VARIANTS, ROWS.items()):
         f1 = scores(rows, variant, rate)
-        row = {"variant": variant, "configuration": name} | and_papers(f1[on], "F1", printed[f"T3.{key}.f1"])
+        row = {"variant": variant, "configuration": name} | and_papers(f1[on], "F1", printed[f"T3.{key}.f1"], SHARE)
         row |= {"Delta vs Full, paper": printed[f"T3.{key}.delta"], "note": "the base row: no delta"}
         if on != FULL:
             d = f1[on] - f1[FULL]
@@ -78,7 +78,7 @@ def all_sets(rows: pd.DataFrame) -> pd.DataFrame:
         f1 = scores(rows, variant, rate)[on]
         names = ", ".join(TITLES[name] for name in itertools.compress(COMPONENTS, on)) or "none"
         row = {"variant": variant, "noise rate (%)": 100 * rate, "components on": names}
-        lines.append(row | mean_with_interval(f1, "F1") | {"sets": len(f1)})
+        lines.append(row | mean_with_interval(f1, "F1", bounds=SHARE) | {"sets": len(f1)})
     return pd.DataFrame(lines)
 
 
@@ -100,8 +100,8 @@ def shapley_values(f1: pd.DataFrame) -> pd.DataFrame:
 def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """A row per variant, rate and component: its Shapley value, its share of the total gain, and P(it is the largest).
 
-    Values have 95 % t-intervals over data sets. A share has a 95 % percentile bootstrap over data sets, and is given
-    only where the total gain's interval excludes 0: elsewhere it would be a ratio to nothing.
+    Values have 95 % t-intervals over data sets. A share has the jackknife's over data sets, and is given only where
+    the total gain's interval excludes 0: elsewhere it would be a ratio to nothing.
     """
     printed, resamples, lines = ledger.printed(), protocol().statistics["resamples"], []
     for variant, rate in itertools.product(framework.VARIANTS, sorted(rows.rate.unique())):
@@ -110,13 +110,12 @@ def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         total = mean_with_interval(gain, "total gain")
         settled = bool(total["total gain low"] > 0 or total["total gain high"] < 0)
         means = stats.resampled_means(values, seeds.generator(root_seed, "4.3", variant, rate), resamples)
-        shares = 100 * means / means.sum(1, keepdims=True)
         largest = np.bincount(means.argmax(1), minlength=len(COMPONENTS)) / resamples
         for i, (name, title) in enumerate(TITLES.items()):
             share = "none: the sign of the gain is open"
             if settled:
-                low, high = np.percentile(shares[:, i], [2.5, 97.5])
-                share = f"{100 * values[name].mean() / gain.mean():.0f} [{low:.0f}, {high:.0f}]"
+                of_gain = stats.jackknifed(lambda v, i=i: v[:, i].mean() / v.sum(1).mean(), values).interval()
+                share = "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * end for end in of_gain[:3]))
             lines.append(
                 {"variant": variant, "noise rate (%)": 100 * rate, "component": title}
                 | mean_with_interval(values[name], "Shapley value (F1)")
@@ -137,22 +136,36 @@ def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[State
         raws = [raw | dict(zip(COMPONENTS, on, strict=True)) for on in dict.fromkeys(sets)]
         return {"table": "cells", "row": row, "raw": raws}
 
+    def removed(key: str, d: pd.Series, where: dict[str, Any]) -> list[Statement]:
+        p = tests(d)["p (Wilcoxon)"]
+        return [ledger.judge(f"T3.{key}.delta", d, **where), ledger.judge_p(f"T3.{key}.p", p, d, **where)]
+
     lost = {name: f1[FULL] - f1[on] for on, (name, _) in ROWS.items() if on != FULL}
-    how, gain = {"side": "greater", "table": "contributions", "raw": raw}, phi.sum(axis=1).mean()
-    shown = {name: f"{share['share of gain (%)'][title]}; total gain {gain:+.3f} F1" for name, title in TITLES.items()}
+    how, gain = {"side": "greater", "table": "contributions", "raw": raw}, phi.sum(axis=1)
+
+    def of_gain(name: str) -> Statement:
+        # There is a share only of a gain that is there.
+        both = {"the component": phi[name], "the total gain": gain}
+        where = {"row": f"paper, {TITLES[name]}", "in_its_unit": False, "beside": shares[name]}
+        return ledger.judge_all(f"S4.3.share_{IN_LEDGER[name]}", both, **where, **how)
+
+    shares = {name: f"share of the gain (%): {share['share of gain (%)'][title]}" for name, title in TITLES.items()}
     f, w, r = (phi[name] for name in COMPONENTS)
     most = {"weighting over regularisation": w - r, "weighting over feature extraction": w - f}
     via = {"weighting": w, "regularisation": r, "both over feature extraction": w + r - f}
     return [
         *(
-            ledger.judge_level(f"T3.{key}.f1", f1[on], f1[FULL], **where(f"paper, {name}", on, FULL))
+            ledger.judge_level(f"T3.{key}.f1", f1[on], f1[on] - f1[FULL], **where(f"paper, {name}", on, FULL))
             for on, (name, key) in ROWS.items()
         ),
-        ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)),
         *(
-            ledger.judge(f"S4.3.share_{key}", phi[name], row=f"paper, {TITLES[name]}", shown=shown[name], **how)
-            for name, key in IN_LEDGER.items()
+            made
+            for on, (name, key) in ROWS.items()
+            if on != FULL
+            for made in removed(key, f1[on] - f1[FULL], where(f"paper, {name}", on, FULL))
         ),
+        ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)),
+        *(of_gain(name) for name in TITLES),
         ledger.judge_all("S4.3.aw_most", most, row="paper", **how),
         ledger.judge("S4.3.reg_over_fe", r - f, row="paper", **how),
         ledger.judge_all("S6.via", via, row="paper", **how),

@@ -146,8 +146,8 @@ def scaling(rows: pd.DataFrame) -> pd.DataFrame:
         note = ", ".join(f"{name} {n:,}" for name, n in reached.items() if n < size)
         return (
             {"variant": variant, "Training Size": size_name(size)}
-            | compare.and_papers(base, "Baseline F1", printed.get(f"{key}.baseline_f1"))
-            | compare.and_papers(ours, "Ours F1", printed.get(f"{key}.ours_f1"))
+            | compare.and_papers(base, "Baseline F1", printed.get(f"{key}.baseline_f1"), compare.SHARE)
+            | compare.and_papers(ours, "Ours F1", printed.get(f"{key}.ours_f1"), compare.SHARE)
             | compare.and_papers(100 * (ours / base - 1), GAIN, printed.get(f"{key}.rel_gain"))
             | {"seeds": len(base), "note": f"no more rows: {note}" if note else ""}
         )
@@ -170,7 +170,7 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
         return part.groupby("seed").macro_f1.mean()
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
-        row, base = compare.mean_with_interval(f1(part), "F1"), part.method.iloc[0] == "vanilla"
+        row, base = compare.mean_with_interval(f1(part), "F1", bounds=compare.SHARE), part.method.iloc[0] == "vanilla"
         if not base:
             vanilla = compare.rows_of_kind(rows, method="vanilla", **part[learner].iloc[0])
             row |= compare.mean_with_interval(f1(part) - f1(vanilla), "less vanilla")
@@ -241,6 +241,10 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         raw = {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
+    def relative(*sizes: int) -> dict[str, float]:
+        # The smallest gain that matters is the smallest effect in F1 over the mean that the gain is relative to.
+        return {"scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / f1("vanilla", *sizes).mean()}
+
     statements = []
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
@@ -248,9 +252,12 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), raw={"size": size}, **where)
         statements.append(replace(trained, why="trained on as many, where there are"))
         for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
-            levels = (by_seed(rows, method, at_size) for at_size in (size, 1000))
+            level = by_seed(rows, method, size)
+            levels = level, level - by_seed(rows, method, 1000)
             where["raw"] = {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
+        gain = f1(ours, size) / f1("vanilla", size) - 1
+        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain, **relative(size), **at(name, [size], *both)))
     if min(names, default=0) == 1000 and small and large:
         few, many = (f1(ours, *some) / f1("vanilla", *some) - 1 for some in (small, large))
         later = f1("vanilla", *large) - f1("vanilla", *small)
@@ -258,7 +265,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         ends = [min(names), max(names)]
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge("S4.4.low_data", few - many, scale=100, **at("1K and 5K less the others", sizes, *both)),
+            ledger.judge("S4.4.low_data", few - many, **relative(*sizes), **at("1K and 5K less the others", sizes, *both)),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),

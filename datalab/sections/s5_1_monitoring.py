@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from datalab import ledger, models, pruning, seeds
+from datalab import ledger, models, pruning, seeds, stats
 from datalab.data.streams import shift_of, shifting_stream
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, trial
+from datalab.sections import compare, failure_predictor, trial
 from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
-from datalab.sections.compare import by_set, mean_with_interval
+from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
 from datalab.sections.parameters import Datasets, estimated, per_set_and_seed
 from datalab.sections.trial import DATALAB, Trial
@@ -223,7 +223,7 @@ def existing(rows: pd.DataFrame) -> pd.DataFrame:
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
         method, weights = part[["method", "weights"]].iloc[0]
-        row, base = mean_with_interval(by_set(part, "macro_f1"), "F1"), weights == "none"
+        row, base = mean_with_interval(by_set(part, "macro_f1"), "F1", bounds=SHARE), weights == "none"
         if not base:
             row |= mean_with_interval(weights_gain(rows, method, weights), "less without")
         return row | {"note": "the base row" if base else "", "sets": part.dataset.nunique()}
@@ -269,9 +269,12 @@ def streams_figure(streams: pd.DataFrame) -> sns.FacetGrid:
 
 def verdicts(
     rows: pd.DataFrame, metric_rows: pd.DataFrame, streams: pd.DataFrame, weighted: pd.DataFrame,
-    predictor: pd.DataFrame, monitors: pd.DataFrame, silence: pd.DataFrame,
+    failures: pd.DataFrame, monitors: pd.DataFrame, silence: pd.DataFrame,
 ) -> list[Statement]:  # fmt: skip
-    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables."""
+    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables.
+
+    ``failures`` are those of :func:`datalab.sections.failure_predictor.failures`.
+    """
     systems = {"architecture": "mlp", "method": ["full", "influence"], "strata": "leverage", "part": "stratum"}
     strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
     gains = {method: weights_gain(weighted, method, "datalab_paper") for method in PRUNED_BY}
@@ -283,9 +286,9 @@ def verdicts(
     silent = {name: silence[column].to_numpy() for name, column in silent.items()}
     of_silence = {"table": "silence", "row": "all streams", "metric": "accuracy", "raw": shifted}
 
-    better = monitors[monitors.statistic == "influence"].AUROC.dropna().to_numpy() - 0.5
+    auroc = monitors[monitors.statistic == "influence"].AUROC.dropna().to_numpy()
+    better = stats.Measurement(auroc, bounds=SHARE, against=0.5)
     of_monitors = {"table": "monitors", "row": "influence", "metric": None, "raw": {"part": ["quiet", "shifted"]}}
-    of_monitors["shown"] = float(better.mean() + 0.5) if len(better) else None
 
     stress, raw, rates = {}, [], [rows.rate.min(), rows.rate.max()]
     if rates[0] == 0 < rates[1]:
@@ -297,23 +300,23 @@ def verdicts(
         raw += shifted
     of_stress = {"table": "silence", "row": "noise and shifts", "raw": raw}
     return [
-        *predictor_verdicts(predictor),
+        *predictor_verdicts(failures),
         ledger.judge("S5.1.benchmarks_underestimate", tilted_less_natural(metric_rows), side="greater", **strata),
         ledger.judge_all("S5.1.existing_improved", gains, side="greater", **pruned),
         ledger.judge_all("S5.1.fail_silently", silent, side="greater", **of_silence),
-        ledger.judge("S5.1.monitoring", better, side="greater", **of_monitors),
+        ledger.judge("S5.1.monitoring", better, side="greater", beside="against 0.5", **of_monitors),
         ledger.judge_all("S1.stress_degradation", stress, side="greater", **of_stress),
     ]
 
 
-def predictor_verdicts(predictor: pd.DataFrame) -> list[Statement]:
-    """The abstract's F1 and its interval, read on the lead of the logistic regression over the trivial rule."""
-    rule = predictor.set_index("rule").loc[LOGISTIC]
-    enough = rule.sets >= protocol().title_verdict["min_datasets"]
-    lead, limits = rule["less the trivial rule"], (rule["less low"], rule["less high"]) if enough else (-1, 1)
-    where = {"table": "predictor", "row": LOGISTIC, "n": int(rule.sets)}
+def predictor_verdicts(frame: pd.DataFrame) -> list[Statement]:
+    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule."""
+    f1, lead = failure_predictor.measurements(frame)[LOGISTIC]
+    where = {"table": "predictor", "row": LOGISTIC, "side": "greater"}
     where["raw"] = {"part": "main", "method": ["influence", "random", "label_noise"]}
-    where |= {"measured": rule.F1, "limits": (rule["F1 low"], rule["F1 high"])}
-    read = [ledger.read(claim, lead, limits, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
-    why = "{}; less the trivial rule {:+.3f}"
-    return [replace(s, why=why.format(s.why if enough else "too few data sets", lead)) for s in read]
+    made = [ledger.judge_level(claim, f1, lead, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
+    fewest = protocol().title_verdict["min_datasets"]
+    if f1.n >= fewest:
+        return made
+    few = f"{f1.n} data sets are fewer than the {fewest} that a verdict needs"
+    return [replace(one, verdict=ledger.INCONCLUSIVE, why=few) for one in made]

@@ -15,7 +15,7 @@ from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import trial
-from datalab.sections.compare import by_set, mean_with_interval, table, tests, with_correction
+from datalab.sections.compare import SHARE, by_set, mean_with_interval, table, tests, with_correction
 from datalab.sections.parameters import MainRates, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -169,7 +169,7 @@ def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
         f1 = by_set(part, "macro_f1")
-        row, sets = mean_with_interval(f1, "F1"), {"sets": len(f1)}
+        row, sets = mean_with_interval(f1, "F1", bounds=SHARE), {"sets": len(f1)}
         if part.order.iloc[0] == ORDERS[0]:
             return row | {"p (Wilcoxon)": np.nan, "note": "the base row"} | sets
         d = f1 - by_set(rows, "macro_f1", rate=part.rate.iloc[0], order=ORDERS[0])
@@ -188,7 +188,7 @@ def ensembles(rows: pd.DataFrame) -> pd.DataFrame:
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
         f1 = by_set(part, "macro_f1")
-        row = mean_with_interval(f1, "F1") | mean_with_interval(f1 - base, "less the MLP")
+        row = mean_with_interval(f1, "F1", bounds=SHARE) | mean_with_interval(f1 - base, "less the MLP")
         return row | mean_with_interval(100 * (f1 / base - 1), "gain over the MLP (%)") | {"sets": len(f1)}
 
     return table(rows, "method", line)
@@ -210,20 +210,22 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
 
     methods = ("best member by validation", "datalab_paper", "four different models")
     member, ours, ensemble = (f1("ensemble", method) for method in methods)
-    gain, ours = ensemble / member - 1, ours / member - 1
+    gains = [100 * (of.mean() / member.mean() - 1) for of in (ensemble, ours)]
     of_gain = at("ensemble", "four different models", *methods, table="ensembles")
-    of_gain["shown"] = f"{100 * gain.mean():.1f} over its best member, DATA-LAB {100 * ours.mean():.1f}"
+    of_gain["beside"] = "over its best member {:+.1f} %, DATA-LAB {:+.1f} %".format(*gains)
 
     removed, pair = f"{rate:.0%} flipped, {share:.0%} removed", ("everything", "influence")
     filtered = f1("filtering", "influence", dropped=share)
-    lost = filtered / f1("filtering", "everything") - 1
+    everything = f1("filtering", "everything")
+    # The smallest loss that matters is the smallest effect in F1 over the mean that the loss is relative to.
+    relative = {"scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / everything.mean()}
     by_chance = f1("filtering", "random", dropped=share) - filtered
     of_lost = at("filtering", removed, *pair, dropped=[0, share])
     of_chance = at("filtering", removed, "influence", "random", dropped=share)
     made = [
         ledger.judge("S5.3.curriculum", order, side="none", **of_order),
-        ledger.judge("S5.3.ensemble", ours - gain, side="greater", **of_gain),
-        ledger.judge("S5.3.filtering", lost, side="less", scale=100, **of_lost),
+        ledger.judge("S5.3.ensemble", ours - ensemble, side="greater", in_its_unit=False, **of_gain),
+        ledger.judge("S5.3.filtering", 1 - filtered / everything, side="greater", **relative, **of_lost),
         ledger.judge("S5.3.valuable_signal", by_chance, side="greater", **of_chance),
     ]
     lowest, highest = rows.rate.min(), rows.rate.max()

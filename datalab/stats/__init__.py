@@ -7,10 +7,12 @@ one difference per seed, and then it speaks of nothing else. Arrays have the uni
 leading axes are independent problems, answered together. What scipy.stats or pingouin has is called, not rewritten.
 """
 
-from datalab.stats.bootstrap import nested_bootstrap, resampled_means
+from datalab.stats.bootstrap import resampled_means
 from datalab.stats.clustered_f1 import clustered_f1, clustered_f1_lead, f1, outcomes
-from datalab.stats.correlation import clustered_correlation, moments, pearson
+from datalab.stats.correlation import clustered_correlation, mean_correlation, moments, pearson
 from datalab.stats.crossover import crossover, crossover_bootstrap, crossover_label, isotonic
+from datalab.stats.decision import SIDES, decide
+from datalab.stats.measurement import EffectSize, Measurement, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
     Interval,
@@ -24,25 +26,32 @@ from datalab.stats.paired import (
     wilcoxon,
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
-from datalab.stats.variance import permutation_p, permuted_levels, resampled_eta_squared, sums_of_squares
+from datalab.stats.variance import common_share, levels_exchanged, sums_of_squares
 
 __all__ = [
+    "SIDES",
+    "EffectSize",
     "Interval",
+    "Measurement",
     "bonferroni",
     "clustered_correlation",
     "clustered_f1",
     "clustered_f1_lead",
     "cohens_dz",
+    "common_share",
     "crossover",
     "crossover_bootstrap",
     "crossover_label",
+    "decide",
     "effect_needed",
     "equivalent",
     "f1",
     "holm",
     "isotonic",
+    "jackknifed",
+    "levels_exchanged",
+    "mean_correlation",
     "moments",
-    "nested_bootstrap",
     "nested_dz",
     "outcomes",
     "p_floor",
@@ -50,10 +59,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_summary",
     "pearson",
-    "permutation_p",
-    "permuted_levels",
     "power",
-    "resampled_eta_squared",
     "resampled_means",
     "seeds_needed",
     "sign_flip_test",

@@ -1,13 +1,12 @@
-"""Pearson's correlation over observations that come in clusters, with an interval that resamples the clusters.
+"""Pearson's correlation over observations that come in clusters, with the clusters for units.
 
-A cluster counts by its *moments* (6,): n and the sums of x, y, x^2, y^2 and xy. Those of a union are their sum, so that
-a bootstrap over clusters is one matrix product.
+A cluster counts by its *moments* (6,): n and the sums of x, y, x^2, y^2 and xy. Those of a union are their sum.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datalab.stats.paired import Interval
+from datalab.stats.measurement import Measurement, jackknifed
 
 
 def moments(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -24,17 +23,11 @@ def pearson(m: ArrayLike) -> NDArray[np.float64]:
     return r if np.ndim(m) > 1 else r[0]
 
 
-def clustered_correlation(
-    clusters: ArrayLike, rng: np.random.Generator, resamples: int, confidence: float = 0.95
-) -> Interval:
-    """Pearson's r over all observations of clusters (k, 6) of moments, with a percentile interval.
+def clustered_correlation(clusters: ArrayLike) -> Measurement:
+    """Pearson's r over all observations of clusters (k, 6) of moments; its units are the clusters."""
+    return jackknifed(lambda some: pearson(some.sum(0)), clusters, bounds=(-1, 1))
 
-    What varies: which clusters were drawn. With one cluster the limits are nan.
-    """
-    clusters = np.asarray(clusters, dtype=float)
-    k, low, high = len(clusters), np.nan, np.nan
-    if k > 1:
-        counts = rng.multinomial(k, np.full(k, 1 / k), resamples)
-        tail = 50 * (1 - confidence)
-        low, high = np.nanpercentile(pearson(counts @ clusters), [tail, 100 - tail])
-    return Interval(float(pearson(clusters.sum(0))), low, high, confidence, k)
+
+def mean_correlation(clusters: ArrayLike) -> Measurement:
+    """The mean over clusters (k, 6) of moments of each one's own Pearson's r; 0 for one whose x or y does not vary."""
+    return Measurement(np.nan_to_num(pearson(clusters)), bounds=(-1, 1))

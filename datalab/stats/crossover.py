@@ -17,12 +17,13 @@ from numpy.typing import ArrayLike
 
 from datalab.errors import UserError
 from datalab.protocol import protocol
+from datalab.stats.paired import t_interval
 
 ALWAYS, NEVER = -np.inf, np.inf
 
 
 class CrossoverBootstrap(NamedTuple):
-    """A crossover with its percentile interval. ``low`` may be -inf and ``high`` inf: open towards that side.
+    """A crossover with its interval. ``low`` may be -inf and ``high`` inf: open towards that side.
 
     ``p_always`` and ``p_never`` are the shares of resamples in which the method is always, never better over the
     rates studied. ``draws (resamples,)`` are the resampled crossovers.
@@ -82,12 +83,16 @@ def crossover_bootstrap(
     resamples: int | None = None,
     confidence: float | None = None,
 ) -> CrossoverBootstrap:
-    """The crossover of ``d (sets, seeds, R)`` with a two-level percentile bootstrap.
+    """The crossover of ``d (sets, seeds, R)``: its interval over the data sets, and a two-level bootstrap of it.
 
-    What varies: the data sets, drawn with replacement, then for every set drawn its seeds, with replacement and anew;
-    a seed's whole curve over the rates stays together, since its rates share splits and initial weights. Population:
-    new data sets at new seeds. Resampling both levels counts the seeds' variance once more than the sets' means
-    already carry it, so the interval is, if anything, wide. One seed a set leaves the data sets alone to vary.
+    The interval holds every rate at which the sets' mean difference may be 0: ``low`` is the crossover of the upper
+    t-limits of d over the rates, ``high`` that of the lower (Fieller's inversion of a test; the isotonic fit keeps
+    order, so the estimate lies between). It is studentised and has no random part: two tables give one crossover one
+    interval, and ``high`` is below a rate where the t-interval of d there lies above 0. A percentile interval of the
+    draws covers some 90 % at 15 sets, by this study's slope (notebook 3.4).
+
+    In the draws the data sets vary, drawn with replacement, then for every set drawn its seeds, with replacement and
+    anew; a seed's whole curve over the rates stays together, since its rates share splits and initial weights.
 
     Args:
         resamples, confidence: the protocol's (2,000, 0.95) when None.
@@ -109,7 +114,8 @@ def crossover_bootstrap(
     flat = (drawn + sets * seeds * np.arange(resamples)[:, None, None]).ravel()
     weights = np.bincount(flat, minlength=resamples * sets * seeds).reshape(resamples, sets * seeds) / (sets * seeds)
     draws = _first_zero(rates, isotonic(weights @ d.reshape(sets * seeds, -1)))
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    limits = t_interval(d.mean(axis=1).T, confidence)  # of each rate
+    low, high = (_first_zero(rates, isotonic(end)) for end in (limits.high, limits.low))
     return CrossoverBootstrap(
         estimate=float(_first_zero(rates, isotonic(d.mean(axis=(0, 1))))),
         low=float(low),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
+from scipy.special import expit, logit
 
 from datalab.errors import UserError
 from datalab.protocol import protocol
@@ -42,18 +43,36 @@ class PairedBootstrap(NamedTuple):
     p: Floats
 
 
-def t_interval(x: ArrayLike, confidence: float = 0.95) -> Interval:
+def t_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float, float] | None = None) -> Interval:
     """Student's t-interval for the mean of ``x (..., n)``; equivalent to ``scipy.stats.t.interval`` on mean and s.e.
 
     What varies: the units. Population: the units' (normal, or n large). Equal units give an interval of width 0.
 
+    bounds: the ends (a, b) of the range of x, where it has one: 0 and 1 of an accuracy, 0 and inf of a ratio. The
+       limits are then formed on the scale logit((mean - a) / (b - a)), or log(mean - a), the error carried over by the
+       delta method, and carried back: no limit lies outside what can be.
+
     Raises:
-        UserError: fewer than 2 units, a value that is not finite, a confidence outside (0, 1).
+        UserError: fewer than 2 units, a value that is not finite or out of bounds, a confidence outside (0, 1).
     """
     x, mean, error = _moments(x)
     _check_confidence(confidence)
     half = scipy_stats.t.ppf((1 + confidence) / 2, x.shape[-1] - 1) * error
-    return Interval(_plain(mean), _plain(mean - half), _plain(mean + half), confidence, x.shape[-1])
+    low, high = mean - half, mean + half
+    if bounds is not None:
+        a, b = bounds
+        if not (np.all(mean >= a) and np.all(mean <= b)):
+            raise UserError(f"bounds: a mean of {mean} lies outside [{a:g}, {b:g}]")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if np.isinf(b):
+                inner = [a + (mean - a) * np.exp(sign * half / (mean - a)) for sign in (-1, 1)]
+            else:
+                share = (mean - a) / (b - a)
+                slope = share * (1 - share) * (b - a)  # of the mean by its logit
+                inner = [a + (b - a) * expit(logit(share) + sign * half / slope) for sign in (-1, 1)]
+        # At an end itself all units are equal: no limits but the mean.
+        low, high = (np.where((mean > a) & (mean < b), end, mean) for end in inner)
+    return Interval(_plain(mean), _plain(low), _plain(high), confidence, x.shape[-1])
 
 
 def t_test(d: ArrayLike) -> PairedTest:

@@ -1,8 +1,8 @@
 """How much of the variance the levels of a factor explain, in a design whose every row has one value at each level.
 
-y (rows, levels) throughout; ``units`` (rows,) names the unit (data set) that a row belongs to. eta squared is a ratio
-of the sums of squares that :func:`sums_of_squares` gives: ``level / total``; partial, with the rows taken out,
-``level / (total - rows)``; within units, ``level_within / within``.
+eta squared is a ratio of the sums of squares that :func:`sums_of_squares` gives: ``level / total``; partial, with the
+rows taken out, ``level / (total - rows)``; within units, ``level_within / within``. It is biased upward, and more so
+where every unit (data set) has a pattern of its own: what is read is :func:`common_share`.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class SumsOfSquares(NamedTuple):
 
 
 def sums_of_squares(y: Floats, units: ArrayLike) -> SumsOfSquares:
-    """The decomposition of y (rows, levels); ``units`` (rows,)."""
+    """The decomposition of y (rows, levels); ``units`` (rows,) names the unit that a row belongs to."""
     of_unit, mean = _averaging(units), y.mean()
     unit_mean = (of_unit @ y.mean(1)) @ (of_unit > 0)  # of each row
     level, level_within = _of_levels(y, mean, of_unit)
@@ -41,37 +41,44 @@ def sums_of_squares(y: Floats, units: ArrayLike) -> SumsOfSquares:
     )
 
 
-def permuted_levels(
-    y: Floats, units: ArrayLike, blocks: NDArray[np.int64], rng: np.random.Generator, permutations: int
-) -> Floats:
-    """(permutations, 2): ``level`` and ``level_within`` once the levels are exchanged at random within each block.
+def common_share(y: Floats) -> float:
+    """The share of the variance of y (units, rows, levels) by what the levels do alike in every unit: unbiased at 0.
 
-    Rows of one of ``blocks`` (rows,), numbered from 0, are exchanged alike: they are not independent of each other,
-    such as methods trained on the same sets. Under the hypothesis that the level has no effect, the observed sums are
-    one more draw of these.
+    eta squared counts as the levels' what each unit's own pattern leaves in their means. Here a unit counts by its
+    means at the levels, less their mean, c_u (levels,), and two *different* units must agree: the numerator is the mean
+    of c_u . c_v / levels over pairs u != v, which is eta squared's less what units that share nothing would give it, as
+    in omega squared with the unit-by-level interaction for its error. The denominator is the variance of all of y.
+    nan with fewer than 2 units; below 0 by chance where nothing is shared.
     """
-    of_unit, mean = _averaging(units), y.mean()
-    levels = np.tile(np.arange(y.shape[1]), (blocks.max() + 1, 1))
-    drawn = np.empty((permutations, 2))
-    for i in range(permutations):
-        order = rng.permuted(levels, axis=1)
-        drawn[i] = _of_levels(np.take_along_axis(y, order[blocks], 1), mean, of_unit)
-    return drawn
+    if len(y) < 2 or not np.ptp(y):
+        return float("nan")
+    return float(_agreement(_patterns(y)) / y.var())
 
 
-def permutation_p(observed: ArrayLike, drawn: Floats) -> Floats:
-    """(1 + how many of ``drawn`` (permutations, k) are as large) / (1 + permutations), for ``observed`` (k,)."""
-    as_large = drawn >= np.asarray(observed) * (1 - 1e-12)  # rounding must not decide a tie
-    return (1 + as_large.sum(0)) / (1 + len(drawn))
+def levels_exchanged(y: Floats, rng: np.random.Generator, permutations: int) -> float:
+    """p of a common effect of the levels on y (units, rows, levels): exchanged at random within each unit.
+
+    A unit's rows are exchanged alike: they were trained on the same sets. The hypothesis is that no unit's pattern
+    says anything of another's, not that there are none. (1 + as large) / (1 + permutations); nan with under 2 units.
+    """
+    if len(y) < 2:
+        return float("nan")
+    c = _patterns(y)
+    drawn = _agreement(rng.permuted(np.tile(c, (permutations, 1, 1)), axis=2))
+    as_large = drawn >= _agreement(c) - 1e-12 * (c**2).sum()  # rounding must not decide a tie
+    return (1 + int(as_large.sum())) / (1 + permutations)
 
 
-def resampled_eta_squared(y: Floats, units: ArrayLike, rng: np.random.Generator, resamples: int) -> Floats:
-    """``level / total`` (resamples,) of bootstrap samples of the units: what varies is which units were drawn."""
-    units = np.asarray(units)
-    groups = [y[units == name] for name in dict.fromkeys(units)]
-    taken = rng.integers(0, len(groups), (resamples, len(groups)))
-    samples = (np.concatenate([groups[i] for i in sample]) for sample in taken)
-    return np.array([_level(sample, sample.mean()) / ((sample - sample.mean()) ** 2).sum() for sample in samples])
+def _patterns(y: Floats) -> Floats:
+    means = y.mean(1)
+    return means - means.mean(1, keepdims=True)
+
+
+def _agreement(c: Floats) -> Floats:
+    """The mean over pairs of different units of c_u . c_v / levels, of c (..., units, levels)."""
+    units, levels = c.shape[-2:]
+    pairs = (c.sum(-2) ** 2).sum(-1) - (c**2).sum((-2, -1))
+    return pairs / (units * (units - 1) * levels)
 
 
 def _averaging(units: ArrayLike) -> Floats:

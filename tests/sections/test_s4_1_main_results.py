@@ -121,7 +121,7 @@ def test_a_row_of_table_4_1b_is_what_pingouin_makes_of_the_seeds(main_rows):
 
 def test_the_headline_in_the_notebooks_cell_is_the_tables(main_rows, shown):
     gain = shown("4_1_main_results", "headline-by-hand", rows=main_rows, rate=RATE)["gain"]
-    table = s4_1.headline(main_rows, RATE, 7)
+    table = s4_1.headline(main_rows, RATE)
     against = table[table.against == "vanilla"].set_index("variant")["gain (%)"]
     assert against["paper"] == pytest.approx(gain["datalab_paper"], rel=1e-12)
     assert against["label-aware"] == pytest.approx(gain["datalab_label_aware"], rel=1e-12)
@@ -155,7 +155,7 @@ def test_weights_columns_are_those_of_the_weights(main_rows):
 
 
 def test_every_statement_is_judged_once_on_a_table_of_the_section(main_rows):
-    gains, literal = s4_1.headline(main_rows, RATE, 7), s4_1.benchmarks(main_rows, "paper", RATE, 7)
+    gains, literal = s4_1.headline(main_rows, RATE), s4_1.benchmarks(main_rows, "paper", RATE, 7)
     statements = s4_1.verdicts(main_rows, RATE, gains, literal)
     ids = [statement.id for statement in statements]
     assert len(ids) == len(set(ids)) == 5 * 4 + 11
