@@ -15,7 +15,8 @@ def _spec(number: str, stem: str, title: str) -> SectionSpec:
     return SectionSpec(number, stem, title, f"{__name__}.s{stem}")
 
 
-# In the order they run: the title first, so that its answer is there first; the verdicts read the rest, so last.
+# In the order they run: the title first, so that its answer is there first; the verdicts read the rest; what goes
+# beyond the paper comes last.
 SECTIONS = (
     _spec("0", "0_title_noise_threshold", "At what noise rate does influence pruning start to beat random?"),
     _spec("1", "1_paper_audit", "Does the paper agree with itself?"),
@@ -32,6 +33,7 @@ SECTIONS = (
     _spec("5.1", "5_1_monitoring", "Can failures be foreseen, and shifts be seen?"),
     _spec("5.3", "5_3_negative_results", "Do the negative results hold beside their controls?"),
     _spec("6", "6_verdicts", "Every statement's verdict"),
+    _spec("7", "7_when_to_prune", "When does pruning pay, and what foretells it?"),
 )
 STUDY = Study(SECTIONS, ledger, provenance.project() / "notebooks")
 

@@ -18,7 +18,7 @@ from datalab import data, ledger, seeds, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, readings, training_length, version_1
+from datalab.sections import compare, readings, sentences, training_length, version_1
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import (
     LOOKED_AT,
@@ -186,7 +186,7 @@ def by_dataset(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         shown = {f"d at {100 * rate:g} %": curve[rate] for rate in few}
         name = part.dataset.iloc[0]
         about = {"balance": data.REGISTRY[name].balance, "data sets": part["data sets"].iloc[0]}
-        ends = {"lowest_rate": rates[0], "highest_rate": rates[-1]}
+        ends = {"low": np.nan, "high": np.nan, "lowest_rate": rates[0], "highest_rate": rates[-1]}
         return about | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
 
     frame = compare.table(d[d.reading.isin([LEDGER, "F1, no quota"])], ["reading", "stratum", "dataset"], measure)
@@ -256,3 +256,34 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     del where["n"]
     below = ledger.judge("TITLE.only_when", compare.by_set(low, "d"), side="not_greater", **where)
     return [threshold, below]
+
+
+def answer(crossover: pd.DataFrame, full: pd.DataFrame) -> list[str]:
+    """What to take home, as sentences that follow the numbers: against random by stratum, then against keeping all.
+
+    ``crossover`` and ``full`` are :func:`crossovers`' and :func:`readings.against_full_table`'s.
+    """
+    lines = []
+    for stratum in STRATA:
+        at = crossover[(crossover.stratum == stratum) & (crossover["data sets"] == "all")]
+        at = at[at.reading.isin(RULES["readings"])]
+        if len(at):
+            shown = compare.readable(at)
+            each = [f"{r.reading}: {r.crossover} [{r['95 % low']}, {r['95 % high']}]" for _, r in shown.iterrows()]
+            kind = f"On {int(at.sets.iloc[0])} {stratum} data sets"
+            lines.append(
+                f"{kind}, stopped early, pruning by influence starts to beat random pruning at: {'; '.join(each)}."
+            )
+    for stratum in STRATA:
+        part = full[(full.stratum == stratum) & full.arm.isin(["influence, quota", "influence, no quota"])]
+        if len(part):
+            ahead = part[part.low > 0]
+            rates = sentences.listed(f"{r[RATE]:g} % ({r.arm.partition(', ')[2]})" for _, r in ahead.iterrows())
+            best = part.loc[part.d.idxmax()]
+            most = f"its best is {100 * best.d:+.1f} points of F1 [{100 * best.low:+.1f}, {100 * best.high:+.1f}]"
+            text = "at no rate studied" if ahead.empty else f"at {rates}"
+            lines.append(
+                f"Against keeping everything, also stopped early, it is ahead on {stratum} sets {text}; {most} at "
+                f"{best[RATE]:g} %."
+            )
+    return lines

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from datalab import data, stats
-from datalab.sections import compare, readings, training_length
+from datalab.sections import compare, readings, sentences, training_length
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import (
     LOOKED_AT,
@@ -89,7 +89,7 @@ def stopped_or_pruned(rows: pd.DataFrame) -> pd.DataFrame:
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         level = stats.Measurement(compare.by_set(part, "macro_f1").to_numpy(), (0, 1))
-        return compare.with_limits(level.interval(), "F1") | {"sets": level.n}
+        return compare.measured(level, "F1") | {"sets": level.n}
 
     return compare.table(frame, by, measure)
 
@@ -170,7 +170,7 @@ def predictors(p: pd.DataFrame) -> pd.DataFrame:
             figures["foretold less seen"] = stats.Measurement(of_sets.lead.mean().to_numpy(), (-1, 1))
             shown = {}
             for word, measured in figures.items():
-                shown |= compare.with_limits(measured.interval(), word)
+                shown |= compare.measured(measured, word)
             lines.append({"data sets": which, "predictor": name} | shown | {"sets": part.dataset.nunique()})
     return pd.DataFrame(lines)
 
@@ -199,7 +199,7 @@ def rules(rows: pd.DataFrame) -> pd.DataFrame:
     to win.
     """
     d = readings.against_full(early_stopped(rows[rows.noise != HUMAN]))
-    unit = ["stratum", "dataset", "seed", "rate"]
+    d, unit = d[d.arm.isin(PRUNED_ARMS)], ["stratum", "dataset", "seed", "rate"]
     gain = d.pivot(index=unit, columns="arm", values="d")[list(PRUNED_ARMS)]
     seen = d.pivot(index=unit, columns="arm", values="validation_d")[list(PRUNED_ARMS)]
     rate = gain.index.get_level_values("rate")
@@ -225,3 +225,26 @@ def rules(rows: pd.DataFrame) -> pd.DataFrame:
         return named_d(compare.by_set(part, "d")) | shares | {"sets": part.dataset.nunique()}
 
     return compare.table(compare.together(frame, by), by, measure)
+
+
+def answer(full: pd.DataFrame, predictors: pd.DataFrame, rules: pd.DataFrame) -> list[str]:
+    """What to take home, as sentences that follow the tables :func:`against_everything`, predictors and rules."""
+    stopped = full[(full.trained == STOPPED) & full.arm.isin(PRUNED_ARMS)]
+    ahead = stopped[stopped.low > 0]
+    where = sentences.listed(
+        f"{r.arm} on {r.stratum} sets at {r[RATE]:g} % ({100 * r.d:+.1f})" for _, r in ahead.iterrows()
+    )
+    lines = [f"Stopped early, pruned arms ahead of keeping everything (F1 points, unadjusted 95 %): {where}."]
+    for which, part in predictors.groupby("data sets", sort=False):
+        shown = part.sort_values("balanced accuracy", ascending=False, kind="stable")
+        each = [_percent(r, "balanced accuracy", r.predictor) for _, r in shown.iterrows()]
+        lines.append(f"Balanced accuracy (%) of the sign against random, data sets {which}: {'; '.join(each)}.")
+    for (stratum, which), part in rules.groupby(["stratum", "data sets"], sort=False):
+        each = [f"{r.rule} {100 * r.d:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]" for _, r in part.iterrows()]
+        lines.append(f"F1 points gained over always keeping everything, {stratum} sets {which}: {'; '.join(each)}.")
+    return lines
+
+
+def _percent(row: pd.Series, column: str, name: str) -> str:
+    value, low, high = (100 * row[f"{column}{end}"] for end in ("", " low", " high"))
+    return f"{name} {value:.0f} [{low:.0f}, {high:.0f}]"

@@ -226,3 +226,8 @@ def title_verdict(primary: pd.DataFrame, crossover: pd.Series) -> TitleVerdict:
     """The verdict on the title by the protocol's rule, read on :func:`primary_table` and its crossover."""
     rates, limits = primary[RATE] / 100, (crossover.low, crossover.high)
     return ledger.title_verdict(rates, primary.low, primary.high, limits, n_datasets=int(crossover.sets))
+
+
+def holm_floor(frame: pd.DataFrame) -> float:
+    """The smallest adjusted p that :func:`every_cell`'s table can have: the sign-flip test's floor times its rows."""
+    return min(1.0, len(frame) * stats.p_floor(int(frame.sets.max())))
