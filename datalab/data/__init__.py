@@ -3,10 +3,21 @@
 from datalab.data.cards import card
 from datalab.data.download import fetch, missing, on_disk
 from datalab.data.preparation import Prepared, prepare
-from datalab.data.registry import EMBEDDED, ENCODERS, PACKAGES, REGISTRY, DatasetSpec, PackageSpec, check_names
+from datalab.data.registry import (
+    COUNTED,
+    EMBEDDED,
+    ENCODERS,
+    PACKAGES,
+    REGISTRY,
+    DatasetSpec,
+    PackageSpec,
+    check_names,
+    stratum,
+)
 from datalab.data.tables import Dataset, load
 
 __all__ = [
+    "COUNTED",
     "EMBEDDED",
     "ENCODERS",
     "PACKAGES",
@@ -22,4 +33,5 @@ __all__ = [
     "missing",
     "on_disk",
     "prepare",
+    "stratum",
 ]

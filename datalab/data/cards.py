@@ -1,6 +1,6 @@
 """Data cards: what a reader must know of a data set before believing a number measured on it."""
 
-from datalab.data.registry import PACKAGES, REGISTRY, check_names
+from datalab.data.registry import PACKAGES, REGISTRY, check_names, stratum
 
 
 def card(name: str) -> str:
@@ -11,8 +11,9 @@ def card(name: str) -> str:
     if spec.wheel is not None:
         wheel = PACKAGES[spec.wheel]
         package = f"{wheel.name} {wheel.version}, sha256 `{wheel.sha256}`"
-    balance = ", ".join(f"{label} {count:,}" for label, count in spec.counts.items())
+    counts = ", ".join(f"{label} {count:,}" for label, count in spec.counts.items())
     split = "60/15/25, whole groups apart" if spec.grouped else "60/15/25, stratified by class"
+    looked_at = {"": "by no run: a confirmation set"}.get(spec.looked_at, f"by the {spec.looked_at}")
     lines = [
         f"# {name}: {spec.title}",
         "",
@@ -22,8 +23,8 @@ def card(name: str) -> str:
         f"{spec.conflicts:,} rows whose copies carry another label",
         "- **features**: " + ("one text" if spec.modality == "text" else f"{spec.features:,}")
         + (f", a grid of {' x '.join(map(str, spec.grid))} (channels x height x width)" if spec.grid else ""),
-        f"- **classes**: {spec.classes}; majority {spec.majority:.1%}",
-        f"- **balance** (rows of each class): {balance}",
+        f"- **classes**: {spec.classes}; majority {spec.majority:.1%}; balance {spec.balance:.2f} ({stratum(name)})",
+        f"- **rows of each class**: {counts}",
         f"- **split**: {split}",
         f"- **source**: {spec.source}",
         f"- **licence as stated**: {spec.licence}",
@@ -33,6 +34,11 @@ def card(name: str) -> str:
         f"- **known leaks**: {spec.leaks}",
         f"- **columns dropped**: {spec.dropped}",
         f"- **natural label noise**: {spec.natural_noise}",
+        *([] if spec.human_error is None else [
+            f"- **human labels**: a row's raters gave another label than the majority in {spec.human_error:.1%}"
+        ]),
+        f"- **looked at**: {looked_at}",
+        *([f"- **same rows as**: {spec.same_rows_as}; never count both"] if spec.same_rows_as else []),
         "- **classes dropped**: a class that a split cannot give two training rows is left out of that split; "
         f"the smallest has {min(spec.counts.values()):,} rows, so none is at the study's sizes",
     ]  # fmt: skip

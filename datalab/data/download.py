@@ -116,7 +116,11 @@ def _pip_download(package: PackageSpec, folder: Path) -> Path:
     # Before pip hands over an sdist it asks its setup.py, pinned by hash as well, for metadata: in a fresh build
     # environment, or, where an index lacks setuptools, with the one that is installed here.
     source = ["--no-binary", package.name]
-    attempts = [source, [*source, "--no-build-isolation"]] if package.kind == "sdist" else [["--only-binary", ":all:"]]
+    wheel = ["--only-binary", ":all:"]
+    if package.tag:  # whatever this Python and this machine would choose for themselves
+        python, abi, platform = package.tag.split("-")
+        wheel += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi, "--platform", platform]
+    attempts = [source, [*source, "--no-build-isolation"]] if package.kind == "sdist" else [wheel]
     for options in attempts:
         outcome = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace", check=False)
         archives = sorted((folder / "archive").glob("*"))

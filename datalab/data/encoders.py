@@ -17,6 +17,7 @@ from datalab.data.registry import DatasetSpec
 from datalab.data.tables import Dataset
 
 TEXT_COMPONENTS = 64
+WIDE_FROM = 250  # a table of more columns is projected on as many directions as a text
 RARE_SHARE = 0.01  # a level seen in fewer train rows than this joins the level "rare"
 CLIP = 10.0  # standard deviations: what lies beyond counts as this far
 POOL_FROM = 16  # images of at least this many rows lose their margin and are pooled 2 x 2 by the fast encoder
@@ -42,11 +43,11 @@ class Encoder(Protocol):
 def fast(dataset: Dataset, spec: DatasetSpec) -> Encoder:
     """TF-IDF with truncated SVD for text, standardised pooled pixels for images, dummies and z-scores for tables."""
     if spec.modality == "text":
-        return TfidfSvd(dataset)
+        return TfidfSvd(dataset, characters=spec.tokens == "characters")
     if spec.modality == "image":
         large = spec.grid[1] >= POOL_FROM
         return Pixels(dataset, spec.grid, pool=2 if large else 1, margin=spec.grid[1] // MARGIN if large else 0)
-    return DummyTable(dataset)
+    return WideTable(dataset) if spec.features > WIDE_FROM else DummyTable(dataset)
 
 
 def pretrained(dataset: Dataset, spec: DatasetSpec) -> Encoder:
@@ -59,7 +60,7 @@ def pretrained(dataset: Dataset, spec: DatasetSpec) -> Encoder:
     if spec.modality == "image" and spec.grid[0] == 1 and spec.grid[1] >= SMALLEST_IMAGE:
         pixels = dataset.features.to_numpy(dtype=np.float32).reshape(-1, *spec.grid[1:])
         return Embedding(dataset, "efficientnet-lite0", embed_images, pixels * (255.0 / pixels.max()))
-    return Pixels(dataset, spec.grid) if spec.modality == "image" else DummyTable(dataset)
+    return Pixels(dataset, spec.grid) if spec.modality == "image" else fast(dataset, spec)
 
 
 class Pixels(Encoder):
@@ -143,14 +144,46 @@ class DummyTable(Encoder):
         return np.concatenate([column.astype(np.float32) for column in columns], axis=1)
 
 
+class WideTable(Encoder):
+    """A :class:`DummyTable` on its first 64 principal components, brought to mean variance 1 by one factor."""
+
+    def __init__(self, dataset: Dataset, components: int = TEXT_COMPONENTS):
+        self.table, self.components = DummyTable(dataset), components
+
+    @property
+    def cache_key(self) -> str:
+        """Changes with the code and with scikit-learn and numpy."""
+        import sklearn
+
+        code = inspect.getsource(WideTable) + inspect.getsource(DummyTable)
+        return f"{sklearn.__version__} {np.__version__} {self.components}\n{code}"
+
+    @threadpool_limits.wrap(1)  # the order of a sum must not depend on the number of threads
+    def fit(self, ids: np.ndarray) -> Self:
+        from sklearn.decomposition import PCA
+
+        x = self.table.fit(ids).transform(ids).astype(np.float64)
+        self.directions_ = PCA(min(self.components, *x.shape), svd_solver="full").fit(x)
+        self.scale_ = np.sqrt(self.directions_.explained_variance_.mean())
+        self.grid = (1, 1, self.directions_.n_components_)
+        return self
+
+    @threadpool_limits.wrap(1)
+    def transform(self, ids: np.ndarray) -> np.ndarray:
+        projected = self.directions_.transform(self.table.transform(ids).astype(np.float64))
+        return (projected / self.scale_).astype(np.float32)
+
+
 class TfidfSvd(Encoder):
     """Words weighted by TF-IDF (1 + log tf, words of two train texts at least), then 64 singular directions.
 
-    The directions keep their relative sizes; one factor brings the mean variance to 1 (Deerwester et al. 1990).
+    With ``characters`` single characters and pairs of them take the words' place, for languages written without
+    spaces. The directions keep their relative sizes; one factor brings the mean variance to 1 (Deerwester et al. 1990).
     """
 
-    def __init__(self, dataset: Dataset, components: int = TEXT_COMPONENTS):
+    def __init__(self, dataset: Dataset, components: int = TEXT_COMPONENTS, characters: bool = False):
         self.texts, self.components = dataset.features["text"], components
+        self.cut = {"analyzer": "char", "ngram_range": (1, 2)} if characters else {"token_pattern": r"(?u)\b\w+\b"}
 
     @property
     def cache_key(self) -> str:
@@ -158,7 +191,7 @@ class TfidfSvd(Encoder):
         import scipy
         import sklearn
 
-        versions = f"{sklearn.__version__} {np.__version__} {scipy.__version__} {self.components}"
+        versions = f"{sklearn.__version__} {np.__version__} {scipy.__version__} {self.components} {self.cut}"
         return f"{versions}\n{inspect.getsource(TfidfSvd)}"
 
     @threadpool_limits.wrap(1)  # the order of a sum must not depend on the number of threads
@@ -168,7 +201,7 @@ class TfidfSvd(Encoder):
 
         texts = self.texts.iloc[ids].tolist()
         for least in (2, 1):
-            self.words_ = TfidfVectorizer(sublinear_tf=True, min_df=least, token_pattern=r"(?u)\b\w+\b")
+            self.words_ = TfidfVectorizer(sublinear_tf=True, min_df=least, **self.cut)
             try:
                 weighted = self.words_.fit_transform(texts)
                 break

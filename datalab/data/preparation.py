@@ -73,16 +73,11 @@ def prepare(name: str, seed: int, root_seed: int, caps: Mapping[str, int | None]
 
 
 def human_labels(dataset: Dataset, rng: np.random.Generator) -> np.ndarray | None:
-    """One random rater's sign for every row (n,), drawn among the raters who did not say 0; None without ratings."""
-    if dataset.ratings is None:
+    """One random rater's label for every row (n,); None for a set whose raters are not known one by one."""
+    if dataset.votes is None:
         return None
     draws = rng.random(len(dataset))
-    labels = dataset.labels.copy()
-    sign = {-1: dataset.class_names.index("negative"), 1: dataset.class_names.index("positive")}
-    for row, ratings in enumerate(dataset.ratings):
-        voted = ratings[ratings != 0]
-        labels[row] = sign[int(np.sign(voted[int(draws[row] * len(voted))]))]
-    return labels
+    return np.asarray([votes[int(draw * len(votes))] for votes, draw in zip(dataset.votes, draws, strict=True)])
 
 
 def _encoded(dataset: Dataset, ids: Sequence[np.ndarray], name: str) -> tuple[list[np.ndarray], tuple[int, int, int]]:

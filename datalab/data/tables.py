@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from datalab import atomic
-from datalab.data import cache, download, loaders
+from datalab.data import cache, download, loaders, rated, raw
 from datalab.data.registry import PACKAGES, REGISTRY, check_names
 from datalab.seeds import generator
 
 SHUFFLE_SEED = 0  # fixed: the order of a data set's rows is part of the data set, not of an experiment
-_OF_EACH_ROW = ("labels", "source_rows", "groups", "ratings")  # columns of the cached table, beside the features
+_OF_EACH_ROW = ("labels", "source_rows", "groups", "votes")  # columns of the cached table, beside the features
 _OF_ALL = ("name", "class_names", "rows_read", "duplicates", "conflicts", "sha256")
 
 
@@ -27,8 +27,9 @@ class Dataset:
     """A data set without exact duplicates, in a fixed shuffled order.
 
     ``features`` (n, p): numbers, categories, or one column ``text``; ``labels`` (n,) int64 indices into
-    ``class_names``; ``groups`` (n,) int64 or None; ``ratings`` n arrays, one a row, or None; ``source_rows`` (n,) the
-    row's position in the source file; ``sha256`` the content hash. A row's id is its position here.
+    ``class_names``; ``groups`` (n,) int64 or None; ``votes`` n arrays, per row the label that each rater gave, or None;
+    ``source_rows`` (n,) the row's position in the source file; ``sha256`` the content hash. A row's id is its position
+    here.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Dataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
     groups: np.ndarray | None
-    ratings: Sequence[np.ndarray] | None
+    votes: Sequence[np.ndarray] | None
     source_rows: np.ndarray
     rows_read: int
     duplicates: int
@@ -66,21 +67,22 @@ def class_order(labels: np.ndarray) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.lstrip("-").isdigit() for name in names) else sorted(names))
 
 
-def build(name: str, raw: loaders.RawTable) -> Dataset:
+def build(name: str, table: raw.RawTable) -> Dataset:
     """Remove exact duplicates, shuffle by a fixed seed and hash the content."""
-    kept, duplicates, conflicts = without_duplicates(raw.features, raw.labels)
+    kept, duplicates, conflicts = without_duplicates(table.features, table.labels)
     order = kept[generator(SHUFFLE_SEED, name, "order").permutation(len(kept))]
-    names = class_order(raw.labels[order])
+    names = class_order(table.labels[order])
     index = {label: code for code, label in enumerate(names)}
+    votes = None if table.votes is None else [np.asarray([index[vote] for vote in table.votes[row]]) for row in order]
     dataset = Dataset(
         name=name,
-        features=raw.features.iloc[order].reset_index(drop=True),
-        labels=np.asarray([index[label] for label in raw.labels[order]], dtype=np.int64),
+        features=table.features.iloc[order].reset_index(drop=True),
+        labels=np.asarray([index[label] for label in table.labels[order]], dtype=np.int64),
         class_names=names,
-        groups=None if raw.groups is None else np.asarray(raw.groups, dtype=np.int64)[order],
-        ratings=None if raw.ratings is None else [raw.ratings[row] for row in order],
+        groups=None if table.groups is None else np.asarray(table.groups, dtype=np.int64)[order],
+        votes=votes,
         source_rows=order.astype(np.int64),
-        rows_read=len(raw.labels),
+        rows_read=len(table.labels),
         duplicates=duplicates,
         conflicts=conflicts,
         sha256="",
@@ -89,7 +91,7 @@ def build(name: str, raw: loaders.RawTable) -> Dataset:
 
 
 def content_hash(dataset: Dataset) -> str:
-    """The SHA-256 of what a data set holds: columns, class names, rows in their order, groups and ratings."""
+    """The SHA-256 of what a data set holds: columns, class names, rows in their order, groups and votes."""
     digest = hashlib.sha256(json.dumps([list(dataset.features.columns), dataset.class_names]).encode())
     for _, column in dataset.features.items():
         if pd.api.types.is_numeric_dtype(column.dtype):
@@ -100,14 +102,15 @@ def content_hash(dataset: Dataset) -> str:
     digest.update(dataset.labels.tobytes() + dataset.source_rows.tobytes())
     if dataset.groups is not None:
         digest.update(dataset.groups.tobytes())
-    if dataset.ratings is not None:
-        digest.update(json.dumps([ratings.tolist() for ratings in dataset.ratings]).encode())
+    if dataset.votes is not None:
+        digest.update(json.dumps([votes.tolist() for votes in dataset.votes]).encode())
     return digest.hexdigest()
 
 
 @functools.cache
 def _code_version() -> str:
-    return cache.sha256((inspect.getsource(loaders) + inspect.getsource(sys.modules[__name__])).encode())
+    code = "".join(inspect.getsource(module) for module in (raw, rated, loaders, sys.modules[__name__]))
+    return cache.sha256(code.encode())
 
 
 @functools.lru_cache(maxsize=3)

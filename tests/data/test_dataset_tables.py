@@ -21,7 +21,8 @@ def _raw(rows: int = 40) -> RawTable:
         }
     )
     labels = np.asarray([str(i % 2) for i in range(rows)], dtype=object)
-    return RawTable(features, labels, np.arange(rows) % 5, [np.arange(i % 4 + 1) - 2 for i in range(rows)])
+    votes = [np.asarray([str(vote % 2) for vote in range(i % 4 + 1)], dtype=object) for i in range(rows)]
+    return RawTable(features, labels, np.arange(rows) % 5, votes)
 
 
 def test_of_equal_rows_one_stays_and_none_when_their_labels_differ():
@@ -59,7 +60,13 @@ def test_a_damaged_cached_table_is_built_anew(tmp_path):
     assert tables._read_cached(file) is None
 
 
-@pytest.mark.parametrize("change", ["value", "level", "text", "label", "group", "rating"])
+def test_votes_keep_to_their_rows_and_become_the_labels_codes():
+    dataset = tables.build("tiny", _raw())
+    for row, votes in zip(dataset.source_rows, dataset.votes, strict=True):
+        assert [dataset.class_names[vote] for vote in votes] == [str(vote % 2) for vote in range(row % 4 + 1)]
+
+
+@pytest.mark.parametrize("change", ["value", "level", "text", "label", "group", "vote"])
 def test_any_change_of_content_changes_the_hash(change):
     raw = _raw()
     if change == "value":
@@ -73,7 +80,7 @@ def test_any_change_of_content_changes_the_hash(change):
     elif change == "group":
         raw.groups[1] = 4
     else:
-        raw.ratings[1][0] = 3
+        raw.votes[1][0] = "1"
     assert tables.build("tiny", raw).sha256 != tables.build("tiny", _raw()).sha256
 
 
