@@ -9,8 +9,7 @@ from types import MappingProxyType
 import yaml
 
 from datalab.errors import UserError, did_you_mean
-
-BALANCED = 0.8  # the least balance of the balanced stratum
+from datalab.protocol import protocol
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,8 @@ def check_names(names: Iterable[str], encoders: bool = False) -> None:
 def stratum(name: str) -> str:
     """``balanced`` or ``skewed``, by a data set's balance. Raises :class:`UserError` for an unknown name."""
     check_names([name])
-    return "balanced" if REGISTRY[name].balance >= BALANCED else "skewed"
+    least = protocol().protocol_2["strata"]["balanced_from"]
+    return "balanced" if REGISTRY[name].balance >= least else "skewed"
 
 
 def members(name: str) -> tuple[PackageSpec | None, tuple[str, ...]]:

@@ -217,7 +217,10 @@ def power(d: pd.DataFrame) -> pd.DataFrame:
 
 def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
     """Labels of single raters: influence against random and against keeping everything, by set and over the sets."""
-    d = read_by(early_stopped(rows[rows.noise == HUMAN]))
+    rows = rows[rows.noise == HUMAN]
+    if rows.empty:
+        return pd.DataFrame()
+    d = read_by(early_stopped(rows))
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         means = part.groupby("dataset", sort=False)[["d", "d_full", "realised_rate"]].mean()
