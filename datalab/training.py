@@ -142,30 +142,73 @@ def fit_many(
     rows = order.reshape(size, recipe.steps, recipe.batch_size)
     rows = np.ascontiguousarray(rows.transpose(1, 0, 2))
     models = np.arange(size)[:, None]
-    batch_x = torch.empty(size * recipe.batch_size, x.shape[1], dtype=x.dtype, device=x.device)
+    index = torch.as_tensor(rows, device=x.device)
     batch_labels = torch.as_tensor(labels[models, rows], device=x.device)
     batch_weights = None if weights is None else torch.as_tensor(weights[models, rows], dtype=x.dtype, device=x.device)
-    index = torch.as_tensor(rows, device=x.device)
 
     flat = stack.flat.requires_grad_(False)
     flat.grad = stack.flat_gradient
     decay = 0.0 if l2 is not None else recipe.l2
-    optimiser = torch.optim.Adam([flat], lr=recipe.learning_rate, weight_decay=decay, fused=True)
+    rate = torch.tensor(recipe.learning_rate, device=x.device) if x.is_cuda else recipe.learning_rate
+    optimiser = torch.optim.Adam([flat], lr=rate, weight_decay=decay, fused=True, capturable=x.is_cuda)
     penalty = None if l2 is None else _of_each_model(stack, l2)
-    for step in range(recipe.steps):
-        torch.index_select(x, 0, index[step].view(-1), out=batch_x)
-        stack.backward(
-            batch_x.view(size, recipe.batch_size, -1),
-            batch_labels[step],
-            None if batch_weights is None else batch_weights[step],
-        )
+    batch_x = torch.empty(size * recipe.batch_size, x.shape[1], dtype=x.dtype, device=x.device)
+
+    def move(rows: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        torch.index_select(x, 0, rows.view(-1), out=batch_x)
+        stack.backward(batch_x.view(size, recipe.batch_size, -1), labels, weights)
         if penalty is not None:
             stack.flat_gradient.addcmul_(penalty, flat)
-        optimiser.param_groups[0]["lr"] = cosine(recipe.learning_rate, step, recipe.steps)
         optimiser.step()
+
+    if x.is_cuda:
+        move = _recorded(
+            move, (index[0], batch_labels[0], None if batch_weights is None else batch_weights[0]), optimiser
+        )
+        rates = torch.tensor(
+            [cosine(recipe.learning_rate, i, recipe.steps) for i in range(recipe.steps)], device=x.device
+        )
+    for step in range(recipe.steps):
+        if x.is_cuda:
+            rate.copy_(rates[step])
+        else:
+            optimiser.param_groups[0]["lr"] = cosine(recipe.learning_rate, step, recipe.steps)
+        move(index[step], batch_labels[step], None if batch_weights is None else batch_weights[step])
         if on_step is not None:
             on_step(step + 1, stack)
     return stack
+
+
+def _recorded(
+    move: Callable[..., None], first: Sequence[Tensor | None], optimiser: torch.optim.Optimizer
+) -> Callable[..., None]:
+    """A training step as a CUDA graph, recorded once and replayed: small models wait for launches more than for sums.
+
+    ``first`` are the inputs of one step; the graph reads its own copies, into which every call's are written. What the
+    warm-up moved is put back.
+    """
+    inputs = [None if value is None else value.clone() for value in first]
+    (flat,) = optimiser.param_groups[0]["params"]
+    before, aside = flat.clone(), torch.cuda.Stream(flat.device)
+    aside.wait_stream(torch.cuda.current_stream(flat.device))
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            move(*inputs)
+    torch.cuda.current_stream(flat.device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        move(*inputs)
+    flat.copy_(before)
+    for values in optimiser.state[flat].values():
+        values.zero_()
+
+    def replay(*given: Tensor | None) -> None:
+        for own, value in zip(inputs, given, strict=True):
+            if own is not None:
+                own.copy_(value)
+        graph.replay()
+
+    return replay
 
 
 def _of_each_model(stack: AnyStack, values: Sequence[float]) -> Tensor:
@@ -179,12 +222,18 @@ def cosine(learning_rate: float, step: int, steps: int) -> float:
     return learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def chunk_size(module: nn.Module, recipe: Recipe, n_features: int, budget: int = 8 << 20) -> int:
+def chunk_size(
+    module: nn.Module, recipe: Recipe, n_features: int, device: torch.device | str = "cpu", budget: int = 8 << 20
+) -> int:
     """How many models to train at a time so that a step's working set stays within ``budget`` bytes (a core's cache).
 
     Counted in float32: parameters, gradients and Adam's two moments; the batch, and each layer's output and gradient.
+    On a GPU the budget is a quarter of its free memory, and the order of the batches counts too.
     """
     parameters = sum(p.numel() for p in module.parameters())
     widths = sum(layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
     numbers = 4 * parameters + recipe.batch_size * (n_features + 3 * widths)
-    return max(8, min(128, budget // (4 * numbers)))
+    if torch.device(device).type != "cuda":
+        return max(8, min(128, budget // (4 * numbers)))
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(8, min(4096, free // 4 // (4 * numbers + 16 * recipe.steps * recipe.batch_size)))

@@ -45,6 +45,13 @@ class SectionParameters(pydantic.BaseModel):
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
     @property
+    def processes(self) -> int | None:
+        """How many processes run the section's tasks: ``workers``, else one a GPU where these train; None: one a core."""
+        import torch
+
+        return self.workers or (torch.cuda.device_count() if self.chosen_device == "cuda" else None)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The data sets that must be on disk: those named, unless a section says otherwise."""
         return tuple(getattr(self, "datasets", ()))

@@ -138,7 +138,7 @@ class Section:
         tasks = list(tasks)
         folder = self.record / "cells"
         progress = Progress(self._stage / transaction.PROGRESS)
-        rows = sweep.run(tasks, folder, self.parameters.workers, progress, executor=cluster.executor())
+        rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
         self._cells.update((f"cells/{task.path(folder).name}", None) for task in tasks)
         self._raw.append(rows)
         return rows

@@ -126,7 +126,7 @@ def estimated(
 
     def estimate(p: SectionParameters) -> Estimate:
         here = tuple(dataclasses.replace(task, cost=task.cost * pace()) for task in tasks(p))
-        workers = max(min(p.workers or available_cores(), len(here)), 1)
+        workers = max(min(p.processes or available_cores(), len(here)), 1)
         seconds = sum(task.cost for task in here) / workers + start * pace()
         sets = {task.parameters["dataset"] for task in here if "dataset" in task.parameters}
         what = f"{len(here)} tasks{f' on {len(sets)} data sets' if sets else ''}, {workers} processes"

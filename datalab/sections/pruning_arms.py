@@ -116,7 +116,7 @@ def arms(
 
 def train_and_test(trial: Trial, labels: Sequence[NDArray], kept: Sequence[Mask]) -> list[dict[str, float]]:
     """The test scores of one model per labels and kept, all from one seed, as many at a time as fit the cache."""
-    chunk, scored = chunk_size(trial.classifier(), protocol_recipe(), trial.x.shape[1]), []
+    chunk, scored = chunk_size(trial.classifier(), protocol_recipe(), trial.x.shape[1], trial.device), []
     for start in range(0, len(labels), chunk):
         part = slice(start, start + chunk)
         scored += scores_on_test_set(trial, fit(trial, np.array(labels[part]), np.array(kept[part])))

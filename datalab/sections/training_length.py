@@ -116,7 +116,7 @@ def _trained(
     """Every row at every length, with the scores of the model trained so long on its labels and what is kept."""
     for steps in lengths:
         recipe = protocol_recipe(steps)
-        chunk = chunk_size(trial.classifier(), recipe, trial.x.shape[1])
+        chunk = chunk_size(trial.classifier(), recipe, trial.x.shape[1], trial.device)
         for start in range(0, len(rows), chunk):
             part = slice(start, start + chunk)
             stack = fit(trial, labels[part], kept[part], recipe=recipe)
