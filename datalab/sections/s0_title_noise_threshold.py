@@ -176,21 +176,48 @@ def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
     return compare.table(compare.together(rows, ["on", RATE, "arm"]), ["on", RATE, "arm"], measure)
 
 
-def by_dataset(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """Each data set's crossover in two readings, and d at the ends and the middle of the rates; no set is hidden."""
+def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Each data set's crossover in two readings, and d at the ends and the middle of the rates; no set is hidden.
+
+    ``clean F1`` is that of keeping everything with clean labels, from ``rows``, one row a model: how hard the set is.
+    """
     rates = np.sort(d.rate.unique())
     few = sorted({rates[0], rates[np.abs(rates - THRESHOLD).argmin()], rates[-1]})
+    clean = compare.by_set(rows, "macro_f1", method="full", rate=rates[0])
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
-        curve = part.groupby("rate").d.mean()
+        curve, name = part.groupby("rate").d.mean(), part.dataset.iloc[0]
+        known = {"data sets": part["data sets"].iloc[0], "balance": data.REGISTRY[name].balance}
+        known |= {"classes": data.REGISTRY[name].classes, "clean F1": float(clean[name])}
         shown = {f"d at {100 * rate:g} %": curve[rate] for rate in few}
-        name = part.dataset.iloc[0]
-        about = {"balance": data.REGISTRY[name].balance, "data sets": part["data sets"].iloc[0]}
         ends = {"low": np.nan, "high": np.nan, "lowest_rate": rates[0], "highest_rate": rates[-1]}
-        return about | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
+        return known | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
 
     frame = compare.table(d[d.reading.isin([LEDGER, "F1, no quota"])], ["reading", "stratum", "dataset"], measure)
     return frame.sort_values(["reading", "crossover"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def goes_with(by_dataset: pd.DataFrame) -> pd.DataFrame:
+    """Spearman correlations over the data sets of the crossover and of d with clean labels with what a set is like.
+
+    ``by_dataset`` is the table of that name. 95 % limits by Fisher's z (pingouin); p unadjusted, Holm beside it.
+    """
+    at_0 = next(name for name in by_dataset if name.startswith("d at "))
+
+    def measure(part: pd.DataFrame) -> list[dict[str, Any]]:
+        lines = []
+        for y, x in itertools.product(("crossover", at_0), ("balance", "classes", "clean F1")):
+            found = pingouin.corr(part[x], part[y].clip(-1, 1), method="spearman").iloc[0]
+            low, high = found.filter(like="CI95").iloc[0]
+            lines.append(
+                {"of": y, "with": x, "rho": found.r, "low": low, "high": high, "p": found.p_val, "sets": found.n}
+            )
+        return lines
+
+    several = by_dataset.groupby("reading", sort=False).filter(lambda part: len(part) > 4)
+    groups = several.groupby("reading", sort=False)
+    frame = pd.DataFrame([{"reading": name} | line for name, part in groups for line in measure(part)])
+    return compare.with_correction(frame, "p") if len(frame) else frame
 
 
 def power(d: pd.DataFrame) -> pd.DataFrame:
@@ -228,7 +255,8 @@ def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
         against_full = compare.mean_with_interval(means.d_full, "d against full")
         return {"noise (%)": 100 * means.realised_rate.mean()} | against_random | against_full | {"sets": len(means)}
 
-    return compare.table(and_all(d, "dataset"), ["reading", "dataset"], measure)
+    d = and_all(d.assign(on=d.dataset), "on")
+    return compare.table(d, ["reading", "on"], measure)
 
 
 def title_verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
