@@ -141,7 +141,7 @@ def test_a_card_says_rows_classes_licence_hash_leaks_noise_and_duplicates():
         assert f"{spec.conflicts:,} rows whose copies" in text
         assert spec.natural_noise in text
         assert f"balance {spec.balance:.2f} ({data.stratum(name)})" in text
-        assert spec.human_error is None or f"another label than the majority in {spec.human_error:.1%}" in text
+        assert spec.human_error is None or f"another label than its class in {spec.human_error:.1%}" in text
         assert ("confirmation" in text) == (spec.looked_at == "")
         if spec.wheel:
             assert data.PACKAGES[spec.wheel].sha256 in text
