@@ -35,7 +35,7 @@ def card(name: str) -> str:
         f"- **columns dropped**: {spec.dropped}",
         f"- **natural label noise**: {spec.natural_noise}",
         *([] if spec.human_error is None else [
-            f"- **human labels**: a row's raters gave another label than the majority in {spec.human_error:.1%}"
+            f"- **human labels**: a row's raters gave another label than its class in {spec.human_error:.1%}"
         ]),
         f"- **looked at**: {looked_at}",
         *([f"- **same rows as**: {spec.same_rows_as}; never count both"] if spec.same_rows_as else []),

@@ -151,6 +151,12 @@ def every_column(
     return RawTable(as_categories(features), as_labels(labels), groups)
 
 
+def _crashes(file: bytes) -> pd.DataFrame:
+    """People in crashes; a case number is the area's, the crash's and the vehicle's."""
+    table = _rdataset(file)
+    return table.assign(crash=table["caseid"].str.rsplit(":", n=1).str[0])
+
+
 def flights_origin(file: bytes) -> RawTable:
     """Departures from New York in 2013 as scheduled; the class is the airport. ``distance`` would give it away."""
     table = _rdataset(file)
@@ -345,7 +351,13 @@ LOADERS: dict[str, Loader] = {
     "grants": partial(every_column, label="class"),
     "pv-modules": pv_modules,
     "school-sector": partial(every_column, label="sector", group="school", left_out=("cses",)),
+    "email-spam": partial(every_column, label="spam", named={0: "mail", 1: "spam"}, left_out=("time",)),
+    "chile-vote": partial(every_column, label="vote", named={"Y": "yes", "N": "no", "U": "undecided", "A": "abstain"}),
+    "health-insurance": partial(every_column, label="insurance"),
     "hiva": hiva,
+    "crash-deaths": partial(
+        every_column, frame=_crashes, label="dead", group="crash", left_out=("injSeverity", "weight", "caseid")
+    ),
     "lidc": rated.lidc,
     "breast-cancer-recurrence": partial(
         every_column, label="recur", named={0: "no", 1: "yes"}, left_out=("pid", "rtime", "dtime", "death")

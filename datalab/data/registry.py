@@ -52,7 +52,7 @@ class DatasetSpec:
     looked_at: str  # "pilot" or "review" if one of these has trained on the set, "" for a confirmation set
     same_rows_as: str | None  # the set that these rows are or are a part of: never count both
     tokens: str  # what a text is cut into by the fast encoder: words | characters
-    human_error: float | None  # mean share of a row's raters who gave another label than the majority
+    human_error: float | None  # mean share of a row's raters who gave another label than its class
     grouped: bool
     grid: tuple[int, int, int] | None  # (channels, height, width) of the raw columns, images only
     rows: int

