@@ -11,7 +11,16 @@ from datalab.errors import UserError
 from datalab.record import claims_table, provenance, tablediff, verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
-from datalab.record.tablediff import AGREEING, ALONE, DIFFERENT, FOLLOWING, INTERVAL, ROUNDING, TOLERANCE, TableDiff
+from datalab.record.tablediff import (
+    AGREEING,
+    ALONE,
+    DIFFERENT,
+    FOLLOWING,
+    INTERVAL,
+    ROUNDING,
+    TOLERANCE,
+    TableDiff,
+)
 from datalab.record.tables import exact
 
 DEFAULT_TOLERANCE = 1e-5  # relative: a step in the last of the six digits that a table has
@@ -75,7 +84,7 @@ class Comparison:
     @property
     def other_rounding(self) -> bool:
         """Whether the two are the same by their meaning, but not in bytes or within the tolerance."""
-        return self.same and bool(self.counts["by_kind"][f"claims {ROUNDING}"] + self.counts["by_kind"][f"cells {ROUNDING}"])
+        return self.same and any(self.counts["by_kind"][f"{what} {ROUNDING}"] for what in ("claims", "cells"))
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as plain data; of each table ``counts`` says whether it makes the records different."""
@@ -157,14 +166,15 @@ def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float
     timing = timed and not {"verdict", "n"} & set(fields)
     kinds = {name: tablediff.kind(a[name], b[name], tolerance) for name in _FIGURES}
     measured = tablediff.kind(a["measured"], b["measured"], tolerance, *((row["low"], row["high"]) for row in (a, b)))
-    if measured == DIFFERENT and not (a["low"] or b["low"]) and tablediff.follows(a["measured"], b["measured"], ALONE):
+    alone = measured == DIFFERENT and not (a["low"] or b["low"])
+    if tolerance and alone and tablediff.follows(a["measured"], b["measured"], ALONE):
         measured = ROUNDING
     moved = [name for name in fields if kinds.get(name) != TOLERANCE and name not in ("verdict", "measured")]
     if "verdict" in fields:
         kind = VERDICT
     elif measured == INTERVAL:
         kind = INTERVAL  # its limits and its effect size move with it
-    elif measured in AGREEING and all(_follows(name, a, b) for name in moved):
+    elif tolerance and measured in AGREEING and all(_follows(name, a, b) for name in moved):
         # Neither an estimate that moved past its rounding nor anything but numbers in its reason.
         kind = ROUNDING if moved or measured == ROUNDING else TOLERANCE
     elif DIFFERENT in kinds.values():
@@ -177,8 +187,7 @@ def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float
 def _follows(name: str, a: dict[str, str], b: dict[str, str]) -> bool:
     """Whether what stands beside a claim's estimate, which agrees, is the same but for other rounding."""
     if name in ("low", "high"):
-        limits = ((row["low"], row["high"]) for row in (a, b))
-        return tablediff.kind(a["measured"], b["measured"], 0.0, *limits) in AGREEING
+        return tablediff.agree(*([row[end] for end in ("measured", "low", "high")] for row in (a, b)))
     return tablediff.follows(a[name], b[name], FOLLOWING)
 
 

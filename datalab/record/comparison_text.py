@@ -105,8 +105,8 @@ def _conclusion(c: Comparison) -> str:
     if c.other_rounding:
         by_rounding = sum(count for kind, count in c.counts["by_kind"].items() if kind.endswith(ROUNDING))
         return (
-            f"agrees (other rounding): every verdict is the same, and {by_rounding} values moved, each estimate by under "
-            f"a twentieth of its half-width ({compared})"
+            f"agrees (other rounding): every verdict is the same, and {by_rounding} values moved, each estimate by "
+            f"under a twentieth of its half-width ({compared})"
         )
     if c.same:
         near = sum(count for kind, count in c.counts["by_kind"].items() if kind.endswith(TOLERANCE))

@@ -48,7 +48,7 @@ def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, A
 
 
 def seconds(planned: Sequence[Job]) -> float:
-    """How long the jobs take one after another: a task that several sections read is run for the first of them alone."""
+    """How long the jobs take one after another: a task that several sections read is run once."""
     total, known = 0.0, set()
     for job in planned:
         workers = min(job.parameters.workers or available_cores(), len(job.estimate.tasks)) or 1

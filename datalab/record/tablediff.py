@@ -16,7 +16,8 @@ AGREEING = (SAME, TOLERANCE, ROUNDING)
 
 # Another processor rounds otherwise, and training carries that on. Two values mean the same where an estimate, and each
 # of its limits, moved by under this share of its interval's half-width; what has no interval moved by under this share
-# of itself, or, beside estimates that all agree, which it follows (a p-value, an effect size), by under that.
+# of itself, or, beside estimates that all agree, which it follows (a p-value, an effect size), by under that. With a
+# tolerance of 0 nothing but bytes is asked for.
 OF_HALF_WIDTH, ALONE, FOLLOWING = 1 / 20, 1e-3, 0.1
 
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
@@ -65,7 +66,7 @@ class TableDiff:
     reordered: bool = False
 
     def differs(self, timing: bool) -> bool:
-        """Whether it differs in more than the tolerance and another rounding; measured time and memory count only with ``timing``."""
+        """Whether it differs in more than the tolerance and another rounding; measured time only with ``timing``."""
         if self.timing and not timing:
             return False
         listed = self.only or self.rows_only_a or self.rows_only_b or self.columns_only_a or self.columns_only_b
@@ -143,7 +144,7 @@ def kind(a: str, b: str, tolerance: float, interval_a: Texts = (), interval_b: T
         return TOLERANCE
     limits_a = numbers_a[1:] or _all_numbers(interval_a)
     limits_b = numbers_b[1:] or _all_numbers(interval_b)
-    if _moved_little((numbers_a[0], *limits_a), (numbers_b[0], *limits_b)):
+    if tolerance and _moved_little((numbers_a[0], *limits_a), (numbers_b[0], *limits_b)):
         return ROUNDING
     return INTERVAL if _inside(numbers_a[0], limits_b) and _inside(numbers_b[0], limits_a) else DIFFERENT
 
@@ -196,14 +197,28 @@ def _kinds(
     for column in columns:
         texts = ([side[limit] for limit in limits.get(column, ())] for side in (a, b))
         kinds[column] = kind(a[column], b[column], tolerance, *texts)
+    ends = {limit for _, *both in intervals for limit in both}
     for value, *both in intervals:
-        if kinds[value] in (ROUNDING, INTERVAL):
-            kinds |= {limit: kinds[value] for limit in both if kinds[limit] == DIFFERENT}
-    estimates = [kinds[value] for value, *_ in intervals if a[value]]
-    if all(kind in AGREEING for kind in estimates):
+        as_far = kinds[value]
+        if (
+            tolerance
+            and as_far in AGREEING
+            and agree([a[name] for name in (value, *both)], [b[name] for name in (value, *both)])
+        ):
+            as_far = ROUNDING
+        if as_far in (ROUNDING, INTERVAL):
+            kinds |= {limit: as_far for limit in both if kinds[limit] == DIFFERENT}
+    estimates = [name for names in intervals for name in names if a[names[0]] and a[names[1]]]
+    if tolerance and all(kinds[name] in AGREEING for name in estimates):
         share = FOLLOWING if estimates else ALONE
-        kinds |= {c: ROUNDING for c in columns if kinds[c] == DIFFERENT and follows(a[c], b[c], share)}
+        beside = [column for column in columns if column not in ends or not estimates]
+        kinds |= {c: ROUNDING for c in beside if kinds[c] == DIFFERENT and follows(a[c], b[c], share)}
     return kinds
+
+
+def agree(a: Texts, b: Texts) -> bool:
+    """Whether an estimate with its two limits, as texts, is the same but for other rounding."""
+    return _moved_little(_all_numbers(a), _all_numbers(b))
 
 
 def follows(a: str, b: str, share: float) -> bool:
@@ -211,7 +226,7 @@ def follows(a: str, b: str, share: float) -> bool:
     if _ANY_NUMBER.sub("#", a) != _ANY_NUMBER.sub("#", b):
         return False
     pairs = zip(_ANY_NUMBER.findall(a), _ANY_NUMBER.findall(b), strict=True)
-    return all(x == y or _fractions(x, y) and math.isclose(float(x), float(y), rel_tol=share) for x, y in pairs)
+    return all(x == y or (_fractions(x, y) and math.isclose(float(x), float(y), rel_tol=share)) for x, y in pairs)
 
 
 def _fractions(*numbers: str) -> bool:

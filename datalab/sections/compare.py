@@ -40,9 +40,7 @@ def tally(
     return counted.rename_axis(index=rows, columns=None).reset_index()
 
 
-def and_papers(
-    values: ArrayLike, name: str, printed: float | None, bounds: Bounds = None
-) -> dict[str, float | None]:
+def and_papers(values: ArrayLike, name: str, printed: float | None, bounds: Bounds = None) -> dict[str, float | None]:
     """``<name>, paper`` with the printed figure, then the mean of values (n,), one a data set, with its interval."""
     return {f"{name}, paper": printed} | mean_with_interval(values, name, bounds=bounds)
 

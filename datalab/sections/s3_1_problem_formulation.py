@@ -155,7 +155,11 @@ def by_stratum(rows: pd.DataFrame) -> pd.DataFrame:
     part = of_part(rows, "stratum")
     part = part.assign(stratum=part.stratum.astype(int) + 1)
     keys = ["strata", "system", "stratum"]
-    return compare.table(part, keys, lambda cell: compare.mean_with_interval(compare.by_set(cell, "right"), "accuracy", bounds=compare.SHARE))
+    return compare.table(
+        part,
+        keys,
+        lambda cell: compare.mean_with_interval(compare.by_set(cell, "right"), "accuracy", bounds=compare.SHARE),
+    )
 
 
 def systems(rows: pd.DataFrame) -> pd.DataFrame:
@@ -186,7 +190,11 @@ def agreement(rows: pd.DataFrame) -> pd.DataFrame:
         tau = [kendalltau(plain[name].round(12), other[name].round(12)).statistic for name in plain]
         ratio = over_seeds(variances(rows, strata, tilt) / variances(rows, strata, 0.0)).mean()
         pairs = reversed_pairs(plain, other)
-        row = {"strata": strata, TILT: tilt} | compare.mean_with_interval(tau, TAU, bounds=compare.SIGNED) | {"pairs": len(pairs)}
+        row = (
+            {"strata": strata, TILT: tilt}
+            | compare.mean_with_interval(tau, TAU, bounds=compare.SIGNED)
+            | {"pairs": len(pairs)}
+        )
         row |= {"reversed pairs": pairs["reversed"].sum(), "both significant": pairs["both significant"].sum()}
         return row | compare.mean_with_interval(ratio, RATIO, bounds=compare.RATIO) | {"sets": plain.shape[1]}
 

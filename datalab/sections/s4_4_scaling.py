@@ -265,7 +265,9 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         ends = [min(names), max(names)]
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge("S4.4.low_data", few - many, **relative(*sizes), **at("1K and 5K less the others", sizes, *both)),
+            ledger.judge(
+                "S4.4.low_data", few - many, **relative(*sizes), **at("1K and 5K less the others", sizes, *both)
+            ),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),

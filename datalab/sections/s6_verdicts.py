@@ -185,8 +185,8 @@ def summary(board: pd.DataFrame) -> str:
     forced = by_rule & ~board.verdict.isin([NOT_RUN, UNTESTABLE, SHOWN])
     return (
         f"Of {len(board)} statements, a run can reach {len(board) - number.get(UNTESTABLE, 0)}; this record measured "
-        f"{measured.sum()} of them{': ' if came_to else ''}{came_to}. Of {held.sum()} printed figures that could be held "
-        f"against an interval, {(board[EXCLUDED] == 'yes').sum()} lie outside it; {forced.sum()} verdicts are true by "
-        f"construction. "
+        f"{measured.sum()} of them{': ' if came_to else ''}{came_to}. Of {held.sum()} printed figures that could be "
+        f"held against an interval, {(board[EXCLUDED] == 'yes').sum()} lie outside; {forced.sum()} verdicts are true "
+        f"by construction. "
         f"{contradicted.sum()} are contradicted by the paper itself, whatever a run finds."
     )

@@ -191,9 +191,9 @@ def gain_coverage(shape: str, units: int, simulations: int, resamples: int, root
     return [row | {"method": name, "hits": count} for name, count in hits.items()]
 
 
-# The rules by which verdicts are read, each in cases whose truth is known: the side that is claimed, the true effects in
-# smallest effects of interest (several: a claim that all must hold), their standard deviation over the data sets, and
-# what it would be wrong to say, with the share of the level it may be said at: alpha's, or the equivalence test's.
+# The rules by which verdicts are read, each in cases whose truth is known: the side that is claimed, the true effects
+# in smallest effects of interest (several: a claim that all must hold), their standard deviation over the data sets,
+# and what it would be wrong to say, with the level it may be said at: alpha's, or the equivalence test's.
 ALPHA, HALF, TAIL = "alpha", "alpha / 2", "one equivalence tail"
 RULES: dict[tuple[str, str], tuple[str, tuple[float, ...], float, dict[str, str]]] = {
     ("a difference", "null"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),

@@ -30,8 +30,8 @@ def gpu() -> tuple[str, float] | None:
 def seconds_per_step(device: str = "cpu", size: int = 64, steps: int = 20) -> float:
     """Seconds that a training step of one MLP takes, in a stack of ``size`` as the study stacks them; on one core.
 
-    On a CPU these are the process's own seconds: what else keeps the machine busy at the moment does not make a study of
-    hours longer, and must not be taken for a slow core.
+    On a CPU these are the process's own seconds: what else keeps the machine busy at the moment does not make a study
+    of hours longer, and must not be taken for a slow core.
     """
     now = time.process_time if device == "cpu" else time.perf_counter
     rng = seeds.generator(0, "calibration")
