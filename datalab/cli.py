@@ -249,7 +249,7 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
             if exact(value):
                 click.echo(f"{name:<{max(map(len, trail))}}  {exact(value)}")
     else:
-        columns = ("id", "says", "reported", "paper", "measured", "verdict")
+        columns = ("id", "says", "reported", "paper", "measured", "verdict", "printed excluded?", "by construction")
         RunConsole(_LOG_WIDTH).table(columns, map(_cells, rows))
 
 
@@ -327,4 +327,6 @@ def _cells(row: dict[str, Any]) -> list[Any]:
     """A claim as a row of the list."""
     paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
     measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
-    return [cell or "" for cell in (row["id"], row["text"], row["reported"], paper, measured, row["verdict"])]
+    qualified = row["excluded"] or "-", "yes" if row["by_construction"] else ""
+    cells = (row["id"], row["text"], row["reported"], paper, measured, row["verdict"], *qualified)
+    return [cell or "" for cell in cells]

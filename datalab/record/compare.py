@@ -11,12 +11,21 @@ from datalab.errors import UserError
 from datalab.record import claims_table, provenance, tablediff, verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
-from datalab.record.tablediff import DIFFERENT, INTERVAL, TOLERANCE, TableDiff
+from datalab.record.tablediff import (
+    AGREEING,
+    ALONE,
+    DIFFERENT,
+    FOLLOWING,
+    INTERVAL,
+    ROUNDING,
+    TOLERANCE,
+    TableDiff,
+)
 from datalab.record.tables import exact
 
 DEFAULT_TOLERANCE = 1e-5  # relative: a step in the last of the six digits that a table has
 VERDICT, MEASURED, REASON = "changed verdict", "changed measured", "changed reason"
-CLAIM_KINDS = (VERDICT, MEASURED, REASON, INTERVAL, TOLERANCE)  # as they are listed
+CLAIM_KINDS = (VERDICT, MEASURED, REASON, INTERVAL, ROUNDING, TOLERANCE)  # as they are listed
 _FIGURES = ("measured", "low", "high", "effect_size", "n")
 _COMPARED = ("verdict", *_FIGURES, "why")  # what is left of a claim's row says where, or is the ledger's
 
@@ -57,7 +66,8 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether every table, claim and figure's data is equal, in bytes or within the tolerance.
+        """Whether every table, claim and figure's data is equal, in bytes, within the tolerance or by its meaning: what
+        another processor's rounding leaves (:data:`datalab.record.tablediff.ROUNDING`).
 
         A changed verdict counts even where it rests on measured time. Raw cells, images and environment never count.
         """
@@ -65,15 +75,20 @@ class Comparison:
 
     def differing_claims(self) -> list[ClaimComparison]:
         """The claims that make the records different."""
-        return [claim for claim in self.claims if claim.kind != TOLERANCE and (self.timing or not claim.timing)]
+        return [claim for claim in self.claims if claim.kind not in AGREEING and (self.timing or not claim.timing)]
 
     def differing_tables(self) -> list[TableDiff]:
         """The tables that make the records different."""
         return [table for table in self.tables if table.differs(self.timing)]
 
+    @property
+    def other_rounding(self) -> bool:
+        """Whether the two are the same by their meaning, but not in bytes or within the tolerance."""
+        return self.same and any(self.counts["by_kind"][f"{what} {ROUNDING}"] for what in ("claims", "cells"))
+
     def as_dict(self) -> dict[str, Any]:
         """The comparison as plain data; of each table ``counts`` says whether it makes the records different."""
-        tree = {"same": self.same, **asdict(self)}
+        tree = {"same": self.same, "other_rounding": self.other_rounding, **asdict(self)}
         tree["tables"] = [asdict(table) | {"counts": table.differs(self.timing)} for table in self.tables]
         return tree
 
@@ -94,7 +109,7 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
     claims = sorted((claim for claim in claims if claim.fields), key=lambda claim: CLAIM_KINDS.index(claim.kind))
     tables = list(_tables((a, b), manifests, tolerance, timed))
     cells = [cell.kind for table in tables for cell in table.cells]
-    by_kind = {f"cells {kind}": cells.count(kind) for kind in (DIFFERENT, INTERVAL, TOLERANCE)}
+    by_kind = {f"cells {kind}": cells.count(kind) for kind in (DIFFERENT, INTERVAL, ROUNDING, TOLERANCE)}
     by_kind |= {f"claims {kind}": sum(claim.kind == kind for claim in claims) for kind in CLAIM_KINDS}
     statuses = [{stem: entry.status for stem, entry in manifest.sections.items()} for manifest in manifests]
     compared = {"claims": len(ids), "tables": len(tables), "cells": sum(table.compared for table in tables)}
@@ -150,16 +165,30 @@ def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float
     # What was measured may move with the clock; what it was measured on, and what follows, may not.
     timing = timed and not {"verdict", "n"} & set(fields)
     kinds = {name: tablediff.kind(a[name], b[name], tolerance) for name in _FIGURES}
-    limits = ((row["low"], row["high"]) for row in (a, b))
+    measured = tablediff.kind(a["measured"], b["measured"], tolerance, *((row["low"], row["high"]) for row in (a, b)))
+    alone = measured == DIFFERENT and not (a["low"] or b["low"])
+    if tolerance and alone and tablediff.follows(a["measured"], b["measured"], ALONE):
+        measured = ROUNDING
+    moved = [name for name in fields if kinds.get(name) != TOLERANCE and name not in ("verdict", "measured")]
     if "verdict" in fields:
         kind = VERDICT
-    elif tablediff.kind(a["measured"], b["measured"], tolerance, *limits) == INTERVAL:
+    elif measured == INTERVAL:
         kind = INTERVAL  # its limits and its effect size move with it
+    elif tolerance and measured in AGREEING and all(_follows(name, a, b) for name in moved):
+        # Neither an estimate that moved past its rounding nor anything but numbers in its reason.
+        kind = ROUNDING if moved or measured == ROUNDING else TOLERANCE
     elif DIFFERENT in kinds.values():
         kind = MEASURED
     else:
         kind = REASON if "why" in fields else TOLERANCE
     return ClaimComparison(claim_id, kind, fields, timing, a, b)
+
+
+def _follows(name: str, a: dict[str, str], b: dict[str, str]) -> bool:
+    """Whether what stands beside a claim's estimate, which agrees, is the same but for other rounding."""
+    if name in ("low", "high"):
+        return tablediff.agree(*([row[end] for end in ("measured", "low", "high")] for row in (a, b)))
+    return tablediff.follows(a[name], b[name], FOLLOWING)
 
 
 def _tables(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from datalab.record.compare import CLAIM_KINDS, ClaimComparison, Comparison
-from datalab.record.tablediff import DIFFERENT, TOLERANCE, Cell, TableDiff
+from datalab.record.tablediff import DIFFERENT, ROUNDING, TOLERANCE, Cell, TableDiff
 
 LIMIT = 10  # differing cells, rows, claims or settings listed of one kind, unless all are asked for
 WIDTH = 40  # characters of a value that are shown
@@ -102,6 +102,12 @@ def _timed(c: Comparison, limit: int | None) -> Iterator[str]:
 
 def _conclusion(c: Comparison) -> str:
     compared = f"{c.counts['claims']} claims and {c.counts['tables']} tables compared, figures' data among them"
+    if c.other_rounding:
+        by_rounding = sum(count for kind, count in c.counts["by_kind"].items() if kind.endswith(ROUNDING))
+        return (
+            f"agrees (other rounding): every verdict is the same, and {by_rounding} values moved, each estimate by "
+            f"under a twentieth of its half-width ({compared})"
+        )
     if c.same:
         near = sum(count for kind, count in c.counts["by_kind"].items() if kind.endswith(TOLERANCE))
         aside = "" if replace(c, timing=True).same else ", measured time and memory aside"

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from datalab.record.manifest import SectionRecord
-from datalab.record.plan import Job
+from datalab.record.plan import Job, seconds
 from datalab.record.progress import line, span
 
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
@@ -49,8 +49,7 @@ class RunConsole:
             words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}")
             rows.append((job.section.number, job.section.stem, *words, f"{cost.memory / 2**30:.1f} GiB"))
         self.table(columns, rows)
-        total = span(sum(job.estimate.seconds for job in jobs))
-        self.say(f"Estimated time in all: about {total}. Finished cells of an earlier run are reused.")
+        self.say(f"Estimated time in all: about {span(seconds(jobs))}. Finished cells of an earlier run are reused.")
         if missing:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 

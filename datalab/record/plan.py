@@ -11,6 +11,7 @@ from datalab.protocol import PROFILES
 from datalab.record import provenance
 from datalab.record.parameters import Estimate, SectionParameters, assigned_literals, resolve
 from datalab.record.study import SectionSpec, Study
+from datalab.sweep import available_cores
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, A
         _check_notebook(notebook, own)
         planned.append(Job(section, notebook, own, parameters, module.estimate(parameters), study.reads_of(section)))
     return planned
+
+
+def seconds(planned: Sequence[Job]) -> float:
+    """How long the jobs take one after another: a task that several sections read is run once."""
+    total, known = 0.0, set()
+    for job in planned:
+        workers = min(job.parameters.workers or available_cores(), len(job.estimate.tasks)) or 1
+        again = sum(task.cost for task in job.estimate.tasks if task.key in known)
+        known |= {task.key for task in job.estimate.tasks}
+        total += job.estimate.seconds - again / workers
+    return total
 
 
 def missing_datasets(planned: Sequence[Job]) -> list[str]:

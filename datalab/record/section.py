@@ -35,7 +35,8 @@ class Statement:
 
     ``low`` and ``high`` are the interval's limits, ``n`` what it counts; ``table`` and ``row`` name the table of the
     section and the row the figure stands in; ``why`` says why the verdict is what it is; ``excluded``, "yes" or "no",
-    whether the reported figure lies outside what was measured; ``raw`` says which raw rows it rests on (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
+    whether the reported figure lies outside what was measured; ``raw`` says which raw rows it rests on
+    (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
     """
 
     id: str

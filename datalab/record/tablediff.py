@@ -10,14 +10,23 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-Kind = Literal["same", "within tolerance", "within interval", "different"]
-SAME, TOLERANCE, INTERVAL, DIFFERENT = ("same", "within tolerance", "within interval", "different")
+Kind = Literal["same", "within tolerance", "agrees (other rounding)", "within interval", "different"]
+SAME, TOLERANCE, ROUNDING, INTERVAL, DIFFERENT = Kind.__args__
+AGREEING = (SAME, TOLERANCE, ROUNDING)
+
+# Another processor rounds otherwise, and training carries that on. Two values mean the same where an estimate, and each
+# of its limits, moved by under this share of its interval's half-width; what has no interval moved by under this share
+# of itself, or, beside estimates that all agree, which it follows (a p-value, an effect size), by under that. With a
+# tolerance of 0 nothing but bytes is asked for.
+OF_HALF_WIDTH, ALONE, FOLLOWING = 1 / 20, 1e-3, 0.1
 
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
 KEY_DIGITS = 4  # a fraction with more significant digits is a result; a setting (0.125, 12.5) has fewer
 # Columns in which a table that repeats the claims (it has `measured`) repeats what was measured for one.
 REPEATED = ("measured", "low", "high", "effect_size", "why")
 
+_ANY_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_BESIDE = re.compile(r"; paper .*")  # what a cell of a table in the paper's shape says of the paper
 _NUMBER = re.compile(r"(?P<beyond>[<>] )?(?P<number>[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|inf))(?P<unit> %)?")
 _ESTIMATE = re.compile(r"(?P<value>[^\[\]]+) \[(?P<low>[^,]+), (?P<high>[^,]+)\]")
 _LOW = re.compile(r"(?:^|(?<=[ _]))low(?=$|,)")
@@ -57,11 +66,11 @@ class TableDiff:
     reordered: bool = False
 
     def differs(self, timing: bool) -> bool:
-        """Whether it differs in more than the tolerance; measured time and memory count only with ``timing``."""
+        """Whether it differs in more than the tolerance and another rounding; measured time only with ``timing``."""
         if self.timing and not timing:
             return False
         listed = self.only or self.rows_only_a or self.rows_only_b or self.columns_only_a or self.columns_only_b
-        return bool(listed) or any(cell.kind != TOLERANCE and (timing or not cell.timing) for cell in self.cells)
+        return bool(listed) or any(cell.kind not in AGREEING and (timing or not cell.timing) for cell in self.cells)
 
 
 class Number(NamedTuple):
@@ -135,6 +144,8 @@ def kind(a: str, b: str, tolerance: float, interval_a: Texts = (), interval_b: T
         return TOLERANCE
     limits_a = numbers_a[1:] or _all_numbers(interval_a)
     limits_b = numbers_b[1:] or _all_numbers(interval_b)
+    if tolerance and _moved_little((numbers_a[0], *limits_a), (numbers_b[0], *limits_b)):
+        return ROUNDING
     return INTERVAL if _inside(numbers_a[0], limits_b) and _inside(numbers_b[0], limits_a) else DIFFERENT
 
 
@@ -186,13 +197,58 @@ def _kinds(
     for column in columns:
         texts = ([side[limit] for limit in limits.get(column, ())] for side in (a, b))
         kinds[column] = kind(a[column], b[column], tolerance, *texts)
-    inside = [both for value, *both in intervals if kinds[value] == INTERVAL]
-    moved = [limit for both in inside for limit in both if kinds[limit] == DIFFERENT]
-    return kinds | dict.fromkeys(moved, INTERVAL)
+    ends = {limit for _, *both in intervals for limit in both}
+    for value, *both in intervals:
+        as_far = kinds[value]
+        if (
+            tolerance
+            and as_far in AGREEING
+            and agree([a[name] for name in (value, *both)], [b[name] for name in (value, *both)])
+        ):
+            as_far = ROUNDING
+        if as_far in (ROUNDING, INTERVAL):
+            kinds |= {limit: as_far for limit in both if kinds[limit] == DIFFERENT}
+    estimates = [name for names in intervals for name in names if a[names[0]] and a[names[1]]]
+    if tolerance and all(kinds[name] in AGREEING for name in estimates):
+        share = FOLLOWING if estimates else ALONE
+        beside = [column for column in columns if column not in ends or not estimates]
+        kinds |= {c: ROUNDING for c in beside if kinds[c] == DIFFERENT and follows(a[c], b[c], share)}
+    return kinds
+
+
+def agree(a: Texts, b: Texts) -> bool:
+    """Whether an estimate with its two limits, as texts, is the same but for other rounding."""
+    return _moved_little(_all_numbers(a), _all_numbers(b))
+
+
+def follows(a: str, b: str, share: float) -> bool:
+    """Whether two cells say the same but for numbers, none of them a count, that moved by under ``share``."""
+    if _ANY_NUMBER.sub("#", a) != _ANY_NUMBER.sub("#", b):
+        return False
+    pairs = zip(_ANY_NUMBER.findall(a), _ANY_NUMBER.findall(b), strict=True)
+    return all(x == y or (_fractions(x, y) and math.isclose(float(x), float(y), rel_tol=share)) for x, y in pairs)
+
+
+def _fractions(*numbers: str) -> bool:
+    return any(set(".e") & set(number) for number in numbers)
+
+
+def _moved_little(a: Sequence[Number], b: Sequence[Number]) -> bool:
+    """Whether an estimate with its two limits, each of ``a`` and ``b``, moved by under its share of the half-width.
+
+    A limit past the end of a grid must stay there; the half-width is then that of the other side.
+    """
+    if not len(a) == len(b) == 3 or any(x.unit != y.unit or x.beyond != y.beyond for x, y in zip(a, b, strict=True)):
+        return False
+    sides = [abs(limit.value - of[0].value) for of in (a, b) for limit in of[1:]]
+    finite = [side for side in sides if math.isfinite(side)]
+    most = OF_HALF_WIDTH * min(finite, default=0.0)
+    return all(x.value == y.value or abs(x.value - y.value) <= most for x, y in zip(a, b, strict=True))
 
 
 def _numbers(text: str) -> tuple[Number, ...]:
     """The number a cell holds, with its interval's limits where it has them; nothing where it is text."""
+    text = _BESIDE.sub("", text)
     estimate = _ESTIMATE.fullmatch(text)
     return _all_numbers(estimate.groups() if estimate else (text,))
 

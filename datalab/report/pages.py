@@ -23,6 +23,7 @@ TONE = {
     ledger.DIRECTION: "good",
     ledger.NULL: "bad",
     ledger.OPPOSITE: "bad",
+    ledger.DIFFERENCE: "bad",
     ledger.INCONCLUSIVE: "open",
     ledger.SHOWN: "plain",
     ledger.UNTESTABLE: "plain",

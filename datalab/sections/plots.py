@@ -217,6 +217,7 @@ LOOKS = {
     "direction reproduced": {"color": "#56B4E9", "hatch": ""},
     "not reproduced: null": {"color": "#E69F00", "hatch": "--"},
     "not reproduced: opposite": {"color": "#D55E00", "hatch": "xx"},
+    "not reproduced: difference": {"color": "#CC79A7", "hatch": "++"},
     "inconclusive": {"color": "#F0E442", "hatch": ".."},
     "shown": {"color": "#009E73", "hatch": "\\\\"},
     "untestable": {"color": "#BBBBBB", "hatch": "//"},

@@ -69,7 +69,7 @@ ADVICE = {
     ),
 }
 _ANSWERS = {"reproduced": 0, "direction reproduced": 0, "not reproduced: null": 1, "not reproduced: opposite": 1}
-TEXT = "what the paper says, in our words"
+TEXT, EXCLUDED, CONSTRUCTED = "what the paper says, in our words", "printed value excluded?", "true by construction"
 
 
 class Parameters(SectionParameters):
@@ -109,6 +109,8 @@ def board(claims: pd.DataFrame, profile: str) -> pd.DataFrame:
             "measured": claims.apply(_measured, axis=1),
             "n": claims.n.map(lambda n: str(n).removesuffix(".0") or None),
             "verdict": verdict,
+            EXCLUDED: claims.excluded.replace("", "-"),
+            CONSTRUCTED: claims.by_construction,
             "why": claims.why.where(verdict != NOT_RUN, not_run),
             "notebook": measured_by.where(measured_by != "", by_rule),
         }
@@ -158,7 +160,7 @@ def findings(board: pd.DataFrame) -> pd.DataFrame:
     """The ten findings that matter, each with the statement it is read from: measured, n, verdict and why."""
     rows = board.set_index("statement").loc[list(FINDINGS)].reset_index()
     rows.insert(0, "question", list(FINDINGS.values()))
-    return rows[["question", "statement", "reported", "measured", "n", "verdict", "why", "notebook"]]
+    return rows[["question", "statement", "reported", "measured", "n", "verdict", EXCLUDED, "why", "notebook"]]
 
 
 def advice(board: pd.DataFrame) -> list[str]:
@@ -169,7 +171,7 @@ def advice(board: pd.DataFrame) -> list[str]:
 
 def established(board: pd.DataFrame) -> pd.DataFrame:
     """Statements with a measured answer: neither untestable, nor not run, nor a level shown without comparison."""
-    columns = ["statement", "section", TEXT, "reported", "measured", "n", "verdict"]
+    columns = ["statement", "section", TEXT, "reported", "measured", "n", "verdict", EXCLUDED, CONSTRUCTED]
     return board.loc[~board.verdict.isin([NOT_RUN, UNTESTABLE, SHOWN]), columns].reset_index(drop=True)
 
 
@@ -179,8 +181,12 @@ def summary(board: pd.DataFrame) -> str:
     measured = number.drop([UNTESTABLE, NOT_RUN], errors="ignore")
     contradicted = board.paper.str.startswith("contradicted")
     came_to = ", ".join(f"{measured[name]} {name}" for name in VERDICTS if name in measured)
+    held, by_rule = board[EXCLUDED].isin(["yes", "no"]), board[CONSTRUCTED] != ""
+    forced = by_rule & ~board.verdict.isin([NOT_RUN, UNTESTABLE, SHOWN])
     return (
         f"Of {len(board)} statements, a run can reach {len(board) - number.get(UNTESTABLE, 0)}; this record measured "
-        f"{measured.sum()} of them{': ' if came_to else ''}{came_to}. "
+        f"{measured.sum()} of them{': ' if came_to else ''}{came_to}. Of {held.sum()} printed figures that could be "
+        f"held against an interval, {(board[EXCLUDED] == 'yes').sum()} lie outside; {forced.sum()} verdicts are true "
+        f"by construction. "
         f"{contradicted.sum()} are contradicted by the paper itself, whatever a run finds."
     )

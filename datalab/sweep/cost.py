@@ -13,12 +13,17 @@ Result = TypeVar("Result")
 
 
 def timed(run: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds, and what ``run`` returns."""
+    """Seconds on the clock, and what ``run`` returns. Waits for the GPU before and after: its work is queued."""
+    _wait()
     start = time.perf_counter()
     result = run()
+    _wait()
+    return time.perf_counter() - start, result
+
+
+def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def peak_memory(run: Callable[[], object]) -> int:

@@ -17,7 +17,7 @@ from datalab.errors import UserError
 from datalab.record import Study
 from datalab.record.compare import Comparison, compare
 from datalab.record.manifest import Manifest, SectionRecord
-from datalab.record.tablediff import DIFFERENT, INTERVAL, SAME, TOLERANCE, diff, kind
+from datalab.record.tablediff import DIFFERENT, INTERVAL, ROUNDING, SAME, TOLERANCE, diff, kind
 from datalab.sections import STUDY
 
 TABLE = "tables/0_rows.csv"
@@ -162,10 +162,61 @@ def test_with_no_tolerance_only_equal_bytes_are_the_same_but_for_how_a_number_is
 
 def test_the_tolerance_decides_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     a = record_of(tmp_path / "a")
-    b = record_of(tmp_path / "b", {TABLE: HEAD + ROWS.replace("0.6", "0.601")})
+    b = record_of(tmp_path / "b", {TABLE: HEAD + ROWS.replace("0.6", "0.65")})
     assert call("compare", a, b) == 1
-    assert call("compare", a, b, "--tolerance", "0.01") == 0
+    assert call("compare", a, b, "--tolerance", "0.1") == 0
     assert "1 values within the tolerance" in capsys.readouterr().out
+
+
+# --- another processor's rounding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "same"),
+    [
+        ("a,0.2,0.612,0.36,0.86,5", True),  # half-width 0.25: moved by under 0.0125
+        ("a,0.2,0.613,0.36,0.86,5", False),  # by more
+        ("a,0.2,0.6,0.35,0.87,5", False),  # the estimate stayed, a limit did not
+        ("a,0.2,0.601,0.35,0.85,6", False),  # a count never follows
+    ],
+)
+def test_an_estimate_agrees_that_moved_by_under_a_twentieth_of_its_half_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture, row: str, same: bool
+) -> None:
+    a = record_of(tmp_path / "a")
+    b = record_of(tmp_path / "b", {TABLE: HEAD + ROWS.replace("a,0.2,0.6,0.35,0.85,5", row)})
+    assert call("compare", a, b) == (0 if same else 1)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("agrees (other rounding)") == same
+    assert call("compare", a, b, "--tolerance", "0") == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "kinds"),
+    [
+        ("x,0.5,0.25,0.75,0.041,holds", "x,0.501,0.251,0.751,0.044,holds", {ROUNDING}),  # a p follows its estimate
+        ("x,0.5,0.25,0.75,0.041,holds", "x,0.501,0.251,0.751,0.049,holds", {ROUNDING, DIFFERENT}),  # not that far
+        ("x,0.5,0.25,0.75,0.041,holds", "x,0.501,0.251,0.751,0.041,liberal", {ROUNDING, DIFFERENT}),  # a word does not
+        ("x,0.5,,,0.041,d +0.1234", "x,0.5001,,,0.04101,d +0.1235", {ROUNDING}),  # no interval: a thousandth
+        ("x,0.5,,,0.041,d +0.1", "x,0.501,,,0.041,d +0.1", {DIFFERENT}),
+    ],
+)
+def test_what_has_no_interval_follows_the_estimates_of_its_row(a: str, b: str, kinds: set[str]) -> None:
+    columns = ["set", "d", "d low", "d high", "p", "reading"]
+    one, other = (pd.DataFrame([line.split(",")], columns=columns) for line in (a, b))
+    found = {cell.kind for cell in diff(one, other, 1e-5).cells}
+    assert found == kinds
+
+
+def test_claims_that_moved_by_rounding_alone_are_the_same_and_the_page_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    moved = {"measured": 0.501, "low": 0.251, "high": 0.749, "effect_size": 1.002, "why": "difference +0.1235"}
+    a = record_of(tmp_path / "a", claims={"TITLE.threshold": {"why": "difference +0.1234"}})
+    b = record_of(tmp_path / "b", claims={"TITLE.threshold": moved})
+    assert call("compare", a, b) == 0
+    assert "agrees (other rounding): every verdict is the same" in capsys.readouterr().out
+    c = record_of(tmp_path / "c", claims={"TITLE.threshold": {**moved, "verdict": "shown"}})
+    assert call("compare", a, c) == 1
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
@@ -522,7 +573,7 @@ def test_json_is_one_object_that_agrees_with_the_text(tmp_path: Path, capsys: py
     assert call("compare", a, b, "--json", "--all") == 1
     assert capsys.readouterr().out == printed
     assert list(tree) == [
-        *("same", "a", "b", "tolerance", "timing", "counts"),
+        *("same", "other_rounding", "a", "b", "tolerance", "timing", "counts"),
         *("claims", "tables", "sections", "files", "environment"),
     ]
     assert tree["same"] is False
@@ -534,7 +585,7 @@ def test_json_is_one_object_that_agrees_with_the_text(tmp_path: Path, capsys: py
     by_kind = tree["counts"]["by_kind"]
     assert {name: n for name, n in by_kind.items() if n} == {
         "cells different": 1,
-        "cells within interval": 1,
+        "cells agrees (other rounding)": 1,
         "claims changed verdict": 1,
     }
     assert tree["environment"] == [{"what": "package torch", "a": "2.9", "b": "2.10", "sections": []}]

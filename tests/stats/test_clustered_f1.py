@@ -32,32 +32,31 @@ def test_clusters_stand_in_the_order_in_which_they_appear():
     assert counts.tolist() == [[1, 1, 0], [0, 0, 1]]
 
 
-def test_the_interval_resamples_whole_clusters_and_rules_share_the_draws(cases):
-    counts = np.stack([counts_of(cases, rule) for rule in ("good", "poor")])
-    interval = stats.clustered_f1(counts, np.random.default_rng(3), 500)
-    for i in range(2):
-        alone = stats.clustered_f1(counts[i], np.random.default_rng(3), 500)
-        assert (alone.estimate, alone.low, alone.high) == (interval.estimate[i], interval.low[i], interval.high[i])
-    drawn = np.random.default_rng(3).multinomial(9, np.full(9, 1 / 9), 500)
-    looped = [stats.f1(np.repeat(counts[0], times, axis=0).sum(0)) for times in drawn]
-    assert (interval.low[0], interval.high[0]) == pytest.approx(tuple(np.percentile(looped, [2.5, 97.5])))
+def test_f1s_units_are_whole_clusters_and_its_limits_stay_inside_0_and_1(cases):
+    f1 = stats.clustered_f1(counts_of(cases, "good"))
+    assert f1.n == 9
+    assert f1.estimate == pytest.approx(f1_score(cases["actual"], cases["good"]))
+    nearly = stats.clustered_f1([[9, 0, 0], [9, 0, 0], [2, 0, 7], [9, 0, 0]])  # Student's would end above 1
+    assert nearly.interval().low < nearly.estimate < nearly.interval().high < 1
+    assert stats.t_interval(nearly.values).high > 1
 
 
 def test_the_leads_interval_is_the_jackknifes_over_clusters(cases):
     good, poor = counts_of(cases, "good"), counts_of(cases, "poor")
-    lead = stats.clustered_f1_lead(good, poor, 0.9)
+    measured = stats.clustered_f1_lead(good, poor)
+    lead = stats.t_interval(measured.values, 0.9)
     assert lead.estimate == pytest.approx(stats.f1(good.sum(0)) - stats.f1(poor.sum(0)))
     pseudo = []
     for i in range(9):
         without = [np.delete(counts, i, axis=0).sum(0) for counts in (good, poor)]
         pseudo.append(9 * lead.estimate - 8 * (stats.f1(without[0]) - stats.f1(without[1])))
-    limits = scipy_stats.t.interval(0.9, 8, np.mean(pseudo), scipy_stats.sem(pseudo))
+    limits = scipy_stats.t.interval(0.9, 8, lead.estimate, scipy_stats.sem(pseudo))
     assert (lead.low, lead.high) == pytest.approx(limits)
-    same = stats.clustered_f1_lead(good, good, 0.9)
+    same = stats.clustered_f1_lead(good, good).interval()
     assert (same.estimate, same.low, same.high) == (0, 0, 0)
 
 
 def test_one_cluster_gives_a_lead_without_limits():
-    lead = stats.clustered_f1_lead([[3, 1, 0]], [[2, 0, 1]], 0.95)
+    lead = stats.clustered_f1_lead([[3, 1, 0]], [[2, 0, 1]])
     assert lead.estimate == pytest.approx(6 / 7 - 4 / 5)
-    assert np.isnan([lead.low, lead.high]).all()
+    assert np.isnan(lead.interval()[1:3]).all()
