@@ -49,7 +49,7 @@ class DataInf(Estimator):
             for i, f in enumerate(self._factors(batch)):
                 weights = self._network.over_groups(f.dot(directions[i]))
                 weights = weights / (self._d[:, i, None] + self._norms(f))[:, None]
-                sums[i] += f.weighted_total(weights.repeat_interleave(len(f.gradients) // len(weights), 0))
+                sums[i] += f.weighted_total(weights.repeat_interleave(len(directions[i]) // len(weights), 0))
         dampings = [self._d[:, i].repeat_interleave(len(v) // len(self._d)) for i, v in enumerate(directions)]
         triples = zip(directions, sums, dampings, strict=True)
         return [(v - s / self.n_) / d[:, None, None, None] for v, s, d in triples]

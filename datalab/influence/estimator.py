@@ -15,7 +15,7 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Literal, NamedTuple, Self
 
@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from datalab.errors import UserError
 from datalab.influence import fisher
 from datalab.influence.factors import Factors
-from datalab.influence.tape import Network
+from datalab.influence.tape import Inputs, Network, Rows, tensors
+from datalab.seeds import generator
 from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time
+_LOOKED_AT = 8, 32  # examples of a set on which the model is tried: as few, as many; between, one in 16
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Directions = list[Tensor]
@@ -48,7 +50,7 @@ def warn(message: str) -> None:
 class Batch(NamedTuple):
     """A slice of a labelled set: x (m, ...), y (S, m), and its first example's place."""
 
-    x: Tensor
+    x: Inputs
     y: Tensor
     start: int
 
@@ -60,7 +62,7 @@ class Estimator(ABC):
     ----------
     model
         Maps x (n, ...) to logits (n, C), or a :class:`~datalab.stack.Stack`; its device is that of all results. It is
-        not changed.
+        not changed. Influence is over its trainable parameters: those with ``requires_grad=False`` are left out.
     damping
         d, at least 0, or ``"auto"``: d = l2 + 1e-3 * mean diagonal of H over the parameters that the estimator covers
         (each model of a stack has its own).
@@ -73,6 +75,8 @@ class Estimator(ABC):
         Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
     dtype
         Compute in this precision, on a copy of the model; None: in the model's.
+    include_frozen
+        Take parameters with ``requires_grad=False`` too, as if they had been trained.
 
     After ``fit``, ``damping_`` is d, ``n_`` the size of the training set, and ``newton_gain_`` by how many nats a
     damped Newton step would lower the penalised training loss: 0 at a converged model. ``fit`` warns
@@ -91,6 +95,7 @@ class Estimator(ABC):
         batch_size: int = 512,
         leave_out: Sequence[str] = (),
         dtype: torch.dtype | None = None,
+        include_frozen: bool = False,
     ):
         _check_damping(damping)
         if not _at_least_0(l2):
@@ -102,22 +107,25 @@ class Estimator(ABC):
         if dtype not in (None, torch.float32, torch.float64):
             raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
         self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
-        self.leave_out, self.dtype = tuple(leave_out), dtype
+        self.leave_out, self.dtype, self.include_frozen = tuple(leave_out), dtype, include_frozen
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
         if hasattr(self, "n_"):
             del self.n_  # a fit that fails leaves nothing to score with
-        self._network = self._takes(self.model, self.leave_out, self.dtype)
+        self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
         x, y = self._checked("x, y", x, y)
         with computing():
-            self._network.probe(next(self._batches(x[:2], y[:, :2])).x)
+            self._network.probe(self._here(x[:1]))
+            self._look(x)
             self.n_ = len(x)
             try:
                 self._fit(x, y)
                 self._warn_where_not_converged(x, y)
-            except BaseException:
+            except BaseException as error:
                 del self.n_
+                if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
+                    self._refuse_infinite(x, y)
                 raise
         return self
 
@@ -240,6 +248,7 @@ class Estimator(ABC):
         """Slices of a batch, of as many examples as gradients may be held of."""
         size = size or self._gradients_at_once()
         for start in range(0, len(batch.x), size):
+            self._network.places = range(batch.start + start, batch.start + len(batch.x))
             yield Batch(batch.x[start : start + size], batch.y[:, start : start + size], batch.start + start)
 
     def _batches(self, x: Tensor, y: Tensor, size: int | None = None) -> Iterator[Batch]:
@@ -247,13 +256,56 @@ class Estimator(ABC):
         like, size = self._network.like, min(size or self.batch_size, self.batch_size)
         suspect = torch.zeros((), dtype=torch.bool, device=like.device)
         for start in range(0, len(x), size):
-            part = x[start : start + size].to(like.device)
-            if part.is_floating_point():
-                suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
-                part = part.to(like.dtype)
-            yield Batch(part.clone() if part.is_inference() else part, y[:, start : start + size], start)
-        if suspect and not all(bool(torch.isfinite(part).all()) for part in x.split(size)):
-            raise UserError("x: must be finite, got NaN or infinity")
+            part = self._here(x[start : start + size])
+            for v in tensors(part):
+                if v.is_floating_point():
+                    suspect |= ~torch.isfinite(v.sum())  # a tenth of the cost of looking at every number
+            self._network.places = range(start, start + len(part))
+            yield Batch(part, y[:, start : start + size], start)
+        if suspect | self._network.infinite:
+            self._network.infinite = Network.infinite
+            self._refuse_not_finite(x, size)
+
+    def _here(self, x: Inputs) -> Inputs:
+        """On the model's device, numbers in its dtype."""
+        like = self._network.like
+
+        def moved(v: Tensor) -> Tensor:
+            v = v.to(like.device, like.dtype if v.is_floating_point() else None)
+            return v.clone() if v.is_inference() else v
+
+        return x.map(moved) if isinstance(x, Rows) else moved(x)
+
+    def _refuse_not_finite(self, x: Inputs, size: int) -> None:
+        parts = [self._here(x[start : start + size]) for start in range(0, len(x), size)]
+        if not all(bool(torch.isfinite(v).all()) for part in parts for v in tensors(part)):
+            raise UserError(f"x: must be finite in {str(self._network.like.dtype)[6:]}, got NaN or infinity")
+        logits = torch.cat([self._network.logits(part) for part in parts], 1)
+        bad = (~torch.isfinite(logits)).transpose(0, 1).flatten(1).any(1).nonzero()[:, 0]
+        if len(bad):
+            raise UserError(
+                f"model: its logits are not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}]; "
+                "has its training diverged, or does an input overflow?"
+            )
+
+    def _refuse_infinite(self, x: Inputs, y: Tensor) -> None:
+        """Raise UserError where a gradient of the loss is not finite, naming the first example."""
+        bad = [torch.cat([self._over_sites(f.square_norms() for f in self._factors(b)) for b in self._batches(x, y)], 1)]
+        bad = (~torch.isfinite(bad[0])).any(0).nonzero()[:, 0]
+        if len(bad):
+            raise UserError(
+                f"model: the gradient is not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}], "
+                "though the logits are (the root of 0, or 0 * infinity inside it?)"
+            )
+
+    def _look(self, x: Inputs) -> None:
+        """Let the network check itself on examples drawn from across the set, in another order than the set's."""
+        n = len(x)
+        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 16)))
+        rng = generator(n, "look")
+        places = ((np.arange(size) + rng.random(size)) * n / size).astype(np.int64)
+        self._network.places = rng.permutation(places)
+        self._network.check(self._here(x[torch.from_numpy(self._network.places)]))
 
     def _automatic(self, mean_diagonal: Tensor) -> Tensor:
         """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
@@ -285,48 +337,63 @@ class Estimator(ABC):
             )
 
     def _result(self, values: Tensor) -> Tensor:
+        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+            raise UserError(
+                "model: influence is not finite: a gradient of finite logits is not (the root of 0, or 0 * infinity?)"
+            )
         return values if self._network.is_stack else values[0]
 
     def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
-        return self._checked(name, x, y)
+        x, y = self._checked(name, x, y)
+        with computing():
+            self._look(x)
+        return x, y
 
     def _checked(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """x (n, ...), where it is, and the labels (S, n), on the model's device."""
         like, models = self._network.like, self._network.models
         with torch.inference_mode(False):
-            x, y = _tensor(name, "x", x), _tensor(name, "y", y).to(like.device)
+            x, y = _inputs(name, x), _tensor(name, "y", y).to(like.device)
             y = y.clone() if y.is_inference() else y
         per_model = self._network.is_stack and y.dim() == 2 and len(y) == models
-        if not (y.dim() == 1 or per_model) or x.dim() < 2 or len(x) != y.shape[-1] or not len(x):
-            raise UserError(f"{name}: need x (n, ...) and y (n,) with n > 0, got {tuple(x.shape)} and {tuple(y.shape)}")
+        shapes = [tuple(v.shape) for v in tensors(x)]
+        if not (y.dim() == 1 or per_model) or min(map(len, shapes)) < 2 or len(x) != y.shape[-1] or not len(x):
+            got = ", ".join(map(str, shapes))
+            raise UserError(f"{name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
         if y.is_floating_point() or y.dtype == torch.bool:
             raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
-        first = x[:1].to(like) if x.is_floating_point() else x[:1].to(like.device)
-        if not bool(torch.isfinite(first).all()):
-            raise UserError(f"{name}: x must be finite, got NaN or infinity")
-        logits = self._logits(name, first)
-        if not bool(torch.isfinite(logits).all()):
-            raise UserError("model: its logits are not finite; has its training diverged?")
+        with computing():
+            first = self._here(x[:1])
+            if not all(bool(torch.isfinite(v).all()) for v in tensors(first)):
+                raise UserError(f"{name}: x must be finite in {str(like.dtype)[6:]}, got NaN or infinity")
+            logits = self._logits(name, first)
+            if not bool(torch.isfinite(logits).all()):
+                self._refuse_not_finite(x, self.batch_size)
         n_classes = logits.shape[-1]
         low, high = (int(v) for v in torch.aminmax(y))
         if low < 0 or high >= n_classes:
             raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {low}..{high}")
         return x, y.long().expand(models, -1)
 
-    def _logits(self, name: str, first: Tensor) -> Tensor:
+    def _logits(self, name: str, first: Inputs) -> Tensor:
         """Of one example, (S, 1, C)."""
-        shape = f"{tuple(first.shape[1:])}, {str(first.dtype)[6:]}"
+        shape = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
         try:
-            with torch.inference_mode(False):
-                logits = self._network.logits(first.clone())
+            logits = self._network.logits(first.map(Tensor.clone) if isinstance(first, Rows) else first.clone())
+        except UserError:
+            raise
         except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
             raise UserError(f"{name}: the model does not take an example of shape {shape}: {_line(error)}") from error
         if logits.dim() != 3 or logits.shape[1] != 1 or logits.shape[2] < 2:
             got = tuple(logits.shape[1:])
             raise UserError(f"model: must return logits (n, C) with C at least 2, got {got} for one example")
         return logits
+
+
+def _inputs(name: str, x: object) -> Inputs:
+    return Rows({k: _tensor(name, f"x['{k}']", v) for k, v in x.items()}) if isinstance(x, Mapping) else _tensor(name, "x", x)
 
 
 def _tensor(name: str, which: str, values: object) -> Tensor:
@@ -359,17 +426,17 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Within, gradients can be had whatever the caller has switched off, and float32 on CUDA is float32.
+    """Within, gradients can be had whatever the caller has switched off or on, and float32 is float32.
 
     On recent GPUs torch may round the factors of a product or convolution to 10 bits (TF32), which influence does not
-    survive.
+    survive; neither does it autocast.
     """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
             switch.fp32_precision = "ieee"
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
         for switch, value in zip(switches, before, strict=True):

@@ -7,6 +7,7 @@ gradients (B, m, t, out), of the *sum* of the losses, so that nothing depends on
 of example i is sum_t g_it a_it', (out, in). Directions, which gradients are multiplied with, are (B, k, out, in).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import torch
@@ -105,6 +106,15 @@ class Dense(NamedTuple):
             return moment
         row = torch.cat([a.sum(1), a.new_full((len(a), 1), a.shape[1])], 1)[:, :, None]
         return torch.cat([torch.cat([moment, row[:, :-1].mT], 1), row], 2)
+
+    @property
+    def parts(self) -> "tuple[tuple[Dense, bool], ...]":
+        """Itself, not transposed: see :class:`Shared`."""
+        return ((self, False),)
+
+    def rotate(self, inputs: Tensor, gradients: Tensor) -> Self:
+        """Factors whose gradients are Q_G' grad Q_A."""
+        return self.rotate_inputs(inputs).rotate_gradients(gradients)
 
     def rotate_inputs(self, basis: Tensor) -> Self:
         """Inputs Q_A' a, the bias among them, for a basis (B or 1, in, in): the gradients become grad Q_A."""
@@ -220,6 +230,8 @@ class Lookup(NamedTuple):
         """How often each row is looked up, (1, size): the diagonal of sum_it a a', which is diagonal."""
         return torch.bincount(self.tokens.flatten(), minlength=self.size)[None].to(self.gradients)
 
+    parts, rotate = Dense.parts, Dense.rotate
+
     def rotate_inputs(self, basis: None) -> Self:
         """One-hot inputs are their own eigenbasis."""
         return self
@@ -241,7 +253,93 @@ class Lookup(NamedTuple):
         return (merged.project(weight[:, None])[..., 0, :] * merged.gradients.square()).sum((2, 3))
 
 
-Factors = Dense | Lookup
+class Shared(NamedTuple):
+    """Parameters of several products, whose gradients add up; those marked ``True`` hold the matrix's transpose.
+
+    An Embedding tied to a Linear layer is one: the factors of the two do not go side by side.
+    """
+
+    parts: "tuple[tuple[Dense | Lookup, bool], ...]"
+
+    rank_one = False
+
+    def per_example(self) -> Tensor:
+        """The gradient (1, m, out, in) of each example."""
+        return sum(turned(f.per_example(), flip) for f, flip in self.parts)
+
+    def total(self) -> Tensor:
+        """The sum (1, out, in) of the examples' gradients."""
+        return sum(turned(f.total(), flip) for f, flip in self.parts)
+
+    def dot(self, directions: Tensor) -> Tensor:
+        """The product (1, k, m) of each direction with each example's gradient."""
+        return sum(f.dot(turned(directions, flip)) for f, flip in self.parts)
+
+    def weighted_total(self, weights: Tensor) -> Tensor:
+        """k weighted sums (1, k, out, in) of the examples' gradients, for weights (1, k, m)."""
+        return sum(turned(f.weighted_total(weights), flip) for f, flip in self.parts)
+
+    def products(self, other: Self) -> Tensor:
+        """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
+        return self.dot(other.per_example())
+
+    def square_norms(self) -> Tensor:
+        """The squared norm (1, m) of each example's gradient."""
+        return torch.cat([_squares(g) for g in self._gradients()], 1)
+
+    def square_sum(self) -> Tensor:
+        """sum_i of each example's squared gradient, element by element, (1, out, in)."""
+        return sum(g.square().sum(1) for g in self._gradients())
+
+    def weighted_squares(self, weight: Tensor) -> Tensor:
+        """sum_jk weight_jk grad_jk^2 of each example, (1, m)."""
+        return torch.cat([(g.square() * weight[:, None]).sum((2, 3)) for g in self._gradients()], 1)
+
+    def rotate(self, inputs: Tensor, gradients: Tensor) -> Self:
+        """Factors whose gradients are Q_G' grad Q_A; looked-up rows become dense."""
+        rotated = []
+        for f, flip in self.parts:
+            q_a, q_g = (gradients, inputs) if flip else (inputs, gradients)
+            if isinstance(f, Lookup):
+                f = Dense(q_a[0][f.tokens][None], f.gradients, False)
+            else:
+                f = f.rotate_inputs(q_a)
+            rotated.append((f.rotate_gradients(q_g), flip))
+        return Shared(tuple(rotated))
+
+    def _gradients(self) -> Iterator[Tensor]:
+        """Those of a few examples at a time."""
+        first, _ = self.parts[0]
+        width = first.size if isinstance(first, Lookup) else first.inputs.shape[-1]
+        size = max(_SQUARED // (first.gradients.shape[-1] * width), 1)
+        for start in range(0, first.gradients.shape[1], size):
+            yield sum(turned(f.part(start, size).per_example(), flip) for f, flip in self.parts)
+
+
+Factors = Dense | Lookup | Shared
+
+
+def turned(values: Tensor, flip: bool) -> Tensor:
+    """Matrices, or their transposes."""
+    return values.mT if flip else values
+
+
+def together(uses: list[tuple[Dense | Lookup, bool]]) -> Factors:
+    """The factors of all uses of a matrix: positions side by side, where they can be."""
+    if len(uses) == 1 and not uses[0][1]:
+        return uses[0][0]
+    groups: dict[tuple[type, bool], list] = {}
+    for f, flip in uses:
+        groups.setdefault((type(f), flip), []).append(f)
+    parts = tuple((_side_by_side(of_kind), flip) for (_, flip), of_kind in groups.items())
+    return parts[0][0] if len(parts) == 1 and not parts[0][1] else Shared(parts)
+
+
+def _side_by_side(uses: list[Dense] | list[Lookup]) -> Dense | Lookup:
+    gradients = torch.cat([f.gradients for f in uses], 2)
+    if isinstance(uses[0], Lookup):
+        return Lookup(torch.cat([f.tokens for f in uses], 1), gradients, uses[0].size)
+    return Dense(torch.cat([f.inputs for f in uses], 2), gradients, uses[0].bias)
 
 
 def _squares(values: Tensor) -> Tensor:

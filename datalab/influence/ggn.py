@@ -13,13 +13,14 @@ from torch import Tensor
 
 from datalab.influence import fisher
 from datalab.influence.estimator import Batch
-from datalab.influence.factors import Dense, Factors
+from datalab.influence.factors import Dense, Factors, turned
 from datalab.influence.tape import Network
 
 _KEPT = 1 << 24  # numbers of factors kept between products; beyond, they are taken anew for each
 _PROJECTED = 1 << 23  # numbers of projected inputs held at a time
 
-Linearised = list[tuple[Factors, Tensor]]  # a batch: each site's factors, and its gradients for every class
+# A batch: of each part of a site's factors the site, whether it holds the transpose, and its gradients for every class.
+Linearised = list[tuple[int, bool, Factors, Tensor]]
 
 
 def mean_diagonal(network: Network, batches: Iterator[Batch], n: int) -> Tensor:
@@ -48,14 +49,15 @@ class GGN:
     def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
         self.network, self._batches, self.n = network, batches, n
         tape = network.tape(next(batches(1)).x)
-        gradients = [f.gradients for f in tape.factors(next(fisher.exact_cotangents(tape.logits)))]
+        factors = tape.factors(next(fisher.exact_cotangents(tape.logits)))
+        gradients = [part.gradients for f in factors for part, _ in f.parts]
         of_example = tape.logits.shape[-1] * sum(g.numel() for g in gradients)
         self._size = max(1, _KEPT // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] | None = None
         kept: list[Linearised] = []
         numbers = 0
         for linearised in self._linearise():
-            numbers += sum(f.inputs.numel() + g.numel() if hasattr(f, "inputs") else g.numel() for f, g in linearised)
+            numbers += sum(g.numel() + (f.inputs.numel() if isinstance(f, Dense) else 0) for *_, f, g in linearised)
             if numbers > _KEPT:
                 return
             kept.append(linearised)
@@ -64,10 +66,9 @@ class GGN:
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors of every model, (S, k, P)."""
         out = torch.zeros_like(vectors)
-        widest = max(d_out for _, d_out, _ in self.network.shapes)
         for linearised in self._kept or self._linearise():
-            positions = max(g.shape[2] * g.shape[3] for _, g in linearised)  # of all examples of the batch
-            k = max(1, _PROJECTED // (positions * widest * self.network.models))
+            widest = max(g[0, 0].numel() for *_, g in linearised)  # positions of all examples of the batch
+            k = max(1, _PROJECTED // (widest * self.network.models))
             for i in range(0, vectors.shape[1], k):
                 out[:, i : i + k] += self._of_batch(linearised, vectors[:, i : i + k])
         return out / self.n
@@ -76,35 +77,41 @@ class GGN:
         """H itself, (S, P, P)."""
         like, size, models = self.network.like, self.network.n_parameters, self.network.models
         first = next(iter(self._kept or self._linearise()))
-        if not all(f.rank_one and g.shape[1] == models for f, g in first):
+        alone = len(first) == len(self.network.shapes)
+        if not (alone and all(f.rank_one and g.shape[1] == models for *_, f, g in first)):
             return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
         out = like.new_zeros(models, size, size)
         for linearised in self._kept or self._linearise():
             for s in range(models):
-                _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for f, g in linearised])
+                _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for *_, f, g in linearised])
         for of_model in out:
             of_model.triu_().add_(of_model.triu(1).mT).div_(self.n)
         return out
 
     def _of_batch(self, linearised: Linearised, vectors: Tensor) -> Tensor:
         over_groups = self.network.over_groups
-        projected = [f.project(v) for (f, _), v in zip(linearised, self.network.unflatten(vectors), strict=True)]
+        by_site = self.network.unflatten(vectors)
+        projected = [f.project(turned(by_site[site], flip)) for site, flip, f, _ in linearised]
         # (S, m, k, C): each class's gradient times each vector, summed over the sites
         along = sum(
             over_groups(torch.einsum("cbmto,bmtko->bmkc", g, z))
-            for (_, g), z in zip(linearised, projected, strict=True)
+            for (*_, g), z in zip(linearised, projected, strict=True)
         )
-        back = []
-        for f, g in linearised:
+        back = [0] * len(by_site)
+        for site, flip, f, g in linearised:
             weights = along.repeat_interleave(g.shape[1] // len(along), 0)
-            back.append(f.back(torch.einsum("cbmto,bmkc->bmtko", g, weights)))
+            back[site] = back[site] + turned(f.back(torch.einsum("cbmto,bmkc->bmtko", g, weights)), flip)
         return self.network.flatten(back)
 
     def _linearise(self) -> Iterator[Linearised]:
         for batch in self._batches(self._size):
             tape = self.network.tape(batch.x)
             by_class = [tape.factors(c) for c in fisher.exact_cotangents(tape.logits)]
-            yield [(site[0], torch.stack([f.gradients for f in site])) for site in zip(*by_class, strict=True)]
+            yield [
+                (site, flip, part, torch.stack([f.parts[p][0].gradients for f in factors]))
+                for site, factors in enumerate(zip(*by_class, strict=True))
+                for p, (part, flip) in enumerate(factors[0].parts)
+            ]
 
 
 def _inputs(f: Dense, model: int) -> Tensor:

@@ -63,7 +63,8 @@ class GradCos(GradDot):
     """
 
     def _self_influence(self, batch: Batch) -> Tensor:
-        return (super()._self_influence(batch) > 0).to(self._network.like.dtype)
+        squares = super()._self_influence(batch)
+        return torch.where(squares > 0, 1.0, squares)
 
     def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
         lengths = self._over_sites(v.square().sum((2, 3)) for v in directions).sqrt()

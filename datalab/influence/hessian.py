@@ -52,7 +52,7 @@ class Hessian:
         # The other kernels of attention cannot be differentiated twice.
         with self.network.differentiable(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             for batch in self._batches(None):
-                loss = functional.cross_entropy(self.network.module(batch.x), batch.y[0], reduction="sum")
+                loss = functional.cross_entropy(self.network.forward(batch.x), batch.y[0], reduction="sum")
                 yield torch.autograd.grad(loss, self._parameters, create_graph=True)
 
     def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:

@@ -14,11 +14,12 @@ from torch import Tensor
 from datalab.errors import UserError
 from datalab.influence import fisher
 from datalab.influence.estimator import Batch, Directions, Estimator
-from datalab.influence.factors import Factors
+from datalab.influence.factors import Factors, Shared
 from datalab.influence.tape import Tape
 from datalab.seeds import generator
 
 Moments = tuple[Tensor, Tensor, float]
+Bases = tuple[Tensor | None, Tensor]
 
 
 class Kronecker(Estimator):
@@ -53,7 +54,7 @@ class Kronecker(Estimator):
 
     def _fit(self, x: Tensor, y: Tensor) -> None:
         moments = self._moments(x, y)
-        self._bases = [(None if a.dim() == 2 else _eigenvectors(a), _eigenvectors(g)) for a, g, _ in moments]
+        self._bases = [_bases(of_site) for of_site in moments]
         self.eigenvalues_ = self._eigenvalues(x, y, moments)
         self._damp()
 
@@ -67,7 +68,7 @@ class Kronecker(Estimator):
         self._inverse = [1 / v for v in damped]
 
     @abstractmethod
-    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
+    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[list[Moments]]) -> list[Tensor]:
         """Each site's (B, out, in), in the order of its bases."""
 
     def _tapes(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tape, Iterator[Tensor]]]:
@@ -79,24 +80,26 @@ class Kronecker(Estimator):
             drawn = uniforms[batch.start : batch.start + len(batch.x)]
             yield tape, fisher.cotangents(self.fisher, tape.logits, batch.y, drawn)
 
-    def _moments(self, x: Tensor, y: Tensor) -> list[Moments]:
+    def _moments(self, x: Tensor, y: Tensor) -> list[list[Moments]]:
         """Each site's mean over the training set of sum_t a a' (B or 1, in, in), or an Embedding's diagonal of it (1,
-        size); of the Fisher's sum_t g g' (B, out, out); and t.
+        size); of the Fisher's sum_t g g' (B, out, out); and t. All uses are positions, but for those of a matrix and
+        its transpose: these are two.
         """
-        sums = [[0, 0, 0] for _ in self._network.shapes]
+        sums = [[] for _ in self._network.shapes]
         for tape, cotangents in self._tapes(x, y):
             for c, cotangent in enumerate(cotangents):
-                for total, f in zip(sums, tape.factors(cotangent), strict=True):
-                    g = f.gradients.flatten(1, 2)
-                    total[1] = total[1] + g.mT @ g
-                    if c == 0:  # the inputs are the same for every class
-                        total[0] = total[0] + f.input_moment()
-                        total[2] += g.shape[1]
-        return [tuple(of_all / len(x) for of_all in of_site) for of_site in sums]
+                for of_site, f in zip(sums, tape.factors(cotangent), strict=True):
+                    of_site += [[0, 0, 0, flip] for _, flip in f.parts[len(of_site) :]]
+                    for total, (part, _) in zip(of_site, f.parts, strict=True):
+                        g = part.gradients.flatten(1, 2)
+                        total[1] = total[1] + g.mT @ g
+                        if c == 0:  # the inputs are the same for every class
+                            total[0] = total[0] + part.input_moment()
+                            total[2] += g.shape[1]
+        return [[_upright(*(v / len(x) for v in use), flip, len(of_site)) for *use, flip in of_site] for of_site in sums]
 
     def _rotated(self, factors: list[Factors]) -> list[Factors]:
-        pairs = zip(factors, self._bases, strict=True)
-        return [f.rotate_inputs(q_a).rotate_gradients(q_g) for f, (q_a, q_g) in pairs]
+        return [f.rotate(*bases) for f, bases in zip(factors, self._bases, strict=True)]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         rotated = self._rotated(self._factors(batch))
@@ -119,15 +122,17 @@ class KFAC(Kronecker):
 
     A is the mean of sum_t a a' and G the mean Fisher's sum_t g g' divided by the t positions, as if inputs and output
     gradients were independent and positions uncorrelated (Grosse & Martens 2016); the eigenvalues are products of
-    theirs. Parameters: :class:`Kronecker`.
+    theirs, summed over the two uses of a matrix that is used with its transpose as well. Parameters:
+    :class:`Kronecker`.
     """
 
-    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
-        eigenvalues = []
-        for (a, g, positions), (q_a, q_g) in zip(moments, self._bases, strict=True):
+    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[list[Moments]]) -> list[Tensor]:
+        def product(a: Tensor, g: Tensor, positions: float, q_a: Tensor | None, q_g: Tensor) -> Tensor:
             of_inputs = a if q_a is None else _diagonal(q_a, a)
-            eigenvalues.append(_diagonal(q_g, g)[:, :, None] * of_inputs[:, None] / positions)
-        return eigenvalues
+            return _diagonal(q_g, g)[:, :, None] * of_inputs[:, None] / positions
+
+        pairs = zip(moments, self._bases, strict=True)
+        return [sum(product(*of_use, *bases) for of_use in of_site) for of_site, bases in pairs]
 
 
 class EKFAC(Kronecker):
@@ -139,7 +144,7 @@ class EKFAC(Kronecker):
     :class:`Kronecker`.
     """
 
-    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[Moments]) -> list[Tensor]:
+    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[list[Moments]]) -> list[Tensor]:
         sums = [0] * len(moments)
         for tape, cotangents in self._tapes(x, y):
             rotated = []
@@ -147,8 +152,14 @@ class EKFAC(Kronecker):
             for cotangent in cotangents:
                 factors = tape.factors(cotangent)
                 if not rotated:  # the inputs are the same for every class
-                    rotated = [f.rotate_inputs(q_a) for f, (q_a, _) in zip(factors, self._bases, strict=True)]
-                for i, (f, (_, q_g)) in enumerate(zip(factors, self._bases, strict=True)):
+                    rotated = [
+                        None if isinstance(f, Shared) else f.rotate_inputs(q_a)
+                        for f, (q_a, _) in zip(factors, self._bases, strict=True)
+                    ]
+                for i, (f, (q_a, q_g)) in enumerate(zip(factors, self._bases, strict=True)):
+                    if isinstance(f, Shared):
+                        sums[i] += f.rotate(q_a, q_g).square_sum()
+                        continue
                     g = f.rotate_gradients(q_g).gradients
                     if f.rank_one:  # the classes' squares first, then one product with the inputs'
                         squares[i] = g.square_() if i not in squares else torch.addcmul(squares[i], g, g)
@@ -167,6 +178,22 @@ def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tens
         return q_g @ (v * inverse[:, None])
     q_a = q_a[:, None]
     return q_g @ ((v @ q_a) * inverse[:, None]) @ q_a.mT
+
+
+def _upright(a: Tensor, g: Tensor, positions: float, flip: bool, uses: int) -> Moments:
+    """Moments of a matrix, from those of its transpose where ``flip``; full ones where it has several uses."""
+    a = torch.diag_embed(a) if a.dim() == 2 and (flip or uses > 1) else a
+    return (g, a, positions) if flip else (a, g, positions)
+
+
+def _bases(moments: list[Moments]) -> Bases:
+    """Q_A and Q_G: the eigenvectors of the two moments, and of several uses' those of the sum of their Kronecker
+    products' partial traces.
+    """
+    a, g, _ = moments[0]
+    if len(moments) > 1:
+        a, g = (sum(p[1 - k].diagonal(dim1=1, dim2=2).sum() * p[k] for p in moments) for k in (0, 1))
+    return None if a.dim() == 2 else _eigenvectors(a), _eigenvectors(g)
 
 
 def _eigenvectors(moment: Tensor) -> Tensor:

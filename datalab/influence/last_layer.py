@@ -16,7 +16,7 @@ from datalab.influence import layers
 from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
 from datalab.influence.factors import Dense
 from datalab.influence.softmax import Examples, SoftmaxGGN, examples
-from datalab.influence.tape import Network, in_dtype, refuse_mixing
+from datalab.influence.tape import Inputs, Network, in_dtype, refuse_mixing
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -42,7 +42,13 @@ class Scores(NamedTuple):
 class _LastLayer(Network):
     """A network of which only the last Linear layer is taken, in float64."""
 
-    def __init__(self, model: nn.Module | Stack | MappedStack, leave_out: Sequence[str], dtype: torch.dtype | None):
+    def __init__(
+        self,
+        model: nn.Module | Stack | MappedStack,
+        leave_out: Sequence[str],
+        dtype: torch.dtype | None,
+        include_frozen: bool = False,
+    ):
         if leave_out:
             raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
         self.is_stack = isinstance(model, Stack | MappedStack)
@@ -56,10 +62,10 @@ class _LastLayer(Network):
             self._stack, self.models = model, len(model)
             self._take(weight, bias[0] if bias else None)
             return
-        if not any(type(module) is nn.Linear for module in model.modules()):
+        if not any(isinstance(module, nn.Linear) for module in model.modules()):
             raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
         layers.refuse_train_mode(model)
-        self.module, self.models = in_dtype(model, dtype), 1
+        self.module, self.models, self._include_frozen = in_dtype(model, dtype), 1, include_frozen
         self.like = next(self.module.parameters()).detach()
 
     def _take(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -76,13 +82,12 @@ class _LastLayer(Network):
         """Find the layer whose output the logits are; refuses a model that has none."""
         if self.is_stack:
             return
-        refuse_mixing(self.logits, x)
         outputs: list[tuple[nn.Linear, Tensor]] = []
-        linear = [module for module in self.module.modules() if type(module) is nn.Linear]
+        linear = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
         handles = [m.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True) for m in linear]
         try:
             with torch.no_grad():
-                logits = self.module(x)
+                logits = self.forward(x)
         finally:
             for handle in handles:
                 handle.remove()
@@ -90,8 +95,18 @@ class _LastLayer(Network):
         if not last or sum(m is last[-1] for m, _ in outputs) != 1:
             raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
         self._layer = last[-1]
+        if not (self._include_frozen or self._layer.weight.requires_grad):
+            raise UserError(
+                "model: its last layer is frozen (requires_grad=False), so it was not trained; include_frozen=True "
+                "takes it all the same"
+            )
         bias = self._layer.bias
         self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
+
+    def check(self, x: Inputs) -> None:
+        """Refuses a forward pass that mixes examples, or is random."""
+        if not self.is_stack:
+            refuse_mixing(self.logits, x)
 
     def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
         """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
@@ -107,9 +122,10 @@ class _LastLayer(Network):
         handle = self._layer.register_forward_hook(keep, with_kwargs=True)
         try:
             with torch.no_grad():
-                logits = self.module(x)
+                logits = self._named(x, lambda: self.forward(x))
         finally:
             handle.remove()
+        self._noted(logits)
         return [examples(taken[0], logits, y[0], self._bias)]
 
 

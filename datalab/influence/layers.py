@@ -1,36 +1,51 @@
 """Layers: which modules are taken, and what of each is an input, an output gradient and a parameter matrix.
 
-A *site* is a place where parameters multiply something: one for each Linear, convolution, normalisation or Embedding,
-four for a MultiheadAttention (query, key, value and output projection). Its matrices are (B, out, in), see
-:mod:`~datalab.influence.factors`; a normalisation's weight and bias are a (1, 2) matrix a channel.
+A *use* is a place where parameters multiply something: one for each Linear, convolution, normalisation or Embedding,
+four for a MultiheadAttention (query, key, value and output projection). A *site* is a set of matrices (B, out, in), see
+:mod:`~datalab.influence.factors`, with all its uses: one, or several where modules share a parameter. Its last column
+is the bias where weight and bias always go together; otherwise the bias has a site of its own, whose input is 1. A
+normalisation's weight and bias are a (1, 2) matrix a channel.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from datalab.errors import UserError, did_you_mean
-from datalab.influence.factors import Dense, Factors, Lookup
+from datalab.influence.factors import Dense, Factors, Lookup, together
 
-TAKEN = "Linear, Conv1d, Conv2d, LayerNorm, GroupNorm, RMSNorm, Embedding and MultiheadAttention"
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+TAKEN = (
+    "Linear, Conv1d, Conv2d, LayerNorm, GroupNorm, RMSNorm, BatchNorm, InstanceNorm, Embedding and MultiheadAttention"
+)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+Part = tuple[nn.Parameter, slice]  # rows of a parameter
 
 
-class Site(ABC):
-    """One place in a model, here all parameters of one module; ``bias``: whether a last input of 1 is understood."""
+class Use(ABC):
+    """One place in a model where a weight and a bias act, here all rows of one module's.
 
-    def __init__(self, name: str, module: nn.Module):
-        self.name, self.module, self.bias = name, module, getattr(module, "bias", None) is not None
+    ``flipped``: whether the matrix is the weight's transpose. ``shape`` is that of the matrices without a bias.
+    """
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The module's parameters that the matrices are made of: a weight and, with ``bias``, a bias."""
-        return list(self.module.parameters(recurse=False))
+    flipped = False
+
+    def __init__(self, name: str, module: nn.Module, rows: slice = slice(None), bias_rows: slice = slice(None)):
+        self.name, self.module = name, module
+        weight, bias = self._parameters()
+        self.weight: Part = weight, rows
+        self.bias: Part | None = None if bias is None else (bias, bias_rows)
+        self.shape = self.arrange(weight.detach()[rows]).shape
+
+    def _parameters(self) -> tuple[nn.Parameter, nn.Parameter | None]:
+        return self.module.weight, getattr(self.module, "bias", None)
 
     @abstractmethod
     def inputs(self, x: Tensor) -> Tensor:
@@ -41,51 +56,58 @@ class Site(ABC):
         """(B, m, t, out) from the gradient of the module's output (m, ...)."""
 
     @abstractmethod
-    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Values of the parameters, in their shapes, as matrices (B, out, in + bias)."""
+    def arrange(self, weight: Tensor) -> Tensor:
+        """Values of the weight's rows, in their shape, as matrices (B, out, in)."""
 
-    def matrix(self) -> Tensor:
-        """The parameters, (B, out, in + bias)."""
-        return self.arrange(*self.parameters())
-
-    def factors(self, inputs: Tensor, g: Tensor) -> Factors:
-        """The factors of inputs as ``inputs`` gave them and an output gradient g (m, ...)."""
-        return Dense(inputs, self.gradients(g), self.bias)
+    def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Factors:
+        """The weight's factors of inputs as ``inputs`` gave them and an output gradient g (m, ...)."""
+        return Dense(inputs, self.gradients(g), bias)
 
 
-class LinearSite(Site):
-    """A Linear layer on (m, ..., in), or a projection of an attention layer: ``rows`` of a shared weight, ``bias_rows``
-    of a shared bias.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
-        rows: slice = slice(None),
-        bias_rows: slice = slice(None),
-    ):
-        self.name, self._weight, self._bias, self.bias = name, weight, bias, bias is not None
-        self._rows, self._bias_rows = rows, bias_rows
+class LinearUse(Use):
+    """A Linear layer on (m, ..., in)."""
 
     def inputs(self, x: Tensor) -> Tensor:
         return x.reshape(1, len(x), -1, x.shape[-1])
 
     gradients = inputs
 
-    def parameters(self) -> list[nn.Parameter]:
-        return [self._weight, self._bias] if self.bias else [self._weight]
+    def arrange(self, weight: Tensor) -> Tensor:
+        return weight[None]
 
-    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return with_bias(weight[self._rows][None], None if bias is None else bias[self._bias_rows])
+
+class FlippedLinearUse(LinearUse):
+    """transformers' Conv1D, a Linear layer whose weight is (in, out)."""
+
+    flipped = True
+
+    def arrange(self, weight: Tensor) -> Tensor:
+        return weight.T[None]
+
+
+class ProjectionUse(LinearUse):
+    """One of the four projections of an attention layer."""
+
+    def __init__(self, name: str, module: nn.MultiheadAttention, part: str):
+        self._part = part
+        size, i = module.embed_dim, "qkvo".index(part)
+        rows = slice(i * size, (i + 1) * size) if part != "o" else slice(None)
+        super().__init__(name, module, rows if module.in_proj_weight is not None else slice(None), rows)
+
+    def _parameters(self) -> tuple[nn.Parameter, nn.Parameter | None]:
+        module = self.module
+        if self._part == "o":
+            return module.out_proj.weight, module.out_proj.bias
+        own = module.in_proj_weight
+        return (getattr(module, f"{self._part}_proj_weight") if own is None else own), module.in_proj_bias
 
     def apply(self, x: Tensor) -> Tensor:
         """x times the weight's transpose, plus the bias."""
-        return functional.linear(x, self._weight[self._rows], self._bias[self._bias_rows] if self.bias else None)
+        (weight, rows), bias = self.weight, self.bias
+        return functional.linear(x, weight[rows], None if bias is None else bias[0][bias[1]])
 
 
-class ConvSite(Site):
+class ConvUse(Use):
     """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -100,17 +122,25 @@ class ConvSite(Site):
     def gradients(self, g: Tensor) -> Tensor:
         return g.flatten(2).unflatten(1, (self.module.groups, -1)).permute(1, 0, 3, 2).contiguous()
 
-    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return with_bias(weight.flatten(1).unflatten(0, (self.module.groups, -1)), bias)
+    def arrange(self, weight: Tensor) -> Tensor:
+        return weight.flatten(1).unflatten(0, (self.module.groups, -1))
 
 
-class NormSite(Site):
-    """A LayerNorm, RMSNorm or GroupNorm: each channel's weight multiplies its normalised value, its bias a 1."""
+class NormUse(Use):
+    """A normalisation: each channel's weight multiplies its normalised value, its bias a 1."""
+
+    def __init__(self, name: str, module: nn.Module):
+        self._channels_second = isinstance(module, (nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS))
+        super().__init__(name, module)
 
     def inputs(self, x: Tensor) -> Tensor:
         module = self.module
         if isinstance(module, nn.GroupNorm):
             return self._channels(functional.group_norm(x, module.num_groups, eps=module.eps))
+        if self._channels_second and module.running_mean is not None:
+            return self._channels(functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps))
+        if self._channels_second:
+            return self._channels(functional.instance_norm(x, eps=module.eps))
         norm = functional.layer_norm if isinstance(module, nn.LayerNorm) else functional.rms_norm
         return self._channels(norm(x, module.normalized_shape, eps=module.eps))
 
@@ -119,18 +149,20 @@ class NormSite(Site):
 
     def _channels(self, x: Tensor) -> Tensor:
         """(channels, m, t, 1)."""
-        if isinstance(self.module, nn.GroupNorm):
+        if self._channels_second:
             x = x.reshape(*x.shape[:2], -1).mT
         else:
             x = x.reshape(len(x), -1, math.prod(self.module.normalized_shape))
         return x.permute(2, 0, 1)[..., None].contiguous()
 
-    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return with_bias(weight.reshape(-1, 1, 1), bias)
+    def arrange(self, weight: Tensor) -> Tensor:
+        return weight.reshape(-1, 1, 1)
 
 
-class EmbeddingSite(Site):
+class EmbeddingUse(Use):
     """An Embedding on tokens (m, ...): one-hot inputs."""
+
+    flipped = True
 
     def inputs(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)
@@ -138,91 +170,232 @@ class EmbeddingSite(Site):
     def gradients(self, g: Tensor) -> Tensor:
         return g.reshape(1, len(g), -1, g.shape[-1])
 
-    def arrange(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def arrange(self, weight: Tensor) -> Tensor:
         return weight.T[None]
 
-    def factors(self, inputs: Tensor, g: Tensor) -> Lookup:
+    def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Lookup:
         gradients = self.gradients(g)
         if self.module.padding_idx is not None:
             gradients = gradients.masked_fill((inputs == self.module.padding_idx)[None, ..., None], 0.0)
         return Lookup(inputs, gradients, self.module.num_embeddings)
 
 
-def attention_sites(name: str, module: nn.MultiheadAttention) -> list[Site]:
-    """The query, key, value and output projections of an attention layer."""
-    packed, bias = module.in_proj_weight is not None, module.in_proj_bias
-    projections: list[Site] = []
-    for i, part in enumerate("qkv"):
-        rows = slice(i * module.embed_dim, (i + 1) * module.embed_dim)
-        weight = module.in_proj_weight if packed else getattr(module, f"{part}_proj_weight")
-        projections.append(LinearSite(f"{name}.{part}", weight, bias, rows if packed else slice(None), rows))
-    return [*projections, LinearSite(f"{name}.out_proj", module.out_proj.weight, module.out_proj.bias)]
+class Site:
+    """Matrices (B, out, in), made of a weight, a bias or both, and all their uses in the model.
 
-
-def sites(model: nn.Module, leave_out: Sequence[str] = ()) -> dict[str, list[Site]]:
-    """The sites of every module that has parameters, by the module's name, in the order of registration.
-
-    ``leave_out`` names modules or parameters whose influence is not asked for. Raises UserError, naming it, for a layer
-    or parameter that is not taken, for parameters shared by two layers, and for dropout or batch statistics in train
-    mode.
+    Of a weight used with its transpose as well, as by an Embedding tied to a Linear layer, they are the weight itself.
     """
+
+    def __init__(self, uses: list[Use], weight: Part | None, bias: Part | None):
+        self.uses, self._weight, self._bias = uses, weight, bias
+        self._main = next((use for use in uses if not use.flipped), uses[0])
+        self.name = self._main.name
+
+    def parameters(self) -> list[nn.Parameter]:
+        """A weight, a bias, or both, in this order."""
+        return [part[0] for part in (self._weight, self._bias) if part is not None]
+
+    def arrange(self, *values: Tensor) -> Tensor:
+        """Values of the parameters, in their shapes, as matrices (B, out, in)."""
+        rows = [part[1] for part in (self._weight, self._bias) if part is not None]
+        values = [value[at] for value, at in zip(values, rows, strict=True)]
+        if self._weight is None:
+            return values[0].reshape(*self._main.shape[:2], 1)
+        return with_bias(self._main.arrange(values[0]), values[1] if self._bias is not None else None)
+
+    def matrix(self) -> Tensor:
+        """The parameters, (B, out, in)."""
+        return self.arrange(*self.parameters())
+
+    def factors(self, recorded: list[tuple[Use, Tensor, Tensor]]) -> Factors:
+        """The factors of every use with its inputs and output gradient."""
+        if self._weight is None:
+            ones = [(use.gradients(g), g.new_ones(())) for use, _, g in recorded]
+            return together([(Dense(one.expand(1, *g.shape[1:3], 1), g, False), False) for g, one in ones])
+        bias = self._bias is not None
+        return together([(u.factors(a, g, bias), u.flipped != self._main.flipped) for u, a, g in recorded])
+
+
+def sites(
+    model: nn.Module, leave_out: Sequence[str] = (), include_frozen: bool = False
+) -> tuple[dict[str, list[Use]], list[Site]]:
+    """The uses of every module with parameters to take, by the module's name, and all sites, in order of registration.
+
+    ``leave_out`` names modules or parameters whose influence is not asked for; parameters with ``requires_grad=False``
+    are left out as well, unless ``include_frozen``. Raises UserError, naming all in the way and the ``leave_out`` that
+    helps, for layers and parameters that are not taken; and for dropout or batch statistics in train mode.
+    """
+    _refuse_kinds_of_model(model)
     refuse_train_mode(model)
     left_out = _left_out(model, leave_out)
-    by_module: dict[str, list[Site]] = {}
-    covered: set[int] = set()
+    named = dict(model.named_parameters())
+    wanted = {id(p) for p in named.values() if id(p) not in left_out and (include_frozen or p.requires_grad)}
+    if not wanted and not include_frozen and any(id(p) not in left_out for p in named.values()):
+        raise UserError(
+            "model: all its parameters are frozen (requires_grad=False), so none was trained; include_frozen=True "
+            "takes them all the same"
+        )
+    by_module: dict[str, list[Use]] = {}
     for name, module in model.named_modules():
-        taken = _taken(name, module)
-        own = {id(p) for site in taken for p in site.parameters()}
-        if not own or own <= left_out:
-            continue
-        if own & left_out:
-            raise UserError(f"leave_out: takes whole layers; '{name}' ({type(module).__name__}) would be left in part")
-        if own & covered:
-            raise UserError(
-                f"model: layer '{name}' ({type(module).__name__}) shares parameters with an earlier layer; "
-                "each parameter may stand in one"
-            )
-        covered |= own
-        by_module[name] = taken
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in covered | left_out:
-            owner = model.get_submodule(name.rpartition(".")[0])
-            raise UserError(
-                f"model: parameter '{name}' belongs to a {type(owner).__name__}; taken are {TAKEN}; "
-                f"leave_out=['{name}'] leaves it out"
-            )
-    if not by_module:
+        uses = _uses(name, module)
+        if any(id(part[0]) in wanted for use in uses for part in (use.weight, use.bias) if part is not None):
+            by_module[name] = uses
+    covered = {id(part[0]) for uses in by_module.values() for use in uses for part in (use.weight, use.bias) if part}
+    _refuse_not_taken(model, wanted - covered)
+    found = _grouped([use for uses in by_module.values() for use in uses], wanted)
+    if not found:
         raise UserError(f"model: has no layer with parameters to differentiate; taken are {TAKEN}")
-    return by_module
+    return by_module, found
 
 
-def _taken(name: str, module: nn.Module) -> list[Site]:
-    if type(module) is nn.Linear:
-        return [LinearSite(name, module.weight, module.bias)]
-    if type(module) in (nn.Conv1d, nn.Conv2d):
-        return [ConvSite(name, module)]
-    if type(module) in (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm) and module.weight is not None:
-        return [NormSite(name, module)]
-    if type(module) is nn.Embedding:
-        if module.max_norm is not None or module.scale_grad_by_freq:
-            raise UserError(f"model: layer '{name}' (Embedding) is not taken with max_norm or scale_grad_by_freq")
-        return [EmbeddingSite(name, module)]
-    if type(module) is nn.MultiheadAttention:
-        if module.bias_k is not None or module.add_zero_attn:
-            raise UserError(f"model: layer '{name}' (MultiheadAttention) is not taken with add_bias_kv, add_zero_attn")
-        return attention_sites(name, module)
+def _uses(name: str, module: nn.Module) -> list[Use]:
+    """None for a module that is not taken."""
+    if parametrize.is_parametrized(module) or _PRUNED & {n for n, _ in module.named_parameters(recurse=False)}:
+        return []
+    kind = type(module)
+    if _inherits(kind, nn.MultiheadAttention):
+        plain = module.bias_k is None and not module.add_zero_attn and not parametrize.is_parametrized(module.out_proj)
+        parts = zip(("q", "k", "v", "out_proj"), "qkvo", strict=True)
+        return [ProjectionUse(f"{name}.{label}", module, part) for label, part in parts] if plain else []
+    if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
+        return []  # an attention layer's own
+    if isinstance(module, nn.Linear) or kind.__qualname__ == "Conv1D" and hasattr(module, "nf"):
+        return [(LinearUse if isinstance(module, nn.Linear) else FlippedLinearUse)(name, module)]
+    if _inherits(kind, nn.Conv1d, nn.Conv2d):
+        return [ConvUse(name, module)]
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *BATCH_NORMS, *INSTANCE_NORMS)
+    if _inherits(kind, *norms) and module.weight is not None:
+        return [NormUse(name, module)]
+    if _inherits(kind, nn.Embedding) and module.max_norm is None and not module.scale_grad_by_freq:
+        return [EmbeddingUse(name, module)]
     return []
 
 
+_PRUNED = {"weight_orig", "bias_orig", "weight_g", "weight_v", "in_proj_weight_orig"}
+
+
+def _inherits(kind: type, *bases: type) -> bool:
+    """Whether a class is one of ``bases``, or one derived that computes the same."""
+    return any(issubclass(kind, base) and kind.forward is base.forward for base in bases)
+
+
+def _grouped(uses: list[Use], wanted: set[int]) -> list[Site]:
+    """Sites of all parts of wanted parameters, each with all of its uses."""
+    by_part: dict[tuple, list[Use]] = {}
+    for use in uses:
+        for part in (use.weight, use.bias):
+            if part is not None and id(part[0]) in wanted:
+                by_part.setdefault(_key(part), []).append(use)
+    _refuse_unlike(by_part)
+    found, done = [], set()
+    for use in uses:
+        weight, bias = (part if part and id(part[0]) in wanted else None for part in (use.weight, use.bias))
+        if weight and bias and by_part[_key(weight)] == by_part[_key(bias)]:
+            pairs = [(weight, bias)]
+        else:
+            pairs = [(part, None) if part is weight else (None, part) for part in (weight, bias) if part]
+        for pair in pairs:
+            keys = [_key(part) for part in pair if part]
+            if not done & set(keys):
+                found.append(Site(by_part[keys[0]], *pair))
+            done |= set(keys)
+    return found
+
+
+def _key(part: Part) -> tuple:
+    return id(part[0]), part[1].start, part[1].stop
+
+
+def _refuse_unlike(by_part: dict[tuple, list[Use]]) -> None:
+    """Raise UserError where a parameter has two roles that are not one matrix and its transpose, or overlaps in part."""
+    slices: dict[int, set[tuple]] = {}
+    for key, uses in by_part.items():
+        first = uses[0]
+        ranges = slices.setdefault(key[0], set())
+        ranges.add(key[1:])
+        unlike = [use for use in uses if not _alike(use, first, key[0])]
+        if unlike or (len(ranges) > 1 and (None, None) in ranges):
+            other = (unlike or uses)[0].name
+            raise UserError(
+                f"model: layer '{other}' shares parameters with '{first.name}' in another role; "
+                f"leave_out={sorted({first.name, other})} leaves them out"
+            )
+
+
+def _alike(use: Use, other: Use, parameter: int) -> bool:
+    if id(use.weight[0]) != parameter or id(other.weight[0]) != parameter:  # of biases only the shape counts
+        both = id(use.weight[0]) != parameter and id(other.weight[0]) != parameter
+        return both and use.shape[:2] == other.shape[:2]
+    b, out, n_in = other.shape
+    return use.shape == ((b, out, n_in) if use.flipped == other.flipped else (1, n_in, out))
+
+
+def _refuse_kinds_of_model(model: nn.Module) -> None:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UserError("model: compiled by torch.jit, whose layers cannot be seen; give the module it was made from")
+    if any(p.is_inference() for p in model.parameters()):
+        raise UserError(
+            "model: its parameters were made in torch.inference_mode and have no gradients; build or load it outside"
+        )
+
+
+def _refuse_not_taken(model: nn.Module, ids: set[int]) -> None:
+    """Raise UserError for parameters that are in no use: one line with every layer and the ``leave_out`` that helps."""
+    if not ids:
+        return
+    layers: dict[str, str] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in ids:
+            owner, _, last = name.rpartition(".")
+            owner = owner.split(".parametrizations.")[0].removesuffix(".out_proj")
+            module = model.get_submodule(owner)
+            whole = owner and all(id(p) in ids for p in module.parameters(recurse=False) if p.requires_grad)
+            layers[owner if whole else name] = f"{type(module).__name__}{_cure(module, last)}"
+    listed = ", ".join(f"'{name}' ({kind})" for name, kind in layers.items())
+    subject = "layer" if len(layers) == 1 else f"{len(layers)} layers or parameters:"
+    raise UserError(
+        f"model: {subject} {listed} {'is' if len(layers) == 1 else 'are'} not taken; taken are {TAKEN}; "
+        f"leave_out={list(layers)} leaves {'it' if len(layers) == 1 else 'them'} out"
+    )
+
+
+def _cure(module: nn.Module, last: str) -> str:
+    """What would make a taken layer of this one, for the refusal."""
+    if parametrize.is_parametrized(module):
+        return ": torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+    if last in ("weight_g", "weight_v"):
+        return ": torch.nn.utils.remove_weight_norm makes it plain"
+    if last in _PRUNED:
+        return ", pruned or of spectral norm: torch.nn.utils.prune.remove, or remove_spectral_norm, makes it plain"
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+        return " with max_norm or scale_grad_by_freq"
+    if isinstance(module, nn.MultiheadAttention):
+        return " with add_bias_kv or add_zero_attn"
+    return ""
+
+
 def _left_out(model: nn.Module, names: Sequence[str]) -> set[int]:
-    """The ids of the parameters under the named modules or parameters."""
-    known = {name for name, _ in [*model.named_modules(), *model.named_parameters()]} - {""}
+    """The ids of the parameters under the named modules or parameters.
+
+    Raises UserError for names that are none, and for a parameter that stands under another name as well.
+    """
+    known = {name for name, _ in [*model.named_modules(remove_duplicate=False), *_named(model)]} - {""}
     for name in names:
         if name not in known:
             raise UserError(f"leave_out: the model has no '{name}'{did_you_mean(name, sorted(known))}")
     under = tuple(f"{name}." for name in names)
-    parameters = model.named_parameters(remove_duplicate=False)
-    return {id(p) for name, p in parameters if f"{name}.".startswith(under)}
+    inside = {id(p): name for name, p in _named(model) if f"{name}.".startswith(under)}
+    for name, parameter in _named(model):
+        if id(parameter) in inside and not f"{name}.".startswith(under):
+            raise UserError(
+                f"leave_out: '{inside[id(parameter)]}' is tied to '{name}', one parameter with two uses; "
+                "name both layers or neither"
+            )
+    return set(inside)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return model.named_parameters(remove_duplicate=False)
 
 
 def refuse_train_mode(model: nn.Module) -> None:
@@ -233,7 +406,7 @@ def refuse_train_mode(model: nn.Module) -> None:
         random = keeps_statistics or isinstance(module, (*DROPOUTS, nn.RReLU))
         if module.training and (random or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)):
             raise UserError(f"{layer} is in train mode; call model.eval() first")
-        if keeps_statistics and module.running_mean is None:
+        if isinstance(module, BATCH_NORMS) and module.running_mean is None:
             raise UserError(f"{layer} mixes the examples of a batch: it keeps no statistics")
 
 

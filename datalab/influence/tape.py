@@ -1,30 +1,58 @@
 """Tapes: one forward pass of a batch, from which every layer's factors can be taken for any cotangent of the logits.
 
 A :class:`Network` is a module or a stack of S models with its sites; all it returns has the models first: logits (S, m,
-C). For a module hooks take the inputs, and gradients are asked for at each layer's output, so nothing depends on what
+...). For a module hooks take the inputs, and gradients are asked for at each layer's output, so nothing depends on what
 follows it. Attention runs as its own four projections while a tape is made. torch.func is the tests' oracle, not used
 here.
+
+What makes this right is looked at, not believed. Every tape walks autograd's graph: a parameter must enter it through
+its layers' own forward passes alone. On a sample of each set, factors must add up to autograd's gradients, and an
+example's logits must reach its own row of a layer and no other.
 """
 
 import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.utils.checkpoint import CheckpointError
 
 from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.factors import Dense, Factors
-from datalab.influence.layers import LinearSite, Site
+from datalab.influence.layers import ProjectionUse, Site, Use
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
+T = TypeVar("T")
+_ROUNDING = 2e3  # rounding errors of the dtype by which a sum over a sample may differ from autograd's
+
+
+class Rows:
+    """The keyword arguments of a model, tensors (n, ...), counted and sliced as one."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, at: slice | Tensor) -> "Rows":
+        return self.map(lambda v: v[at])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
+        return Rows({name: function(v) for name, v in self.tensors.items()})
+
+
+Inputs = Tensor | Rows
+
 
 class Tape(Protocol):
-    """One batch: ``logits`` (S, m, C), and the factors of every site for a cotangent (S, m, C) of the logits."""
+    """One batch: ``logits`` (S, m, ...), and the factors of every site for a cotangent shaped as these."""
 
     logits: Tensor
 
@@ -37,17 +65,31 @@ class Network:
     Parameters
     ----------
     model
-        Maps x (m, ...) to logits (m, C), or a :class:`~datalab.stack.Stack`. It is not changed.
+        Maps x (m, ...), or keyword arguments such as transformers' models take, to logits (m, ...), or to what holds
+        them as ``logits``; or a :class:`~datalab.stack.Stack`. It is not changed.
     leave_out
         Names of modules or parameters whose influence is not asked for.
     dtype
         Compute in this precision, on a copy; None: in the model's.
+    include_frozen
+        Take parameters with ``requires_grad=False`` as well.
 
     ``models`` is S, ``shapes`` each site's (G, out, in) with G matrices a model, ``like`` a parameter of the dtype and
-    device of all results. Raises UserError for what is not taken, see :func:`~datalab.influence.layers.sites`.
+    device of all results. ``infinite`` turns true, on the device, where logits were not finite; ``places`` are those of
+    the examples that it is given next in their set, for messages. Raises UserError for
+    what is not taken, see :func:`~datalab.influence.layers.sites`.
     """
 
-    def __init__(self, model: nn.Module | Stack, leave_out: Sequence[str] = (), dtype: torch.dtype | None = None):
+    infinite = torch.zeros((), dtype=torch.bool)
+    places: Sequence[int] = ()
+
+    def __init__(
+        self,
+        model: nn.Module | Stack,
+        leave_out: Sequence[str] = (),
+        dtype: torch.dtype | None = None,
+        include_frozen: bool = False,
+    ):
         if isinstance(model, MappedStack):
             raise UserError("model: of this architecture only LastLayerGGN takes a stack; list(stack) gives its models")
         self.is_stack = isinstance(model, Stack)
@@ -55,49 +97,172 @@ class Network:
             if leave_out or dtype not in (None, model.flat.dtype):
                 raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
             self._stack, self.models, self.like = model, len(model), model.flat
-            template = layers.sites(copy.deepcopy(model.module).eval())
-            self.shapes = [tuple(site.matrix().shape) for of_module in template.values() for site in of_module]
+            _, sites = layers.sites(copy.deepcopy(model.module).eval().requires_grad_())
+            self.shapes = [tuple(site.matrix().shape) for site in sites]
             return
         self.module, self.models = in_dtype(model, dtype), 1
-        self._by_module = layers.sites(self.module, leave_out)
-        self.sites = [site for of_module in self._by_module.values() for site in of_module]
+        self._by_module, self.sites = layers.sites(self.module, leave_out, include_frozen)
         self.shapes = [tuple(site.matrix().shape) for site in self.sites]
         self.like = self.sites[0].matrix().detach()
-        if self.like.dtype not in (torch.float32, torch.float64):
-            raise UserError(f"model: computes in {str(self.like.dtype)[6:]}; give dtype=torch.float32")
+        self._same_for_all: dict[tuple[str, int], int] = {}
+        self.uses = {use for site in self.sites for use in site.uses}
+        dtypes = {p.dtype for p in self.parameters()}
+        if dtypes - {torch.float32, torch.float64} or len(dtypes) > 1:
+            names = " and ".join(sorted(str(of_some)[6:] for of_some in dtypes))
+            raise UserError(f"model: computes in {names}; give dtype=torch.float32")
 
     @property
     def n_parameters(self) -> int:
         """The number of parameters of one model that influence is taken over."""
         return sum(g * out * n_in for g, out, n_in in self.shapes)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """(S, m, C), without a tape."""
+    def logits(self, x: Inputs) -> Tensor:
+        """(S, m, ...), without a tape."""
         with torch.no_grad():
-            output = self._stack(x) if self.is_stack else self.module(x)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"it returns a {type(output).__name__}, and one tensor of logits is needed")
-        return output if self.is_stack else output[None]
+            logits = self._stack(x) if self.is_stack else self._named(x, lambda: self.forward(x)[None])
+        return self._noted(logits)
 
-    def tape(self, x: Tensor) -> Tape:
+    def _noted(self, logits: Tensor) -> Tensor:
+        """The logits, once ``infinite`` knows of them."""
+        self.infinite = self.infinite | ~torch.isfinite(logits.detach().sum())
+        return logits
+
+    def _called(self, x: Inputs) -> object:
+        return self.module(**x.tensors) if isinstance(x, Rows) else self.module(x)
+
+    def _named(self, x: Inputs, run: Callable[[], T]) -> T:
+        """``run()``; what the model raises at an example, such as a token out of range, names it."""
+        try:
+            return run()
+        except UserError:
+            raise
+        except (IndexError, ValueError, AssertionError, KeyError) as error:
+            for i in range(len(x)):
+                try:
+                    with torch.no_grad():
+                        self._called(x[i : i + 1])
+                except type(error):
+                    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line}") from error
+            raise
+
+    def forward(self, x: Inputs) -> Tensor:
+        """The module's logits (m, ...), differentiable."""
+        versions = [v._version for v in tensors(x)]
+        output = self._called(x)
+        if [v._version for v in tensors(x)] != versions:
+            raise UserError("model: writes into its input; let it work on a copy, x.clone()")
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise UserError(f"model: returns a {type(output).__name__}, and one tensor of logits is needed")
+        if logits.dtype != self.like.dtype:
+            raise UserError(f"model: its logits are {str(logits.dtype)[6:]}, {_not_autocast(self.like)}")
+        return logits
+
+    def tape(self, x: Inputs) -> Tape:
         """Run the batch x (m, ...) forward."""
-        return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self._by_module, x)
+        tape = _StackTape(self._stack, x) if self.is_stack else self._named(x, lambda: _ModuleTape(self, x))
+        self._noted(tape.logits)
+        return tape
 
-    def probe(self, x: Tensor) -> None:
-        """Look at one or two examples x (m, ...): raises UserError for what a tape would score wrongly or not at all.
+    def probe(self, x: Inputs) -> None:
+        """Look at how one example x (1, ...) passes through the layers.
 
-        Positions that pass for examples, examples that are mixed, a forward pass that is random, and parameters that
-        act elsewhere than in their own layer, or not at all.
+        Raises UserError for layers whose input does not have the examples first. Those whose input is the same however
+        many there are, such as positions, are noted: a tape gives each example a copy of their output.
+        """
+        if self.is_stack:
+            return
+        seen = []
+        for m in (2, 3):
+            shapes: dict[tuple[str, int], torch.Size] = {}
+
+            def note(use: Use, x: Tensor, output: Tensor, shapes=shapes) -> Tensor:
+                at = next(k for k in range(len(shapes) + 1) if (use.name, k) not in shapes)
+                if use in self.uses:
+                    shapes[use.name, at] = x.shape
+                return output
+
+            with self._recording(note), torch.no_grad():
+                self.forward(x[torch.zeros(m, dtype=torch.long)])
+            seen.append(shapes)
+        two, three = seen
+        if two.keys() != three.keys():
+            raise UserError("model: runs other layers for another number of examples; each must pass through the same")
+        fixed = {at: shape for at, shape in two.items() if shape == three[at] and shape}
+        self._same_for_all = {at: len(shape) + (shape[0] != 1) for at, shape in fixed.items()}
+        wrong = {
+            name: tuple(shape)
+            for (name, k), shape in two.items()
+            if (name, k) not in fixed and (shape[:1], three[name, k][:1]) != ((2,), (3,))
+        }
+        if wrong:
+            listed = ", ".join(f"layer '{name}' takes {shape} for 2 examples" for name, shape in wrong.items())
+            raise UserError(f"model: {listed}; they must come first")
+
+    def check(self, x: Inputs) -> None:
+        """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all.
+
+        Examples that are mixed or change places, a forward pass that is random, layers cut off from the logits, and
+        layers that compute something else than their kind does.
         """
         if self.is_stack:
             return
         refuse_mixing(self.logits, x)
+        leaves = [v.detach().requires_grad_() for v in tensors(x) if v.is_floating_point()]
+        copies = iter(leaves)
+        x = _map(x, lambda v: next(copies).clone() if v.is_floating_point() else v)
+        with torch.enable_grad():
+            tape = _ModuleTape(self, x)
+        plain = self.logits(x)
+        if not bool(torch.isfinite(plain).all()):
+            return  # named, with how many more there are, when the whole set has been read
+        if plain.shape != tape.logits.shape or not _close(tape.logits, plain):
+            raise UserError("model: its layers compute something else under a tape; does one of them act by its name?")
+        cotangent = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(plain)
+        self._compare(tape, cotangent)
+        places = torch.arange(plain.shape[1], device=plain.device)
+        for bit in range(int(places[-1]).bit_length()):
+            inside = (places >> bit) & 1 == 1
+            rows = inside.view(1, -1, *[1] * (plain.dim() - 2))
+            at_leaves, at_layers = tape.gradients(cotangent * rows, leaves)
+            if any(bool((g[~inside] != 0).any()) for g in at_leaves if g is not None):
+                raise UserError(_MIXES)
+            wrong = {r.use.name for r, g in zip(tape.records, at_layers, strict=True) if bool((g[~inside] != 0).any())}
+            if wrong:
+                names = ", ".join(f"'{name}'" for name in sorted(wrong))
+                raise UserError(
+                    f"model: examples change places, or are mixed, on their way through {names}; row i must stay "
+                    "example i in every layer"
+                )
+
+    def _compare(self, tape: "_ModuleTape", cotangent: Tensor) -> None:
+        """Each site's gradient by its factors with autograd's."""
+        parameters = self.parameters()
         with self.differentiable():
-            self._compare(self.tape(x[:1]))
+            gradients = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
+        by_parameter = {
+            id(p): torch.zeros_like(p) if g is None else g.to_dense()
+            for p, g in zip(parameters, gradients, strict=True)
+        }
+        eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
+        wrong = []
+        for site, f in zip(self.sites, tape.factors(cotangent), strict=True):
+            wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters()))
+            if not bool(torch.isfinite(wanted).all()):
+                raise UserError("model: gradients of finite logits are not finite (the root of 0, or 0 * infinity?)")
+            largest = max(float(_of_sizes(part).total().max()) for part, _ in f.parts)
+            if not float((f.total() - wanted).abs().max()) <= eps * largest:
+                wrong.append(site.name)
+        if wrong:
+            names = ", ".join(f"'{name}'" for name in wrong)
+            raise UserError(
+                f"model: layer {names} computes something else than a layer of its kind; leave_out={wrong} leaves it out"
+            )
 
     @contextlib.contextmanager
     def differentiable(self) -> Iterator[None]:
-        """Within, autograd takes every parameter, frozen ones too."""
+        """Within, autograd takes every parameter of a site, frozen ones too."""
         frozen = [p for p in self.parameters() if not p.requires_grad]
         try:
             for p in frozen:
@@ -107,19 +272,25 @@ class Network:
             for p in frozen:
                 p.requires_grad_(False)
 
-    def _compare(self, tape: Tape) -> None:
-        """Each site's gradient by its factors with autograd's."""
-        cotangent = torch.linspace(-1, 1, tape.logits.shape[-1]).to(tape.logits).expand_as(tape.logits)
-        parameters = self.parameters()
-        gradients = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
-        by_parameter = {id(p): g for p, g in zip(parameters, gradients, strict=True)}
-        for site, f in zip(self.sites, tape.factors(cotangent), strict=True):
-            wanted = [by_parameter[id(p)] for p in site.parameters()]
-            if any(g is None for g in wanted):
-                raise UserError(f"model: layer '{site.name}' is cut off from the logits; leave it out")
-            wanted = site.arrange(*wanted)
-            if not torch.allclose(f.total(), wanted, rtol=1e-2, atol=1e-3 * float(wanted.abs().max())):
-                raise UserError(f"model: the parameters of layer '{site.name}' act outside its forward pass as well")
+    @contextlib.contextmanager
+    def _recording(self, record: Callable[[Use, Tensor, Tensor], Tensor]) -> Iterator[None]:
+        """Within, ``record`` is told of every use's input and output, and gives the output that counts."""
+        handles, replaced = [], []
+        try:
+            for name, uses in self._by_module.items():
+                module = self.module.get_submodule(name)
+                if isinstance(module, nn.MultiheadAttention):
+                    module.forward = functools.partial(_attention, record, module, uses)
+                    replaced.append(module)
+                else:
+                    hook = functools.partial(_hook, record, uses[0])
+                    handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module in replaced:
+                del module.forward
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the sites' matrices are made of, each once."""
@@ -154,66 +325,133 @@ class Network:
         return values.unflatten(0, (self.models, -1)).sum(1)
 
 
+class _Record(NamedTuple):
+    """One use in one forward pass: what multiplied, and where the gradient of the output is to be had."""
+
+    use: Use
+    inputs: Tensor
+    edge: GradientEdge
+    nodes: set[Node]  # of autograd's graph, between the input and the output
+
+
 class _ModuleTape:
-    def __init__(self, model: nn.Module, by_module: dict[str, list[Site]], x: Tensor):
-        self._sites = [site for of_module in by_module.values() for site in of_module]
-        self._inputs: dict[str, Tensor] = {}
-        self._edges: dict[str, torch.autograd.graph.GradientEdge] = {}
-        self._m = len(x)
-        with self._recording(model, by_module), torch.enable_grad():
-            logits = model(x.detach().requires_grad_(x.is_floating_point()))
+    def __init__(self, network: Network, x: Inputs):
+        self._network, self._m = network, len(x)
+        self._seen: dict[str, list[_Record]] = {}
+        with network.differentiable(), network._recording(self._record), torch.enable_grad():
+            logits = network.forward(x)
             self.logits = logits[None]
-        for site in self._sites:
-            if site.name not in self._edges:
-                raise UserError(f"model: layer '{site.name}' took no part in the forward pass; leave it out")
-        if not self.logits.requires_grad:
-            raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside the model)")
+            if not logits.requires_grad:
+                raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside it)")
+            reached = self._walk(logits)
+        self.records = [r for of_use in self._seen.values() for r in of_use if r.edge.node in reached]
+        self._by_use: dict[Use, list[int]] = {}
+        for i, record in enumerate(self.records):
+            self._by_use.setdefault(record.use, []).append(i)
+        missing = {s.name: any(use.name in self._seen for use in s.uses) for s in network.sites if not self._at(s)}
+        if missing:
+            names = ", ".join(f"'{name}'" for name in missing)
+            why = "is cut off from the logits" if any(missing.values()) else "took no part in the forward pass"
+            raise UserError(f"model: layer {names} {why}; leave_out={list(missing)} leaves it out")
 
-    @contextlib.contextmanager
-    def _recording(self, model: nn.Module, by_module: dict[str, list[Site]]) -> Iterator[None]:
-        handles, replaced = [], []
-        try:
-            for name, sites in by_module.items():
-                module = model.get_submodule(name)
-                if isinstance(module, nn.MultiheadAttention):
-                    module.forward = functools.partial(_attention, self.record, module, sites)
-                    replaced.append(module)
-                else:
-                    hook = functools.partial(self._hook, sites[0])
-                    handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module in replaced:
-                del module.forward
-
-    def _hook(self, site: Site, _: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
-        return self.record(site, args[0] if args else next(iter(kwargs.values())), output)
-
-    def record(self, site: Site, x: Tensor, output: Tensor) -> Tensor:
-        """Note a site's input x and where the gradient of its output is to be had; return the output."""
-        if site.name in self._edges:
-            raise UserError(f"model: layer '{site.name}' runs twice in a forward pass; each layer may run once")
-        if len(x) != self._m:
+    def _record(self, use: Use, x: Tensor, output: Tensor) -> Tensor:
+        if use not in self._network.uses:
+            return output
+        if not (isinstance(x, Tensor) and isinstance(output, Tensor)):
+            raise UserError(f"model: layer '{use.name}' must map a tensor to a tensor; leave_out=['{use.name}']")
+        if not output.requires_grad:
             raise UserError(
-                f"model: layer '{site.name}' takes {tuple(x.shape)} for {self._m} examples; they must come first"
+                f"model: layer '{use.name}' runs without gradients (torch.no_grad, or a checkpoint with "
+                "use_reentrant=True, inside the model); take that away, or leave the layer out"
+            )
+        if output.dtype != self._network.like.dtype:
+            raise UserError(
+                f"model: layer '{use.name}' computes in {str(output.dtype)[6:]}, {_not_autocast(self._network.like)}"
+            )
+        earlier = self._seen.setdefault(use.name, [])
+        nodes = _between(output, x)
+        dimensions = self._network._same_for_all.get((use.name, len(earlier)))
+        if dimensions is not None:
+            x, output = (v[None] if x.dim() < dimensions else v for v in (x, output))
+            if len(x) != self._m:
+                x, output = (v.expand(self._m, *v.shape[1:]) for v in (x, output))
+        if len(x) != self._m or len(output) != self._m:
+            raise UserError(
+                f"model: layer '{use.name}' takes {tuple(x.shape)} for {self._m} examples; they must come first"
             )
         with torch.no_grad():
-            self._inputs[site.name] = site.inputs(x.detach())
-        if not output.requires_grad:  # a frozen first layer
-            output = output.detach().clone().requires_grad_()
+            inputs = use.inputs(x.detach())
         # The edge stays that of this output whatever works on it in place.
-        self._edges[site.name] = torch.autograd.graph.get_gradient_edge(output)
+        earlier.append(_Record(use, inputs, get_gradient_edge(output), nodes))
         return output
 
+    def _walk(self, logits: Tensor) -> set[Node]:
+        """All nodes that the logits depend on; raises UserError where a parameter enters outside its layers."""
+        network = self._network
+        names = {id(p): name for name, p in network.module.named_parameters()}
+        entry = {get_gradient_edge(p).node: p for p in network.parameters()}
+        own: dict[int, set[Node]] = {id(p): set() for p in network.parameters()}
+        for of_use in self._seen.values():
+            for record in of_use:
+                for part in (record.use.weight, record.use.bias):
+                    if part is not None and id(part[0]) in own:
+                        own[id(part[0])] |= record.nodes
+        reached, stack, outside = set(), [logits.grad_fn], set()
+        while stack:
+            node = stack.pop()
+            if node in reached:
+                continue
+            reached.add(node)
+            for following, _ in node.next_functions:
+                if following is None:
+                    continue
+                if (parameter := entry.get(following)) is not None and node not in own[id(parameter)]:
+                    outside.add(names[id(parameter)])
+                stack.append(following)
+        if outside:
+            listed = ", ".join(f"'{name}'" for name in sorted(outside))
+            raise UserError(
+                f"model: parameters {listed} act outside their layer's forward pass; leave_out={sorted(outside)} "
+                "leaves them out"
+            )
+        return reached
+
+    def _at(self, site: Site) -> list[int]:
+        """Which records are of a site's uses."""
+        return [i for use in site.uses for i in self._by_use.get(use, ())]
+
+    def gradients(self, cotangent: Tensor, leaves: Sequence[Tensor] = ()) -> tuple[list[Tensor | None], list[Tensor]]:
+        """At the leaves, and at every record's output."""
+        wanted = [*leaves, *(record.edge for record in self.records)]
+        try:
+            found = torch.autograd.grad(self.logits, wanted, cotangent, retain_graph=True, allow_unused=True)
+        except CheckpointError:
+            raise UserError(
+                "model: a checkpoint recomputes another forward pass than was recorded; switch checkpointing off, "
+                "which changes no result"
+            ) from None
+        return list(found[: len(leaves)]), list(found[len(leaves) :])
+
     def factors(self, cotangent: Tensor) -> list[Factors]:
-        edges = [self._edges[site.name] for site in self._sites]
-        gradients = torch.autograd.grad(self.logits, edges, cotangent, retain_graph=True, allow_unused=True)
-        for site, g in zip(self._sites, gradients, strict=True):
-            if g is None:
-                raise UserError(f"model: layer '{site.name}' is cut off from the logits; leave it out")
-        return [site.factors(self._inputs[site.name], g) for site, g in zip(self._sites, gradients, strict=True)]
+        _, gradients = self.gradients(cotangent)
+        pairs = [(record.use, record.inputs, g) for record, g in zip(self.records, gradients, strict=True)]
+        return [site.factors([pairs[i] for i in self._at(site)]) for site in self._network.sites]
+
+
+def _between(output: Tensor, x: Tensor) -> set[Node]:
+    """The nodes of autograd's graph that a layer made, from its output up to its input."""
+    start = get_gradient_edge(x).node if x.requires_grad else None
+    nodes, stack = set(), [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node is not start and node not in nodes:
+            nodes.add(node)
+            stack += [following for following, _ in node.next_functions]
+    return nodes
+
+
+def _hook(record: Callable, use: Use, _: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+    return record(use, args[0] if args else next(iter(kwargs.values())), output)
 
 
 class _StackTape:
@@ -226,6 +464,9 @@ class _StackTape:
         return [Dense(a, g, bias) for a, g, bias in zip(self._trace.inputs, gradients, self._trace.biases, strict=True)]
 
 
+_MIXES = "model: mixes the examples of a batch (batch statistics?); each must have its own logits"
+
+
 def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """The model, or where its parameters are of another dtype a copy in this one."""
     if dtype is None or all(p.dtype == dtype for p in model.parameters()):
@@ -233,20 +474,49 @@ def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return copy.deepcopy(model).to(dtype)
 
 
-def refuse_mixing(logits: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Raise UserError where the logits of the first example of x depend on the second, or on chance."""
-    first = logits(x[:1])[:, 0]
-    tolerance = 1e-3 * float(first.abs().max()) + 1e-12
-    if not torch.allclose(logits(x[:1])[:, 0], first, rtol=0, atol=tolerance):
+def refuse_mixing(logits: Callable[[Inputs], Tensor], x: Inputs) -> None:
+    """Raise UserError where the logits of examples x (m, ...) depend on what else is in a batch, or on chance."""
+    together = logits(x)
+    if not _close(logits(x), together):
         raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
-    if not torch.allclose(logits(x)[:, 0], first, rtol=0, atol=tolerance):
-        raise UserError("model: mixes the examples of a batch (batch statistics?); each must have its own logits")
+    half = (len(x) + 1) // 2
+    backwards = torch.arange(len(x) - 1, -1, -1)
+    apart = torch.cat([logits(x[part]) for part in backwards.split(half)], 1).flip(1)
+    if apart.shape != together.shape or not _close(apart, together):
+        raise UserError(_MIXES)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether logits are the same but for rounding; where they are not finite nothing is said."""
+    finite = torch.isfinite(a) & torch.isfinite(b)
+    scale = float(torch.where(finite, b, 0.0).abs().max())
+    return bool((torch.where(finite, a - b, 0.0).abs() <= torch.finfo(b.dtype).eps ** 0.5 * scale + 1e-12).all())
+
+
+def _of_sizes(f: Factors) -> Factors:
+    """Factors of absolute values: what rounding in a sum of gradients is relative to."""
+    if isinstance(f, Dense):
+        return f._replace(inputs=f.inputs.abs(), gradients=f.gradients.abs())
+    return f._replace(gradients=f.gradients.abs())
+
+
+def _not_autocast(like: Tensor) -> str:
+    return f"and its parameters {str(like.dtype)[6:]}: switch autocast inside it off"
+
+
+def tensors(x: Inputs) -> list[Tensor]:
+    """The tensors of x."""
+    return list(x.tensors.values()) if isinstance(x, Rows) else [x]
+
+
+def _map(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
+    return x.map(function) if isinstance(x, Rows) else function(x)
 
 
 def _attention(
     record,
     module: nn.MultiheadAttention,
-    sites: list[LinearSite],
+    projections: list[ProjectionUse],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -258,12 +528,12 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Equivalent to ``module.forward``, with each projection recorded."""
     if query.dim() != 3:
-        raise UserError(f"model: layer '{sites[0].name[:-2]}' takes {tuple(query.shape)}; it must be a batch")
+        raise UserError(f"model: layer '{projections[0].name[:-2]}' takes {tuple(query.shape)}; it must be a batch")
     if not module.batch_first:
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     q, k, v = (
-        record(site, x, site.apply(x)).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-        for site, x in zip(sites, (query, key, value), strict=False)
+        record(use, x, use.apply(x)).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
+        for use, x in zip(projections, (query, key, value), strict=False)
     )
     scores = q @ k.mT / q.shape[-1] ** 0.5
     if is_causal and attn_mask is None:
@@ -274,7 +544,7 @@ def _attention(
         scores = scores + _additive(key_padding_mask[:, None, None], scores)
     weights = torch.softmax(scores, -1)
     mixed = (weights @ v).transpose(1, 2).flatten(2)
-    output = record(sites[3], mixed, sites[3].apply(mixed))
+    output = record(projections[3], mixed, projections[3].apply(mixed))
     if not module.batch_first:
         output = output.transpose(0, 1)
     if not need_weights:

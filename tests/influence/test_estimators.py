@@ -15,6 +15,7 @@ from influence_oracle import (
 )
 from torch import Tensor, nn
 
+from datalab.errors import UserError
 from datalab.influence import (
     CG,
     EKFAC,
@@ -337,12 +338,22 @@ def test_what_is_left_out_counts_nothing():
     close(own, g.square().sum(1))
 
 
-def test_frozen_parameters_are_scored_like_all_others():
+def test_frozen_parameters_are_left_out_unless_asked_for():
+    """Scored as if trained before: a frozen backbone, or LoRA's base, counted."""
     model, train, val = problem("a transformer's layer")
     plain = EKFAC(model, DAMPING).fit(*train).influence_on(*train, *val)
+    head = GradDot(model, leave_out=["1"]).fit(*train).self_influence(*train)
+    for parameter in model[1].parameters():
+        parameter.requires_grad_(False)
+    close(GradDot(model).fit(*train).self_influence(*train), head, 1e-12)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    close(EKFAC(model, DAMPING).fit(*train).influence_on(*train, *val), plain, 1e-12)
+    close(EKFAC(model, DAMPING, include_frozen=True).fit(*train).influence_on(*train, *val), plain, 1e-12)
+    assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(UserError, match="all its parameters are frozen"):
+        EKFAC(model).fit(*train)
+    with pytest.raises(UserError, match="last layer is frozen"):
+        LastLayerGGN(model).fit(*train)
 
 
 def test_scoring_leaves_the_model_as_it_was():
