@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datalab.labels import dense
 from datalab.stats.paired import Interval
 
 
@@ -13,7 +14,7 @@ def resampled_means(values: ArrayLike, rng: np.random.Generator, resamples: int)
 
     What varies: which units were drawn. A percentile of any function of the columns is that function's interval.
     """
-    values = np.asarray(values, dtype=float)
+    values = dense(values, "values").astype(float)
     n = len(values)
     return rng.multinomial(n, np.full(n, 1 / n), resamples) @ values / n
 

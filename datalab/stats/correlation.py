@@ -7,12 +7,13 @@ a bootstrap over clusters is one matrix product.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datalab.labels import dense
 from datalab.stats.paired import Interval
 
 
 def moments(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """The moments (6,) of paired observations x (n,) and y (n,)."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    x, y = dense(x, "x").astype(float), dense(y, "y").astype(float)
     return np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
 
 
