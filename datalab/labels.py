@@ -28,7 +28,7 @@ def dense(values: Any, what: str) -> NDArray:
         if gaps := int(np.ma.getmaskarray(values).sum()):
             raise UserError(f"{what}: {gaps} entries are masked; drop these rows, or fill them, first")
         return np.asarray(values.data)
-    if hasattr(values, "toarray") and hasattr(values, "nnz") or getattr(values, "is_sparse", False):
+    if (hasattr(values, "toarray") and hasattr(values, "nnz")) or getattr(values, "is_sparse", False):
         raise UserError(f"{what}: a sparse matrix of shape {tuple(values.shape)}; pass a dense array (.toarray())")
     if hasattr(values, "detach"):  # a tensor, perhaps on a device
         values = values.detach().cpu().numpy()

@@ -24,15 +24,18 @@ from datalab.stats.paired import (
     wilcoxon,
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
+from datalab.stats.resampled import Simultaneous, corrected_resampled_t
 from datalab.stats.variance import permutation_p, permuted_levels, resampled_eta_squared, sums_of_squares
 
 __all__ = [
     "Interval",
+    "Simultaneous",
     "bonferroni",
     "clustered_correlation",
     "clustered_f1",
     "clustered_f1_lead",
     "cohens_dz",
+    "corrected_resampled_t",
     "crossover",
     "crossover_bootstrap",
     "crossover_label",
