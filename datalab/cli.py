@@ -1,4 +1,4 @@
-"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets, api; each calls the room that knows.
+"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets, advise, api; each calls the room that knows.
 
 Exit status: 0 done, 1 a notebook failed, a record is not whole or cannot be written any more, or two records differ, 2
 the call was wrong (one line on stderr, nothing written), 130 interrupted.
@@ -277,6 +277,44 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
         spec = data.REGISTRY[name]
         rows.append([*(getattr(spec, column) for column in columns), "yes" if data.on_disk(name) else "no"])
     console.table((*columns, "on disk"), rows)
+
+
+@cli.command("advise")
+@click.argument("data", type=RECORD, metavar="FILE")
+@click.option("--label", metavar="NAME", help="The column that holds the label (a folder of images needs none).")
+@click.option("--id", "ids", metavar="NAME", help="The column that names a row (default: its number, from 0).")
+@click.option("--group", "groups", metavar="NAME", help="Rows of one group are never split apart.")
+@click.option("--features", "embedded", type=RECORD, metavar="F.npy", help="Features in place of FILE's columns.")
+@click.option("--test", type=RECORD, metavar="CLEAN_FILE", help="Rows with clean labels, to judge the arms by.")
+@click.option("--pred-probs", type=RECORD, metavar="P.npy", help="Your own out-of-sample probabilities (n, classes).")
+@click.option("--minutes", type=float, default=10, show_default=True, help="The most it may take.")
+@click.option("--splits", type=int, metavar="N", help="Exactly N splits: the answer then follows from the seed alone.")
+@click.option("--seed", type=int, default=2024, show_default=True, help="Every random number descends from it.")
+@click.option("--pretrained", is_flag=True, help="Embed texts by MiniLM, pictures by EfficientNet-Lite0.")
+@click.option("--delimiter", metavar="C", help="Of a text table, where it is not to be detected.")
+@click.option("--decimal", metavar="C", help="Likewise: '.' or ','.")
+@click.option("--encoding", metavar="NAME", help="Likewise: utf-8, latin-1, ...")
+@click.option("--to", type=RECORD, metavar="FOLDER", help="Where to write (default: FILE's name with -advice).")
+def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any) -> int:
+    """Say whether to keep, relabel or drop rows of FILE: measured on FILE itself, with an interval.
+
+    FILE is a CSV, TSV, Parquet, .npz or .npy file, or a folder with a folder of images for each class. Written are
+    advice.json, kept.csv, flagged.csv and index.html. Ctrl-C gives the answer so far.
+
+    \b
+    Example:
+      datalab advise my.csv --label species --minutes 5
+    """
+    from datalab import advise
+
+    to = to or Path(f"{data.resolve().stem}-advice")
+    advise.check(to)
+    read = {name: given.pop(name) for name in ("delimiter", "decimal", "encoding")}
+    advice = advise.advise(data, X_test=test, read=read, say=click.echo, **given)
+    click.echo(f"\n{advice}\n")
+    for path in advise.write(advice, to):
+        click.echo(f"wrote {provenance.shown(path)}")
+    return 130 if advice.facts["stopped"] == "interrupted" else 0
 
 
 @cli.command("api")

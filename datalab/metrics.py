@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from datalab.errors import UserError
+from datalab.labels import dense
 
 Floats = float | np.ndarray
 
@@ -43,7 +44,7 @@ def macro_recall(y: ArrayLike, predictions: ArrayLike, n_classes: int) -> Floats
 
 def accuracy(y: ArrayLike, predictions: ArrayLike) -> Floats:
     """The share of predictions that are right."""
-    y, predictions = np.asarray(y), np.asarray(predictions)
+    y, predictions = dense(y, "y"), dense(predictions, "predictions")
     if y.ndim != 1 or y.size == 0 or predictions.shape[-1:] != y.shape:
         raise UserError(f"predictions: shape {predictions.shape} does not end in the number of labels, {y.shape}")
     return _plain((predictions == y).mean(axis=-1))
@@ -56,8 +57,7 @@ def ece(y: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> Floats:
     share of the examples: sum_b n_b/n |accuracy_b - mean confidence_b|. Biased upwards when bins hold few examples, so
     compare it at equal n and equal bins only.
     """
-    p = np.asarray(probabilities, dtype=float)
-    y = np.asarray(y)
+    p, y = dense(probabilities, "probabilities").astype(float), dense(y, "y")
     if p.ndim not in (2, 3) or y.ndim != 1 or y.size == 0 or p.shape[-2] != len(y):
         raise UserError(f"probabilities: shape {p.shape} does not fit {y.shape} labels; use (n, C) or (S, n, C)")
     if bins < 1:
@@ -75,7 +75,7 @@ def ece(y: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> Floats:
 
 
 def _labels(y: ArrayLike, predictions: ArrayLike, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    y, stack = np.asarray(y), np.atleast_2d(np.asarray(predictions))
+    y, stack = dense(y, "y"), np.atleast_2d(dense(predictions, "predictions"))
     if y.ndim != 1 or y.size == 0:
         raise UserError(f"y: shape {y.shape} will not do; pass at least one label, (n,)")
     if stack.ndim != 2 or stack.shape[1] != len(y):

@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, softmax
 from scipy.stats import truncnorm
 
+from datalab import labels as label_kinds
 from datalab.errors import UserError, did_you_mean
 
 Labels = NDArray[np.int64]
@@ -20,7 +21,7 @@ def corrupt(
     Parameters
     ----------
     labels
-        (n,) integers in 0..n_classes-1, the clean labels.
+        (n,) whole numbers in 0..n_classes-1, in any type that holds them: the clean labels.
     kind
         ``"symmetric"``: exactly ``round(rate * n_c)`` flips in each class c, each to a uniformly drawn other class.
         ``"pair"``: the same number, each to the next class, (c + 1) mod n_classes.
@@ -36,18 +37,15 @@ def corrupt(
 
     Raises UserError for an unknown kind, a rate outside [0, 1], labels out of range, or missing features.
     """
-    y = np.array(labels)
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise UserError(f"labels: must be a vector of integers, got {y.dtype} of shape {y.shape}")
+    y = label_kinds.codes(labels, n_classes)
+    if y.ndim != 1:
+        raise UserError(f"labels: must be a vector (n,), got shape {y.shape}; for one-hot rows pass .argmax(1)")
     if kind not in KINDS:
         raise UserError(f"noise kind: unknown '{kind}'{did_you_mean(kind, KINDS)}")
     if not 0 <= rate <= 1:
         raise UserError(f"noise rate: must lie in [0, 1], got {rate}")
-    if len(y) and (y.min() < 0 or y.max() >= n_classes):
-        raise UserError(f"labels: must lie in 0..{n_classes - 1}, got {y.min()}..{y.max()}")
-    y = y.astype(np.int64)
     if rate == 0 or len(y) == 0:
-        return y
+        return y.copy()
     if n_classes < 2:
         raise UserError(f"noise: needs at least 2 classes to flip between, got {n_classes}")
     if kind == "instance":
@@ -88,10 +86,8 @@ def instance(y: Labels, rate: float, n_classes: int, rng: np.random.Generator, x
 
 def realised_rate(clean: ArrayLike, noisy: ArrayLike) -> float:
     """The fraction of labels that differ, in [0, 1]; nan for no labels. Raises UserError when the lengths differ."""
-    clean, noisy = np.asarray(clean), np.asarray(noisy)
-    if clean.shape != noisy.shape:
-        raise UserError(f"labels: clean and noisy must have one shape, got {clean.shape} and {noisy.shape}")
-    return float(np.mean(clean != noisy)) if clean.size else float("nan")
+    agree = label_kinds.same(clean, noisy, ("clean", "noisy"))
+    return float(np.mean(~agree)) if agree.size else float("nan")
 
 
 def _given_size(q: NDArray[np.float64], size: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ leading axes, (S, n, C) for S models, wherever (n, C) is written.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datalab import labels as label_kinds
 from datalab.errors import UserError, did_you_mean
 
 Floats = NDArray[np.floating]
@@ -25,18 +26,21 @@ def keep(scores: ArrayLike, labels: ArrayLike, keep_fraction: float, quota: str 
     scores
         (n,) numbers without NaN; the highest are dropped. Of equal scores the earlier example is kept.
     labels
-        (n,) non-negative integer labels as observed (noisy ones, where they are noisy).
+        (n,) labels of any type as observed (noisy ones, where they are noisy); see :mod:`datalab.labels`.
     keep_fraction
         In (0, 1].
     quota
         ``"per_class"``: each observed class keeps its share, see :func:`class_counts`. ``"global"``: no quota; at
         least one example is kept.
 
-    Raises UserError for a NaN score, mismatched lengths, a fraction outside (0, 1] or an unknown quota.
+    Raises UserError for a NaN or masked score, labels that are none, mismatched lengths, a fraction outside (0, 1] or
+    an unknown quota.
     """
-    scores, labels = np.asarray(scores), np.asarray(labels)
+    scores, labels = label_kinds.dense(scores, "scores"), label_kinds.classes(labels).codes
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise UserError(f"scores: need one per label, got shape {scores.shape} for labels of shape {labels.shape}")
+    if scores.dtype.kind not in "biuf":
+        raise UserError(f"scores: must be numbers, got {scores.dtype}")
     if np.isnan(scores).any():
         raise UserError(f"scores: must be numbers, got {np.isnan(scores).sum()} NaN of {len(scores)}")
     _check(keep_fraction, quota)
@@ -55,10 +59,10 @@ def class_counts(labels: ArrayLike, keep_fraction: float) -> NDArray[np.int64]:
 
     The counts sum to ``round(keep_fraction * n)``, or to the number of observed classes where that is more: every
     observed class keeps at least one. Equal remainders go to the lower class; what a raised class costs is taken from
-    the largest.
+    the largest. Labels are whole numbers from 0; of other types, number them first (:func:`datalab.labels.classes`).
     """
     _check(keep_fraction, "per_class")
-    sizes = np.bincount(np.asarray(labels, dtype=np.int64))
+    sizes = np.bincount(label_kinds.codes(labels))
     share = np.round(keep_fraction * sizes, 9)
     counts = np.maximum(np.floor(share), sizes > 0).astype(np.int64)
     missing = _round(keep_fraction * sizes.sum()) - counts.sum()
@@ -74,12 +78,13 @@ def random_subset(
     labels: ArrayLike, keep_fraction: float, quota: str = "per_class", *, rng: np.random.Generator
 ) -> Mask:
     """The mask (n,) of a uniformly drawn subset with the same class counts as :func:`keep` under that quota."""
-    return keep(rng.random(len(np.asarray(labels))), labels, keep_fraction, quota)
+    codes = label_kinds.classes(labels).codes
+    return keep(rng.random(len(codes)), codes, keep_fraction, quota)
 
 
 def oracle(observed: ArrayLike, clean: ArrayLike) -> Mask:
     """The mask (n,) that drops exactly the examples whose observed label is not the clean one. It needs the truth."""
-    return np.asarray(observed) == np.asarray(clean)
+    return label_kinds.same(observed, clean, ("observed", "clean"))
 
 
 def keep_hardest(self_influence: ArrayLike) -> Floats:
@@ -89,23 +94,23 @@ def keep_hardest(self_influence: ArrayLike) -> Floats:
 
 def loss(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
     """Cross-entropy -log p_y in nats, (n,), at least 0; high = the model disbelieves the label = drop first."""
-    p = _at_label(probabilities, labels)
+    p = _at_label(*_checked(probabilities, labels))
     return -np.log(np.maximum(p, np.finfo(p.dtype).tiny))
 
 
 def el2n(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
     """Error L2 norm |p - onehot(y)|, (n,), in [0, sqrt 2] (Paul et al. 2021); high = hard = drop first."""
-    p = np.asarray(probabilities)
+    p, labels = _checked(probabilities, labels)
     p_label = _at_label(p, labels)
     return np.sqrt(np.maximum((p * p).sum(-1) - p_label**2, 0) + (1 - p_label) ** 2)
 
 
 def margin(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
     """Best other probability minus the label's, (n,), in [-1, 1]; high = confidently wrong = drop first."""
-    p = np.array(probabilities)
-    p_label = _at_label(p, labels)
-    np.put_along_axis(p, np.broadcast_to(labels, p.shape[:-1])[..., None], -np.inf, axis=-1)
-    return p.max(-1) - p_label
+    p, labels = _checked(probabilities, labels)
+    others = p.copy()
+    np.put_along_axis(others, labels[..., None], -np.inf, axis=-1)
+    return others.max(-1) - _at_label(p, labels)
 
 
 def forgetting(correct: ArrayLike) -> Floats:
@@ -115,7 +120,7 @@ def forgetting(correct: ArrayLike) -> Floats:
     others. High = forgotten often or never learnt = drop first. Whole numbers: ties are many, and :func:`keep` says
     who stays.
     """
-    correct = np.asarray(correct, dtype=bool)
+    correct = label_kinds.flags(correct, "correct")
     events = (correct[:-1] & ~correct[1:]).sum(0)
     return np.where(correct.any(0), events, len(correct) + 1).astype(np.float64)
 
@@ -130,7 +135,7 @@ def confident_learning(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
     group is that of cleanlab's ``normalized_margin``.
     """
     likely = confident_class(probabilities, labels)
-    issue = (likely >= 0) & (likely != np.asarray(labels))
+    issue = (likely >= 0) & (likely != label_kinds.codes(labels))
     return (1 + margin(probabilities, labels)) / 2 + issue
 
 
@@ -140,8 +145,8 @@ def confident_class(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.i
     Class j is confident for an example when its probability reaches the mean probability of j over the examples
     labelled j; of several, the most probable. A class that no example is labelled with is never confident.
     """
-    p, labels = np.asarray(probabilities), np.asarray(labels)
-    if p.ndim != 2 or labels.shape != p.shape[:1]:
+    p, labels = _checked(probabilities, labels)
+    if p.ndim != 2:
         raise UserError(f"probabilities: must be (n, C) with one label a row, got {p.shape} for labels {labels.shape}")
     counts = np.bincount(labels, minlength=p.shape[1])
     sums = np.bincount(labels, weights=_at_label(p, labels), minlength=p.shape[1])
@@ -150,12 +155,16 @@ def confident_class(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.i
     return np.where(confident.max(1) >= 0, confident.argmax(1), -1)
 
 
-def _at_label(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
-    p = np.asarray(probabilities)
-    p = p if np.issubdtype(p.dtype, np.floating) else p.astype(np.float64)
-    labels = np.broadcast_to(labels, p.shape[:-1])
-    if labels.size and (labels.min() < 0 or labels.max() >= p.shape[-1]):
-        raise UserError(f"labels: must lie in 0..{p.shape[-1] - 1}, got {labels.min()}..{labels.max()}")
+def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+    """The probabilities (..., n, C), and for each the column (..., n) of its label."""
+    p = label_kinds.shares(probabilities)
+    codes = label_kinds.codes(labels, p.shape[-1])
+    if p.ndim < 2 or codes.shape not in (p.shape[:-1], p.shape[-2:-1]):
+        raise UserError(f"labels: need one for each row of probabilities {p.shape}, got shape {codes.shape}")
+    return p, np.broadcast_to(codes, p.shape[:-1])
+
+
+def _at_label(p: Floats, labels: NDArray[np.int64]) -> Floats:
     return np.take_along_axis(p, labels[..., None], axis=-1)[..., 0]
 
 

@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "datalab"
 ROOMS = (
     ("__main__",),
     ("cli",),
-    ("advise",),
     ("report",),
     ("sections",),
+    ("advise",),
     ("audit",),
     ("ledger",),
     ("record",),
@@ -26,7 +26,7 @@ ROOMS = (
     ("training", "stack", "mapped", "models"),
     ("data",),
     ("stats",),
-    ("protocol", "seeds", "errors", "atomic"),
+    ("protocol", "seeds", "labels", "errors", "atomic"),
     ("__init__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

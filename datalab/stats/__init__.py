@@ -26,6 +26,7 @@ from datalab.stats.paired import (
     wilcoxon,
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
+from datalab.stats.resampled import Simultaneous, corrected_resampled_t
 from datalab.stats.variance import common_share, levels_exchanged, sums_of_squares
 
 __all__ = [
@@ -33,12 +34,14 @@ __all__ = [
     "EffectSize",
     "Interval",
     "Measurement",
+    "Simultaneous",
     "bonferroni",
     "clustered_correlation",
     "clustered_f1",
     "clustered_f1_lead",
     "cohens_dz",
     "common_share",
+    "corrected_resampled_t",
     "crossover",
     "crossover_bootstrap",
     "crossover_label",

@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from datalab.labels import flags, plain
 from datalab.stats.measurement import Measurement, jackknifed
 
 
 def outcomes(predicted: ArrayLike, actual: ArrayLike, clusters: ArrayLike) -> NDArray[np.int64]:
     """The outcomes (clusters, 3) of predicted and actual flags (n,); ``clusters`` (n,) in order of appearance."""
-    predicted, actual = np.asarray(predicted, dtype=bool), np.asarray(actual, dtype=bool)
+    predicted, actual = flags(predicted, "predicted"), flags(actual, "actual")
     kinds = np.column_stack([predicted & actual, predicted & ~actual, ~predicted & actual])
-    return pd.DataFrame(kinds).groupby(np.asarray(clusters), sort=False).sum().to_numpy()
+    return pd.DataFrame(kinds).groupby(plain(clusters, "clusters"), sort=False).sum().to_numpy()
 
 
 def f1(counts: ArrayLike) -> NDArray[np.float64]:

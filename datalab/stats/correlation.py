@@ -6,12 +6,13 @@ A cluster counts by its *moments* (6,): n and the sums of x, y, x^2, y^2 and xy.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datalab.labels import dense
 from datalab.stats.measurement import Measurement, jackknifed
 
 
 def moments(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """The moments (6,) of paired observations x (n,) and y (n,)."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    x, y = dense(x, "x").astype(float), dense(y, "y").astype(float)
     return np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
 
 

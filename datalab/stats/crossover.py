@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from datalab.errors import UserError
+from datalab.labels import dense
 from datalab.protocol import protocol
 from datalab.stats.paired import t_interval
 
@@ -140,7 +141,7 @@ def _first_zero(rates: np.ndarray, fit: np.ndarray) -> np.ndarray:
 
 
 def _checked(rates: ArrayLike, d: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    rates, d = np.asarray(rates, dtype=float), np.asarray(d, dtype=float)
+    rates, d = dense(rates, "rates").astype(float), dense(d, "d").astype(float)
     if rates.ndim != 1 or rates.size < 2 or not np.all(np.diff(rates) > 0):
         raise UserError(f"rates: {rates.tolist()} will not do; pass at least 2, each above the one before")
     if d.ndim == 0 or d.shape[-1] != rates.size:

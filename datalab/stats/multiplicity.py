@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from datalab.errors import UserError
+from datalab.labels import dense
 
 
 def bonferroni(p: ArrayLike) -> np.ndarray:
@@ -30,7 +31,7 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 
 def _family(p: ArrayLike) -> np.ndarray:
-    p = np.asarray(p, dtype=float)
+    p = dense(p, "p-values").astype(float)
     if p.ndim == 0 or p.shape[-1] == 0:
         raise UserError("p-values: the family is empty; pass at least one p-value")
     if not np.all((p >= 0) & (p <= 1)):

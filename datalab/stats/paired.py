@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 from scipy.special import expit, logit
 
 from datalab.errors import UserError
+from datalab.labels import dense
 from datalab.protocol import protocol
 from datalab.stats.planning import p_floor
 
@@ -255,7 +256,7 @@ def paired_summary(d: ArrayLike, rng: np.random.Generator, confidence: float = 0
 
 def _moments(d: ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``d`` checked, its mean, and the mean's standard error (exactly 0 where the units differ by rounding only)."""
-    d = np.asarray(d, dtype=float)
+    d = dense(d, "differences").astype(float)
     if d.ndim == 0 or d.shape[-1] < least:
         raise UserError(f"differences: shape {d.shape} has too few units; the last axis needs at least {least}")
     if not np.all(np.isfinite(d)):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datalab.labels import plain
+
 Floats = NDArray[np.float64]
 
 
@@ -83,7 +85,7 @@ def _agreement(c: Floats) -> Floats:
 
 def _averaging(units: ArrayLike) -> Floats:
     """The matrix (units, rows) that averages each unit's rows, in the order in which the units first appear."""
-    units = np.asarray(units)
+    units = plain(units, "units")
     member = np.array([units == name for name in dict.fromkeys(units)], dtype=float)
     return member / member.sum(1, keepdims=True)
 

@@ -1,0 +1,267 @@
+"""The pilot: every arm trained on repeated splits of one data set, and judged on rows that nobody trained or tuned on.
+
+A split has three parts. Scores and models see *train* alone; *validation* chooses each arm's training length, all arms
+by the same rule; *test* judges and is never pruned, relabelled or looked at before: rows removed from it would be those
+the models get wrong, and every arm would look better. Where there is no clean test file, its labels are as noisy as all
+others: under noise that does not depend on the features this shrinks every gain by one factor and ranks arms rightly.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from datalab import correction, metrics, models, pruning, seeds
+from datalab.data import splits
+from datalab.errors import UserError
+from datalab.influence import last_layer
+from datalab.protocol import protocol
+from datalab.stack import Stack
+from datalab.training import chunk_size, fit_many, protocol_recipe
+
+LENGTHS = (100, 200, 400, 1000)  # steps; each is a run of its own, with its own cosine
+FRACTIONS = (0.1, 0.2, 0.3)
+FOLDS = 5
+TAU = 0.5  # of the prior correction
+CAPS = {"train": 4000, "validation": 1000, "test": 2000}
+MOST_SPLITS, LEAST_SPLITS = 20, 4  # beyond 20 the interval narrows by less than 2 %: n_test / n_train dominates it
+INFLUENCE_CLASSES = 60  # beyond, the last layer's matrix costs more than the rest of the pilot
+KEEP_ALL, PRIOR, RELABEL, RANDOM = "keep all", "prior correction", "relabel", "random"
+SCORES = ("influence", "loss", "confident learning")
+ESTIMATED = "estimated noise"
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class Pool(NamedTuple):
+    """The rows a pilot works on: labels (n,) in 0..C-1, groups (n,) or None, and how to encode a split's rows.
+
+    ``encode(train)`` fits on these rows and returns a function of row numbers, or None for the clean test file's rows,
+    to features (m, d) float32. ``clean`` are that file's labels, ``probabilities`` (n, C) the user's own; else None.
+    """
+
+    labels: Labels
+    n_classes: int
+    groups: NDArray | None
+    encode: Callable[[NDArray], Callable[[NDArray | None], Floats]]
+    clean: Labels | None = None
+    probabilities: Floats | None = None
+
+
+class References(NamedTuple):
+    """Models that score training rows: the protocol's references, then one a fold, which did not see its ``fold`` (n,).
+
+    ``steps`` is the length they were trained for. ``loss`` (n,) is the references' mean, on rows they saw;
+    ``probabilities`` (n, C) are the folds', each on the rows it did not see.
+    """
+
+    steps: int
+    stack: Stack
+    fold: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    probabilities: Floats
+
+
+def arms() -> list[tuple[str, str]]:
+    """Every arm as (method, amount); the amount is what share of the training rows it drops."""
+    amounts = [ESTIMATED, *(f"{fraction:.0%}" for fraction in FRACTIONS)]
+    pruned = [(method, amount) for method in (RANDOM, *SCORES) for amount in amounts]
+    return [(KEEP_ALL, ""), (PRIOR, ""), (RELABEL, ESTIMATED), *pruned]
+
+
+def module(width: int, n_classes: int) -> torch.nn.Sequential:
+    """The protocol's MLP for features (m, width)."""
+    return models.build("mlp", (1, 1, width), n_classes, protocol().training["hidden"])
+
+
+def references(
+    x: Floats,
+    y: Labels,
+    n_classes: int,
+    rng: np.random.Generator,
+    lengths: tuple[int, ...] = LENGTHS,
+    validation: tuple[Floats, Labels] | None = None,
+) -> References:
+    """References of the rows x (n, d), y (n,), of that one of ``lengths`` with the best macro-F1 on validation."""
+    per, n = protocol().reference["models"], len(y)
+    fold = rng.permutation(n) % FOLDS
+    kept = np.vstack([np.ones((per, n), dtype=bool), np.stack([fold != k for k in range(FOLDS)])])
+    drawn = [int(s) for s in rng.integers(0, 2**62, per + FOLDS)]
+    rows, best = torch.from_numpy(x), None
+    for steps in lengths:
+        stack, f1 = fit_many(module(x.shape[1], n_classes), rows, y, kept, drawn, protocol_recipe(steps)), 0.0
+        if validation is not None:
+            guesses = stack.predict(torch.from_numpy(validation[0])).numpy()[:per]
+            f1 = metrics.macro_f1(validation[1], guesses, n_classes).mean()
+        if best is None or f1 > best[0]:
+            best = (f1, steps, stack)
+    _, steps, stack = best
+    p = torch.softmax(stack(rows), -1).numpy()
+    return References(steps, stack, fold, pruning.loss(p[:per], y).mean(0), p[per:][fold, np.arange(n)])
+
+
+def self_influence(stack: Stack, x: Floats, y: Labels) -> NDArray[np.float64]:
+    """The title's score (n,) of the rows x (n, d), y (n,): g' (H + d I)^-1 g at the last layer, mean of references."""
+    per, rows = protocol().reference["models"], torch.from_numpy(x)
+    inputs = stack.features(rows).expand(len(stack), -1, -1)[:per]
+    scores = last_layer.scores_many(inputs, stack(rows)[:per], torch.from_numpy(y), l2=protocol_recipe().l2)
+    return scores.self_influence.double().mean(0).numpy()
+
+
+def noise_rates(p: Floats, y: Labels) -> dict[str, float]:
+    """Two estimates of the share of wrong labels that disagree: both by confident learning (Northcutt et al. 2021).
+
+    ``calibrated``: off the diagonal of the joint whose margin is the observed labels'; ``counted``: the share of
+    examples that the confident joint counts off its diagonal.
+    """
+    transition = correction.transition_matrix(p, y)
+    observed = np.bincount(y, minlength=p.shape[1]) / len(y)
+    true = np.clip(np.linalg.lstsq(transition.T, observed, rcond=None)[0], 0, None)
+    calibrated = 1 - float((true / true.sum()) @ np.diag(transition))
+    return {"calibrated": calibrated, "counted": float((pruning.confident_learning(p, y) > 1).mean())}
+
+
+def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p: Floats, rng: np.random.Generator):
+    """What each arm trains on: labels (arms, n) and the mask of what is kept (arms, n)."""
+    estimate = min(noise_rates(p, y)["calibrated"], 0.5)
+    flagged = scored["confident learning"] > 1
+    labels, kept = np.tile(y, (len(arm), 1)), np.ones((len(arm), len(y)), dtype=bool)
+    order = rng.random(len(y))  # one random order: larger subsets hold the smaller ones
+    for i, (method, amount) in enumerate(arm):
+        if method == RELABEL:
+            labels[i] = np.where(flagged, p.argmax(1), y)
+        elif method in (RANDOM, *scored):
+            drop = estimate if amount == ESTIMATED else float(amount.rstrip("%")) / 100
+            kept[i] = pruning.keep(scored.get(method, order), y, 1 - drop)
+    return labels, kept
+
+
+def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
+    """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise"."""
+    rows = _split(pool, seed, number)
+    encode, clean = pool.encode(rows.train), pool.clean
+    x_train, x_val = encode(rows.train), encode(rows.validation)
+    x_test, y_test = (encode(rows.test), pool.labels[rows.test]) if clean is None else (encode(None), clean)
+    y, y_val = pool.labels[rows.train], pool.labels[rows.validation]
+    rng = seeds.generator(seed, "advise", "models", number)
+    made = references(x_train, y, pool.n_classes, rng, validation=(x_val, y_val))
+    p = made.probabilities if pool.probabilities is None else pool.probabilities[rows.train]
+    scored = {"loss": made.loss, "confident learning": pruning.confident_learning(p, y)}
+    if pool.n_classes <= INFLUENCE_CLASSES:
+        scored["influence"] = self_influence(made.stack, x_train, y)
+    arm = [(method, amount) for method, amount in arms() if method not in SCORES or method in scored]
+    labels, kept = trained(arm, scored, y, p, rng)
+    prior = [TAU if method == PRIOR else 0.0 for method, _ in arm]
+    guesses = _best(x_train, labels, kept, prior, (x_val, y_val), x_test, pool.n_classes, int(rng.integers(2**62)))
+    common = {"split": number, "n_train": len(y), "n_test": len(y_test)}
+    result = [common | {"kind": "noise", "steps": made.steps} | noise_rates(p, y)]
+    for i, (method, amount) in enumerate(arm):
+        guess, steps = guesses[i]
+        hit = metrics.confusion(y_test, guess, pool.n_classes)
+        by_class = 2 * np.diag(hit) / np.maximum(hit.sum(0) + hit.sum(1), 1)
+        row = {"kind": "arm", "method": method, "amount": amount, "steps": steps, "dropped": float(1 - kept[i].mean())}
+        row |= {"macro_f1": float(metrics.macro_f1(y_test, guess, pool.n_classes))}
+        row |= {"accuracy": float(metrics.accuracy(y_test, guess)), "class_f1": by_class.tolist()}
+        result.append(common | row)
+    return result
+
+
+def _best(
+    x: Floats,
+    labels: Labels,
+    kept: NDArray[np.bool_],
+    prior: list[float],
+    validation: tuple[Floats, Labels],
+    x_test: Floats,
+    n_classes: int,
+    seed: int,
+) -> list[tuple[NDArray, int]]:
+    """Of each arm the test predictions of its best length by macro-F1 on validation, and that length; ties: shorter."""
+    x_val, y_val = validation
+    size = len(labels)
+    best, network = [(-1.0, None, 0)] * size, module(x.shape[1], n_classes)
+    for steps in LENGTHS:
+        recipe = protocol_recipe(steps)
+        chunk = chunk_size(network, recipe, x.shape[1])
+        for start in range(0, size, chunk):
+            at = range(start, min(start + chunk, size))
+            part = slice(start, start + chunk)
+            stack = fit_many(network, torch.from_numpy(x), labels[part], kept[part], [seed] * len(at), recipe)
+            logits = [stack(torch.from_numpy(each)).numpy() for each in (x_val, x_test)]
+            for i in at:
+                share = np.bincount(labels[i][kept[i]], minlength=n_classes) / kept[i].sum()
+                shift = prior[i] * np.log(np.maximum(share, 1e-6)).astype(np.float32)
+                on_val, on_test = ((each[i - start] - shift).argmax(-1) for each in logits)
+                f1 = metrics.macro_f1(y_val, on_val, n_classes)
+                if f1 > best[i][0]:
+                    best[i] = (f1, on_test, steps)
+    return [(guess, steps) for _, guess, steps in best]
+
+
+def _split(pool: Pool, seed: int, number: int) -> splits.Split:
+    """The split of that number; of grouped ones the first drawn whose training part holds every class twice."""
+    for attempt in range(50):
+        rng = seeds.generator(seed, "advise", "split", number, attempt)
+        rows = splits.split(pool.labels, pool.groups, rng, CAPS)
+        if not rows.dropped_classes and len(rows.test) and len(rows.validation):
+            return rows
+    raise UserError(
+        "groups: some class lies in too few groups to be trained on and tested; leave --group out, or merge"
+    )
+
+
+class Plan(NamedTuple):
+    """How many splits, seconds a split as measured, and seconds in all."""
+
+    splits: int
+    pace: float
+    seconds: float
+
+
+def run(
+    pool: Pool, seed: int, minutes: float, fixed: int | None, rest: float, announce: Callable[[Plan], None]
+) -> tuple[list[dict[str, Any]], Plan, str]:
+    """Rows of every split within the budget; the plan; and why it stopped early: "", "interrupted" or "slower".
+
+    The first split measures the pace and counts; the others are planned from it, ``rest`` being the seconds that the
+    remaining work is thought to take. The plan is announced before they run. When the machine turns out slower than
+    measured, splits are given up so that the announced time is kept; a ``fixed`` number of splits is always run.
+    Ctrl-C after two splits ends the pilot, not the answer.
+    """
+    began, rows = time.perf_counter(), []
+    with single_thread():
+        rows += one_split(pool, seed, 0)
+        pace = time.perf_counter() - began
+        left = 60 * minutes - pace - rest
+        wanted = fixed or int(np.clip(1 + left // pace, LEAST_SPLITS, MOST_SPLITS))
+        plan = Plan(wanted, pace, wanted * pace + rest)
+        announce(plan)
+        try:
+            for number in range(1, wanted):
+                late = time.perf_counter() - began + pace > 1.1 * plan.seconds - rest
+                if fixed is None and late and number >= LEAST_SPLITS:
+                    return rows, plan, "slower"
+                rows += one_split(pool, seed, number)
+        except KeyboardInterrupt:
+            if rows[-1]["split"] < 1:
+                raise
+            return rows, plan, "interrupted"
+    return rows, plan, ""
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread: several in contention cost many times as much, and the order of sums stays the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)

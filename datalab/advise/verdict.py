@@ -1,0 +1,128 @@
+"""From the pilot's rows to an answer: a pure function, so that the same rows always say the same.
+
+Keeping everything is the answer unless an arm is *shown* to beat it, by more than the smallest effect. The intervals
+are simultaneous over all arms (:func:`datalab.stats.corrected_resampled_t`), so that they hold for the arm that was
+picked because it looked best: alpha is .05 for all arms together. Its estimate is still that of a maximum, a little
+too high, and the answer says so.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from datalab import seeds, stats
+from datalab.advise.pilot import ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL
+from datalab.protocol import protocol
+
+METRIC = "macro_f1"
+# Among arms that are within the smallest effect of the best, the first of these: the one that costs least.
+ORDER = (PRIOR, RELABEL, "confident learning", "loss", "influence")
+KEEP, ACT, UNSURE = "keep everything", "act", "too little data to tell"
+
+
+class Verdict(NamedTuple):
+    """``answer`` KEEP, ACT or UNSURE; the ``arm`` (method, amount) to follow; its row of ``gains``, or the best arm's.
+
+    ``gains`` has a row an arm: its mean score, gain over keeping everything and over random, each with limits and p;
+    ``noise`` maps each estimate of the noise rate to (estimate, low, high).
+    """
+
+    answer: str
+    arm: tuple[str, str]
+    best: pd.Series
+    gains: pd.DataFrame
+    noise: dict[str, tuple[float, float, float]]
+    ties: tuple[str, ...]
+
+
+def name(method: str, amount: str) -> str:
+    """An arm's name for people."""
+    if method in (KEEP_ALL, PRIOR):
+        return {KEEP_ALL: KEEP_ALL, PRIOR: "keep all, prior-corrected"}[method]
+    return (
+        "flagged labels replaced"
+        if method == RELABEL
+        else f"drop {'the estimated share' if amount == ESTIMATED else amount} by {method}"
+    )
+
+
+def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
+    """The verdict on the rows of :func:`datalab.advise.pilot.one_split` from two splits or more."""
+    arms = rows[rows.kind == "arm"].astype({"split": int})
+    ratio = float((arms.n_test / arms.n_train).mean())
+    scores = arms.pivot_table(METRIC, ["method", "amount"], "split", sort=False)  # (arms, splits)
+    rng, sesoi = seeds.generator(seed, "advise", "verdict"), protocol().statistics["sesoi"]["f1"]
+    others = scores.drop((KEEP_ALL, ""))
+    family = others.index.get_level_values("method") != RANDOM  # random subsets are compared with, never advised
+    d = (others - scores.loc[(KEEP_ALL, "")]).to_numpy()
+    over_all = [np.empty(len(d)) for _ in range(4)]
+    for of in (family, ~family):
+        for column, values in zip(over_all, stats.corrected_resampled_t(d[of], ratio, rng), strict=True):
+            column[of] = values
+    gains = others.mean(1).rename("score").reset_index()
+    gains["dropped"] = arms.groupby(["method", "amount"], sort=False).dropped.mean().loc[others.index].to_numpy()
+    for column, values in zip(("gain", "low", "high", "p"), over_all, strict=True):
+        gains[column] = values
+    pruned = [arm for arm in others.index if arm[0] not in (PRIOR, RELABEL, RANDOM)]
+    random = np.stack([scores.loc[(RANDOM, amount)] for _, amount in pruned])
+    over_random = stats.corrected_resampled_t(others.loc[pruned] - random, ratio, rng)
+    at = gains.set_index(["method", "amount"]).index.get_indexer(pruned)
+    for column, values in zip(("over random", "random low", "random high"), over_random, strict=False):
+        gains.loc[at, column] = values
+    gains.insert(0, "arm", [name(*arm) for arm in others.index])
+    candidates = gains[gains.method != RANDOM]
+    best = candidates.loc[candidates.gain.idxmax()]
+    shown = candidates[(candidates.gain > sesoi) & (candidates.low > 0)]
+    noise = {kind: _of_splits(rows, kind, ratio, rng) for kind in ("calibrated", "counted")}
+    if shown.empty:
+        answer = KEEP if best.gain <= sesoi else UNSURE
+        return Verdict(answer, (KEEP_ALL, ""), best, gains, noise, ())
+    near = shown[shown.gain >= shown.gain.max() - sesoi]
+    first = min(near.index, key=lambda i: (ORDER.index(near.method[i]), -near.gain[i]))
+    chosen = near.loc[first]
+    ties = tuple(near[near.amount.eq(chosen.amount) & near.method.ne(chosen.method)].method)
+    return Verdict(ACT, (chosen.method, chosen.amount), chosen, gains, noise, ties)
+
+
+def _of_splits(rows: pd.DataFrame, kind: str, ratio: float, rng: np.random.Generator) -> tuple[float, float, float]:
+    values = rows.loc[rows.kind == "noise", kind].to_numpy(dtype=float)
+    interval = stats.corrected_resampled_t(values, ratio, rng)
+    low, high = np.clip([interval.low[0], interval.high[0]], 0, 1)
+    return float(values.mean()), float(low), float(high)
+
+
+def lines(v: Verdict, facts: dict[str, Any]) -> list[str]:
+    """The answer in five lines. ``facts``: n, splits, stopped, flagged (count), hit (text), clean, sampled."""
+    arm = name(*v.arm)
+    gain = f"{v.best.gain:+.3f} [{v.best.low:+.3f}, {v.best.high:+.3f}] macro-F1 over keeping everything"
+    if not np.isnan(v.best["over random"]):
+        limits = f"[{v.best['random low']:+.3f}, {v.best['random high']:+.3f}]"
+        gain += f", {v.best['over random']:+.3f} {limits} over random"
+    if v.answer == ACT and v.arm[0] == RELABEL:
+        first = f"Look at the {facts['flagged']:,} flagged labels first: replacing them by the suggested ones pays."
+    elif v.answer == ACT:
+        first = f"{arm[0].upper()}{arm[1:]}" + (f": {facts['dropped']:,} rows." if facts["dropped"] else ": it pays.")
+    elif v.answer == UNSURE:
+        first = "Keep everything: too little data to tell whether anything else is better."
+    else:
+        first = "Keep everything: nothing tried is better by a point of macro-F1."
+    judged = "clean test labels" if facts["clean"] else "held-out labels as noisy as the rest"
+    second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{name(v.best.method, v.best.amount)}: {gain}"
+    second += f" ({facts['splits']} splits, {judged}; 95 % for all arms at once)."
+    if v.ties:
+        second += f" {' and '.join(v.ties).capitalize()} does as well within a point."
+    (rate, low, high), (counted, *_) = v.noise["calibrated"], v.noise["counted"]
+    third = (
+        f"Wrong labels: about {100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}] by confident learning's joint, "
+    )
+    third += f"{100 * counted:.0f} % counted one by one; hard rows count as wrong too. {facts['flagged']:,} are listed."
+    fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
+    fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
+    if facts["stopped"]:
+        why = {"interrupted": "interrupted", "slower": "the machine was slower than measured"}[facts["stopped"]]
+        fifth = f"ANSWER SO FAR ({why}, {facts['splits']} of {facts['planned']} splits). {fifth}"
+    return [first, second, third, facts["hit"], fifth]
+
+
+__all__ = ["ACT", "ESTIMATED", "KEEP", "UNSURE", "Verdict", "conclude", "lines", "name"]
