@@ -33,7 +33,7 @@ SECTIONS = (
     _spec("5.3", "5_3_negative_results", "Do the negative results hold beside their controls?"),
     _spec("6", "6_verdicts", "Every statement's verdict"),
 )
-STUDY = Study(SECTIONS, ledger, provenance.project() / "notebooks")
+STUDY = Study(SECTIONS, ledger, provenance.notebooks())
 
 
 def start(name: str, namespace: Mapping[str, Any]) -> Section:
