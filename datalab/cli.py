@@ -7,9 +7,11 @@ the call was wrong (one line on stderr, nothing written), 130 interrupted.
 import fnmatch
 import json
 import math
+import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ import click
 
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
-from datalab.record import Study, claims_table, compare, comparison_text, plan, provenance, runner, verify
+from datalab.record import Study, claims_table, compare, comparison_text, folder, plan, provenance, runner, verify
 from datalab.record.console import RunConsole
+from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
 from datalab.record.parameters import parse_value
+from datalab.record.retrain import Drawn
 from datalab.record.tables import exact
 from datalab.sweep import cluster
 
@@ -45,7 +49,19 @@ def cli(context: click.Context) -> None:
         context.obj = STUDY
 
 
-RECORD = click.Path(path_type=Path)
+class _RecordPath(click.Path):
+    """A folder or file that a user names: one that a file system can hold."""
+
+    def convert(self, value: Any, *context: Any) -> Path:
+        return folder.named(Path(super().convert(value, *context)))
+
+
+RECORD = _RecordPath(path_type=Path)
+
+
+def _say(text: str) -> None:
+    """Print a line; what a record says in it moves no cursor."""
+    click.echo(printable(text))
 
 
 def _selection(command: Any) -> Any:
@@ -118,7 +134,9 @@ def run(
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
     jobs, profile = _jobs(study, **selection), selection["profile"]
-    record = to or provenance.project() / "runs" / profile
+    record = to or provenance.home() / "runs" / profile
+    if record.resolve() == provenance.reference():
+        raise UserError("'runs/reference' is the committed record; run into another folder, such as runs/quick")
     again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
     with cluster.scheduler_of(scheduler, local is not None, selection["workers"]) as address:
         if address:
@@ -130,34 +148,59 @@ def run(
 @click.argument("record", type=RECORD)
 @click.option("--fresh", is_flag=True, help="Exit 1 also when code, protocol, ledger, lock or notebooks have moved on.")
 @click.option("--hashes-only", is_flag=True, help="Do not compute anything anew: a second instead of half a minute.")
+@click.option("--cells", type=click.IntRange(1), metavar="N", help="Also train N tasks, drawn by chance, anew.")
+@click.option("--seed", type=click.IntRange(0), metavar="S", help="What they are drawn by (default: the clock).")
 @click.pass_obj
-def verify_command(study: Study, record: Path, fresh: bool, hashes_only: bool) -> int:
+def verify_command(
+    study: Study, record: Path, fresh: bool, hashes_only: bool, cells: int | None, seed: int | None
+) -> int:
     """Check that a record is whole and says what its raw rows give. Offline, without a GPU; nothing is written.
 
     Every file's hash, every section's status and every claim are checked; then every table, figure, notebook output
-    and verdict is computed anew from the raw rows by the project's own notebooks, and compared to the byte.
+    and verdict is computed anew from the raw rows by the project's own notebooks, and compared to the byte. No code of
+    the record is run. With --cells N, the raw rows of N tasks are trained anew too.
 
-    Exit 0: whole. Exit 1: each file or claim that was changed, removed, added or is incomplete is named.
+    Exit 0: whole. Exit 1: each file or claim that was changed, removed, added, is incomplete or could not be confirmed
+    is named.
 
     \b
     Example:
-      datalab verify runs/quick
+      datalab verify runs/quick --cells 20
     """
     from datalab import report
 
-    checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing)
+    if cells and hashes_only:
+        raise UserError("--cells: it needs what --hashes-only leaves out; give one of them")
+    drawn = None if cells is None else Drawn(cells, int(time.time()) if seed is None else seed)
+    if drawn:
+        _say(f"Tasks to train anew are drawn by --seed {drawn.seed}")
+    with folder.reading(record):
+        checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing, cells=drawn)
     for finding in checked.findings:
-        click.echo(str(finding))
-    for line in [*checked.stale, *checked.unconfirmed]:
-        click.echo(f"stale: {line}")
-    state = "whole" if checked.whole else f"not whole, {len(checked.findings)} findings"
-    state += f", but {len(checked.unconfirmed)} things differ under other sources" if checked.unconfirmed else ""
-    click.echo(f"{provenance.shown(record)}: {state} ({checked.files} files, {checked.sections} sections)")
+        _say(str(finding))
+    for line in checked.unconfirmed:
+        _say(f"not confirmed: {line}")
+    for line in checked.stale:
+        _say(f"stale: {line}")
+    for task in checked.retrained:
+        _say(f"trained anew: {task.path}: {task.same or task.different}")
+    counts = f"{checked.files} files, {checked.sections} sections"
+    _say(f"{provenance.shown(record)}: {_state(checked, hashes_only)} ({counts})")
     if done := [section for section in checked.recomputed if not section.problem]:
         files, outputs, claims = (sum(getattr(s, name) for s in done) for name in ("files", "outputs", "claims"))
         words = f"{files} tables and figures, {outputs} code cells and {claims} verdicts of {len(done)} sections"
-        click.echo(f"Computed anew from the raw rows: {words}.")
+        _say(f"Computed anew from the raw rows: {words}.")
+        _say(f"Not checked: {verify.UNKNOWN[0]}.")
     return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
+
+
+def _state(checked: verify.Report, hashes_only: bool) -> str:
+    """Where a record stands, in words: never "whole" where something is unconfirmed, or nothing was computed."""
+    if checked.findings:
+        return f"not whole, {len(checked.findings)} findings"
+    if checked.unconfirmed:
+        return f"not confirmed, {len(checked.unconfirmed)} things differ under other sources"
+    return "as it was written, which proves nothing by itself" if hashes_only else "whole"
 
 
 @cli.command("compare")
@@ -194,7 +237,8 @@ def compare_command(
     Example:
       datalab compare runs/reference runs/quick
     """
-    comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
+    with folder.reading(a), folder.reading(b):
+        comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
     if page is not None:
         from datalab.report.comparison import write
 
@@ -202,7 +246,8 @@ def compare_command(
     if as_json:
         click.echo(json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False))
     else:
-        click.echo("\n".join(comparison_text.lines(comparison, everything)))
+        for line in comparison_text.lines(comparison, everything):
+            _say(line)
     return 0 if comparison.same else 1
 
 
@@ -222,7 +267,7 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
     from datalab import report
 
     pages = report.write(record, to, study)
-    click.echo(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
+    _say(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
 
 
 @cli.command()
@@ -238,8 +283,8 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
     Example:
       datalab claims 'TITLE.*' --record runs/quick
     """
-    reference = provenance.project() / "runs" / "reference"
-    if record is None and (reference / Manifest.NAME).exists():
+    reference = provenance.reference()
+    if record is None and reference is not None and (reference / Manifest.NAME).exists():
         record = reference
     manifest = Manifest.load(record) if record else Manifest(profile="", created="")
     rows = _matching(ids, claims_table.rows(manifest, study))
@@ -247,7 +292,7 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
         trail = rows[0] | claims_table.trail(manifest, rows[0], study)
         for name, value in trail.items():
             if exact(value):
-                click.echo(f"{name:<{max(map(len, trail))}}  {exact(value)}")
+                _say(f"{name:<{max(map(len, trail))}}  {exact(value)}")
     else:
         columns = ("id", "says", "reported", "paper", "measured", "verdict", "printed excluded?", "by construction")
         RunConsole(_LOG_WIDTH).table(columns, map(_cells, rows))
@@ -334,21 +379,35 @@ def api_command(to: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
     """Run the command on a study (the paper's by default) and exit with its status; what is wrong is one line."""
+    _write_whatever_the_terminal_takes()
     try:
         code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as help_text:
         click.echo(help_text.format_message())
         code = 0
     except (UserError, click.ClickException) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"datalab: {' '.join(text.split())}", err=True)
+        click.echo(f"datalab: {printable(' '.join(text.split()))}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("datalab: interrupted", err=True)
         code = 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not end the ending in a traceback
     sys.exit(code or 0)
+
+
+def _write_whatever_the_terminal_takes() -> None:
+    """A letter that stdout's encoding lacks is written as "?", and to a closed stdout nothing is."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from datalab.record.folder import printable
 from datalab.record.manifest import SectionRecord
 from datalab.record.plan import Job, seconds
 from datalab.record.progress import line, span
@@ -28,7 +29,7 @@ class RunConsole:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._try(self.console.print, text, markup=False, soft_wrap=True)
+        self._try(self.console.print, printable(text), markup=False, soft_wrap=True)
 
     def _try(self, show: Callable[..., Any], *what: Any, **how: Any) -> None:
         """Show something; a terminal or ``| tee`` that has gone, or a full disk, costs the lines and never the run."""
@@ -128,7 +129,7 @@ class RunConsole:
         """Rows under the names of their columns, if they have any."""
         table = Table(*map(escape, columns), box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(columns))
         for row in rows:
-            table.add_row(*(escape(str(value)) for value in row))
+            table.add_row(*(escape(printable(str(value))) for value in row))
         self._try(self.console.print, table)
 
 

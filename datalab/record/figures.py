@@ -29,6 +29,7 @@ def style() -> None:
     import matplotlib
     from cycler import cycler
 
+    matplotlib.rcdefaults()  # a matplotlibrc of the user, or one that lies in the folder, changes no byte
     matplotlib.rcParams.update(STYLE)
     lines = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-"]
     matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLOURS) + cycler(linestyle=lines)

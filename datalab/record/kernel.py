@@ -1,11 +1,11 @@
 """One notebook kernel: this interpreter, in a process group of its own, over private sockets."""
 
 import os
-import platform
 import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,17 +94,15 @@ def kill_group(process: psutil.Process) -> None:
     psutil.wait_procs([*family, process], timeout=5)
 
 
-def kill_left_over(noted: dict[str, Any]) -> None:
-    """End the kernel a killed driver left behind, if the process of that number still is one on its connection file.
+def kill_left_over(environment: Mapping[str, str]) -> None:
+    """End the kernels of this user that were started with this ``environment``: those a killed driver left behind.
 
-    Not by the time it was started at: that is the wall clock's, which may have been set since.
+    A process's own environment tells, and nothing that a record says: that may be a stranger's.
     """
-    if noted.get("host") != platform.node() or not noted.get("kernel"):
-        return
-    with suppress(psutil.Error):
-        process = psutil.Process(noted["kernel"])
-        if noted.get("connection") in process.cmdline():
-            kill_group(process)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if "ipykernel_launcher" in process.cmdline() and environment.items() <= process.environ().items():
+                kill_group(process)
 
 
 def _private_folder() -> str:

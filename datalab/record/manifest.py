@@ -2,71 +2,212 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
+from pydantic import AfterValidator, Field, StringConstraints
 
 from datalab import __version__, atomic
 from datalab.errors import UserError
-from datalab.record import provenance
+from datalab.record import folder, provenance
+from datalab.record.folder import printable
 from datalab.record.study import Study
+
+# A manifest may be a stranger's: every field has a form, so that what reads it meets no surprise.
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_NO_PATH = "is no path in a record"
+
+
+def _word(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds what does not print")
+    return text
+
+
+def _path(text: str) -> str:
+    if not folder.is_inner(text):
+        raise ValueError(_NO_PATH)
+    return text
+
+
+def _cell(path: str) -> str:
+    if not re.fullmatch(r"cells/[^/]+\.parquet", _path(path)):
+        raise ValueError("is no path of raw rows")
+    return path
+
+
+def _paths(files: dict[str, Any]) -> dict[str, Any]:
+    for path in files:
+        if not folder.is_inner(path):
+            raise ValueError(f"'{printable(path)[:80]}' {_NO_PATH}")
+    return files
+
+
+Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
+Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
+Time = Annotated[str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$")]
+Hash = Annotated[str, StringConstraints(pattern=r"^[\w.-]{0,64}$")]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)]
+Limit = Number | Literal["inf", "-inf"] | None
+Scalar = Annotated[bool, Field(strict=True)] | Number | str | None
+
+
+def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
+    """A dict of this form, left as the dict it is."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        form.model_validate(value)
+        return value
+
+    return AfterValidator(check)
+
+
+class _Key(pydantic.BaseModel):
+    model_config = _STRICT
+    code: Hash | None = None
+    protocol: Hash | None = None
+    ledger: Hash | None = None
+    lock: Hash | None = None
+    notebook: Hash | None = None
+    parameters: dict[str, Any] = {}
+    reads: Hash | None = None
+
+
+class _Determinism(pydantic.BaseModel):
+    model_config = _STRICT
+    threads: Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")] | None = None
+    hash_seed: Literal["0"] | None = None
+    on: bool = False
+    torch: bool = False
+
+
+class _Process(pydantic.BaseModel):
+    model_config = _STRICT
+    pid: Whole = 0
+    started: float = 0.0
+    host: Word = ""
+
+
+class _Git(pydantic.BaseModel):
+    model_config = _STRICT
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
+    clean: bool | None = None
+
+
+class _Machine(pydantic.BaseModel):
+    model_config = _STRICT
+    processor: Word
+    cores: Whole
+    memory_bytes: Whole
+    system: Word
+    python: Word
+
+
+class _Described(pydantic.BaseModel):
+    """What the manifest says of a table or figure."""
+
+    model_config = _STRICT
+    caption: str
+    stamp: dict[Word, Scalar]
+    timing: bool
+    cell: Whole | None
+
+
+class _Raw(pydantic.BaseModel):
+    model_config = _STRICT
+    where: dict[Word, Scalar | list[Scalar]] | list[dict[Word, Scalar | list[Scalar]]]
+    rows: Whole
+
+
+class _Claim(pydantic.BaseModel):
+    """What a section states of a claim; what else it may say (in time) are words and numbers."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Scalar]
+    id: Word
+    measured: Number | str | None
+    low: Limit
+    high: Limit
+    effect_size: Limit
+    n: Number | str | None
+    verdict: Word
+    why: str
+    table: Annotated[str, AfterValidator(_path)] | None
+    row: str | None
+    cell: Whole | None
+    raw: _Raw | None
+
+
+class _Headline(pydantic.BaseModel):
+    model_config = _STRICT
+    text: str = ""
+    caption: str = ""
+    columns: list[str] = []
+    rows: list[list[str]] = []
 
 
 class FileRecord(pydantic.BaseModel):
     """One file: its hash, its size, the section that wrote it, and whether it holds measured time or memory."""
 
-    sha256: str
-    bytes: int
-    section: str | None = None
+    model_config = _STRICT
+    sha256: Hash
+    bytes: Whole
+    section: Stem | None = None
     timing: bool = False
 
 
 class SectionRecord(pydantic.BaseModel):
     """One notebook's part of the record. ``key`` holds every hash and parameter its results depend on."""
 
-    number: str
-    title: str
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    number: Annotated[str, StringConstraints(pattern=r"^[\w.]{1,12}$")]
+    title: Word
     status: Literal["complete", "failed", "interrupted", "running", "not run"] = "not run"
     reason: str = ""
     runner: Literal["datalab run", "notebook session", ""] = ""
-    key: dict[str, Any] = {}
-    parameters: dict[str, Any] = {}
-    device: str = ""
-    determinism: dict[str, Any] = {}
-    started: str = ""
-    ended: str = ""
-    wall_seconds: float | None = None
-    cpu_seconds: float | None = None
-    peak_memory_bytes: int | None = None
-    code_cells: int | None = None
-    code_cells_ran: int | None = None
-    process: dict[str, Any] = {}
-    tables: dict[str, dict[str, Any]] = {}
-    figures: dict[str, dict[str, Any]] = {}
-    claims: list[dict[str, Any]] = []
-    headline: list[dict[str, Any]] = []
-    cells: list[str] = []
+    key: Annotated[dict[str, Any], _of(_Key)] = {}
+    parameters: dict[Word, Any] = {}
+    device: Word = ""
+    determinism: Annotated[dict[str, Any], _of(_Determinism)] = {}
+    started: Time = ""
+    ended: Time = ""
+    wall_seconds: Seconds | None = None
+    cpu_seconds: Seconds | None = None
+    peak_memory_bytes: Whole | None = None
+    code_cells: Whole | None = None
+    code_cells_ran: Whole | None = None
+    process: Annotated[dict[str, Any], _of(_Process)] = {}
+    tables: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
+    figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
+    claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []
+    headline: list[Annotated[dict[str, Any], _of(_Headline)]] = []
+    cells: list[Annotated[str, AfterValidator(_cell)]] = []
 
 
 class Manifest(pydantic.BaseModel):
     """The whole record: provenance, one entry a section, one a file."""
 
     NAME: ClassVar[str] = "record.json"
+    model_config = pydantic.ConfigDict(extra="forbid")
 
     format: Literal[1] = 1
-    profile: str
-    created: str
-    updated: str = ""
-    datalab: str = ""
-    sources: dict[str, str | None] = {}
-    git: dict[str, Any] = {}
-    machine: dict[str, Any] = {}
-    packages: dict[str, str] = {}
+    profile: Annotated[str, StringConstraints(pattern=r"^[\w-]{0,40}$")]
+    created: Time
+    updated: Time = ""
+    datalab: Word = ""
+    sources: dict[Word, Hash | None] = {}
+    git: Annotated[dict[str, Any], _of(_Git)] = {}
+    machine: Annotated[dict[str, Any], _of(_Machine)] = {}
+    packages: dict[Word, Word] = {}
     closed: bool = False  # whether the last writer came to its end; False while it runs, or after it was killed
-    sections: dict[str, SectionRecord] = {}
-    files: dict[str, FileRecord] = {}
+    sections: dict[Stem, SectionRecord] = {}
+    files: Annotated[dict[str, FileRecord], AfterValidator(_paths)] = {}
 
     @classmethod
     def create(cls, profile: str, study: Study) -> "Manifest":
@@ -90,15 +231,21 @@ class Manifest(pydantic.BaseModel):
     def read(cls, record: Path) -> "tuple[Manifest | None, str]":
         """``record.json`` as far as it can be read, and what is wrong with it (empty: nothing)."""
         try:
-            text = (record / cls.NAME).read_bytes().decode()
-            tree = json.loads(text)
+            folder.check(record)
+            text = folder.read_text(record, cls.NAME)
+            tree = folder.parsed(text)
             del tree["sha256"]
             manifest = cls.model_validate(tree)
+            whole = text == _rendered(tree)
         except FileNotFoundError:
             return None, "is missing"
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            return None, f"cannot be read ({printable(place)[:100]}: {printable(first['msg'])[:200]})"
         except (OSError, ValueError, LookupError, TypeError) as error:
-            return None, f"cannot be read ({str(error).splitlines()[0]})"
-        return manifest, "" if text == _rendered(tree) else "was changed after it was written"
+            return None, f"cannot be read ({printable(str(error).splitlines()[0])[:200]})"
+        return manifest, "" if whole else "was changed after it was written"
 
     def save(self, record: Path) -> None:
         """Write ``record.json``, with the hash of its own content."""
@@ -115,8 +262,10 @@ class Manifest(pydantic.BaseModel):
 
     def add_file(self, record: Path, path: str, section: str | None = None, timing: bool = False) -> None:
         """Enter the file ``path`` (relative to ``record``, with ``/``) as it is now."""
-        whole = record / path
-        digest, size = atomic.sha256(whole), whole.stat().st_size
+        size = folder.size(record, path)
+        if size is None:
+            raise FileNotFoundError(2, "there is no such file", path)
+        digest = folder.sha256(record, path)
         self.files[path] = FileRecord(sha256=digest, bytes=size, section=section, timing=timing)
 
     def files_of(self, stem: str) -> list[str]:

@@ -35,18 +35,38 @@ DETERMINISM = {
 }
 
 
-def project() -> Path:
-    """The project's root: the checkout the package is installed from, else the working directory."""
+def project() -> Path | None:
+    """The root of the checkout that the package is run from; ``None`` where it is installed without one."""
     root = PACKAGE.parent
-    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else Path.cwd()
+    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
+
+
+def notebooks() -> Path:
+    """The notebooks that belong to this package: the checkout's, else those that were installed with it.
+
+    Never those of the working directory, which may be a stranger's record.
+    """
+    return (project() or PACKAGE) / "notebooks"
+
+
+def home() -> Path:
+    """Where records go by default: into the checkout, for who works in it; else into the working directory."""
+    root, here = project(), Path.cwd().resolve()
+    return root if root is not None and here.is_relative_to(root.resolve()) else here
+
+
+def reference() -> Path | None:
+    """The committed record, of a checkout."""
+    root = project()
+    return None if root is None else (root / "runs" / "reference").resolve()
 
 
 def shown(path: Path) -> str:
     """``path`` as a reader should see it: relative to the working directory or the project where it lies inside."""
     path = path.resolve()
-    for base in (Path.cwd().resolve(), project().resolve()):
-        if path.is_relative_to(base):
-            return str(path.relative_to(base))
+    for base in filter(None, (Path.cwd(), project())):
+        if path.is_relative_to(base.resolve()):
+            return str(path.relative_to(base.resolve()))
     return str(path)
 
 
@@ -97,7 +117,9 @@ def sources(ledger: Ledger) -> dict[str, str | None]:
 
 
 def commit() -> dict[str, Any]:
-    """``{"commit": hash or None, "clean": bool or None}`` of the project's git tree."""
+    """``{"commit": hash or None, "clean": bool or None}`` of the checkout's git tree; an installation has none."""
+    if project() is None:
+        return {"commit": None, "clean": None}
     try:
         head = _git("rev-parse", "HEAD")
         return {"commit": head, "clean": not _git("status", "--porcelain")}

@@ -48,11 +48,11 @@ def counted(frames: Iterable["pd.DataFrame"], where: Where, claim_id: str) -> di
 def read(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
     """One cell's file: ``{"function", "parameters"}`` as it describes itself, and its rows.
 
-    Raises :class:`UserError` where it is torn, or does not say what made it.
+    Raises :class:`UserError` where it is torn, too large, or does not say what made it.
     """
     described = sweep.described(path)
     if described is None:
-        raise UserError(f"raw rows {path.name}: torn, or silent on what made them; run the section again")
+        raise UserError(f"raw rows {path.name}: torn, too large, or silent on what made them; run the section again")
     return described
 
 

@@ -3,17 +3,22 @@
 import ast
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from datalab.record import progress, provenance, replay
+from datalab.errors import UserError
+from datalab.record import executed, folder, parameters, progress, provenance, replay
+from datalab.record.executed import Cell
+from datalab.record.folder import printable
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.replay import Output
 from datalab.record.study import Study
+from datalab.sweep import Task
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
@@ -28,12 +33,16 @@ class Finding:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.what}" + (f": {self.detail}" if self.detail else "")
+        return printable(f"{self.kind}: {self.what}" + (f": {self.detail}" if self.detail else ""))
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """One section computed anew: what differs, or why it could not be (``problem``); and how much was compared."""
+    """One section computed anew: what differs, or why it could not be (``problem``); and how much was compared.
+
+    ``tasks`` are those its sweeps asked for, by the path of their raw rows; ``renamed`` those of these paths that are
+    not the ones that today's code and libraries would give.
+    """
 
     stem: str
     differences: tuple[Finding, ...] = ()
@@ -41,6 +50,8 @@ class Recomputed:
     files: int = 0
     outputs: int = 0
     claims: int = 0
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    renamed: tuple[str, ...] = ()
 
 
 def recompute(
@@ -72,16 +83,32 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
     """Compute one section anew and compare all it left in the record."""
     entry = manifest.sections[stem]
     listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
-    with tempfile.TemporaryDirectory() as folder:
-        stage = Path(folder)
+    with tempfile.TemporaryDirectory() as place:
+        stage = Path(place)
         try:
             done = replay.replay(record, study, stem, entry, stage)
+            made = {path: folder.read(stage, path) for path in done.fragment["files"]}
+            differences = [
+                *_files(record, listed, made),
+                *_stated(entry, done.fragment),
+                *_outputs(record, manifest, study, stem, done),
+                *(Finding("changed", path, why) for path, why in done.strange.items()),
+            ]
         except replay.ReplayError as error:
-            return Recomputed(stem, problem=str(error))
-        made = {path.relative_to(stage).as_posix(): path.read_bytes() for path in stage.glob("*/*") if path.is_file()}
-    differences = *_files(record, listed, made), *_stated(entry, done.fragment), *_outputs(record, stem, entry, done)
-    outputs = len(done.outputs) if (record / f"notebooks/{stem}.ipynb").exists() else 0
-    return Recomputed(stem, differences, files=len(made), outputs=outputs, claims=len(entry.claims))
+            return Recomputed(stem, problem=printable(str(error)))
+        except Exception as error:  # what a stranger's record can break is not known in advance
+            first = (str(error).splitlines() or [""])[0]
+            return Recomputed(stem, problem=printable(f"{type(error).__name__}: {first}")[:300])
+    outputs = len(done.outputs) if folder.has(record, f"notebooks/{stem}.ipynb") else 0
+    renamed = []
+    for path, task in done.tasks.items():
+        due = task.path(Path()).name
+        if due.rsplit("_", 1)[0] != path.removeprefix("cells/").rsplit("_", 1)[0]:
+            differences.append(Finding("changed", path, f"its rows are those of {due}"))
+        elif f"cells/{due}" != path:
+            renamed.append(path)
+    counts = {"files": len(made), "outputs": outputs, "claims": len(entry.claims)}
+    return Recomputed(stem, tuple(differences), **counts, tasks=done.tasks, renamed=tuple(renamed))
 
 
 def _files(record: Path, listed: Collection[str], made: Mapping[str, bytes]) -> Iterator[Finding]:
@@ -91,7 +118,7 @@ def _files(record: Path, listed: Collection[str], made: Mapping[str, bytes]) -> 
             yield Finding("changed", path, "the raw rows give it, the record does not have it")
         elif path not in made:
             yield Finding("changed", path, "the record has it, the raw rows do not give it")
-        elif (held := (record / path).read_bytes()) != made[path]:
+        elif (held := folder.read(record, path)) != made[path]:
             yield Finding("changed", path, f"the raw rows give something else{_first_line(held, made[path])}")
 
 
@@ -109,9 +136,11 @@ def _first_line(held: bytes, made: bytes, width: int = 60) -> str:
 
 
 def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Finding]:
-    """Claims one by one; what the manifest says of tables, figures, headline and raw cells as a whole."""
+    """Claims one by one; what the manifest says of parameters, tables, figures, headline and raw cells as a whole."""
     given = json.loads(json.dumps(fragment["section"]))
     held = {name: getattr(entry, name) for name in ("claims", "tables", "figures", "headline", "cells")}
+    held["parameters"] = _of_results(entry.parameters)
+    given["parameters"] = _of_results(given["parameters"])
     if entry.runner != "datalab run":  # by hand, cells have the numbers of that session
         for stated in (held, given):
             stated["claims"] = [claim | {"cell": None} for claim in stated["claims"]]
@@ -132,72 +161,136 @@ def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Findi
             yield Finding("changed", Manifest.NAME, detail)
 
 
-def _outputs(record: Path, stem: str, entry: SectionRecord, done: replay.Replay) -> Iterator[Finding]:
-    """The executed notebook: its code is the source's, its outputs are what the raw rows give."""
-    path = f"notebooks/{stem}.ipynb"
+def _of_results(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters on which results depend; the device is the machine's, and the section says which it was."""
+    return {name: value for name, value in asked.items() if name not in ("record", "workers", "device")}
+
+
+def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: replay.Replay) -> Iterator[Finding]:
+    """The executed notebook: its cells are the source's, its outputs are what the raw rows give."""
+    path, entry = f"notebooks/{stem}.ipynb", manifest.sections[stem]
     try:
-        cells = json.loads((record / path).read_text(encoding="utf-8"))["cells"]
+        notebook = executed.read(record, path)
     except FileNotFoundError:
         if entry.runner == "datalab run":
             yield Finding("changed", path, "the record does not have the executed notebook")
         return
-    except (OSError, ValueError, KeyError):
-        yield Finding("changed", path, "is not a notebook")
+    except (OSError, ValueError) as error:
+        yield Finding("changed", path, str(error))
         return
-    code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
-    injected = [cell for cell in code if "injected-parameters" in cell["metadata"].get("tags", [])]
-    if provenance.cells_sha256([cell for cell in cells if cell not in injected]) != entry.key.get("notebook"):
+    code = [cell for cell in notebook.cells if cell.is_code]
+    injected = [cell for cell in code if "injected-parameters" in cell.tags]
+    source = executed.read(study.notebooks, f"{stem}.ipynb")
+    own = [(cell.cell_type, cell.source, cell.tags) for cell in notebook.cells if cell not in injected]
+    if own != [(cell.cell_type, cell.source, cell.tags) for cell in source.cells]:
         yield Finding("changed", path, "its cells are not those of the source that ran")
-    if len(injected) != 1 or not _is_given(injected[0]["source"], entry.parameters):
+        return
+    given = _literals(injected[0].source) if len(injected) == 1 else None
+    if given is None or not _are_given(given, stem, study, entry):
         yield Finding("changed", path, "the parameters in it are not those of the section")
-    if [cell.get("execution_count") for cell in code] != list(done.outputs):
+        return
+    if what := executed.foreign_metadata(notebook, source, given):
+        yield Finding("changed", path, f"{what} is not the source's")
+    if [cell.execution_count for cell in code] != list(done.outputs):
         yield Finding("changed", path, "its code cells are not counted 1, 2, and so on")
         return
+    if (entry.code_cells, entry.code_cells_ran) != (len(code), len(code)):
+        yield Finding(
+            "changed", Manifest.NAME, f"section {entry.number} has {len(code)} code cells, and all of them ran"
+        )
+    if any(cell.outputs for cell in notebook.cells if not cell.is_code):
+        yield Finding("changed", path, "a cell that did not run shows something")
+    labels = {task.label for task in done.tasks.values()}
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
-        held = _kept(cell, done.labels)
+        try:
+            held = _kept(cell, labels)
+        except ValueError as error:  # no base64
+            yield Finding("changed", path, f"what code cell {number} shows cannot be read ({error})")
+            continue
         if number == done.started:
-            held, made = _without_machine(held), _without_machine(made)
+            held, made = _without_machine(held, manifest, entry), _without_machine(made)
         if held != made:
             yield Finding("changed", path, f"what code cell {number} shows is not what the raw rows give")
 
 
-def _is_given(source: str | list[str], parameters: Mapping[str, Any]) -> bool:
-    """Whether papermill's cell of parameters assigns literals, those of the manifest, and says nothing else."""
-    for line in "".join(source).removeprefix("# Parameters\n").strip().splitlines():
+def _literals(source: str) -> dict[str, Any] | None:
+    """What papermill's cell of parameters assigns; ``None`` where it does or says anything else."""
+    given = {}
+    for line in source.removeprefix("# Parameters\n").strip().splitlines():
         name, _, literal = (part.strip() for part in line.partition("="))
         try:
             value = ast.literal_eval(literal)
-        except (SyntaxError, ValueError):
-            return False
-        remark = "#" in line and "#" not in str(value)
-        if remark or name not in parameters or json.loads(json.dumps(value)) != parameters[name]:
-            return False
-    return True
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+        if name in given or ("#" in line and "#" not in str(value)):
+            return None
+        given[name] = json.loads(json.dumps(value))
+    return given
 
 
-def _kept(cell: Mapping[str, Any], labels: Collection[str]) -> Output:
+def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: SectionRecord) -> bool:
+    """Whether these, and the profile's for all others, are the section's parameters."""
+    model = study.find(stem).load().Parameters
+    if (given.get("device") or "auto") != entry.parameters.get("device", "auto"):
+        return False
+    try:  # on a machine that may have no such device
+        whole = parameters.resolve(model, {**given, "device": None}, stem).model_dump(mode="json")
+    except (UserError, KeyError):
+        return False
+    return _of_results(json.loads(json.dumps(whole))) == _of_results(entry.parameters)
+
+
+def _kept(cell: Cell, labels: Collection[str]) -> Output:
     """What a cell of the executed notebook shows: printed, warned, displayed; a sweep's progress aside."""
     streams = {"stdout": "", "stderr": ""}
     displays = []
-    for output in cell["outputs"]:
-        if "data" not in output:  # a stream, or an error, which no complete notebook has
-            streams[output.get("name", "stderr")] += "".join(output.get("text", ["error"]))
+    for output in cell.outputs:
+        if isinstance(output, executed.Stream):
+            streams[output.name] += output.text
+        elif isinstance(output, executed.Raised):  # which no complete notebook has
+            streams["stderr"] += "error"
         elif not _is_progress(output, labels):
-            displays.append(replay.hashed(output["data"]))
+            displays.append((replay.hashed(output.data), output.metadata))
     return Output(streams["stdout"], streams["stderr"], displays)
 
 
-def _is_progress(output: Mapping[str, Any], labels: Collection[str]) -> bool:
+def _is_progress(output: executed.Display, labels: Collection[str]) -> bool:
     """Whether a display is what a finished sweep leaves: its count, and at most the last cell's name and time."""
-    if output.get("metadata") != progress.MARK or list(output["data"]) != ["text/plain"]:
+    if output.metadata != progress.MARK or list(output.data) != ["text/plain"]:
         return False
-    text = "".join(output["data"]["text/plain"])
     # An earlier version called a task a cell.
-    match = re.fullmatch(r"(\d+) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d+\.\d s)?", text)
+    words = r"(\d+) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d+\.\d s)?"
+    match = re.fullmatch(words, str(output.data["text/plain"]))
     return match is not None and (match[2] is None or match[2] in labels)
 
 
-def _without_machine(output: Output) -> Output:
-    """The start cell's output without what it says of this machine and of the record's folder."""
-    lines = [line for line in output.printed.splitlines() if line.split(" ")[0] not in ("versions", "device", "record")]
-    return Output("\n".join(lines), output.warned, output.displays)
+def _without_machine(output: Output, manifest: Manifest | None = None, entry: SectionRecord | None = None) -> Output:
+    """The start cell's output without what it says of this machine and of the record's folder.
+
+    With a manifest these lines stay unless they say what it says.
+    """
+    kept = []
+    for line in output.printed.splitlines():
+        name, _, words = line.partition(" ")
+        if name not in ("versions", "device", "record") or not (
+            manifest is None or _is_of(manifest, entry, name, words)
+        ):
+            kept.append(line)
+    return Output("\n".join(kept), output.warned, output.displays)
+
+
+def _is_of(manifest: Manifest, entry: SectionRecord | None, name: str, words: str) -> bool:
+    """Whether a line of the start cell is what the manifest says; of the record's folder, whether it is one word."""
+    words = words.strip()
+    if name == "record":
+        try:
+            return len(shlex.split(words)) == 1
+        except ValueError:
+            return False
+    if name == "device":
+        return re.fullmatch(rf"{re.escape(entry.device)}, \d+ threads? a process", words) is not None
+    python, *libraries = words.split(", ")
+    pairs = (library.rsplit(" ", 1) for library in libraries)
+    return python == f"Python {manifest.machine['python']}" and all(
+        len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs
+    )

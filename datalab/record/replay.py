@@ -14,14 +14,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datalab.errors import UserError
-from datalab.record import rawrows, section, transaction
+from datalab.record import folder, rawrows, section, transaction
+from datalab.record.folder import printable
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
 from datalab.record.study import Study
+from datalab.sweep import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MOST_CELLS = 100_000_000  # values of a section's raw rows, rows times columns
 
 
 class ReplayError(RuntimeError):
@@ -29,11 +33,12 @@ class ReplayError(RuntimeError):
 
 
 class Output(NamedTuple):
-    """What one code cell showed: its printed text, its warnings, and each display as :func:`hashed` has it."""
+    """What one code cell showed: its printed text, its warnings, and each display as :func:`hashed` has it, with its
+    metadata."""
 
     printed: str
     warned: str
-    displays: list[dict[str, str]]
+    displays: list[tuple[dict[str, str], dict[str, Any]]]
 
 
 class Replay(NamedTuple):
@@ -42,7 +47,8 @@ class Replay(NamedTuple):
     fragment: dict[str, Any]
     outputs: dict[int, Output]
     started: int  # the code cell that opened the section: it prints the machine and the folder
-    labels: frozenset[str]  # of the cells that its sweeps asked for
+    tasks: dict[str, Task]  # that its sweeps asked for, by the path of their raw rows
+    strange: dict[str, str]  # raw rows that are not what they say, by path: why
 
 
 def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: Path) -> Replay:
@@ -55,7 +61,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     opened: list[_Replayed] = []
 
     def opener(parameters: Any) -> section.Section:
-        opened.append(_Replayed(rows, shell, study, spec, parameters, record, stage, driven=True))
+        opened.append(_Replayed(rows, shell, entry.device, study, spec, parameters, record, stage, driven=True))
         return opened[-1]
 
     known = spec.load().Parameters.model_fields
@@ -63,6 +69,8 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
         raise ReplayError(f"the section has no parameter {min(foreign)!r}")
     given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
     given |= {"device": "cpu"} if "device" in given else {}
+    if not notebook.is_file():
+        raise ReplayError("the package came without its notebook")
     shell.user_ns[section.OPENER] = opener
     outputs: dict[int, Output] = {}
     with contextlib.chdir(notebook.parent):
@@ -71,7 +79,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     fragment = transaction.read_fragment(stage)
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
-    return Replay(fragment, outputs, opened[0].number, frozenset(opened[0].labels))
+    return Replay(fragment, outputs, opened[0].number, opened[0].tasks, opened[0].strange)
 
 
 def hashed(data: Mapping[str, Any]) -> dict[str, str]:
@@ -80,7 +88,7 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
     for kind, value in data.items():
         content = "".join(value) if isinstance(value, list) else value
         if kind.startswith("image/") and kind != "image/svg+xml":
-            content = content if isinstance(content, bytes) else base64.b64decode(content)
+            content = content if isinstance(content, bytes) else base64.b64decode(content.strip(), validate=True)
             display[kind] = hashlib.sha256(content).hexdigest()
         else:
             display[kind] = content if isinstance(content, str) else json.dumps(content)
@@ -90,11 +98,14 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
 class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
-    def __init__(self, rows: "dict[str, tuple[str, pd.DataFrame]]", shell: Any, *arguments: Any, **named: Any) -> None:
+    def __init__(
+        self, rows: "dict[str, tuple[str, str, pd.DataFrame]]", shell: Any, device: str, *arguments: Any, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
-        self._rows, self._shell = rows, shell
+        self._rows, self._shell, self._device = rows, shell, "cpu" if device == "cpu" else "cuda"
         self.number = self._cell_number()
-        self.labels: set[str] = set()
+        self.tasks: dict[str, Task] = {}
+        self.strange: dict[str, str] = {}
 
     def sweep(self, tasks: Any) -> "pd.DataFrame":
         """The raw rows of these tasks, in their order."""
@@ -105,9 +116,15 @@ class _Replayed(section.Section):
             name = _maker(task.function, task.parameters)
             if name not in self._rows:
                 raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
-            path, frame = self._rows[name]
+            path, device, frame = self._rows[name]
             self._cells[path] = None
-            self.labels.add(task.label)
+            if "device" in task.parameters:
+                task = Task(task.function, task.parameters | {"device": self._device}, task.cost, task.models)
+                if device != self._device:
+                    self.strange[path] = f"says that it was made on {device}, and its section ran on {self._device}"
+            if why := _not_of(task, frame):
+                self.strange[path] = why
+            self.tasks[path] = task
             frames.append(frame)
         self._raw.append(pd.concat(frames, ignore_index=True))
         return self._raw[-1].copy()
@@ -116,15 +133,31 @@ class _Replayed(section.Section):
         return self._shell.number
 
 
-def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, pd.DataFrame]]":
-    """The path and the raw rows of some cells, by what made them."""
-    rows = {}
-    for path in paths:
+def _not_of(task: Task, frame: "pd.DataFrame") -> str:
+    """Why these cannot be the rows of the task: they say of its data set, its seed and the like that it is another."""
+    for name, value in task.parameters.items():
+        if (isinstance(value, str) or name == "seed") and name in frame and frame[name].nunique(dropna=False) == 1:
+            held = frame[name].iloc[0]
+            if held != value:
+                return f"its rows are of {name} {held!r}, and it says {value!r}"
+    return ""
+
+
+def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, str, pd.DataFrame]]":
+    """Some raw rows by what made them: each with its path and its device."""
+    rows, cells = {}, 0
+    for path in dict.fromkeys(paths):
         try:
-            made_by, frame = rawrows.read(record / path)
-        except UserError as error:
+            made_by, frame = rawrows.read(folder.inside(record, path))
+        except ValueError as error:
             raise ReplayError(str(error)) from None
-        rows[_maker(made_by["function"], made_by["parameters"])] = (path, frame)
+        cells += frame.size
+        if cells > MOST_CELLS:
+            raise ReplayError(f"its raw rows have more than {MOST_CELLS:,} values")
+        maker = _maker(made_by["function"], made_by["parameters"])
+        if maker in rows:
+            raise ReplayError(f"{path} and {rows[maker][0]} are of the same task")
+        rows[maker] = (path, printable(str(made_by["parameters"].get("device")))[:40], frame)
     return rows
 
 
@@ -157,7 +190,7 @@ def _shell() -> Any:
             pass
 
         def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
-            self.shell.display_pub.outputs.append({"data": format_dict})
+            self.shell.display_pub.outputs.append({"data": format_dict, "metadata": md_dict})
 
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
@@ -179,4 +212,5 @@ def _run(shell: Any, number: int, source: str) -> Output:
     if error is not None:
         first = (str(error).splitlines() or [""])[0]
         raise ReplayError(f"code cell {number} raised {type(error).__name__}: {first}")
-    return Output(printed.getvalue(), warned.getvalue(), [hashed(shown["data"]) for shown in shell.display_pub.outputs])
+    displays = [(hashed(shown["data"]), shown.get("metadata") or {}) for shown in shell.display_pub.outputs]
+    return Output(printed.getvalue(), warned.getvalue(), displays)

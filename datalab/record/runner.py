@@ -1,7 +1,6 @@
 """``datalab run``: plan, lock, run each notebook, judge it, and leave a record that says the truth whatever happens."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, lock, plan, progress, provenance, section, transaction, verify
+from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.kernel import kill_left_over
@@ -44,7 +43,7 @@ def run(
     anything is written, when the folder is not a record, holds another profile, is being written to or cannot be, or a
     data set cannot be fetched. A record that can no longer be written (a full disk) ends the run with status 1.
     """
-    record = record.resolve()  # the kernels work in another folder
+    record = folder.named(record).resolve()  # the kernels work in another folder
     console, interrupts = RunConsole(), Interrupts()
     with interrupts.watched():
         try:
@@ -109,7 +108,9 @@ class Interrupts:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Handle the signals inside the block; afterwards every handler is what it was. Main thread only."""
-        numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # `nohup`: the run outlives its terminal
+            numbers.remove(signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield
@@ -148,8 +149,8 @@ class _Driver:
         self.sources = provenance.sources(self.study.ledger)
         if not self.manifest.closed:  # new, or its writer was killed
             self.changed = True
-            for noted in transaction.recover(self.record, self.manifest):
-                kill_left_over(noted)
+            transaction.recover(self.record, self.manifest)
+            kill_left_over({section.RECORD: str(self.record)})
         for job in jobs:
             self.manifest.sections.setdefault(job.section.stem, self._entry(job))
         refreshed = False
@@ -239,13 +240,8 @@ class _Driver:
     def _watch(self, job: Job, execution: Execution, stage: Path) -> bool:
         """Follow the notebook to its end, or until an interruption: return whether it was interrupted."""
         execution.start()
-        entry = self.manifest.sections[job.section.stem]
         while execution.is_alive() and not self.interrupts.arrived:
             execution.join(timeout=_POLL)
-            process = execution.kernel.process
-            if process is not None and "kernel" not in entry.process:
-                entry.process |= {"kernel": process.pid, "connection": execution.kernel.connection}
-                self.manifest.save(self.record)
             state = progress.read(stage / transaction.PROGRESS)
             self.console.tick(job, execution.cell, execution.cells, state)
         return execution.is_alive()
@@ -273,18 +269,18 @@ class _Driver:
             transaction.enter_cells(self.record, self.manifest, stem)
             kept = f"notebooks/{stem}.{entry.status}.ipynb"
         if execution.target.exists():
-            os.replace(execution.target, self.record / kept)
+            os.replace(execution.target, folder.inside(self.record, kept))
             self.manifest.add_file(self.record, kept, section=stem, timing=True)
-        shutil.rmtree(stage, ignore_errors=True)
+        folder.delete_tree(stage.parent, stage.name)
         claims_table.write(self.record, self.manifest, self.study)
         self.manifest.save(self.record)
 
     def _fail(self, stem: str, entry: SectionRecord, stage: Path, reason: str) -> None:
         """Enter a section as failed whose outputs could not be entered; they make room, its raw cells stay."""
-        shutil.rmtree(stage, ignore_errors=True)
+        folder.delete_tree(stage.parent, stage.name)
         transaction.give_room(self.record)
         transaction.discard(self.record, self.manifest, stem)
-        (self.record / "notebooks" / f"{stem}.ipynb.partial").unlink(missing_ok=True)
+        folder.delete(self.record, f"notebooks/{stem}.ipynb.partial")
         self.manifest.sections[stem] = entry
         entry.status, entry.reason, entry.process = "failed", entry.reason or reason, {}
         entry.ended = provenance.now()
@@ -309,7 +305,7 @@ def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
 def _check_folder(record: Path, study: Study, profile: str, fresh: bool) -> None:
     """Refuse a folder that is not a record, is or cannot be written to, or holds another profile. Writes nothing."""
     name = provenance.shown(record)
-    nearest = next(folder for folder in (record, *record.parents) if os.path.exists(folder))
+    nearest = next(place for place in (record, *record.parents) if os.path.exists(place))
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"record '{name}' cannot be written: folder '{provenance.shown(nearest)}' is read-only")
     if not record.exists():
@@ -318,7 +314,7 @@ def _check_folder(record: Path, study: Study, profile: str, fresh: bool) -> None
         raise UserError(f"record '{name}' is a file; choose a folder")
     if lock.is_held(record):
         lock.hold(record)  # refuses, naming the holder, unless this process holds it
-    if not (record / Manifest.NAME).exists():
+    if not folder.has(record, Manifest.NAME):
         foreign = sorted(path.name for path in record.iterdir() if path.name != lock.NAME)
         if foreign:
             raise UserError(f"folder '{name}' is not a record (it holds '{foreign[0]}'); choose an empty or a new one")
@@ -338,11 +334,8 @@ def _open(record: Path, study: Study, profile: str, fresh: bool) -> Manifest:
     lock.hold(record)
     try:
         _check_folder(record, study, profile, fresh)
-        for path in record.iterdir() if fresh else ():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != lock.NAME:
-                path.unlink()
+        if fresh:
+            folder.empty(record, lock.NAME)
         return transaction.open_manifest(record, study, profile)
     except BaseException:
         lock.release(record)

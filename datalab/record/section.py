@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import pandas as pd
 
 from datalab import atomic, sweep
 from datalab.errors import UserError
-from datalab.record import claims_table, figures, lock, provenance, rawrows, tables, transaction
+from datalab.record import claims_table, figures, folder, lock, provenance, rawrows, tables, transaction
 from datalab.record.manifest import Manifest
 from datalab.record.parameters import SectionParameters, given_in, resolve
 from datalab.record.progress import Progress, ipython
@@ -58,9 +59,9 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
 
     ``name`` is the notebook's stem or number; ``namespace`` its ``globals()``, in which its parameters cell has run.
     Under ``datalab run`` the record is the driver's. Otherwise it is the parameter ``record``, by default
-    ``runs/notebook-<profile>`` in the project, whatever the working directory; this process then takes the record's
-    lock until ``finish()``. Raises :class:`UserError` for a parameter that is unknown or out of range, or a record
-    someone else is writing to.
+    ``runs/notebook-<profile>``, in the checkout for who works in it and else in the working directory; this process
+    then takes the record's lock until ``finish()``. Raises :class:`UserError` for a parameter that is unknown or out of
+    range, or a record someone else is writing to.
     """
     spec = study.find(name)
     parameters = resolve(spec.load().Parameters, given_in(namespace), where=f"notebook {spec.stem}")
@@ -78,7 +79,10 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
 
 
 def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> "Section":
-    record = (provenance.project() / (parameters.record or f"runs/notebook-{parameters.profile}")).resolve()
+    record = provenance.home() / folder.named(Path(parameters.record or f"runs/notebook-{parameters.profile}"))
+    record = record.resolve()
+    if record == provenance.reference():
+        raise UserError("parameter 'record': runs/reference is the committed record; choose another folder")
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
@@ -126,7 +130,7 @@ class Section:
             "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
             "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
             "profile": p.profile,
-            "record": provenance.shown(self.record),
+            "record": shlex.quote(provenance.shown(self.record)),
         }
         return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
 
@@ -221,7 +225,7 @@ class Section:
     def finish(self) -> None:
         """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
         self._must_be_open()
-        files = sorted(p.relative_to(self._stage).as_posix() for p in self._stage.glob("*/*") if p.is_file())
+        files = [path for kind in ("figures", "tables") for path in folder.names(self._stage, kind)]
         timed = {f"{kind}/{name}" for kind, saved in self._saved.items() for name in saved if saved[name]["timing"]}
         wall, cpu = self._began
         fragment = {
@@ -276,7 +280,7 @@ class Section:
         """A file of the record, as a link from the notebook: the executed one is in the record itself."""
         if self._driven:
             return f"../{path}"
-        return Path(os.path.relpath(self.record / path, provenance.project() / "notebooks")).as_posix()
+        return Path(os.path.relpath(self.record / path, self._study.notebooks)).as_posix()
 
     def _name(self, name: str) -> str:
         if not all(c.isalnum() or c in "_-" for c in name):

@@ -1,15 +1,13 @@
 """How a section's outputs become part of a record: gathered aside while it runs, moved when it is complete."""
 
-import json
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claims_table, crate, provenance
+from datalab.record import claims_table, crate, folder, provenance
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import SectionSpec, Study
 
@@ -24,13 +22,17 @@ INDEX, REPORT = "index.html", "report"  # the record's pages
 def open_manifest(record: Path, study: Study, profile: str) -> Manifest:
     """The manifest of a record to be written to; a new one where there is none.
 
-    Raises :class:`UserError` when it cannot be read or the record holds another profile.
+    Raises :class:`UserError` when it cannot be read, or the record holds another profile or a section that the study
+    does not have.
     """
-    if not (record / Manifest.NAME).exists():
+    folder.check(record)
+    if not folder.has(record, Manifest.NAME):
         return Manifest.create(profile, study)
-    manifest = Manifest.load(record)
+    manifest, name = Manifest.load(record), provenance.shown(record)
+    known = {section.stem for section in study.sections}
+    for stem in manifest.sections.keys() - known:
+        raise UserError(f"record '{name}' holds section '{stem}', which the study does not have; choose another folder")
     if manifest.profile != profile:
-        name = provenance.shown(record)
         raise UserError(f"record '{name}' holds profile '{manifest.profile}', not '{profile}'; choose another")
     return manifest
 
@@ -53,10 +55,10 @@ def begin(record: Path, manifest: Manifest, section: SectionSpec, **known: Any) 
         manifest.sections, manifest.files, manifest.closed = before
         raise
     for path in left:
-        (record / path).unlink(missing_ok=True)
+        folder.delete(record, path)
     stage = record / STAGING / section.stem
-    shutil.rmtree(record / REPORT, ignore_errors=True)
-    shutil.rmtree(stage, ignore_errors=True)
+    folder.delete_tree(record, REPORT)
+    folder.delete_tree(record / STAGING, section.stem)
     stage.mkdir(parents=True)
     return stage
 
@@ -73,7 +75,7 @@ def _outputs(manifest: Manifest, stem: str) -> list[str]:
 def _drop(record: Path, manifest: Manifest, paths: Iterable[str]) -> None:
     """Delete these files of the record, and their entries."""
     for path in list(paths):
-        (record / path).unlink(missing_ok=True)
+        folder.delete(record, path)
         del manifest.files[path]
 
 
@@ -87,14 +89,14 @@ def hold_room(record: Path) -> None:
 
 def give_room(record: Path) -> None:
     """Give back what :func:`hold_room` took."""
-    (record / STAGING / ROOM).unlink(missing_ok=True)
+    folder.delete(record / STAGING, ROOM)
 
 
 def drop_report(record: Path, manifest: Manifest) -> None:
     """Delete the pages of the record, and their entries: they tell of what is no more, or are about to be renewed."""
     _drop(record, manifest, filter(is_page, manifest.files))
-    shutil.rmtree(record / REPORT, ignore_errors=True)
-    (record / INDEX).unlink(missing_ok=True)
+    folder.delete_tree(record, REPORT)
+    folder.delete(record, INDEX)
 
 
 def is_page(path: str) -> bool:
@@ -105,7 +107,7 @@ def is_page(path: str) -> bool:
 def read_fragment(stage: Path) -> dict[str, Any] | None:
     """What a section that reached its ``finish()`` left for :func:`merge`; ``None`` when it did not."""
     try:
-        return json.loads((stage / FRAGMENT).read_text(encoding="utf-8"))
+        return folder.read_json(stage, FRAGMENT)
     except FileNotFoundError:
         return None
 
@@ -117,8 +119,7 @@ def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any])
     """
     stage = record / STAGING / stem
     for path in fragment["files"]:
-        (record / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(stage / path, record / path)
+        folder.move(stage, path, record)
         manifest.add_file(record, path, section=stem, timing=path in fragment["timing"])
     entry = manifest.sections[stem].model_dump() | fragment["section"]
     manifest.sections[stem] = SectionRecord.model_validate(entry)
@@ -131,52 +132,47 @@ def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any])
 
 def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
     """Enter the raw cells an incomplete section finished, so that the next run of it can trust them."""
-    for file in sorted((record / "cells").glob("*.parquet")):
-        if f"cells/{file.name}" not in manifest.files:
-            manifest.add_file(record, f"cells/{file.name}", section=stem)
+    for path in folder.names(record, "cells"):
+        if path.endswith(".parquet") and folder.is_inner(path) and path not in manifest.files:
+            manifest.add_file(record, path, section=stem)
 
 
 def drop_changed_cells(record: Path, manifest: Manifest) -> list[str]:
     """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
     entered = {path: file.sha256 for path, file in manifest.files.items() if path.startswith("cells/")}
-    whole = {path for path in entered if (record / path).is_file() and atomic.sha256(record / path) == entered[path]}
+    whole = {path for path in entered if folder.has(record, path) and folder.sha256(record, path) == entered[path]}
     changed = [path for path in entered if path not in whole]
     _drop(record, manifest, changed)
     return changed
 
 
-def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> list[dict[str, Any]]:
-    """Tell the truth about a record whose writer came to no end, and return the processes it had noted.
+def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> None:
+    """Tell the truth about a record whose writer came to no end.
 
     Call it with the lock held: whatever is entered as running then is not. Half-written files are removed, finished raw
     cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
     """
-    noted = []
     for stem, entry in manifest.sections.items():
         if entry.status != "running":
             continue
-        noted.append(entry.process)
         entry.status, entry.reason, entry.process = "interrupted", reason, {}
-        partial = record / "notebooks" / f"{stem}.ipynb.partial"
-        if partial.exists():
-            path = f"notebooks/{stem}.interrupted.ipynb"
-            os.replace(partial, record / path)
-            manifest.add_file(record, path, section=stem, timing=True)
-    shutil.rmtree(record / STAGING, ignore_errors=True)
-    for leftover in record.rglob(f".*{atomic.SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        if folder.has(record, f"notebooks/{stem}.ipynb.partial"):
+            kept = f"notebooks/{stem}.interrupted.ipynb"
+            os.replace(folder.inside(record, f"notebooks/{stem}.ipynb.partial"), folder.inside(record, kept))
+            manifest.add_file(record, kept, section=stem, timing=True)
+    folder.delete_tree(record, STAGING)
+    folder.delete_unfinished(record)
     if INDEX not in manifest.files:  # it may have been killed while it wrote the pages
         drop_report(record, manifest)
     for name in OUTPUTS:  # moved into place by a writer that was killed before it could enter them
-        for path in (record / name).glob("*"):
-            if f"{name}/{path.name}" not in manifest.files and path.is_file():
-                path.unlink()
-    return noted
+        for path in folder.names(record, name):
+            if path not in manifest.files and folder.is_inner(path):
+                folder.delete(record, path)
 
 
 def close(record: Path, manifest: Manifest, study: Study) -> None:
     """Bring what spans sections up to date (``claims.csv``, the crate) and save the manifest."""
-    shutil.rmtree(record / STAGING, ignore_errors=True)
+    folder.delete_tree(record, STAGING)
     claims_table.write(record, manifest, study)
     crate.write(record, manifest)
     manifest.closed = True

@@ -6,24 +6,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claims_table, crate, lock, provenance, transaction
+from datalab.record import claims_table, crate, folder, lock, provenance, retrain, transaction
 from datalab.record import recompute as recomputing
-from datalab.record.manifest import FileRecord, Manifest
+from datalab.record.folder import printable
+from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.record.recompute import Finding, Kind, Recomputed
+from datalab.record.section import BY_HAND
 from datalab.record.study import Study
 
 RECORD = "the record"  # what a finding names that is of no single file
 _SPANNING = (claims_table.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
 _UNFINISHED = (transaction.STAGING, "cells", *transaction.OUTPUTS, transaction.INDEX, transaction.REPORT, *_SPANNING)
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
+# What verification takes from a record as it stands. The pages and the README say it in these words.
+UNKNOWN = (
+    "whether the raw rows are what training gave, unless `--cells N` trains N drawn tasks anew",
+    "on which machine, with which packages and from which commit it was made",
+    "when it was made, how long it took and how much memory it used",
+    "measured time and memory in its raw rows, with the tables and statements that rest on them",
+    "who made it: whoever can write the folder can write all of it, hashes too",
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`verify` found. The record is whole when there are no ``findings``; ``stale`` says what moved on,
-    ``recomputed`` what was computed anew, and ``unconfirmed`` what then differed, for which other sources may account.
+    """What :func:`verify` found. ``stale`` says what moved on, ``recomputed`` what was computed anew, and
+    ``unconfirmed`` what then differed, for which other sources may account; ``retrained`` the tasks trained anew.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -32,11 +41,12 @@ class Report:
     sections: int = 0
     recomputed: list[Recomputed] = field(default_factory=list)
     unconfirmed: list[str] = field(default_factory=list)
+    retrained: list[retrain.Retrained] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
-        """Nothing changed, missing, added or incomplete."""
-        return not self.findings
+        """Nothing changed, missing, added, incomplete or unconfirmed."""
+        return not (self.findings or self.unconfirmed)
 
 
 # Which of a record's pages are not what the record gives (datalab.report.differing, a room above this one).
@@ -44,40 +54,50 @@ Pages = Callable[[Path, Manifest, Study], Iterable[str]]
 
 
 def verify(
-    record: Path, study: Study, recompute: bool = False, workers: int | None = None, pages: Pages | None = None
+    record: Path,
+    study: Study,
+    recompute: bool = False,
+    workers: int | None = None,
+    pages: Pages | None = None,
+    cells: retrain.Drawn | None = None,
 ) -> Report:
-    """Check every file's hash, every section's status and every claim of ``record``; it is only read.
+    """Check every file's hash and owner, every section's status and every claim of ``record``; it is only read.
 
     With ``recompute``, also compute each complete section's tables, figures, outputs and verdicts anew from its raw
     rows, on ``workers`` processes (None: one a core), and compare them to the byte; likewise the crate, and by
-    ``pages`` the pages. Where the sources have moved on since, what differs is stale; where they have not, it is a
-    finding. Raises :class:`UserError` when there is no such folder.
+    ``pages`` the pages. Where the sources have moved on since, what differs is unconfirmed; where they have not, it is
+    a finding. ``cells`` draws tasks that are then trained anew. Raises :class:`UserError` when there is no such folder,
+    or a drawn task's data set is not on this disk.
     """
     if not record.is_dir():
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
+    if strange := [Finding("added", path, why) for path, why in folder.foreign(record)]:
+        return Report(strange)  # nothing in it was read
     manifest, problem = Manifest.read(record)
     if manifest is None:
         return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
     findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
     findings += _files(record, manifest)
+    findings += _owners(manifest)
+    findings += _entries(manifest, study)
     findings += _sections(record, manifest, {finding.what for finding in findings})
     findings += _claims_table(record, manifest, study)
     report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
     if recompute and not problem:
         record, whole = record.resolve(), report.whole
-        report.findings.extend(_foreign(manifest, study))
         _recompute(record, manifest, study, report, workers)
         if whole:
             _derived(record, manifest, study, report, pages)
+        if cells is not None:
+            _retrain(record, manifest, report, cells, workers)
     return report
 
 
 def change(record: Path, path: str, entry: FileRecord | None) -> Kind | None:
     """What happened to one file since it was entered; ``None`` when it is whole."""
-    file = record / path
-    if entry is None or not file.is_file():
+    if entry is None or (size := folder.size(record, path)) is None:
         return "missing"
-    if file.stat().st_size != entry.bytes or atomic.sha256(file) != entry.sha256:
+    if size != entry.bytes or folder.sha256(record, path) != entry.sha256:
         return "changed"
     return None
 
@@ -88,12 +108,77 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
         kind = change(record, path, entry) if manifest.closed or path not in _SPANNING else None
         if kind:
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
-    for file in sorted(record.rglob("*")):
-        path = file.relative_to(record).as_posix()
+    for path in folder.walk(record):
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
         unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
-        if not (file.is_dir() or path in manifest.files or path in (manifest.NAME, lock.NAME) or unlisted):
+        if not (path in manifest.files or path in (manifest.NAME, lock.NAME) or unlisted):
             yield Finding("added", path, "the manifest does not list it")
+
+
+def _owners(manifest: Manifest) -> Iterator[Finding]:
+    """The listed files that no section and no part of a record would have written, and raw rows that are not listed."""
+    used = {path for entry in manifest.sections.values() for path in entry.cells}
+    for path, entry in manifest.files.items():
+        owner = manifest.sections.get(entry.section) if entry.section else None
+        if entry.section and owner is None:
+            yield Finding("added", path, f"its section {entry.section} is not in the record")
+        elif not _is_owned(path, entry, owner, manifest, used):
+            yield Finding(
+                "added", path, "nothing of a record is called so" if owner is None else "its section has none"
+            )
+    for path in used - manifest.files.keys():
+        yield Finding("missing", path, "a section rests on it, and the manifest does not list it")
+
+
+def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifest: Manifest, used: Set[str]) -> bool:
+    """Whether this file, marked as measured time as it is, is one that its section (or none) writes."""
+    place, _, name = path.partition("/")
+    if owner is None:
+        page = transaction.is_page(path) and (path == transaction.INDEX or transaction.INDEX in manifest.files)
+        return (page or path in _SPANNING) and not entry.timing
+    if place == "notebooks":
+        by_run = owner.status == "complete" and owner.runner == "datalab run"
+        kept = f"{entry.section}.ipynb" if by_run else f"{entry.section}.{owner.status}.ipynb"
+        return name == kept and owner.status in ("complete", "failed", "interrupted") and entry.timing
+    if place == "cells":
+        return (path in used or owner.status != "complete") and name.endswith(".parquet") and not entry.timing
+    described = {"tables": owner.tables, "figures": owner.figures}.get(place, {})
+    stem, _, suffix = name.partition(".")
+    known = stem in described and suffix in (
+        ("csv", "md", "tex", "json") if place == "tables" else ("svg", "png", "csv")
+    )
+    return known and entry.timing == described[stem]["timing"]
+
+
+def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
+    """Sections that the study does not have, or whose entries contradict themselves or one another."""
+    known = {section.stem: section for section in study.sections}
+    for stem, entry in manifest.sections.items():
+        if stem not in known:
+            yield Finding("added", stem, "the study has no such section")
+            continue
+        if (entry.number, entry.title) != (known[stem].number, known[stem].title):
+            yield Finding("changed", stem, "its number or title is not the study's")
+        if entry.status != "complete":
+            continue
+        by_run, asked = entry.runner == "datalab run", entry.parameters
+        key = entry.key.get("parameters", {})
+        given = {name: value for name, value in asked.items() if name not in ("workers", "record")}
+        for wrong, why in (
+            (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
+            (by_run and not entry.key.get("notebook"), "it does not say which notebook ran"),
+            (by_run and key != given, "its key has other parameters than it"),
+            (not by_run and bool(key), "its key has parameters, and it was run by hand"),
+            (entry.runner == "", "it does not say what ran it"),
+            (entry.reason != ("" if by_run else BY_HAND), "it gives a reason, though it is complete"),
+            (bool(entry.process), "a process is named, though it is complete"),
+            (
+                asked.get("device") == "cpu" and entry.device != "cpu",
+                f"it was to run on the cpu, and says {entry.device}",
+            ),
+        ):
+            if wrong:
+                yield Finding("changed", stem, why)
 
 
 def _sections(record: Path, manifest: Manifest, broken: Set[str]) -> Iterator[Finding]:
@@ -128,8 +213,8 @@ def _claims_table(record: Path, manifest: Manifest, study: Study) -> Iterator[Fi
         return
     expected = _by_id(claims_table.text(manifest, study))
     try:
-        held = _by_id((record / claims_table.NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
+        held = _by_id(folder.read_text(record, claims_table.NAME))
+    except (OSError, ValueError, KeyError, csv.Error):
         return  # named above as missing or changed
     for claim_id, row in expected.items():
         if claim_id not in held:
@@ -146,18 +231,6 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _foreign(manifest: Manifest, study: Study) -> Iterator[Finding]:
-    """Sections that the study does not have, or has under another name, and those that hide which notebook ran."""
-    known = {section.stem: section for section in study.sections}
-    for stem, entry in manifest.sections.items():
-        if stem not in known:
-            yield Finding("added", stem, "the study has no such section")
-        elif (entry.number, entry.title) != (known[stem].number, known[stem].title):
-            yield Finding("changed", stem, "its number or title is not the study's")
-        elif entry.runner == "datalab run" and entry.status == "complete" and not entry.key.get("notebook"):
-            yield Finding("changed", stem, "it does not say which notebook ran")
-
-
 def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, workers: int | None) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken = {finding.what for finding in report.findings}
@@ -166,7 +239,9 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
         for stem, entry in manifest.sections.items()
         if entry.status == "complete" and not broken & {stem, *entry.cells, *manifest.files_of(stem)}
     ]
-    libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
+    known = {section.stem for section in study.sections}
+    stems = [stem for stem in stems if stem in known]
+    libraries, now, renamed = recomputing.other_libraries(manifest), provenance.sources(study.ledger), 0
     for done in recomputing.recompute(record, manifest, study, stems, workers):
         report.recomputed.append(done)
         moved = [*_moved(manifest, study, done.stem, now), *libraries]
@@ -179,14 +254,44 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
             report.findings.append(Finding("changed", done.stem, problem))
         else:
             report.findings.extend(done.differences)
+        if done.renamed and moved:
+            renamed += len(done.renamed)
+        elif done.renamed:
+            report.findings += [Finding("changed", path, "its name is not that of its task") for path in done.renamed]
+    if renamed:
+        report.stale.append(f"{renamed} raw files have the names that other code or libraries give them")
+
+
+def _retrain(record: Path, manifest: Manifest, report: Report, cells: retrain.Drawn, workers: int | None) -> None:
+    """Train the drawn tasks anew; rows that differ are findings, or unconfirmed where the sources have moved on."""
+    tasks = {path: task for done in report.recomputed for path, task in done.tasks.items()}
+    moved = [
+        *recomputing.other_libraries(manifest),
+        *(["other code"] if any(r.renamed for r in report.recomputed) else []),
+    ]
+    for done in retrain.retrain(record, manifest, tasks, cells, workers):
+        report.retrained.append(done)
+        if done.different and moved:
+            report.unconfirmed.append(
+                f"{done.path} trained anew, by other sources ({'; '.join(moved)}): {done.different}"
+            )
+        elif done.different:
+            report.findings.append(Finding("changed", done.path, f"trained anew it is another: {done.different}"))
 
 
 def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pages: Pages | None) -> None:
     """The crate and the pages, which say again what the manifest says: those that are not what it gives."""
     has_pages = pages is not None and transaction.INDEX in manifest.files
-    differing = list(pages(record, manifest, study)) if has_pages else []
-    if (record / crate.NAME).read_text(encoding="utf-8") != crate.text(crate.metadata(record, manifest)):
-        differing.insert(0, crate.NAME)
+    try:
+        differing = list(pages(record, manifest, study)) if has_pages else []
+        if folder.read_text(record, crate.NAME) != crate.text(crate.metadata(record, manifest)):
+            differing.insert(0, crate.NAME)
+    except Exception as error:  # what a stranger's record can break is not known in advance
+        first = printable((str(error).splitlines() or [""])[0])[:200]
+        report.findings.append(
+            Finding("changed", RECORD, f"its pages cannot be made ({type(error).__name__}: {first})")
+        )
+        return
     for path in differing:
         if report.stale:
             report.unconfirmed.append(f"{path} made anew, by other sources, is another")

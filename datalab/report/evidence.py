@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from datalab.record import rawrows, tablediff
+from datalab.record import folder, rawrows, tablediff
 from datalab.record.tables import exact
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class RawRows(NamedTuple):
 
 def checks(record: Path) -> dict[str, list[dict[str, str]]]:
     """The paper audit's recomputations by statement, from the record's own table; empty where it was not run."""
-    if not (record / _CHECKS).exists():
+    if not folder.has(record, _CHECKS):
         return {}
-    by_statement = tablediff.read(record / _CHECKS).groupby("statement", sort=False)
+    by_statement = tablediff.read(folder.inside(record, _CHECKS)).groupby("statement", sort=False)
     return {statement: rows.to_dict("records") for statement, rows in by_statement}
 
 
@@ -45,7 +45,7 @@ def table(record: Path, path: str, row: str | None) -> Lines:
     Where ``row`` is the key of a row (its first cell, or its first cells joined by ", "), that row is marked; else
     those of whose cells the label holds the most letters.
     """
-    frame = tablediff.read(record / path)
+    frame = tablediff.read(folder.inside(record, path))
     rows = list(frame.itertuples(index=False, name=None))
     label = (row or "").casefold()
     keys = [[", ".join(cells[:width]).casefold() for width in range(1, len(cells) + 1)] for cells in rows]

@@ -1,53 +1,104 @@
 """An executed notebook as HTML: prose with its formulas as MathML, code, and outputs; an anchor at each code cell.
 
-Rendered cell by cell with nbconvert's own filters. Pictures are not embedded: they are the record's figures.
+Rendered cell by cell with nbconvert's own filters, and then cleaned (nh3): a notebook may be a stranger's, so that only
+the elements and attributes named here are left, and no script is. Pictures are not embedded: they are the record's
+figures.
 """
 
 import base64
+import binascii
 import hashlib
-import html
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import nh3
+from markupsafe import Markup
+
+from datalab.record.executed import Display, Notebook, Stream
+
+Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
-_SRC = re.compile(r'(href|src)="([^"]+)"')
 _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT = {"a", "b", "blockquote", "br", "caption", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4"}
+_TEXT |= {"h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody"}
+_TEXT |= {"td", "tfoot", "th", "thead", "tr", "ul"}
+_FORMULA = {"math", "mfrac", "mi", "mn", "mo", "mover", "mrow", "mspace", "msqrt", "mroot", "mstyle", "msub", "msubsup"}
+_FORMULA |= {"msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover", "mpadded", "mphantom"}
+_ATTRIBUTES = {
+    "*": {"class", "style"},
+    "a": {"href"},
+    "h1": {"id"},
+    "h2": {"id"},
+    "h3": {"id"},
+    "h4": {"id"},
+    "math": {"xmlns", "display"},
+    "mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator", "movablelimits"},
+    "mi": {"mathvariant"},
+    "mstyle": {"displaystyle", "scriptlevel", "mathvariant"},
+    "mtable": {"rowspacing", "columnspacing", "columnalign", "displaystyle"},
+    "mtd": {"columnalign"},
+    "mspace": {"width", "linebreak"},
+    "mfrac": {"linethickness"},
+    "td": {"colspan", "rowspan"},
+    "th": {"colspan", "rowspan", "scope"},
+}
+_STYLES = {"text-align", "max-height", "overflow", "font-weight"}
 
 
-def cells(notebook: Mapping[str, Any], figures: Mapping[str, str], link: Callable[[str], str | None]) -> list[dict]:
+def cells(notebook: Notebook, figures: Mapping[str, str], link: Link) -> list[dict[str, Any]]:
     """The notebook's cells, each ``{"kind", "html"}`` and, where it is code, its ``number`` and ``outputs``.
 
     ``figures`` maps a picture's SHA-256 to where the page finds it; ``link`` maps a relative link's target to where it
     is seen from the page, ``None`` for one that leads nowhere from there (its text stays).
     """
     shown = []
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            shown.append({"kind": "markdown", "html": markdown(source, link)})
-        elif cell["cell_type"] == "code" and source.strip():
-            outputs = [_output(output, figures, link) for output in cell["outputs"]]
-            number = cell.get("execution_count")
-            shown.append({"kind": "code", "number": number, "html": code(source), "outputs": outputs})
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            shown.append({"kind": "markdown", "html": markdown(cell.source, link)})
+        elif cell.is_code:
+            outputs = [_output(output, figures, link) for output in cell.outputs]
+            page = {"kind": "code", "number": cell.execution_count, "html": code(cell.source), "outputs": outputs}
+            shown.append(page)
     return shown
 
 
-def markdown(text: str, link: Callable[[str], str | None] = lambda _: None) -> str:
+def markdown(text: str, link: Link = lambda _: None) -> Markup:
     """Markdown as HTML, formulas as MathML; ``link`` as for :func:`cells`, by default none leads anywhere."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     page = markdown2html_mistune(_MATH.sub(_formula, text))
-    return _relinked(_HEADING_ANCHOR.sub("", page), link)
+    return cleaned(_HEADING_ANCHOR.sub("", page), link)
 
 
-def code(source: str) -> str:
+def cleaned(page: str, link: Link = lambda _: None) -> Markup:
+    """A stranger's HTML without anything that could run, load or lead anywhere but on the web and to ``link``'s."""
+
+    def attribute(element: str, name: str, value: str) -> str | None:
+        if (element, name) != ("a", "href") or value.startswith(("#", "https://", "http://", "mailto:")):
+            return value
+        return None if ":" in value.split("/")[0] else link(value)
+
+    clean = nh3.clean(
+        page,
+        tags=_TEXT | _FORMULA,
+        attributes=_ATTRIBUTES,
+        attribute_filter=attribute,
+        url_schemes={"http", "https", "mailto"},
+        filter_style_properties=_STYLES,
+        link_rel=None,
+    )
+    return Markup(clean)
+
+
+def code(source: str) -> Markup:
     """Python as highlighted HTML."""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    return highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True))
+    return Markup(highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True)))
 
 
 def code_style(selector: str, style: str) -> str:
@@ -63,33 +114,33 @@ def _formula(match: re.Match[str]) -> str:
     literal, block, inline = match.groups()
     if literal is not None:
         return literal
+    # What the converter leaves of "<" is no element; the page is cleaned in any case.
     return convert(block or inline, display="block" if block else "inline").replace("\n", " ")
 
 
-def _output(output: Mapping[str, Any], figures: Mapping[str, str], link: Callable[[str], str | None]) -> str:
-    if output["output_type"] == "stream":
-        return f"<pre>{html.escape(''.join(output['text']))}</pre>"
-    data = {kind: "".join(value) for kind, value in output["data"].items()}
+def _output(output: Any, figures: Mapping[str, str], link: Link) -> Markup:
+    if isinstance(output, Stream):
+        return Markup("<pre>{}</pre>").format(output.text)
+    if not isinstance(output, Display):
+        return Markup("<pre>{}: {}</pre>").format(output.ename, output.evalue)
+    data = {kind: value for kind, value in output.data.items() if isinstance(value, str)}
     if "image/png" in data:
-        digest = hashlib.sha256(base64.b64decode(data["image/png"])).hexdigest()
-        words = html.escape(data.get("text/plain", ""), quote=True)
-        source = figures.get(digest) or f"data:image/png;base64,{data['image/png'].strip()}"
-        return f'<img loading="lazy" src="{source}" alt="{words}">'
+        return _picture(data["image/png"], data.get("text/plain", ""), figures)
     if "text/html" in data:
-        return f'<div class="wide">{_relinked(data["text/html"], link)}</div>'
+        return Markup('<div class="wide">{}</div>').format(cleaned(data["text/html"], link))
     if "text/markdown" in data:
         return markdown(data["text/markdown"], link)
-    return f"<pre>{html.escape(data.get('text/plain', ''))}</pre>"
+    return Markup("<pre>{}</pre>").format(data.get("text/plain", ""))
 
 
-def _relinked(page: str, link: Callable[[str], str | None]) -> str:
-    """Relative links as seen from the page; one that leads nowhere loses its address."""
-
-    def changed(match: re.Match[str]) -> str:
-        name, target = match.groups()
-        if ":" in target.split("/")[0] or target.startswith("#"):
-            return match.group()
-        seen = link(html.unescape(target))
-        return f'{name}="{html.escape(seen, quote=True)}"' if seen else ""
-
-    return _SRC.sub(changed, page)
+def _picture(text: str, words: str, figures: Mapping[str, str]) -> Markup:
+    """A PNG: the record's figure of these bytes where there is one, else the bytes themselves."""
+    try:
+        picture = base64.b64decode(text.strip(), validate=True)
+    except binascii.Error:
+        picture = b""
+    if not picture.startswith(_PNG):
+        return Markup("<p>(a picture that is none)</p>")
+    source = figures.get(hashlib.sha256(picture).hexdigest())
+    source = source or f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return Markup('<img loading="lazy" src="{}" alt="{}">').format(source, words)

@@ -1,6 +1,8 @@
 """Templates to pages: one environment, and the small filters the templates share."""
 
+import base64
 import functools
+import hashlib
 import math
 import posixpath
 from collections.abc import Mapping
@@ -45,8 +47,20 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, duration, size)}
+    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, duration, size, breakable)}
+    env.globals["policy"] = policy
     return env
+
+
+def policy(script: str = "") -> str:
+    """A page's Content-Security-Policy: it loads pictures and styles of the folder, and runs this script or none."""
+    allowed = "'none'"
+    if script:
+        allowed = f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'self' file: 'unsafe-inline'; "
+        "img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
@@ -55,14 +69,18 @@ def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
     def to(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(path) or ".")
 
-    return environment().get_template(template).render(to=to, manifest=manifest, here=path, **context)
+    return (
+        environment()
+        .get_template(template)
+        .render(**{"to": to, "manifest": manifest, "here": path, "script": ""} | context)
+    )
 
 
-def asset(name: str) -> str:
-    """A file of ``static/``, as text."""
+def asset(name: str) -> Markup:
+    """A file of ``static/``, as it is."""
     from importlib.resources import files
 
-    return files("datalab.report").joinpath("static", name).read_text(encoding="utf-8")
+    return Markup(files("datalab.report").joinpath("static", name).read_text(encoding="utf-8"))
 
 
 def figure(value: Any, decimals: int | None = None) -> str:
@@ -108,6 +126,11 @@ def badge(verdict: str) -> Markup:
     """A verdict as a coloured word."""
     tone = TONE.get(verdict.partition(" (")[0], "plain")
     return Markup('<span class="badge {}">{}</span>').format(tone, verdict)
+
+
+def breakable(name: str) -> Markup:
+    """An identifier that may be broken into lines after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def duration(seconds: float | None) -> str:

@@ -1,17 +1,18 @@
 """The pages of one record: written aside, moved into place, entered in the manifest."""
 
 import functools
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import claims_table, crate, lock, provenance, rawrows, transaction, verify
+from datalab.record import claims_table, crate, executed, folder, lock, provenance, rawrows, transaction, verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
@@ -27,20 +28,24 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
     is no record, it is not what its manifest says, someone is writing to it, or ``to`` holds something.
     """
     name = provenance.shown(record)
-    if not (record / Manifest.NAME).is_file():
+    if not folder.has(record, Manifest.NAME):
         raise UserError(f"record '{name}': there is no {Manifest.NAME} in it; name a record, such as runs/quick")
-    broken = [finding for finding in verify.verify(record, study).findings if finding.kind != "incomplete"]
+    with folder.reading(record):
+        broken = [finding for finding in verify.verify(record, study).findings if finding.kind != "incomplete"]
     if broken:
         raise UserError(f"record '{name}' is not what its manifest says ({broken[0]}); see: datalab verify {name}")
     record = _copied(record, to) if to is not None else record
     lock.hold(record)
     try:
         manifest = Manifest.load(record)
+        if not manifest.sections:
+            raise UserError(f"record '{name}' holds no section, so that there is nothing to show; run one first")
         if any(entry.status == "running" for entry in manifest.sections.values()):
             raise UserError(f"record '{name}' was left by a run that was killed; run its command again first")
         if not manifest.closed:  # killed between two sections, or while it wrote the pages
             transaction.recover(record, manifest)
-        return _write(record, manifest, study)
+        with folder.reading(record):
+            return _write(record, manifest, study)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}': cannot be written ({error.strerror})") from None
     finally:
@@ -51,7 +56,7 @@ def differing(record: Path, manifest: Manifest, study: Study = STUDY) -> list[st
     """Which pages of the record are not, to the byte, what the record gives; one that is missing is among them."""
     made = dict(site(record, manifest, study))
     listed = {path for path in manifest.files if transaction.is_page(path)}
-    changed = [path for path in listed & made.keys() if (record / path).read_text(encoding="utf-8") != made[path]]
+    changed = [path for path in listed & made.keys() if folder.read_text(record, path) != made[path]]
     return sorted(listed ^ made.keys() | {*changed})
 
 
@@ -68,7 +73,7 @@ def _copied(record: Path, to: Path) -> Path:
 
 def _write(record: Path, manifest: Manifest, study: Study) -> list[str]:
     aside = record / transaction.STAGING
-    shutil.rmtree(aside, ignore_errors=True)
+    folder.delete_tree(record, transaction.STAGING)
     try:
         made = dict(site(record, manifest, study))
         for path, content in made.items():
@@ -77,11 +82,10 @@ def _write(record: Path, manifest: Manifest, study: Study) -> list[str]:
         transaction.drop_report(record, manifest)
         manifest.save(record)
         for path in made:
-            (record / path).parent.mkdir(parents=True, exist_ok=True)
-            (aside / path).replace(record / path)
+            folder.move(aside, path, record)
             manifest.add_file(record, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        folder.delete_tree(record, transaction.STAGING)
     transaction.close(record, manifest, study)
     return list(made)
 
@@ -89,7 +93,7 @@ def _write(record: Path, manifest: Manifest, study: Study) -> list[str]:
 def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, str]]:
     """Every page: its path in the record, and its text."""
     rows = {row["id"]: row for row in claims_table.rows(manifest, study)}
-    stems = [stem for stem in manifest.sections if (record / "notebooks" / f"{stem}.ipynb").exists()]
+    stems = [stem for stem in manifest.sections if f"notebooks/{stem}.ipynb" in manifest.files]
     shared: dict[str, Any] = {
         "rows": rows,
         "stale": list(verify.stale(manifest, study)),
@@ -105,26 +109,28 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in manifest.files}
     figures = {name: figure for entry in manifest.sections.values() for name, figure in entry.figures.items()}
     caption = figures.get("0_curve", {}).get("caption", "")
-    yield page("board", transaction.INDEX, figure=figure, caption=caption, headlines=_headlines(manifest))
+    script = Markup(pages.asset("board.js"))
+    yield page(
+        "board", transaction.INDEX, figure=figure, caption=caption, headlines=_headlines(manifest), script=script
+    )
     yield page("tables", "report/tables.html", tables=paper_tables(rows))
-    yield page("reading", "report/reading.html", rules=protocol())
+    yield page("reading", "report/reading.html", rules=protocol(), unknown=verify.UNKNOWN)
     yield page("environment", "report/environment.html", kinds=_sizes(manifest))
     yield page("data", "report/data.html", cards=_cards(manifest))
     yield from _claim_pages(record, manifest, study, rows, page)
     for stem in stems:
         yield page("notebook", f"report/notebooks/{stem}.html", stem=stem, cells=_notebook(record, manifest, stem))
-    style = pages.asset("style.css")
+    style = str(pages.asset("style.css"))
     for theme, name in (("light", "default"), ("dark", "github-dark")):
         style = style.replace(f"/* code: {theme} */", notebookpages.code_style(".highlight", name))
     yield "report/style.css", style
-    yield "report/board.js", pages.asset("board.js")
 
 
 def _claim_pages(
     record: Path, manifest: Manifest, study: Study, rows: dict[str, dict[str, Any]], page: Any
 ) -> Iterator[tuple[str, str]]:
     checks, ids, measured = evidence.checks(record), [None, *rows, None], manifest.measured()
-    read = functools.cache(lambda path: rawrows.read(record / path)[1])
+    read = functools.cache(lambda path: rawrows.read(folder.inside(record, path))[1])
     sources = {section.stem: f"{section.module.replace('.', '/')}.py" for section in study.sections}
     for before, (claim_id, row), after in zip(ids, rows.items(), ids[2:], strict=False):
         stem, claim = measured.get(claim_id, (None, {}))
@@ -158,17 +164,16 @@ def _notebook(record: Path, manifest: Manifest, stem: str) -> list[dict]:
         inside = path.removeprefix("../")
         return f"../../{inside}{'#' + fragment if fragment else ''}" if inside in known else None
 
-    notebook = json.loads((record / "notebooks" / f"{stem}.ipynb").read_text(encoding="utf-8"))
-    return notebookpages.cells(notebook, pictures, link)
+    return notebookpages.cells(executed.read(record, f"notebooks/{stem}.ipynb"), pictures, link)
 
 
-def _headlines(manifest: Manifest) -> list[tuple[str, str]]:
+def _headlines(manifest: Manifest) -> list[tuple[str, Markup]]:
     """The lines that sections asked to be printed at the end: (number, HTML)."""
     return [
         (entry.number, notebookpages.markdown(part["text"]))
         for entry in manifest.sections.values()
         for part in entry.headline
-        if "text" in part
+        if part.get("text")
     ]
 
 
@@ -185,7 +190,7 @@ def _sizes(manifest: Manifest) -> dict[str, tuple[int, int]]:
     return {kind: (len(files), sum(files)) for kind, files in sizes.items()}
 
 
-def _cards(manifest: Manifest) -> list[tuple[str, str]]:
+def _cards(manifest: Manifest) -> list[tuple[str, Markup]]:
     """The data card, as HTML, of every data set that a section of the record was given."""
     given = [value for entry in manifest.sections.values() for value in entry.parameters.values()]
     values = [name for value in given for name in (value if isinstance(value, list) else [value])]

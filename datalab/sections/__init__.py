@@ -35,7 +35,7 @@ SECTIONS = (
     _spec("6", "6_verdicts", "Every statement's verdict"),
     _spec("7", "7_when_to_prune", "When does pruning pay, and what foretells it?"),
 )
-STUDY = Study(SECTIONS, ledger, provenance.project() / "notebooks")
+STUDY = Study(SECTIONS, ledger, provenance.notebooks())
 
 
 def start(name: str, namespace: Mapping[str, Any]) -> Section:

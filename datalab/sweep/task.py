@@ -21,6 +21,7 @@ from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.sweep import reach
 
+LARGEST, MOST_VALUES = 2**28, 20_000_000  # bytes of a file, unpacked too; values in it
 DESCRIPTION = "datalab.cell"  # key under which a file says what made its rows: function and parameters, as JSON
 
 
@@ -107,14 +108,31 @@ def read(path: Path) -> pd.DataFrame | None:
 def described(path: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
     """What made a file, ``{"function", "parameters"}``, and its rows.
 
-    None when the file is absent, torn, altered (pages have checksums) or silent on what made it.
+    None when the file is absent, torn, altered (pages have checksums), silent on what made it, or larger than any
+    task's: a compressed file of a stranger may hold a thousand times what it seems to, so it is measured first.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        if path.stat().st_size > LARGEST:
+            return None
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             made_by = json.loads(file.metadata.metadata[DESCRIPTION.encode()])
-            return made_by, file.read().to_pandas()
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
+            if not (isinstance(made_by["function"], str) and isinstance(made_by["parameters"], dict)):
+                return None
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+            unpacked = sum(group.total_byte_size for group in groups)
+            if values > MOST_VALUES or unpacked > LARGEST:
+                return None
+            # Of a dictionary of long texts each row may repeat the longest: read few rows at a time, and stop in time.
+            batches, held = [], 0
+            for batch in file.iter_batches(batch_size=max(1, LARGEST // max(unpacked, 1))):
+                batches.append(batch)
+                held += batch.nbytes
+                if held > LARGEST:
+                    return None
+            return made_by, pa.Table.from_batches(batches, file.schema_arrow).to_pandas()
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
         return None

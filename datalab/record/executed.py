@@ -1,0 +1,161 @@
+"""An executed notebook of a record, read as what it must be: what has another form is refused, not passed over."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BeforeValidator
+
+from datalab.record import folder
+from datalab.record.folder import Strange
+
+_STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+Text = Annotated[str, BeforeValidator(lambda v: "".join(v) if isinstance(v, list) else v)]  # a file has lines
+# A text by its media type; what is no text (JSON) stays what it is.
+Data = dict[str, Text | dict[str, Any]]
+
+
+class Stream(pydantic.BaseModel):
+    """What a cell printed."""
+
+    model_config = _STRICT
+    output_type: Literal["stream"]
+    name: Literal["stdout", "stderr"]
+    text: Text
+
+
+class Display(pydantic.BaseModel):
+    """What a cell showed, or gave."""
+
+    model_config = _STRICT
+    output_type: Literal["display_data", "execute_result"]
+    data: Data
+    metadata: dict[str, Any] = {}
+    execution_count: int | None = None
+
+
+class Raised(pydantic.BaseModel):
+    """The error a cell ended in."""
+
+    model_config = _STRICT
+    output_type: Literal["error"]
+    ename: str
+    evalue: str
+    traceback: list[str]
+
+
+class Cell(pydantic.BaseModel):
+    """One cell; attachments, which no notebook of a study has, are refused."""
+
+    model_config = _STRICT
+    cell_type: Literal["code", "markdown", "raw"]
+    source: Text
+    metadata: dict[str, Any] = {}
+    id: str = ""
+    outputs: list[Annotated[Stream | Display | Raised, pydantic.Field(discriminator="output_type")]] = []
+    execution_count: int | None = None
+
+    @property
+    def tags(self) -> list[str]:
+        """The cell's tags."""
+        return self.metadata.get("tags", [])
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is a code cell that holds something: one that runs."""
+        return self.cell_type == "code" and bool(self.source.strip())
+
+
+class Notebook(pydantic.BaseModel):
+    """A notebook of format 4."""
+
+    model_config = _STRICT
+    cells: list[Cell]
+    metadata: dict[str, Any]
+    nbformat: Literal[4]
+    nbformat_minor: int
+
+
+def read(record: Path, path: str) -> Notebook:
+    """The notebook at ``path``. Raises ``FileNotFoundError``, and :class:`Strange` for what is no notebook."""
+    try:
+        return Notebook.model_validate(folder.read_json(record, path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Strange(f"is no executed notebook ({place[:80]}: {first['msg']})") from None
+    except ValueError as error:
+        raise Strange(f"is no executed notebook ({error})") from None
+
+
+class _Ran(pydantic.BaseModel):
+    """What running it adds to a cell's metadata: clocks and a status, and no words."""
+
+    model_config = _STRICT
+    duration: float | None = None
+    exception: bool | None = None
+    status: Literal["completed", "failed", "pending"] = "completed"
+    start_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
+    end_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
+
+
+_CLOCK = r"[\d:.TZ+-]{1,40}"
+_CLOCKS = pydantic.TypeAdapter(
+    dict[
+        Literal["iopub.execute_input", "iopub.status.busy", "iopub.status.idle", "shell.execute_reply"],
+        Annotated[str, pydantic.StringConstraints(pattern=f"^{_CLOCK}$")],
+    ]
+)
+
+
+class _Papermill(pydantic.BaseModel):
+    model_config = _STRICT
+    default_parameters: dict[str, Any] = pydantic.Field({}, max_length=0)
+    environment_variables: dict[str, Any] = pydantic.Field({}, max_length=0)
+    parameters: dict[str, Any] = {}
+    duration: float | None = None
+    version: str = pydantic.Field("", pattern=r"^[\w.+]{0,40}$")
+
+
+class _Language(pydantic.BaseModel):
+    """The kernel's language, as ipykernel words it."""
+
+    model_config = _STRICT
+    name: Literal["python"]
+    codemirror_mode: dict[Literal["name", "version"], Literal["ipython", 3]] = {}
+    file_extension: Literal[".py"] = ".py"
+    mimetype: Literal["text/x-python"] = "text/x-python"
+    nbconvert_exporter: Literal["python"] = "python"
+    pygments_lexer: Literal["ipython3"] = "ipython3"
+    version: str = pydantic.Field("", pattern=r"^[\d.abrc+]{0,20}$")
+
+
+def foreign_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) -> str:
+    """What in the metadata is neither the source's nor what running it with the parameters ``given`` adds; or ``""``.
+
+    The cells of both must be the same but for papermill's.
+    """
+    own = dict(notebook.metadata)
+    papermill, language = own.pop("papermill", {}), own.pop("language_info", {"name": "python"})
+    if own != {name: value for name, value in source.metadata.items() if name != "language_info"}:
+        return "the notebook's metadata"
+    try:
+        if _Papermill.model_validate(papermill).parameters != given:
+            return "the notebook's metadata on its parameters"
+        _Language.model_validate(language)
+    except pydantic.ValidationError:
+        return "the notebook's metadata"
+    sources = iter(source.cells)
+    for number, cell in enumerate(notebook.cells, 1):
+        injected = "injected-parameters" in cell.tags and cell.cell_type == "code"
+        asked = {"tags": ["injected-parameters"]} if injected else next(sources).metadata
+        held = {"tags": [], **cell.metadata}
+        ran, clocks = held.pop("papermill", {}), held.pop("execution", {})
+        try:
+            _Ran.model_validate(ran)
+            _CLOCKS.validate_python(clocks, strict=True)
+        except pydantic.ValidationError:
+            return f"cell {number}'s metadata"
+        if held != {"tags": [], **asked}:
+            return f"cell {number}'s metadata"
+    return ""

@@ -1,0 +1,258 @@
+"""A record's folder, which may be a stranger's: whatever is opened, moved or deleted in it is so through here.
+
+:func:`foreign` looks at the whole folder before anything in it is read (``Manifest.read`` and ``verify`` ask it);
+:func:`inside` gives no path that leaves it; what is read is measured first. Nobody is expected to change the folder
+while it is being read.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datalab import atomic
+from datalab.errors import UserError
+
+LARGEST = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a real record has one
+DEEPEST = 40  # lists and objects of JSON in one another
+_FOLDERS, _FILES = 6, 1_000_000  # folders in one another, files in all
+_LONGEST = 255  # bytes of a name, as file systems have it
+
+
+def printable(text: str) -> str:
+    """``text`` with whatever does not print as its escape: a line a stranger wrote moves no cursor and adds no line.
+
+    Control characters, terminal escapes, marks that turn the direction of writing, halves of a surrogate pair.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class Strange(ValueError):
+    """A file of the record is not what it must be: why, in one line."""
+
+
+def foreign(record: Path) -> Iterator[tuple[str, str]]:
+    """What in the folder no record has, and why: links, devices, names that do not print. No link is followed."""
+    waiting, count = [(record, 1)], 0
+    while waiting:
+        folder, depth = waiting.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:  # the record itself is not there
+            continue
+        except OSError as error:
+            yield _name(record, folder), f"cannot be read ({error.strerror})"
+            continue
+        count += len(entries)
+        if count > _FILES:
+            yield _name(record, folder), f"the folder holds more than {_FILES:,} files"
+            return
+        for entry in entries:
+            name = _name(record, Path(entry.path))
+            if entry.is_symlink():
+                yield name, "is a link, and a record has none"
+            elif not entry.name.isprintable():
+                yield name, "its name does not print"
+            elif entry.is_dir(follow_symlinks=False):
+                if depth == _FOLDERS:
+                    yield name, f"is more than {_FOLDERS} folders deep"
+                else:
+                    waiting.append((Path(entry.path), depth + 1))
+            elif not entry.is_file(follow_symlinks=False):
+                yield name, "is no file, but a device or a pipe"
+
+
+def _name(record: Path, path: Path) -> str:
+    return printable(path.relative_to(record).as_posix())
+
+
+def check(record: Path) -> None:
+    """Raise :class:`UserError`, naming the first of them, where :func:`foreign` finds something."""
+    for name, why in foreign(record):
+        raise UserError(f"record '{printable(str(record))}': {name} {why}")
+
+
+def is_inner(path: str) -> bool:
+    """Whether a path, as a manifest writes it, can only lead into the record: relative, plain, no hidden name."""
+    parts = path.split("/")
+    plain = all(part and part[0] != "." and len(part.encode(errors="replace")) <= _LONGEST for part in parts)
+    return plain and path.isprintable() and "\\" not in path and len(parts) <= _FOLDERS
+
+
+def inside(record: Path, path: str) -> Path:
+    """Where ``path`` lies in the record. Raises :class:`Strange` where it leads out of it, or over a link."""
+    if not is_inner(path):
+        raise Strange(f"'{printable(path)[:80]}' is no path in a record")
+    whole = record / path
+    for place in (whole, *whole.parents):
+        if place == record:
+            return whole
+        if place.is_symlink():
+            raise Strange(f"'{path}' leads over a link")
+    raise Strange(f"'{path}' is not in the record")
+
+
+def size(record: Path, path: str) -> int | None:
+    """The size in bytes of a plain file of the record; ``None`` where there is none."""
+    try:
+        status = os.lstat(inside(record, path))
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def has(record: Path, path: str) -> bool:
+    """Whether the record has the file."""
+    return size(record, path) is not None
+
+
+@contextmanager
+def _opened(record: Path, path: str) -> Iterator[Any]:
+    descriptor = os.open(inside(record, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Strange(f"{path} is no file")
+        yield stream
+
+
+def sha256(record: Path, path: str) -> str:
+    """The SHA-256 of a file's bytes, as hex."""
+    with _opened(record, path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read(record: Path, path: str) -> bytes:
+    """A file's bytes. Raises ``OSError``, and :class:`Strange` where there are more than :data:`LARGEST`."""
+    with _opened(record, path) as stream:
+        if (bytes_ := os.fstat(stream.fileno()).st_size) > LARGEST:
+            raise Strange(f"{path} has {bytes_ / 2**20:,.0f} MiB, and the largest that is read has {LARGEST >> 20}")
+        return stream.read(LARGEST)
+
+
+def read_text(record: Path, path: str) -> str:
+    """The same as text, in UTF-8."""
+    return read(record, path).decode("utf-8")
+
+
+def read_json(record: Path, path: str) -> Any:
+    """A file's JSON. Raises ``OSError`` and ``ValueError``, the latter for NaN, half a surrogate pair and depth too."""
+    return parsed(read_text(record, path))
+
+
+def parsed(text: str) -> Any:
+    """JSON as :func:`read_json` takes it."""
+    try:
+        tree = json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise Strange("its JSON is too deep") from None
+    waiting = [(tree, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            value.encode()  # UnicodeEncodeError, a ValueError, for half a surrogate pair
+        elif isinstance(value, float) and not math.isfinite(value):
+            _no_number(str(value))
+        elif isinstance(value, dict | list):
+            if depth > DEEPEST:
+                raise Strange("its JSON is too deep")
+            parts = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting += [(part, depth + 1) for part in parts]
+    return tree
+
+
+def _no_number(text: str) -> None:
+    raise Strange(f"{text} is no number of JSON")
+
+
+def delete(record: Path, path: str) -> None:
+    """Delete a file, if it is there."""
+    inside(record, path).unlink(missing_ok=True)
+
+
+def delete_tree(record: Path, name: str) -> None:
+    """Delete a folder of the record with all that is in it, if it is there; of a link, only itself. ``name``: no path.
+
+    The staging folder's name is a hidden one, which no manifest can name.
+    """
+    place = record / name
+    if "/" in name or name in ("", ".", ".."):
+        raise Strange(f"'{printable(name)}' is no folder of a record")
+    if place.is_symlink():
+        place.unlink()
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def empty(record: Path, kept: str) -> None:
+    """Delete all that is in the folder but the file ``kept``; of a link, only itself."""
+    for entry in list(os.scandir(record)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.name != kept:
+            os.unlink(entry.path)
+
+
+def delete_unfinished(record: Path) -> None:
+    """Delete the temporary files that a killed writer left anywhere in the record (:mod:`datalab.atomic`)."""
+    for place, _, files in os.walk(record, followlinks=False):
+        for file in files:
+            if file.startswith(".") and file.endswith(atomic.SUFFIX):
+                Path(place, file).unlink(missing_ok=True)
+
+
+def names(record: Path, name: str) -> list[str]:
+    """The paths of the plain files that lie in one folder of the record, sorted; none where there is no such folder."""
+    place = inside(record, name)
+    if not place.is_dir():
+        return []
+    return sorted(f"{name}/{entry.name}" for entry in os.scandir(place) if entry.is_file(follow_symlinks=False))
+
+
+def walk(record: Path) -> list[str]:
+    """The paths of all files of the record, sorted; no link is followed."""
+    found = (Path(place, file) for place, _, files in os.walk(record, followlinks=False) for file in files)
+    return sorted(path.relative_to(record).as_posix() for path in found)
+
+
+def move(stage: Path, path: str, record: Path) -> None:
+    """Move a file from where it was made to the same place in the record."""
+    target = inside(record, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(inside(stage, path), target)
+
+
+@contextmanager
+def reading(record: Path) -> Iterator[None]:
+    """Turn whatever a record's content brings about in the block into one line that says so.
+
+    A record's files are a stranger's text: what they can break is not known in advance. The cause stays attached.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, BrokenPipeError):
+        raise
+    except (Exception, RecursionError, MemoryError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        words = f"record '{printable(str(record))}': cannot be read ({type(error).__name__}: {printable(first)[:200]})"
+        raise UserError(f"{words}; see: datalab verify") from error
+
+
+def named(path: Path) -> Path:
+    """A folder or file that a user names. Raises :class:`UserError` where no file system could hold it."""
+    text = str(path)
+    parts = [part for part in path.parts if len(os.fsencode(part)) > _LONGEST]
+    if parts:
+        raise UserError(f"path '{printable(text)[:40]}…': a name of more than {_LONGEST} bytes; choose a shorter one")
+    if not text.isprintable():
+        raise UserError(f"path '{printable(text)[:80]}': it holds what does not print; choose a plain name")
+    if len(os.fsencode(text)) > 3000:
+        raise UserError(f"path '{printable(text)[:40]}…': too long; choose a shorter one")
+    return path

@@ -1,0 +1,112 @@
+"""Are the raw rows what training gives? Some tasks of a record, drawn by chance, trained anew and compared.
+
+Only tasks that the study's own notebooks ask for are trained: what a raw file says of its function is never run.
+"""
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datalab import sweep
+from datalab.errors import UserError
+from datalab.record import folder, provenance, rawrows, recompute
+from datalab.record.manifest import Manifest
+from datalab.record.tables import exact
+from datalab.sweep import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns of raw rows that hold measured time or memory, or name the process: they differ between equal runs.
+MEASURED = frozenset({"seconds", "memory", "train", "infer", "pid"})
+ROUNDING = 0.01  # of a number, or of one: what another processor or another library may move a score by
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How many tasks to train anew, and the seed they are drawn by."""
+
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """One task trained anew: ``same`` says how its rows agree; ``different`` where they do not, else it is empty."""
+
+    path: str
+    same: str = ""
+    different: str = ""
+
+
+def draw(paths: Mapping[str, Task], drawn: Drawn) -> list[str]:
+    """The paths of the tasks drawn: all of them where there are no more than asked for."""
+    known = sorted(paths)
+    return random.Random(drawn.seed).sample(known, min(drawn.count, len(known)))
+
+
+def retrain(
+    record: Path, manifest: Manifest, tasks: Mapping[str, Task], drawn: Drawn, workers: int | None
+) -> list[Retrained]:
+    """Train the drawn ones of ``tasks`` (by the path of their raw rows) and compare their rows.
+
+    They must be equal to the byte, measured time and memory aside; where the processor, Python or a library is another
+    than the record names, every number must be within :data:`ROUNDING`. Raises :class:`UserError` where a data set that
+    they need is not on this disk.
+    """
+    chosen = {path: tasks[path] for path in draw(tasks, drawn)}
+    _check_data(chosen)
+    here, other = provenance.machine(), []
+    for name in ("processor", "python", "system"):
+        if manifest.machine.get(name) != here[name]:
+            other.append(f"{name} {manifest.machine.get(name)} (here {here[name]})")
+    other += recompute.other_libraries(manifest)
+    with tempfile.TemporaryDirectory() as place:
+        with contextlib.suppress(sweep.SweepError):  # those that failed have no file
+            sweep.run(list(chosen.values()), Path(place), workers)
+        return [_compared(record, path, task.path(Path(place)), other) for path, task in chosen.items()]
+
+
+def _check_data(chosen: Mapping[str, Task]) -> None:
+    from datalab import data
+
+    given = [value for task in chosen.values() for name, value in task.parameters.items() if name.endswith("dataset")]
+    if missing := data.missing(dict.fromkeys(name for name in given if isinstance(name, str))):
+        words = " ".join(missing)
+        raise UserError(f"to train tasks anew their data must be on this disk: datalab datasets --fetch {words}")
+
+
+def _compared(record: Path, path: str, made: Path, other: list[str]) -> Retrained:
+    if not made.is_file():
+        return Retrained(path, different="it cannot be trained here")
+    held, given = rawrows.read(folder.inside(record, path))[1], rawrows.read(made)[1]
+    if list(held.columns) != list(given.columns) or len(held) != len(given):
+        return Retrained(path, different="it has other columns, or more or fewer rows")
+    columns = [name for name in held if name not in MEASURED]
+    if first := _first_difference(held, given, columns, rounding=0.0):
+        if not other or (beyond := _first_difference(held, given, columns, ROUNDING)):
+            return Retrained(path, different=first if not other else beyond)
+        return Retrained(path, same=f"within {ROUNDING:g}, on another machine ({'; '.join(other)})")
+    aside = len(columns) < held.shape[1]
+    return Retrained(path, same="equal but for measured time" if aside else "equal to the byte")
+
+
+def _first_difference(held: "pd.DataFrame", given: "pd.DataFrame", columns: list[str], rounding: float) -> str:
+    """Where two frames of equal shape part by more than ``rounding``; empty where they do not."""
+    import numpy as np
+    import pandas as pd
+
+    for name in columns:
+        a, b = held[name], given[name]
+        if rounding and pd.api.types.is_numeric_dtype(a) and pd.api.types.is_numeric_dtype(b):
+            same = np.isclose(a.astype(float), b.astype(float), rtol=rounding, atol=rounding, equal_nan=True)
+        else:
+            same = (a.map(repr) == b.map(repr)).to_numpy()
+        if not same.all():
+            row = int((~same).argmax())
+            return f"row {row + 1}, {name}: the record has {exact(a[row])}, training gives {exact(b[row])}"
+    return ""
