@@ -46,7 +46,7 @@ class SectionParameters(pydantic.BaseModel):
 
     @property
     def processes(self) -> int | None:
-        """How many processes run the section's tasks: ``workers``, else one a GPU where these train; None: one a core."""
+        """How many processes run the tasks: ``workers``, else one a GPU where these train; None: one a core."""
         import torch
 
         return self.workers or (torch.cuda.device_count() if self.chosen_device == "cuda" else None)
