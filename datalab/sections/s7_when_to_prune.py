@@ -207,12 +207,12 @@ def rules(rows: pd.DataFrame) -> pd.DataFrame:
     picked = gain.to_numpy()[np.arange(len(gain)), best]
     made: Mapping[str, Callable[[], np.ndarray]] = {
         "pilot: the best arm on noisy validation, if ahead by a point": lambda: np.where(
-            seen.max(1) > MARGIN, picked, 0
+            seen.max(axis=1) > MARGIN, picked, 0
         ),
         "the title: prune above 15 % noise": lambda: np.where(rate > THRESHOLD, gain["influence, quota"], 0),
         "always prune 30 %": lambda: gain["influence, quota"].to_numpy(),
         "always what confident learning flags": lambda: gain["confident learning"].to_numpy(),
-        "hindsight: the best arm on the test set": lambda: np.maximum(gain.max(1), 0).to_numpy(),
+        "hindsight: the best arm on the test set": lambda: np.maximum(gain.max(axis=1), 0).to_numpy(),
     }
     gains = {name: pd.Series(make(), gain.index, name="d") for name, make in made.items()}
     frame = pd.concat(gains, names=["rule"]).reset_index()

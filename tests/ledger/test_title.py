@@ -1,4 +1,4 @@
-"""The title's rule, version 1."""
+"""The title's rules, versions 1 and 2."""
 
 import numpy as np
 import pytest
@@ -120,3 +120,49 @@ def test_a_malformed_title_input_is_refused():
     ):
         with pytest.raises(UserError, match="title verdict"):
             title(lower, upper, rates=rates)
+
+
+RULE_2 = protocol().protocol_2
+RATES_2 = (0.0, 0.05, 0.10, 0.15, 0.20, 0.30, 0.40)
+
+
+def title_2(mean, sets=24, spread=0.005, crossover=(0.10, 0.20), **other):
+    """Version 2's verdict where every reading's d has this mean by rate, or ``other``'s by reading."""
+    shifts = np.linspace(-spread, spread, sets)[:, None]
+    d = {reading: np.asarray(other.get(reading, mean)) + shifts for reading in RULE_2["readings"]}
+    return ledger.title_verdict_2(RATES_2, d, dict.fromkeys(RULE_2["readings"], crossover))
+
+
+RISING = np.array([-0.02, -0.01, -0.005, 0.0, 0.005, 0.02, 0.03])
+
+
+def test_version_2_reproduces_the_title_when_every_reading_crosses_at_15():
+    assert title_2(RISING).verdict == "reproduced"
+    assert title_2(RISING, crossover=(0.16, 0.20)).verdict == "inconclusive"
+    assert title_2(RISING, crossover=(0.04, 0.20)).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("reading", RULE_2["readings"])
+def test_version_2_is_refuted_by_any_reading_with_an_early_gain_or_a_late_loss(reading):
+    early, late = RISING + np.array([0, 0, 0.02, 0, 0, 0, 0]), RISING - np.array([0, 0, 0, 0, 0.02, 0, 0])
+    assert title_2(RISING, **{reading: early}).verdict == "refuted"
+    assert title_2(RISING, **{reading: late}).verdict == "refuted"
+
+
+def test_version_2_concludes_nothing_on_too_few_sets_and_refuses_other_readings():
+    assert title_2(RISING, sets=19).verdict == "inconclusive"
+    with pytest.raises(UserError, match="they must be"):
+        ledger.title_verdict_2(RATES_2, {"F1": np.zeros((24, 7))}, {"F1": (0.1, 0.2)})
+    d = {reading: np.zeros((24, 6)) for reading in RULE_2["readings"]}
+    with pytest.raises(UserError, match="one column a rate"):
+        ledger.title_verdict_2(RATES_2, d, dict.fromkeys(d, (0.1, 0.2)))
+
+
+def test_version_2_refutes_a_true_title_no_more_often_than_its_level_allows():
+    """At the boundary, d = 0 at every rate in every reading, correlated over rates and readings as a set's are."""
+    rng, refuted, runs = np.random.default_rng(0), 0, 400
+    for _ in range(runs):
+        of_set = rng.normal(0, 0.015, (24, 1))
+        d = {reading: of_set + rng.normal(0, 0.01, (24, len(RATES_2))) for reading in RULE_2["readings"]}
+        refuted += ledger.title_verdict_2(RATES_2, d, dict.fromkeys(d, (0.1, 0.2))).verdict == "refuted"
+    assert refuted / runs <= RULE_2["title_verdict"]["refuted"]["alpha"] + 3 * np.sqrt(0.025 * 0.975 / runs)

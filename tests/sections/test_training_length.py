@@ -1,0 +1,178 @@
+"""Training lengths crossed: rows that are paired, blind to the test labels, and read as the protocol says."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import log_softmax
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from datalab import data
+from datalab.errors import UserError
+from datalab.protocol import protocol
+from datalab.record.parameters import resolve
+from datalab.sections import readings, training_length
+from datalab.sections import s0_title_noise_threshold as s0
+from datalab.sections.trial import HUMAN
+
+TASK = {
+    "dataset": "wine",
+    "noise_kind": "symmetric",
+    "seed": 0,
+    "root_seed": 7,
+    "rates": [0.0, 0.3],
+    "keep_fractions": [0.7],
+    "lengths": [5, 20, 40],
+    "reference_lengths": [5, 20],
+    "caps": {"train": 90, "validation": 30, "test": 40},
+    "encoder": "fast",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return training_length.run_task(**TASK)
+
+
+def test_a_task_gives_the_same_rows_twice_and_others_for_another_seed(rows):
+    pd.testing.assert_frame_equal(rows, training_length.run_task(**TASK))
+    assert not rows.macro_f1.equals(training_length.run_task(**{**TASK, "seed": 1}).macro_f1)
+
+
+def test_every_arm_is_trained_for_every_length(rows):
+    assert (rows.groupby([*readings.MODEL]).steps.apply(sorted).map(tuple) == (5, 20, 40)).all()
+    methods = {"full", "oracle", "confident learning", "random", "influence", "loss"}
+    assert set(rows.method) == methods | {"forward correction", "label smoothing"}
+    for quota in ("per_class", "global"):
+        own = rows[(rows.quota == quota) & (rows.steps == 5) & (rows.rate == 0.3)]
+        assert (own.method == "random").sum() == protocol().protocol_2["random_subsets"]
+        assert own[own.method == "influence"].reference_chosen.sum() == 1
+        assert {5, 20} <= set(own[own.method == "influence"].reference_steps)
+        assert own.n_kept.nunique() == 1, "influence, loss and random keep equally many"
+
+
+def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):
+    """Where the longest references alone are made to look best, they are the ones chosen."""
+    original, seen = training_length.metrics.macro_f1, []
+
+    def best_when_longest(y, predictions, n_classes):
+        value = original(y, predictions, n_classes)
+        if np.ndim(value) and len(np.atleast_2d(predictions)) == protocol().reference["models"]:
+            seen.append(value)
+            return value * 0 + len(seen)  # grows with every call: the last length wins
+        return value
+
+    monkeypatch.setattr(training_length.metrics, "macro_f1", best_when_longest)
+    chosen = training_length.run_task(**{**TASK, "rates": [0.3]})
+    assert set(chosen.reference_steps[chosen.reference_chosen]) == {40}
+
+
+def test_scrambled_test_labels_change_scores_on_the_test_set_alone(rows, monkeypatch):
+    prepare = data.prepare
+
+    def scrambled(*arguments):
+        prepared = prepare(*arguments)
+        return dataclasses.replace(prepared, y_test=np.random.default_rng(0).permutation(prepared.y_test))
+
+    monkeypatch.setattr(data, "prepare", scrambled)
+    changed = training_length.run_task(**TASK)
+    of_test = ["macro_f1", "accuracy", "balanced_accuracy", "macro_precision"]
+    of_test += [f"{name}_tau{tau:g}" for name in of_test[:3] for tau in protocol().protocol_2["taus"]]
+    pd.testing.assert_frame_equal(rows.drop(columns=of_test), changed.drop(columns=of_test))
+    assert not rows.accuracy.equals(changed.accuracy)
+
+
+def test_early_stopping_takes_the_best_noisy_validation_score_and_the_shortest_of_equals():
+    base = dict.fromkeys(readings.MODEL, "") | {"keep_fraction": 1.0, "rate": 0.0, "seed": 0, "draw": 0}
+    rows = pd.DataFrame(
+        [base | {"steps": n, "validation_f1": f1, "dataset": s} for s, n, f1 in
+         [("a", 400, 0.5), ("a", 100, 0.7), ("a", 200, 0.7), ("b", 100, 0.1), ("b", 400, 0.2)]]
+    )  # fmt: skip
+    assert dict(readings.early_stopped(rows)[["dataset", "steps"]].to_numpy()) == {"a": 100, "b": 400}
+
+
+def made_up(sets: dict[str, float], rates=(0.0, 0.1, 0.3)) -> pd.DataFrame:
+    """Rows, one a model, of sets whose influence beats random by a slope times the rate."""
+    rows = []
+    for name, slope in sets.items():
+        for rate in rates:
+            base = {"dataset": name, "noise": "symmetric", "seed": 0, "rate": rate, "realised_rate": rate, "steps": 100}
+            base |= {"reference_steps": 0, "reference_chosen": False, "quota": "", "keep_fraction": 1.0, "draw": 0}
+            base |= {"validation_f1": 0.5, "validation_accuracy": 0.5, "accuracy": 0.6, "macro_f1_tau0.5": 0.72}
+            pruned = base | {"keep_fraction": 0.7, "quota": "per_class"}
+            rows.append(base | {"method": "full", "macro_f1": 0.7})
+            rows += [pruned | {"method": "random", "draw": i, "macro_f1": f1} for i, f1 in enumerate((0.6, 0.64))]
+            own = pruned | {"method": "influence", "reference_steps": 200, "reference_chosen": True}
+            rows.append(own | {"macro_f1": 0.62 + slope * rate})
+            rows.append(own | {"macro_f1": 0.0, "reference_steps": 1000, "reference_chosen": False})
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_from_the_mean_of_the_random_subsets_and_from_keeping_everything():
+    d = readings.differences(made_up({"wine": 0.1}), ("macro_f1", "per_class"))
+    own = d[d.reference_chosen].set_index("rate")
+    assert own.d.to_dict() == pytest.approx({0.0: 0.0, 0.1: 0.01, 0.3: 0.03})
+    assert own.d_full.to_dict() == pytest.approx({0.0: -0.08, 0.1: -0.07, 0.3: -0.05})
+    assert (own.random_full + 0.08).abs().max() < 1e-12
+    against = readings.against_full(made_up({"wine": 0.1})).groupby("arm").d.mean()
+    assert against["keep all, prior corrected"] == pytest.approx(0.02)
+    assert against["influence, quota"] == pytest.approx(own.d_full.mean())
+
+
+def test_prior_correction_subtracts_the_log_shares_that_a_model_was_trained_on():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 5, 3))
+    p = np.exp(log_softmax(logits, -1))
+    labels = np.array([[0, 0, 0, 1, 1, 2], [0, 1, 1, 1, 1, 1]])
+    kept = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]], dtype=bool)
+    ours = training_length.corrected(p, labels, kept, 0.5)
+    shares = np.array([[3 / 5, 2 / 5, 1 / 5], [1 / 4, 3 / 4, 1 / 4]])  # a class of which nothing is left counts as one
+    np.testing.assert_allclose(ours, log_softmax(logits, -1) - 0.5 * np.log(shares)[:, None], atol=1e-12)
+
+
+def test_the_scores_are_scikit_learns(monkeypatch):
+    seen, original = [], training_length._scores
+
+    def spy(trial, stack, rows, labels, kept):
+        scored = original(trial, stack, rows, labels, kept)
+        seen.append((trial.prepared.y_test, stack.predict(trial.x_test).cpu().numpy(), scored))
+        return scored
+
+    monkeypatch.setattr(training_length, "_scores", spy)
+    training_length.run_task(**{**TASK, "rates": [0.3], "lengths": [20], "reference_lengths": [20]})
+    y, predicted, scored = seen[0]
+    for guesses, row in zip(predicted, scored, strict=True):
+        assert row["macro_f1"] == pytest.approx(f1_score(y, guesses, average="macro", zero_division=0))
+        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, guesses))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"length_keep_fractions": [0.5]}, "0.7"),
+        ({"length_datasets": ["wnie"]}, "did you mean 'wine'"),
+        ({"reference_lengths": [7]}, "among lengths"),
+        ({"length_rates": [0.1]}, "length_rates"),
+    ],
+)
+def test_parameters_that_leave_the_primary_training_out_or_make_no_sense_are_refused(given, named):
+    with pytest.raises(UserError, match=named):
+        resolve(s0.Parameters, {"profile": "smoke", **given}, "test")
+
+
+def test_the_study_has_as_many_sets_of_each_stratum_as_the_protocol_asks_for():
+    p = resolve(s0.Parameters, {"profile": "study"}, "test")
+    balanced = [name for name in p.length_datasets if data.stratum(name) == "balanced"]
+    untouched = [name for name in balanced if not data.REGISTRY[name].looked_at]
+    assert len(p.length_datasets) >= 40
+    assert len(balanced) >= 24
+    assert len(untouched) >= 12
+    assert len(p.human_datasets) >= 5
+    assert len({data.REGISTRY[name].same_rows_as or name for name in p.length_datasets}) == len(p.length_datasets)
+    kinds = [task.parameters["noise_kind"] for task in training_length.tasks(p)]
+    assert kinds.count(HUMAN) == p.length_seeds * len(p.human_datasets)
+    quick = resolve(s0.Parameters, {"profile": "quick"}, "test")
+    assert sum(data.stratum(name) == "balanced" for name in quick.length_datasets) >= 20
+    assert {task.parameters["dataset"] for task in s0.tasks(quick)} == set(quick.needs)
