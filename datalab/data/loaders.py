@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from datalab.data import rated
+from datalab.data import rated, signals
 from datalab.data.raw import RawTable, as_categories, as_labels, as_numbers, as_text
 
 Loader = Callable[..., RawTable]  # from the bytes of a data set's members, one argument each
@@ -76,12 +76,16 @@ def corpus(file: bytes, *, named: dict[str, str]) -> RawTable:
     return RawTable(as_text(pd.Series(texts, dtype=object)), as_labels(labels))
 
 
-def one_class_a_file(*files: bytes, named: tuple[str, ...]) -> RawTable:
-    """One text a line; the class is the file's."""
+def _without_tags(line: str) -> str:
+    return " ".join(token.rsplit("/", 1)[0].replace("&slash;", "/") for token in line.split())
+
+
+def one_class_a_file(*files: bytes, named: tuple[str, ...], tagged: bool = False) -> RawTable:
+    """One text a line; the class is the file's. Where words are ``tagged`` by their part of speech, the tags go."""
     texts, labels = [], []
     for file, name in zip(files, named, strict=True):
         lines = [line.strip() for line in file.decode("utf-8").splitlines() if line.strip()]
-        texts += lines
+        texts += [_without_tags(line) for line in lines] if tagged else lines
         labels += [name] * len(lines)
     return RawTable(as_text(pd.Series(texts, dtype=object)), as_labels(labels))
 
@@ -193,6 +197,14 @@ def city_weather(file: bytes) -> RawTable:
     return RawTable(as_categories(table.drop(columns=left_out)), as_labels(table["city"]))
 
 
+def weather_month(file: bytes) -> RawTable:
+    """An hour's weather at one of New York's airports; the class is the month, the group the day."""
+    table = _rdataset(file)
+    days = 100 * table["month"] + table["day"]
+    features = table.drop(columns=["year", "month", "day", "time_hour"])
+    return RawTable(as_categories(features), as_labels(table["month"]), days.to_numpy())
+
+
 def ratdat_species(file: bytes) -> RawTable:
     """Rodents trapped at Portal, Arizona; measured animals of species seen at least 100 times."""
     table = _rdataset(file).dropna(subset=["weight", "hindfoot_length"])
@@ -243,14 +255,6 @@ def pv_modules(file: bytes) -> RawTable:
     return RawTable(as_categories(features), as_labels(table["Technology"]), makers)
 
 
-def time_series(*files: bytes, named: dict[str, str]) -> RawTable:
-    """Series of equal length, one a line: values separated by commas, a colon, the class."""
-    lines = [line for file in files for line in file.decode("latin-1").splitlines() if line.strip()]
-    rows = [line.rsplit(":", 1) for line in lines if line[0] not in "#@"]
-    values = [[float(value) for value in series.split(",")] for series, _ in rows]
-    return RawTable(as_numbers(values), as_labels([named[label.strip()] for _, label in rows]))
-
-
 def rotten_tomatoes(file: bytes) -> RawTable:
     """Snippets of film reviews, fresh or rotten."""
     table = pd.read_csv(io.BytesIO(file), compression="bz2")
@@ -266,25 +270,6 @@ def amp_uniprot(file: bytes) -> RawTable:
     features = pd.DataFrame({letter: sequences.str.count(letter) / length for letter in "ACDEFGHIKLMNPQRSTVWY"})
     features["length"] = length
     return RawTable(features.astype("float64"), np.asarray(["UniProt", "AMP"], dtype=object)[table[1].to_numpy()])
-
-
-def smartwatch(file: bytes) -> RawTable:
-    """Shoulder exercises seen by a smartwatch: windows of 100 samples every 50, six channels.
-
-    A window is described per channel by mean, standard deviation, least, greatest and mean absolute step; the group
-    is the person, since windows of one person overlap and resemble each other.
-    """
-    source = np.load(io.BytesIO(file), allow_pickle=True).item()
-    windows, labels, groups = [], [], []
-    for series, label, person in zip(source["X"], source["y"], source["subject"], strict=True):
-        for start in range(0, len(series) - 99, 50):
-            window = series[start : start + 100]
-            step = np.abs(np.diff(window, axis=0)).mean(axis=0)
-            windows.append(np.stack([window.mean(0), window.std(0), window.min(0), window.max(0), step]).T.ravel())
-            labels.append(source["y_labels"][label])
-            groups.append(int(person))
-    names = [f"{channel}_{what}" for channel in source["X_labels"] for what in ("mean", "std", "min", "max", "step")]
-    return RawTable(pd.DataFrame(np.asarray(windows), columns=names), as_labels(labels), np.asarray(groups))
 
 
 # --- scikit-learn's own
@@ -321,7 +306,7 @@ LOADERS: dict[str, Loader] = {
     "ratdat-species": ratdat_species,
     "cells": partial(every_column, label="class", left_out=("case",)),  # WS or PS: well or poorly segmented
     "bio-kdd04": bio_kdd04,
-    "smartwatch": smartwatch,
+    "smartwatch": signals.smartwatch,
     "phoneme": partial(keel, dtype="float64"),
     "penbased": partial(keel, dtype="uint8"),
     "vader-movie": partial(rated.vader, name="movieReviewSnippets"),
@@ -334,6 +319,7 @@ LOADERS: dict[str, Loader] = {
     "dutch-reviews": partial(corpus, named=SENTIMENT),
     "french-reviews": partial(corpus, named=SENTIMENT),
     "hedges": partial(corpus, named={"-1": "uncertain", "1": "certain"}),
+    "languages": partial(one_class_a_file, named=("Dutch", "English", "Italian", "Spanish"), tagged=True),
     "movielens": movielens,
     "fars": fars,
     "flights-late": flights_late,
@@ -351,6 +337,13 @@ LOADERS: dict[str, Loader] = {
     "grants": partial(every_column, label="class"),
     "pv-modules": pv_modules,
     "school-sector": partial(every_column, label="sector", group="school", left_out=("cses",)),
+    "income-verification": partial(every_column, label="verification_status", left_out=("Class",)),
+    "defence-spending": partial(
+        every_column,
+        label="natarms",
+        named={-1.0: "too much", 0.0: "about right", 1.0: "too little"},
+        left_out=("year", "id", "sumnat", "sumnatsoc"),
+    ),
     "email-spam": partial(every_column, label="spam", named={0: "mail", 1: "spam"}, left_out=("time",)),
     "chile-vote": partial(every_column, label="vote", named={"Y": "yes", "N": "no", "U": "undecided", "A": "abstain"}),
     "health-insurance": partial(every_column, label="insurance"),
@@ -380,7 +373,10 @@ LOADERS: dict[str, Loader] = {
             *("undulate_edge", "outlying_contour"),
         ),
     ),
-    "italy-power": partial(time_series, named={"1": "October-March", "2": "April-September"}),
+    "basic-motions": partial(signals.windows, length=20, step=5),  # 2 s every 0.5 s
+    "appliances": partial(signals.windows, length=240, step=60, pieces=4),
+    "spoken-vowels": partial(signals.windows, length=7, step=3),
+    "italy-power": partial(signals.whole, named={"1": "October-March", "2": "April-September"}),
     "shuttle": partial(
         every_column,
         frame=partial(_csv, compression="gzip"),
@@ -388,6 +384,7 @@ LOADERS: dict[str, Loader] = {
         named={0: "normal", 1: "anomaly"},
     ),
     "city-weather": city_weather,
+    "weather-month": weather_month,
     "pitches": partial(
         every_column,
         label="Swing",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datalab import atomic
-from datalab.data import cache, download, loaders, rated, raw
+from datalab.data import cache, download, loaders, rated, raw, signals
 from datalab.data.registry import PACKAGES, REGISTRY, check_names
 from datalab.seeds import generator
 
@@ -109,7 +109,7 @@ def content_hash(dataset: Dataset) -> str:
 
 @functools.cache
 def _code_version() -> str:
-    code = "".join(inspect.getsource(module) for module in (raw, rated, loaders, sys.modules[__name__]))
+    code = "".join(inspect.getsource(module) for module in (raw, rated, signals, loaders, sys.modules[__name__]))
     return cache.sha256(code.encode())
 
 

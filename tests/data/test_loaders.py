@@ -37,11 +37,19 @@ def test_two_lists_are_two_classes():
     assert table.labels.tolist() == ["negative", "positive", "positive"]
 
 
-def test_series_are_read_without_their_header():
-    file = b"#words\n@data\n1.0,2.5:1\n3,4:2\n"
-    table = loaders.time_series(file, file, named={"1": "winter", "2": "summer"})
-    assert table.features.to_numpy().tolist() == [[1.0, 2.5], [3.0, 4.0]] * 2
-    assert table.labels.tolist() == ["winter", "summer"] * 2
+def test_tags_of_words_are_taken_off():
+    tagged = b"El/DA ni\xc3\xb1o/NCS y&slash;o/CC 1/2/Z ./Fp\n"
+    table = loaders.one_class_a_file(tagged, named=("Spanish",), tagged=True)
+    assert table.features["text"].tolist() == ["El ni\u00f1o y/o 1/2 ."]
+
+
+def test_an_hours_weather_is_grouped_by_day(monkeypatch):
+    hours = {"origin": ["EWR", "JFK"], "year": 2013, "month": [1, 11], "day": [11, 1], "hour": [1, 2], "time_hour": "x"}
+    monkeypatch.setattr(loaders, "_rdataset", lambda file: pd.DataFrame(hours))
+    table = loaders.weather_month(b"")
+    assert table.labels.tolist() == ["1", "11"]
+    assert table.groups.tolist() == [111, 1101]
+    assert list(table.features) == ["origin", "hour"]
 
 
 def test_crashes_of_an_area_are_told_apart_and_their_vehicles_are_not(monkeypatch):

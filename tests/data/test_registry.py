@@ -1,5 +1,7 @@
 """The registry: which data sets there are, and that what it says of each is what is measured."""
 
+import itertools
+import re
 from collections import Counter
 
 import numpy as np
@@ -26,6 +28,17 @@ def test_rows_are_counted_once():
     assert set(again) & set(data.COUNTED) == set()
     assert set(again.values()) <= set(data.COUNTED)
     assert set(data.COUNTED) == set(data.REGISTRY) - set(data.EMBEDDED) - set(again)
+
+
+@pytest.mark.network
+def test_no_text_lies_in_two_counted_sets():
+    names = [name for name in data.COUNTED if data.REGISTRY[name].modality == "text"]
+    fetched(*names)
+    texts = {
+        name: {" ".join(re.findall(r"\w+", t.lower())) for t in data.load(name).features["text"]} for name in names
+    }
+    for first, second in itertools.combinations(names, 2):
+        assert len(texts[first] & texts[second]) < 0.01 * min(len(texts[first]), len(texts[second])), (first, second)
 
 
 def test_at_least_24_sets_are_balanced_and_12_of_these_no_run_has_touched():
