@@ -6,7 +6,7 @@ BENCH ?= .venv-bench
 # A machine with a local folder of wheels (a CPU build of torch, say) names it once, for pip and for uv.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: help reproduce test lab bench lock clean
+.PHONY: help reproduce test lab bench gpu lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,12 @@ $(BENCH)/.installed: pyproject.toml constraints.txt
 bench: $(BENCH)/.installed ## influence beside the peer libraries, speed and LDS, into runs/bench (over an hour on 1 core)
 	$(BENCH)/bin/python tests/benchmarks/bench_influence.py --out runs/bench
 	$(BENCH)/bin/python tests/benchmarks/bench_lds.py --out runs/bench
+
+gpu: $(VENV)/.installed ## what needs a CUDA card: its tests, one card beside one core, a title slice, into runs/gpu (5 minutes)
+	$(BIN)/python -m pytest -q -m cuda tests/influence tests/test_training.py
+	$(BIN)/python tests/benchmarks/bench_gpu.py --out runs/gpu
+	$(BIN)/python -m datalab run 0 --profile smoke --fresh --to runs/gpu/title -p device cuda -p lengths '[100, 1000]' \
+		-p reference_lengths '[100, 1000]' -p length_seeds 5
 
 lock: ## lock the dependencies anew (needs uv): uv.lock, then constraints.txt from it
 	env -u UV_FIND_LINKS uv lock
