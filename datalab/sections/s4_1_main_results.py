@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from datalab import data, framework, ledger, metrics, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import arms
+from datalab.sections import arms, stopped_early
 from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, measured, table, with_correction
 from datalab.sections.parameters import Architectures, MainRates, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.sentences import digits, listed
@@ -44,7 +44,7 @@ PAPER_METRICS = ("precision", "recall", "macro_f1", "accuracy")
 RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
 
 
-class Parameters(TrainingParameters):
+class MainParameters(TrainingParameters):
     """What sections 4.1 and 4.3 take; ``None`` is the profile's value."""
 
     main_rates: MainRates
@@ -52,7 +52,11 @@ class Parameters(TrainingParameters):
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
 
 
-def tasks(p: Parameters) -> list[Task]:
+class Parameters(MainParameters, stopped_early.StoppedParameters):
+    """What section 4.1 takes; ``None`` is the profile's value."""
+
+
+def tasks(p: MainParameters) -> list[Task]:
     """One task a data set, architecture and seed, with all rates, methods and ablations."""
     q, rates = p.configurations, len(p.main_rates)
     by_hand = 4 * q + protocol().random_subsets - 1 + 7  # four tuned arms; reference models and folds are seven
@@ -63,7 +67,12 @@ def tasks(p: Parameters) -> list[Task]:
     return per_set_and_seed(p, f"{__name__}:run_task", cost, rates * (by_hand + mapped), **given)
 
 
-estimate = estimated(tasks, lambda p: 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"]))
+def memory(p: MainParameters) -> float:
+    """What a process needs, in bytes."""
+    return 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
+
+
+estimate = estimated(lambda p: tasks(p) + stopped_early.tasks(p), memory)
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:

@@ -15,9 +15,12 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.arms import COMPONENTS
 from datalab.sections.compare import SHARE, and_papers, cell_text, mean_with_interval, tests, with_correction
-from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
+from datalab.sections.parameters import estimated
+from datalab.sections.s4_1_main_results import MainParameters as Parameters
+from datalab.sections.s4_1_main_results import memory, tasks
 
 __all__ = ["Parameters", "estimate", "tasks"]
+estimate = estimated(tasks, memory)
 
 TITLES = dict(zip(COMPONENTS, ("Feature Extraction", "Adaptive Weighting", "Regularization"), strict=True))
 IN_LEDGER = dict(zip(COMPONENTS, ("fe", "aw", "reg"), strict=True))

@@ -34,7 +34,7 @@ STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
 
 
-class Parameters(s4_1.Parameters):
+class Parameters(s4_1.MainParameters):
     """What section 5.1 takes; ``None`` is the profile's value. It reads the tasks of sections 4.1 and 3.1 as well."""
 
     monitor_datasets: Annotated[Datasets, pydantic.Field(min_length=1)]

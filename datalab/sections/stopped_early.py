@@ -1,0 +1,108 @@
+"""Section 4.1's methods with the training length that each one's own noisy validation labels choose.
+
+Down-weighting examples may do what stopping early does. A task is a data set and seed: every method of table 4.1 with
+the recipe's penalty and the framework's default lambdas, trained for every length.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from datalab import correction, framework, metrics, pruning
+from datalab.protocol import protocol
+from datalab.sections import compare
+from datalab.sections.parameters import Count, Lengths, TrialParameters, per_set_and_seed
+from datalab.sections.readings import STOPPED
+from datalab.sections.trial import (
+    DATALAB,
+    Trial,
+    default_lambdas,
+    fit,
+    fit_datalab,
+    influence_kept,
+    scores_on_test_set,
+    transitions,
+)
+from datalab.sweep import Task
+from datalab.training import AnyStack, Recipe, protocol_recipe
+
+MODEL = ["dataset", "seed", "rate", "method"]
+
+
+class StoppedParameters(TrialParameters):
+    """What a section takes that lets every arm choose its length; ``None`` is the profile's value."""
+
+    lengths: Lengths
+    length_seeds: Count
+
+
+def tasks(p: Any) -> list[Task]:
+    """A task a data set and seed, with all rates, methods and lengths; ``p`` is section 4.1's parameters."""
+    cost = len(p.main_rates) * sum(p.lengths) * 0.0007  # seconds on one core
+    given = {"rates": list(p.main_rates), "lengths": list(p.lengths)}
+    made = per_set_and_seed(p, f"{__name__}:run_task", cost, len(p.main_rates) * 7 * len(p.lengths), **given)
+    return [task for task in made if task.parameters["seed"] < p.length_seeds]
+
+
+def run_task(rates: Sequence[float], lengths: Sequence[int], **of: Any) -> list[dict[str, Any]]:
+    """A row per rate, method and length: ``macro_f1`` and ``accuracy`` on the clean test set, ``validation_f1``.
+
+    ``of`` names the :class:`~datalab.sections.trial.Trial`, whose architecture is the primary cell's.
+    """
+    trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
+    rows = []
+    for steps in lengths:
+        for method, stack in _methods(trial, protocol_recipe(steps)).items():
+            predicted = stack.predict(trial.x_val).cpu().numpy()
+            scored = zip(rates, trial.observed_validation, predicted, scores_on_test_set(trial, stack), strict=True)
+            for rate, y, guesses, scores in scored:
+                row = {"part": "stopped", "dataset": trial.dataset, "seed": trial.seed, "rate": rate, "method": method}
+                row["validation_f1"] = metrics.macro_f1(y, guesses, trial.prepared.n_classes)
+                rows.append(row | {"steps": steps} | scores)
+    return rows
+
+
+def _methods(trial: Trial, recipe: Recipe) -> dict[str, AnyStack]:
+    """A stack of every method's models, one a rate."""
+    labels, keep = trial.observed, protocol().primary_cell["keep_fraction"]
+    rngs = [trial.rng("random", rate, keep, 0) for rate in trial.rates]
+    drawn = np.stack([pruning.random_subset(y, keep, rng=rng) for y, rng in zip(labels, rngs, strict=True)])
+    forward = {"module": correction.ForwardCorrected(trial.classifier())}
+    forward["settings"] = {"transition": trial.tensor(transitions(trial).astype(np.float32))}
+    made = {
+        "vanilla": fit(trial, labels, recipe=recipe),
+        "influence": fit(trial, labels, influence_kept(trial), recipe=recipe),
+        "random": fit(trial, labels, drawn, recipe=recipe),
+        "label_noise": fit(trial, labels, recipe=recipe, **forward),
+        "clean": fit(trial, np.tile(trial.prepared.y_train, (len(labels), 1)), recipe=recipe),
+    }
+    for variant in framework.VARIANTS:
+        lambdas = default_lambdas(len(labels))
+        made[DATALAB[variant]] = fit_datalab(trial, trial.datalab(variant=variant), labels, lambdas, recipe=recipe)
+    return made
+
+
+def gains(rows: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """F1 of every method less vanilla's, all at the recipe's length and all stopped early, by noise rate.
+
+    ``names`` are the methods' names in the table. Paired by data set; means with 95 % t-intervals, Wilcoxon's p.
+    """
+    rows = rows.sort_values("steps", kind="stable", ignore_index=True)
+    usual = protocol().training["steps"]
+    parts = {f"{usual} steps": rows[rows.steps == usual]} if usual in set(rows.steps) else {}
+    parts[STOPPED] = rows.loc[rows.groupby(MODEL, sort=False).validation_f1.idxmax()]
+    frame = pd.concat(parts, names=["trained", None]).reset_index("trained").reset_index(drop=True)
+    base = frame[frame.method == "vanilla"].set_index(["trained", *MODEL[:3]]).macro_f1.rename("base")
+    frame = frame[frame.method != "vanilla"].join(base, on=["trained", *MODEL[:3]])
+    frame = frame.assign(d=frame.macro_f1 - frame.base, method=frame.method.map(names))
+    by = ["trained", "noise rate (%)", "method"]
+    frame["noise rate (%)"] = 100 * frame.rate
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        d = compare.by_set(part, "d")
+        level = compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1", bounds=compare.SHARE)
+        return level | compare.difference(d, "less vanilla") | {"sets": len(d)}
+
+    return compare.with_correction(compare.table(compare.together(frame, by), by, measure))
