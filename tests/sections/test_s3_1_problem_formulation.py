@@ -95,7 +95,7 @@ def test_an_order_reversed_beyond_chance_shows_it_and_any_other_leaves_it_open(g
     rng, lines = np.random.default_rng(0), []
     for name, seed, system in itertools.product(range(12), (0, 1), ("softmax", "mlp")):
         for stratum in range(5):  # the MLP is ahead in the lowest strata, behind in the highest
-            ahead = gap * ((stratum < 4) - 4.5 * (stratum == 4) / 1.2) * (1 if system == "mlp" else 0)
+            ahead = gap * ((stratum < 4) - 3 * (stratum == 4)) * (system == "mlp")
             right = 0.7 + ahead + rng.normal(0, 0.01)
             row = {"dataset": f"set {name}", "seed": seed, "architecture": system, "method": "full", "stratum": stratum}
             lines += [row | {"strata": kind, "part": "stratum", "n": 20, "right": right} for kind in s3_1.STRATA]
