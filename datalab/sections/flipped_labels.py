@@ -160,7 +160,9 @@ def auroc_figure(table: pd.DataFrame, difference: pd.DataFrame) -> Figure:
     both = both[both.score.map(rates) == rates.max()]  # not those of a single rate
     words = {"title": "Finding flipped labels", "xlabel": RATE, "ylabel": "AUROC"}
     figure = plots.curves(both, RATE, "value", by="score", panel="panel", sharey=False, horizontal={}, **words)
-    figure.axes[1].axhline(0, color="black", linewidth=0.8)
+    zero = figure.axes[1]
+    zero.axhline(0, color="black", linewidth=0.8)
+    zero.text(0.01, 0, "the loss itself", transform=zero.get_yaxis_transform(), color=plots.GREY, va="bottom")
     return figure
 
 

@@ -180,14 +180,16 @@ def baselines(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def baselines_figure(table: pd.DataFrame) -> Figure:
-    """A row a data set: each architecture's accuracy, and the majority class's; a marker a family."""
+    """A row a data set: each architecture's accuracy, and the majority class's; a colour each, a marker a family."""
     table = table.sort_values("mlp accuracy", ignore_index=True)
     figure, axes = plt.subplots(figsize=(8, 0.34 * len(table) + 1.6))
     names = {f"{name} accuracy": name for name in (*models.ALL, "majority")}
     long = table.rename(columns=names).melt("dataset", list(names.values()), "trained", "accuracy")
     marker = {"reference": "o"} | dict(zip(models.FAMILIES, "sD^", strict=True))
     markers = {name: marker[models.family(name)] for name in models.ALL} | {"majority": "P"}
-    sns.scatterplot(long, x="accuracy", y="dataset", hue="trained", style="trained", markers=markers, ax=axes)
+    colours = dict(zip(markers, sns.color_palette("husl", len(markers)), strict=True)) | {"majority": "black"}
+    looks = {"hue": "trained", "style": "trained", "markers": markers, "palette": colours}
+    sns.scatterplot(long, x="accuracy", y="dataset", ax=axes, **looks)
     axes.set(xlim=(0, 1.02), xlabel="accuracy on the clean test set", ylabel="")
     axes.set_title("What does the recipe reach on clean labels?")
     sns.move_legend(axes, "center left", bbox_to_anchor=(1.01, 0.5), title=None)

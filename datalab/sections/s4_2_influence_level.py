@@ -210,20 +210,23 @@ def variance_explained(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
 
 
 def curves(rows: pd.DataFrame) -> Figure:
-    """A panel a draw: F1 of every method by level, t-intervals over data sets; thin grey: the paper's."""
+    """A panel a draw: F1 of every method less its own at the lowest level, paired by data set; thin grey: the paper's.
+
+    Bars are t-intervals of that difference: those of the levels themselves are as wide as data sets are apart.
+    """
     printed, names = ledger.printed(), dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
-    words = {"level": rows.tilt.map(names), "panel": rows.draw.map(DRAWS), "of": rows.method.map(METHODS)}
-    f1 = compare.table(
-        rows.assign(**words),
-        list(words),
-        lambda part: compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1", bounds=compare.SHARE),
-    )
+    lines = []
+    for (draw, title), (method, word) in itertools.product(DRAWS.items(), METHODS.items()):
+        f1 = by_level(rows, draw, method)
+        for tilt in f1:
+            change = compare.mean_with_interval(f1[tilt] - f1.iloc[:, 0], "change")
+            lines.append({"level": names[tilt], "panel": title, "of": word} | change)
     title = "Does F1 fall as the influence of the training set rises? (thin grey: the paper)"
-    axes = {"title": title, "xlabel": "influence level", "ylabel": "macro-F1 on the clean test set"}
-    figure = plots.curves(f1, "level", "F1", by="of", panel="panel", horizontal={}, **axes)
+    axes = {"title": title, "xlabel": "influence level", "ylabel": "macro-F1 less that at the minimal level"}
+    figure = plots.curves(pd.DataFrame(lines), "level", "change", by="of", panel="panel", **axes)
     for place, (column, line) in itertools.product(figure.axes, {"baseline_f1": "-", "ours_f1": "--"}.items()):
         paper = [printed[f"T2.{name.lower()}.{column}"] for name in NAMES]
-        place.plot(range(len(NAMES)), paper, line, color="#888888", linewidth=0.9)
+        place.plot(range(len(NAMES)), np.subtract(paper, paper[0]), line, color="#888888", linewidth=0.9)
     return figure
 
 

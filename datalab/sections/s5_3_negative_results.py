@@ -210,7 +210,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
 
     methods = ("best member by validation", "datalab_paper", "four different models")
     member, ours, ensemble = (f1("ensemble", method) for method in methods)
-    gains = [100 * (of.mean() / member.mean() - 1) for of in (ensemble, ours)]
+    gains = [100 * (of / member - 1).mean() for of in (ensemble, ours)]
     of_gain = at("ensemble", "four different models", *methods, table="ensembles")
     of_gain["beside"] = "over its best member {:+.1f} %, DATA-LAB {:+.1f} %".format(*gains)
 

@@ -47,15 +47,16 @@ FINDINGS = {
 # What to do, by a statement's verdict: if the paper's direction holds, if it is refuted, and if it stays open.
 ADVICE = {
     "TITLE.only_when": (
-        "Below about 15 % wrong labels, do not prune by influence in place of at random.",
-        "Pruning by influence can pay below 15 % wrong labels too: test it on your data.",
-        "Below about 15 % wrong labels nothing here says that pruning by influence pays: test before you prune.",
+        "At 15 % wrong labels or less, do not prune by influence in place of at random.",
+        "Pruning by influence can beat random at 15 % wrong labels or less: test it on your data.",
+        "Whether pruning by influence beats random at 15 % wrong labels or less is not settled at all rates together; "
+        "notebook 0 has it rate by rate. Test before you prune.",
     ),
     "T1.if_vs_vanilla": (
-        "At 20 % wrong labels pruning by influence is better than keeping everything.",
-        "At 20 % wrong labels pruning by influence is not better than keeping everything.",
-        "At 20 % wrong labels it is open whether pruning by influence beats keeping everything: keep all unless a "
-        "smaller set is worth something in itself.",
+        "At 20 % wrong labels pruning by influence is better than keeping everything, in F1 and in accuracy.",
+        "At 20 % wrong labels pruning by influence is not better than keeping everything in both F1 and accuracy.",
+        "At 20 % wrong labels pruning by influence is not shown to beat keeping everything in both F1 and accuracy "
+        "(notebook 0 has F1 alone, rate by rate): keep all unless a smaller set is worth something in itself.",
     ),
     "T1.full_vs_vanilla": (
         "Weights by DATA-LAB as worded pay.",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from datalab import ledger
+from datalab import ledger, stats
 from datalab.ledger import claim_verdict
 from datalab.protocol import protocol
 
@@ -48,20 +48,22 @@ def test_an_interval_that_excludes_0_at_95_but_not_at_the_protocols_level_settle
 def test_a_level_is_judged_by_its_difference_to_the_base_row_on_the_papers_side():
     base = np.linspace(0.6, 0.8, 15)
     level = base + differences(0.05)
-    statement = ledger.judge_level("T1.if.f1", level, base, **WHERE)
+    statement = ledger.judge_level("T1.if.f1", level, level - base, **WHERE)
     assert statement.measured == pytest.approx(level.mean())
     assert statement.verdict == ledger.DIRECTION  # the paper's is 0.15 above vanilla's
-    assert "+0.0500" in statement.why
+    assert "difference +0.0500 [" in statement.why
+    assert statement.effect_size is None  # the difference's d_z is no effect size of the level
+    assert statement.low < statement.measured < statement.high
     assert (
-        ledger.judge_level("T1.full.precision", level, base, **WHERE).verdict == ledger.OPPOSITE
+        ledger.judge_level("T1.full.precision", level, level - base, **WHERE).verdict == ledger.OPPOSITE
     )  # printed 0.03 below
-    assert ledger.judge_level("T1.vanilla.f1", base, base, **WHERE).verdict == ledger.SHOWN
+    assert ledger.judge_level("T1.vanilla.f1", base, base - base, **WHERE).verdict == ledger.SHOWN
 
 
 def test_a_level_is_shown_in_the_papers_unit_and_judged_as_a_fraction():
     base = np.linspace(0.6, 0.8, 15)
     statement = ledger.judge_level(
-        "T1.oracle.accuracy", base + differences(0.05), base, metric="accuracy", scale=100, **WHERE
+        "T1.oracle.accuracy", base + differences(0.05), differences(0.05), metric="accuracy", scale=100, **WHERE
     )
     assert statement.measured == pytest.approx(100 * (base.mean() + 0.05))
     assert statement.verdict == ledger.DIRECTION
@@ -107,3 +109,70 @@ def test_one_data_set_settles_nothing():
 )
 def test_the_claimed_side_is_where_the_papers_figures_lie(claim_id, side):
     assert claim_verdict.reported_side(ledger.find(claim_id)) == side
+
+
+def test_no_estimate_can_be_shown_in_place_of_what_was_judged():
+    """Before, ``shown=`` replaced the estimate, and left another quantity's effect size and verdict beside it."""
+    for maker, of in ((ledger.judge, differences(0.02)), (ledger.judge_all, {"a": differences(0.02)})):
+        for stitched in ({"shown": 0.5}, {"limits": (0, 1)}, {"measured": 0.5}, {"interval": (-1, 1)}):
+            with pytest.raises(TypeError):
+                maker("T1.full_vs_vanilla", of, side="greater", **WHERE, **stitched)
+
+
+def test_a_threshold_moves_the_verdict_and_the_effect_size_and_leaves_the_figure():
+    of = stats.Measurement(differences(0.7, 0.02), bounds=(0, 1), against=0.5)
+    statement = ledger.judge("S5.1.monitoring", of, side="greater", metric=None, **WHERE)
+    assert statement.verdict == ledger.DIRECTION
+    assert statement.measured == pytest.approx(0.7)
+    assert statement.low > 0.5
+    assert statement.effect_size == pytest.approx(0.2 / 0.02)
+
+
+def test_an_effect_is_judged_by_the_smallest_one_of_its_own_unit():
+    gain = differences(0.012, 0.002)  # 1.2 % of an F1 of 0.5: 0.006 F1
+    as_f1 = ledger.judge("S4.1.headline_rel", gain, scale=100, **WHERE)
+    relative = ledger.judge("S4.1.headline_rel", gain, scale=100, smallest=0.01 / 0.5, **WHERE)
+    assert (as_f1.verdict, relative.verdict) == (ledger.DIRECTION, ledger.NULL)
+    assert relative.measured == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(("mean", "spread", "excluded"), [(0.02, 0.01, "yes"), (0.15, 0.05, "no"), (0.0, 0.4, "no")])
+def test_a_printed_figure_is_excluded_where_it_lies_outside_the_interval_whatever_the_verdict(mean, spread, excluded):
+    base = np.linspace(0.4, 0.6, 15)
+    d = differences(mean, spread)  # the paper prints 0.15 above vanilla
+    assert ledger.judge_level("T1.if.f1", np.clip(base + d, 0, 1), d, **WHERE).excluded == excluded
+    assert ledger.judge("T1.full_vs_vanilla", d, side="greater", **WHERE).excluded == ""  # no figure is printed
+    assert (
+        ledger.judge("S4.3.share_aw", d, side="greater", in_its_unit=False, **WHERE).excluded == ""
+    )  # a share of gain
+
+
+def test_what_refutes_a_claim_of_many_effects_does_so_though_it_was_picked():
+    rng = np.random.default_rng(3)
+    effects = {str(i): rng.normal(0, 1, 15) for i in range(40)}
+    effects["low"] = differences(-0.9)  # 40 nulls: the lowest of them is far out by chance alone
+    weakest = min((d for name, d in effects.items() if name != "low"), key=lambda d: stats.t_interval(d).high)
+    alone = ledger.judge("T1.full_vs_vanilla", weakest, side="greater", alpha=0.2, **WHERE)
+    without = {name: d for name, d in effects.items() if name != "low"}
+    together = ledger.judge_all("T1.full_vs_vanilla", without, side="greater", alpha=0.2, **WHERE)
+    assert (alone.verdict, together.verdict) == (ledger.OPPOSITE, ledger.INCONCLUSIVE)
+    assert ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE).verdict == ledger.OPPOSITE
+
+
+def test_a_p_is_judged_by_the_difference_it_is_of():
+    statement = ledger.judge_p("S4.1.wilcoxon", 0.0004, differences(-0.05), **WHERE)
+    assert (statement.measured, statement.low, statement.effect_size) == (0.0004, None, None)
+    assert statement.verdict == ledger.DIRECTION  # beyond chance, on whichever side
+    assert "difference -0.0500 [" in statement.why
+    assert ledger.judge_p("S4.1.wilcoxon", 0.7, differences(0.001), **WHERE).verdict == ledger.NULL
+
+
+def test_what_is_true_by_construction_says_why_and_what_is_measured_is_not_called_untestable():
+    named = {claim.id for claim in ledger.claims().values() if claim.by_construction}
+    assert {"S3.3.kl_prevents_collapse", "T5.aw.infer", "T5.reg.infer", "T5.fe.train", "S4.4.more_data_helps"} <= named
+    measured = ("T2.low.gap_pp", "T3.wo_fe.delta", "T3.wo_fe.p", "T4.1K.rel_gain", "T5.total.train")
+    assert all(ledger.find(claim_id).testability == "rerun" for claim_id in measured)
+    rows = {row["id"]: row for row in ledger.statements()}
+    assert rows["T2.low.ours_f1"]["test"] == ledger.find("T2.low.ours_f1").run
+    assert "quintile" not in rows["T2.low.ours_f1"]["test"]
+    assert "macro-F1, not accuracy" in rows["TITLE.threshold"]["test"]

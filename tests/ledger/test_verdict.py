@@ -38,7 +38,7 @@ def measured(claim_id=DIRECTION_CLAIM, **found):
         ("less", -0.05, (-0.09, -0.01), (-0.08, -0.02), ledger.DIRECTION),
         ("less", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.OPPOSITE),
         ("none", 0.0, (-0.012, 0.012), (-0.009, 0.009), ledger.DIRECTION),
-        ("none", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.OPPOSITE),
+        ("none", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.DIFFERENCE),
         ("none", 0.0, (-0.05, 0.05), (-0.04, 0.04), ledger.INCONCLUSIVE),
         ("not_greater", -0.05, (-0.09, 0.005), (-0.08, 0.0), ledger.DIRECTION),
         ("not_greater", 0.05, (0.01, 0.09), (0.02, 0.08), ledger.OPPOSITE),

@@ -18,7 +18,7 @@ def test_a_prediction_does_not_know_the_outcomes_of_its_own_data_set(configurati
 
 def test_a_rules_f1_is_scikit_learns_and_a_good_feature_beats_the_trivial_rule(configurations):
     frame = configurations(12)
-    table = failure_predictor.predictor(frame, 7).set_index("rule")
+    table = failure_predictor.predictor(frame).set_index("rule")
     guesses = failure_predictor.predictions(frame)
     for rule in failure_predictor.RULES:
         wanted = f1_score(frame.fails, guesses[rule].astype(bool))
@@ -56,5 +56,17 @@ def test_the_notebook_computes_the_f1_of_the_threshold_rule(shown, configuration
     frame = configurations(12)
     monkeypatch.setattr(failure_predictor, "failures", lambda rows: frame)
     f1 = shown("5_1_monitoring", "c06", main_rows=None)["f1_of_threshold"]
-    table = failure_predictor.predictor(frame, 7).set_index("rule")
+    table = failure_predictor.predictor(frame).set_index("rule")
     assert f1 == pytest.approx(table.loc[failure_predictor.THRESHOLD, "F1"])
+
+
+def test_the_title_s_rule_on_the_true_rate_is_not_the_one_on_the_estimated_rate(configurations):
+    """Before, "the title's 15 %" thresholded the estimate alone, and an expectation that failed went unsaid."""
+    frame = configurations(12)
+    frame["rate"] = np.where(frame.fails, 0.1, 0.2)
+    table = failure_predictor.predictor(frame)
+    f1 = table.set_index("rule").F1
+    assert f1[failure_predictor.KNOWN] == 1.0 > f1[failure_predictor.ESTIMATED]
+    assert "It held" in failure_predictor.expectation(table)
+    frame["rate"] = np.where(frame.fails, 0.2, 0.1)
+    assert "**It failed**" in failure_predictor.expectation(failure_predictor.predictor(frame))

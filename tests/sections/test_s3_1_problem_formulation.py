@@ -1,5 +1,7 @@
 """Section 3.1: the metric is a mean over strata, its variance that of new test sets."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,9 +89,26 @@ def test_a_reversed_pair_is_one_that_the_metrics_order_differently():
     assert pairs.loc[("a", "b"), "both significant"]
 
 
-def test_reversals_without_significance_leave_the_statement_open():
-    table = pd.DataFrame({"strata": "influence", s3_1.TILT: [0.0, 1.0], s3_1.TAU: [1.0, 0.4], "sets": 3})
-    for both, verdict in ((0, "inconclusive"), (2, "direction reproduced")):
-        coarse, _ = s3_1.verdicts(table.assign(**{"reversed pairs": [0, 4], "both significant": [0, both]}))
-        assert (coarse.measured, coarse.verdict) == (both, verdict)
-        assert coarse.why.endswith(f"4 pairs reversed on average, {both} with both differences significant")
+@pytest.mark.parametrize(("gap", "verdict"), [(0.1, "direction reproduced"), (0.002, "inconclusive")])
+def test_an_order_reversed_beyond_chance_shows_it_and_any_other_leaves_it_open(gap, verdict):
+    """On the clearest pair's own intervals; before, any count above 0 was handed in as an interval of (1, count)."""
+    rng, lines = np.random.default_rng(0), []
+    for name, seed, system in itertools.product(range(12), (0, 1), ("softmax", "mlp")):
+        for stratum in range(5):  # the MLP is ahead in the lowest strata, behind in the highest
+            ahead = gap * ((stratum < 4) - 3 * (stratum == 4)) * (system == "mlp")
+            right = 0.7 + ahead + rng.normal(0, 0.01)
+            row = {"dataset": f"set {name}", "seed": seed, "architecture": system, "method": "full", "stratum": stratum}
+            lines += [row | {"strata": kind, "part": "stratum", "n": 20, "right": right} for kind in s3_1.STRATA]
+    agreement = pd.DataFrame({"strata": "influence", s3_1.TILT: [0.0, 1.0], s3_1.TAU: [1.0, 0.4], "sets": 12})
+    agreement = agreement.assign(**{"reversed pairs": [0, 4], "both significant": [0, 1]})
+    coarse, _ = s3_1.verdicts(pd.DataFrame(lines), agreement)
+    assert coarse.verdict == verdict
+    assert coarse.low < coarse.measured < coarse.high
+    assert "the clearest of 8 pairs" in coarse.why
+
+
+def test_the_clearest_reversal_has_both_orders(rows):
+    name, d, pairs = s3_1.clearest_reversal(rows)
+    assert pairs == 36 * 2 * 4  # of nine systems, two kinds of strata and four tilts
+    assert set(d) == {"by plain accuracy", "by M_strat"}
+    assert " against " in name

@@ -151,7 +151,9 @@ def test_weights_columns_are_those_of_the_weights(main_rows):
     ess = part[(part.method == "datalab_paper") & (part.rate == RATE)].groupby("dataset").ess.mean()
     row = table[(table.variant == "paper") & (table["noise rate (%)"] == 20)].iloc[0]
     assert row["ESS / n"] == pytest.approx(ess.mean())
-    assert row["ESS / n low"] == pytest.approx(stats.t_interval(ess.to_numpy()).low)
+    assert row["ESS / n low"] == pytest.approx(stats.t_interval(ess.to_numpy(), bounds=(0, 1)).low)
+    bounded = [name for name in table if name.endswith((" low", " high"))]
+    assert table[bounded].stack().dropna().between(0, 1).all()
 
 
 def test_every_statement_is_judged_once_on_a_table_of_the_section(main_rows):
@@ -163,5 +165,9 @@ def test_every_statement_is_judged_once_on_a_table_of_the_section(main_rows):
     by_id = {statement.id: statement for statement in statements}
     against = gains[gains.variant == "paper"].set_index("against")["gain (%)"]
     assert by_id["S4.1.headline_rel"].measured == against["vanilla"]
-    assert by_id["S1.improvement"].measured == against.min()
+    assert by_id["S1.improvement"].measured in against.to_numpy()
+    for claim in ("S4.1.headline_rel", "S1.improvement"):  # before, -.23 % stood with d_z +.08
+        assert by_id[claim].low < by_id[claim].measured < by_id[claim].high
+        assert np.sign(by_id[claim].measured) == np.sign(by_id[claim].effect_size)
+    assert "better on" in by_id["S4.1.consistent_all"].why
     assert by_id["S4.1.consistent_all"].raw["dataset"] == list(literal["data set"])

@@ -103,7 +103,7 @@ def test_a_gap_and_its_effect_size_are_what_scipy_makes_of_the_rows(rows):
 def test_shares_of_variance_are_pingouins(rows):
     part = rows[(rows.draw == "matched") & rows.method.isin(["vanilla", "datalab_paper"])]
     part = part.assign(run=part.dataset + part.seed.astype(str) + part.method)
-    row = s4_2.variance_explained(rows, 7, 20).set_index("draw").loc["matched"]
+    row = s4_2.variance_explained(rows, 7).set_index("draw").loc["matched"]
     total = pingouin.anova(part, dv="macro_f1", between="tilt")
     assert row["total (%)"] == pytest.approx(100 * total["np2"].iloc[0], rel=1e-3)
     partial = pingouin.rm_anova(part, dv="macro_f1", within="tilt", subject="run", effsize="np2")
@@ -116,20 +116,19 @@ def test_shares_of_variance_are_pingouins(rows):
 
 
 def test_the_notebooks_eta_squared_is_the_tables(rows, shown):
-    table = s4_2.variance_explained(rows, 7, 20).set_index("draw")
+    table = s4_2.variance_explained(rows, 7).set_index("draw")
     for draw in s4_2.DRAWS:
         cell = shown("4_2_influence_level", "eta-squared", rows=rows, draw=draw)
         assert cell["eta_squared"] == pytest.approx(table.loc[draw, "total (%)"], rel=1e-9)
 
 
 def test_run_level_correlation_and_its_clusters_are_scipys(rows):
-    trends = s4_2.trends(rows, 7).set_index(["draw", "method"])
+    trends = s4_2.trends(rows).set_index(["draw", "method"])
     part = rows[(rows.draw == "unmatched") & (rows.method == "vanilla")]
     row = trends.loc[("unmatched", "vanilla")]
     assert row["r, runs"] == pytest.approx(scipy_stats.pearsonr(part.tilt, part.macro_f1).statistic)
-    centred = part.macro_f1 - part.groupby("dataset").macro_f1.transform("mean")
-    assert row["r, within"] == pytest.approx(scipy_stats.pearsonr(part.tilt, centred).statistic)
-    by_set = s4_2.correlation_by_set(rows, "unmatched", "vanilla")
+    by_set = s4_2.correlation(rows, "unmatched", "vanilla").values
+    assert row.r == pytest.approx(by_set.mean())
     wine = part[part.dataset == "wine"]
     wanted = scipy_stats.pearsonr(wine.tilt, wine.macro_f1).statistic
     assert by_set[SETS.index("wine")] == pytest.approx(wanted)
@@ -138,21 +137,33 @@ def test_run_level_correlation_and_its_clusters_are_scipys(rows):
 
 
 def test_every_statement_is_judged_once_on_the_tables_it_names(rows):
-    levels, trends = s4_2.levels(rows), s4_2.trends(rows, 7)
-    statements = s4_2.verdicts(rows, trends, s4_2.variance_explained(rows, 7, 20))
+    levels = s4_2.levels(rows)
+    statements = s4_2.verdicts(rows, s4_2.variance_explained(rows, 7))
     ids = [statement.id for statement in statements]
-    assert len(ids) == len(set(ids)) == 23
+    assert len(ids) == len(set(ids)) == 28
     assert all(ledger.find(claim_id).id == claim_id for claim_id in ids)
     measured = {statement.id: statement.measured for statement in statements}
     row = levels[(levels.draw == "matched") & (levels.variant == "paper") & (levels.level == "High")].iloc[0]
     assert measured["T2.high.ours_f1"] == pytest.approx(row["Ours F1"])
     assert measured["T2.high.cohen_d"] == pytest.approx(row.d_z)
+    assert measured["T2.high.gap_pp"] == pytest.approx(row["Gap (pp)"])
+    by_id = {statement.id: statement for statement in statements}
+    assert (by_id["T2.high.cohen_d"].low, by_id["T2.high.cohen_d"].high) == pytest.approx(
+        (row["d_z low"], row["d_z high"])
+    )
+    share = s4_2.variance_explained(rows, 7).set_index("draw").loc["matched"]
+    explained = by_id["ABS.variance_explained"]
+    wanted = (share["common (%)"], share["common (%) low"], share["common (%) high"])
+    assert (explained.measured, explained.low, explained.high) == pytest.approx(wanted)
+    r = by_id["S4.2.r_baseline"]
+    assert -1 <= r.low < r.measured < r.high <= 1
 
 
 def test_one_data_set_alone_has_every_table_without_intervals(rows):
     alone = rows[rows.dataset == "wine"]
-    levels, trends = s4_2.levels(alone), s4_2.trends(alone, 7)
+    levels = s4_2.levels(alone)
+    assert s4_2.trends(alone)["r low"].isna().all()
     assert levels["Gap (pp) low"].isna().all()
-    statements = s4_2.verdicts(alone, trends, s4_2.variance_explained(alone, 7, 20))
+    statements = s4_2.verdicts(alone, s4_2.variance_explained(alone, 7))
     tested = [statement for statement in statements if statement.id.startswith(("T2", "S4"))]
     assert {statement.verdict for statement in tested} == {"inconclusive"}

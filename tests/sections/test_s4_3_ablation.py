@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
+from datalab import stats
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections import s4_3_ablation as s4_3
 from datalab.sections.arms import COMPONENTS
@@ -77,7 +78,16 @@ def test_no_cell_in_the_papers_shape_is_empty(main_rows):
 def test_every_statement_is_judged_once_and_rests_on_the_sets_it_compares(main_rows):
     statements = s4_3.verdicts(main_rows, RATE, s4_3.contributions(main_rows, 7))
     by_id = {statement.id: statement for statement in statements}
-    assert len(by_id) == len(statements) == len(s4_3.ROWS) + 1 + len(COMPONENTS) + 3
+    assert len(by_id) == len(statements) == len(s4_3.ROWS) + 2 * (len(s4_3.ROWS) - 1) + 1 + len(COMPONENTS) + 3
     assert len(by_id["T3.full.f1"].raw) == 1
     assert [raw["weighting"] for raw in by_id["T3.wo_aw.f1"].raw] == [False, True]
     assert by_id["T3.full_is_best"].why.startswith("weakest of 4")
+    d = s4_3.scores(main_rows, "paper", RATE)
+    d = d[(False, True, True)] - d[s4_3.FULL]
+    assert by_id["T3.wo_fe.delta"].measured == pytest.approx(d.mean())
+    assert by_id["T3.wo_fe.p"].measured == stats.wilcoxon(d).p
+    # A share's figures are the component's or the gain's own, never one with the other's effect size.
+    share = by_id["S4.3.share_reg"]
+    assert share.low < share.measured < share.high
+    assert np.sign(share.measured) == np.sign(share.effect_size)
+    assert "share of the gain (%)" in share.why

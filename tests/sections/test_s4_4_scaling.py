@@ -1,10 +1,13 @@
 """Section 4.4: all methods at all sizes, gains and growth over seeds, memory that the training size does not bound."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
+from datalab import ledger
 from datalab.influence import last_layer
 from datalab.protocol import protocol
 from datalab.sections import s4_4_scaling as s4_4
@@ -83,7 +86,19 @@ def test_sizes_that_the_paper_has_are_judged_and_others_are_not(rows):
     assert [statement.id for statement in s4_4.verdicts(rows)] == ["S3.2.train_sizes"]
     papers = rows.assign(size=rows["size"].map({100: 1000, 200: 10_000}))
     statements = {statement.id: statement for statement in s4_4.verdicts(papers)}
-    assert len(statements) == 2 * 3 + 4 + 1
+    assert len(statements) == 2 * 4 + 4 + 1
     gain = s4_4.by_seed(papers, "datalab_paper", 1000) / s4_4.by_seed(papers, "vanilla", 1000)
     gain -= s4_4.by_seed(papers, "datalab_paper", 10_000) / s4_4.by_seed(papers, "vanilla", 10_000)
     assert statements["S4.4.low_data"].measured == pytest.approx(100 * gain.mean())
+
+
+def test_a_relative_gain_that_is_worth_less_than_the_smallest_effect_in_f1_is_no_direction():
+    """A gain of 1.5 % of an F1 of 0.5 is 0.0075 F1: below 0.01, though above 0.01 if it were read as F1."""
+    rows = [
+        {"dataset": "adult", "architecture": "mlp", "seed": seed, "size": size, "n": size, "method": method}
+        | {"macro_f1": (0.5 + 0.0001 * seed) * (1.015 if method == "datalab_paper" else 1.0)}
+        for seed, size, method in itertools.product(range(5), (1000, 10_000), ("vanilla", *s4_4.DATALAB.values()))
+    ]
+    statements = {statement.id: statement for statement in s4_4.verdicts(pd.DataFrame(rows))}
+    assert statements["T4.1K.rel_gain"].measured == pytest.approx(1.5)
+    assert statements["T4.1K.rel_gain"].verdict == ledger.NULL

@@ -92,9 +92,22 @@ def test_only_statements_with_a_measured_answer_count_as_established():
 
 
 def test_the_summary_is_computed_from_the_board():
-    counted = "Of 277 statements, a run can reach 126; this record measured 2 of them: 1 inconclusive, 1 shown. 106 are"
+    counted = "Of 277 statements, a run can reach 147; this record measured 2 of them: 1 inconclusive, 1 shown."
     assert s6.summary(BOARD).startswith(counted)
-    assert "measured 0 of them. 106 are" in s6.summary(EMPTY)
+    assert "106 are contradicted" in s6.summary(BOARD)
+    assert "measured 0 of them. Of 0 printed figures" in s6.summary(EMPTY)
+
+
+def test_what_qualifies_a_verdict_stands_in_columns_of_its_own():
+    kl = {"measured": 0.99, "verdict": ledger.DIRECTION, "notebook": "notebooks/3_3_framework.ipynb"}
+    f1 = {"measured": 0.72, "verdict": ledger.INCONCLUSIVE, "excluded": "yes", "notebook": "notebooks/4_1.ipynb"}
+    board = s6.board(record_claims(**{"S3.3.kl_prevents_collapse": kl, "T1.if.f1": f1}), "smoke")
+    assert row(board, "T1.if.f1")[s6.EXCLUDED] == "yes"
+    assert row(board, "T1.if.f1")[s6.CONSTRUCTED] == ""
+    assert row(board, "TITLE.threshold")[s6.EXCLUDED] == "-"
+    assert "KL term alone decides" in row(board, "S3.3.kl_prevents_collapse")[s6.CONSTRUCTED]
+    text = s6.summary(board)
+    assert "Of 1 printed figures that could be held against an interval, 1 lie outside; 1 verdicts are true" in text
 
 
 def test_the_findings_keep_their_order_and_say_what_was_measured():
