@@ -263,7 +263,6 @@ class Estimator(ABC):
             self._network.places = range(start, start + len(part))
             yield Batch(part, y[:, start : start + size], start)
         if suspect | self._network.infinite:
-            self._network.infinite = Network.infinite
             self._refuse_not_finite(x, size)
 
     def _here(self, x: Inputs) -> Inputs:
@@ -283,6 +282,7 @@ class Estimator(ABC):
         logits = torch.cat([self._network.logits(part) for part in parts], 1)
         bad = (~torch.isfinite(logits)).transpose(0, 1).flatten(1).any(1).nonzero()[:, 0]
         if len(bad):
+            self._network.infinite = Network.infinite
             raise UserError(
                 f"model: its logits are not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}]; "
                 "has its training diverged, or does an input overflow?"
@@ -290,7 +290,9 @@ class Estimator(ABC):
 
     def _refuse_infinite(self, x: Inputs, y: Tensor) -> None:
         """Raise UserError where a gradient of the loss is not finite, naming the first example."""
-        bad = [torch.cat([self._over_sites(f.square_norms() for f in self._factors(b)) for b in self._batches(x, y)], 1)]
+        bad = [
+            torch.cat([self._over_sites(f.square_norms() for f in self._factors(b)) for b in self._batches(x, y)], 1)
+        ]
         bad = (~torch.isfinite(bad[0])).any(0).nonzero()[:, 0]
         if len(bad):
             raise UserError(
@@ -393,7 +395,11 @@ class Estimator(ABC):
 
 
 def _inputs(name: str, x: object) -> Inputs:
-    return Rows({k: _tensor(name, f"x['{k}']", v) for k, v in x.items()}) if isinstance(x, Mapping) else _tensor(name, "x", x)
+    return (
+        Rows({k: _tensor(name, f"x['{k}']", v) for k, v in x.items()})
+        if isinstance(x, Mapping)
+        else _tensor(name, "x", x)
+    )
 
 
 def _tensor(name: str, which: str, values: object) -> Tensor:

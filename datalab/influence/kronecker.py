@@ -96,7 +96,9 @@ class Kronecker(Estimator):
                         if c == 0:  # the inputs are the same for every class
                             total[0] = total[0] + part.input_moment()
                             total[2] += g.shape[1]
-        return [[_upright(*(v / len(x) for v in use), flip, len(of_site)) for *use, flip in of_site] for of_site in sums]
+        return [
+            [_upright(*(v / len(x) for v in use), flip, len(of_site)) for *use, flip in of_site] for of_site in sums
+        ]
 
     def _rotated(self, factors: list[Factors]) -> list[Factors]:
         return [f.rotate(*bases) for f, bases in zip(factors, self._bases, strict=True)]
