@@ -257,7 +257,8 @@ class Network:
         if wrong:
             names = ", ".join(f"'{name}'" for name in wrong)
             raise UserError(
-                f"model: layer {names} computes something else than a layer of its kind; leave_out={wrong} leaves it out"
+                f"model: layer {names} computes something else than a layer of its kind does; leave_out={wrong} leaves "
+                "it out"
             )
 
     @contextlib.contextmanager
