@@ -32,7 +32,7 @@ from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time
-_LOOKED_AT = 8, 32  # examples of a set on which the model is tried: as few, as many; between, one in 16
+_LOOKED_AT = 32  # examples of a set on which the model is tried
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Directions = list[Tensor]
@@ -263,7 +263,6 @@ class Estimator(ABC):
             self._network.places = range(start, start + len(part))
             yield Batch(part, y[:, start : start + size], start)
         if suspect | self._network.infinite:
-            self._network.infinite = Network.infinite
             self._refuse_not_finite(x, size)
 
     def _here(self, x: Inputs) -> Inputs:
@@ -283,6 +282,7 @@ class Estimator(ABC):
         logits = torch.cat([self._network.logits(part) for part in parts], 1)
         bad = (~torch.isfinite(logits)).transpose(0, 1).flatten(1).any(1).nonzero()[:, 0]
         if len(bad):
+            self._network.infinite = Network.infinite
             raise UserError(
                 f"model: its logits are not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}]; "
                 "has its training diverged, or does an input overflow?"
@@ -290,10 +290,8 @@ class Estimator(ABC):
 
     def _refuse_infinite(self, x: Inputs, y: Tensor) -> None:
         """Raise UserError where a gradient of the loss is not finite, naming the first example."""
-        bad = [
-            torch.cat([self._over_sites(f.square_norms() for f in self._factors(b)) for b in self._batches(x, y)], 1)
-        ]
-        bad = (~torch.isfinite(bad[0])).any(0).nonzero()[:, 0]
+        norms = [self._over_sites(f.square_norms() for f in self._factors(batch)) for batch in self._batches(x, y)]
+        bad = (~torch.isfinite(torch.cat(norms, 1))).any(0).nonzero()[:, 0]
         if len(bad):
             raise UserError(
                 f"model: the gradient is not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}], "
@@ -303,7 +301,7 @@ class Estimator(ABC):
     def _look(self, x: Inputs) -> None:
         """Let the network check itself on examples drawn from across the set, in another order than the set's."""
         n = len(x)
-        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 16)))
+        size = min(n, _LOOKED_AT)
         rng = generator(n, "look")
         places = ((np.arange(size) + rng.random(size)) * n / size).astype(np.int64)
         self._network.places = rng.permutation(places)

@@ -300,10 +300,8 @@ class Shared(NamedTuple):
         rotated = []
         for f, flip in self.parts:
             q_a, q_g = (gradients, inputs) if flip else (inputs, gradients)
-            if isinstance(f, Lookup):
-                f = Dense(q_a[0][f.tokens][None], f.gradients, False)
-            else:
-                f = f.rotate_inputs(q_a)
+            looked_up = isinstance(f, Lookup)
+            f = Dense(q_a[0][f.tokens][None], f.gradients, False) if looked_up else f.rotate_inputs(q_a)
             rotated.append((f.rotate_gradients(q_g), flip))
         return Shared(tuple(rotated))
 

@@ -85,7 +85,7 @@ class Kronecker(Estimator):
         size); of the Fisher's sum_t g g' (B, out, out); and t. All uses are positions, but for those of a matrix and
         its transpose: these are two.
         """
-        sums = [[] for _ in self._network.shapes]
+        sums, n = [[] for _ in self._network.shapes], len(x)
         for tape, cotangents in self._tapes(x, y):
             for c, cotangent in enumerate(cotangents):
                 for of_site, f in zip(sums, tape.factors(cotangent), strict=True):
@@ -96,9 +96,7 @@ class Kronecker(Estimator):
                         if c == 0:  # the inputs are the same for every class
                             total[0] = total[0] + part.input_moment()
                             total[2] += g.shape[1]
-        return [
-            [_upright(*(v / len(x) for v in use), flip, len(of_site)) for *use, flip in of_site] for of_site in sums
-        ]
+        return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
 
     def _rotated(self, factors: list[Factors]) -> list[Factors]:
         return [f.rotate(*bases) for f, bases in zip(factors, self._bases, strict=True)]

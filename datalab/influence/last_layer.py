@@ -16,7 +16,7 @@ from datalab.influence import layers
 from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
 from datalab.influence.factors import Dense
 from datalab.influence.softmax import Examples, SoftmaxGGN, examples
-from datalab.influence.tape import Inputs, Network, in_dtype, refuse_mixing
+from datalab.influence.tape import Inputs, Network, in_dtype, not_autocast, refuse_mixing
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -104,9 +104,10 @@ class _LastLayer(Network):
         self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
 
     def check(self, x: Inputs) -> None:
-        """Refuses a forward pass that mixes examples, or is random."""
+        """Refuses a forward pass that mixes examples, is random, or does not always end in the last layer."""
         if not self.is_stack:
             refuse_mixing(self.logits, x)
+            self.examples(x, torch.zeros(1, len(x), dtype=torch.long, device=self.like.device))
 
     def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
         """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
@@ -114,19 +115,25 @@ class _LastLayer(Network):
             features = self._stack.features(x).expand(self.models, -1, -1)
             by_model = zip(features, self._stack(x), y, strict=True)
             return [examples(*of_model, self._bias) for of_model in by_model]
-        taken: list[Tensor] = []
+        taken: list[tuple[Tensor, Tensor, int]] = []
 
-        def keep(_: nn.Module, args: tuple, kwargs: dict, __: Tensor) -> None:
-            taken.append(args[0] if args else kwargs["input"])
+        def keep(_: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+            taken.append((args[0] if args else kwargs["input"], output, output._version))
 
-        handle = self._layer.register_forward_hook(keep, with_kwargs=True)
+        handle = self._layer.register_forward_hook(keep, with_kwargs=True, prepend=True)
         try:
             with torch.no_grad():
                 logits = self._named(x, lambda: self.forward(x))
         finally:
             handle.remove()
         self._noted(logits)
-        return [examples(taken[0], logits, y[0], self._bias)]
+        features, output, version = taken[-1] if taken else (None, None, 0)
+        same = output is logits and output._version == version
+        if len(taken) != 1 or not (same or (output._version == version and torch.equal(output, logits))):
+            raise UserError("model: its logits are not always the output of its last Linear layer, example by example")
+        if not features.dtype == output.dtype == logits.dtype:
+            raise UserError(f"model: its last layer takes {str(features.dtype)[6:]}, {not_autocast(logits)}")
+        return [examples(features, logits, y[0], self._bias)]
 
 
 class LastLayerGGN(Estimator):

@@ -259,7 +259,7 @@ def _uses(name: str, module: nn.Module) -> list[Use]:
         return [ProjectionUse(f"{name}.{label}", module, part) for label, part in parts] if plain else []
     if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return []  # an attention layer's own
-    if isinstance(module, nn.Linear) or kind.__qualname__ == "Conv1D" and hasattr(module, "nf"):
+    if isinstance(module, nn.Linear) or (kind.__qualname__ == "Conv1D" and hasattr(module, "nf")):
         return [(LinearUse if isinstance(module, nn.Linear) else FlippedLinearUse)(name, module)]
     if _inherits(kind, nn.Conv1d, nn.Conv2d):
         return [ConvUse(name, module)]
@@ -307,7 +307,7 @@ def _key(part: Part) -> tuple:
 
 
 def _refuse_unlike(by_part: dict[tuple, list[Use]]) -> None:
-    """Raise UserError where a parameter has two roles that are not one matrix and its transpose, or overlaps in part."""
+    """Raise UserError where a parameter has two roles that are not one matrix and its transpose."""
     slices: dict[int, set[tuple]] = {}
     for key, uses in by_part.items():
         first = uses[0]

@@ -156,7 +156,7 @@ class Network:
         if not isinstance(logits, Tensor):
             raise UserError(f"model: returns a {type(output).__name__}, and one tensor of logits is needed")
         if logits.dtype != self.like.dtype:
-            raise UserError(f"model: its logits are {str(logits.dtype)[6:]}, {_not_autocast(self.like)}")
+            raise UserError(f"model: its logits are {str(logits.dtype)[6:]}, {not_autocast(self.like)}")
         return logits
 
     def tape(self, x: Inputs) -> Tape:
@@ -240,14 +240,14 @@ class Network:
         """Each site's gradient by its factors with autograd's."""
         parameters = self.parameters()
         with self.differentiable():
-            gradients = torch.autograd.grad(tape.logits, parameters, cotangent, retain_graph=True, allow_unused=True)
+            gradients, at_layers = tape.gradients(cotangent, parameters)
         by_parameter = {
             id(p): torch.zeros_like(p) if g is None else g.to_dense()
             for p, g in zip(parameters, gradients, strict=True)
         }
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
-        for site, f in zip(self.sites, tape.factors(cotangent), strict=True):
+        for site, f in zip(self.sites, tape.of_sites(at_layers), strict=True):
             wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters()))
             if not bool(torch.isfinite(wanted).all()):
                 raise UserError("model: gradients of finite logits are not finite (the root of 0, or 0 * infinity?)")
@@ -257,7 +257,8 @@ class Network:
         if wrong:
             names = ", ".join(f"'{name}'" for name in wrong)
             raise UserError(
-                f"model: layer {names} computes something else than a layer of its kind; leave_out={wrong} leaves it out"
+                f"model: layer {names} computes something else than a layer of its kind does; leave_out={wrong} leaves "
+                "it out"
             )
 
     @contextlib.contextmanager
@@ -366,7 +367,7 @@ class _ModuleTape:
             )
         if output.dtype != self._network.like.dtype:
             raise UserError(
-                f"model: layer '{use.name}' computes in {str(output.dtype)[6:]}, {_not_autocast(self._network.like)}"
+                f"model: layer '{use.name}' computes in {str(output.dtype)[6:]}, {not_autocast(self._network.like)}"
             )
         earlier = self._seen.setdefault(use.name, [])
         nodes = _between(output, x)
@@ -433,7 +434,10 @@ class _ModuleTape:
         return list(found[: len(leaves)]), list(found[len(leaves) :])
 
     def factors(self, cotangent: Tensor) -> list[Factors]:
-        _, gradients = self.gradients(cotangent)
+        return self.of_sites(self.gradients(cotangent)[1])
+
+    def of_sites(self, gradients: list[Tensor]) -> list[Factors]:
+        """Every site's factors from the gradients at every record's output."""
         pairs = [(record.use, record.inputs, g) for record, g in zip(self.records, gradients, strict=True)]
         return [site.factors([pairs[i] for i in self._at(site)]) for site in self._network.sites]
 
@@ -500,7 +504,8 @@ def _of_sizes(f: Factors) -> Factors:
     return f._replace(gradients=f.gradients.abs())
 
 
-def _not_autocast(like: Tensor) -> str:
+def not_autocast(like: Tensor) -> str:
+    """The end of a refusal of another dtype than the parameters'."""
     return f"and its parameters {str(like.dtype)[6:]}: switch autocast inside it off"
 
 

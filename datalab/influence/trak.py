@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator
-from datalab.influence.gradients import refuse_leave_one_out
+from datalab.influence.estimator import Batch, computing
+from datalab.influence.gradients import GradDot, refuse_leave_one_out
 from datalab.seeds import integer
 from datalab.stack import Stack
 
@@ -17,28 +17,38 @@ MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
 DIMENSIONS = 512
 
 
-class _Projected(Estimator):
+class _Projected:
     """One model's features phi_i = P' grad f_i, f = log p_y / (1 - p_y), with P (parameters, ``dimensions``) of +-1.
 
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
+    The model and its examples are read as :class:`~datalab.influence.gradients.GradDot` reads them.
     """
 
     def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
-        super().__init__(model, damping, **options)
+        self._reader = GradDot(model, damping, **options)
         self.dimensions, self.seed = dimensions, seed
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        self._projection = self._network.unflatten(self.projection()[None])
-        moment = 0
-        for batch in self._batches(x, y):
-            phi, _ = self.features(batch)
-            moment = moment + phi.T @ phi
-        self._moment = moment / len(x)
+    def fit(self, x: Tensor, y: Tensor) -> None:
+        """Take the features' second moment on the training set x (n, ...), y (n,)."""
+        self._reader.fit(x, y)
+        self._projection = self._reader._network.unflatten(self.projection()[None])
+        features, _ = self.all_features(x, y)
+        self._moment = features.T @ features / len(features)
+        if not bool(torch.isfinite(self._moment).all()):
+            self._reader._refuse_infinite(*self._reader._fitted("x, y", x, y))
         self._damp()
+
+    def redamped(self, damping: float | Literal["auto"]) -> Self:
+        """A copy with the same features under another damping."""
+        other = copy.copy(self)
+        other._reader = self._reader.redamped(damping)
+        other._damp()
+        return other
 
     def _damp(self) -> None:
         moment = self._moment.clone()
-        d = self._automatic(moment.diagonal().mean()[None])
+        d = self._reader._automatic(moment.diagonal().mean()[None])
+        self.damping_ = self._reader.damping_
         moment.diagonal().add_(d)
         self.factor, info = torch.linalg.cholesky_ex(moment)
         if int(info):
@@ -49,7 +59,7 @@ class _Projected(Estimator):
 
     def projection(self) -> Tensor:
         """(dimensions, P) of +-1 / sqrt(dimensions), drawn with the seed, whatever the device."""
-        like, size = self._network.like, self._network.n_parameters
+        like, size = self._reader._network.like, self._reader._network.n_parameters
         dimensions = self.dimensions or max(1, min(DIMENSIONS, MAX_PROJECTION // size))
         if dimensions * size > MAX_PROJECTION:
             raise UserError(
@@ -62,25 +72,19 @@ class _Projected(Estimator):
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """phi (m, dimensions) and 1 - p_y (m,) of one batch."""
-        tape = self._network.tape(batch.x)
+        tape = self._reader._network.tape(batch.x)
         logits = tape.logits[0].detach()
         y = batch.y[0][:, None]
         others = torch.softmax(logits.scatter(1, y, -torch.inf), 1)  # the gradient of f is e_y - p without y, rescaled
         factors = tape.factors(others.neg_().scatter_(1, y, 1.0)[None])
-        phi = self._over_sites(f.dot(v) for f, v in zip(factors, self._projection, strict=True))
+        phi = self._reader._over_sites(f.dot(v) for f, v in zip(factors, self._projection, strict=True))
         return phi[0].T, 1 - torch.softmax(logits, 1).gather(1, y)[:, 0]
 
     def all_features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """phi (n, dimensions) and 1 - p_y (n,)."""
-        x, y = self._fitted("x, y", x, y)
-        parts = [self.features(batch) for batch in self._batches(x, y)]
+        x, y = self._reader._fitted("x, y", x, y)
+        parts = [self.features(batch) for batch in self._reader._batches(x, y)]
         return torch.cat([phi for phi, _ in parts]), torch.cat([q for _, q in parts])
-
-    def _solve(self, directions: Directions) -> Directions:
-        raise NotImplementedError("the verbs are TRAK's, which takes features")
-
-    def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
-        pass
 
 
 class TRAK:
@@ -130,8 +134,9 @@ class TRAK:
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Project the gradients of the training set x (n, ...), y (n,)."""
-        for projected in self._projected:
-            projected.fit(x, y)
+        with computing():
+            for projected in self._projected:
+                projected.fit(x, y)
         self.damping_ = [projected.damping_ for projected in self._projected]
         return self
 
@@ -149,19 +154,22 @@ class TRAK:
     def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
         """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""
         quadratic, doubt = 0, 0
-        for projected in self._projected:
-            phi, q = projected.all_features(x, y)
-            solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
-            quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
+        with computing():
+            for projected in self._projected:
+                phi, q = projected.all_features(x, y)
+                solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
+                quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
         return quadratic * doubt.square() / len(self._projected) ** 3
 
     def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
-        return self._scores(x, y, x_val, y_val, mean=True)[0]
+        with computing():
+            return self._scores(x, y, x_val, y_val, mean=True)[0]
 
     def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        return self._scores(x, y, x_test, y_test, mean=False)
+        with computing():
+            return self._scores(x, y, x_test, y_test, mean=False)
 
     def _scores(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, mean: bool) -> Tensor:
         tests = [projected.all_features(x_test, y_test) for projected in self._projected]

@@ -1,0 +1,340 @@
+"""Models that a tape would score wrongly: each is scored right or refused in one line, whatever example comes first."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from datalab.errors import UserError
+from datalab.influence import CG, EKFAC, KFAC, TRAK, DataInf, ExactGGN, ExactHessian, GradCos, GradDot, LastLayerGGN
+
+pytestmark = pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarning")
+KINDS = {
+    kind.__name__: kind for kind in (ExactGGN, ExactHessian, KFAC, EKFAC, DataInf, CG, GradDot, GradCos, LastLayerGGN)
+} | {"TRAK": lambda model, *_: TRAK([model], 0.1, dimensions=8)}
+N, CLASSES = 40, 4
+
+
+def data(dtype=torch.float64) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(N, 12, generator=g).to(dtype), torch.randint(0, CLASSES, (N,), generator=g)
+
+
+def texts(seed: int = 0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 7, (N, 5), generator=g), torch.randint(0, CLASSES, (N,), generator=g)
+
+
+class Net(nn.Module):
+    """Two layers, of which ``use`` makes the logits."""
+
+    def __init__(self, use, **layers: nn.Module):
+        super().__init__()
+        torch.manual_seed(0)
+        self.use = use
+        self.a, self.b = nn.Linear(12, 12), nn.Linear(12, CLASSES)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self, x)
+
+
+def hidden(m: Net, x: Tensor) -> Tensor:
+    return torch.tanh(m.a(x))
+
+
+def sort_and_undo(m: Net, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    return m.b(hidden(m, x[order]))[order.argsort()]
+
+
+def brute_force(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Each example's loss gradient over all parameters, alone in its batch."""
+    rows = []
+    for i in range(len(x)):
+        loss = functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        rows.append(torch.cat([g.to_dense().flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    return torch.stack(rows)
+
+
+def refusal(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+OUT_OF_ORDER = {
+    "flipped": lambda m, x: m.b(hidden(m, x.flip(0))).flip(0),
+    "rolled": lambda m, x: m.b(hidden(m, x.roll(1, 0))).roll(-1, 0),
+    "sorted, as packed sequences are": sort_and_undo,
+    "flipped in one layer": lambda m, x: m.b(hidden(m, x.flip(0)).flip(0)),
+    "two rows exchanged": lambda m, x: m.b(hidden(m, x[swapped(x)])[swapped(x)]),
+}
+
+
+def swapped(x: Tensor) -> Tensor:
+    """The places of all rows, those of the two with the largest numbers exchanged."""
+    places, (i, j) = torch.arange(len(x)), x[:, 0].topk(2).indices.tolist() if len(x) > 1 else (0, 0)
+    places[[i, j]] = places[[j, i]]
+    return places
+
+
+@pytest.mark.parametrize("case", OUT_OF_ORDER)
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_that_change_places_are_refused(name, case):
+    """Accepted before: ExactGGN off by 1.2, EK-FAC's AUROC for flipped labels .55 instead of .98."""
+    x, y = data()
+    model = Net(OUT_OF_ORDER[case]).double()
+    if name == "LastLayerGGN" and case in ("flipped in one layer", "two rows exchanged"):
+        plain = LastLayerGGN(Net(lambda m, x: m.b(hidden(m, x))).double(), 0.1).fit(x, y).self_influence(x, y)
+        torch.testing.assert_close(LastLayerGGN(model, 0.1).fit(x, y).self_influence(x, y), plain)
+        return
+    message = refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
+    assert "change places" in message or "not always the output" in message
+
+
+def gated(m: Net, x: Tensor) -> Tensor:
+    h = hidden(m, x)
+    return m.b(h) + 0.01 * (x[:, :1] > 1.5) * (h @ m.b.weight.T)
+
+
+def read_directly(m: Net, x: Tensor) -> Tensor:
+    h = m.e(x).mean(1)
+    return m.b(h + (x == 3).any(1, keepdim=True) * m.e.weight[3]) if bool((x == 3).any()) else m.b(h)
+
+
+@pytest.mark.parametrize("first", ["open", "closed"])
+@pytest.mark.parametrize("name", KINDS)
+def test_parameters_used_outside_their_layer_on_some_examples_are_refused_whichever_comes_first(name, first):
+    """Off by .67 to .91 before, and the order of rows decided whether it was refused; a use of .9 % passed."""
+    x, y = data()
+    order = (x[:, 0] > 1.5).long().argsort(descending=first == "open")
+    message = refusal(lambda: KINDS[name](Net(gated).double(), 0.1).fit(x[order], y[order]))
+    assert "'b.weight' act outside" in message or "the output of" in message
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"LastLayerGGN"}))
+def test_an_embedding_row_read_directly_is_refused_wherever_its_token_is(name):
+    x, y = texts()
+    x[:-1][x[:-1] == 3] = 4
+    x[-1] = 3
+    model = Net(read_directly, e=nn.Embedding(7, 4), b=nn.Linear(4, CLASSES))
+    del model.a
+    assert "'e.weight' act outside" in refusal(lambda: KINDS[name](model.double(), 0.1).fit(x, y).self_influence(x, y))
+    fitted = KINDS[name](model, 0.1).fit(x[:-1], y[:-1])
+    assert "'e.weight' act outside" in refusal(lambda: fitted.self_influence(x, y))
+
+
+MIXED = {
+    "their mean": lambda m, x: m.b(hidden(m, x + x.mean(0))),
+    "a little of their mean": lambda m, x: m.b(hidden(m, x + 1e-5 * x.mean(0))),
+    "a threshold": lambda m, x: m.b(hidden(m, (x > x.mean(0)).to(x))),
+    "their number": lambda m, x: m.b(hidden(m, x)) / len(x),
+    "the row before": lambda m, x: m.b(hidden(m, x)) + 0.1 * m.b(hidden(m, x)).roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.parametrize("name", KINDS)
+def test_examples_that_are_mixed_are_refused_though_the_first_two_are_equal(name, case):
+    """Accepted before where x[1] = x[0], with scores that depended on the batch size."""
+    x, y = data()
+    x[1] = x[0]
+    model = Net(MIXED[case]).double()
+    message = refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
+    assert "mixes the examples" in message or (name == "LastLayerGGN" and "the output of a Linear layer" in message)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_logits_that_are_not_finite_are_counted_and_the_first_is_named(name):
+    """Before: all scores NaN in silence, LinAlgError, or 0 (GradCos)."""
+    x, y = data()
+    x[[17, 38], 0] = 1e200
+    model = nn.Linear(12, CLASSES).double()
+    model.weight.data[0, 0] = 1e200
+    message = refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
+    assert "not finite for 2 of 40 examples, first for x[17]" in message
+    fitted = KINDS[name](nn.Linear(12, CLASSES).double(), 0.1).fit(x.clamp(max=2), y)
+    network = fitted._projected[0]._reader._network if name == "TRAK" else fitted._network
+    network.module.weight.data[0, 0] = 1e200
+    assert "not finite for 2 of 40 examples" in refusal(lambda: fitted.self_influence(x, y))
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"LastLayerGGN"}))
+def test_gradients_that_are_not_finite_at_finite_logits_are_refused(name):
+    x, y = data()
+    x[N - 1] = 0
+
+    def rooted(m: Net, x: Tensor) -> Tensor:
+        return m.b(m.a(x) + (m.a(x) - m.a.bias.detach()).square().sum(1, keepdim=True).sqrt())
+
+    assert "not finite" in refusal(lambda: KINDS[name](Net(rooted).double(), 0.1).fit(x, y).self_influence(x, y))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inputs_that_overflow_in_the_models_precision_are_refused(name):
+    x, y = data()
+    x[30] = 1e300
+    model = Net(lambda m, x: m.b(hidden(m, x)))
+    assert "finite in float32" in refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_autocast_by_the_caller_changes_nothing_and_in_the_model_is_refused(name):
+    """Before: tracebacks from 11 estimators, LastLayerGGN .4 to .7 % off."""
+    x, y = data(torch.float32)
+
+    def inside(m: Net, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return m.b(hidden(m, x)).float()
+
+    model = Net(lambda m, x: m.b(hidden(m, x)))
+    wanted = KINDS[name](model, 5.0).fit(x, y).influence_on(x, y, x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = KINDS[name](model, 5.0).fit(x, y).influence_on(x, y, x, y)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert "switch autocast inside it off" in refusal(lambda: KINDS[name](Net(inside), 5.0).fit(x, y))
+
+
+class Tied(nn.Module):
+    """A head tied to the embedding, over four tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 5), nn.Linear(5, 7, bias=False)
+        self.head.weight = self.embed.weight
+        self.last = nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.head(self.embed(x).mean(1))))
+
+
+def test_leaving_out_one_of_two_tied_layers_is_refused():
+    """``leave_out=["head"]`` dropped the embedding too, without a word."""
+    x, y = texts()
+    model = Tied().double()
+    message = refusal(lambda: GradDot(model, leave_out=["head"]).fit(x, y))
+    assert "'head.weight' is tied to 'embed.weight'" in message
+    both = GradDot(model, leave_out=["head", "embed"]).fit(x, y).self_influence(x, y)
+    g = brute_force(model, x, y)[:, model.embed.weight.numel() :]
+    torch.testing.assert_close(both, g.square().sum(1))
+
+
+class Twins(nn.Module):
+    """Two layers share a weight, and have biases of their own; positions are looked up for all examples alike."""
+
+    def __init__(self, flat: bool):
+        super().__init__()
+        self.embed, self.place = nn.Embedding(7, 6, sparse=True), nn.Embedding(5, 6)
+        self.a, self.b, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+        self.b.weight, self.flat = self.a.weight, flat
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[1]) if self.flat else torch.arange(x.shape[1])[None]
+        h = self.embed(x) + torch.tanh(self.b(self.place(places)))
+        return self.head(torch.tanh(self.a(h)).mean(1))
+
+
+@pytest.mark.parametrize("build", [Tied, lambda: Twins(True), lambda: Twins(False)], ids=["tied", "flat", "one row"])
+@pytest.mark.parametrize("name", ["GradDot", "ExactGGN", "CG", "ExactHessian", "DataInf", "EKFAC", "KFAC"])
+def test_gradients_of_all_uses_are_summed_before_they_are_squared(name, build):
+    """Refused before: layers that share parameters, run twice or take the same input for all examples."""
+    torch.manual_seed(0)
+    x, y = texts()
+    model = build().double()
+    g = brute_force(model, x, y)
+    scale = 1.0 if name == "GradDot" else 1e8  # of so large a damping only the gradients are left
+    estimator = KINDS[name](model, 1e8, batch_size=7).fit(x, y)
+    torch.testing.assert_close(scale * estimator.self_influence(x, y), g.square().sum(1), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(scale * estimator.pairwise(x, y, x[:3], y[:3]), -g[:3] @ g.T, rtol=1e-5, atol=1e-7)
+
+
+def checkpointed(m: Net, x: Tensor, reentrant: bool) -> Tensor:
+    h = m.a(x).view(-1, 3, 4)
+    h = checkpoint(lambda z: m.attend(z, z, z, need_weights=False)[0], h, use_reentrant=reentrant)
+    return m.b(h.flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", ["EKFAC", "ExactGGN", "ExactHessian", "GradDot"])
+def test_checkpointed_attention_is_refused(name, reentrant):
+    x, y = data()
+    attend = nn.MultiheadAttention(4, 2, batch_first=True)
+    model = Net(lambda m, x: checkpointed(m, x, reentrant), attend=attend).double().eval()
+    assert "checkpoint" in refusal(lambda: KINDS[name](model, 5.0).fit(x, y))
+
+
+def test_checkpointed_layers_of_other_kinds_are_taken():
+    x, y = data()
+    model = Net(lambda m, x: m.b(checkpoint(lambda z: hidden(m, z), x, use_reentrant=False))).double()
+    plain = Net(lambda m, x: m.b(hidden(m, x))).double()
+    wanted = EKFAC(plain, 0.1).fit(x, y).self_influence(x, y)
+    torch.testing.assert_close(EKFAC(model, 0.1).fit(x, y).self_influence(x, y), wanted)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_token_out_of_range_is_named_by_its_example(name):
+    """IndexError before, from the second batch on."""
+    x, y = texts()
+    x[33, 2] = 9
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, CLASSES)).double()
+    assert "does not take x[33]: index out of range" in refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_models_whose_layers_cannot_be_seen_or_differentiated_are_refused():
+    x, y = data()
+    layers = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
+    assert "torch.jit" in refusal(lambda: EKFAC(torch.jit.script(layers)).fit(x, y))
+    with torch.inference_mode():
+        made = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
+    assert "torch.inference_mode" in refusal(lambda: EKFAC(made).fit(x, y))
+
+
+class Scaled(nn.Linear):
+    """A Linear layer by name alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, 1.001 * self.weight, self.bias)
+
+
+class Renamed(nn.Linear):
+    """A Linear layer that writes its product out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+def test_a_subclass_of_linear_is_taken_where_it_computes_the_same():
+    x, y = data()
+    torch.manual_seed(0)
+    model = nn.Sequential(Renamed(12, 6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
+    torch.testing.assert_close(GradDot(model).fit(x, y).self_influence(x, y), brute_force(model, x, y).square().sum(1))
+    model[0].__class__ = Scaled
+    assert "layer '0' computes something else" in refusal(lambda: GradDot(model).fit(x, y))
+
+
+def test_a_model_that_writes_into_its_input_is_refused_before_it_did():
+    x, y = data()
+    before = x.clone()
+    model = Net(lambda m, x: m.b(hidden(m, x.mul_(2)))).double()
+    assert "writes into its input" in refusal(lambda: EKFAC(model).fit(x, y))
+    assert torch.equal(x, before)
+
+
+def test_part_of_a_layer_may_be_left_out_or_frozen():
+    x, y = data()
+    model = Net(lambda m, x: m.b(hidden(m, x))).double()
+    g = brute_force(model, x, y)
+    sizes = [p.numel() for p in model.parameters()]
+    a_weight, _, b_weight, b_bias = g.split(sizes, 1)
+    kept = torch.cat([a_weight, b_weight, b_bias], 1).square().sum(1)
+    torch.testing.assert_close(GradDot(model, leave_out=["a.bias"]).fit(x, y).self_influence(x, y), kept)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    biases = torch.cat([g.split(sizes, 1)[i] for i in (1, 3)], 1)
+    torch.testing.assert_close(GradDot(model).fit(x, y).self_influence(x, y), biases.square().sum(1))
