@@ -159,7 +159,7 @@ def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = LEN
     labels, kept = trained(arm, scored, y, p, rng)
     prior = [TAU if method == PRIOR else 0.0 for method, _ in arm]
     drawn = int(rng.integers(2**62))
-    guesses = _best(x_train, labels, kept, prior, (x_val, y_val), x_test, pool.n_classes, drawn, lengths)
+    guesses = best_of_lengths(x_train, labels, kept, prior, (x_val, y_val), x_test, pool.n_classes, drawn, lengths)
     common = {"split": number, "n_train": len(y), "n_test": len(y_test)}
     result = [common | {"kind": "noise", "steps": made.steps} | noise_rates(p, y)]
     for i, (method, amount) in enumerate(arm):
@@ -173,7 +173,7 @@ def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = LEN
     return result
 
 
-def _best(
+def best_of_lengths(
     x: Floats,
     labels: Labels,
     kept: NDArray[np.bool_],
