@@ -67,7 +67,7 @@ class Advice:
             **self.facts,
             "lines": self.lines,
             "detected": self.detected,
-            "gains": v.gains.drop(columns=["method"]).astype(object).where(v.gains.notna(), None).to_dict("records"),
+            "gains": v.gains.drop(columns="method").to_dict("records"),
             "versions": {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")},
         }
 
@@ -258,10 +258,7 @@ class _Table:
         by_name = {what: source.need(name, what) for what, name in by_name.items() if name is not None}
         self.taken = set(by_name.values())
         wanted = list(dict.fromkeys(by_name.values())) or source.columns[:1]
-        parts = list(source.blocks(wanted))
-        if not sum(map(len, parts)):
-            raise UserError(f"{source.name}: a header, and no rows under it")
-        read = pd.concat(parts, ignore_index=True)
+        read = source.whole(wanted)
         column = {what: read[name] for what, name in by_name.items()}
         y = column.get("label") if y is None else y
         values, missing = _labels(y, f"label '{label}'" if label else "y", len(read))
@@ -303,7 +300,7 @@ class _Table:
             at += len(block)
         if at <= self.rows.max():
             raise UserError(f"{source.name}: has {at:,} rows, the labels more; one row an example is needed")
-        taken = pd.concat(parts, ignore_index=True)
+        taken = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
         return taken.iloc[np.argsort(np.argsort(rows))].reset_index(drop=True) if in_order else taken
 
     def _of_rows(self, values: Any, what: str, n: int) -> NDArray:
@@ -384,7 +381,7 @@ def _clean(
     if X is None:
         return None, None
     source = reading.read(X, **(read or {}))
-    frame = pd.concat(list(source.blocks(None)), ignore_index=True)
+    frame = source.whole()
     if absent := [name for name in names if name not in source.columns]:
         raise UserError(f"test '{source.name}': has no column '{absent[0]}', which is a feature")
     label = next((name for name in table.taken if name in source.columns), None)

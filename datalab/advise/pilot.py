@@ -85,7 +85,7 @@ def references(
     y: Labels,
     n_classes: int,
     rng: np.random.Generator,
-    lengths: tuple[int, ...] = LENGTHS,
+    lengths: tuple[int, ...],
     validation: tuple[Floats, Labels] | None = None,
 ) -> References:
     """References of the rows x (n, d), y (n,), of that one of ``lengths`` with the best macro-F1 on validation."""
@@ -142,10 +142,10 @@ def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p
     return labels, kept
 
 
-def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = LENGTHS) -> list[dict[str, Any]]:
+def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise"."""
-    rows = _split(pool, seed, number)
-    encode, clean = pool.encode(rows.train), pool.clean
+    rows = split_rows(pool, seed, number)
+    encode, clean, lengths = pool.encode(rows.train), pool.clean, lengths or LENGTHS
     x_train, x_val = encode(rows.train), encode(rows.validation)
     x_test, y_test = (encode(rows.test), pool.labels[rows.test]) if clean is None else (encode(None), clean)
     y, y_val = pool.labels[rows.train], pool.labels[rows.validation]
@@ -206,11 +206,16 @@ def best_of_lengths(
     return [(guess, steps) for _, guess, steps in best]
 
 
-def _split(pool: Pool, seed: int, number: int) -> splits.Split:
+def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
     """The split of that number; of grouped ones the first drawn whose training part holds every class twice."""
     for attempt in range(50):
         rng = seeds.generator(seed, "advise", "split", number, attempt)
-        rows = splits.split(pool.labels, pool.groups, rng, CAPS)
+        try:
+            rows = splits.split(pool.labels, pool.groups, rng, CAPS)
+        except UserError:
+            raise
+        except ValueError:  # groups of one class each can leave a part without rows
+            continue
         if not rows.dropped_classes and len(rows.test) and len(rows.validation):
             return rows
     raise UserError(

@@ -43,6 +43,12 @@ class Source:
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
             raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one")
 
+    def whole(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All rows of these columns at once. Raises UserError where there are none."""
+        if not sum(map(len, parts := list(self.blocks(columns)))):
+            raise UserError(f"{self.name}: a header, and no rows under it")
+        return pd.concat(parts, ignore_index=True)
+
     def need(self, column: str, what: str) -> str:
         """The column's name. Raises UserError, with the closest name, where there is none."""
         if column in self.columns:

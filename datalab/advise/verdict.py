@@ -60,7 +60,7 @@ def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
     for of in (family, ~family):
         for column, values in zip(over_all, stats.corrected_resampled_t(d[of], ratio, rng), strict=True):
             column[of] = values
-    gains = others.mean(1).rename("score").reset_index()
+    gains = others.mean(axis=1).rename("score").reset_index()
     gains["dropped"] = arms.groupby(["method", "amount"], sort=False).dropped.mean().loc[others.index].to_numpy()
     for column, values in zip(("gain", "low", "high", "p"), over_all, strict=True):
         gains[column] = values
