@@ -1,4 +1,4 @@
-"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets, advise, api; each calls the room that knows.
+"""The ``datalab`` command: plan, run, verify, compare, report, claims, datasets, advise, api; each calls its room.
 
 Exit status: 0 done, 1 a notebook failed, a record is not whole or cannot be written any more, or two records differ, 2
 the call was wrong (one line on stderr, nothing written), 130 interrupted.

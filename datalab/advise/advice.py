@@ -67,7 +67,7 @@ class Advice:
             **self.facts,
             "lines": self.lines,
             "detected": self.detected,
-            "gains": v.gains.drop(columns=["method"]).astype(object).where(v.gains.notna(), None).to_dict("records"),
+            "gains": v.gains.drop(columns="method").to_dict("records"),
             "versions": {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")},
         }
 
@@ -148,14 +148,18 @@ def advise(
     of_pool = None if own is None else own[chosen]
     grouped = None if table.groups is None else table.groups[chosen]
     pool = pilot.Pool(codes, len(table.classes), grouped, encode, clean_codes, of_pool)
-    rest = 3 * (time.perf_counter() - began) + len(table.codes) / 50_000
+    reading_time = time.perf_counter() - began  # a pass or two over the file, as the rest will take
+    streamed = len(table.codes) if len(chosen) < len(table.codes) else len(chosen)
+    typing = _seconds(lambda: columns.typed(raw[:2048])) / min(2048, len(raw))
+    encoded = features.fit(frame, np.arange(len(codes)))(frame, np.arange(min(2048, len(codes))))
+    scoring_time = _seconds(lambda: scoring.rehearse(encoded, len(table.classes))) / len(encoded)
+    over = time.perf_counter() - began
+    rest = 1 + reading_time + streamed * (typing + scoring_time)
 
     def announce(plan: pilot.Plan) -> None:
-        say(
-            f"about {plan.seconds / 60:.1f} minutes: {plan.splits} splits at {plan.pace:.1f} s, then all rows are scored"
-        )
+        say(f"about {plan.seconds / 60:.1f} minutes: {plan.splits} splits of {plan.pace:.1f} s, then every row")
 
-    split_rows, plan, stopped = pilot.run(pool, seed, minutes, splits, rest, announce)
+    split_rows, plan, stopped = pilot.run(pool, seed, minutes, splits, over, rest, announce)
     rows = pd.DataFrame(split_rows)
     v = verdict.conclude(rows, seed)
     steps = int(rows[rows.kind == "noise"].steps.mode()[0])
@@ -248,17 +252,13 @@ class _Table:
         self.detected: list[str] = []
         label = label or (source.label if y is None else None)
         if y is None and label is None:
-            raise UserError(
-                f"{source.name}: name the column that holds the label (--label); it has {source.columns[:12]}"
-            )
+            raise UserError(f"{source.name}: name the label's column; it has {', '.join(source.columns[:12])}, ...")
         by_name = {"label": label, "id": ids if isinstance(ids, str) else None}
         by_name["group"] = groups if isinstance(groups, str) else None
         by_name = {what: source.need(name, what) for what, name in by_name.items() if name is not None}
         self.taken = set(by_name.values())
         wanted = list(dict.fromkeys(by_name.values())) or source.columns[:1]
-        read = pd.concat(list(source.blocks(wanted)), ignore_index=True)
-        if not len(read):
-            raise UserError(f"{source.name}: a header, and no rows under it")
+        read = source.whole(wanted)
         column = {what: read[name] for what, name in by_name.items()}
         y = column.get("label") if y is None else y
         values, missing = _labels(y, f"label '{label}'" if label else "y", len(read))
@@ -300,7 +300,7 @@ class _Table:
             at += len(block)
         if at <= self.rows.max():
             raise UserError(f"{source.name}: has {at:,} rows, the labels more; one row an example is needed")
-        taken = pd.concat(parts, ignore_index=True)
+        taken = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
         return taken.iloc[np.argsort(np.argsort(rows))].reset_index(drop=True) if in_order else taken
 
     def _of_rows(self, values: Any, what: str, n: int) -> NDArray:
@@ -368,6 +368,12 @@ def _own(given: Any, table: _Table) -> NDArray:
     return p[table.rows]
 
 
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def _clean(
     X: Any, y: Any, table: _Table, columns: features.Columns, names: list[str], read: dict | None
 ) -> tuple[pd.DataFrame | None, NDArray | None]:
@@ -375,7 +381,7 @@ def _clean(
     if X is None:
         return None, None
     source = reading.read(X, **(read or {}))
-    frame = pd.concat(list(source.blocks(None)), ignore_index=True)
+    frame = source.whole()
     if absent := [name for name in names if name not in source.columns]:
         raise UserError(f"test '{source.name}': has no column '{absent[0]}', which is a feature")
     label = next((name for name in table.taken if name in source.columns), None)

@@ -92,7 +92,8 @@ def fit(frame: pd.DataFrame, rows: NDArray) -> Encode:
     Returns a function of any typed frame and row numbers (m,) to features (m, d).
     """
     texts = [name for name in frame if _is_text(frame[name])]
-    words_ = {name: TfidfSvd(SimpleNamespace(features={"text": frame[name]})).fit(rows) for name in texts}
+    with np.errstate(all="ignore"):
+        words_ = {name: TfidfSvd(SimpleNamespace(features={"text": frame[name]})).fit(rows) for name in texts}
     table = frame.drop(columns=texts)
     plain = DummyTable(SimpleNamespace(features=table)).fit(rows) if len(table.columns) else None
 
@@ -101,7 +102,8 @@ def fit(frame: pd.DataFrame, rows: NDArray) -> Encode:
         for name, fitted in words_.items():
             moved = copy.copy(fitted)
             moved.texts = other[name]
-            parts.append(moved.transform(at))
+            with np.errstate(all="ignore"):  # texts that are all alike have no spread to be divided by
+                parts.append(np.nan_to_num(moved.transform(at), nan=0, posinf=0, neginf=0))
         if plain is not None:
             moved = copy.copy(plain)
             moved.features = other.drop(columns=texts)

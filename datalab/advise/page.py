@@ -32,7 +32,7 @@ def write(advice: Advice, folder: Path) -> list[Path]:
     """Write the four files; equal answers give equal bytes, but for ``seconds`` in ``advice.json``."""
     check(folder)
     content = {
-        "advice.json": json.dumps(advice.as_dict(), indent=1, ensure_ascii=False, default=_plain) + "\n",
+        "advice.json": json.dumps(_plain(advice.as_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "kept.csv": advice.kept.to_csv(index=False, lineterminator="\n"),
         "flagged.csv": advice.flagged.to_csv(index=False, lineterminator="\n"),
         "index.html": html(advice),
@@ -44,7 +44,8 @@ def write(advice: Advice, folder: Path) -> list[Path]:
 
 def html(advice: Advice) -> str:
     """The page: the answer, four pictures, the most suspicious rows, what was detected."""
-    drawn = {"gain": gain(advice), "pairs": pairs(advice), "loss": loss(advice), "hit": hit(advice)}
+    drawn = {"gain": gain(advice.verdict.gains), "pairs": pairs(advice.flagged), "loss": loss(advice.by_class)}
+    drawn["hit"] = hit(advice.by_class, advice.by_group)
     pictures = {name: _encoded(figures.render(figure, name)["svg"], "svg+xml") for name, figure in drawn.items()}
     for figure in drawn.values():
         figures.close(figure)
@@ -64,11 +65,11 @@ def _axes(title: str, height: float = 3.6) -> tuple[Any, Any]:
     return figure, axes
 
 
-def gain(advice: Advice) -> Any:
+def gain(gains: pd.DataFrame) -> Any:
     """Gain over keeping everything by the share that an arm drops, a line a method."""
     figure, axes = _axes("What each arm gains over keeping everything")
     axes.axhline(0, color="black", linewidth=1)
-    table = advice.verdict.gains.sort_values(["method", "dropped"])
+    table = gains.sort_values(["method", "dropped"])
     markers = dict(zip(dict.fromkeys(table.method), "osD^vP", strict=False))
     for i, (method, part) in enumerate(table.groupby("method", sort=False)):
         x = 100 * part.dropped + 0.35 * (i - 2.5)
@@ -76,14 +77,14 @@ def gain(advice: Advice) -> Any:
         style = {"color": "#777777" if method == RANDOM else figures.COLOURS[i], "marker": markers[method]}
         axes.errorbar(x, 100 * part.gain, error, label=method, markersize=5, linewidth=1.2, elinewidth=0.8, **style)
     axes.set(xlabel="training rows dropped (%)", ylabel="macro-F1, points")
-    axes.legend(fontsize=9, ncols=2)
+    axes.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
 
-def pairs(advice: Advice) -> Any:
+def pairs(flagged: pd.DataFrame) -> Any:
     """How many flagged rows go from each given label to each suggested one."""
-    counts = pd.crosstab(advice.flagged["given label"], advice.flagged["suggested label"])
-    names = (counts.sum(1).add(counts.sum(), fill_value=0)).nlargest(CLASSES).index.sort_values()
+    counts = pd.crosstab(flagged["given label"], flagged["suggested label"])
+    names = (counts.sum(axis=1).add(counts.sum(), fill_value=0)).nlargest(CLASSES).index.sort_values()
     counts = counts.reindex(index=names, columns=names, fill_value=0)
     figure, axes = _axes("Flagged rows: the label given, and the one suggested", max(3.2, 0.28 * len(names) + 1.6))
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(counts.to_numpy().max(initial=1), 1), aspect="auto")
@@ -98,30 +99,28 @@ def pairs(advice: Advice) -> Any:
     return figure
 
 
-def loss(advice: Advice) -> Any:
+def loss(by_class: pd.DataFrame) -> Any:
     """The mean out-of-sample loss of each class."""
-    table = advice.by_class.nlargest(CLASSES, "loss")[::-1]
+    table = by_class.nlargest(CLASSES, "loss")[::-1]
     figure, axes = _axes("Which classes are hardest to predict", max(2.6, 0.26 * len(table) + 1.2))
     axes.barh([_short(name) for name in table.of], table.loss, color=figures.COLOURS[0])
     axes.set(xlabel="mean loss of rows not trained on (nats)")
     return figure
 
 
-def hit(advice: Advice) -> Any:
+def hit(by_class: pd.DataFrame, by_group: pd.DataFrame | None = None) -> Any:
     """The share of each class, and of each group, that is flagged and that the advised arm drops."""
-    tables = [advice.by_class] if advice.by_group is None else [advice.by_class, advice.by_group]
-    parts = [part.nlargest(CLASSES, ["dropped", "flagged"])[::-1] for part in tables[::-1]]
-    table = pd.concat(parts)
-    words = [
-        _short(name) + ("" if i >= len(parts[0]) or len(parts) == 1 else " (group)") for i, name in enumerate(table.of)
-    ]
-    figure, axes = _axes("Who is flagged, and who would be dropped", max(2.8, 0.32 * len(table) + 1.4))
-    at = np.arange(len(table))
-    axes.barh(at + 0.2, 100 * table.flagged, 0.4, color=figures.COLOURS[4], label="flagged")
-    axes.barh(at - 0.2, 100 * table.dropped, 0.4, color=figures.COLOURS[1], label="dropped by the advice")
-    axes.set_yticks(at, words)
+    groups = by_class[:0] if by_group is None else by_group.assign(of="group " + by_group.of)
+    parts = [part.nlargest(CLASSES, ["dropped", "flagged"])[::-1] for part in (groups, by_class)]
+    table, dropped = pd.concat(parts), by_class.dropped.any()
+    figure, axes = _axes("Who is flagged" + (", and who dropped" if dropped else ""), max(2.8, 0.32 * len(table) + 1.4))
+    at, height = np.arange(len(table)), 0.4 if dropped else 0.8
+    axes.barh(at + (0.2 if dropped else 0), 100 * table.flagged, height, color=figures.COLOURS[4], label="flagged")
+    if dropped:
+        axes.barh(at - 0.2, 100 * table.dropped, height, color=figures.COLOURS[1], label="dropped by the advice")
+        axes.legend(fontsize=9)
+    axes.set_yticks(at, [_short(name, 24) for name in table.of])
     axes.set(xlabel="rows (%)")
-    axes.legend(fontsize=9)
     return figure
 
 
@@ -136,7 +135,8 @@ def _contents(advice: Advice) -> list[dict[str, Any]]:
             pixels = np.array([row[str(i)] for i in range(grid[0] * grid[1])], dtype=float).reshape(grid)
             made.append({"picture": _thumbnail(pixels), "words": ""})
         else:
-            words = [f"{name}: {_short(str(value), 200)}" for name, value in list(row.items())[:8]]
+            first = sorted(row.items(), key=lambda item: not isinstance(item[1], str))  # words say more than numbers
+            words = [f"{name}: {_short(str(value), 200)}" for name, value in first[:8]]
             made.append({"picture": None, "words": " · ".join(words)})
     return made
 
@@ -165,6 +165,10 @@ def _short(name: str, length: int = 18) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return (
-        None if isinstance(value, float) and np.isnan(value) else value.item() if hasattr(value, "item") else str(value)
-    )
+    """What JSON can hold: numpy's numbers as Python's, and None for what is not finite."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -85,7 +85,7 @@ def references(
     y: Labels,
     n_classes: int,
     rng: np.random.Generator,
-    lengths: tuple[int, ...] = LENGTHS,
+    lengths: tuple[int, ...],
     validation: tuple[Floats, Labels] | None = None,
 ) -> References:
     """References of the rows x (n, d), y (n,), of that one of ``lengths`` with the best macro-F1 on validation."""
@@ -142,15 +142,15 @@ def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p
     return labels, kept
 
 
-def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
+def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise"."""
-    rows = _split(pool, seed, number)
-    encode, clean = pool.encode(rows.train), pool.clean
+    rows = split_rows(pool, seed, number)
+    encode, clean, lengths = pool.encode(rows.train), pool.clean, lengths or LENGTHS
     x_train, x_val = encode(rows.train), encode(rows.validation)
     x_test, y_test = (encode(rows.test), pool.labels[rows.test]) if clean is None else (encode(None), clean)
     y, y_val = pool.labels[rows.train], pool.labels[rows.validation]
     rng = seeds.generator(seed, "advise", "models", number)
-    made = references(x_train, y, pool.n_classes, rng, validation=(x_val, y_val))
+    made = references(x_train, y, pool.n_classes, rng, lengths, (x_val, y_val))
     p = made.probabilities if pool.probabilities is None else pool.probabilities[rows.train]
     scored = {"loss": made.loss, "confident learning": pruning.confident_learning(p, y)}
     if pool.n_classes <= INFLUENCE_CLASSES:
@@ -158,7 +158,8 @@ def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
     arm = [(method, amount) for method, amount in arms() if method not in SCORES or method in scored]
     labels, kept = trained(arm, scored, y, p, rng)
     prior = [TAU if method == PRIOR else 0.0 for method, _ in arm]
-    guesses = _best(x_train, labels, kept, prior, (x_val, y_val), x_test, pool.n_classes, int(rng.integers(2**62)))
+    drawn = int(rng.integers(2**62))
+    guesses = best_of_lengths(x_train, labels, kept, prior, (x_val, y_val), x_test, pool.n_classes, drawn, lengths)
     common = {"split": number, "n_train": len(y), "n_test": len(y_test)}
     result = [common | {"kind": "noise", "steps": made.steps} | noise_rates(p, y)]
     for i, (method, amount) in enumerate(arm):
@@ -172,7 +173,7 @@ def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
     return result
 
 
-def _best(
+def best_of_lengths(
     x: Floats,
     labels: Labels,
     kept: NDArray[np.bool_],
@@ -181,12 +182,13 @@ def _best(
     x_test: Floats,
     n_classes: int,
     seed: int,
+    lengths: tuple[int, ...],
 ) -> list[tuple[NDArray, int]]:
     """Of each arm the test predictions of its best length by macro-F1 on validation, and that length; ties: shorter."""
     x_val, y_val = validation
     size = len(labels)
     best, network = [(-1.0, None, 0)] * size, module(x.shape[1], n_classes)
-    for steps in LENGTHS:
+    for steps in lengths:
         recipe = protocol_recipe(steps)
         chunk = chunk_size(network, recipe, x.shape[1])
         for start in range(0, size, chunk):
@@ -204,11 +206,16 @@ def _best(
     return [(guess, steps) for _, guess, steps in best]
 
 
-def _split(pool: Pool, seed: int, number: int) -> splits.Split:
+def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
     """The split of that number; of grouped ones the first drawn whose training part holds every class twice."""
     for attempt in range(50):
         rng = seeds.generator(seed, "advise", "split", number, attempt)
-        rows = splits.split(pool.labels, pool.groups, rng, CAPS)
+        try:
+            rows = splits.split(pool.labels, pool.groups, rng, CAPS)
+        except UserError:
+            raise
+        except ValueError:  # groups of one class each can leave a part without rows
+            continue
         if not rows.dropped_classes and len(rows.test) and len(rows.validation):
             return rows
     raise UserError(
@@ -217,7 +224,7 @@ def _split(pool: Pool, seed: int, number: int) -> splits.Split:
 
 
 class Plan(NamedTuple):
-    """How many splits, seconds a split as measured, and seconds in all."""
+    """How many splits, seconds a split as measured, and seconds in all, with what is over."""
 
     splits: int
     pace: float
@@ -225,26 +232,30 @@ class Plan(NamedTuple):
 
 
 def run(
-    pool: Pool, seed: int, minutes: float, fixed: int | None, rest: float, announce: Callable[[Plan], None]
+    pool: Pool, seed: int, minutes: float, fixed: int | None, over: float, rest: float, announce: Callable[[Plan], None]
 ) -> tuple[list[dict[str, Any]], Plan, str]:
     """Rows of every split within the budget; the plan; and why it stopped early: "", "interrupted" or "slower".
 
-    The first split measures the pace and counts; the others are planned from it, ``rest`` being the seconds that the
-    remaining work is thought to take. The plan is announced before they run. When the machine turns out slower than
-    measured, splits are given up so that the announced time is kept; a ``fixed`` number of splits is always run.
+    The first split measures the pace and counts; the others are planned from it and announced before they run. ``over``
+    are the seconds already spent, ``rest`` those that will be needed after the pilot. Where the machine gets
+    slower, splits are given up so that the announced time is kept; a ``fixed`` number of splits is always run.
     Ctrl-C after two splits ends the pilot, not the answer.
     """
-    began, rows = time.perf_counter(), []
+    start, rows = time.perf_counter(), []
     with single_thread():
+        one_split(pool, seed, 0, (10,))  # the first call of everything takes longer
+        began = time.perf_counter()
         rows += one_split(pool, seed, 0)
         pace = time.perf_counter() - began
-        left = 60 * minutes - pace - rest
-        wanted = fixed or int(np.clip(1 + left // pace, LEAST_SPLITS, MOST_SPLITS))
-        plan = Plan(wanted, pace, wanted * pace + rest)
+        over, rest = over + began - start, rest + 0.3 * pace  # the final models
+        wanted = fixed or int(np.clip((60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
+        plan = Plan(wanted, pace, over + wanted * pace + rest)
         announce(plan)
         try:
             for number in range(1, wanted):
-                late = time.perf_counter() - began + pace > 1.1 * plan.seconds - rest
+                spent = time.perf_counter() - began
+                slower = max(spent / (number * pace), 1)
+                late = over + spent + slower * (pace + rest) > 1.1 * plan.seconds
                 if fixed is None and late and number >= LEAST_SPLITS:
                     return rows, plan, "slower"
                 rows += one_split(pool, seed, number)

@@ -17,7 +17,7 @@ from datalab.advise import pilot
 from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
-from datalab.training import protocol_recipe
+from datalab.training import make_stack, protocol_recipe
 
 REPEATS = 3
 
@@ -66,6 +66,13 @@ class _Repeat:
         else:
             drop = (1 + pruning.margin(unseen, y)) / 2 + wrong
         return unseen, wrong, drop
+
+
+def rehearse(x: NDArray, n_classes: int) -> None:
+    """The forward passes that scoring the rows x (m, d) takes, for their time."""
+    with pilot.single_thread():
+        models = REPEATS * (protocol().reference["models"] + pilot.FOLDS)
+        make_stack(pilot.module(x.shape[1], n_classes), models)(torch.from_numpy(x))
 
 
 def score(

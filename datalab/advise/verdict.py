@@ -60,7 +60,7 @@ def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
     for of in (family, ~family):
         for column, values in zip(over_all, stats.corrected_resampled_t(d[of], ratio, rng), strict=True):
             column[of] = values
-    gains = others.mean(1).rename("score").reset_index()
+    gains = others.mean(axis=1).rename("score").reset_index()
     gains["dropped"] = arms.groupby(["method", "amount"], sort=False).dropped.mean().loc[others.index].to_numpy()
     for column, values in zip(("gain", "low", "high", "p"), over_all, strict=True):
         gains[column] = values
@@ -120,8 +120,8 @@ def lines(v: Verdict, facts: dict[str, Any]) -> list[str]:
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:
-        why = {"interrupted": "interrupted", "slower": "the machine was slower than measured"}[facts["stopped"]]
-        fifth = f"ANSWER SO FAR ({why}, {facts['splits']} of {facts['planned']} splits). {fifth}"
+        why = {"interrupted": "interrupted", "slower": "the machine was slower than at the start"}[facts["stopped"]]
+        fifth = f"Answer so far ({why}): {facts['splits']} of {facts['planned']} splits. {fifth}"
     return [first, second, third, facts["hit"], fifth]
 
 

@@ -35,8 +35,9 @@ def corrected_resampled_t(
     The variance of a mean over J splits is taken as (1/J + n_test/n_train) s^2, not s^2/J, since splits share rows. The
     limits are mean +- q s.e. with q the ``confidence`` point of the largest |t| of the k arms, drawn with the arms' own
     correlation on J - 1 degrees of freedom (Dunnett 1955, with the correlation estimated): they hold for whichever arm
-    is picked afterwards, so that picking the best needs no further correction. An arm whose gains are all equal has an
-    interval of width 0. Raises UserError for fewer than 2 splits or a value that is not finite.
+    is picked afterwards, so that picking the best needs no further correction. Gains that
+    are all 0 have an interval of width 0; all equal but not 0, they say nothing of chance, and the limits are infinite.
+    Raises UserError for fewer than 2 splits or a value that is not finite.
     """
     d = np.atleast_2d(dense(d, "gains").astype(float))
     splits = d.shape[1]
@@ -45,7 +46,7 @@ def corrected_resampled_t(
     mean, spread = d.mean(1), d.std(1, ddof=1)
     varies = spread > 1e-12
     error = spread * np.sqrt(1 / splits + test_over_train)
-    p, half = np.where(mean == 0, 1.0, np.nan), np.zeros(len(d))
+    p, half = np.where(mean == 0, 1.0, np.nan), np.where(mean == 0, 0.0, np.inf)
     if varies.any():
         rows = (d[varies] - mean[varies, None]) / (spread[varies, None] * np.sqrt(splits - 1))  # unit length
         z = rng.standard_normal((DRAWS, splits)) @ rows.T

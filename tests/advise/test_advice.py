@@ -1,0 +1,212 @@
+"""From data to an answer and its files, as a user does it."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+
+import datalab
+from datalab import cli
+from datalab.advise import advice, pilot, write
+from datalab.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def table(noisy: NamedTuple) -> pd.DataFrame:
+    frame = pd.DataFrame(noisy.x.reshape(len(noisy.x), -1)).add_prefix("pixel ")
+    return frame.assign(
+        sort=np.array(["null", "eins", "zwei", "drei"])[noisy.y], key=[f"k{i}" for i in range(len(frame))]
+    )
+
+
+def test_flags_are_wrong_labels_and_the_same_seed_gives_the_same_bytes(noisy: NamedTuple, tmp_path: Path) -> None:
+    said: list[str] = []
+    made = [datalab.advise(noisy.x, noisy.y, splits=2, say=said.append) for _ in range(2)]
+    at = made[0].flagged.id.to_numpy()
+    assert noisy.flipped[at].mean() > 0.85
+    assert noisy.flipped[at].sum() > 0.6 * noisy.flipped.sum()
+    suggested = made[0].flagged["suggested label"].astype(int).to_numpy()
+    assert (suggested == noisy.true[at]).mean() > 0.85
+    assert any(re.match(r"about \d+\.\d minutes: 2 splits", line) for line in said)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for each, folder in zip(made, folders, strict=True):
+        write(each, folder)
+    for name in ("kept.csv", "flagged.csv", "index.html"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    answers = [json.loads((folder / "advice.json").read_text()) for folder in folders]
+    assert {key for key in answers[0] if answers[0][key] != answers[1][key]} <= {"seconds"}
+    assert {"advice", "arm", "gain_over_random", "gain_over_keeping_all", "noise_rate", "metric", "n", "splits", "seed",
+            "versions", "seconds"} <= set(answers[0])  # fmt: skip
+    assert len(str(made[0]).splitlines()) == 5
+
+
+def test_the_page_stands_alone_and_shows_what_was_read_as_text(noisy: NamedTuple, tmp_path: Path) -> None:
+    frame = table(noisy).assign(note="<script>alert(1)</script> and some more words &")
+    frame["note"] = frame.note + frame.key
+    write(datalab.advise(frame, label="sort", ids="key", splits=2), tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", page)
+    assert page.count('<img alt="') >= 4
+    assert "k" in pd.read_csv(tmp_path / "flagged.csv").id[0]
+
+
+def test_kept_and_dropped_rows_are_all_rows(noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    conclude = advice.verdict.conclude
+    for arm in (
+        ("influence", "30%"),
+        ("loss", pilot.ESTIMATED),
+        ("confident learning", "10%"),
+        (pilot.RELABEL, pilot.ESTIMATED),
+    ):
+        monkeypatch.setattr(
+            advice.verdict, "conclude", lambda *a, arm=arm: conclude(*a)._replace(answer=advice.verdict.ACT, arm=arm)
+        )
+        made = datalab.advise(noisy.x, noisy.y, groups=np.arange(len(noisy.y)) % 9, splits=2)
+        kept = made.kept.id.to_numpy()
+        dropped = np.setdiff1d(np.arange(len(noisy.y)), kept)
+        assert len(kept) + made.facts["dropped"] == len(noisy.y)
+        if arm[0] == pilot.RELABEL:
+            labels = made.kept.label.astype(int).to_numpy()
+            assert (labels == noisy.true).mean() > (noisy.y == noisy.true).mean() + 0.05
+            assert made.lines[0].startswith("Look at the")
+        else:
+            assert noisy.flipped[dropped].mean() > 1.7 * noisy.flipped.mean()
+            assert made.by_class.dropped.max() > 0
+        assert "group" in made.lines[3]
+
+
+def test_a_large_file_is_sampled_for_the_pilot_and_scored_whole(
+    noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(advice, "POOL", 320)
+    monkeypatch.setattr(advice.reading, "BLOCK", 100)
+    frame = table(noisy)
+    frame.loc[5, "sort"] = None
+    frame.to_parquet(tmp_path / "t.parquet")
+    made = datalab.advise(tmp_path / "t.parquet", label="sort", ids="key", splits=2)
+    assert any("the pilot sees 320 of 359 rows" in line for line in made.detected)
+    assert any("1 rows without a label" in line for line in made.detected)
+    assert len(made.kept) == 359
+    assert "k5" not in set(made.kept.id)
+    wrong = made.flagged.id.str[1:].astype(int).to_numpy()
+    assert noisy.flipped[wrong].mean() > 0.8
+    assert made.shown.key.tolist() == made.flagged.id.head(50).tolist()
+
+
+def test_labels_of_every_type_give_one_answer(noisy: NamedTuple) -> None:
+    answers = [
+        datalab.advise(x, y, splits=2).flagged.id.tolist()
+        for x, y in (
+            (noisy.x, noisy.y),
+            (noisy.x.reshape(len(noisy.x), -1), noisy.y[:, None].astype(float)),
+            (
+                scipy.sparse.csr_matrix(noisy.x.reshape(len(noisy.x), -1)),
+                pd.Series(noisy.y.astype(str), dtype="category"),
+            ),
+        )
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_own_probabilities_own_features_and_a_clean_test_file_are_used(noisy: NamedTuple, tmp_path: Path) -> None:
+    frame, p = table(noisy), np.eye(4)[noisy.true] * 0.96 + 0.01
+    order = np.argsort(np.array(["null", "eins", "zwei", "drei"]))
+    np.save(tmp_path / "p.npy", p[:, order])
+    np.save(tmp_path / "f.npy", noisy.x.reshape(len(noisy.x), -1))
+    given = {"label": "sort", "splits": 2, "pred_probs": tmp_path / "p.npy", "embedded": tmp_path / "f.npy"}
+    made = datalab.advise(frame[["sort", "key"]], **given)
+    assert sorted(made.flagged.id) == np.flatnonzero(noisy.flipped).tolist()
+    clean = frame.assign(sort=np.array(["null", "eins", "zwei", "drei"])[noisy.true])[:100]
+    judged = datalab.advise(frame, label="sort", X_test=clean, splits=2)
+    assert judged.rows.n_test.dropna().eq(100).all()
+    assert "clean test labels" in judged.lines[1]
+    with pytest.raises(UserError, match="test label: class 'neu'"):
+        datalab.advise(frame, label="sort", X_test=clean.assign(sort="neu"), splits=2)
+
+
+def test_duplicates_and_leaks_are_said(noisy: NamedTuple) -> None:
+    frame = table(noisy).drop(columns="key")
+    twice = pd.concat([frame, frame[:30]], ignore_index=True).assign(result=np.r_[noisy.y, noisy.y[:30]])
+    made = datalab.advise(twice, label="sort", splits=2)
+    assert any("30 rows repeat" in line for line in made.detected)
+    assert any(line.startswith("leak? 'result'") for line in made.detected)
+    assert len(made.kept) == len(twice)
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["advise", *arguments])
+    return ended.value.code
+
+
+def test_the_command_prints_five_lines_and_writes_four_files(
+    noisy: NamedTuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(noisy).to_csv("mine.csv", index=False, sep=";", decimal=",")
+    assert call("mine.csv", "--label", "sort", "--id", "key", "--splits", "2") == 0
+    shown = capsys.readouterr().out
+    assert "decimal ','" in shown
+    assert shown.split("\n\n")[1].count("\n") == 4
+    assert sorted(os.listdir("mine-advice")) == ["advice.json", "flagged.csv", "index.html", "kept.csv"]
+    assert call("mine.csv", "--label", "sort", "--splits", "2") == 0  # an earlier advice is replaced
+    (tmp_path / "mine-advice" / "thesis.txt").touch()
+    assert call("mine.csv", "--label", "sort", "--splits", "2") == 2
+
+
+def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
+    noisy: NamedTuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = table(noisy)
+    frame.to_csv("good.csv", index=False)
+    frame.assign(sort="x").to_csv("one.csv", index=False)
+    frame.assign(sort=np.where(np.arange(len(frame)) < 3, "rare", frame.sort)).to_csv("few.csv", index=False)
+    Path("header.csv").write_text("a,b\n")
+    np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
+    np.save("short.npy", np.eye(4)[noisy.y[:10]])
+    os.mkdir("folder")
+    before = sorted(os.listdir())
+    wrong = [
+        (["good.csv", "--label", "sotr"], "did you mean 'sort'"),
+        (["good.csv", "--label", "key"], "an id or a quantity"),
+        (["good.csv", "--label", "pixel 20"], "class|quantity"),
+        (["good.csv"], "name the label's column"),
+        (["one.csv", "--label", "sort"], "one class, 'x'"),
+        (["few.csv", "--label", "sort"], "class 'rare' has 3 examples; 20 are needed"),
+        (["header.csv", "--label", "a"], "no rows under it"),
+        (["pickle.npz"], "pickled objects"),
+        (["folder"], "no images by class"),
+        (["nosuch.csv", "--label", "a"], "no such file"),
+        (["good.csv", "--label", "sort", "--minutes", "0"], "minutes"),
+        (["good.csv", "--label", "sort", "--splits", "1"], "splits"),
+        (["good.csv", "--label", "sort", "--seed", "-1"], "seed"),
+        (["good.csv", "--label", "sort", "--group", "sort"], "groups"),
+        (["good.csv", "--label", "sort", "--id", "nokey"], "did you mean 'key'"),
+        (["good.csv", "--label", "sort", "--pred-probs", "short.npy"], "pred_probs"),
+        (["good.csv", "--label", "sort", "--features", "short.npy"], "one row an example"),
+        (["good.csv", "--label", "sort", "--test", "header.csv"], "no rows under it"),
+    ]
+    for arguments, says in wrong:
+        assert call(*arguments) == 2, arguments
+        shown = capsys.readouterr().err
+        assert len(shown.strip().splitlines()) == 1, shown
+        assert re.search(says, shown), shown
+    assert sorted(os.listdir()) == before
+
+
+def test_the_room_is_its_verb_however_it_was_imported() -> None:
+    from datalab.advise import page  # noqa: F401, which binds the module to its name in the package
+
+    assert callable(datalab.advise)
+    with pytest.raises(UserError, match="minutes"):
+        datalab.advise(np.eye(3), [0, 1, 2], minutes=-1)

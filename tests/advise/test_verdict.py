@@ -1,0 +1,91 @@
+"""The verdict is a function of the pilot's rows: keep everything unless an arm is shown to be better, by enough."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datalab.advise import pilot, verdict
+
+CL = ("confident learning", "20%")
+
+
+def rows(
+    gains: dict[tuple[str, str], float], splits: int = 12, spread: float = 0.002, level: float = 0.8
+) -> pd.DataFrame:
+    """A pilot in which every arm gains what is said (else 0), give or take ``spread``."""
+    rng, made = np.random.default_rng(0), []
+    for split in range(splits):
+        made.append({"kind": "noise", "split": split, "calibrated": 0.2 + rng.normal(0, 0.01), "counted": 0.15})
+        base = level + rng.normal(0, 0.02)
+        for method, amount in pilot.arms():
+            f1 = base + gains.get((method, amount), 0.0) + (method != pilot.KEEP_ALL) * rng.normal(0, spread)
+            row = {"kind": "arm", "split": split, "method": method, "amount": amount, "macro_f1": f1, "dropped": 0.1}
+            made.append(row | {"n_train": 600, "n_test": 250})
+    return pd.DataFrame(made)
+
+
+def test_everything_is_kept_where_nothing_gains() -> None:
+    v = verdict.conclude(rows({}), 1)
+    assert (v.answer, v.arm) == (verdict.KEEP, (pilot.KEEP_ALL, ""))
+    rate, low, high = v.noise["calibrated"]
+    assert low < 0.2 < high
+    assert rate == pytest.approx(0.2, abs=0.01)
+
+
+def test_an_arm_that_gains_more_than_the_smallest_effect_is_followed() -> None:
+    v = verdict.conclude(rows({CL: 0.03}), 1)
+    assert (v.answer, v.arm) == (verdict.ACT, CL)
+    assert v.best.low > 0
+    assert v.best["random low"] > 0
+
+
+def test_a_gain_that_is_shown_but_too_small_is_not() -> None:
+    v = verdict.conclude(rows({CL: 0.008}, spread=0.0005), 1)
+    assert v.best.low > 0
+    assert v.answer == verdict.KEEP
+
+
+def test_a_gain_that_is_large_but_not_shown_is_too_little_data() -> None:
+    assert verdict.conclude(rows({CL: 0.04}, splits=4, spread=0.05), 1).answer == verdict.UNSURE
+
+
+def test_relabelling_is_proposed_before_dropping_and_what_costs_nothing_before_both() -> None:
+    gains = {CL: 0.035, (pilot.RELABEL, pilot.ESTIMATED): 0.03}
+    assert verdict.conclude(rows(gains), 1).arm[0] == pilot.RELABEL
+    assert verdict.conclude(rows(gains | {(pilot.PRIOR, ""): 0.03}), 1).arm[0] == pilot.PRIOR
+    assert verdict.conclude(rows(gains | {CL: 0.06}), 1).arm == CL
+
+
+def test_loss_that_ties_with_influence_is_said_and_preferred() -> None:
+    gains = {("influence", "30%"): 0.032, ("loss", "30%"): 0.03}
+    v = verdict.conclude(rows(gains), 1)
+    assert v.arm == ("loss", "30%")
+    assert v.ties == ("influence",)
+    facts = {
+        "n": 900,
+        "splits": 12,
+        "planned": 12,
+        "stopped": "",
+        "flagged": 80,
+        "dropped": 270,
+        "hit": "",
+        "clean": False,
+    }
+    assert "Influence does as well" in verdict.lines(v, facts)[1]
+
+
+def test_random_is_never_advised() -> None:
+    v = verdict.conclude(rows({(pilot.RANDOM, "30%"): 0.05}), 1)
+    assert v.answer == verdict.KEEP
+    assert v.best.method != pilot.RANDOM
+
+
+def test_the_same_rows_give_the_same_verdict_and_five_lines() -> None:
+    frame = rows({CL: 0.03})
+    first, second = verdict.conclude(frame, 1), verdict.conclude(frame, 1)
+    pd.testing.assert_frame_equal(first.gains, second.gains)
+    facts = {"n": 900, "splits": 5, "planned": 12, "stopped": "interrupted", "flagged": 80, "dropped": 180}
+    lines = verdict.lines(first, facts | {"hit": "who", "clean": False})
+    assert len(lines) == 5
+    assert lines[0] == "Drop 20% by confident learning: 180 rows."
+    assert lines[4].startswith("Answer so far (interrupted): 5 of 12 splits.")
