@@ -270,7 +270,7 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
         if done.renamed and moved:
             renamed += len(done.renamed)
         elif done.renamed:
-            report.findings += [Finding("changed", path, "its name is not that of its task") for path in done.renamed]
+            report.findings.extend(Finding("changed", path, "its name is not its task's") for path in done.renamed)
     if renamed:
         report.stale.append(f"{renamed} raw files have the names that other code or libraries give them")
 
