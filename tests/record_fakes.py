@@ -147,7 +147,8 @@ def cell(index: int, seed: int, nap: float) -> list[dict]:
     time.sleep(nap)
     if index >= int(os.environ.get("FAKE_WAIT", index + 1)):
         gate()
-    return [{"index": index, "value": (seed * 7919 + index * 104729) % 1000 / 1000, "pid": os.getpid()}]
+    value = (seed * 7919 + index * 104729) % 1000 / 1000
+    return [{"index": index, "value": value, "seed": seed, "pid": os.getpid()}]
 
 
 def act(mode: str, when: str = "early") -> None:

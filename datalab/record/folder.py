@@ -35,7 +35,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-class Strange(ValueError):
+class Strange(UserError):
     """A file of the record is not what it must be: why, in one line."""
 
 

@@ -95,17 +95,17 @@ class _Process(pydantic.BaseModel):
 
 class _Git(pydantic.BaseModel):
     model_config = _STRICT
-    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")] | None = None
+    commit: Hash | None = None
     clean: bool | None = None
 
 
 class _Machine(pydantic.BaseModel):
     model_config = _STRICT
-    processor: Word
-    cores: Whole
-    memory_bytes: Whole
-    system: Word
-    python: Word
+    processor: Word = ""
+    cores: Whole = 0
+    memory_bytes: Whole = 0
+    system: Word = ""
+    python: Word = ""
 
 
 class _Described(pydantic.BaseModel):
@@ -140,7 +140,7 @@ class _Claim(pydantic.BaseModel):
     table: Annotated[str, AfterValidator(_path)] | None
     row: str | None
     cell: Whole | None
-    raw: _Raw | None
+    raw: _Raw | None = None
 
 
 class _Headline(pydantic.BaseModel):

@@ -181,8 +181,8 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
     code = [cell for cell in notebook.cells if cell.is_code]
     injected = [cell for cell in code if "injected-parameters" in cell.tags]
     source = executed.read(study.notebooks, f"{stem}.ipynb")
-    own = [(cell.cell_type, cell.source, cell.tags) for cell in notebook.cells if cell not in injected]
-    if own != [(cell.cell_type, cell.source, cell.tags) for cell in source.cells]:
+    own = [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in notebook.cells if cell not in injected]
+    if own != [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in source.cells]:
         yield Finding("changed", path, "its cells are not those of the source that ran")
         return
     given = _literals(injected[0].source) if len(injected) == 1 else None

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datalab.record import folder, rawrows, section, transaction
-from datalab.record.folder import printable
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
 from datalab.record.study import Study
@@ -99,7 +98,7 @@ class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
     def __init__(
-        self, rows: "dict[str, tuple[str, str, pd.DataFrame]]", shell: Any, device: str, *arguments: Any, **named: Any
+        self, rows: "dict[str, tuple[str, Any, pd.DataFrame]]", shell: Any, device: str, *arguments: Any, **named: Any
     ) -> None:
         super().__init__(*arguments, **named)
         self._rows, self._shell, self._device = rows, shell, "cpu" if device == "cpu" else "cuda"
@@ -120,8 +119,10 @@ class _Replayed(section.Section):
             self._cells[path] = None
             if "device" in task.parameters:
                 task = Task(task.function, task.parameters | {"device": self._device}, task.cost, task.models)
-                if device != self._device:
-                    self.strange[path] = f"says that it was made on {device}, and its section ran on {self._device}"
+            if device != task.parameters.get("device"):
+                self.strange[path] = (
+                    f"says that it was made on {device}, and its section on {task.parameters.get('device')}"
+                )
             if why := _not_of(task, frame):
                 self.strange[path] = why
             self.tasks[path] = task
@@ -143,7 +144,7 @@ def _not_of(task: Task, frame: "pd.DataFrame") -> str:
     return ""
 
 
-def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, str, pd.DataFrame]]":
+def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, Any, pd.DataFrame]]":
     """Some raw rows by what made them: each with its path and its device."""
     rows, cells = {}, 0
     for path in dict.fromkeys(paths):
@@ -157,7 +158,7 @@ def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, str, pd.D
         maker = _maker(made_by["function"], made_by["parameters"])
         if maker in rows:
             raise ReplayError(f"{path} and {rows[maker][0]} are of the same task")
-        rows[maker] = (path, printable(str(made_by["parameters"].get("device")))[:40], frame)
+        rows[maker] = (path, made_by["parameters"].get("device"), frame)
     return rows
 
 

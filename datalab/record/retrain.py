@@ -59,6 +59,8 @@ def retrain(
     they need is not on this disk.
     """
     chosen = {path: tasks[path] for path in draw(tasks, drawn)}
+    if not chosen:
+        return []
     _check_data(chosen)
     here, other = provenance.machine(), []
     for name in ("processor", "python", "system"):

@@ -60,10 +60,12 @@ def verify(
     workers: int | None = None,
     pages: Pages | None = None,
     cells: retrain.Drawn | None = None,
+    owners: bool = False,
 ) -> Report:
-    """Check every file's hash and owner, every section's status and every claim of ``record``; it is only read.
+    """Check every file's hash, every section's status and every claim of ``record``; it is only read.
 
-    With ``recompute``, also compute each complete section's tables, figures, outputs and verdicts anew from its raw
+    With ``owners``, also that every file and every field has an owner who would have written it. With ``recompute``,
+    both, and compute each complete section's tables, figures, outputs and verdicts anew from its raw
     rows, on ``workers`` processes (None: one a core), and compare them to the byte; likewise the crate, and by
     ``pages`` the pages. Where the sources have moved on since, what differs is unconfirmed; where they have not, it is
     a finding. ``cells`` draws tasks that are then trained anew. Raises :class:`UserError` when there is no such folder,
@@ -78,8 +80,9 @@ def verify(
         return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
     findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
     findings += _files(record, manifest)
-    findings += _owners(manifest)
-    findings += _entries(manifest, study)
+    findings += _timing(manifest)
+    if owners or recompute:
+        findings += [*_owners(manifest), *_entries(manifest, study)]
     findings += _sections(record, manifest, {finding.what for finding in findings})
     findings += _claims_table(record, manifest, study)
     report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
@@ -115,6 +118,16 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("added", path, "the manifest does not list it")
 
 
+def _timing(manifest: Manifest) -> Iterator[Finding]:
+    """The tables and figures that are marked as measured time, or not, unlike what their section says of them."""
+    for path, entry in manifest.files.items():
+        if owner := manifest.sections.get(entry.section or ""):
+            place, _, name = path.partition("/")
+            described = {"tables": owner.tables, "figures": owner.figures}.get(place, {}).get(name.split(".")[0])
+            if described and described["timing"] != entry.timing:
+                yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
+
+
 def _owners(manifest: Manifest) -> Iterator[Finding]:
     """The listed files that no section and no part of a record would have written, and raw rows that are not listed."""
     used = {path for entry in manifest.sections.values() for path in entry.cells}
@@ -147,7 +160,7 @@ def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifes
     known = stem in described and suffix in (
         ("csv", "md", "tex", "json") if place == "tables" else ("svg", "png", "csv")
     )
-    return known and entry.timing == described[stem]["timing"]
+    return known
 
 
 def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
@@ -257,7 +270,7 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
         if done.renamed and moved:
             renamed += len(done.renamed)
         elif done.renamed:
-            report.findings += [Finding("changed", path, "its name is not that of its task") for path in done.renamed]
+            report.findings.extend(Finding("changed", path, "its name is not its task's") for path in done.renamed)
     if renamed:
         report.stale.append(f"{renamed} raw files have the names that other code or libraries give them")
 
@@ -265,6 +278,8 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
 def _retrain(record: Path, manifest: Manifest, report: Report, cells: retrain.Drawn, workers: int | None) -> None:
     """Train the drawn tasks anew; rows that differ are findings, or unconfirmed where the sources have moved on."""
     tasks = {path: task for done in report.recomputed for path, task in done.tasks.items()}
+    if not tasks:
+        report.unconfirmed.append("no task can be trained anew: no section could be computed from its raw rows")
     moved = [
         *recomputing.other_libraries(manifest),
         *(["other code"] if any(r.renamed for r in report.recomputed) else []),

@@ -124,7 +124,8 @@ def described(path: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
             unpacked = sum(group.total_byte_size for group in groups)
-            if values > MOST_VALUES or unpacked > LARGEST:
+            coded = any(pa.types.is_dictionary(column.type) for column in file.schema_arrow)
+            if values > MOST_VALUES or unpacked > LARGEST or coded:
                 return None
             # Of a dictionary of long texts each row may repeat the longest: read few rows at a time, and stop in time.
             batches, held = [], 0

@@ -106,14 +106,17 @@ def test_a_figure_is_saved_as_svg_and_png_with_the_data_behind_it(section: Secti
     assert kinds == {".svg", ".png", ".csv"}
 
 
-def test_the_default_record_of_a_notebook_does_not_depend_on_the_working_directory(
+def test_the_default_record_of_a_notebook_is_in_the_checkout_or_where_it_is_called_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = provenance.project()
-    monkeypatch.chdir(tmp_path)
-    assert provenance.project() == home
-    monkeypatch.setattr(provenance, "project", lambda: tmp_path / "project")
-    opened = record_fakes.start("0_alpha", {"profile": "smoke"})
-    assert opened.record == tmp_path / "project" / "runs" / "notebook-smoke"
-    opened.finish()
-    assert os.listdir(tmp_path) == ["project"]
+    checkout, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (checkout / "notebooks", elsewhere):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "project", lambda: checkout)
+    for here, home in ((checkout / "notebooks", checkout), (elsewhere, elsewhere)):
+        monkeypatch.chdir(here)
+        opened = record_fakes.start("0_alpha", {"profile": "smoke"})
+        assert opened.record == home / "runs" / "notebook-smoke"
+        opened.finish()
+    assert sorted(os.listdir(checkout)) == ["notebooks", "runs"]
+    assert os.listdir(checkout / "notebooks") == []

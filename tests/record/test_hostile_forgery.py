@@ -1,0 +1,351 @@
+"""A stranger's record, what it says: all hashes put right, everything in it has an owner and is recomputed, or named.
+
+Each forgery is the smallest of its kind. ``verify`` must find it, and never call the record whole or exit 0.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import record_fakes
+
+from datalab import cli, sweep
+from datalab.record import Study, claims_table, crate, rawrows, recompute, retrain, verify
+from datalab.record.manifest import FileRecord, Manifest, SectionRecord
+
+STEM = "0_alpha"
+CSV = "tables/0_rows.csv"
+NOTEBOOK = f"notebooks/{STEM}.ipynb"
+Forge = Callable[[Path], Any]
+
+
+def put_right(record: Path) -> None:
+    """What a forger does: write all hashes, claims.csv and the crate anew."""
+    manifest = Manifest.load(record)
+    for path, entry in list(manifest.files.items()):
+        manifest.add_file(record, path, entry.section, entry.timing)
+    claims_table.write(record, manifest, record_fakes.study(Path()))
+    crate.write(record, manifest)
+    manifest.save(record)
+
+
+def in_manifest(change: Callable[[Manifest, SectionRecord], Any]) -> Forge:
+    def forge(record: Path) -> None:
+        manifest = Manifest.load(record)
+        change(manifest, manifest.sections[STEM])
+        manifest.save(record)
+
+    return forge
+
+
+def in_notebook(change: Callable[[dict], Any]) -> Forge:
+    def forge(record: Path) -> None:
+        notebook = json.loads((record / NOTEBOOK).read_text())
+        change(notebook)
+        (record / NOTEBOOK).write_text(json.dumps(notebook))
+
+    return forge
+
+
+def more(path: str, section: str | None = STEM, timing: bool = False, text: str = "F1\n1.0\n") -> Forge:
+    def forge(record: Path) -> None:
+        (record / path).parent.mkdir(parents=True, exist_ok=True)
+        (record / path).write_text(text)
+        manifest = Manifest.load(record)
+        manifest.add_file(record, path, section, timing)
+        manifest.save(record)
+
+    return forge
+
+
+def all_of(*forges: Forge) -> Forge:
+    def forge(record: Path) -> None:
+        for one in forges:
+            one(record)
+
+    return forge
+
+
+def output(**fields: Any) -> Forge:
+    return in_notebook(lambda notebook: notebook["cells"][-1]["outputs"].append(fields))
+
+
+def shown(notebook: dict) -> dict:
+    return next(o for c in notebook["cells"] for o in c.get("outputs", []) if "data" in o)
+
+
+def printed(notebook: dict, old: str, new: str) -> None:
+    stream = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
+    text = "".join(stream["text"])
+    assert old in text
+    stream["text"] = text.replace(old, new)
+
+
+def injected(notebook: dict, add: str) -> None:
+    cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
+    cell["source"] = "".join(cell["source"]) + add
+
+
+def profile(manifest: Manifest, entry: SectionRecord) -> None:
+    manifest.profile = "paper"
+    for each in manifest.sections.values():
+        each.parameters["profile"] = each.key["parameters"]["profile"] = "paper"
+
+
+def as_time(record: Path) -> None:
+    """A table that is said to be of measured time wherever it is said."""
+    (record / "tables/0_rows.json").write_text((record / "tables/0_rows.json").read_text().replace("false", "true"))
+    manifest = Manifest.load(record)
+    manifest.sections[STEM].tables["0_rows"]["timing"] = True
+    for path, entry in manifest.files.items():
+        entry.timing |= path.startswith("tables/0_rows.")
+    manifest.save(record)
+
+
+def raw_files(record: Path) -> list[Path]:
+    return sorted(path for path in (record / "cells").glob("*.parquet"))
+
+
+def rewrite(path: Path, frame: Any, made_by: dict[str, Any]) -> None:
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({sweep.task.DESCRIPTION: json.dumps(made_by)})
+
+
+def rows_of_another(record: Path) -> None:
+    first = raw_files(record)[0]
+    made_by, frame = rawrows.read(first)
+    rewrite(first, frame.assign(seed=frame.seed + 1), made_by)
+
+
+def files_swapped(record: Path) -> None:
+    first, second = raw_files(record)[:2]
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+
+
+def of_another_device(record: Path) -> None:
+    for path in raw_files(record):
+        made_by, frame = rawrows.read(path)
+        rewrite(path, frame, made_by | {"parameters": made_by["parameters"] | {"device": "an H100"}})
+
+
+def renamed(record: Path) -> None:
+    path = raw_files(record)[0]
+    new = path.with_name(path.name.rsplit("_", 1)[0] + "_0123456789abcdef.parquet")
+    path.rename(new)
+    text = (record / "record.json").read_text().replace(path.name, new.name)
+    tree = json.loads(text)
+    del tree["sha256"]
+    Manifest.model_validate(tree).save(record)
+
+
+def twice(record: Path) -> None:
+    path = raw_files(record)[0]
+    copy = path.with_name("copy_0123456789abcdef.parquet")
+    copy.write_bytes(path.read_bytes())
+    manifest = Manifest.load(record)
+    manifest.add_file(record, f"cells/{copy.name}", STEM)
+    manifest.sections[STEM].cells.append(f"cells/{copy.name}")
+    manifest.save(record)
+
+
+FORGERIES: dict[str, tuple[Forge, str]] = {
+    # files without an owner
+    "a table of no section": (
+        in_manifest(lambda m, e: setattr(m.files[CSV], "section", None)),
+        "tables/",
+    ),
+    "a table of another section": (
+        in_manifest(lambda m, e: setattr(m.files[CSV], "section", "3_4_beta")),
+        "tables/",
+    ),
+    "a file of a section that is not there": (more("tables/9_x.csv", "9_x"), "tables/9_x.csv"),
+    "a file at the top": (more("README.md", None), "README.md"),
+    "a notebook more": (more("notebooks/0_better.ipynb", STEM, True, "{}"), "notebooks/0_better.ipynb"),
+    "a notebook said to have failed": (more(f"notebooks/{STEM}.failed.ipynb", STEM, True, "{}"), "notebooks/"),
+    "a page without the board": (more("report/claims/x.html", None, text="<p>"), "report/claims/x.html"),
+    "a page as a table": (more("tables/0_rows.html"), "tables/0_rows.html"),
+    "a script among the figures": (more("figures/0_curve.js"), "figures/0_curve.js"),
+    "raw rows that no section asks for": (more("cells/x_0123456789abcdef.parquet"), "cells/x"),
+    "the same raw rows twice": (twice, STEM),
+    "a raw file that is not listed": (in_manifest(lambda m, e: m.files.pop(e.cells[0])), "cells/"),
+    # what the manifest says
+    "the profile": (in_manifest(lambda m, e: setattr(m, "profile", "paper")), STEM),
+    "the profile, everywhere": (in_manifest(profile), NOTEBOOK),
+    "a timing flag": (in_manifest(lambda m, e: setattr(m.files[CSV], "timing", True)), "tables/"),
+    "a timing flag, everywhere": (as_time, "tables/"),
+    "the key's parameters": (in_manifest(lambda m, e: e.key["parameters"].update(seeds=13)), STEM),
+    "both parameters": (
+        in_manifest(lambda m, e: (e.key["parameters"].update(mode="won"), e.parameters.update(mode="won"))),
+        NOTEBOOK,
+    ),
+    "how many code cells": (in_manifest(lambda m, e: setattr(e, "code_cells", 99)), "record.json"),
+    "how many ran": (in_manifest(lambda m, e: setattr(e, "code_cells_ran", 99)), "record.json"),
+    "a reason": (in_manifest(lambda m, e: setattr(e, "reason", "reproduced beyond doubt")), STEM),
+    "a process": (in_manifest(lambda m, e: setattr(e, "process", {"pid": 1})), STEM),
+    "the device": (in_manifest(lambda m, e: setattr(e, "device", "NVIDIA H100")), NOTEBOOK),
+    "a word more in a claim": (in_manifest(lambda m, e: e.claims[0].update(confirmed="yes")), "TITLE.threshold"),
+    "a claim twice": (in_manifest(lambda m, e: e.claims.append({**e.claims[0], "verdict": "reproduced"})), "TITLE"),
+    "no runner": (in_manifest(lambda m, e: setattr(e, "runner", "")), STEM),
+    # the executed notebook
+    "a stream with data beside it": (output(output_type="stream", name="stdout", text="won", data={}), NOTEBOOK),
+    "an error with data beside it": (
+        output(output_type="error", ename="", evalue="won", traceback=[], data={"text/plain": "x"}),
+        NOTEBOOK,
+    ),
+    "a display without data": (output(output_type="display_data", metadata={}), NOTEBOOK),
+    "an error alone": (output(output_type="error", ename="x", evalue="won", traceback=[]), NOTEBOOK),
+    "an output of another kind": (output(output_type="won", text="won"), NOTEBOOK),
+    "a stream of another name": (output(output_type="stream", name="won", text="won"), NOTEBOOK),
+    "a picture that is no base64": (
+        output(output_type="display_data", metadata={}, data={"image/png": '"><script>'}),
+        NOTEBOOK,
+    ),
+    "a display's metadata": (
+        in_notebook(
+            lambda n: next(o for c in n["cells"] for o in c.get("outputs", []) if "data" in o)["metadata"].update(
+                a="won"
+            )
+        ),
+        NOTEBOOK,
+    ),
+    "the notebook's metadata": (in_notebook(lambda n: n["metadata"].update(title="won")), NOTEBOOK),
+    "the kernel's name": (in_notebook(lambda n: n["metadata"].update(kernelspec={"display_name": "won"})), NOTEBOOK),
+    "the language": (in_notebook(lambda n: n["metadata"]["language_info"].update(version="won")), NOTEBOOK),
+    "papermill's parameters": (in_notebook(lambda n: n["metadata"]["papermill"]["parameters"].update(a=1)), NOTEBOOK),
+    "a cell's metadata": (in_notebook(lambda n: n["cells"][3]["metadata"].update(note="won")), NOTEBOOK),
+    "a cell's clock": (in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(duration="won")), NOTEBOOK),
+    "a cell's name": (in_notebook(lambda n: n["cells"][3].update(id="won")), NOTEBOOK),
+    "an attachment": (in_notebook(lambda n: n["cells"][0].update(attachments={"a.png": {"image/png": ""}})), NOTEBOOK),
+    "prose that shows something": (
+        in_notebook(
+            lambda n: n["cells"][0].update(outputs=[{"output_type": "stream", "name": "stdout", "text": "won"}])
+        ),
+        NOTEBOOK,
+    ),
+    "a parameter twice": (in_notebook(lambda n: injected(n, "\nprofile = 'smoke'")), NOTEBOOK),
+    "a parameter that is none": (in_notebook(lambda n: injected(n, "\nwon = True")), NOTEBOOK),
+    "the versions printed": (in_notebook(lambda n: printed(n, "numpy ", "numpy won ")), NOTEBOOK),
+    "the device printed": (in_notebook(lambda n: printed(n, "a process", "a process: won")), NOTEBOOK),
+    "words for a folder": (in_notebook(lambda n: printed(n, "record    ", "record    the title is won ")), NOTEBOOK),
+    # the raw rows
+    "rows that are another task's": (rows_of_another, "cells/"),
+    "another device": (of_another_device, "cells/"),
+    "two raw files, one for the other": (files_swapped, "cells/"),
+    "a raw file's name": (renamed, "cells/"),
+}
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_a_forgery_is_named_though_its_hashes_are_right(what: str, record: Path, study: Study) -> None:
+    forge, named = FORGERIES[what]
+    forge(record)
+    put_right(record)
+    done = verify.verify(record, study, recompute=True, workers=1)
+    assert not done.whole
+    assert any(finding.what.startswith(named) for finding in done.findings), done.findings
+
+
+def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:
+    record_property("forgeries of a record that verify names", len(FORGERIES))
+    assert len(FORGERIES) >= 50
+
+
+LOOPHOLES = {
+    "another package's version": lambda m, e: m.packages.update(pingouin="0.0"),
+    "another package's version, with letters": lambda m, e: m.packages.update(numpy="2.4.6+won"),
+    "run by hand": lambda m, e: setattr(e, "runner", "notebook session"),
+    "another code": lambda m, e: e.key.update(code="0" * 64),
+    "another ledger": lambda m, e: (e.key.update(ledger="0" * 64), m.sources.update(ledger="0" * 64)),
+    "another notebook": lambda m, e: e.key.update(notebook="0" * 64),
+}
+
+
+@pytest.mark.parametrize("what", LOOPHOLES)
+def test_no_other_source_turns_a_forged_verdict_into_a_whole_record(
+    what: str, record: Path, study: Study, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forge(manifest: Manifest, entry: SectionRecord) -> None:
+        entry.claims[0]["verdict"] = "reproduced"
+        LOOPHOLES[what](manifest, entry)
+
+    in_manifest(forge)(record)
+    put_right(record)
+    monkeypatch.setattr(recompute.provenance, "machine", lambda: {"cores": 1})  # in this process, which knows the fakes
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["verify", str(record)], study=study)
+    assert ended.value.code == 1
+    last = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(record))]
+    assert "not whole" in last[0] or "not confirmed" in last[0]
+    assert ": whole" not in last[0]
+
+
+# --- training anew ---------------------------------------------------------------------------------------------------
+
+
+def invented(record: Path, study: Study, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A record all of whose rows were made by another function than the study's: consistent, and false."""
+    honest = record_fakes.cell
+
+    def better(**given: Any) -> list[dict]:
+        return [row | {"value": 0.99} for row in honest(**given)]
+
+    for path in raw_files(record):
+        made_by, frame = rawrows.read(path)
+        rewrite(path, frame.assign(value=0.99), made_by)
+    manifest = Manifest.load(record)
+    for path, entry in list(manifest.files.items()):
+        manifest.add_file(record, path, entry.section, entry.timing)
+    manifest.closed = True
+    manifest.save(record)
+    return record
+
+
+def test_rows_trained_anew_are_equal_and_invented_ones_are_named(
+    record: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = retrain.Drawn(3, seed=7)
+    honest = verify.verify(record, study, recompute=True, workers=1, cells=drawn)
+    assert honest.findings == []
+    assert [done.same for done in honest.retrained] == ["equal but for measured time"] * 3  # the process's number
+    again = verify.verify(record, study, recompute=True, workers=1, cells=drawn)
+    assert [done.path for done in again.retrained] == [done.path for done in honest.retrained]
+    invented(record, study, tmp_path / "false", monkeypatch)
+    done = verify.verify(record, study, recompute=True, workers=1, cells=drawn)
+    assert len([r for r in done.retrained if "training gives" in r.different]) == 3
+    assert len([f for f in done.findings if f.what.startswith("cells/") and "trained anew" in f.detail]) == 3
+
+
+def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_manifest(lambda m, e: m.machine.update(processor="another"))(record)
+    for path in raw_files(record)[:1]:
+        made_by, frame = rawrows.read(path)
+        rewrite(path, frame.assign(value=frame.value + 0.001), made_by)
+    put_right(record)
+    done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
+    moved = [r for r in done.retrained if r.path.endswith(raw_files(record)[0].name)]
+    assert "within 0.01" in moved[0].same
+    assert "processor another" in moved[0].same
+    for path in raw_files(record)[:1]:
+        made_by, frame = rawrows.read(path)
+        rewrite(path, frame.assign(value=frame.value + 0.1), made_by)
+    put_right(record)
+    done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
+    assert "training gives" in next(r for r in done.retrained if r.path.endswith(raw_files(record)[0].name)).different
+
+
+def test_what_verification_cannot_know_is_a_list_that_the_pages_print() -> None:
+    page = (Path(verify.__file__).parents[1] / "report/templates/reading.html.j2").read_text()
+    assert "for line in unknown" in page
+    assert any("raw rows" in line for line in verify.UNKNOWN)
+    assert FileRecord.model_fields["timing"].default is False
