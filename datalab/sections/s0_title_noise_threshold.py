@@ -122,16 +122,16 @@ def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
 def by_length(rows: pd.DataFrame, root_seed: int, which: Sequence[str] = (LEDGER, "F1, no quota")) -> pd.DataFrame:
     """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
 
-    ``rows`` are all of the task's rows. A row a stratum, reading, reference's length and training length.
+    ``rows`` are all of the task's rows. ``trained`` is in steps, or says that noisy validation chose.
     """
     lengths = sorted(rows.steps.unique())
-    trained = {STOPPED: early_stopped(rows)} | {f"{n} steps": rows[rows.steps == n] for n in lengths}
+    trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: early_stopped(rows)}
     parts = []
     for (length, part), reading in itertools.product(trained.items(), which):
         d = readings.differences(part, READINGS[reading])
         fixed = d[d.reference_steps.isin(_everywhere(d))]
-        reference = fixed.reference_steps.map("{} steps".format)
-        d = pd.concat([d[d.reference_chosen].assign(reference=STOPPED), fixed.assign(reference=reference)])
+        reference = fixed.reference_steps.map("{:.0f} steps".format)
+        d = pd.concat([fixed.assign(reference=reference), d[d.reference_chosen].assign(reference=STOPPED)])
         parts.append(d.assign(reading=reading, trained=length))
     d = compare.together(with_strata(pd.concat(parts)), ["stratum", "reading", "reference", "trained"])
     return compare.crossovers(d, "d", root_seed, ["stratum", "reading", "reference", "trained"])
