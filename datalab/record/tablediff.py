@@ -234,7 +234,7 @@ def _fractions(*numbers: str) -> bool:
 
 
 def _moved_little(a: Sequence[Number], b: Sequence[Number]) -> bool:
-    """Whether an estimate with its two limits, those of ``a`` and of ``b``, moved by under its shares of the half-width.
+    """Whether an estimate with its two limits, those of ``a`` and ``b``, moved by under its shares of the half-width.
 
     A limit past the end of a grid must stay there; the half-width is then that of the other side.
     """
