@@ -247,7 +247,7 @@ def run(
         began = time.perf_counter()
         rows += one_split(pool, seed, 0)
         pace = time.perf_counter() - began
-        over, rest = over + began - start, rest + 0.3 * pace  # the final models
+        over, rest = over + began - start, rest + 0.6 * pace  # the final models
         wanted = fixed or int(np.clip((60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
         plan = Plan(wanted, pace, over + wanted * pace + rest)
         announce(plan)
@@ -255,7 +255,7 @@ def run(
             for number in range(1, wanted):
                 spent = time.perf_counter() - began
                 slower = max(spent / (number * pace), 1)
-                late = over + spent + slower * (pace + rest) > 1.1 * plan.seconds
+                late = over + spent + slower * (pace + rest) > 1.05 * plan.seconds
                 if fixed is None and late and number >= LEAST_SPLITS:
                     return rows, plan, "slower"
                 rows += one_split(pool, seed, number)
