@@ -186,7 +186,7 @@ def _advice(
     began: float,
 ) -> Advice:
     names, codes = table.classes.astype(str), table.codes
-    wrong = (scored.agreement >= 0.5) & (scored.suggested != codes)
+    wrong = pilot.least_confident(scored.given, scored.agreement.sum()) & (scored.suggested != codes)
     kept, labels = np.ones(len(codes), dtype=bool), codes
     if v.arm[0] in pilot.SCORES:
         rate = min(v.noise["calibrated"][0], 0.5) if v.arm[1] == pilot.ESTIMATED else float(v.arm[1][:-1]) / 100
@@ -195,7 +195,7 @@ def _advice(
         labels = np.where(wrong, scored.suggested, codes)
     score = scored.probability - scored.given
     order = np.flatnonzero(wrong)
-    order = order[np.lexsort((order, -score[order], -scored.agreement[order]))]
+    order = order[np.argsort(-score[order], kind="stable")]
     said = [
         f"models that did not see it give '{names[s]}' {p:.2f}, its label {g:.2f}"
         for s, p, g in zip(scored.suggested[order], scored.probability[order], scored.given[order], strict=True)
