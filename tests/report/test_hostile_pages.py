@@ -13,7 +13,7 @@ from datalab import report
 from datalab.errors import UserError
 from datalab.record import Study, crate
 from datalab.record.manifest import Manifest
-from datalab.report import notebookpages, pages
+from datalab.report import notebookpages, pages, site
 
 STEM = "0_alpha"
 RUN = "document.documentElement.dataset.ran='yes'"
@@ -175,6 +175,30 @@ def test_no_template_marks_text_as_safe() -> None:
         assert not re.search(r"\|\s*safe", path.read_text()), path.name
         if path.name in ("base.html.j2", "api.html.j2", "comparison.html.j2"):
             assert "Content-Security-Policy" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "<script>1</script>",
+        "<foreignObject/>",
+        "<rect onclick='1'/>",
+        "<use href='http://192.0.2.1/x.svg#a'/>",
+        "<a href='javascript:1'/>",
+        "<animate attributeName='href'/>",
+        "<image href='data:image/svg+xml;base64,'/>",
+        "<p",
+    ],
+)
+def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, record: Path, study: Study) -> None:
+    path = record / "figures/0_curve.svg"
+    assert site._beyond_drawing(path.read_text()) == ""
+    path.write_text(path.read_text().replace("</svg>", f"{more}</svg>"))
+    manifest = Manifest.load(record)
+    manifest.add_file(record, "figures/0_curve.svg", STEM)
+    manifest.save(record)
+    with pytest.raises(UserError, match="more than a drawing"):
+        report.write(record, study=study)
 
 
 def test_a_record_without_sections_has_no_pages(record: Path, study: Study) -> None:
