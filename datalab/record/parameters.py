@@ -49,6 +49,11 @@ class SectionParameters(pydantic.BaseModel):
         """The data sets that must be on disk: those named, unless a section says otherwise."""
         return tuple(getattr(self, "datasets", ()))
 
+    @property
+    def unfit(self) -> str:
+        """Why a section cannot run with these, though each is in its range; empty where it can."""
+        return ""
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _fill_from_profile(cls, raw: dict[str, Any]) -> dict[str, Any]:

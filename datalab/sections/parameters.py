@@ -86,6 +86,12 @@ class TrainingParameters(TrialParameters):
     datasets: Datasets
     seeds: Count
 
+    @property
+    def unfit(self) -> str:
+        """One data set has no interval over data sets, which every table of such a section has."""
+        alone = len(self.datasets) == 1
+        return f"parameter 'datasets': '{self.datasets[0]}' alone cannot be compared; name two or more" if alone else ""
+
 
 def per_set_and_seed(
     p: TrialParameters,
