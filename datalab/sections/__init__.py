@@ -32,9 +32,9 @@ SECTIONS = (
     _spec("4.5", "4_5_overhead", "What does each component cost?"),
     _spec("5.1", "5_1_monitoring", "Can failures be foreseen, and shifts be seen?"),
     _spec("5.3", "5_3_negative_results", "Do the negative results hold beside their controls?"),
-    _spec("7", "7_your_data", "Should I prune my own data?"),
     _spec("6", "6_verdicts", "Every statement's verdict"),
     _spec("7", "7_when_to_prune", "When does pruning pay, and what foretells it?"),
+    _spec("7.1", "7_your_data", "Should I prune my own data?"),
 )
 STUDY = Study(SECTIONS, ledger, provenance.notebooks())
 
