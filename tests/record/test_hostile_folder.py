@@ -232,6 +232,7 @@ def test_from_within_the_record_neither_its_notebooks_nor_its_modules_nor_its_ma
     program += f"import datalab.cli, record_fakes; study = record_fakes.study(pathlib.Path({str(study.notebooks)!r})); "
     program += "datalab.cli.main(['verify', '.'], study=study)"
     environment = {**os.environ, "PYTHONPATH": f"{PACKAGE.parent}:{fakes}"}
+    environment["MATPLOTLIBRC"] = str(record / "matplotlibrc")  # as the user's own would be read, wherever one stands
     command = [sys.executable, "-P", "-c", program]
     done = subprocess.run(command, cwd=record, capture_output=True, text=True, env=environment)
     assert "Computed anew from the raw rows" in done.stdout, done.stderr
