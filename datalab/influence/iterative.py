@@ -4,6 +4,7 @@ All parameters are one vector here: directions are (S, k, P).
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator, warn
+from datalab.influence.estimator import Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
+from datalab.influence.sets import Batch, Held, Streamed
 from datalab.seeds import integer
 
 CURVATURES = {"ggn": GGN, "hessian": Hessian}
@@ -47,21 +49,21 @@ class MatrixFree(Estimator):
             raise UserError(f"curvature: must be one of {', '.join(CURVATURES)}, got {curvature!r}")
         self.curvature = curvature
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        self._take(x, y)
+    def _fit(self, data: Held | Streamed) -> None:
+        self._take(data)
         self._damp()
 
-    def _take(self, x: Tensor, y: Tensor) -> None:
+    def _take(self, data: Held | Streamed) -> None:
         self.residual_ = 0.0
-        self._operator = CURVATURES[self.curvature](self._network, partial(self._batches, x, y), len(x))
-        self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
+        self._operator = CURVATURES[self.curvature](self._network, self.loss, partial(self._batches, data), len(data))
+        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
 
     def _damp(self) -> None:
         self._d = self._automatic(self._mean_diagonal)
 
-    def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         self.residual_ = 0.0  # of the solves of one verb
-        return super()._fitted(name, x, y)
+        return super()._fitted(names, given)
 
     def _note_residual(self, residuals: Tensor, vectors: Tensor) -> float:
         """The largest norm of residuals relative to that of vectors, (S, k, P) both; a vector of zeros has none."""
@@ -182,6 +184,8 @@ class Arnoldi(MatrixFree):
     rank), largest magnitude first.
     """
 
+    _state = ("eigenvalues_", "_eigenvectors", "_mean_diagonal", "residual_")
+
     def __init__(
         self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
     ):
@@ -191,19 +195,16 @@ class Arnoldi(MatrixFree):
             raise UserError(f"rank: must lie in 1..iterations, got {rank} of {iterations}")
         self.rank, self.iterations, self.seed = rank, iterations, seed
 
-    def _take(self, x: Tensor, y: Tensor) -> None:
-        super()._take(x, y)
+    def _take(self, data: Held | Streamed) -> None:
+        super()._take(data)
         network, like = self._network, self._network.like
         size = network.n_parameters
         steps = min(self.iterations, size)
+        # Drawn once, on the CPU so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(integer(self.seed, "arnoldi"))
-
-        def drawn() -> Tensor:
-            vector = torch.randn(1, 1, size, generator=generator, dtype=torch.float64).to(like)
-            return vector.expand(network.models, 1, size)
-
+        drawn = [torch.randn(1, 1, size, generator=generator, dtype=torch.float64).to(like) for _ in range(2)]
+        vector, spare = (v.expand(network.models, 1, size) for v in drawn)
         basis = like.new_zeros(network.models, steps, size)
-        vector = drawn()
         basis[:, :1] = vector / vector.norm(dim=2, keepdim=True)
         projected = like.new_zeros(network.models, steps, steps, dtype=torch.float64)
         largest = like.new_zeros(network.models, 1, 1)
@@ -216,8 +217,9 @@ class Arnoldi(MatrixFree):
             product, norm = _orthogonal(product, basis[:, : k + 1])
             going = norm > _BREAKDOWN * largest
             projected[:, k + 1, k] = torch.where(going, norm, 0.0)[:, 0, 0].double()
-            # A subspace that H maps into itself is complete: go on from a new vector, with which it shares nothing.
-            fresh, length = _orthogonal(drawn(), basis[:, : k + 1])
+            # A subspace that H maps into itself is complete: go on from a new vector, with which it shares nothing; the
+            # spare one's numbers, each moved by k places, are another vector at every step.
+            fresh, length = _orthogonal(spare.roll(k, 2), basis[:, : k + 1])
             basis[:, k + 1 : k + 2] = torch.where(going, product / norm, fresh / length)
         values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
         chosen = values.abs().argsort(dim=1, descending=True)[:, : self.rank]
@@ -233,6 +235,8 @@ class Arnoldi(MatrixFree):
         self._inverse = 1 / damped
 
     def _self_influence(self, batch: Batch) -> Tensor:
+        if self._by_layer:
+            return super()._self_influence(batch)
         along = self._over_sites(f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True))
         return (along.square() * self._inverse[..., None]).sum(1)
 

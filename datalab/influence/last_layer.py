@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import layers
-from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
+from datalab.influence.estimator import AUTO_RELATIVE, Directions, Estimator
 from datalab.influence.factors import Dense
+from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.softmax import Examples, SoftmaxGGN, examples
-from datalab.influence.tape import Network, in_dtype, refuse_mixing
+from datalab.influence.tape import Inputs, Network, in_dtype, refuse_mixing
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -72,7 +73,7 @@ class _LastLayer(Network):
         """The layer's parameters, (S, C, p)."""
         return [self._matrices.double()]
 
-    def probe(self, x: Tensor) -> None:
+    def probe(self, x: Inputs) -> None:
         """Find the layer whose output the logits are; refuses a model that has none."""
         if self.is_stack:
             return
@@ -82,7 +83,7 @@ class _LastLayer(Network):
         handles = [m.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True) for m in linear]
         try:
             with torch.no_grad():
-                logits = self.module(x)
+                logits = self.forward(x)
         finally:
             for handle in handles:
                 handle.remove()
@@ -107,7 +108,7 @@ class _LastLayer(Network):
         handle = self._layer.register_forward_hook(keep, with_kwargs=True)
         try:
             with torch.no_grad():
-                logits = self.module(x)
+                logits = self.forward(x)
         finally:
             handle.remove()
         return [examples(taken[0], logits, y[0], self._bias)]
@@ -124,14 +125,14 @@ class LastLayerGGN(Estimator):
 
     _takes = _LastLayer
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
+    def _fit(self, data: Held | Streamed) -> None:
         network = self._network
         _, classes, width = network.shapes[0]
-        if network.models * len(x) * (2 * classes + width) <= _HELD:
-            held = [network.examples(batch.x, batch.y) for batch in self._batches(x, y)]
+        if network.models * len(data) * (2 * classes + width) <= _HELD:
+            held = [network.examples(batch.x, batch.y) for batch in self._batches(data)]
             self._streams = [[batch[s] for batch in held] for s in range(network.models)]
         else:
-            batches = partial(self._batches, x, y)
+            batches = partial(self._batches, data)
             self._streams = [_Stream(network, batches, s) for s in range(network.models)]
         self._damp()
 
@@ -155,8 +156,8 @@ class LastLayerGGN(Estimator):
     def _solve(self, directions: Directions) -> Directions:
         return [torch.stack([ggn.direction(v) for ggn, v in zip(self._ggns, directions[0], strict=True)])]
 
-    def _result(self, values: Tensor) -> Tensor:
-        return super()._result(values.to(self._network.like.dtype))
+    def _result(self, values: Callable[[], Tensor], by_layer: bool = False) -> Tensor | dict[str, Tensor]:
+        return super()._result(lambda: values().to(self._network.like.dtype), by_layer)
 
 
 class _Stream:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from datalab.influence import cholesky
-from datalab.influence.fisher import towards
+from datalab.influence.losses import towards
 
 _FEW_PAIRS = 6  # up to here one product a pair is faster than forming the products of features
 _ROWS = 8  # features whose products with all others are formed at a time: they stay in the cache

@@ -23,6 +23,25 @@ from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
 
+class Rows:
+    """The keyword arguments of a model, tensors (n, ...), counted and sliced as one."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, at: slice | Tensor) -> "Rows":
+        return self.map(lambda v: v[at])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
+        return Rows({name: function(v) for name, v in self.tensors.items()})
+
+
+Inputs = Tensor | Rows
+
+
 class Tape(Protocol):
     """One batch: ``logits`` (S, m, C), and the factors of every site for a cotangent (S, m, C) of the logits."""
 
@@ -71,19 +90,23 @@ class Network:
         """The number of parameters of one model that influence is taken over."""
         return sum(g * out * n_in for g, out, n_in in self.shapes)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Inputs) -> Tensor:
         """(S, m, C), without a tape."""
         with torch.no_grad():
-            output = self._stack(x) if self.is_stack else self.module(x)
+            output = self._stack(x) if self.is_stack else self.forward(x)
         if not isinstance(output, Tensor):
             raise TypeError(f"it returns a {type(output).__name__}, and one tensor of logits is needed")
         return output if self.is_stack else output[None]
 
-    def tape(self, x: Tensor) -> Tape:
-        """Run the batch x (m, ...) forward."""
-        return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self.module, self._by_module, x)
+    def forward(self, x: Inputs) -> Tensor:
+        """The module's logits (m, ...), differentiable."""
+        return self.module(**x.tensors) if isinstance(x, Rows) else self.module(x)
 
-    def probe(self, x: Tensor) -> None:
+    def tape(self, x: Inputs) -> Tape:
+        """Run the batch x (m, ...) forward."""
+        return _StackTape(self._stack, x) if self.is_stack else _ModuleTape(self, x)
+
+    def probe(self, x: Inputs) -> None:
         """Look at one or two examples x (m, ...): raises UserError for what a tape would score wrongly or not at all.
 
         Positions that pass for examples, examples that are mixed, a forward pass that is random, and parameters that
@@ -155,13 +178,15 @@ class Network:
 
 
 class _ModuleTape:
-    def __init__(self, model: nn.Module, by_module: dict[str, list[Site]], x: Tensor):
+    def __init__(self, network: Network, x: Inputs):
+        by_module = network._by_module
         self._sites = [site for of_module in by_module.values() for site in of_module]
         self._inputs: dict[str, Tensor] = {}
         self._edges: dict[str, torch.autograd.graph.GradientEdge] = {}
         self._m = len(x)
-        with self._recording(model, by_module), torch.enable_grad():
-            logits = model(x.detach().requires_grad_(x.is_floating_point()))
+        with self._recording(network.module, by_module), torch.enable_grad():
+            leaf = lambda v: v.detach().requires_grad_(v.is_floating_point())
+            logits = network.forward(x.map(leaf) if isinstance(x, Rows) else leaf(x))
             self.logits = logits[None]
         for site in self._sites:
             if site.name not in self._edges:
@@ -226,6 +251,15 @@ class _StackTape:
         return [Dense(a, g, bias) for a, g, bias in zip(self._trace.inputs, gradients, self._trace.biases, strict=True)]
 
 
+def tensors(x: Inputs) -> list[Tensor]:
+    """The tensors that x is made of."""
+    return list(x.tensors.values()) if isinstance(x, Rows) else [x]
+
+
+def _leaf(v: Tensor) -> Tensor:
+    return v.detach().requires_grad_(v.is_floating_point())
+
+
 def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """The model, or where its parameters are of another dtype a copy in this one."""
     if dtype is None or all(p.dtype == dtype for p in model.parameters()):
@@ -233,11 +267,12 @@ def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return copy.deepcopy(model).to(dtype)
 
 
-def refuse_mixing(logits: Callable[[Tensor], Tensor], x: Tensor) -> None:
+def refuse_mixing(logits: Callable[[Inputs], Tensor], x: Inputs) -> None:
     """Raise UserError where the logits of the first example of x depend on the second, or on chance."""
-    first = logits(x[:1])[:, 0]
+    alone = x[:1]
+    first = logits(alone)[:, 0]
     tolerance = 1e-3 * float(first.abs().max()) + 1e-12
-    if not torch.allclose(logits(x[:1])[:, 0], first, rtol=0, atol=tolerance):
+    if not torch.allclose(logits(alone)[:, 0], first, rtol=0, atol=tolerance):
         raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
     if not torch.allclose(logits(x)[:, 0], first, rtol=0, atol=tolerance):
         raise UserError("model: mixes the examples of a batch (batch statistics?); each must have its own logits")
