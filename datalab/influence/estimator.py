@@ -36,6 +36,7 @@ from datalab.influence.tape import Inputs, Network, tensors
 from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
+MAX_PARAMETERS = 15_000  # rows of a full curvature matrix that is formed and factorised
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time, on a CPU
 _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
 _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
@@ -95,7 +96,7 @@ class Estimator(ABC):
 
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
-    _by_layer = False
+    _by_layer, _probed = False, False
     _batch = _BATCH
 
     def __init__(
@@ -130,8 +131,7 @@ class Estimator(ABC):
         self._network = self._takes(self.model, self.leave_out, self.dtype)
         with computing():
             (data,) = self._checked(["x, y"], (x, y))
-            self._network.probe(next(iter(self._batches(data, stop=2))).x)
-            self._batch = self._batch_that_fits(data)
+            self._probe(data)
             self.n_ = len(data)
             try:
                 self._fit(data)
@@ -375,7 +375,15 @@ class Estimator(ABC):
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         self._refuse_unfitted()
-        return self._checked(names, given)
+        sets = self._checked(names, given)
+        if not self._probed:  # a loaded one
+            self._probe(sets[0])
+        return sets
+
+    def _probe(self, data: Held | Streamed) -> None:
+        self._network.probe(next(iter(self._batches(data, stop=2))).x)
+        self._batch = self._batch_that_fits(data)
+        self._probed = True
 
     def _checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import cholesky, losses
-from datalab.influence.estimator import Directions, Estimator, warn
+from datalab.influence.estimator import MAX_PARAMETERS, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.influence.sets import Batch, Held, Streamed
-
-MAX_PARAMETERS = 15_000
 
 
 class ExactGGN(Estimator):
@@ -36,11 +34,14 @@ class ExactGGN(Estimator):
 
     def _factorised(self, d: Tensor) -> list[Tensor]:
         """The Cholesky factor of each model's H + d I, for d (S,)."""
-        factors = []
+        factors, infos = [], []
         for curvature, of_model in zip(self._curvature, d, strict=True):
             damped = curvature.clone()
             damped.diagonal().add_(of_model)
-            factors.append(cholesky.factorise(damped, float(of_model)))
+            factor, info = cholesky.factorise(damped)
+            factors.append(factor)
+            infos.append(info)
+        cholesky.refuse_indefinite(infos, d, damped.dtype)
         return factors
 
     def _self_influence(self, batch: Batch) -> Tensor:
@@ -135,5 +136,5 @@ def _refuse_above(parameters: int, name: str) -> None:
     if parameters > MAX_PARAMETERS:
         raise UserError(
             f"model: has {parameters:,} parameters, and {name} forms their full matrix: at most {MAX_PARAMETERS:,}; "
-            "use EKFAC or LastLayerGGN"
+            "use EKFAC, or LastLayerGGN for the last layer alone"
         )

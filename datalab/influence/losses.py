@@ -107,16 +107,16 @@ class CrossEntropy(Loss):
         if y.is_floating_point() or self.label_smoothing:
             q = self._target(p, y)
             return q.sum(-1, keepdim=True) * p - q
-        return towards(p, self._classes(y)[..., None]) * self._mass(p, y)
+        return towards(p, self._classes(y)[..., None]) * self.mass(p, y)
 
     def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
-        root = self._mass(f.detach(), y).sqrt()
+        root = self.mass(f.detach(), y).sqrt()
         for cotangent in exact_cotangents(f):
             yield from _apart(cotangent * root)
 
     def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
         drawn = drawn_cotangent(f, uniforms.view(*f.shape[:-1], 1))
-        return drawn * self._mass(f.detach(), y).sqrt()
+        return drawn * self.mass(f.detach(), y).sqrt()
 
     def draws(self, outputs: torch.Size) -> int:
         return outputs[:-1].numel()
@@ -156,7 +156,7 @@ class CrossEntropy(Loss):
         target = target * self._weights(like)
         return target * (y != self.ignore_index)[..., None] if hard else target
 
-    def _mass(self, like: Tensor, y: Tensor) -> Tensor:
+    def mass(self, like: Tensor, y: Tensor) -> Tensor:
         """What multiplies a position's diag(p) - p p' in the Hessian, (n, 1) or (n, T, 1)."""
         if y.is_floating_point() or self.label_smoothing:
             return self._target(like, y).sum(-1, keepdim=True)

@@ -23,9 +23,7 @@ def write(estimator: Any, path: str | Path) -> None:
     """Write a fitted estimator; raises UserError for one that needs its training set again."""
     name = type(estimator).__name__
     if estimator._state is None:
-        raise UserError(
-            f"{name}: multiplies with its training set at every solve, so there is nothing to save; fit anew"
-        )
+        raise UserError(f"{name}: needs its training set at every solve, so there is nothing to save; fit it anew")
     tensors: dict[str, Tensor] = {}
     settings = {key: getattr(estimator, key) for key in _settings(type(estimator))}
     settings["dtype"] = settings["dtype"] and str(settings["dtype"])[6:]

@@ -104,12 +104,13 @@ def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Strea
 
 
 def _of_loader(name: str, loader: DataLoader) -> Streamed:
+    streamed = Streamed(name, loader.dataset, loader.collate_fn, loader.num_workers)
     sampler = loader.sampler
     if loader.batch_size is None or not isinstance(sampler, SequentialSampler | RandomSampler):
         raise UserError(f"{name}: a sampler or batch_sampler chooses examples; give them as torch.utils.data.Subset")
     if isinstance(sampler, RandomSampler) and len(sampler) != len(loader.dataset):
         raise UserError(f"{name}: the sampler draws {len(sampler)} of {len(loader.dataset)} examples; give a Subset")
-    return Streamed(name, loader.dataset, loader.collate_fn, loader.num_workers)
+    return streamed
 
 
 def _held(name: str, x: object, y: object) -> Held:

@@ -185,8 +185,7 @@ class _ModuleTape:
         self._edges: dict[str, torch.autograd.graph.GradientEdge] = {}
         self._m = len(x)
         with self._recording(network.module, by_module), torch.enable_grad():
-            leaf = lambda v: v.detach().requires_grad_(v.is_floating_point())
-            logits = network.forward(x.map(leaf) if isinstance(x, Rows) else leaf(x))
+            logits = network.forward(x.map(_leaf) if isinstance(x, Rows) else _leaf(x))
             self.logits = logits[None]
         for site in self._sites:
             if site.name not in self._edges:
@@ -254,6 +253,10 @@ class _StackTape:
 def tensors(x: Inputs) -> list[Tensor]:
     """The tensors that x is made of."""
     return list(x.tensors.values()) if isinstance(x, Rows) else [x]
+
+
+def _leaf(v: Tensor) -> Tensor:
+    return v.detach().requires_grad_(v.is_floating_point())
 
 
 def _leaf(v: Tensor) -> Tensor:
