@@ -49,9 +49,9 @@ class InfluenceWarning(UserWarning):
     """A score is defined and computed, but does not mean what a reader would take it for; the message says why."""
 
 
-def warn(message: str) -> None:
-    """Warn of what a reader would misread, at the line that called the verb."""
-    warnings.warn(message, InfluenceWarning, stacklevel=4)
+def warn(message: str, depth: int = 4) -> None:
+    """Warn of what a reader would misread, at the line that called the verb, ``depth`` calls up."""
+    warnings.warn(message, InfluenceWarning, stacklevel=depth)
 
 
 class Top(NamedTuple):
@@ -183,7 +183,7 @@ class Estimator(ABC):
         """
         with computing():
             data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
-            return Top(*(self._result(lambda v=v: v) for v in strongest(self._rows(data, tests), k, len(data))))
+            return Top(*self._result(lambda: strongest(self._rows(data, tests), k, len(data))))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
@@ -353,14 +353,14 @@ class Estimator(ABC):
                 f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
             )
 
-    def _result(self, values: Callable[[], Tensor], by_layer: bool = False) -> Tensor | dict[str, Tensor]:
+    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
         """Of one model without the models' axis; with ``by_layer`` by the layers' names, the last axis being theirs."""
         self._by_layer = by_layer
         try:
             result = values()
         finally:
             self._by_layer = False
-        result = result if self._network.is_stack else result[0]
+        result = result if self._network.is_stack else over(result, lambda v: v[0])
         return dict(zip(self._layers(), result.unbind(-1), strict=True)) if by_layer else result
 
     def _layers(self) -> list[str]:

@@ -160,7 +160,7 @@ class TracIn:
             every = zip(*(estimator._rows(*of_estimator) for estimator, of_estimator in pairs), strict=True)
             rows = ((together[0][0], self._weighted(row for _, row in together)) for together in every)
             found = strongest(rows, k, len(sets[0][0]))
-            return Top(*(self._at_checkpoints[0]._result(lambda v=v: v) for v in found))
+            return Top(*self._at_checkpoints[0]._result(lambda: found))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Refuses, in a UserError."""

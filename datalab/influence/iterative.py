@@ -4,7 +4,7 @@ All parameters are one vector here: directions are (S, k, P).
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -54,7 +54,7 @@ class MatrixFree(Estimator):
         self._damp()
 
     def _take(self, data: Held | Streamed) -> None:
-        self.residual_ = 0.0
+        self._forget()
         self._operator = CURVATURES[self.curvature](self._network, self.loss, partial(self._batches, data), len(data))
         self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
 
@@ -62,15 +62,27 @@ class MatrixFree(Estimator):
         self._d = self._automatic(self._mean_diagonal)
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
-        self.residual_ = 0.0  # of the solves of one verb
+        self._forget()  # what is noted is of one verb
         return super()._fitted(names, given)
 
-    def _note_residual(self, residuals: Tensor, vectors: Tensor) -> float:
-        """The largest norm of residuals relative to that of vectors, (S, k, P) both; a vector of zeros has none."""
+    def _forget(self) -> None:
+        device = self._network.like.device
+        self.residual_ = 0.0
+        self._worst, self._indefinite = torch.zeros((), device=device), torch.zeros((), dtype=torch.bool, device=device)
+
+    def _note_residual(self, lengths: Tensor, vectors: Tensor) -> None:
+        """Lengths (S, k) of what is left, relative to those of vectors (S, k, P); a vector of zeros has none."""
         norms = vectors.norm(dim=2)
-        worst = float(torch.where(norms > 0, residuals.norm(dim=2) / norms, 0.0).max())
-        self.residual_ = max(self.residual_, worst)
-        return worst
+        self._worst = torch.maximum(self._worst, torch.where(norms > 0, lengths / norms, 0.0).max())
+
+    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
+        result = super()._result(values, by_layer)
+        self.residual_ = float(self._worst)  # the first look, once everything has been asked of the device
+        self._judge()
+        return result
+
+    def _judge(self) -> None:
+        """Warn of, or refuse, solves that went wrong."""
 
     def _damped(self, vectors: Tensor) -> Tensor:
         """(H + d I) v, (S, k, P)."""
@@ -104,12 +116,11 @@ class CG(MatrixFree):
         direction = residual.clone()
         squared = residual.square().sum(2, keepdim=True)
         wanted = self.tolerance**2 * squared
-        indefinite = torch.zeros((), dtype=torch.bool, device=vectors.device)
         for i in range(self.iterations):
             product = self._damped(direction)
             along = (direction * product).sum(2, keepdim=True)
             going = squared > wanted
-            indefinite |= (going & (along <= 0)).any()
+            self._indefinite |= (going & (along <= 0)).any()
             step = torch.where(going, squared / along, 0.0)
             solution += step * direction
             residual -= step * product
@@ -118,15 +129,18 @@ class CG(MatrixFree):
             squared = torch.where(going, after, squared)
             if i % _CHECK_EVERY == _CHECK_EVERY - 1 and not bool((squared > wanted).any()):
                 break
-        worst = self._note_residual(squared.sqrt(), vectors)
-        if bool(indefinite):
-            warn("curvature: indefinite along a direction; a larger damping would not be")
-        elif worst > self.tolerance:
-            warn(
-                f"iterations: {self.iterations} leave a relative residual of {worst:.1e}; more, or a larger damping, "
-                "would do"
-            )
+        self._note_residual(squared.sqrt()[..., 0], vectors)
         return solution
+
+    def _judge(self) -> None:
+        if bool(self._indefinite):
+            warn("curvature: indefinite along a direction; a larger damping would not be", 5)
+        elif self.residual_ > self.tolerance:
+            warn(
+                f"iterations: {self.iterations} leave a relative residual of {self.residual_:.1e}; more, or a larger "
+                "damping, would do",
+                5,
+            )
 
 
 class LiSSA(MatrixFree):
@@ -161,16 +175,20 @@ class LiSSA(MatrixFree):
         for _ in range(self.depth):
             v = vectors + v - self._damped(v) / self.scale_
         v = v / self.scale_
-        residual = self._note_residual(vectors - self._damped(v), vectors)
-        if not residual <= 1:  # on a positive definite curvature every step shrinks it
+        self._note_residual((vectors - self._damped(v)).norm(dim=2), vectors)
+        return v
+
+    def _judge(self) -> None:
+        if not self.residual_ <= 1:  # on a positive definite curvature every step shrinks it
             raise UserError(
                 "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
             )
-        if residual > _WORTH_A_WARNING:
+        if self.residual_ > _WORTH_A_WARNING:
             warn(
-                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, would do"
+                f"depth: {self.depth} leaves a relative residual of {self.residual_:.2g}; more, or a larger damping, "
+                "would do",
+                5,
             )
-        return v
 
 
 class Arnoldi(MatrixFree):

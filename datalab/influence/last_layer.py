@@ -177,8 +177,8 @@ class LastLayerGGN(Estimator):
     def _solve(self, directions: Directions) -> Directions:
         return [torch.stack([ggn.direction(v) for ggn, v in zip(self._ggns, directions[0], strict=True)])]
 
-    def _result(self, values: Callable[[], Tensor], by_layer: bool = False) -> Tensor | dict[str, Tensor]:
-        return super()._result(lambda: self._moved(values()), by_layer)
+    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
+        return super()._result(lambda: over(values(), self._moved), by_layer)
 
     def _layers(self) -> list[str]:
         return [self._network.name]
