@@ -136,5 +136,5 @@ def _refuse_above(parameters: int, name: str) -> None:
     if parameters > MAX_PARAMETERS:
         raise UserError(
             f"model: has {parameters:,} parameters, and {name} forms their full matrix: at most {MAX_PARAMETERS:,}; "
-            "use EKFAC, or LastLayerGGN for the last layer alone"
+            "use EKFAC or LastLayerGGN"
         )
