@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence import fisher
-from datalab.influence.estimator import Batch, Directions, Estimator
+from datalab.influence import losses
+from datalab.influence.estimator import Directions, Estimator
 from datalab.influence.factors import Factors, Shared
+from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.tape import Tape
 from datalab.seeds import generator
+
+MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
 
 Moments = tuple[Tensor, Tensor, float]
 Bases = tuple[Tensor | None, Tensor]
@@ -28,19 +31,21 @@ class Kronecker(Estimator):
     Parameters beside :class:`~datalab.influence.estimator.Estimator`'s:
 
     fisher
-        ``"exact"`` over the classes, ``"sampled"`` (``samples`` classes of each example, drawn from the model's
-        probabilities with ``seed`` by its place in the training set), ``"empirical"`` (the observed class), or
-        ``"auto"``: exact up to 20 classes, sampled above.
+        ``"exact"`` over the classes (and positions), ``"sampled"`` (``samples`` classes of each example, drawn from the
+        model's probabilities with ``seed`` by its place in the training set; of other losses random signs),
+        ``"empirical"`` (the observed class), or ``"auto"``: exact up to 20 classes, sampled above.
 
     ``eigenvalues_`` is a list of (B, out, in), one a site.
     """
+
+    _state = ("_bases", "eigenvalues_")
 
     def __init__(
         self,
         model,
         damping: float | Literal["auto"] = "auto",
         *,
-        fisher: fisher.Fisher = "auto",
+        fisher: Literal["auto", "exact", "sampled", "empirical"] = "auto",
         samples: int = 1,
         seed: int = 0,
         **options,
@@ -52,10 +57,10 @@ class Kronecker(Estimator):
             raise UserError(f"fisher: must be one of {', '.join(kinds)}, got {fisher!r}")
         self.fisher, self.samples, self.seed = fisher, samples, seed
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        moments = self._moments(x, y)
+    def _fit(self, data: Held | Streamed) -> None:
+        moments = self._moments(data)
         self._bases = [_bases(of_site) for of_site in moments]
-        self.eigenvalues_ = self._eigenvalues(x, y, moments)
+        self.eigenvalues_ = self._eigenvalues(data, moments)
         self._damp()
 
     def _damp(self) -> None:
@@ -68,25 +73,39 @@ class Kronecker(Estimator):
         self._inverse = [1 / v for v in damped]
 
     @abstractmethod
-    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[list[Moments]]) -> list[Tensor]:
+    def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
         """Each site's (B, out, in), in the order of its bases."""
 
-    def _tapes(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tape, Iterator[Tensor]]]:
+    def _tapes(self, data: Held | Streamed) -> Iterator[tuple[Tape, Iterator[Tensor]]]:
         """Each batch's tape and the cotangents whose squares add up to the Fisher."""
         rng = generator(self.seed, "fisher")
-        uniforms = torch.as_tensor(rng.random((len(x), self.samples)), device=self._network.like.device)
-        for batch in self._batches(x, y):
+        for batch in self._batches(data):
             tape = self._network.tape(batch.x)
-            drawn = uniforms[batch.start : batch.start + len(batch.x)]
-            yield tape, fisher.cotangents(self.fisher, tape.logits, batch.y, drawn)
+            outputs = tape.logits.shape[2:]
+            kind = self.fisher
+            if kind == "auto":
+                kind = "exact" if self.loss.cotangents(outputs) <= MAX_EXACT else "sampled"
+            if kind == "empirical":
+                yield tape, iter([losses.over_models(self.loss.gradient, tape.logits, batch.y)])
+            elif kind == "exact":
+                yield tape, losses.cotangents_over_models(self.loss, tape.logits, batch.y)
+            else:
+                drawn = rng.random((tape.logits.shape[1], self.samples, self.loss.draws(outputs)))
+                yield tape, self._sampled(tape, batch, self._moved(torch.as_tensor(drawn)))
 
-    def _moments(self, x: Tensor, y: Tensor) -> list[list[Moments]]:
+    def _sampled(self, tape: Tape, batch: Batch, uniforms: Tensor) -> Iterator[Tensor]:
+        """A cotangent for each sample of ``uniforms`` (m, samples, draws)."""
+        for of_sample in uniforms.unbind(1):
+            cotangent = losses.sampled_over_models(self.loss, tape.logits, batch.y, of_sample)
+            yield cotangent / self.samples**0.5
+
+    def _moments(self, data: Held | Streamed) -> list[list[Moments]]:
         """Each site's mean over the training set of sum_t a a' (B or 1, in, in), or an Embedding's diagonal of it (1,
         size); of the Fisher's sum_t g g' (B, out, out); and t. All uses are positions, but for those of a matrix and
         its transpose: these are two.
         """
-        sums, n = [[] for _ in self._network.shapes], len(x)
-        for tape, cotangents in self._tapes(x, y):
+        sums, n = [[] for _ in self._network.shapes], len(data)
+        for tape, cotangents in self._tapes(data):
             for c, cotangent in enumerate(cotangents):
                 for of_site, f in zip(sums, tape.factors(cotangent), strict=True):
                     of_site += [[0, 0, 0, flip] for _, flip in f.parts[len(of_site) :]]
@@ -105,12 +124,12 @@ class Kronecker(Estimator):
         rotated = self._rotated(self._factors(batch))
         return self._over_sites(f.weighted_squares(w) for f, w in zip(rotated, self._inverse, strict=True))
 
-    def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
+    def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         # In the eigenbases a solve is a product element by element, so both sides are rotated and nothing is back.
         turned = self._rotated(self._factors(tests))
         solved = [f.per_example().mul_(w[:, None]) for f, w in zip(turned, self._inverse, strict=True)]
         return self._columns(
-            x, y, lambda batch: (f.dot(v) for f, v in zip(self._rotated(self._factors(batch)), solved, strict=True))
+            data, lambda batch: (f.dot(v) for f, v in zip(self._rotated(self._factors(batch)), solved, strict=True))
         )
 
     def _solve(self, directions: Directions) -> Directions:
@@ -126,7 +145,7 @@ class KFAC(Kronecker):
     :class:`Kronecker`.
     """
 
-    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[list[Moments]]) -> list[Tensor]:
+    def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
         def product(a: Tensor, g: Tensor, positions: float, q_a: Tensor | None, q_g: Tensor) -> Tensor:
             of_inputs = a if q_a is None else _diagonal(q_a, a)
             return _diagonal(q_g, g)[:, :, None] * of_inputs[:, None] / positions
@@ -144,9 +163,9 @@ class EKFAC(Kronecker):
     :class:`Kronecker`.
     """
 
-    def _eigenvalues(self, x: Tensor, y: Tensor, moments: list[list[Moments]]) -> list[Tensor]:
+    def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
         sums = [0] * len(moments)
-        for tape, cotangents in self._tapes(x, y):
+        for tape, cotangents in self._tapes(data):
             rotated = []
             squares: dict[int, Tensor] = {}
             for cotangent in cotangents:
@@ -167,7 +186,7 @@ class EKFAC(Kronecker):
                         sums[i] += rotated[i]._replace(gradients=g).square_sum()
             for i, over_classes in squares.items():
                 sums[i] += rotated[i].squares_of(over_classes)
-        return [s / len(x) for s in sums]
+        return [s / len(data) for s in sums]
 
 
 def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tensor:

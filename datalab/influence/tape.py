@@ -51,6 +51,25 @@ class Rows:
 Inputs = Tensor | Rows
 
 
+def tensors(values: Inputs | tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors that they are made of."""
+    if isinstance(values, Rows):
+        return list(values.tensors.values())
+    return list(values) if isinstance(values, tuple) else [values]
+
+
+def over(values: T, function: Callable[[Tensor], Tensor]) -> T:
+    """``function`` of a tensor, or of each of several."""
+    if isinstance(values, Rows):
+        return values.map(function)
+    return tuple(function(value) for value in values) if isinstance(values, tuple) else function(values)
+
+
+def line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Tape(Protocol):
     """One batch: ``logits`` (S, m, ...), and the factors of every site for a cotangent shaped as these."""
 
@@ -142,8 +161,7 @@ class Network:
                     with torch.no_grad():
                         self._called(x[i : i + 1])
                 except type(error):
-                    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line}") from error
+                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line(error)}") from error
             raise
 
     def forward(self, x: Inputs) -> Tensor:
@@ -211,7 +229,7 @@ class Network:
         refuse_mixing(self.logits, x)
         leaves = [v.detach().requires_grad_() for v in tensors(x) if v.is_floating_point()]
         copies = iter(leaves)
-        x = _map(x, lambda v: next(copies).clone() if v.is_floating_point() else v)
+        x = over(x, lambda v: next(copies).clone() if v.is_floating_point() else v)
         with torch.enable_grad():
             tape = _ModuleTape(self, x)
         plain = self.logits(x)
@@ -507,15 +525,6 @@ def _of_sizes(f: Factors) -> Factors:
 def not_autocast(like: Tensor) -> str:
     """The end of a refusal of another dtype than the parameters'."""
     return f"and its parameters {str(like.dtype)[6:]}: switch autocast inside it off"
-
-
-def tensors(x: Inputs) -> list[Tensor]:
-    """The tensors of x."""
-    return list(x.tensors.values()) if isinstance(x, Rows) else [x]
-
-
-def _map(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
-    return x.map(function) if isinstance(x, Rows) else function(x)
 
 
 def _attention(

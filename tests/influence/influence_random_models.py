@@ -221,8 +221,8 @@ class Truth:
         own, tests = self.own, self.of_tests
         if name == "TRAK":
             projection = estimator._projected[0].projection()
-            order = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0]._reader, own)], 1)
-            of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0]._reader, tests)], 1)
+            order = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0], own)], 1)
+            of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0], tests)], 1)
             own, tests = order @ projection.T, of_tests @ projection.T
             others = self.p.scatter(1, self.train[1][:, None], 0.0).sum(1, keepdim=True)
             phi = own / others  # 1 - p_y without cancellation

@@ -49,7 +49,7 @@ def test_no_batch_waits_for_the_device():
     """Synchronising is an error while batches are scored; before and after, labels and finiteness are looked at."""
     model, (x, y), _ = problem("an MLP")
     estimator = EKFAC(model.cuda(), 0.05, batch_size=5).fit(x.cuda(), y.cuda())
-    batches = list(estimator._batches(x.cuda(), y.cuda()[None]))
+    batches = list(estimator._batches(*estimator._checked(["x, y"], (x.cuda(), y.cuda()))))
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:

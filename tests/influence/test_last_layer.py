@@ -112,8 +112,8 @@ def test_two_targets_share_one_factorisation_and_score_as_each_alone(monkeypatch
     train, target = stack()
     other = target._replace(labels=(target.labels + 1) % 4)
     calls = []
-    factorise = last_layer._factorised
-    monkeypatch.setattr(last_layer, "_factorised", lambda *a: calls.append(1) or factorise(*a))
+    kind = last_layer.SoftmaxGGN
+    monkeypatch.setattr(last_layer, "SoftmaxGGN", lambda *a: calls.append(1) or kind(*a))
     both = scores_many(*train, L2, targets=[target, other])
     assert len(calls) == len(train[0])
     for scores, each in zip(both.influence_on, (target, other), strict=True):

@@ -87,7 +87,7 @@ LAYERS = {
     ),
     "nothing to differentiate": ([nn.ReLU()], "no layer with parameters"),
     "an embedding that renormalises": ([nn.Embedding(3, 4, max_norm=1.0)], "max_norm"),
-    "logits that are no matrix": ([nn.Unflatten(1, (3, 4)), nn.Linear(4, 4)], r"must return logits \(n, C\)"),
+    "logits that are no matrix": ([nn.Unflatten(1, (3, 4)), nn.Linear(4, 4)], r"need y \(n, 3\)"),
 }
 
 
@@ -230,8 +230,8 @@ BAD = {
     "labels out of range": (lambda x, y: (x, y + 2), r"labels must lie in 0\.\.3"),
     "labels below 0": (lambda x, y: (x, y - 5), r"labels must lie in 0\.\.3"),
     "labels that are no integers": (lambda x, y: (x, y.double()), "integer"),
-    "NaN everywhere": (lambda x, y: (x * float("nan"), y), "x must be finite|x: must be finite"),
-    "one NaN in the last row": (lambda x, y: (torch.cat([x[:-1], x[-1:] * float("nan")]), y), "x: must be finite"),
+    "NaN everywhere": (lambda x, y: (x * float("nan"), y), "x must be finite|x must be finite"),
+    "one NaN in the last row": (lambda x, y: (torch.cat([x[:-1], x[-1:] * float("nan")]), y), "x must be finite"),
     "infinity": (lambda x, y: (x / 0, y), "must be finite"),
     "nothing": (lambda x, y: (x[:0], y[:0]), "n > 0"),
     "the wrong width": (lambda x, y: (x[:, :7], y), r"does not take an example of shape \(7,\), float64"),
