@@ -177,10 +177,10 @@ class Truth:
         self.fisher = [self.p[:, c, None].sqrt() * g for c, g in enumerate(per_class)]
         self.ggn = sum(g.T @ g for g in self.fisher) / N
 
-    def gradients(self, x: Tensor, y: Tensor) -> Tensor:
+    def gradients(self, x: Tensor, y: Tensor, of=functional.cross_entropy) -> Tensor:
         found = []
         for i in range(len(x)):
-            loss = functional.cross_entropy(self.model(x[i : i + 1]), y[i : i + 1])
+            loss = of(self.model(x[i : i + 1]), y[i : i + 1])
             g = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             parts = zip(g, self.parameters, strict=True)
             found.append(torch.cat([(torch.zeros_like(p) if v is None else v).flatten() for v, p in parts]))
@@ -224,8 +224,8 @@ class Truth:
             order = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0]._reader, own)], 1)
             of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0]._reader, tests)], 1)
             own, tests = order @ projection.T, of_tests @ projection.T
-            others = self.p.scatter(1, self.train[1][:, None], 0.0).sum(1, keepdim=True)
-            phi = own / others  # 1 - p_y without cancellation
+            odds = self.by_site(estimator._projected[0]._reader, self.gradients(*self.train, of=_log_odds))
+            phi = torch.cat([s.flatten(1) for s in odds], 1) @ projection.T
             matrix = phi.T @ phi / N
         elif name in ("KFAC", "EKFAC", "DataInf"):
             return self._by_blocks(name, estimator)
@@ -264,6 +264,11 @@ class Truth:
             own = own + (g.square() / (eigenvalues + DAMPING)).flatten(1).sum(1)
             pairs = pairs - (v / (eigenvalues + DAMPING)).flatten(1) @ g.flatten(1).T
         return own, pairs
+
+
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+    return (logits.gather(1, y[:, None])[:, 0] - others).sum()
 
 
 def estimator_damping(name: str) -> float:
