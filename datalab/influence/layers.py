@@ -417,7 +417,7 @@ def named(layers: Iterable[str]) -> str:
 
 def left(layers: Iterable[str]) -> str:
     """The end of a refusal: what would help."""
-    names = sorted(set(layers), key=list(layers).index)
+    names = list(dict.fromkeys(layers))
     return f"leave_out={names} leaves {'it' if len(names) == 1 else 'them'} out"
 
 

@@ -213,7 +213,8 @@ class Network:
         }
         if wrong:
             listed = ", ".join(f"layer '{name}' takes {shape} for 2 examples" for name, shape in wrong.items())
-            raise UserError(f"model: {listed}; they must come first")
+            names = [use.layer for site in self.sites for use in site.uses if use.name in wrong]
+            raise UserError(f"model: {listed}; they must come first; {layers.left(names)}")
 
     def check(self, x: Inputs) -> None:
         """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all.
@@ -226,9 +227,8 @@ class Network:
         plain = refuse_mixing(self.logits, x)
         leaves = [v.detach().requires_grad_() for v in tensors(x) if v.is_floating_point()]
         copies = iter(leaves)
-        x = _map(x, lambda v: next(copies).clone() if v.is_floating_point() else v)
-        with torch.enable_grad():
-            tape = self._taped(x)
+        with torch.enable_grad():  # copies, as a leaf may not be written into
+            tape = self._taped(_map(x, lambda v: next(copies).clone() if v.is_floating_point() else v))
         if not bool(torch.isfinite(plain).all()):
             return  # named, with how many more there are, when the whole set has been read
         if plain.shape != tape.logits.shape or not _close(tape.logits, plain):
@@ -270,7 +270,7 @@ class Network:
                 wrong.append(site.layer)
         if wrong:
             raise UserError(
-                f"model: {layers.named(wrong)} computes something else than a layer of its kind; {layers.left(wrong)}"
+                f"model: {layers.named(wrong)}: computes something else than its kind does; {layers.left(wrong)}"
             )
 
     @contextlib.contextmanager

@@ -315,7 +315,7 @@ def test_a_subclass_of_linear_is_taken_where_it_computes_the_same():
     model = nn.Sequential(Renamed(12, 6), nn.Tanh(), nn.Linear(6, CLASSES)).double()
     torch.testing.assert_close(GradDot(model).fit(x, y).self_influence(x, y), brute_force(model, x, y).square().sum(1))
     model[0].__class__ = Scaled
-    assert "layer '0' computes something else" in refusal(lambda: GradDot(model).fit(x, y))
+    assert "layer '0': computes something else" in refusal(lambda: GradDot(model).fit(x, y))
 
 
 def test_a_model_that_writes_into_its_input_is_refused_before_it_did():
