@@ -278,9 +278,9 @@ def estimator_damping(name: str) -> float:
 ESTIMATORS = {
     kind.__name__: lambda m, kind=kind: kind(m, DAMPING, batch_size=5) for kind in (ExactGGN, KFAC, EKFAC, DataInf)
 } | {
-    "ExactHessian": lambda m: ExactHessian(m, estimator_damping("ExactHessian"), batch_size=5),
-    "CG": lambda m: CG(m, DAMPING, tolerance=1e-12, batch_size=5),
-    "Arnoldi": lambda m: Arnoldi(m, DAMPING, rank=10_000, batch_size=5),
+    "ExactHessian": lambda m: ExactHessian(m, estimator_damping("ExactHessian"), batch_size=9),
+    "CG": lambda m: CG(m, DAMPING, tolerance=1e-10, batch_size=9),
+    "Arnoldi": lambda m: Arnoldi(m, DAMPING, rank=10_000, batch_size=9),
     "GradDot": lambda m: GradDot(m, batch_size=5),
     "GradCos": lambda m: GradCos(m, batch_size=5),
     "TracIn": lambda m: TracIn([m], [1.0], batch_size=5),

@@ -149,6 +149,16 @@ def test_examples_that_are_mixed_are_refused_though_the_first_two_are_equal(name
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_examples_that_are_mixed_late_in_a_set_are_found_in_every_set(name):
+    x, y = data()
+    x = x[x[:, 0].argsort()]
+    model = Net(lambda m, x: m.b(hidden(m, x + 1e-3 * (x[:, :1] > 0.5) * x.mean(0)))).double()
+    assert "mixes the examples" in refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
+    fitted = KINDS[name](model, 0.1).fit(x[:20], y[:20])
+    assert "mixes the examples" in refusal(lambda: fitted.self_influence(x, y))
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_logits_that_are_not_finite_are_counted_and_the_first_is_named(name):
     """Before: all scores NaN in silence, LinAlgError, or 0 (GradCos)."""
     x, y = data()
