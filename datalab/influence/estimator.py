@@ -276,15 +276,18 @@ class Estimator(ABC):
         return x.map(moved) if isinstance(x, Rows) else moved(x)
 
     def _refuse_not_finite(self, x: Inputs, size: int) -> None:
-        parts = [self._here(x[start : start + size]) for start in range(0, len(x), size)]
-        if not all(bool(torch.isfinite(v).all()) for part in parts for v in tensors(part)):
-            raise UserError(f"x: must be finite in {str(self._network.like.dtype)[6:]}, got NaN or infinity")
-        logits = torch.cat([self._network.logits(part) for part in parts], 1)
-        bad = (~torch.isfinite(logits)).transpose(0, 1).flatten(1).any(1).nonzero()[:, 0]
-        if len(bad):
+        """Raise UserError where inputs or logits are not finite, naming the first example."""
+        bad: list[int] = []
+        for start in range(0, len(x), size):
+            part = self._here(x[start : start + size])
+            if not all(bool(torch.isfinite(v).all()) for v in tensors(part)):
+                raise UserError(f"x: must be finite in {str(self._network.like.dtype)[6:]}, got NaN or infinity")
+            finite = torch.isfinite(self._network.logits(part)).transpose(0, 1).flatten(1).all(1)
+            bad += [start + i for i, fine in enumerate(finite.tolist()) if not fine]
+        if bad:
             self._network.infinite = Network.infinite
             raise UserError(
-                f"model: its logits are not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}]; "
+                f"model: its logits are not finite for {len(bad)} of {len(x)} examples, first for x[{bad[0]}]; "
                 "has its training diverged, or does an input overflow?"
             )
 
@@ -393,11 +396,9 @@ class Estimator(ABC):
 
 
 def _inputs(name: str, x: object) -> Inputs:
-    return (
-        Rows({k: _tensor(name, f"x['{k}']", v) for k, v in x.items()})
-        if isinstance(x, Mapping)
-        else _tensor(name, "x", x)
-    )
+    if isinstance(x, Mapping):
+        return Rows({key: _tensor(name, f"x['{key}']", value) for key, value in x.items()})
+    return _tensor(name, "x", x)
 
 
 def _tensor(name: str, which: str, values: object) -> Tensor:
