@@ -199,7 +199,7 @@ class Site:
     def __init__(self, uses: list[Use], weight: Part | None, bias: Part | None):
         self.uses, self._weight, self._bias = uses, weight, bias
         self._main = next((use for use in uses if not use.flipped), uses[0])
-        self.name, self.layer = self._main.name, self._main.layer
+        self.name, self.layer = self._main.name + (".bias" if weight is None else ""), self._main.layer
 
     def parameters(self) -> list[nn.Parameter]:
         """A weight, a bias, or both, in this order."""
