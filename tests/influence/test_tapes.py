@@ -148,6 +148,13 @@ def test_examples_that_are_mixed_are_refused_though_the_first_two_are_equal(name
     assert "mixes the examples" in message or (name == "LastLayerGGN" and "the output of a Linear layer" in message)
 
 
+@pytest.mark.parametrize("name", ["EKFAC", "GradDot"])
+def test_examples_that_are_mixed_by_less_than_rounding_shows_are_refused(name):
+    """Of float32 logits a part in a thousand passed."""
+    x, y = data(torch.float32)
+    assert "mixes the examples" in refusal(lambda: KINDS[name](Net(MIXED["a little of their mean"]), 0.1).fit(x, y))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_examples_that_are_mixed_late_in_a_set_are_found_in_every_set(name):
     x, y = data()
