@@ -143,8 +143,9 @@ class LastLayerGGN(Estimator):
     Cholesky.
 
     The title's estimator. Any model will do whose output is that of its last Linear layer: the layers before it are not
-    differentiated. float32 models are computed in float32 where the result stays within 1e-4 of float64's. Parameters:
-    :class:`~datalab.influence.estimator.Estimator`; ``"auto"`` takes the mean diagonal over all C (h + 1) parameters.
+    differentiated. A frozen one is taken with ``include_frozen`` alone. float32 models are computed in float32 where
+    the result stays within 1e-4 of float64's. Parameters: :class:`~datalab.influence.estimator.Estimator`; ``"auto"``
+    takes the mean diagonal over all C (h + 1) parameters.
     """
 
     _takes = _LastLayer
