@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from datalab.errors import UserError
 from datalab.influence import losses
@@ -21,7 +22,10 @@ from datalab.seeds import generator
 
 MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
 
+_WIDE, _ALIGNED = 512, 16
+
 Moments = tuple[Tensor, Tensor, float]
+Bases = tuple[Tensor | None, Tensor]
 
 
 class Kronecker(Estimator):
@@ -70,6 +74,8 @@ class Kronecker(Estimator):
         if not least > (torch.finfo(damped[0].dtype).eps * most if self.damping == 0 else 0):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         self._inverse = [1 / v for v in damped]
+        self._wide_bases = [(None if q_a is None else _widened(q_a), q_g) for q_a, q_g in self._bases]
+        self._wide_inverse = [_widened(v) for v in self._inverse]
 
     @abstractmethod
     def _eigenvalues(self, data: Held | Streamed, moments: list[Moments]) -> list[Tensor]:
@@ -113,21 +119,24 @@ class Kronecker(Estimator):
                         total[2] += g.shape[1]
         return [tuple(of_all / len(data) for of_all in of_site) for of_site in sums]
 
-    def _rotated(self, factors: list[Factors]) -> list[Factors]:
-        pairs = zip(factors, self._bases, strict=True)
+    def _rotated(self, factors: list[Factors], bases: list[Bases]) -> list[Factors]:
+        pairs = zip(factors, bases, strict=True)
         return [f.rotate_inputs(q_a).rotate_gradients(q_g) for f, (q_a, q_g) in pairs]
 
     def _self_influence(self, batch: Batch) -> Tensor:
-        rotated = self._rotated(self._factors(batch))
-        return self._over_sites(f.weighted_squares(w) for f, w in zip(rotated, self._inverse, strict=True))
+        rotated = self._rotated(self._factors(batch), self._wide_bases)
+        return self._over_sites(f.weighted_squares(w) for f, w in zip(rotated, self._wide_inverse, strict=True))
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         # In the eigenbases a solve is a product element by element, so both sides are rotated and nothing is back.
-        turned = self._rotated(self._factors(tests))
+        turned = self._rotated(self._factors(tests), self._bases)
         solved = [f.per_example().mul_(w[:, None]) for f, w in zip(turned, self._inverse, strict=True)]
-        return self._columns(
-            data, lambda batch: (f.dot(v) for f, v in zip(self._rotated(self._factors(batch)), solved, strict=True))
-        )
+
+        def products(batch: Batch) -> Iterator[Tensor]:
+            pairs = zip(self._rotated(self._factors(batch), self._bases), solved, strict=True)
+            return (f.dot(v) for f, v in pairs)
+
+        return self._columns(data, products)
 
     def _solve(self, directions: Directions) -> Directions:
         return [_solved(v, *bases, w) for v, bases, w in zip(directions, self._bases, self._inverse, strict=True)]
@@ -186,6 +195,12 @@ def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tens
         return q_g @ (v * inverse[:, None])
     q_a = q_a[:, None]
     return q_g @ ((v @ q_a) * inverse[:, None]) @ q_a.mT
+
+
+def _widened(matrix: Tensor) -> Tensor:
+    """With columns of 0 up to a multiple of 16, if it is wide: a product of aligned rows runs a tenth faster."""
+    columns = -matrix.shape[-1] % _ALIGNED
+    return functional.pad(matrix, (0, columns)) if matrix.shape[-1] >= _WIDE else matrix
 
 
 def _eigenvectors(moment: Tensor) -> Tensor:
