@@ -29,7 +29,8 @@ def fit_softmax(
 ) -> nn.Linear:
     """Softmax regression at the optimum of mean cross-entropy + l2/2 |theta|^2 (bias included), in float64.
 
-    On x's device, the optimiser's own vectors apart. By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9. ``kept`` (n,) chooses the examples.
+    By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9; on x's device, but for the
+    optimiser's own vectors. ``kept`` (n,) chooses the examples.
     Equivalent to scikit-learn's LogisticRegression with C = 1 / (l2 n), except that it does not penalise the bias.
     Raises UserError where it does not converge.
     """

@@ -88,7 +88,8 @@ def test_data_on_the_cpu_is_scored_on_the_gpu_as_data_that_is_there(name):
     there = [t.cuda() for t in (*train, *val)]
     torch.testing.assert_close(here.pairwise(*train, *val), KINDS[name](model, 0.05).fit(*there[:2]).pairwise(*there))
     top = here.top(TensorDataset(*train), TensorDataset(*val), k=2)
-    assert top.harmful.is_cuda and here.damping_ == 0.05
+    assert top.harmful.is_cuda
+    assert here.damping_ == 0.05
 
 
 def test_a_batch_on_a_gpu_is_of_thousands_unless_memory_is_short():

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import last_layer, softmax
+from datalab.influence import LastLayerGGN, last_layer, softmax
 from datalab.influence.last_layer import Target, scores_many
 
 L2 = 1e-4
