@@ -1,11 +1,27 @@
 """The influence code on a GPU: the CPU's results, without waiting for the device in a batch."""
 
+import warnings
+
 import pytest
 import torch
 from influence_oracle import MODELS, problem
+from torch.utils.data import TensorDataset
 
-from datalab.influence import CG, EKFAC, KFAC, Arnoldi, DataInf, ExactGGN, ExactHessian, GradCos, GradDot, LastLayerGGN
+from datalab.influence import (
+    CG,
+    EKFAC,
+    KFAC,
+    Arnoldi,
+    DataInf,
+    ExactGGN,
+    ExactHessian,
+    GradCos,
+    GradDot,
+    LastLayerGGN,
+    last_layer,
+)
 from datalab.influence.estimator import computing
+from datalab.influence.retraining import fit_softmax
 
 pytestmark = [
     pytest.mark.cuda,
@@ -56,6 +72,50 @@ def test_no_batch_waits_for_the_device():
             estimator._self_influence(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_softmax_regression_is_refitted_on_the_gpu():
+    _, (x, y), _ = problem("softmax regression")
+    there = fit_softmax(x.cuda(), y.cuda(), 4, 0.1)
+    assert there.weight.is_cuda
+    torch.testing.assert_close(there.weight.cpu(), fit_softmax(x, y, 4, 0.1).weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["EKFAC", "LastLayerGGN", "CG"])
+def test_data_on_the_cpu_is_scored_on_the_gpu_as_data_that_is_there(name):
+    model, train, val = problem()
+    here = KINDS[name](model.cuda(), 0.05).fit(*train)
+    there = [t.cuda() for t in (*train, *val)]
+    torch.testing.assert_close(here.pairwise(*train, *val), KINDS[name](model, 0.05).fit(*there[:2]).pairwise(*there))
+    top = here.top(TensorDataset(*train), TensorDataset(*val), k=2)
+    assert top.harmful.is_cuda
+    assert here.damping_ == 0.05
+
+
+def test_a_batch_on_a_gpu_is_of_thousands_unless_memory_is_short():
+    model, train, _ = problem()
+    estimator = EKFAC(model.cuda(), 0.05).fit(*train)
+    assert estimator._batch == 8192
+    assert EKFAC(model, 0.05, batch_size=7).fit(*train)._batch == 7
+
+
+def test_no_stacked_model_waits_for_the_device():
+    """As many synchronisations for eight models' last layers as for two."""
+    g = torch.Generator().manual_seed(0)
+    features, logits = (torch.randn(8, 60, width, generator=g).cuda() for width in (80, 4))
+    labels = (torch.arange(60) % 4).cuda()
+
+    def warnings_of(models):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                last_layer.scores_many(features[:models], logits[:models], labels, 1e-3)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return len(caught)
+
+    assert warnings_of(8) == warnings_of(2)
 
 
 def test_tf32_is_off_and_the_callers_choice_is_restored():
