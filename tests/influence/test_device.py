@@ -160,24 +160,23 @@ def test_the_last_layers_curvature_is_taken_and_solved_on_the_meta_device(dtype)
 def on_meta(holder, seen):
     """Move every tensor that an object of ours reaches to the meta device, in place."""
     if id(holder) in seen:
-        return holder
-    seen[id(holder)] = holder
-    if isinstance(holder, nn.Module):
-        return holder.to("meta")
-    if isinstance(holder, Tensor):
-        return holder.to("meta")
-    if isinstance(holder, list):
-        holder[:] = [on_meta(value, seen) for value in holder]
+        return seen[id(holder)][1]
+    result = holder
+    if isinstance(holder, nn.Module | Tensor):
+        result = holder.to("meta")
     elif isinstance(holder, tuple):
         values = [on_meta(value, seen) for value in holder]
-        return type(holder)(*values) if hasattr(holder, "_fields") else tuple(values)
+        result = type(holder)(*values) if hasattr(holder, "_fields") else tuple(values)
+    seen[id(holder)] = holder, result
+    if isinstance(holder, list):
+        holder[:] = [on_meta(value, seen) for value in holder]
     elif isinstance(holder, dict):
         for key, value in holder.items():
             holder[key] = on_meta(value, seen)
-    elif type(holder).__module__.startswith("datalab.") and not isinstance(holder, losses.Loss):
+    elif type(holder).__module__.startswith("datalab.") and not isinstance(holder, losses.Loss | tuple):
         for key, value in vars(holder).items():
             setattr(holder, key, on_meta(value, seen))
-    return holder
+    return result
 
 
 def models(kind):
