@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarning"),
 ]
+CG_TOLERANCE = 1e-7
 KINDS = {
     "ExactGGN": ExactGGN,
     "ExactHessian": lambda m, d: ExactHessian(m, 5.0),
@@ -35,7 +36,7 @@ KINDS = {
     "KFAC": KFAC,
     "EKFAC": EKFAC,
     "DataInf": DataInf,
-    "CG": lambda m, d: CG(m, d, tolerance=1e-7),
+    "CG": lambda m, d: CG(m, d, tolerance=CG_TOLERANCE),
     "Arnoldi": lambda m, d: Arnoldi(m, d, rank=10_000),
     "GradDot": lambda m, d: GradDot(m),
     "GradCos": lambda m, d: GradCos(m),
@@ -54,6 +55,8 @@ def test_a_gpu_scores_as_the_cpu_does(name, model_name, dtype):
     there = [t.cuda() for t in cast]
     on_gpu = KINDS[name](model.cuda(), 0.05).fit(*there[:2])
     tolerance = 1e-4 if dtype == torch.float32 else 1e-8
+    if name == "CG":  # a solution is as wrong as what its tolerance leaves of the residual, over the damping
+        tolerance = max(tolerance, 5 * CG_TOLERANCE / 0.05)
     for ours, wanted in zip(
         (on_gpu.self_influence(*there[:2]), on_gpu.influence_on(*there), on_gpu.pairwise(*there)), expected, strict=True
     ):
