@@ -62,6 +62,7 @@ class MatrixFree(Estimator):
         self._d = self._automatic(self._mean_diagonal)
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
+        self._refuse_unfitted()
         self._forget()  # what is noted is of one verb
         return super()._fitted(names, given)
 
