@@ -408,12 +408,7 @@ class Estimator(ABC):
             self._by_layer = False
         self._judge(tensors(result))
         result = result if self._network.is_stack else over(result, lambda v: v[0])
-        if not by_layer:
-            return result
-        layers: dict[str, Tensor] = {}
-        for name, of_site in zip(self._layers(), result.unbind(-1), strict=True):  # a bias may have a site of its own
-            layers[name] = layers[name] + of_site if name in layers else of_site
-        return layers
+        return dict(zip(self._layers(), result.unbind(-1), strict=True)) if by_layer else result
 
     def _judge(self, results: list[Tensor]) -> None:
         """Warn of, or refuse, what went wrong in a verb."""
