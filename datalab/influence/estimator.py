@@ -439,7 +439,8 @@ class Estimator(ABC):
         like = self._network.like
         if self.batch_size is not None or not like.is_cuda:
             return self.batch_size or _BATCH
-        held = sum(f.inputs.numel() + f.gradients.numel() for f in self._factors(next(iter(self._batches(data, 1)))))
+        factors = self._factors(next(iter(self._batches(data, 1))))
+        held = sum(getattr(f, "inputs", f.gradients).numel() + f.gradients.numel() for f in factors)
         free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
         return max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 
