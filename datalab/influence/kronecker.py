@@ -226,7 +226,7 @@ def _widened(matrix: Tensor) -> Tensor:
 
 
 def _eigenvectors(moment: Tensor) -> Tensor:
-    """Of symmetric matrices (B, d, d), in float64, but for the widest: any basis near it will do."""
+    """Of symmetric matrices (B, d, d); in float64 whatever their dtype, but for the widest: any basis will do."""
     precise = moment.double() if moment.shape[-1] <= _FLOAT64_UP_TO else moment
     return torch.linalg.eigh(precise)[1].to(moment)
 
