@@ -80,7 +80,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "verify", "compare", "claims", "datasets"])
+@pytest.mark.parametrize("command", ["plan", "run", "verify", "compare", "claims", "datasets", "advise"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture) -> None:
     assert call(command, "--help") == 0
     shown = capsys.readouterr().out

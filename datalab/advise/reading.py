@@ -184,10 +184,11 @@ def numpy_file(path: Path) -> Source:
         raise UserError(f"file '{path.name}': {reason}") from None
     if "" in named:
         return of_array(named[""], path.name)
+    named = {name: array for name, array in named.items() if isinstance(array, np.ndarray)}  # a zip may hold others
     key = next((name for name in named if name.lower() in FEATURES and named[name].ndim > 1), None)
     key = key or next((name for name, array in named.items() if array.ndim > 1 and array.shape[1] > 1), None)
     if key is None:
-        raise UserError(f"file '{path.name}': no features (n, d) among its arrays {', '.join(named)}")
+        raise UserError(f"file '{path.name}': no features (n, d) among its arrays: {', '.join(named) or 'none'}")
     rows = {name: array.ravel() for name, array in named.items() if array.size == len(named[key])}
     source = of_array(named[key], path.name, rows)
     source.label = next((name for name in rows if name.lower() in LABELS), None)

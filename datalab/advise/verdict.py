@@ -113,16 +113,11 @@ def lines(v: Verdict, facts: dict[str, Any]) -> list[str]:
     if v.ties:
         second += f" {' and '.join(v.ties).capitalize()} does as well within a point."
     (rate, low, high), (counted, *_) = v.noise["calibrated"], v.noise["counted"]
-    third = (
-        f"Wrong labels: about {100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}] by confident learning's joint, "
-    )
-    third += f"{100 * counted:.0f} % counted one by one; hard rows count as wrong too. {facts['flagged']:,} are listed."
+    third = f"Labels that look wrong: {100 * rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}] by the confident joint, "
+    third += f"{100 * counted:.0f} % counted one by one (hard rows look wrong too); {facts['flagged']:,} are listed."
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:
         why = {"interrupted": "interrupted", "slower": "the machine was slower than at the start"}[facts["stopped"]]
         fifth = f"Answer so far ({why}): {facts['splits']} of {facts['planned']} splits. {fifth}"
     return [first, second, third, facts["hit"], fifth]
-
-
-__all__ = ["ACT", "ESTIMATED", "KEEP", "UNSURE", "Verdict", "conclude", "lines", "name"]

@@ -22,7 +22,8 @@ class Ledger(Protocol):
 
     def statements(self) -> Sequence[dict[str, Any]]:
         """One dict a statement, in order: the ledger's columns of ``claims.csv``, what a claim's trail needs
-        (``paper_note``, ``test``, ``ceiling``), and the ``verdict`` and ``why`` it has where no section measured it."""
+        (``paper_note``, ``test``, ``ceiling``), and the ``verdict`` and ``why`` it has where no section measured it;
+        ``by_construction``, if its measured outcome is fixed before any run, why."""
         ...
 
 

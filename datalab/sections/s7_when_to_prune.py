@@ -63,7 +63,7 @@ def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     rows = rows[rows.noise != HUMAN]
     lengths = sorted(rows.steps.unique())
-    fixed = {f"{n} steps": rows[rows.steps == n] for n in (lengths[min(1, len(lengths) - 1)], lengths[-1])}
+    fixed = {f"{n:.0f} steps": rows[rows.steps == n] for n in (lengths[min(1, len(lengths) - 1)], lengths[-1])}
     return {STOPPED: early_stopped(rows)} | fixed
 
 

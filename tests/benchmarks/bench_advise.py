@@ -152,6 +152,21 @@ def table(rows: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFram
     return pd.DataFrame(made)
 
 
+def summarise(frame: pd.DataFrame, out: Path) -> None:
+    """The two tables by noise rate, from the rows of all files."""
+    advice, flags = frame[frame.kind == "advice"].dropna(axis=1, how="all"), frame[frame.kind == "flags"]
+    advice = advice.assign(acts=advice.answer == verdict.ACT)
+    values = ["right", "keep is right", "acts", *(c for c in advice if c.startswith("gain, ")), "hindsight"]
+    values += ["covered", "rate covered", "estimated", "seconds"]
+    by_rate = table(advice, ["noise", "rate"], values)
+    by_rate.to_csv(out / "advise_truth.csv", index=False)
+    by_flag = table(
+        flags, ["noise", "rate", "by"], ["precision", "recall", "flagged", "F1 dropped", "F1 replaced", "flag seconds"]
+    )
+    by_flag.to_csv(out / "advise_flags.csv", index=False)
+    print(by_rate.round(3).to_string(), by_flag.round(3).to_string(), sep="\n\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=list(SETS), help="'all' for the whole registry")
@@ -177,18 +192,7 @@ def main() -> None:
                         flush=True,
                     )
                     pd.DataFrame(rows).to_csv(given.out / "advise_files.csv", index=False)
-    frame = pd.DataFrame(rows)
-    advice, flags = frame[frame.kind == "advice"].dropna(axis=1, how="all"), frame[frame.kind == "flags"]
-    advice = advice.assign(acts=advice.answer == verdict.ACT)
-    values = ["right", "keep is right", "acts", *(c for c in advice if c.startswith("gain, ")), "hindsight"]
-    values += ["covered", "rate covered", "estimated", "seconds"]
-    by_rate = table(advice, ["noise", "rate"], values)
-    by_rate.to_csv(given.out / "advise_truth.csv", index=False)
-    by_flag = table(
-        flags, ["noise", "rate", "by"], ["precision", "recall", "flagged", "F1 dropped", "F1 replaced", "flag seconds"]
-    )
-    by_flag.to_csv(given.out / "advise_flags.csv", index=False)
-    print(by_rate.round(3).to_string(), by_flag.round(3).to_string(), sep="\n\n")
+    summarise(pd.DataFrame(rows), given.out)
 
 
 if __name__ == "__main__":

@@ -222,3 +222,35 @@ def test_checkpoints_share_out_the_whole_schedule_and_end_with_the_training():
     assert sum(path.rates) == pytest.approx(sum(cosine(recipe.learning_rate, step, 20) for step in range(20)))
     assert len(path.stacks) == len(path.rates) == 4
     torch.testing.assert_close(path.stacks[-1].flat, stack.flat)
+
+
+def test_the_title_s_estimator_stands_beside_ek_fac_and_no_mean_hides_the_set_on_which_it_fails():
+    rng, rows = np.random.default_rng(0), []
+    for name, r in (("good", 0.99), ("splice", -0.9)):
+        actual = rng.normal(size=30)
+        for estimator in ("EKFAC", s2.HEAVIER, s2.TITLES):
+            predicted = r * actual + np.sqrt(1 - r * r) * rng.normal(size=30)
+            row = {"kind": "retrained", "dataset": name, "estimator": estimator}
+            halves = {"half_a": actual + 0.1, "half_b": actual + 0.01 * rng.normal(size=30)}
+            rows.append(pd.DataFrame(row | {"predicted": predicted, "actual": actual} | halves))
+    table = s2.retrained(pd.concat(rows, ignore_index=True))
+    assert table["LastLayerGGN (the title's)"].between(-1, 1).all()
+    assert table.loc[1, "EKFAC"] < -0.7
+    text = s2.worst_retrained(table)
+    assert "**splice, r = -0.9" in text or "**splice, r = -0.8" in text
+    assert "on 1 of 2 data sets" in text
+
+
+def test_a_damping_that_was_best_at_the_end_of_its_grid_says_so():
+    rows = [
+        {"kind": "lds", "dataset": name, "estimator": estimator, "relative_damping": damping, "each": 0.0}
+        | {"automatic": damping == 0.1, "lds": 0.5 + (0.1 * np.log10(damping) if estimator == "ExactGGN" else 0.0)}
+        | {"n": 10}
+        for name in ("a", "b", "c")
+        for estimator in ("EKFAC", "ExactGGN")
+        for damping in (0.1, 1.0, 10.0)
+    ]
+    for row in rows:
+        row["lds"] += 0.2 * (row["estimator"] == "EKFAC" and row["relative_damping"] == 1.0)
+    table = s2.tuned_lds(pd.DataFrame(rows)).set_index("estimator")
+    assert table["at the grid's edge"].to_dict() == {"ExactGGN": "yes", "EKFAC": ""}

@@ -1,0 +1,53 @@
+"""Section 7: one task a file, an answer that follows from its rows, and the notebook's cell beside the library's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datalab.advise import pilot, verdict
+from datalab.errors import UserError
+from datalab.sections import s7_your_data as s7
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pilot, "LENGTHS", (40,))
+        patch.setattr(s7, "ROWS", 300)
+        return pd.DataFrame(s7.run_task(None, None, None, None, 2, 7))
+
+
+def test_the_tables_follow_from_the_rows(rows: pd.DataFrame) -> None:
+    v = verdict.conclude(rows, 7)
+    assert len(s7.answer(rows).split("\n\n")) == 5
+    truth = s7.against_truth(rows, v.gains)
+    assert truth["true gain"].notna().all()
+    (found,) = s7.flags_found(rows).to_dict("records")
+    assert found["truly wrong"] == pytest.approx(60, abs=3)
+    assert found["precision"] > 0.7
+    assert set(s7.suspicious(rows)) == {"id", "given label", "suggested label", "true label", "score", "agreement"}
+
+
+def test_the_cells_standard_error_is_the_tables(rows: pd.DataFrame, shown: Callable) -> None:
+    names = shown("7_your_data", "by-hand", rows=rows)
+    gains = verdict.conclude(rows, 7).gains.set_index(["method", "amount"])
+    pd.testing.assert_series_equal(names["d"].mean(axis=1), gains.gain, check_names=False)
+    half = (gains.high - gains.low) / 2
+    of_family = [arm for arm in gains.index if arm[0] != pilot.RANDOM and np.isfinite(half[arm]) and half[arm] > 0]
+    quantile = half[of_family] / names["error"][of_family]
+    assert np.ptp(quantile) < 1e-9 * quantile.max()
+
+
+def test_a_file_of_ones_own_is_a_task_of_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("a,y\n1,b\n")
+    first = s7.tasks(s7.Parameters(path=str(path), label="y"))[0].key
+    path.write_text("a,y\n2,b\n")
+    (task,) = s7.tasks(s7.Parameters(path=str(path), label="y", minutes=3))
+    assert task.key != first
+    assert task.parameters["splits"] is None
+    with pytest.raises(UserError, match="there is no file"):
+        s7.tasks(s7.Parameters(path=str(tmp_path / "nosuch.csv")))
