@@ -32,7 +32,7 @@ from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time
-_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of less than 512 and of more
+_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Directions = list[Tensor]
@@ -304,7 +304,7 @@ class Estimator(ABC):
     def _look(self, x: Inputs) -> None:
         """Let the network check itself on examples drawn from across the set, in another order than the set's."""
         n = len(x)
-        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 16)))
+        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
         places = ((np.arange(size) + rng.random(size)) * n / size).astype(np.int64)
         self._network.places = rng.permutation(places)
