@@ -42,7 +42,7 @@ MAX_PARAMETERS = 15_000  # rows of a full curvature matrix that is formed and fa
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time, on a CPU
 _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
 _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
-_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of less than 512 and of more
+_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Directions = list[Tensor]
@@ -365,7 +365,7 @@ class Estimator(ABC):
     def _look(self, data: Held | Streamed) -> None:
         """Let the network check itself on examples drawn from across the set, in another order than the set's."""
         n = len(data)
-        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 16)))
+        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
         places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
         self._network.places = places

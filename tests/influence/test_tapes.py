@@ -116,6 +116,26 @@ def test_parameters_used_outside_their_layer_on_some_examples_are_refused_whiche
     assert "'b.weight' act outside" in message or "the output of" in message
 
 
+@pytest.mark.parametrize("name", ["EKFAC", "GradDot"])
+def test_parameters_used_before_their_own_layer_on_some_examples_are_refused(name):
+    def used_before(m: Net, x: Tensor) -> Tensor:
+        return m.b(hidden(m, x) + (x[:, :1] > 1e3) * (x @ m.b.weight.T).sum(1, keepdim=True))
+
+    x, y = data()
+    assert "'b.weight' act outside" in refusal(lambda: KINDS[name](Net(used_before).double(), 0.1).fit(x, y))
+
+
+def test_a_use_without_a_path_to_the_logits_counts_nothing():
+    x, y = data()
+
+    def beside(m: Net, x: Tensor) -> Tensor:
+        m.a(2 * x)
+        return m.b(hidden(m, x))
+
+    wanted = EKFAC(Net(lambda m, x: m.b(hidden(m, x))).double(), 0.1).fit(x, y).self_influence(x, y)
+    torch.testing.assert_close(EKFAC(Net(beside).double(), 0.1).fit(x, y).self_influence(x, y), wanted)
+
+
 @pytest.mark.parametrize("name", sorted(set(KINDS) - {"LastLayerGGN"}))
 def test_an_embedding_row_read_directly_is_refused_wherever_its_token_is(name):
     x, y = texts()
