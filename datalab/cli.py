@@ -53,7 +53,7 @@ class _RecordPath(click.Path):
     """A folder or file that a user names: one that a file system can hold."""
 
     def convert(self, value: Any, *context: Any) -> Path:
-        return folder.named(Path(super().convert(value, *context)))
+        return Path(super().convert(folder.named(Path(value)), *context))
 
 
 RECORD = _RecordPath(path_type=Path)

@@ -86,8 +86,8 @@ def title_verdict(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.D
 
 
 def beats_random_from(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
-    """From the rate that is named on, and from no lower one, the adjusted p is below .05 and d above 0."""
-    primary = tables["0_primary"].set_index("noise rate (%)")
+    """From the rate that is named on, and from no lower one, version 1's adjusted p is below .05 and its d above 0."""
+    primary = tables["0_version_1"].set_index("noise rate (%)")
     shown = (primary["p (Holm)"] < 0.05) & (primary["d (F1)"] > 0)
     rate = float(match[1])
     return bool(shown[shown.index >= rate].all()) and not shown[shown.index < rate].iloc[-1:].any()
@@ -99,8 +99,8 @@ def statements_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims:
 
 
 def nothing_below(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
-    """That nothing says that pruning pays up to a rate: no lower limit of the primary cell is above 0 there."""
-    primary = tables["0_primary"].set_index("noise rate (%)")
+    """That nothing says that pruning pays up to a rate: no lower limit of version 1's cell is above 0 there."""
+    primary = tables["0_version_1"].set_index("noise rate (%)")
     return not (primary.low[primary.index <= float(match[1])] > 0).any()
 
 
@@ -140,7 +140,7 @@ def test_the_advice_of_notebook_6_follows_the_records_own_verdicts(claims):
 # --- the reading itself ----------------------------------------------------------------------------------------------
 
 TABLES = {
-    "0_primary": pd.DataFrame(
+    "0_version_1": pd.DataFrame(
         {
             "noise rate (%)": [10, 12.5, 20, 30],
             "d (F1)": [0.01, 0.013, 0.026, 0.03],

@@ -122,7 +122,8 @@ def advise(
     source = reading.read(X, **(read or {}))
     table = _Table(source, y, label, ids, groups)
     others = source if embedded is None else reading.read(embedded)
-    names = [name for name in others.columns if embedded is not None or name not in table.taken]
+    left_out = {others.label} | (table.taken if others is source else set())
+    names = [name for name in others.columns if name not in left_out]
     chosen = _pool_rows(table.codes, seed)
     raw = table.take(others, names, chosen)
     columns = features.Columns(raw, others, pretrained)
@@ -154,7 +155,7 @@ def advise(
     encoded = features.fit(frame, np.arange(len(codes)))(frame, np.arange(min(2048, len(codes))))
     scoring_time = _seconds(lambda: scoring.rehearse(encoded, len(table.classes))) / len(encoded)
     over = time.perf_counter() - began
-    rest = 1 + reading_time + streamed * (typing + scoring_time)
+    rest = 3 + reading_time + streamed * (typing + scoring_time)
 
     def announce(plan: pilot.Plan) -> None:
         say(f"about {plan.seconds / 60:.1f} minutes: {plan.splits} splits of {plan.pace:.1f} s, then every row")
@@ -165,14 +166,9 @@ def advise(
     steps = int(rows[rows.kind == "noise"].steps.mode()[0])
     everything = np.arange(len(codes))
     fitted = features.fit(frame, everything)
-    if len(chosen) == len(table.codes):
-        blocks = (
-            (everything[i : i + 4096], fitted(frame, everything[i : i + 4096])) for i in range(0, len(frame), 4096)
-        )
-    else:
-        blocks = _encoded(table, others, names, columns, fitted)
+    x, whole = fitted(frame, everything), len(chosen) == len(table.codes)
+    blocks = [(everything, x)] if whole else _encoded(table, others, names, columns, fitted)
     method = v.arm[0] if v.arm[0] in pilot.SCORES else ""
-    x = fitted(frame, everything)
     scored = scoring.score((x, chosen), blocks, table.codes, len(table.classes), steps, method, own, seed)
     done = {"n": len(table.codes), "splits": int(rows.split.nunique()), "planned": plan.splits, "stopped": stopped}
     done |= {"seed": seed, "clean": clean is not None}
@@ -190,7 +186,7 @@ def _advice(
     began: float,
 ) -> Advice:
     names, codes = table.classes.astype(str), table.codes
-    wrong = (scored.agreement >= 0.5) & (scored.suggested != codes)
+    wrong = pilot.least_confident(scored.given, scored.agreement.sum()) & (scored.suggested != codes)
     kept, labels = np.ones(len(codes), dtype=bool), codes
     if v.arm[0] in pilot.SCORES:
         rate = min(v.noise["calibrated"][0], 0.5) if v.arm[1] == pilot.ESTIMATED else float(v.arm[1][:-1]) / 100
@@ -199,7 +195,7 @@ def _advice(
         labels = np.where(wrong, scored.suggested, codes)
     score = scored.probability - scored.given
     order = np.flatnonzero(wrong)
-    order = order[np.lexsort((order, -score[order], -scored.agreement[order]))]
+    order = order[np.argsort(-score[order], kind="stable")]
     said = [
         f"models that did not see it give '{names[s]}' {p:.2f}, its label {g:.2f}"
         for s, p, g in zip(scored.suggested[order], scored.probability[order], scored.given[order], strict=True)
@@ -236,9 +232,8 @@ def _hit(v: verdict.Verdict, rows: pd.DataFrame, by_class: pd.DataFrame, by_grou
     text = f"Who is {what}: {'; '.join(parts)}."
     if v.answer == verdict.ACT:
         arms = rows[rows.kind == "arm"].set_index(["method", "amount"]).class_f1
-        change = np.mean(arms.loc[[v.arm]].tolist(), axis=0) - np.mean(
-            arms.loc[[(pilot.KEEP_ALL, "")]].tolist(), axis=0
-        )
+        mean = {arm: np.mean(arms.loc[[arm]].tolist(), axis=0) for arm in (v.arm, (pilot.KEEP_ALL, ""))}
+        change = mean[v.arm] - mean[(pilot.KEEP_ALL, "")]
         worst = int(np.argmin(change))
         if change[worst] < -0.005:
             text += f" Class '{by_class.of[worst]}' loses {-change[worst]:.3f} F1 by it."
@@ -256,9 +251,10 @@ class _Table:
         by_name = {"label": label, "id": ids if isinstance(ids, str) else None}
         by_name["group"] = groups if isinstance(groups, str) else None
         by_name = {what: source.need(name, what) for what, name in by_name.items() if name is not None}
-        self.taken = set(by_name.values())
+        self.taken, self.label = set(by_name.values()), by_name.get("label")
         wanted = list(dict.fromkeys(by_name.values())) or source.columns[:1]
         read = source.whole(wanted)
+        self.n = len(read)
         column = {what: read[name] for what, name in by_name.items()}
         y = column.get("label") if y is None else y
         values, missing = _labels(y, f"label '{label}'" if label else "y", len(read))
@@ -276,9 +272,8 @@ class _Table:
         if len(counts) < 2:
             raise UserError(f"{what}: one class, '{self.classes[0]}', and nothing to tell it from; two are needed")
         if len(counts) > max(len(self.codes) / 10, 2):
-            raise UserError(
-                f"{what}: {len(counts):,} values in {len(self.codes):,} rows: an id or a quantity, no class"
-            )
+            many = f"{len(counts):,} values in {len(self.codes):,} rows"
+            raise UserError(f"{what}: {many}: an id or a quantity, no class")
         self.enough(self.codes, "")
         largest = counts.argmax()
         text = f"{len(counts)} classes, the largest '{self.classes[largest]}' ({counts[largest] / len(self.codes):.0%})"
@@ -298,9 +293,9 @@ class _Table:
             inside = wanted[(wanted >= at) & (wanted < at + len(block))] - at
             parts.append(block.iloc[inside])
             at += len(block)
-        if at <= self.rows.max():
-            raise UserError(f"{source.name}: has {at:,} rows, the labels more; one row an example is needed")
-        taken = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+        if at != self.n:
+            raise UserError(f"{source.name}: has {at:,} rows for {self.n:,} labels; one row an example is needed")
+        taken = pd.concat(parts, ignore_index=True)
         return taken.iloc[np.argsort(np.argsort(rows))].reset_index(drop=True) if in_order else taken
 
     def _of_rows(self, values: Any, what: str, n: int) -> NDArray:
@@ -363,8 +358,9 @@ def _own(given: Any, table: _Table) -> NDArray:
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"pred_probs '{Path(given).name}': no array that can be read ({str(error)[:80]})") from None
     p = label_kinds.shares(given, "pred_probs")
-    if p.ndim != 2 or p.shape[1] != len(table.classes) or len(p) <= table.rows.max():
-        raise UserError(f"pred_probs: need (n, {len(table.classes)}), classes in sorted order, got shape {p.shape}")
+    if p.ndim != 2 or p.shape[1] != len(table.classes) or len(p) != table.n:
+        need = f"({table.n}, {len(table.classes)}), classes in sorted order"
+        raise UserError(f"pred_probs: need {need}, got shape {p.shape}")
     return p[table.rows]
 
 
@@ -384,10 +380,9 @@ def _clean(
     frame = source.whole()
     if absent := [name for name in names if name not in source.columns]:
         raise UserError(f"test '{source.name}': has no column '{absent[0]}', which is a feature")
-    label = next((name for name in table.taken if name in source.columns), None)
-    if y is None and label is None:
+    if y is None and (table.label is None or table.label not in frame):
         raise UserError(f"test '{source.name}': has no label; its column must be called as in the data")
-    values, missing = _labels(frame[label] if y is None else y, "test label", len(frame))
+    values, missing = _labels(frame[table.label] if y is None else y, "test label", len(frame))
     known = {name: code for code, name in enumerate(table.classes.astype(str))}
     if unknown := [name for name in values.names.astype(str) if name not in known]:
         raise UserError(f"test label: class '{unknown[0]}' is not among the data's {len(known)} classes")

@@ -127,10 +127,21 @@ def noise_rates(p: Floats, y: Labels) -> dict[str, float]:
     return {"calibrated": calibrated, "counted": float((pruning.confident_learning(p, y) > 1).mean())}
 
 
+def least_confident(given: NDArray, count: float) -> NDArray[np.bool_]:
+    """The mask (n,) of the flagged labels: the ``count`` least probable of the given labels (n,).
+
+    How many are wrong is better told by the confident joint, which are wrong by the label's own probability: so ordered
+    flags hold more wrong labels than the joint's own at the same count (measured: tests/benchmarks/bench_advise.py).
+    """
+    mask = np.zeros(len(given), dtype=bool)
+    mask[np.argsort(given, kind="stable")[: round(count)]] = True
+    return mask
+
+
 def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p: Floats, rng: np.random.Generator):
     """What each arm trains on: labels (arms, n) and the mask of what is kept (arms, n)."""
     estimate = min(noise_rates(p, y)["calibrated"], 0.5)
-    flagged = scored["confident learning"] > 1
+    flagged = least_confident(p[np.arange(len(y)), y], int((scored["confident learning"] > 1).sum()))
     labels, kept = np.tile(y, (len(arm), 1)), np.ones((len(arm), len(y)), dtype=bool)
     order = rng.random(len(y))  # one random order: larger subsets hold the smaller ones
     for i, (method, amount) in enumerate(arm):
@@ -247,7 +258,7 @@ def run(
         began = time.perf_counter()
         rows += one_split(pool, seed, 0)
         pace = time.perf_counter() - began
-        over, rest = over + began - start, rest + 0.3 * pace  # the final models
+        over, rest = over + began - start, rest + 0.6 * pace  # the final models
         wanted = fixed or int(np.clip((60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
         plan = Plan(wanted, pace, over + wanted * pace + rest)
         announce(plan)
@@ -255,7 +266,7 @@ def run(
             for number in range(1, wanted):
                 spent = time.perf_counter() - began
                 slower = max(spent / (number * pace), 1)
-                late = over + spent + slower * (pace + rest) > 1.1 * plan.seconds
+                late = over + spent + slower * (pace + rest) > 1.05 * plan.seconds
                 if fixed is None and late and number >= LEAST_SPLITS:
                     return rows, plan, "slower"
                 rows += one_split(pool, seed, number)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from datalab.errors import UserError, did_you_mean
 
-BLOCK = 50_000  # rows of a block
+BLOCK, CSV_BLOCK = 50_000, 16 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
 COMMA, POINT = r"\s*[-+]?\d[\d.]*,\d+\s*", r"\s*[-+]?\d+\.\d+\s*"  # a number with one and with the other decimal mark
@@ -102,7 +102,7 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     cells = [cell for row in table[1:] for cell in row]
     marks = [sum(re.fullmatch(mark, cell) is not None for cell in cells) for mark in (COMMA, POINT)]
     decimal = decimal or ("," if marks[0] > marks[1] and delimiter != "," else ".")
-    reading = pacsv.ReadOptions(encoding=encoding, block_size=16 << 20, column_names=columns, skip_rows=1)
+    reading = pacsv.ReadOptions(encoding=encoding, block_size=CSV_BLOCK, column_names=columns, skip_rows=1)
     parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
     def blocks(wanted: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:

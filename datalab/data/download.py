@@ -36,8 +36,13 @@ def on_disk(name: str) -> bool:
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """The names that would have to be fetched first, in the order given."""
-    return [name for name in names if not on_disk(name)]
+    """The names that would have to be fetched first, in the order given: what is absent, and what is damaged."""
+    return [name for name in names if not on_disk(name) or not _is_whole(name)]
+
+
+def _is_whole(name: str) -> bool:
+    package, wanted = members(name)
+    return package is None or all(_intact(package, member) for member in wanted)
 
 
 def require(name: str) -> None:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,15 @@ def kill_group(process: psutil.Process) -> None:
     psutil.wait_procs([*family, process], timeout=5)
 
 
-def kill_left_over(environment: Mapping[str, str]) -> None:
-    """End the kernels of this user that were started with this ``environment``: those a killed driver left behind.
+def started_with(environment: Mapping[str, str]) -> Iterator[psutil.Process]:
+    """The kernels of this user that were started with this ``environment``.
 
     A process's own environment tells, and nothing that a record says: that may be a stranger's.
     """
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if "ipykernel_launcher" in process.cmdline() and environment.items() <= process.environ().items():
-                kill_group(process)
+                yield process
 
 
 def _private_folder() -> str:

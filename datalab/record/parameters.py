@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -56,12 +56,36 @@ class SectionParameters(pydantic.BaseModel):
         """The data sets that must be on disk: those named, unless a section says otherwise."""
         return tuple(getattr(self, "datasets", ()))
 
+    @property
+    def unfit(self) -> str:
+        """Why a section cannot run with these, though each is in its range; empty where it can."""
+        return ""
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _fill_from_profile(cls, raw: dict[str, Any]) -> dict[str, Any]:
         profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
         given = {name: value for name, value in raw.items() if value is not None}
-        return {name: profile[name] for name in cls.model_fields if name in profile} | given
+        for name, value in given.items():
+            annotation = cls.model_fields[name].annotation if name in cls.model_fields else bool
+            if annotation is not bool and any(isinstance(part, bool) for part in _parts(value)):
+                raise ValueError(f"parameter '{name}': true and false are no numbers; got {value!r}")
+        once = {name: _once(value) for name, value in given.items()}
+        return {name: profile[name] for name in cls.model_fields if name in profile} | once
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """The values in a parameter, whatever holds them."""
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _once(value: Any) -> Any:
+    """A list with what it names twice named once: two of the same data set are no more data."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [part for position, part in enumerate(value) if part not in value[:position]]
 
 
 Model = TypeVar("Model", bound=SectionParameters)
@@ -71,7 +95,7 @@ def parse_value(text: str) -> Any:
     """A ``-p name value`` from the command line: JSON where it parses, a plain string otherwise."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 
@@ -90,8 +114,13 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
         parameters = model.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "parameters"
-        raise UserError(f"{where}: parameter '{name}': {first['msg']}; got {first['input']!r}") from None
+        if not first["loc"]:  # of the parameters as a whole, which it names
+            raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        name, given = ".".join(str(part) for part in first["loc"]), first["input"]
+        # papermill's -p hands over a list as the text that it is.
+        text = isinstance(given, str) and isinstance(parse_value(given), list | dict)
+        hint = f"; papermill takes it as: -y '{name}: {given}'" if text else ""
+        raise UserError(f"{where}: parameter '{name}': {first['msg']}; got {repr(given)[:200]}{hint}") from None
     if parameters.device == "cuda":
         import torch
 

@@ -41,6 +41,8 @@ def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, A
     for section, module in sections.items():
         own = {name: value for name, value in given.items() if name in module.Parameters.model_fields}
         parameters = resolve(module.Parameters, {**own, "profile": profile}, where=section.stem)
+        if parameters.unfit:
+            raise UserError(f"{section.stem}: {parameters.unfit}")
         notebook = study.notebooks / f"{section.stem}.ipynb"
         _check_notebook(notebook, own)
         planned.append(Job(section, notebook, own, parameters, module.estimate(parameters), study.reads_of(section)))

@@ -14,7 +14,7 @@ from datalab.errors import UserError
 from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
-from datalab.record.kernel import kill_left_over
+from datalab.record.kernel import kill_group, started_with
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
 from datalab.record.study import Study
@@ -150,7 +150,8 @@ class _Driver:
         if not self.manifest.closed:  # new, or its writer was killed
             self.changed = True
             transaction.recover(self.record, self.manifest)
-            kill_left_over({section.RECORD: str(self.record)})
+            for left_over in started_with({section.RECORD: str(self.record)}):
+                kill_group(left_over)
         for job in jobs:
             self.manifest.sections.setdefault(job.section.stem, self._entry(job))
         refreshed = False

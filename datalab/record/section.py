@@ -65,6 +65,8 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
     """
     spec = study.find(name)
     parameters = resolve(spec.load().Parameters, given_in(namespace), where=f"notebook {spec.stem}")
+    if parameters.unfit:
+        raise UserError(f"notebook {spec.stem}: {parameters.unfit}")
     if opener := namespace.get(OPENER):
         section = opener(parameters)
     elif STAGE in os.environ:

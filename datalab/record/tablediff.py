@@ -14,11 +14,11 @@ Kind = Literal["same", "within tolerance", "agrees (other rounding)", "within in
 SAME, TOLERANCE, ROUNDING, INTERVAL, DIFFERENT = Kind.__args__
 AGREEING = (SAME, TOLERANCE, ROUNDING)
 
-# Another processor rounds otherwise, and training carries that on. Two values mean the same where an estimate, and each
-# of its limits, moved by under this share of its interval's half-width; what has no interval moved by under this share
-# of itself, or, beside estimates that all agree, which it follows (a p-value, an effect size), by under that. With a
-# tolerance of 0 nothing but bytes is asked for.
-OF_HALF_WIDTH, ALONE, FOLLOWING = 1 / 20, 1e-3, 0.1
+# Another processor rounds otherwise, and training carries that on. Two values mean the same where an estimate moved by
+# under this share of its interval's half-width, and its limits by under that; what has no interval moved by under this
+# share of itself, or, beside estimates that all agree, which it follows (a p-value, an effect size), by under that.
+# With a tolerance of 0 nothing but bytes is asked for.
+OF_HALF_WIDTH, OF_ITS_LIMITS, ALONE, FOLLOWING = 1 / 20, 1 / 5, 1e-3, 0.1
 
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
 KEY_DIGITS = 4  # a fraction with more significant digits is a result; a setting (0.125, 12.5) has fewer
@@ -234,7 +234,7 @@ def _fractions(*numbers: str) -> bool:
 
 
 def _moved_little(a: Sequence[Number], b: Sequence[Number]) -> bool:
-    """Whether an estimate with its two limits, each of ``a`` and ``b``, moved by under its share of the half-width.
+    """Whether an estimate with its two limits, those of ``a`` and ``b``, moved by under its shares of the half-width.
 
     A limit past the end of a grid must stay there; the half-width is then that of the other side.
     """
@@ -242,8 +242,9 @@ def _moved_little(a: Sequence[Number], b: Sequence[Number]) -> bool:
         return False
     sides = [abs(limit.value - of[0].value) for of in (a, b) for limit in of[1:]]
     finite = [side for side in sides if math.isfinite(side)]
-    most = OF_HALF_WIDTH * min(finite, default=0.0)
-    return all(x.value == y.value or abs(x.value - y.value) <= most for x, y in zip(a, b, strict=True))
+    half_width, shares = min(finite, default=0.0), (OF_HALF_WIDTH, OF_ITS_LIMITS, OF_ITS_LIMITS)
+    pairs = zip(a, b, shares, strict=True)
+    return all(x.value == y.value or abs(x.value - y.value) <= share * half_width for x, y, share in pairs)
 
 
 def _numbers(text: str) -> tuple[Number, ...]:

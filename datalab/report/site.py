@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
@@ -18,6 +19,7 @@ from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
 from datalab.sections import STUDY
 
+_RUNS = {"script", "foreignobject", "iframe", "embed", "object", "handler", "listener", "set", "a"}
 MAIN_FIGURE = "figures/0_curve"
 
 
@@ -48,11 +50,40 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
         if not manifest.closed:  # killed between two sections, or while it wrote the pages
             transaction.recover(record, manifest)
         with folder.reading(record):
+            _check_drawings(record, manifest)
             return _write(record, manifest, study)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}': cannot be written ({error.strerror})") from None
     finally:
         lock.release(record)
+
+
+def _check_drawings(record: Path, manifest: Manifest) -> None:
+    """Raise :class:`UserError` where an .svg, to which pages link, holds more than a drawing: opened, it would run."""
+    for path in (path for path in manifest.files if path.endswith(".svg")):
+        if more := _beyond_drawing(folder.read_text(record, path)):
+            name = provenance.shown(record)
+            raise UserError(f"record '{name}': {path} holds more than a drawing ({more}), which a browser might run")
+
+
+def _beyond_drawing(svg: str) -> str:
+    """What in an SVG may run or load something; empty where there is nothing of the kind."""
+    if "<!ENTITY" in svg or "<?xml-" in svg:
+        return "an entity or a stylesheet"
+    try:
+        elements = list(ElementTree.fromstring(svg).iter())
+    except ElementTree.ParseError as error:
+        return f"it is no XML, {error}"
+    for element in elements:
+        name = str(element.tag).rpartition("}")[2]
+        if name.lower() in _RUNS or name.lower().startswith("animate"):
+            return f"<{name}>"
+        for attribute, value in element.attrib.items():
+            word = attribute.rpartition("}")[2].lower()
+            leads = word in ("href", "src") and not value.startswith(("#", "data:image/png;base64,"))
+            if word.startswith("on") or leads:
+                return attribute
+    return ""
 
 
 def differing(record: Path, manifest: Manifest, study: Study = STUDY) -> list[str]:

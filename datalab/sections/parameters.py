@@ -17,7 +17,8 @@ from datalab.sweep.machine_speed import pace
 Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
 Count = Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
-Caps = Mapping[Literal["train", "validation", "test"], Annotated[int, pydantic.Field(ge=20, strict=True)]]
+_Cap = Annotated[int, pydantic.Field(ge=20, strict=True)]
+Caps = Annotated[Mapping[Literal["train", "validation", "test"], _Cap], pydantic.Field(min_length=3)]  # all three
 
 
 def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -90,6 +91,12 @@ class TrainingParameters(TrialParameters):
 
     datasets: Datasets
     seeds: Count
+
+    @property
+    def unfit(self) -> str:
+        """One data set has no interval over data sets, which every table of such a section has."""
+        alone = len(self.datasets) == 1
+        return f"parameter 'datasets': '{self.datasets[0]}' alone cannot be compared; name two or more" if alone else ""
 
 
 def per_set_and_seed(

@@ -115,7 +115,8 @@ def tasks(p: Parameters) -> list[Task]:
     for (name, case), units in itertools.product(simulation.RULES, larger):
         of_rule = {"rule": name, "case": case, "units": units} | shared | rule
         of_rule["simulations"] = max(20, p.simulations // 2)
-        tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, 0.001 * of_rule["simulations"]))
+        cost = (0.001 if name in simulation.JACKKNIFED else 0.0001) * of_rule["simulations"]
+        tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, cost))
     return tasks
 
 

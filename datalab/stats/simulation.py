@@ -224,8 +224,8 @@ def verdict_level(
     """
     side, truths, spread, wrong = RULES[rule, case]
     rng, said = generator(root_seed, "verdict", rule, case, units), dict.fromkeys(wrong, 0)
-    if rule in _JACKKNIFED:
-        made = [[_JACKKNIFED[rule](truths[0] * small, spread, units, rng)] for _ in range(simulations)]
+    if rule in JACKKNIFED:
+        made = [[JACKKNIFED[rule](truths[0] * small, spread, units, rng)] for _ in range(simulations)]
     else:
         shape = "skewed" if "skewed" in case else "normal"
         d = draw(shape, rng, (simulations, len(truths), units))
@@ -273,4 +273,4 @@ def _simulated_lead(truth: float, spread: float, units: int, rng: np.random.Gene
     return clustered_f1_lead(*counts)
 
 
-_JACKKNIFED = {"share of variance": _simulated_share, "lead in F1": _simulated_lead}
+JACKKNIFED = {"share of variance": _simulated_share, "lead in F1": _simulated_lead}

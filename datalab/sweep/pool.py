@@ -102,41 +102,46 @@ def _here(tasks: Sequence[Task]) -> Iterator[Attempt]:
 
 
 def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
-    from joblib.externals.loky import ProcessPoolExecutor
+    """A pool of one process a worker, each with one task at a time: one that dies is charged to its own task alone."""
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     # A worker whose memory has grown is replaced between two tasks: nothing is lost, and its path is not for a record.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     died = Counter[str]()
     waiting = list(tasks)
-    while waiting:
-        executor = ProcessPoolExecutor(
-            max_workers=min(workers, len(waiting)),
-            initializer=_start_worker,
-            initargs=(os.getpid(),),
-            env=WORKER_ENVIRONMENT,
-        )
-        running: dict[Any, Task] = {}
-        try:
-            # Only as many tasks as workers are handed out, so that a dead worker puts no other task in doubt.
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    task = waiting.pop(0)
-                    running[executor.submit(task.rows)] = task
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+    idle: list[Any] = [_worker() for _ in range(min(workers, len(waiting)))]
+    running: dict[Any, tuple[Task, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                task, worker = waiting.pop(0), idle.pop()
+                running[worker.submit(task.rows)] = task, worker
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, worker = running.pop(future)
+                try:
                     rows, seconds = future.result()
-                    yield running.pop(future), rows, seconds
-        except BrokenProcessPool:
-            for future, task in running.items():
-                died[task.key] += 1
-                if future.done() and future.exception() is None:
-                    yield task, *future.result()
-                elif died[task.key] == _ATTEMPTS:
-                    yield task, f"its worker process died {_ATTEMPTS} times (killed, or out of memory)", 0.0
+                except BrokenProcessPool:
+                    worker.shutdown(wait=True, kill_workers=True)
+                    idle.append(_worker())
+                    died[task.key] += 1
+                    if died[task.key] < _ATTEMPTS:
+                        waiting.insert(0, task)
+                        continue
+                    rows, seconds = f"its worker process died {_ATTEMPTS} times (killed, or out of memory)", 0.0
                 else:
-                    waiting.insert(0, task)
-        finally:
-            executor.shutdown(wait=True, kill_workers=True)
+                    idle.append(worker)
+                yield task, rows, seconds
+    finally:
+        for worker in [*idle, *(worker for _, worker in running.values())]:
+            worker.shutdown(wait=True, kill_workers=True)
+
+
+def _worker() -> Any:
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(
+        max_workers=1, initializer=_start_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT
+    )
 
 
 def _start_worker(parent: int) -> None:

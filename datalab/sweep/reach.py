@@ -13,8 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the package
 # The rooms that a task reaches by name only, not whole: how it is run, shown and judged does not change its rows.
-_BY_NAME = ("sections", "stats")
-_NEVER = ("cli.py", "__main__.py", "ledger", "sweep", "record", "report", "advise", "audit", "protocol.yaml")
+_BY_NAME = ("sections", "stats", "advise")
+_NEVER = ("cli.py", "__main__.py", "ledger", "sweep", "record", "report", "audit", "protocol.yaml")
 _KINDS = {".py", ".txt", ".yaml"}
 
 

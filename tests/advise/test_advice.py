@@ -125,8 +125,11 @@ def test_own_probabilities_own_features_and_a_clean_test_file_are_used(noisy: Na
     given = {"label": "sort", "splits": 2, "pred_probs": tmp_path / "p.npy", "embedded": tmp_path / "f.npy"}
     made = datalab.advise(frame[["sort", "key"]], **given)
     assert sorted(made.flagged.id) == np.flatnonzero(noisy.flipped).tolist()
+    np.save(tmp_path / "long.npy", np.eye(len(frame) + 1))
+    with pytest.raises(UserError, match="361 rows for 360 labels"):
+        datalab.advise(frame, **given | {"embedded": tmp_path / "long.npy"})
     clean = frame.assign(sort=np.array(["null", "eins", "zwei", "drei"])[noisy.true])[:100]
-    judged = datalab.advise(frame, label="sort", X_test=clean, splits=2)
+    judged = datalab.advise(frame, label="sort", ids="key", X_test=clean, splits=2)
     assert judged.rows.n_test.dropna().eq(100).all()
     assert "clean test labels" in judged.lines[1]
     with pytest.raises(UserError, match="test label: class 'neu'"):

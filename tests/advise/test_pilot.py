@@ -83,7 +83,7 @@ def test_splits_are_planned_from_the_first_ones_time(monkeypatch: pytest.MonkeyP
     assert planned(monkeypatch, [6] * 99, 10)[0] == pilot.MOST_SPLITS
     done, plan, stopped, spent = planned(monkeypatch, [6] * 99, 1)
     assert (done, stopped) == (9, "")
-    assert plan.seconds == pytest.approx(spent, rel=0.05)
+    assert spent <= plan.seconds == pytest.approx(spent, rel=0.1)
     assert planned(monkeypatch, [60] * 99, 1)[0] == pilot.LEAST_SPLITS
 
 
@@ -99,3 +99,9 @@ def test_ctrl_c_keeps_what_is_done_from_two_splits_on(monkeypatch: pytest.Monkey
     assert planned(monkeypatch, [6, 6, 6, None], 10)[:3:2] == (3, "interrupted")
     with pytest.raises(KeyboardInterrupt):
         planned(monkeypatch, [6, None], 10)
+
+
+def test_flags_are_the_least_probable_labels_as_many_as_are_counted() -> None:
+    given = np.array([0.5, 0.1, 0.9, 0.1, 0.2])
+    np.testing.assert_array_equal(pilot.least_confident(given, 2.4), [False, True, False, True, False])
+    assert not pilot.least_confident(given, 0).any()

@@ -80,6 +80,14 @@ def test_a_german_csv_is_detected_in_every_encoding(tmp_path: Path, encoding: st
     np.testing.assert_array_equal(x[50:], encode(typed[50:].reset_index(drop=True), np.arange(10)))
 
 
+def test_a_quoted_newline_may_lie_anywhere_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (1500, 1700, 2000):
+        monkeypatch.setattr(reading, "CSV_BLOCK", size)
+        frame = whole(reading.read(german(tmp_path / "daten.csv")))
+        assert frame.nr.tolist() == [f"id{i}" for i in range(N)]
+        assert frame.text.str.contains("\nund; noch", regex=False).all()
+
+
 def test_what_was_detected_can_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;b\n1,5;2,5\n3,5;4,5\n")
     assert whole(reading.read(tmp_path / "t.csv")).a[0] == "1.5"

@@ -140,7 +140,7 @@ def flag_rows(p: data.Prepared, y: NDArray, advice: Any, seed: int, seconds: flo
 def table(rows: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
     """Means with 95 % t-intervals over the data sets, each counted by the mean of its seeds."""
     made = []
-    for key, part in rows.groupby(keys, sort=False):
+    for key, part in rows.groupby(keys, sort=False, dropna=False):
         line = dict(zip(keys, key, strict=True)) | {"sets": part.set.nunique()}
         for value in values:
             by_set = part.groupby("set")[value].mean().dropna().to_numpy(dtype=float)

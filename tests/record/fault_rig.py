@@ -19,7 +19,7 @@ import record_fakes
 
 from datalab import sweep
 from datalab.errors import UserError
-from datalab.record import verify
+from datalab.record import kernel, section, verify
 from datalab.record.manifest import Manifest, SectionRecord
 
 COUNT = 6
@@ -145,8 +145,9 @@ class Rig:
         return (self.seen / Manifest.NAME).exists() and self.entry().status == "running"
 
     def kernel(self) -> psutil.Process:
-        wait_for(lambda: self.running() and "kernel" in self.entry().process)
-        return psutil.Process(self.entry().process["kernel"])
+        given = {section.RECORD: str(self.record.resolve())}
+        wait_for(lambda: self.running() and list(kernel.started_with(given)))
+        return next(kernel.started_with(given))
 
 
 class Disk:

@@ -59,7 +59,7 @@ def disk(tmp_path: Path, rig: Rig) -> Iterator[Disk]:
     [
         (2, {"wait": "3"}, False, HALF),
         (1, {"wait": "3"}, True, HALF),
-        (1, {"hold": "datalab.record.manifest:Manifest.save@4"}, False, set(range(COUNT))),
+        (1, {"hold": "datalab.record.manifest:Manifest.save@3"}, False, set(range(COUNT))),
     ],
     ids=["in a sweep", "in a sweep, its kernel stopped", "when all is in place and not yet entered"],
 )
@@ -306,7 +306,7 @@ def test_an_interruption_is_one_though_nobody_is_left_to_read_what_is_printed(ri
             "its part of the record cannot be written: No space left on device",
         ),
         (
-            "datalab.record.manifest:Manifest.save@4",
+            "datalab.record.manifest:Manifest.save@3",
             "its part of the record cannot be written: No space left on device",
         ),
     ],

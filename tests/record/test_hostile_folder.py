@@ -154,9 +154,12 @@ def test_no_path_leads_out_of_the_record_even_where_nobody_looked_first(path: st
     assert set(contents(outside)) == {"kept.txt", "0_rows.csv"}
 
 
-def test_a_lock_with_a_second_name_elsewhere_is_not_written_through(record: Path, outside: Path) -> None:
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_lock_that_is_another_file_elsewhere_is_not_written_through(
+    link: Callable[..., None], record: Path, outside: Path
+) -> None:
     (record / ".lock").unlink(missing_ok=True)
-    os.link(outside / "kept.txt", record / ".lock")
+    link(outside / "kept.txt", record / ".lock")
     with pytest.raises(UserError, match="cannot be locked"):
         lock.hold(record)
     assert not lock.is_held(record)

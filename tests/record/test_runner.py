@@ -189,6 +189,16 @@ def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_w
     assert os.listdir(elsewhere) == ["out.ipynb"]
 
 
+def test_papermill_stops_at_a_parameter_that_the_section_does_not_have(study: Study, tmp_path: Path) -> None:
+    """It warns of one itself, and goes on; a list that -p hands over as text is told to be -y's."""
+    for more, word in ((("-p", "sedes", "3"), "did you mean 'seeds'"), (("-p", "noise_rates", "[0.1]"), "-y '")):
+        process = record_fakes.papermill(study.notebooks / "3_4_beta.ipynb", tmp_path / "record", tmp_path, *more)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert word in out.decode()
+    assert not (tmp_path / "record").exists()
+
+
 def test_papermill_itself_calls_the_cells_after_a_kernels_death_completed(study: Study, tmp_path: Path) -> None:
     """Why we judge for ourselves: the status papermill 2 writes. Should this fail one day, papermill has improved."""
     elsewhere, record, died = tmp_path / "elsewhere", tmp_path / "record", ["-p", "mode", "os._exit"]

@@ -63,6 +63,15 @@ def test_a_killed_worker_costs_only_its_task_which_is_tried_again(tmp_path):
     assert ran(tmp_path).count("2") == 2
 
 
+def test_a_worker_that_dies_does_not_charge_or_repeat_what_its_neighbour_is_at(tmp_path):
+    log = str(tmp_path / "log")
+    grid = [Task(SQUARE, {"number": 1, "log": log, "seconds": 4.0})]
+    grid += [Task(SQUARE, {"number": 2, "log": log, "fault": "kill always"})]
+    with pytest.raises(SweepError, match="1 of 2 tasks failed"):
+        sweep.run(grid, tmp_path / "cells", workers=2)
+    assert ran(tmp_path) == ["1", "2", "2", "2"]
+
+
 def test_a_task_that_always_kills_its_worker_is_given_up_and_named(tmp_path):
     with pytest.raises(SweepError, match="worker process died 3 times"):
         sweep.run(tasks(tmp_path, 2, at1="kill always"), tmp_path / "cells", workers=2)

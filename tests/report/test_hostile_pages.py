@@ -1,0 +1,244 @@
+"""Pages of a stranger's record run no script and load nothing: cleaned, and under a Content-Security-Policy."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import pytest
+
+from datalab import report
+from datalab.errors import UserError
+from datalab.record import Study, crate
+from datalab.record.manifest import Manifest
+from datalab.report import notebookpages, pages, site
+
+STEM = "0_alpha"
+RUN = "document.documentElement.dataset.ran='yes'"
+# Each would run RUN, load something or lead somewhere in a page that takes it as it is.
+MARKUP = [
+    f"<script>{RUN}</script>",
+    f"<img src=x onerror={RUN}>",
+    f"<svg onload={RUN}></svg>",
+    f'<svg><script href="data:,{RUN}"/></svg>',
+    f'<a href="javascript:{RUN}">x</a>',
+    f'<a href=" &#106;avascript:{RUN}">x</a>',
+    f'<a href="data:text/html,<script>{RUN}</script>">x</a>',
+    f'<iframe srcdoc="<script>parent.{RUN}</script>"></iframe>',
+    f"<body onload={RUN}>",
+    f"<details open ontoggle={RUN}>x</details>",
+    f"<math><mtext><img src=x onerror={RUN}></mtext></math>",
+    f"<math><mtext></p><style><!--</style><img title='--&gt;<img src=x onerror={RUN}>'></math>",
+    f"<math href='javascript:{RUN}'><mi>x</mi></math>",
+    f"<table background='javascript:{RUN}'><tr><td>x</table>",
+    "<link rel=stylesheet href=http://192.0.2.1/x.css>",
+    "<meta http-equiv=refresh content='0;url=http://192.0.2.1/'>",
+    "<base href=http://192.0.2.1/>",
+    "<form action=http://192.0.2.1/><input autofocus onfocus=alert(1)></form>",
+    "<p style='background:url(http://192.0.2.1/x)'>x</p>",
+    "<object data=x.svg></object><embed src=x.svg>",
+    f"<noscript><p title='</noscript><img src=x onerror={RUN}>'>",
+    f"<svg><style><img src=x onerror={RUN}></style></svg>",
+    f"<template><script>{RUN}</script></template>",
+]
+MARKDOWN = [
+    *MARKUP,
+    f"[x](javascript:{RUN})",
+    f"![x](x){{onerror={RUN}}}",
+    f"[x](http://a \"' onmouseover={RUN} '\")",
+    f"$\\text{{<img src=x onerror={RUN}>}}$",
+    f"$$</math><script>{RUN}</script>$$",
+    f"$x$<img src=x onerror={RUN}>",
+    f"`</code><script>{RUN}</script>`",
+    f"```\n</pre><script>{RUN}</script>\n```",
+    f'<https://a/"onmouseover={RUN}>',
+]
+ALLOWED = {"script": 0, "iframe": 0, "object": 0, "embed": 0, "base": 0, "form": 0, "link": 0, "svg": 0, "style": 0}
+
+
+class Seen(HTMLParser):
+    """What a page's markup would do: elements, attributes that run, addresses."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.handlers, self.addresses = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name.startswith("on") or name in ("srcdoc", "background", "formaction"):
+                self.handlers.append((tag, name))
+            if name in ("href", "src"):
+                self.addresses.append(value or "")
+
+
+@pytest.mark.parametrize("text", MARKDOWN)
+def test_what_markdown_and_html_become_runs_nothing(text: str) -> None:
+    for page in (notebookpages.markdown(text), notebookpages.cleaned(text)):
+        seen = Seen(str(page))
+        assert not set(seen.tags) & ALLOWED.keys(), page
+        assert not seen.handlers, page
+        assert not re.search(r"url\(|javascript:", " ".join(seen.addresses + re.findall(r'style="([^"]*)"', page)))
+        assert not any(address.startswith(("data:", "file:", "javascript:")) for address in seen.addresses)
+
+
+def test_what_notebooks_need_is_left() -> None:
+    table = (
+        '<div style="max-height:40em;overflow:auto"><table><thead><tr><th scope="col">a</th></tr></thead></table></div>'
+    )
+    assert notebookpages.cleaned(table) == table.replace("<thead>", "<thead>")
+    prose = notebookpages.markdown("**a** [b](https://c.d) $x_i^2 + \\frac{1}{2}$ `<d>`\n\n| e |\n| --- |\n| f |\n")
+    for part in ("<strong>a</strong>", '<a href="https://c.d">b</a>', "<math", "<mfrac>", "&lt;d&gt;", "<td>f</td>"):
+        assert part in prose
+    assert (
+        notebookpages.markdown("[t](../tables/x.csv)", lambda path: f"seen/{path}").count("seen/../tables/x.csv") == 1
+    )
+    assert "href" not in notebookpages.markdown("[t](../tables/x.csv)")
+
+
+@pytest.mark.parametrize("text", ['"><script>x</script>', "aGVsbG8=", "aGVs bG8", "", 'iVBORw0K" onerror="x'])
+def test_a_picture_is_strict_base64_of_a_png_or_it_is_none(text: str) -> None:
+    assert "<img" not in notebookpages._picture(text, "", {})
+    png = base64.b64encode(b"\x89PNG\r\n\x1a\nrest").decode()
+    assert notebookpages._picture(png, '" onerror="x', {}).count('"') == 6
+
+
+def hostile(record: Path) -> Path:
+    """The record with all of it: in prose, in outputs of every kind, in its headline and its caption."""
+    path = record / f"notebooks/{STEM}.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["cells"][0]["source"] = "\n\n".join(MARKDOWN)
+    outputs = notebook["cells"][-1]["outputs"]
+    for text in MARKUP:
+        outputs.append({"output_type": "display_data", "metadata": {}, "data": {"text/html": text}})
+        outputs.append({"output_type": "stream", "name": "stdout", "text": text})
+    for kind, text in (
+        ("image/png", '"><script>'),
+        ("text/markdown", "\n\n".join(MARKDOWN)),
+        ("text/plain", MARKUP[0]),
+    ):
+        outputs.append({"output_type": "display_data", "metadata": {}, "data": {kind: text}})
+    outputs.append({"output_type": "error", "ename": MARKUP[1], "evalue": MARKUP[0], "traceback": []})
+    path.write_text(json.dumps(notebook))
+    manifest = Manifest.load(record)
+    entry = manifest.sections[STEM]
+    entry.headline += [{"text": text} for text in MARKDOWN]
+    entry.claims[0] |= {"why": MARKUP[0], "row": MARKUP[1]}
+    for figure in entry.figures.values():
+        figure["caption"] = MARKUP[0]
+    manifest.machine["processor"] = MARKUP[1]
+    manifest.packages["x"] = MARKUP[1]
+    manifest.add_file(record, f"notebooks/{STEM}.ipynb", STEM, True)
+    manifest.save(record)
+    from datalab.record import claims_table
+
+    claims_table.write(record, manifest, record_study())
+    crate.write(record, manifest)
+    manifest.save(record)
+    return record
+
+
+def record_study() -> Study:
+    import record_fakes
+
+    from datalab import ledger
+
+    return Study(record_fakes.SECTIONS, ledger, Path())
+
+
+def test_every_page_of_a_hostile_record_has_a_policy_and_no_script_but_the_boards(record: Path, study: Study) -> None:
+    written = report.write(hostile(record), study=study)
+    for path in (path for path in written if path.endswith(".html")):
+        page = (record / path).read_text().replace("&#39;", "'")
+        seen = Seen(page)
+        assert page.index("Content-Security-Policy") < page.index("<title>")
+        assert "default-src 'none'" in page
+        assert seen.tags.count("script") == (path == "index.html")
+        assert ("script-src 'none'" in page) == (path != "index.html")
+        assert not seen.handlers
+        assert not set(seen.tags) & {"iframe", "object", "embed", "base", "svg", "style"}
+        assert not any(re.match(r"\s*(javascript|http://192|file):", address) for address in seen.addresses)
+
+
+def test_a_policy_allows_one_script_by_its_hash_or_none() -> None:
+    assert "script-src 'none'" in pages.policy()
+    assert re.search(r"script-src 'sha256-[\w+/=]{44}';", pages.policy("a"))
+    assert pages.policy("a") != pages.policy("b")
+    assert "unsafe-eval" not in pages.policy("a")
+
+
+def test_no_template_marks_text_as_safe() -> None:
+    for path in (Path(pages.__file__).parent / "templates").glob("*.j2"):
+        assert not re.search(r"\|\s*safe", path.read_text()), path.name
+        if path.name in ("base.html.j2", "api.html.j2", "comparison.html.j2"):
+            assert "Content-Security-Policy" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "<script>1</script>",
+        "<foreignObject/>",
+        "<rect onclick='1'/>",
+        "<use href='http://192.0.2.1/x.svg#a'/>",
+        "<a href='javascript:1'/>",
+        "<animate attributeName='href'/>",
+        "<image href='data:image/svg+xml;base64,'/>",
+        "<p",
+    ],
+)
+def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, record: Path, study: Study) -> None:
+    path = record / "figures/0_curve.svg"
+    assert site._beyond_drawing(path.read_text()) == ""
+    path.write_text(path.read_text().replace("</svg>", f"{more}</svg>"))
+    manifest = Manifest.load(record)
+    manifest.add_file(record, "figures/0_curve.svg", STEM)
+    manifest.save(record)
+    with pytest.raises(UserError, match="more than a drawing"):
+        report.write(record, study=study)
+
+
+def test_a_record_without_sections_has_no_pages(record: Path, study: Study) -> None:
+    manifest = Manifest.load(record)
+    manifest.sections, manifest.files = {}, {}
+    manifest.save(record)
+    for path in record.rglob("*"):
+        if path.is_file() and path.name != Manifest.NAME:
+            path.unlink()
+    with pytest.raises(UserError, match="holds no section"):
+        report.write(record, study=study)
+
+
+@browser.needed
+def test_in_a_browser_nothing_of_a_hostile_record_runs_or_is_asked_for(
+    record: Path, study: Study, tmp_path: Path
+) -> None:
+    report.write(hostile(record), study=study)
+    tab = browser.Browser(tmp_path / "profile")
+    try:
+        for path in ("index.html", f"report/notebooks/{STEM}.html", "report/environment.html"):
+            tab.open(record / path)
+            tab.run(
+                "[...document.querySelectorAll('main a')].slice(0, 5).forEach(a => a.dispatchEvent(new Event('x')))"
+            )
+            assert tab.run("document.documentElement.dataset.ran ?? 'no'") == "no", path
+            assert tab.run("getComputedStyle(document.body).fontFamily").startswith(
+                ("system", "-", '"', "Segoe", "sans")
+            )
+        tab.open(record / "index.html")
+        assert tab.run("document.getElementById('filter').hidden") is False  # the board's own script does run
+        asked = [about for about in tab.problems if "request" in about]
+        assert asked == []
+        # And were a script to slip through the cleaning, the policy would stop it.
+        page = record / "report/environment.html"
+        page.write_text(page.read_text().replace("<h1>", f'<script>{RUN}</script><img src=x onerror="{RUN}"><h1>'))
+        tab.open(page)
+        assert tab.run("document.documentElement.dataset.ran ?? 'no'") == "no"
+        page.write_text(page.read_text().replace("Content-Security-Policy", "nothing"))
+        tab.open(page)
+        assert tab.run("document.documentElement.dataset.ran ?? 'no'") == "yes"  # so that the test can fail
+    finally:
+        tab.close()
