@@ -167,7 +167,7 @@ class TRAK:
                 phi, q = projected.all_features(*projected._fitted(["x, y"], (x, y)))
                 solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
                 quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
-        return quadratic * doubt.square() / len(self._projected) ** 3
+        return self._judged(quadratic * doubt.square() / len(self._projected) ** 3)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
@@ -205,4 +205,8 @@ class TRAK:
         for projected, targets, (phi, q) in zip(self._projected, tests, trains, strict=True):
             scores = scores + torch.cholesky_solve(targets.T, projected.factor).T @ phi.T
             doubt = doubt + q
-        return -scores * doubt / len(self._projected) ** 2
+        return self._judged(-scores * doubt / len(self._projected) ** 2)
+
+    def _judged(self, scores: Tensor) -> Tensor:
+        self._projected[0]._judge([scores])
+        return scores

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datalab import influence
 from datalab.errors import UserError
-from datalab.influence import EKFAC, KFAC, ExactGGN, GradCos, GradDot, LastLayerGGN, LiSSA
+from datalab.influence import EKFAC, KFAC, TRAK, ExactGGN, GradCos, GradDot, LastLayerGGN, LiSSA, TracIn
 from datalab.influence.losses import CrossEntropy, Weighted
 from datalab.stack import Stack
 
@@ -126,3 +126,21 @@ def test_a_series_that_diverges_to_infinity_is_refused_as_diverging():
     estimator.scale_ = estimator.scale_ / 100
     with pytest.raises(UserError, match="the series diverges"):
         estimator.influence_on(x, y, x, y)
+
+
+class Root(nn.Module):
+    """A function without a finite gradient at 0."""
+
+    def forward(self, x):
+        return x + x.square().sum(1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("kind", [GradDot, EKFAC, lambda m: TRAK(m, dimensions=4), lambda m: TracIn([m], [0.1])])
+def test_a_gradient_that_is_not_finite_in_another_set_than_the_fitted_is_refused(kind):
+    model = nn.Sequential(nn.Linear(5, 4, bias=False), Root(), nn.Linear(4, 3)).double()
+    x, y = torch.randn(600, 5, generator=torch.Generator().manual_seed(0)).double(), torch.arange(600) % 3
+    fitted, bad = kind(model).fit(x, y), x.clone()
+    bad[101] = 0
+    for verb, sets in (("self_influence", ()), ("pairwise", (x[:2], y[:2])), ("top", (x[:2], y[:2]))):
+        with pytest.raises(UserError, match="not finite"):
+            getattr(fitted, verb)(bad, y, *sets)
