@@ -35,18 +35,9 @@ def mean_diagonal(network: Network, loss: Loss, batches: Iterator[Batch], n: int
 
 
 class GGN:
-    """H of a network on a training set.
+    """H of a network, or of each of a stack's S models, on a training set of ``n`` examples.
 
-    Parameters
-    ----------
-    network
-        The model, or a stack of S.
-    loss
-        Whose Hessian in the outputs is taken.
-    batches
-        Called with a size, or None for its own, yields the training set's batches; it can be called again.
-    n
-        How many examples they hold.
+    ``batches``, called with a size or None for its own, yields them; it can be called again.
     """
 
     def __init__(self, network: Network, loss: Loss, batches: Callable[[int | None], Iterator[Batch]], n: int):

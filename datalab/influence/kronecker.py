@@ -102,8 +102,7 @@ class Kronecker(Estimator):
     def _sampled(self, tape: Tape, batch: Batch, uniforms: Tensor) -> Iterator[Tensor]:
         """A cotangent for each sample of ``uniforms`` (m, samples, draws)."""
         for of_sample in uniforms.unbind(1):
-            cotangent = losses.sampled_over_models(self.loss, tape.logits, batch.y, of_sample)
-            yield cotangent / self.samples**0.5
+            yield losses.over_models(self.loss.sampled, tape.logits, batch.y, of_sample) / self.samples**0.5
 
     def _moments(self, data: Held | Streamed) -> list[list[Moments]]:
         """Each site's mean over the training set of sum_t a a' (B or 1, in, in), or an Embedding's diagonal of it (1,

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datalab.errors import UserError
+from datalab.influence.tape import over
 
 MAX_CUSTOM_OUTPUTS = 100
 _SUM_OF_PROBABILITIES = 1e-3
@@ -89,10 +90,7 @@ class CrossEntropy(Loss):
     least_outputs = 2
 
     def __post_init__(self):
-        if self.weight is not None:
-            object.__setattr__(self, "weight", tuple(float(w) for w in self.weight))
-            if not all(0 <= w < float("inf") for w in self.weight):
-                raise UserError(f"weight: must be numbers of at least 0, got {self.weight}")
+        _keep_weights(self, "weight")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing: must lie in [0, 1), got {self.label_smoothing}")
 
@@ -210,10 +208,7 @@ class BinaryCrossEntropy(_Independent):
     positive_weight: Sequence[float] | None = None
 
     def __post_init__(self):
-        if self.positive_weight is not None:
-            object.__setattr__(self, "positive_weight", tuple(float(w) for w in self.positive_weight))
-            if not all(0 <= w < float("inf") for w in self.positive_weight):
-                raise UserError(f"positive_weight: must be numbers of at least 0, got {self.positive_weight}")
+        _keep_weights(self, "positive_weight")
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         losses = self._positive(f, y) * functional.softplus(-f) + (1 - y) * functional.softplus(f)
@@ -338,9 +333,13 @@ class Custom(Loss):
         return y
 
 
-def over_models(of_loss: Callable[..., Tensor], outputs: Tensor, y: Targets) -> Tensor:
-    """A loss's ``value`` or ``gradient`` for outputs (S, m, ...) and targets (S, m, ...) of S models."""
-    return of_loss(*_flat(outputs, y)).unflatten(0, outputs.shape[:2])
+def over_models(of_loss: Callable[..., Tensor], outputs: Tensor, y: Targets, *uniforms: Tensor) -> Tensor:
+    """A loss's ``value`` or ``gradient`` for outputs (S, m, ...) and targets (S, m, ...) of S models.
+
+    Or its ``sampled``, for ``uniforms`` (m, draws), the same for all models.
+    """
+    drawn = (u.expand(len(outputs), *u.shape).flatten(0, 1) for u in uniforms)
+    return of_loss(*_flat(outputs, y), *drawn).unflatten(0, outputs.shape[:2])
 
 
 def cotangents_over_models(loss: Loss, outputs: Tensor, y: Targets) -> Iterator[Tensor]:
@@ -348,15 +347,16 @@ def cotangents_over_models(loss: Loss, outputs: Tensor, y: Targets) -> Iterator[
     return (cotangent.view(outputs.shape) for cotangent in loss.curvature(*_flat(outputs, y)))
 
 
-def sampled_over_models(loss: Loss, outputs: Tensor, y: Targets, uniforms: Tensor) -> Tensor:
-    """A loss's ``sampled`` (S, m, ...), likewise; ``uniforms`` (m, draws) are the same for all models."""
-    u = uniforms.expand(len(outputs), *uniforms.shape).flatten(0, 1)
-    return loss.sampled(*_flat(outputs, y), u).view(outputs.shape)
-
-
 def _flat(outputs: Tensor, y: Targets) -> tuple[Tensor, Targets]:
-    parts = [part.flatten(0, 1) for part in (y if isinstance(y, tuple) else (y,))]
-    return outputs.flatten(0, 1), tuple(parts) if isinstance(y, tuple) else parts[0]
+    return outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1))
+
+
+def _keep_weights(loss: Loss, field: str) -> None:
+    """Make a tuple, which has a hash, of a field's numbers; None stays."""
+    if (numbers := getattr(loss, field)) is not None:
+        object.__setattr__(loss, field, tuple(float(w) for w in numbers))
+        if not all(0 <= w < float("inf") for w in getattr(loss, field)):
+            raise UserError(f"{field}: must be numbers of at least 0, got {getattr(loss, field)}")
 
 
 def _apart(cotangent: Tensor) -> Iterator[Tensor]:
