@@ -430,3 +430,16 @@ def test_kfac_of_a_tied_head_adds_the_curvatures_of_its_two_uses():
     wanted = kfac_scores(g, uses, 0.1)
     found = KFAC(model, 0.1, leave_out=["last"]).fit(x, y).self_influence(x, y)
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("name", ["ExactGGN", "CG"])
+def test_the_gauss_newton_matrix_of_a_tied_head_is_that_of_both_uses(name):
+    torch.manual_seed(0)
+    x, y = texts()
+    model = Tied().double()
+    p = torch.softmax(model(x), 1).detach()
+    per_class = [brute_force(model, x, torch.full((N,), c)) for c in range(CLASSES)]
+    h = sum((g * p[:, c, None]).T @ g for c, g in enumerate(per_class)) / N
+    g = brute_force(model, x, y)
+    wanted = (g.T * torch.linalg.solve(h + 0.1 * torch.eye(len(h)), g.T)).sum(0)
+    torch.testing.assert_close(KINDS[name](model, 0.1).fit(x, y).self_influence(x, y), wanted, rtol=1e-5, atol=0)
