@@ -4,6 +4,8 @@ On the CPU this calls LAPACK through scipy: the triangular solve of its OpenBLAS
 in torch on processors not made by Intel, and nothing is copied. On other devices it calls ``torch.linalg``.
 """
 
+from collections.abc import Sequence
+
 import torch
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
@@ -11,25 +13,29 @@ from torch import Tensor
 from datalab.errors import UserError
 
 
-def factorise(matrix: Tensor, damping: float) -> Tensor:
-    """The factor L of ``matrix`` (D, D), a curvature with ``damping`` on its diagonal, in the lower triangle.
+def factorise(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor L of ``matrix`` (D, D) in the lower triangle, and a number that is 0 where it is positive definite.
 
     The upper triangle is neither read nor cleared. A C-contiguous matrix is overwritten. Equivalent to
-    ``torch.linalg.cholesky_ex``. Raises UserError, naming the damping, where the matrix is not positive definite.
+    ``torch.linalg.cholesky_ex``. The number is for ``refuse_indefinite``, once for many matrices: it waits for the
+    device.
     """
-    if matrix.is_cuda:
-        factor, info = torch.linalg.cholesky_ex(matrix)
-    else:
-        a = matrix.numpy().T  # row-major lower = column-major upper
-        (potrf,) = get_lapack_funcs(("potrf",), (a,))
-        upper, info = potrf(a, lower=0, clean=0, overwrite_a=1)
-        factor = torch.from_numpy(upper.T)
-    if int(info):
+    if matrix.device.type != "cpu":
+        return torch.linalg.cholesky_ex(matrix)
+    a = matrix.numpy().T  # row-major lower = column-major upper
+    (potrf,) = get_lapack_funcs(("potrf",), (a,))
+    upper, info = potrf(a, lower=0, clean=0, overwrite_a=1)
+    return torch.from_numpy(upper.T), torch.tensor(info)
+
+
+def refuse_indefinite(infos: Sequence[Tensor], dampings: Tensor, dtype: torch.dtype) -> None:
+    """Raise UserError where a curvature with one of ``dampings`` (k,) on its diagonal was not positive definite."""
+    bad = torch.stack(list(infos)) != 0
+    if bool(bad.any()):
         raise UserError(
-            f"damping: the curvature plus {damping:.3g} is not positive definite in {str(matrix.dtype)[6:]}; "
-            "a larger damping would be"
+            f"damping: the curvature plus {float(dampings[int(bad.int().argmax())]):.3g} is not positive definite in "
+            f"{str(dtype)[6:]}; a larger damping would be"
         )
-    return factor
 
 
 def half_solve(factor: Tensor, right: Tensor) -> Tensor:
@@ -43,9 +49,8 @@ def solve(factor: Tensor, right: Tensor) -> Tensor:
 
 
 def _triangular(factor: Tensor, right: Tensor, transposed: bool) -> Tensor:
-    if factor.is_cuda:
-        lower = factor.tril()
-        return torch.linalg.solve_triangular(lower.mT if transposed else lower, right, upper=transposed)
+    if factor.device.type != "cpu":
+        return torch.linalg.solve_triangular(factor.mT if transposed else factor, right, upper=transposed)
     # (L^-1 R)' = R' U^-1, with U = L' as BLAS sees it
     a, b = factor.numpy().T, right.numpy().T
     (trsm,) = get_blas_funcs(("trsm",), (a, b))

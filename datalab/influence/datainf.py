@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator
+from datalab.influence.estimator import Directions, Estimator
 from datalab.influence.factors import Factors
+from datalab.influence.sets import Batch, Held, Streamed
 
 AUTO_SHARE = 0.1
 
@@ -19,15 +20,15 @@ class DataInf(Estimator):
     sites)). Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        self._x, self._y = x, y
+    def _fit(self, data: Held | Streamed) -> None:
+        self._data = data
         squares = 0
-        for batch in self._batches(x, y):
+        for batch in self._batches(data):
             factors = self._factors(batch)
             squares = squares + torch.stack([self._norms(f).sum(1) for f in factors], 1)
         self._rank_one = all(f.rank_one for f in factors)
         sizes = torch.tensor([g * out * n_in for g, out, n_in in self._network.shapes]).to(squares)
-        self._second_moment = squares / (len(x) * sizes)
+        self._second_moment = squares / (len(data) * sizes)
         self._damp()
 
     def _damp(self) -> None:
@@ -45,7 +46,7 @@ class DataInf(Estimator):
 
     def _solve(self, directions: Directions) -> Directions:
         sums = [torch.zeros_like(v) for v in directions]
-        for batch in self._batches(self._x, self._y):
+        for batch in self._batches(self._data):
             for i, f in enumerate(self._factors(batch)):
                 weights = self._network.over_groups(f.dot(directions[i]))
                 weights = weights / (self._d[:, i, None] + self._norms(f))[:, None]
@@ -57,10 +58,10 @@ class DataInf(Estimator):
     def _self_influence(self, batch: Batch) -> Tensor:
         """sum over sites of (|g|^2 - mean_j (g' g_j)^2 / (d + |g_j|^2)) / d."""
         parts = []
-        for part in self._parts(batch, self.batch_size if self._rank_one else None):
+        for part in self._parts(batch, self._batch if self._rank_one else None):
             own = self._factors(part)
             removed = [0] * len(own)
-            for other in self._batches(self._x, self._y):
+            for other in self._batches(self._data):
                 for i, f in enumerate(self._factors(other)):
                     products = self._network.over_groups(f.products(own[i])).square()
                     removed[i] = removed[i] + (products / (self._d[:, i, None] + self._norms(f))[:, None]).sum(2)
@@ -68,5 +69,5 @@ class DataInf(Estimator):
                 (self._norms(f) - r / self.n_) / self._d[:, i, None]
                 for i, (f, r) in enumerate(zip(own, removed, strict=True))
             ]
-            parts.append(sum(scores))
+            parts.append(torch.stack(scores, -1) if self._by_layer else sum(scores))
         return torch.cat(parts, 1)

@@ -1,10 +1,13 @@
-"""The one interface of all estimators, and what they share: checking, batching, damping, the three verbs.
+"""The one interface of all estimators, and what they share: checking, batching, damping, the verbs.
 
 Signs and units (design: Koh & Liang 2017, eq. 2): for the per-example loss l without a regulariser, and H the mean
 curvature over the training set, ``influence_on`` and ``pairwise`` are -grad L' (H + d I)^-1 grad l_i, the derivative
 of the target loss (nats) with respect to example i's weight in a mean loss that otherwise stays as it is. Positive:
 more weight on i raises the target's loss. The diagonal of ``pairwise`` on the training set is minus the
 self-influence. ``leave_one_out`` is in nats of the target's mean loss.
+
+A set is given as x (n, ...) and y, tensors or arrays, or as one Dataset or DataLoader (:mod:`~datalab.influence.sets`):
+``fit(loader)``, ``pairwise(train_set, test_set)``; y is what the loss takes, class labels (n,) for the default.
 
 Shapes are for one model. On a :class:`~datalab.stack.Stack` of S models every result has S rows first, and labels may
 be (S, n), as each model was trained on its own.
@@ -15,8 +18,9 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -24,15 +28,21 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import fisher
+from datalab.influence import losses, saved
 from datalab.influence.factors import Factors
-from datalab.influence.tape import Inputs, Network, Rows, tensors
+from datalab.influence.losses import CrossEntropy, Loss
+from datalab.influence.progress import watched
+from datalab.influence.sets import Batch, Held, Streamed, labelled, rows
+from datalab.influence.tape import Inputs, Network, line, over, tensors
 from datalab.seeds import generator
 from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
-_DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time
-_LOOKED_AT = 32  # examples of a set on which the model is tried
+MAX_PARAMETERS = 15_000  # rows of a full curvature matrix that is formed and factorised
+_DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time, on a CPU
+_BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
+_DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
+_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Directions = list[Tensor]
@@ -42,17 +52,20 @@ class InfluenceWarning(UserWarning):
     """A score is defined and computed, but does not mean what a reader would take it for; the message says why."""
 
 
-def warn(message: str) -> None:
-    """Warn of what a reader would misread, at the line that called the verb."""
-    warnings.warn(message, InfluenceWarning, stacklevel=4)
+def warn(message: str, depth: int = 4) -> None:
+    """Warn of what a reader would misread, at the line that called the verb, ``depth`` calls up."""
+    warnings.warn(message, InfluenceWarning, stacklevel=depth)
 
 
-class Batch(NamedTuple):
-    """A slice of a labelled set: x (m, ...), y (S, m), and its first example's place."""
+class Top(NamedTuple):
+    """Of each test example the k training examples of the largest influence, which harm it most, and of the least,
+    which help it most: places ``harmful`` and ``helpful`` (n_test, k), and their influence, strongest first.
+    """
 
-    x: Inputs
-    y: Tensor
-    start: int
+    harmful: Tensor
+    harm: Tensor
+    helpful: Tensor
+    help: Tensor
 
 
 class Estimator(ABC):
@@ -61,8 +74,9 @@ class Estimator(ABC):
     Parameters
     ----------
     model
-        Maps x (n, ...) to logits (n, C), or a :class:`~datalab.stack.Stack`; its device is that of all results. It is
-        not changed. Influence is over its trainable parameters: those with ``requires_grad=False`` are left out.
+        Maps x (n, ...) to outputs (n, C) or (n, T, C), or a :class:`~datalab.stack.Stack`; its device is that of all
+        results. It is not changed. Where x is a dict, its entries are the model's keyword arguments. Influence is over
+        its trainable parameters: those with ``requires_grad=False`` are left out.
     damping
         d, at least 0, or ``"auto"``: d = l2 + 1e-3 * mean diagonal of H over the parameters that the estimator covers
         (each model of a stack has its own).
@@ -70,13 +84,15 @@ class Estimator(ABC):
         The penalty of training, l2/2 |theta|^2; ``"auto"`` adds it, since it is curvature. A damping given in numbers
         is used as it is.
     batch_size
-        Examples per pass; bounds the memory and changes no result.
+        Examples per pass; bounds the memory and changes no result. None: 512, on a GPU up to 8,192, as memory allows.
     leave_out
         Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
     dtype
         Compute in this precision, on a copy of the model; None: in the model's.
     include_frozen
         Take parameters with ``requires_grad=False`` too, as if they had been trained.
+    loss
+        What the model was trained on (:mod:`~datalab.influence.losses`); None: cross-entropy.
 
     After ``fit``, ``damping_`` is d, ``n_`` the size of the training set, and ``newton_gain_`` by how many nats a
     damped Newton step would lower the penalised training loss: 0 at a converged model. ``fit`` warns
@@ -85,6 +101,9 @@ class Estimator(ABC):
     """
 
     _takes: type[Network] = Network
+    _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
+    _by_layer, _probed = False, False
+    _batch = _BATCH
 
     def __init__(
         self,
@@ -92,47 +111,50 @@ class Estimator(ABC):
         damping: float | Literal["auto"] = "auto",
         *,
         l2: float = 0.0,
-        batch_size: int = 512,
+        batch_size: int | None = None,
         leave_out: Sequence[str] = (),
         dtype: torch.dtype | None = None,
         include_frozen: bool = False,
+        loss: Loss | None = None,
     ):
         _check_damping(damping)
         if not _at_least_0(l2):
             raise UserError(f"l2: must be a number of at least 0, got {l2!r}")
-        if not (isinstance(batch_size, Integral) and batch_size >= 1):
+        if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
             raise UserError(f"batch_size: must be a whole number of at least 1, got {batch_size!r}")
         if isinstance(leave_out, str):
             raise UserError(f"leave_out: must be a list of names, got {leave_out!r}; [{leave_out!r}] is one")
         if dtype not in (None, torch.float32, torch.float64):
             raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
+        if not isinstance(loss, Loss | None):
+            raise UserError(f"loss: must be one of datalab.influence.losses, got {loss!r}; Custom takes a function")
         self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
         self.leave_out, self.dtype, self.include_frozen = tuple(leave_out), dtype, include_frozen
+        self.loss = loss or CrossEntropy()
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
+    def fit(self, x, y=None) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
         if hasattr(self, "n_"):
             del self.n_  # a fit that fails leaves nothing to score with
         self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
-        x, y = self._checked("x, y", x, y)
         with computing():
-            self._network.probe(self._here(x[:1]))
-            self._look(x)
-            self.n_ = len(x)
+            (data,) = self._checked(["x, y"], (x, y))
+            self._probe(data)
+            self._look(data)
+            self.n_ = len(data)
             try:
-                self._fit(x, y)
-                self._warn_where_not_converged(x, y)
+                self._fit(data)
+                self._warn_where_not_converged(data)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
-                    self._refuse_infinite(x, y)
+                    self._refuse_infinite(data)
                 raise
         return self
 
     def redamped(self, damping: float | Literal["auto"]) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
-        if not hasattr(self, "n_"):
-            raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
+        self._refuse_unfitted()
         _check_damping(damping)
         other = copy.copy(self)
         other.damping = damping
@@ -140,40 +162,62 @@ class Estimator(ABC):
             other._damp()
         return other
 
-    def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
-        """g_i' (H + d I)^-1 g_i of each example, (n,), at least 0; high = the model bends itself to fit it."""
-        x, y = self._fitted("x, y", x, y)
-        with computing():
-            return self._result(torch.cat([self._self_influence(batch) for batch in self._batches(x, y)], 1))
+    def self_influence(self, x, y=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
+        """g_i' (H + d I)^-1 g_i of each example, (n,), at least 0; high = the model bends itself to fit it.
 
-    def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+        ``by_layer``: a dict of each layer's part (n,), which add up to it; so for ``influence_on`` and ``pairwise``.
+        """
+        with computing():
+            (data,) = self._fitted(["x, y"], (x, y))
+            return self._result(lambda: self._own(data), by_layer)
+
+    def influence_on(self, x, y=None, x_val=None, y_val=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
-        x, y = self._fitted("x, y", x, y)
-        x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
         with computing():
-            return self._result(-self._product(x, y, self._solve(self._mean_gradient(x_val, y_val)))[:, 0])
+            data, target = self._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
+            return self._result(lambda: -self._product(data, self._solve(self._mean_gradient(target)))[:, 0], by_layer)
 
-    def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+    def pairwise(self, x, y=None, x_test=None, y_test=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        x, y = self._fitted("x, y", x, y)
-        x_test, y_test = self._fitted("x_test, y_test", x_test, y_test)
         with computing():
-            return self._result(-self._pairs(x, y, x_test, y_test))
+            data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
 
-    def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+            def whole() -> Tensor:
+                return gathered((gathered(row, 2, len(data)) for _, row in self._rows(data, tests)), 1, len(tests))
+
+            return self._result(whole, by_layer)
+
+    def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
+        """The k most harmful and helpful examples of x (n, ...), y (n,) for each test example.
+
+        As from ``pairwise``, of which a batch of rows and columns is held at a time.
+        """
+        with computing():
+            data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
+            return Top(*self._result(lambda: strongest(self._rows(data, tests), k, len(data))))
+
+    def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
 
         With n examples it is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: removing one example also
         re-weights the penalty of a mean over n - 1. x, y must be training examples of ``fit``; for a refit with the
         penalty l2, give ``damping=l2``.
         """
-        x, y = self._fitted("x, y", x, y)
-        x_val, y_val = self._fitted("x_val, y_val", x_val, y_val)
         with computing():
-            return self._result(self._leave_one_out(x, y, x_val, y_val))
+            data, target = self._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
+            return self._result(lambda: self._leave_one_out(data, target))
+
+    def save(self, path: str | Path) -> None:
+        """Write what ``fit`` took to ``path``, by safetensors; :func:`~datalab.influence.load` reads it back.
+
+        The model is not written: ``load`` is given it, and refuses any other. Raises UserError for an estimator that
+        needs its training set again.
+        """
+        self._refuse_unfitted()
+        saved.write(self, path)
 
     @abstractmethod
-    def _fit(self, x: Tensor, y: Tensor) -> None:
+    def _fit(self, data: Held | Streamed) -> None:
         """Take the curvature, and call ``_damp``."""
 
     @abstractmethod
@@ -194,118 +238,138 @@ class Estimator(ABC):
             parts.append(self._over_sites(products))
         return torch.cat(parts, 1)
 
-    def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
-        solved = self._solve(self._mean_gradient(x_val, y_val))
+    def _own(self, data: Held | Streamed) -> Tensor:
+        """The self-influence (S, n) of a set."""
+        return gathered((self._self_influence(batch) for batch in self._batches(data)), 1, len(data))
+
+    def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
+        solved = self._solve(self._mean_gradient(target))
         products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._network.values(), strict=True))
         penalty = self._over_sites(products)
-        return (self._product(x, y, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
+        return (self._product(data, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
-    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
-        """Each test example's solved gradient times each example's gradient, (S, n_test, n)."""
-        tests = self._batches(x_test, y_test, self._gradients_at_once())
-        return torch.cat([self._against(x, y, batch) for batch in tests], 1)
+    def _rows(self, data: Held | Streamed, tests: Held | Streamed) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        """``pairwise`` in batches of tests: the first one's place, and the rows (S, k, n) in batches of columns."""
+        for batch in self._batches(tests, self._gradients_at_once()):
+            yield batch.start, (-columns for columns in self._against(data, batch))
 
-    def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
-        """The rows of ``_pairs`` of one batch of tests."""
-        return self._product(x, y, self._solve(self._per_example(tests)))
+    def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
+        """Each of a batch of tests' solved gradient times each example's gradient, (S, k, m) a batch of examples."""
+        return self._products(data, self._solve(self._per_example(tests)))
 
     def _factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of one batch, site by site."""
         tape = self._network.tape(batch.x)
-        return tape.factors(fisher.loss_cotangent(tape.logits, batch.y))
+        return tape.factors(losses.over_models(self.loss.gradient, tape.logits, batch.y))
 
     def _per_example(self, batch: Batch) -> Directions:
         return [f.per_example() for f in self._factors(batch)]
 
-    def _mean_gradient(self, x: Tensor, y: Tensor) -> Directions:
+    def _mean_gradient(self, data: Held | Streamed) -> Directions:
         """The gradient of the mean loss, as one direction: each site's (S * G, 1, out, in)."""
         sums = None
-        for batch in self._batches(x, y):
+        for batch in self._batches(data):
             totals = [f.total() for f in self._factors(batch)]
             sums = totals if sums is None else [a.add_(b) for a, b in zip(sums, totals, strict=True)]
-        return [total[:, None] / len(x) for total in sums]
+        return [total[:, None] / len(data) for total in sums]
 
-    def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
+    def _product(self, data: Held | Streamed, directions: Directions) -> Tensor:
         """Each of k directions times each example's gradient, (S, k, n)."""
+        return gathered(self._products(data, directions), 2, len(data))
+
+    def _products(self, data: Held | Streamed, directions: Directions) -> Iterator[Tensor]:
+        """``_product`` in batches."""
         return self._columns(
-            x, y, lambda batch: (f.dot(v) for f, v in zip(self._factors(batch), directions, strict=True))
+            data, lambda batch: (f.dot(v) for f, v in zip(self._factors(batch), directions, strict=True))
         )
 
-    def _columns(self, x: Tensor, y: Tensor, products: Callable[[Batch], Iterable[Tensor]]) -> Tensor:
-        """What ``products`` gives of each batch, a site's (S * G, k, m): summed over sites, side by side, (S, k, n)."""
-        return torch.cat([self._over_sites(products(batch)) for batch in self._batches(x, y)], 2)
+    def _columns(self, data: Held | Streamed, products: Callable[[Batch], Iterable[Tensor]]) -> Iterator[Tensor]:
+        """What ``products`` gives of each batch, a site's (S * G, k, m), summed over sites: (S, k, m)."""
+        return (self._over_sites(products(batch)) for batch in self._batches(data))
 
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
-        """The sum (S, ...) of each site's (S * G, ...)."""
-        return sum(self._network.over_groups(of_site) for of_site in values)
+        """The sum (S, ...) of each site's (S * G, ...); where layers are asked for they stay apart, (S, ..., sites)."""
+        by_site = [self._network.over_groups(of_site) for of_site in values]
+        return torch.stack(by_site, -1) if self._by_layer else sum(by_site)
 
     def _gradients_at_once(self) -> int:
         """How many per-example gradients may be held."""
         numbers = self._network.n_parameters * self._network.models
-        return max(1, min(self.batch_size, _DIRECTIONS // numbers))
+        return max(1, min(self._batch, at_once(self._network.like.device, _DIRECTIONS) // numbers))
 
     def _parts(self, batch: Batch, size: int | None = None) -> Iterator[Batch]:
         """Slices of a batch, of as many examples as gradients may be held of."""
         size = size or self._gradients_at_once()
         for start in range(0, len(batch.x), size):
             self._network.places = range(batch.start + start, batch.start + len(batch.x))
-            yield Batch(batch.x[start : start + size], batch.y[:, start : start + size], batch.start + start)
+            yield Batch(rows(batch.x, start, size), rows(batch.y, start, size, axis=1), batch.start + start)
 
-    def _batches(self, x: Tensor, y: Tensor, size: int | None = None) -> Iterator[Batch]:
-        """Consecutive slices; refuses values that are not finite, once all were seen, so as not to wait for each."""
-        like, size = self._network.like, min(size or self.batch_size, self.batch_size)
-        suspect = torch.zeros((), dtype=torch.bool, device=like.device)
-        for start in range(0, len(x), size):
-            part = self._here(x[start : start + size])
-            for v in tensors(part):
-                if v.is_floating_point():
-                    suspect |= ~torch.isfinite(v.sum())  # a tenth of the cost of looking at every number
-            self._network.places = range(start, start + len(part))
-            yield Batch(part, y[:, start : start + size], start)
-        if suspect | self._network.infinite:
-            self._refuse_not_finite(x, size)
+    def _batches(self, data: Held | Streamed, size: int | None = None) -> Iterator[Batch]:
+        """Consecutive slices, on the model's device and in its dtype.
 
-    def _here(self, x: Inputs) -> Inputs:
-        """On the model's device, numbers in its dtype."""
+        Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
+        """
+        size = min(size or self._batch, self._batch)
+        suspect = torch.zeros((), dtype=torch.bool, device=self._network.like.device)
+        for batch in watched(data.parts(size), len(data), type(self).__name__):
+            x = self._placed(batch)
+            if not data.finite:
+                for part in tensors(x):
+                    if part.is_floating_point():
+                        suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
+            y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
+            yield Batch(x, y, batch.start)
+        if not data.finite:
+            if suspect | self._network.infinite:
+                self._refuse_not_finite(data)
+            data.finite = True
+
+    def _placed(self, batch: Batch) -> Inputs:
+        """A batch's inputs where and as the model takes them."""
+        self._network.places = range(batch.start, batch.start + len(batch.x))
+        return over(batch.x, self._moved)
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """On the model's device, floating-point numbers in its dtype; from pinned memory nothing waits for the copy."""
         like = self._network.like
+        dtype = like.dtype if values.is_floating_point() else values.dtype
+        if like.is_cuda and not values.is_cuda:
+            values = values.pin_memory()
+        values = values.to(like.device, dtype, non_blocking=True)
+        return values.clone() if values.is_inference() else values
 
-        def moved(v: Tensor) -> Tensor:
-            v = v.to(like.device, like.dtype if v.is_floating_point() else None)
-            return v.clone() if v.is_inference() else v
+    def _refuse_not_finite(self, data: Held | Streamed) -> None:
+        """Raise UserError where inputs, or else logits, of a set are not finite, naming the first example."""
+        network, bad = self._network, []
+        for batch in data.parts(self._batch):
+            x = self._placed(batch)
+            if not all(bool(torch.isfinite(part).all()) for part in tensors(x)):
+                network.infinite = Network.infinite
+                raise UserError(f"{data.name}: x must be finite in {str(network.like.dtype)[6:]}, got NaN or infinity")
+            bad.append((~torch.isfinite(network.logits(x))).transpose(0, 1).flatten(1).any(1))
+        network.infinite = Network.infinite
+        self._refuse(torch.cat(bad), "its logits are", "has its training diverged, or does an input overflow?")
 
-        return x.map(moved) if isinstance(x, Rows) else moved(x)
-
-    def _refuse_not_finite(self, x: Inputs, size: int) -> None:
-        parts = [self._here(x[start : start + size]) for start in range(0, len(x), size)]
-        if not all(bool(torch.isfinite(v).all()) for part in parts for v in tensors(part)):
-            raise UserError(f"x: must be finite in {str(self._network.like.dtype)[6:]}, got NaN or infinity")
-        logits = torch.cat([self._network.logits(part) for part in parts], 1)
-        bad = (~torch.isfinite(logits)).transpose(0, 1).flatten(1).any(1).nonzero()[:, 0]
-        if len(bad):
-            self._network.infinite = Network.infinite
-            raise UserError(
-                f"model: its logits are not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}]; "
-                "has its training diverged, or does an input overflow?"
-            )
-
-    def _refuse_infinite(self, x: Inputs, y: Tensor) -> None:
+    def _refuse_infinite(self, data: Held | Streamed) -> None:
         """Raise UserError where a gradient of the loss is not finite, naming the first example."""
-        norms = [self._over_sites(f.square_norms() for f in self._factors(batch)) for batch in self._batches(x, y)]
-        bad = (~torch.isfinite(torch.cat(norms, 1))).any(0).nonzero()[:, 0]
-        if len(bad):
-            raise UserError(
-                f"model: the gradient is not finite for {len(bad)} of {len(x)} examples, first for x[{int(bad[0])}], "
-                "though the logits are (the root of 0, or 0 * infinity inside it?)"
-            )
+        norms = [self._over_sites(f.square_norms() for f in self._factors(batch)) for batch in self._batches(data)]
+        bad = (~torch.isfinite(torch.cat(norms, 1))).any(0)
+        self._refuse(bad, "the gradient is", "though the logits are (the root of 0, or 0 * infinity inside it?)")
 
-    def _look(self, x: Inputs) -> None:
+    def _refuse(self, bad: Tensor, what: str, why: str) -> None:
+        places = bad.nonzero()[:, 0]
+        if len(places):
+            of_set = f"{len(places)} of {len(bad)} examples, first for x[{int(places[0])}]"
+            raise UserError(f"model: {what} not finite for {of_set}; {why}")
+
+    def _look(self, data: Held | Streamed) -> None:
         """Let the network check itself on examples drawn from across the set, in another order than the set's."""
-        n = len(x)
-        size = min(n, _LOOKED_AT)
+        n = len(data)
+        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
-        places = ((np.arange(size) + rng.random(size)) * n / size).astype(np.int64)
-        self._network.places = rng.permutation(places)
-        self._network.check(self._here(x[torch.from_numpy(self._network.places)]))
+        places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
+        self._network.places = places
+        self._network.check(over(data.at(places), self._moved))
 
     def _automatic(self, mean_diagonal: Tensor) -> Tensor:
         """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
@@ -316,18 +380,17 @@ class Estimator(ABC):
         self.damping_ = d if self._network.is_stack else float(d[0])
         return d
 
-    def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
-        pairs = zip(self._mean_gradient(x, y), self._network.values(), strict=True)
+    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
+        pairs = zip(self._mean_gradient(data), self._network.values(), strict=True)
         residual = [g + self.l2 * w[:, None] for g, w in pairs]
         solved = self._solve(residual)
         products = ((r * v).sum((1, 2, 3)) for r, v in zip(residual, solved, strict=True))
         gain = self._over_sites(products) / 2
         total = torch.zeros_like(gain)
-        for batch in self._batches(x, y):
-            logits = self._network.logits(batch.x)
-            total -= torch.log_softmax(logits, -1).gather(2, batch.y[..., None]).sum((1, 2))
-        loss = total / len(x)
-        self.newton_gain_ = self._result(gain[:, None])[..., 0]
+        for batch in self._batches(data):
+            total += losses.over_models(self.loss.value, self._network.logits(batch.x), batch.y).sum(1)
+        loss = total / len(data)
+        self.newton_gain_ = self._result(lambda: gain[:, None])[..., 0]
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
@@ -336,79 +399,153 @@ class Estimator(ABC):
                 f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
             )
 
-    def _result(self, values: Tensor) -> Tensor:
-        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
+        """Of one model without the models' axis; with ``by_layer`` by the layers' names, the last axis being theirs."""
+        self._by_layer = by_layer
+        try:
+            result = values()
+        finally:
+            self._by_layer = False
+        self._judge(tensors(result))
+        result = result if self._network.is_stack else over(result, lambda v: v[0])
+        return dict(zip(self._layers(), result.unbind(-1), strict=True)) if by_layer else result
+
+    def _judge(self, results: list[Tensor]) -> None:
+        """Warn of, or refuse, what went wrong in a verb."""
+        if not all(bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()) for part in results):
             raise UserError(
                 "model: influence is not finite: a gradient of finite logits is not (the root of 0, or 0 * infinity?)"
             )
-        return values if self._network.is_stack else values[0]
 
-    def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _layers(self) -> list[str]:
+        """The sites' names, in the order of a tape's factors."""
+        if isinstance(self.model, nn.Module):
+            return [site.name for site in self._network.sites]
+        return [name.removesuffix(".weight") for name in self.model.parameters if name.endswith(".weight")]
+
+    def _refuse_unfitted(self) -> None:
         if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
-        x, y = self._checked(name, x, y)
-        with computing():
-            self._look(x)
-        return x, y
 
-    def _checked(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x (n, ...), where it is, and the labels (S, n), on the model's device."""
-        like, models = self._network.like, self._network.models
-        with torch.inference_mode(False):
-            x, y = _inputs(name, x), _tensor(name, "y", y).to(like.device)
-            y = y.clone() if y.is_inference() else y
-        per_model = self._network.is_stack and y.dim() == 2 and len(y) == models
-        shapes = [tuple(v.shape) for v in tensors(x)]
-        if not (y.dim() == 1 or per_model) or min(map(len, shapes)) < 2 or len(x) != y.shape[-1] or not len(x):
-            got = ", ".join(map(str, shapes))
-            raise UserError(f"{name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
-        if y.is_floating_point() or y.dtype == torch.bool:
-            raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
-        with computing():
-            first = self._here(x[:1])
-            if not all(bool(torch.isfinite(v).all()) for v in tensors(first)):
-                raise UserError(f"{name}: x must be finite in {str(like.dtype)[6:]}, got NaN or infinity")
-            logits = self._logits(name, first)
-            if not bool(torch.isfinite(logits).all()):
-                self._refuse_not_finite(x, self.batch_size)
-        n_classes = logits.shape[-1]
-        low, high = (int(v) for v in torch.aminmax(y))
-        if low < 0 or high >= n_classes:
-            raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {low}..{high}")
-        return x, y.long().expand(models, -1)
+    def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
+        self._refuse_unfitted()
+        sets = self._checked(names, given)
+        if not self._probed:  # a loaded one
+            self._probe(sets[0])
+        for data in sets:
+            self._look(data)
+        return sets
 
-    def _logits(self, name: str, first: Inputs) -> Tensor:
-        """Of one example, (S, 1, C)."""
-        shape = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
+    def _probe(self, data: Held | Streamed) -> None:
+        self._network.probe(self._placed(next(data.parts(1))))
+        self._batch = self._batch_that_fits(data)
+        self._probed = True
+
+    def _checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
+        """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
+        sets = labelled(names, given)
+        for data in sets:
+            if isinstance(data, Streamed) and not len(data):
+                raise UserError(f"{data.name}: holds no examples; need n > 0")
+            x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
+            y = tensors(y)[0]
+            shapes = [tuple(v.shape) for v in tensors(x)]
+            alike = len(x) in y.shape[: 1 + self._network.is_stack]
+            if not len(x) or min(map(len, shapes)) < 2 or not alike:
+                got = ", ".join(map(str, shapes))
+                raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
+            outputs = self._outputs_of(data.name, rows(x, 0, 1))
+            if not bool(torch.isfinite(outputs).all()):
+                self._refuse_not_finite(data)
+            self._outputs = outputs.shape[2:]
+            if isinstance(data, Held):
+                data.y, data.by_model = self._targets(data.name, data.y), True
+        return sets
+
+    def _targets(self, name: str, y: losses.Targets) -> losses.Targets:
+        """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
+        models = self._network.models
+        y = over(y, lambda v: v.clone() if v.is_inference() else v)
+        first = tensors(y)[0]
+        per_model = self._network.is_stack and len(first) == models and first.dim() > len(self._outputs)
+        checked = self.loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self._outputs)
+        if per_model:
+            return over(checked, lambda v: self._moved(v).unflatten(0, (models, -1)))
+        return over(checked, lambda v: self._moved(v).expand(models, *v.shape))
+
+    def _outputs_of(self, name: str, first: Inputs) -> Tensor:
+        """Of one example, (S, 1, C) or (S, 1, T, C)."""
+        self._network.places = [0]
+        first = over(first, self._moved)
+        of_inputs = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
         try:
-            logits = self._network.logits(first.map(Tensor.clone) if isinstance(first, Rows) else first.clone())
+            outputs = self._network.logits(over(first, Tensor.clone))
         except UserError:
             raise
         except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
-            raise UserError(f"{name}: the model does not take an example of shape {shape}: {_line(error)}") from error
-        if logits.dim() != 3 or logits.shape[1] != 1 or logits.shape[2] < 2:
-            got = tuple(logits.shape[1:])
-            raise UserError(f"model: must return logits (n, C) with C at least 2, got {got} for one example")
-        return logits
+            raise UserError(
+                f"{name}: the model does not take an example of shape {of_inputs}: {line(error)}"
+            ) from error
+        least = self.loss.least_outputs
+        if outputs.dim() not in (3, 4) or outputs.shape[1] != 1 or outputs.shape[-1] < least:
+            got = tuple(outputs.shape[1:])
+            raise UserError(f"model: must return logits (n, C) with C at least {least}, got {got} for one example")
+        return outputs
+
+    def _batch_that_fits(self, data: Held | Streamed) -> int:
+        """Examples per pass."""
+        like = self._network.like
+        if self.batch_size is not None or not like.is_cuda:
+            return self.batch_size or _BATCH
+        factors = self._factors(next(self._batches(data, 1)))
+        held = sum(of_part.numel() for f in factors for part, _ in f.parts for of_part in part[:2])
+        free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
+        return max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 
 
-def _inputs(name: str, x: object) -> Inputs:
-    return (
-        Rows({k: _tensor(name, f"x['{k}']", v) for k, v in x.items()})
-        if isinstance(x, Mapping)
-        else _tensor(name, "x", x)
-    )
+def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``Top``'s fields, with the models first, from ``pairwise`` in batches."""
+    if not (isinstance(k, Integral) and 1 <= k <= n):
+        raise UserError(f"k: must lie in 1..{n}, the number of examples, got {k!r}")
+    found = []
+    for _, columns in tests:
+        best: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        for block in columns:
+            places = torch.arange(start, start + block.shape[2], device=block.device).expand(block.shape)
+            start += block.shape[2]
+            before = best or [(block[..., :0], places[..., :0])] * 2
+            best = [
+                _first(torch.cat([values, block], 2), torch.cat([at, places], 2), k, largest)
+                for (values, at), largest in zip(before, (True, False), strict=True)
+            ]
+        found.append([best[0][1], best[0][0], best[1][1], best[1][0]])
+    return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
 
 
-def _tensor(name: str, which: str, values: object) -> Tensor:
-    try:
-        return torch.as_tensor(values if isinstance(values, Tensor) else np.ascontiguousarray(values))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: {which} must be a tensor or an array of numbers: {_line(error)}") from None
+def _first(values: Tensor, places: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
+    chosen = values.topk(min(k, values.shape[2]), 2, largest)
+    return chosen.values, places.gather(2, chosen.indices)
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:
+    """The parts side by side along ``axis``, where they are ``length`` in all.
+
+    One block of memory takes them as they come: many small ones kept between the large ones of each batch would hold on
+    to these.
+    """
+    whole, start = None, 0
+    for part in parts:
+        if whole is None:
+            whole = part.new_empty(*part.shape[:axis], length, *part.shape[axis + 1 :])
+        whole.narrow(axis, start, part.shape[axis]).copy_(part)
+        start += part.shape[axis]
+    return whole
+
+
+def at_once(device: torch.device, numbers: int) -> int:
+    """How many numbers may be held at a time, where ``numbers`` may on a CPU."""
+    return numbers if device.type == "cpu" else numbers << 4
 
 
 def _at_least_0(value: object) -> bool:

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence import cholesky, fisher
-from datalab.influence.estimator import Batch, Directions, Estimator, warn
+from datalab.influence import cholesky, losses
+from datalab.influence.estimator import MAX_PARAMETERS, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
-
-MAX_PARAMETERS = 15_000
+from datalab.influence.sets import Batch, Held, Streamed
 
 
 class ExactGGN(Estimator):
@@ -22,9 +21,11 @@ class ExactGGN(Estimator):
     definite. On softmax regression H is the Hessian. Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
+    _state = ("_curvature",)
+
+    def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
-        self._curvature = GGN(self._network, partial(self._batches, x, y), len(x)).matrix()
+        self._curvature = GGN(self._network, self.loss, partial(self._batches, data), len(data)).matrix()
         self._damp()
 
     def _damp(self) -> None:
@@ -33,14 +34,19 @@ class ExactGGN(Estimator):
 
     def _factorised(self, d: Tensor) -> list[Tensor]:
         """The Cholesky factor of each model's H + d I, for d (S,)."""
-        factors = []
+        factors, infos = [], []
         for curvature, of_model in zip(self._curvature, d, strict=True):
             damped = curvature.clone()
             damped.diagonal().add_(of_model)
-            factors.append(cholesky.factorise(damped, float(of_model)))
+            factor, info = cholesky.factorise(damped)
+            factors.append(factor)
+            infos.append(info)
+        cholesky.refuse_indefinite(infos, d, damped.dtype)
         return factors
 
     def _self_influence(self, batch: Batch) -> Tensor:
+        if self._by_layer:
+            return super()._self_influence(batch)
         parts = []
         for part in self._parts(batch):
             flat = self._network.flatten(self._per_example(part))
@@ -53,7 +59,7 @@ class ExactGGN(Estimator):
         solved = [cholesky.solve(f, v.T.contiguous()).T for f, v in zip(self._cholesky, flat, strict=True)]
         return self._network.unflatten(torch.stack(solved))
 
-    def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         """One Newton step on the objective without example i, whose curvature lacks i's own part: the leverage.
 
         Over n that objective is the old one less l_i / n and less l2 |theta|^2 / 2n, so with M = H + (d - l2/n) I and
@@ -62,17 +68,18 @@ class ExactGGN(Estimator):
         """
         n, network = self.n_, self._network
         factors = self._factorised(self._d - self.l2 / n)
-        target = network.flatten(self._mean_gradient(x_val, y_val))
-        target = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, target, strict=True)]
+        gradient = network.flatten(self._mean_gradient(target))
+        halves = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, gradient, strict=True)]
         penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
         columns = []
-        n_classes = network.logits(next(self._batches(x, y, 1)).x).shape[-1]
-        for batch in self._batches(x, y, max(1, self._gradients_at_once() // (1 + n_classes))):
+        rows_of_example = 1 + self.loss.cotangents(self._outputs)
+        for batch in self._batches(data, max(1, self._gradients_at_once() // rows_of_example)):
             tape = network.tape(batch.x)
-            cotangents = [fisher.loss_cotangent(tape.logits, batch.y), *fisher.exact_cotangents(tape.logits)]
+            gradient = losses.over_models(self.loss.gradient, tape.logits, batch.y)
+            cotangents = [gradient, *losses.cotangents_over_models(self.loss, tape.logits, batch.y)]
             rows = torch.stack([network.flatten([f.per_example() for f in tape.factors(c)]) for c in cotangents])
             rows[0] += penalty
-            pairs = enumerate(zip(factors, target, strict=True))
+            pairs = enumerate(zip(factors, halves, strict=True))
             columns.append(torch.stack([_newton_step(f, t, rows[:, s], n) for s, (f, t) in pairs]))
         return torch.cat(columns, 1)
 
@@ -87,11 +94,14 @@ class ExactHessian(Estimator):
     where an eigenvalue of H + d I is 0. Parameters: :class:`~datalab.influence.estimator.Estimator`.
     """
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
+    _state = ("eigenvalues_", "_basis", "_mean_diagonal")
+
+    def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
-        curvature = Hessian(self._network, partial(self._batches, x, y), len(x)).matrix()[0].double()
+        operator = Hessian(self._network, self.loss, partial(self._batches, data), len(data))
+        curvature = operator.matrix()[0].double()
         self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
-        self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
+        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
         self._damp()
 
     def _damp(self) -> None:

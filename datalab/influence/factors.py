@@ -166,7 +166,10 @@ class Dense(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """An Embedding: the inputs are one-hot, so ``tokens`` (m, t) of ``size`` rows; ``gradients`` (1, m, t, out)."""
+    """An Embedding: the inputs are one-hot, so ``tokens`` (m, t) of ``size`` rows; ``gradients`` (1, m, t, out).
+
+    Methods are those of :class:`Dense`, with B = 1 and in = size.
+    """
 
     tokens: Tensor
     gradients: Tensor
@@ -183,54 +186,42 @@ class Lookup(NamedTuple):
         return self._replace(tokens=torch.zeros_like(tokens).scatter_(1, place, tokens), gradients=gradients[None])
 
     def per_example(self) -> Tensor:
-        """The gradient (1, m, out, size) of each example."""
         m, g = len(self.tokens), self.gradients[0]
         dense = g.new_zeros(m * self.size, g.shape[-1])
         rows = self.tokens + self.size * torch.arange(m, device=g.device)[:, None]
         return dense.index_add_(0, rows.flatten(), g.flatten(0, 1)).view(1, m, self.size, -1).mT
 
-    def total(self) -> Tensor:
-        """The sum (1, out, size) of the examples' gradients."""
-        return self.back(self.gradients[:, :, :, None])[:, 0]
-
     def project(self, directions: Tensor) -> Tensor:
-        """Each position's column of each direction, (1, m, t, k, out)."""
         _, k, out, _ = directions.shape
         columns = directions[0].permute(2, 0, 1).reshape(self.size, k * out)
         return columns[self.tokens].unflatten(2, (k, out))[None]
 
     def back(self, gradients: Tensor) -> Tensor:
-        """sum_it u_itk e_it' for k output gradients u (1, m, t, k, out) at once, (1, k, out, size)."""
         k, out = gradients.shape[-2:]
         summed = gradients.new_zeros(self.size, k * out)
         summed.index_add_(0, self.tokens.flatten(), gradients[0].flatten(0, 1).flatten(1))
         return summed.T.reshape(1, k, out, self.size)
 
     def dot(self, directions: Tensor) -> Tensor:
-        """The product (1, k, m) of each direction with each example's gradient."""
         return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
 
     def weighted_total(self, weights: Tensor) -> Tensor:
-        """k weighted sums (1, k, out, size) of the examples' gradients, for weights (1, k, m)."""
         return _weighted_total(self, weights)
 
     def part(self, start: int, size: int) -> Self:
-        """The factors of ``size`` examples from ``start``."""
         return Lookup(self.tokens[start : start + size], self.gradients[:, start : start + size], self.size)
 
     def products(self, other: Self) -> Tensor:
-        """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
         return self.dot(other.per_example())
 
     def square_norms(self) -> Tensor:
-        """The squared norm (1, m) of each example's gradient."""
         return _squares(self.merged().gradients)
 
     def input_moment(self) -> Tensor:
         """How often each row is looked up, (1, size): the diagonal of sum_it a a', which is diagonal."""
         return torch.bincount(self.tokens.flatten(), minlength=self.size)[None].to(self.gradients)
 
-    parts, rotate = Dense.parts, Dense.rotate
+    total, parts, rotate = Dense.total, Dense.parts, Dense.rotate
 
     def rotate_inputs(self, basis: None) -> Self:
         """One-hot inputs are their own eigenbasis."""
@@ -243,12 +234,10 @@ class Lookup(NamedTuple):
     rank_one = False
 
     def square_sum(self) -> Tensor:
-        """sum_i of each example's squared gradient, element by element, (1, out, size)."""
         merged = self.merged()
         return merged.back(merged.gradients.square()[:, :, :, None])[:, 0]
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
-        """sum_jk weight_jk grad_jk^2 of each example, (1, m)."""
         merged = self.merged()
         return (merged.project(weight[:, None])[..., 0, :] * merged.gradients.square()).sum((2, 3))
 
@@ -256,43 +245,33 @@ class Lookup(NamedTuple):
 class Shared(NamedTuple):
     """Parameters of several products, whose gradients add up; those marked ``True`` hold the matrix's transpose.
 
-    An Embedding tied to a Linear layer is one: the factors of the two do not go side by side.
+    An Embedding tied to a Linear layer is one: the factors of the two do not go side by side. Methods are those of
+    :class:`Dense`, with B = 1.
     """
 
     parts: "tuple[tuple[Dense | Lookup, bool], ...]"
 
-    rank_one = False
+    rank_one, products = False, Lookup.products
 
     def per_example(self) -> Tensor:
-        """The gradient (1, m, out, in) of each example."""
         return sum(turned(f.per_example(), flip) for f, flip in self.parts)
 
     def total(self) -> Tensor:
-        """The sum (1, out, in) of the examples' gradients."""
         return sum(turned(f.total(), flip) for f, flip in self.parts)
 
     def dot(self, directions: Tensor) -> Tensor:
-        """The product (1, k, m) of each direction with each example's gradient."""
         return sum(f.dot(turned(directions, flip)) for f, flip in self.parts)
 
     def weighted_total(self, weights: Tensor) -> Tensor:
-        """k weighted sums (1, k, out, in) of the examples' gradients, for weights (1, k, m)."""
         return sum(turned(f.weighted_total(weights), flip) for f, flip in self.parts)
 
-    def products(self, other: Self) -> Tensor:
-        """The inner product (1, k, m) of each of another batch's k gradients with each of this one's m."""
-        return self.dot(other.per_example())
-
     def square_norms(self) -> Tensor:
-        """The squared norm (1, m) of each example's gradient."""
         return torch.cat([_squares(g) for g in self._gradients()], 1)
 
     def square_sum(self) -> Tensor:
-        """sum_i of each example's squared gradient, element by element, (1, out, in)."""
         return sum(g.square().sum(1) for g in self._gradients())
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
-        """sum_jk weight_jk grad_jk^2 of each example, (1, m)."""
         return torch.cat([(g.square() * weight[:, None]).sum((2, 3)) for g in self._gradients()], 1)
 
     def rotate(self, inputs: Tensor, gradients: Tensor) -> Self:

@@ -1,9 +1,9 @@
 """Curvature: the Gauss-Newton matrix H as a product with vectors, exact over the classes, from the layers' factors.
 
-For cross-entropy H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for the cotangent sqrt(p_c) (p
-- e_c) (:mod:`~datalab.influence.fisher`). So H v needs, at each site, the inputs times v, once for all classes; the C
-numbers G_ic' v; and one product back: 4 k P n FLOP for k vectors, half of what a forward and a reverse derivative take.
-Equivalent to ``torch.func.jvp`` followed by ``torch.func.vjp``.
+H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for a cotangent of the loss's curvature, such as
+sqrt(p_c) (p - e_c) of cross-entropy (:mod:`~datalab.influence.losses`). So H v needs, at each site, the inputs times v,
+once for all classes; the C numbers G_ic' v; and one product back: 4 k P n FLOP for k vectors, half of what a forward
+and a reverse derivative take. Equivalent to ``torch.func.jvp`` followed by ``torch.func.vjp``.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from datalab.influence import fisher
-from datalab.influence.estimator import Batch
+from datalab.influence import losses
 from datalab.influence.factors import Dense, Factors, turned
+from datalab.influence.losses import Loss
+from datalab.influence.sets import Batch
 from datalab.influence.tape import Network
 
 _KEPT = 1 << 24  # numbers of factors kept between products; beyond, they are taken anew for each
@@ -23,35 +24,29 @@ _PROJECTED = 1 << 23  # numbers of projected inputs held at a time
 Linearised = list[tuple[int, bool, Factors, Tensor]]
 
 
-def mean_diagonal(network: Network, batches: Iterator[Batch], n: int) -> Tensor:
+def mean_diagonal(network: Network, loss: Loss, batches: Iterator[Batch], n: int) -> Tensor:
     """The mean diagonal of the Gauss-Newton matrix of each model, (S,): the mean squared norm of G_ic over P."""
     total = 0
     for batch in batches:
         tape = network.tape(batch.x)
-        for cotangent in fisher.exact_cotangents(tape.logits):
+        for cotangent in losses.cotangents_over_models(loss, tape.logits, batch.y):
             total = total + sum(network.over_groups(f.square_norms()) for f in tape.factors(cotangent)).sum(1)
     return total / (n * network.n_parameters)
 
 
 class GGN:
-    """H of a network on a training set.
+    """H of a network, or of each of a stack's S models, on a training set of ``n`` examples.
 
-    Parameters
-    ----------
-    network
-        The model, or a stack of S.
-    batches
-        Called with a size, or None for its own, yields the training set's batches; it can be called again.
-    n
-        How many examples they hold.
+    ``batches``, called with a size or None for its own, yields them; it can be called again.
     """
 
-    def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
-        self.network, self._batches, self.n = network, batches, n
-        tape = network.tape(next(batches(1)).x)
-        factors = tape.factors(next(fisher.exact_cotangents(tape.logits)))
+    def __init__(self, network: Network, loss: Loss, batches: Callable[[int | None], Iterator[Batch]], n: int):
+        self.network, self._loss, self._batches, self.n = network, loss, batches, n
+        first = next(batches(1))
+        tape = network.tape(first.x)
+        factors = tape.factors(losses.over_models(loss.gradient, tape.logits, first.y))
         gradients = [part.gradients for f in factors for part, _ in f.parts]
-        of_example = tape.logits.shape[-1] * sum(g.numel() for g in gradients)
+        of_example = loss.cotangents(tape.logits.shape[2:]) * sum(g.numel() for g in gradients)
         self._size = max(1, _KEPT // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] | None = None
         kept: list[Linearised] = []
@@ -106,7 +101,8 @@ class GGN:
     def _linearise(self) -> Iterator[Linearised]:
         for batch in self._batches(self._size):
             tape = self.network.tape(batch.x)
-            by_class = [tape.factors(c) for c in fisher.exact_cotangents(tape.logits)]
+            cotangents = losses.cotangents_over_models(self._loss, tape.logits, batch.y)
+            by_class = [tape.factors(cotangent) for cotangent in cotangents]
             yield [
                 (site, flip, part, torch.stack([f.parts[p][0].gradients for f in factors]))
                 for site, factors in enumerate(zip(*by_class, strict=True))

@@ -4,14 +4,15 @@ These predict no retraining in nats, so ``leave_one_out`` refuses, and ``damping
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator
+from datalab.influence.estimator import Directions, Estimator, Top, computing, gathered, strongest
+from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
 
 _TINY = 1e-30  # a gradient of norm 0 has cosine 0 with everything
@@ -25,9 +26,11 @@ class GradDot(Estimator):
     :class:`~datalab.influence.estimator.Estimator`.
     """
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
+    _state = ()
+
+    def _fit(self, data: Held | Streamed) -> None:
         self._damp()
-        for _ in self._batches(x, y):
+        for _ in self._batches(data):
             pass  # refuses what is not finite
 
     def _damp(self) -> None:
@@ -39,19 +42,19 @@ class GradDot(Estimator):
     def _self_influence(self, batch: Batch) -> Tensor:
         return self._over_sites(f.square_norms() for f in self._factors(batch))
 
-    def _against(self, x: Tensor, y: Tensor, tests: Batch) -> Tensor:
+    def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         targets = self._factors(tests)
         return self._columns(
-            x, y, lambda batch: (f.products(t) for f, t in zip(self._factors(batch), targets, strict=True))
+            data, lambda batch: (f.products(t) for f, t in zip(self._factors(batch), targets, strict=True))
         )
 
     def _gradients_at_once(self) -> int:
-        return self.batch_size  # none is formed where weights are not shared over positions
+        return self._batch  # none is formed where weights are not shared over positions
 
-    def _leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         refuse_leave_one_out(type(self).__name__)
 
-    def _warn_where_not_converged(self, x: Tensor, y: Tensor) -> None:
+    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
         pass  # it speaks of no optimum
 
 
@@ -64,22 +67,28 @@ class GradCos(GradDot):
 
     def _self_influence(self, batch: Batch) -> Tensor:
         squares = super()._self_influence(batch)
-        return torch.where(squares > 0, 1.0, squares)
+        whole = squares.sum(-1, keepdim=True) if self._by_layer else squares
+        return torch.where(whole > 0, squares / whole, squares)
 
-    def _product(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
-        lengths = self._over_sites(v.square().sum((2, 3)) for v in directions).sqrt()
-        return super()._product(x, y, directions) / self._scale(lengths, x, y)
+    def _products(self, data: Held | Streamed, directions: Directions) -> Iterator[Tensor]:
+        lengths = sum(self._network.over_groups(v.square().sum((2, 3))) for v in directions).sqrt()
+        return self._scaled(super()._products(data, directions), lengths, data)
 
-    def _pairs(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
-        return super()._pairs(x, y, x_test, y_test) / self._scale(self._norms(x_test, y_test), x, y)
+    def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
+        return self._scaled(super()._against(data, tests), self._norms(tests), data)
 
-    def _norms(self, x: Tensor, y: Tensor) -> Tensor:
-        """Each example's gradient norm, (S, n)."""
-        return torch.cat([super(GradCos, self)._self_influence(batch) for batch in self._batches(x, y)], 1).sqrt()
+    def _norms(self, batch: Batch) -> Tensor:
+        """Each example's gradient norm, (S, m)."""
+        return sum(self._network.over_groups(f.square_norms()) for f in self._factors(batch)).sqrt()
 
-    def _scale(self, lengths: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """The product (S, k, n) of k lengths (S, k) with every example's gradient norm."""
-        return (lengths[:, :, None] * self._norms(x, y)[:, None]).clamp(min=_TINY)
+    def _scaled(self, columns: Iterator[Tensor], lengths: Tensor, data: Held | Streamed) -> Iterator[Tensor]:
+        """Products (S, k, m) over the k lengths (S, k) and over every example's gradient norm."""
+        start = 0
+        norms = gathered((self._norms(batch) for batch in self._batches(data)), 1, len(data))
+        for products in columns:
+            scale = (lengths[:, :, None] * norms[:, None, start : start + products.shape[2]]).clamp(min=_TINY)
+            start += products.shape[2]
+            yield products / (scale[..., None] if self._by_layer else scale)
 
 
 class Checkpoints:
@@ -128,31 +137,46 @@ class TracIn:
             raise UserError(f"learning_rates: must be above 0, got {self.learning_rates}")
         self._at_checkpoints = [GradDot(model, **options) for model in self.checkpoints]
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
+    def fit(self, x, y=None) -> Self:
         """Check the training set x (n, ...), y (n,) and every checkpoint; nothing is learnt from them."""
         for estimator in self._at_checkpoints:
             estimator.fit(x, y)
         return self
 
-    def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
+    def self_influence(self, x, y=None) -> Tensor:
         """sum_t rate_t |grad l_i(theta_t)|^2 of each example, (n,)."""
         return self._sum("self_influence", x, y)
 
-    def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
         return self._sum("influence_on", x, y, x_val, y_val)
 
-    def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+    def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
         return self._sum("pairwise", x, y, x_test, y_test)
 
-    def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
+        """The k most harmful and helpful examples for each test example, see ``Estimator.top``."""
+        with computing():
+            sets = [e._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test)) for e in self._at_checkpoints]
+            pairs = zip(self._at_checkpoints, sets, strict=True)
+            every = zip(*(estimator._rows(*of_estimator) for estimator, of_estimator in pairs), strict=True)
+            rows = ((together[0][0], self._weighted(row for _, row in together)) for together in every)
+            found = strongest(rows, k, len(sets[0][0]))
+            return Top(*self._at_checkpoints[0]._result(lambda: found))
+
+    def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Refuses, in a UserError."""
         refuse_leave_one_out("TracIn")
 
-    def _sum(self, verb: str, *sets: Tensor) -> Tensor:
+    def _sum(self, verb: str, *sets: object) -> Tensor:
         pairs = zip(self.learning_rates, self._at_checkpoints, strict=True)
         return sum(rate * getattr(estimator, verb)(*sets) for rate, estimator in pairs)
+
+    def _weighted(self, rows: Iterable[Iterator[Tensor]]) -> Iterator[Tensor]:
+        """The sum over checkpoints, a batch of columns at a time."""
+        for columns in zip(*rows, strict=True):
+            yield sum(rate * of_one for rate, of_one in zip(self.learning_rates, columns, strict=True))
 
 
 def refuse_leave_one_out(name: str) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch
-from datalab.influence.tape import Network
+from datalab.influence.losses import Loss
+from datalab.influence.sets import Batch
+from datalab.influence.tape import Network, over
 
 _AT_ONCE = 64  # vectors multiplied at a time
 
@@ -24,10 +24,10 @@ class Hessian:
     Raises UserError for a stack.
     """
 
-    def __init__(self, network: Network, batches: Callable[[int | None], Iterator[Batch]], n: int):
+    def __init__(self, network: Network, loss: Loss, batches: Callable[[int | None], Iterator[Batch]], n: int):
         if network.is_stack:
             raise UserError("curvature: the Hessian takes one model at a time; a stack takes the Gauss-Newton matrix")
-        self.network, self._batches, self.n = network, batches, n
+        self.network, self._loss, self._batches, self.n = network, loss, batches, n
         self._parameters = network.parameters()
         self._order = self._places().to(network.like.device)
         self._vectorised: bool | None = None
@@ -52,7 +52,8 @@ class Hessian:
         # The other kernels of attention cannot be differentiated twice.
         with self.network.differentiable(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             for batch in self._batches(None):
-                loss = functional.cross_entropy(self.network.forward(batch.x), batch.y[0], reduction="sum")
+                y = over(batch.y, lambda of_models: of_models[0])
+                loss = self._loss.value(self.network.forward(batch.x), y).sum()
                 yield torch.autograd.grad(loss, self._parameters, create_graph=True)
 
     def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:

@@ -4,6 +4,7 @@ All parameters are one vector here: directions are (S, k, P).
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, Directions, Estimator, warn
+from datalab.influence.estimator import Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
+from datalab.influence.sets import Batch, Held, Streamed
 from datalab.seeds import integer
 
 CURVATURES = {"ggn": GGN, "hessian": Hessian}
@@ -30,8 +32,6 @@ class MatrixFree(Estimator):
     curvature
         ``"ggn"``, the Gauss-Newton matrix; or ``"hessian"``, that of the mean loss, which may be indefinite. Either way
         ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is positive.
-
-    After each verb ``residual_`` is the largest relative residual of its solves.
     """
 
     def __init__(
@@ -47,28 +47,36 @@ class MatrixFree(Estimator):
             raise UserError(f"curvature: must be one of {', '.join(CURVATURES)}, got {curvature!r}")
         self.curvature = curvature
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
-        self._take(x, y)
+    def _fit(self, data: Held | Streamed) -> None:
+        self._take(data)
         self._damp()
 
-    def _take(self, x: Tensor, y: Tensor) -> None:
-        self.residual_ = 0.0
-        self._operator = CURVATURES[self.curvature](self._network, partial(self._batches, x, y), len(x))
-        self._mean_diagonal = mean_diagonal(self._network, self._batches(x, y), len(x))
+    def _take(self, data: Held | Streamed) -> None:
+        self._forget()
+        self._operator = CURVATURES[self.curvature](self._network, self.loss, partial(self._batches, data), len(data))
+        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
 
     def _damp(self) -> None:
         self._d = self._automatic(self._mean_diagonal)
 
-    def _fitted(self, name: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        self.residual_ = 0.0  # of the solves of one verb
-        return super()._fitted(name, x, y)
+    def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
+        sets = super()._fitted(names, given)
+        self._forget()  # what is noted is of one verb
+        return sets
 
-    def _note_residual(self, residuals: Tensor, vectors: Tensor) -> float:
-        """The largest norm of residuals relative to that of vectors, (S, k, P) both; a vector of zeros has none."""
+    def _forget(self) -> None:
+        device = self._network.like.device
+        self._worst, self._indefinite = torch.zeros((), device=device), torch.zeros((), dtype=torch.bool, device=device)
+
+    def _note_residual(self, lengths: Tensor, vectors: Tensor) -> None:
+        """Lengths (S, k) of what is left, relative to those of vectors (S, k, P); a vector of zeros has none."""
         norms = vectors.norm(dim=2)
-        worst = float(torch.where(norms > 0, residuals.norm(dim=2) / norms, 0.0).max())
-        self.residual_ = max(self.residual_, worst)
-        return worst
+        self._worst = torch.maximum(self._worst, torch.where(norms > 0, lengths / norms, 0.0).max())
+
+    @property
+    def residual_(self) -> float:
+        """The largest relative residual of the last verb's solves; to look at it is to wait for the device."""
+        return float(self._worst)
 
     def _damped(self, vectors: Tensor) -> Tensor:
         """(H + d I) v, (S, k, P)."""
@@ -102,12 +110,11 @@ class CG(MatrixFree):
         direction = residual.clone()
         squared = residual.square().sum(2, keepdim=True)
         wanted = self.tolerance**2 * squared
-        indefinite = torch.zeros((), dtype=torch.bool, device=vectors.device)
         for i in range(self.iterations):
             product = self._damped(direction)
             along = (direction * product).sum(2, keepdim=True)
             going = squared > wanted
-            indefinite |= (going & (along <= 0)).any()
+            self._indefinite |= (going & (along <= 0)).any()
             step = torch.where(going, squared / along, 0.0)
             solution += step * direction
             residual -= step * product
@@ -116,15 +123,19 @@ class CG(MatrixFree):
             squared = torch.where(going, after, squared)
             if i % _CHECK_EVERY == _CHECK_EVERY - 1 and not bool((squared > wanted).any()):
                 break
-        worst = self._note_residual(squared.sqrt(), vectors)
-        if bool(indefinite):
-            warn("curvature: indefinite along a direction; a larger damping would not be")
-        elif worst > self.tolerance:
-            warn(
-                f"iterations: {self.iterations} leave a relative residual of {worst:.1e}; more, or a larger damping, "
-                "would do"
-            )
+        self._note_residual(squared.sqrt()[..., 0], vectors)
         return solution
+
+    def _judge(self, results: list[Tensor]) -> None:
+        super()._judge(results)
+        if bool(self._indefinite):
+            warn("curvature: indefinite along a direction; a larger damping would not be", 5)
+        elif self.residual_ > self.tolerance:
+            warn(
+                f"iterations: {self.iterations} leave a relative residual of {self.residual_:.1e}; more, or a larger "
+                "damping, would do",
+                5,
+            )
 
 
 class LiSSA(MatrixFree):
@@ -159,16 +170,21 @@ class LiSSA(MatrixFree):
         for _ in range(self.depth):
             v = vectors + v - self._damped(v) / self.scale_
         v = v / self.scale_
-        residual = self._note_residual(vectors - self._damped(v), vectors)
-        if not residual <= 1:  # on a positive definite curvature every step shrinks it
+        self._note_residual((vectors - self._damped(v)).norm(dim=2), vectors)
+        return v
+
+    def _judge(self, results: list[Tensor]) -> None:
+        if not self.residual_ <= 1:  # on a positive definite curvature every step shrinks it
             raise UserError(
                 "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
             )
-        if residual > _WORTH_A_WARNING:
+        super()._judge(results)
+        if self.residual_ > _WORTH_A_WARNING:
             warn(
-                f"depth: {self.depth} leaves a relative residual of {residual:.2g}; more, or a larger damping, would do"
+                f"depth: {self.depth} leaves a relative residual of {self.residual_:.2g}; more, or a larger damping, "
+                "would do",
+                5,
             )
-        return v
 
 
 class Arnoldi(MatrixFree):
@@ -182,6 +198,8 @@ class Arnoldi(MatrixFree):
     rank), largest magnitude first.
     """
 
+    _state = ("eigenvalues_", "_eigenvectors", "_mean_diagonal", "_worst")
+
     def __init__(
         self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
     ):
@@ -191,19 +209,16 @@ class Arnoldi(MatrixFree):
             raise UserError(f"rank: must lie in 1..iterations, got {rank} of {iterations}")
         self.rank, self.iterations, self.seed = rank, iterations, seed
 
-    def _take(self, x: Tensor, y: Tensor) -> None:
-        super()._take(x, y)
+    def _take(self, data: Held | Streamed) -> None:
+        super()._take(data)
         network, like = self._network, self._network.like
         size = network.n_parameters
         steps = min(self.iterations, size)
+        # Drawn once, on the CPU so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(integer(self.seed, "arnoldi"))
-
-        def drawn() -> Tensor:
-            vector = torch.randn(1, 1, size, generator=generator, dtype=torch.float64).to(like)
-            return vector.expand(network.models, 1, size)
-
+        drawn = [torch.randn(1, 1, size, generator=generator, dtype=torch.float64).to(like) for _ in range(2)]
+        vector, spare = (v.expand(network.models, 1, size) for v in drawn)
         basis = like.new_zeros(network.models, steps, size)
-        vector = drawn()
         basis[:, :1] = vector / vector.norm(dim=2, keepdim=True)
         projected = like.new_zeros(network.models, steps, steps, dtype=torch.float64)
         largest = like.new_zeros(network.models, 1, 1)
@@ -216,8 +231,9 @@ class Arnoldi(MatrixFree):
             product, norm = _orthogonal(product, basis[:, : k + 1])
             going = norm > _BREAKDOWN * largest
             projected[:, k + 1, k] = torch.where(going, norm, 0.0)[:, 0, 0].double()
-            # A subspace that H maps into itself is complete: go on from a new vector, with which it shares nothing.
-            fresh, length = _orthogonal(drawn(), basis[:, : k + 1])
+            # A subspace that H maps into itself is complete: go on from a new vector, with which it shares nothing; the
+            # spare one's numbers, each moved by k places, are another vector at every step.
+            fresh, length = _orthogonal(spare.roll(k, 2), basis[:, : k + 1])
             basis[:, k + 1 : k + 2] = torch.where(going, product / norm, fresh / length)
         values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
         chosen = values.abs().argsort(dim=1, descending=True)[:, : self.rank]
@@ -233,6 +249,8 @@ class Arnoldi(MatrixFree):
         self._inverse = 1 / damped
 
     def _self_influence(self, batch: Batch) -> Tensor:
+        if self._by_layer:
+            return super()._self_influence(batch)
         along = self._over_sites(f.dot(u) for f, u in zip(self._factors(batch), self._eigenvectors, strict=True))
         return (along.square() * self._inverse[..., None]).sum(1)
 

@@ -3,7 +3,6 @@
 ``scores_many`` scores a whole stack of models, one factorisation a model, however many targets.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import layers
-from datalab.influence.estimator import AUTO_RELATIVE, Batch, Directions, Estimator
+from datalab.influence import cholesky, layers
+from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
 from datalab.influence.factors import Dense
-from datalab.influence.softmax import Examples, SoftmaxGGN, examples
-from datalab.influence.tape import Inputs, Network, in_dtype, not_autocast, refuse_mixing
+from datalab.influence.losses import CrossEntropy
+from datalab.influence.sets import Batch, Held, Streamed
+from datalab.influence.softmax import Examples, LinearExamples, LinearGGN, SoftmaxGGN, examples, examples_under
+from datalab.influence.tape import Inputs, Network, in_dtype, not_autocast, over, refuse_mixing
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -61,6 +62,7 @@ class _LastLayer(Network):
             weight, *bias = (value for name, value in model.parameters.items() if name.startswith(last))
             self._stack, self.models = model, len(model)
             self._take(weight, bias[0] if bias else None)
+            self.name = last[:-1]
             return
         if not any(isinstance(module, nn.Linear) for module in model.modules()):
             raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
@@ -70,7 +72,7 @@ class _LastLayer(Network):
 
     def _take(self, weight: Tensor, bias: Tensor | None) -> None:
         """Weights (S, C, h) and biases (S, C)."""
-        self._bias = bias is not None
+        self.bias = bias is not None
         self._matrices = layers.with_bias(weight, bias)
         self.like, self.shapes = weight, [(1, *self._matrices.shape[1:])]
 
@@ -78,7 +80,7 @@ class _LastLayer(Network):
         """The layer's parameters, (S, C, p)."""
         return [self._matrices.double()]
 
-    def probe(self, x: Tensor) -> None:
+    def probe(self, x: Inputs) -> None:
         """Find the layer whose output the logits are; refuses a model that has none."""
         if self.is_stack:
             return
@@ -100,6 +102,7 @@ class _LastLayer(Network):
                 "model: its last layer is frozen (requires_grad=False), so it was not trained; include_frozen=True "
                 "takes it all the same"
             )
+        self.name = next(name for name, module in self.module.named_modules() if module is self._layer)
         bias = self._layer.bias
         self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
 
@@ -107,14 +110,13 @@ class _LastLayer(Network):
         """Refuses a forward pass that mixes examples, is random, or does not always end in the last layer."""
         if not self.is_stack:
             refuse_mixing(self.logits, x)
-            self.examples(x, torch.zeros(1, len(x), dtype=torch.long, device=self.like.device))
+            self.last(x)
 
-    def examples(self, x: Tensor, y: Tensor) -> list[Examples]:
-        """What reaches the last layer of each model, for the batch x (m, ...) with labels y (S, m)."""
+    def last(self, x: Inputs) -> list[tuple[Tensor, Tensor]]:
+        """What reaches the last layer of each model, (m, h), and what leaves it, (m, C), for the batch x (m, ...)."""
         if self.is_stack:
             features = self._stack.features(x).expand(self.models, -1, -1)
-            by_model = zip(features, self._stack(x), y, strict=True)
-            return [examples(*of_model, self._bias) for of_model in by_model]
+            return list(zip(features, self.logits(x), strict=True))
         taken: list[tuple[Tensor, Tensor, int]] = []
 
         def keep(_: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
@@ -133,7 +135,7 @@ class _LastLayer(Network):
             raise UserError("model: its logits are not always the output of its last Linear layer, example by example")
         if not features.dtype == output.dtype == logits.dtype:
             raise UserError(f"model: its last layer takes {str(features.dtype)[6:]}, {not_autocast(logits)}")
-        return [examples(features, logits, y[0], self._bias)]
+        return [(features, logits)]
 
 
 class LastLayerGGN(Estimator):
@@ -141,31 +143,52 @@ class LastLayerGGN(Estimator):
     Cholesky.
 
     The title's estimator. Any model will do whose output is that of its last Linear layer: the layers before it are not
-    differentiated. float32 models are computed in float32 where the result stays within 1e-4 of float64's. Parameters:
-    :class:`~datalab.influence.estimator.Estimator`; ``"auto"`` takes the mean diagonal over all C (h + 1) parameters.
+    differentiated. A frozen one is taken with ``include_frozen`` alone. float32 models are computed in float32 where
+    the result stays within 1e-4 of float64's. Parameters: :class:`~datalab.influence.estimator.Estimator`; ``"auto"``
+    takes the mean diagonal over all C (h + 1) parameters.
     """
 
     _takes = _LastLayer
 
-    def _fit(self, x: Tensor, y: Tensor) -> None:
+    @property
+    def _state(self) -> tuple[str, ...] | None:
+        return ("_streams",) if isinstance(self._streams[0], list) else None
+
+    def _fit(self, data: Held | Streamed) -> None:
         network = self._network
         _, classes, width = network.shapes[0]
-        if network.models * len(x) * (2 * classes + width) <= _HELD:
-            held = [network.examples(batch.x, batch.y) for batch in self._batches(x, y)]
+        if len(self._outputs) > 1:
+            raise UserError(f"model: LastLayerGGN takes outputs (n, C), got {tuple(self._outputs)} for each example")
+        softmax = isinstance(self.loss, CrossEntropy)
+        _refuse_above((classes - softmax) * width)
+        if network.models * len(data) * ((2 if softmax else classes) * classes + width) <= _HELD:
+            held = [self._examples(batch) for batch in self._batches(data)]
             self._streams = [[batch[s] for batch in held] for s in range(network.models)]
         else:
-            batches = partial(self._batches, x, y)
-            self._streams = [_Stream(network, batches, s) for s in range(network.models)]
+            batches = partial(self._batches, data)
+            self._streams = [_Stream(self._examples, batches, s) for s in range(network.models)]
         self._damp()
 
     def _damp(self) -> None:
         damping = (self.l2, AUTO_RELATIVE) if self.damping == "auto" else (float(self.damping), 0.0)
-        self._ggns = [_factorised(stream, *damping, self._network.like.dtype) for stream in self._streams]
-        d = [ggn.damping_ for ggn in self._ggns]
-        self.damping_ = torch.tensor(d, dtype=torch.float64) if self._network.is_stack else d[0]
+        softmax = isinstance(self.loss, CrossEntropy)
+        kind = Examples if softmax else LinearExamples
+        streams = [[kind(*b) for b in s] if isinstance(s, list) else s for s in self._streams]  # a file holds no types
+        if softmax:
+            self._ggns = _factorised(streams, *damping, self._network.like.dtype)
+        else:
+            self._ggns = [LinearGGN(stream, *damping) for stream in streams]
+        d = torch.stack([ggn.damping_ for ggn in self._ggns])
+        cholesky.refuse_indefinite([ggn.info for ggn in self._ggns], d, torch.float64)
+        self.damping_ = d if self._network.is_stack else float(d)
+
+    def _examples(self, batch: Batch) -> list[Examples | LinearExamples]:
+        """Of each model."""
+        bias, pairs = self._network.bias, enumerate(self._network.last(batch.x))
+        return [examples_under(self.loss, *taken, over(batch.y, lambda v, s=s: v[s]), bias) for s, taken in pairs]
 
     def _factors(self, batch: Batch) -> list[Dense]:
-        by_model = self._network.examples(batch.x, batch.y)
+        by_model = self._examples(batch)
         inputs = torch.stack([of_model.inputs for of_model in by_model])
         gradients = torch.stack([of_model.gradient for of_model in by_model])
         return [Dense(inputs[:, :, None], gradients[:, :, None], bias=False)]
@@ -173,23 +196,26 @@ class LastLayerGGN(Estimator):
     def _self_influence(self, batch: Batch) -> Tensor:
         (f,) = self._factors(batch)
         pairs = zip(self._ggns, f.inputs[:, :, 0], f.gradients[:, :, 0], strict=True)
-        return torch.stack([ggn.self_influence(a, g) for ggn, a, g in pairs])
+        return self._over_sites([torch.stack([ggn.self_influence(a, g) for ggn, a, g in pairs])])
 
     def _solve(self, directions: Directions) -> Directions:
         return [torch.stack([ggn.direction(v) for ggn, v in zip(self._ggns, directions[0], strict=True)])]
 
-    def _result(self, values: Tensor) -> Tensor:
-        return super()._result(values.to(self._network.like.dtype))
+    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
+        return super()._result(lambda: over(values(), self._moved), by_layer)
+
+    def _layers(self) -> list[str]:
+        return [self._network.name]
 
 
 class _Stream:
     """One model's examples in batches, computed anew at each iteration, so that memory is bounded by the batch."""
 
-    def __init__(self, network: _LastLayer, batches: Callable[[], Iterator[Batch]], model: int):
-        self.network, self.batches, self.model = network, batches, model
+    def __init__(self, taken: Callable[[Batch], list], batches: Callable[[], Iterator[Batch]], model: int):
+        self.taken, self.batches, self.model = taken, batches, model
 
-    def __iter__(self) -> Iterator[Examples]:
-        return (self.network.examples(batch.x, batch.y)[self.model] for batch in self.batches())
+    def __iter__(self) -> Iterator[Examples | LinearExamples]:
+        return (self.taken(batch)[self.model] for batch in self.batches())
 
 
 def scores_many(
@@ -228,24 +254,47 @@ def scores_many(
     ]
     own = torch.empty(features.shape[:2], dtype=features.dtype, device=features.device)
     on = torch.empty(len(targets), *own.shape, dtype=features.dtype, device=features.device)
-    for s in range(len(own)):
-        train = examples(features[s], logits[s], labels[s])
-        ggn = _factorised([train], l2, relative_damping, features.dtype)
-        own[s] = ggn.self_influence(train.inputs, train.gradient)
-        if targets:
-            batches = [examples(t.features[s], t.logits[s], t.labels[s]) for t in targets]
-            gradients = torch.stack([batch.gradient.T @ batch.inputs / len(batch.inputs) for batch in batches])
-            on[:, s] = -((train.inputs @ ggn.direction(gradients).mT) * train.gradient).sum(-1)
+    n, classes, width = features.shape[1], logits.shape[2], features.shape[2] + 1
+    _refuse_above((classes - 1) * width)
+    held = ((classes - 1) * width) ** 2 + 2 * n * (2 * classes + width)
+    for models in torch.arange(len(own)).split(max(at_once(features.device, _HELD) // held, 1)):
+        trains = [examples(features[s], logits[s], labels[s]) for s in models.tolist()]
+        ggns = _factorised([[train] for train in trains], l2, relative_damping, features.dtype)
+        cholesky.refuse_indefinite([g.info for g in ggns], torch.stack([g.damping_ for g in ggns]), torch.float64)
+        for s, train, ggn in zip(models.tolist(), trains, ggns, strict=True):
+            own[s] = ggn.self_influence(train.inputs, train.gradient)
+            if targets:
+                batches = [examples(t.features[s], t.logits[s], t.labels[s]) for t in targets]
+                gradients = torch.stack([batch.gradient.T @ batch.inputs / len(batch.inputs) for batch in batches])
+                on[:, s] = -((train.inputs @ ggn.direction(gradients).mT) * train.gradient).sum(-1)
     return Scores(own, tuple(on))
 
 
-def _factorised(batches: Iterable[Examples], absolute: float, relative: float, dtype: torch.dtype) -> SoftmaxGGN:
-    """In float32 where the data are, where it pays and where it is accurate; in float64 otherwise."""
-    first = next(iter(batches))
-    if dtype == torch.float32 and (first.probabilities.shape[1] - 1) * first.inputs.shape[1] > _SMALL:
-        with contextlib.suppress(ArithmeticError, UserError):
-            return SoftmaxGGN(batches, absolute, relative, dtype)
-    return SoftmaxGGN(batches, absolute, relative)
+def _factorised(
+    streams: Sequence[Iterable[Examples]], absolute: float, relative: float, dtype: torch.dtype
+) -> list[SoftmaxGGN]:
+    """A model each: in float32 where the data are, where it pays and where it is accurate; in float64 otherwise.
+
+    The device is waited for once, for all of them.
+    """
+    first = next(iter(streams[0]))
+    if dtype == torch.float64 or (first.probabilities.shape[1] - 1) * first.inputs.shape[1] <= _SMALL:
+        return [SoftmaxGGN(stream, absolute, relative) for stream in streams]
+    ggns = [SoftmaxGGN(stream, absolute, relative, dtype) for stream in streams]
+    sound = torch.stack([ggn.sound for ggn in ggns]).tolist()
+    return [
+        ggn if fine else SoftmaxGGN(stream, absolute, relative)
+        for ggn, fine, stream in zip(ggns, sound, streams, strict=True)
+    ]
+
+
+def _refuse_above(size: int) -> None:
+    """Raise UserError above the number of rows of a matrix that can be held."""
+    if size > MAX_PARAMETERS:
+        raise UserError(
+            f"model: the last layer's curvature is a matrix of {size:,} rows, and LastLayerGGN forms it: at most "
+            f"{MAX_PARAMETERS:,}; use EKFAC, with the other layers in leave_out for the last one alone"
+        )
 
 
 def _checked(

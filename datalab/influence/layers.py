@@ -9,11 +9,12 @@ normalisation's weight and bias are a (1, 2) matrix a channel.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from datalab.errors import UserError, did_you_mean
@@ -46,6 +47,11 @@ class Use(ABC):
 
     def _parameters(self) -> tuple[nn.Parameter, nn.Parameter | None]:
         return self.module.weight, getattr(self.module, "bias", None)
+
+    @property
+    def layer(self) -> str:
+        """The module's name, which ``leave_out`` takes."""
+        return self.name
 
     @abstractmethod
     def inputs(self, x: Tensor) -> Tensor:
@@ -100,6 +106,10 @@ class ProjectionUse(LinearUse):
             return module.out_proj.weight, module.out_proj.bias
         own = module.in_proj_weight
         return (getattr(module, f"{self._part}_proj_weight") if own is None else own), module.in_proj_bias
+
+    @property
+    def layer(self) -> str:
+        return self.name.rpartition(".")[0]
 
     def apply(self, x: Tensor) -> Tensor:
         """x times the weight's transpose, plus the bias."""
@@ -189,7 +199,7 @@ class Site:
     def __init__(self, uses: list[Use], weight: Part | None, bias: Part | None):
         self.uses, self._weight, self._bias = uses, weight, bias
         self._main = next((use for use in uses if not use.flipped), uses[0])
-        self.name = self._main.name
+        self.name, self.layer = self._main.name + (".bias" if weight is None else ""), self._main.layer
 
     def parameters(self) -> list[nn.Parameter]:
         """A weight, a bias, or both, in this order."""
@@ -228,9 +238,9 @@ def sites(
     _refuse_kinds_of_model(model)
     refuse_train_mode(model)
     left_out = _left_out(model, leave_out)
-    named = dict(model.named_parameters())
-    wanted = {id(p) for p in named.values() if id(p) not in left_out and (include_frozen or p.requires_grad)}
-    if not wanted and not include_frozen and any(id(p) not in left_out for p in named.values()):
+    parameters = [p for p in model.parameters() if id(p) not in left_out]
+    wanted = {id(p) for p in parameters if include_frozen or p.requires_grad}
+    if parameters and not wanted:
         raise UserError(
             "model: all its parameters are frozen (requires_grad=False), so none was trained; include_frozen=True "
             "takes them all the same"
@@ -308,17 +318,15 @@ def _key(part: Part) -> tuple:
 
 def _refuse_unlike(by_part: dict[tuple, list[Use]]) -> None:
     """Raise UserError where a parameter has two roles that are not one matrix and its transpose."""
-    slices: dict[int, set[tuple]] = {}
-    for key, uses in by_part.items():
-        first = uses[0]
-        ranges = slices.setdefault(key[0], set())
-        ranges.add(key[1:])
-        unlike = [use for use in uses if not _alike(use, first, key[0])]
-        if unlike or (len(ranges) > 1 and (None, None) in ranges):
-            other = (unlike or uses)[0].name
+    ranges: dict[int, set[tuple]] = {}
+    layers: dict[int, set[str]] = {}
+    for (parameter, *rows), uses in by_part.items():
+        ranges.setdefault(parameter, set()).add(tuple(rows))
+        layers.setdefault(parameter, set()).update(use.layer for use in uses)
+        overlap = len(ranges[parameter]) > 1 and (None, None) in ranges[parameter]
+        if overlap or not all(_alike(use, uses[0], parameter) for use in uses):
             raise UserError(
-                f"model: layer '{other}' shares parameters with '{first.name}' in another role; "
-                f"leave_out={sorted({first.name, other})} leaves them out"
+                f"model: {named(layers[parameter])} share a parameter in roles that differ; {left(layers[parameter])}"
             )
 
 
@@ -333,6 +341,10 @@ def _alike(use: Use, other: Use, parameter: int) -> bool:
 def _refuse_kinds_of_model(model: nn.Module) -> None:
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise UserError("model: compiled by torch.jit, whose layers cannot be seen; give the module it was made from")
+    if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        raise UserError("model: compiled by torch.compile, its layers cannot be seen; give the module it was made from")
+    if any(is_lazy(p) for p in model.parameters()):
+        raise UserError("model: has lazy layers without parameters as yet; run it once on an example first")
     if any(p.is_inference() for p in model.parameters()):
         raise UserError(
             "model: its parameters were made in torch.inference_mode and have no gradients; build or load it outside"
@@ -347,16 +359,15 @@ def _refuse_not_taken(model: nn.Module, ids: set[int]) -> None:
     for name, parameter in model.named_parameters():
         if id(parameter) in ids:
             owner, _, last = name.rpartition(".")
-            owner = owner.split(".parametrizations.")[0].removesuffix(".out_proj")
+            owner = owner.split(".parametrizations.")[0]
+            if isinstance(model.get_submodule(above := owner.rpartition(".")[0]), nn.MultiheadAttention):
+                owner = above
             module = model.get_submodule(owner)
             whole = owner and all(id(p) in ids for p in module.parameters(recurse=False) if p.requires_grad)
-            layers[owner if whole else name] = f"{type(module).__name__}{_cure(module, last)}"
+            kind = f"{type(module).__name__}{_cure(module, last)}"
+            layers[owner if whole else name] = kind if whole else f"parameter of {kind}"
     listed = ", ".join(f"'{name}' ({kind})" for name, kind in layers.items())
-    subject = "layer" if len(layers) == 1 else f"{len(layers)} layers or parameters:"
-    raise UserError(
-        f"model: {subject} {listed} {'is' if len(layers) == 1 else 'are'} not taken; taken are {TAKEN}; "
-        f"leave_out={list(layers)} leaves {'it' if len(layers) == 1 else 'them'} out"
-    )
+    raise UserError(f"model: not taken: {listed}; taken are {TAKEN}; {left(layers)}")
 
 
 def _cure(module: nn.Module, last: str) -> str:
@@ -396,6 +407,18 @@ def _left_out(model: nn.Module, names: Sequence[str]) -> set[int]:
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return model.named_parameters(remove_duplicate=False)
+
+
+def named(layers: Iterable[str]) -> str:
+    """Layers, in a refusal."""
+    names = list(layers)
+    return f"layer{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
+
+
+def left(layers: Iterable[str]) -> str:
+    """The end of a refusal: what would help."""
+    names = list(dict.fromkeys(layers))
+    return f"leave_out={names} leaves {'it' if len(names) == 1 else 'them'} out"
 
 
 def refuse_train_mode(model: nn.Module) -> None:

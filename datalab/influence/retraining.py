@@ -29,30 +29,32 @@ def fit_softmax(
 ) -> nn.Linear:
     """Softmax regression at the optimum of mean cross-entropy + l2/2 |theta|^2 (bias included), in float64.
 
-    By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9. ``kept`` (n,) chooses the examples.
+    By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9; on x's device, but for the
+    optimiser's own vectors. ``kept`` (n,) chooses the examples.
     Equivalent to scikit-learn's LogisticRegression with C = 1 / (l2 n), except that it does not penalise the bias.
     Raises UserError where it does not converge.
     """
-    a = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], 1)
+    a = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], 1)
     if kept is not None:
-        a, y = a[torch.as_tensor(kept)], y[torch.as_tensor(kept)]
+        at = torch.as_tensor(kept, device=x.device)
+        a, y = a[at], y[at]
     shape = (n_classes, a.shape[1])
 
     def objective(flat: Floats) -> tuple[float, Floats]:
-        w = torch.from_numpy(flat).view(shape)
+        w = torch.from_numpy(flat).view(shape).to(a)
         logits = a @ w.T
         p = torch.softmax(logits, 1)
         loss = functional.cross_entropy(logits, y) + l2 / 2 * w.square().sum()
-        p[torch.arange(len(y)), y] -= 1
-        return float(loss), (p.T @ a / len(a) + l2 * w).numpy().ravel()
+        p[torch.arange(len(y), device=y.device), y] -= 1
+        return float(loss), (p.T @ a / len(a) + l2 * w).cpu().numpy().ravel()
 
-    first = np.zeros(shape).ravel() if start is None else start.double().numpy().ravel().copy()
+    first = np.zeros(shape).ravel() if start is None else start.double().cpu().numpy().ravel().copy()
     options = {"maxiter": 10_000, "maxfun": 20_000, "ftol": 0, "gtol": 1e-9, "maxcor": 50}
     optimum = optimize.minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
     if np.abs(optimum.jac).max() > 1e-6:
         raise UserError(f"l2: softmax regression did not converge ({optimum.message}); a larger l2 would")
-    model = nn.Linear(x.shape[1], n_classes, dtype=torch.float64)
-    weights = torch.from_numpy(optimum.x).view(shape)
+    model = nn.Linear(x.shape[1], n_classes, dtype=torch.float64, device=x.device)
+    weights = torch.from_numpy(optimum.x).view(shape).to(a)
     model.weight.data, model.bias.data = weights[:, :-1].clone(), weights[:, -1].clone()
     return model
 

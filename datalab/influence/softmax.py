@@ -1,4 +1,4 @@
-"""Curvature: the Gauss-Newton matrix of a softmax layer, in the C - 1 dimensions where it lives.
+"""Curvature: the Gauss-Newton matrix of a model's last layer: of a softmax in the C - 1 dimensions where it lives.
 
 The layer's parameters are (C, p): one row a class, p = h + 1 with the bias last; a (n, p) are its inputs with a one
 appended. The gradient of example i is (p_i - y_i) a_i', and its Gauss-Newton matrix (diag(p_i) - p_i p_i') kron a_i
@@ -12,6 +12,8 @@ k) is sum_i w_ijk a_i a_i', and all blocks j >= k come of one product of the wei
 
 In float32 the inputs are whitened first, by T with T' T = (mean a a' + delta I)^-1, formed in float64. Scores do not
 change, the condition number falls from that of the features' to that of the classes' spread, and float32 suffices.
+
+Under any other loss the matrix is the mean of h_i kron a_i a_i', for the Hessian h_i in the outputs (C, C).
 """
 
 from collections.abc import Iterable
@@ -21,32 +23,63 @@ import torch
 from torch import Tensor
 
 from datalab.influence import cholesky
-from datalab.influence.fisher import towards
+from datalab.influence.losses import CrossEntropy, Loss, Targets, towards
 
 _FEW_PAIRS = 6  # up to here one product a pair is faster than forming the products of features
 _ROWS = 8  # features whose products with all others are formed at a time: they stay in the cache
 _SAFE = 1e-5  # the first float32 refinement's relative change
+_WEIGHTS = 1 << 24  # numbers of weights, a pair of classes and an example, formed at a time
 _SOLVE_NUMBERS = 1 << 23  # right-hand sides solved at a time, in numbers
 
 
 class Examples(NamedTuple):
     """A batch at the last layer, in float64: inputs with a one appended (m, p), probabilities (m, C), and their labels.
 
-    ``gradient`` (m, C) is p - y without cancellation: at the label it is minus the sum of the others.
+    ``gradient`` (m, C) is p - y without cancellation: at the label it is minus the sum of the others. ``mass`` (m, 1)
+    multiplies each example's curvature, as class weights do; None: 1.
     """
 
     inputs: Tensor
     probabilities: Tensor
     gradient: Tensor
+    mass: Tensor | None = None
+
+    @property
+    def scaled(self) -> Tensor:
+        """The probabilities times the mass."""
+        return self.probabilities if self.mass is None else self.probabilities * self.mass
 
 
-def examples(features: Tensor, logits: Tensor, labels: Tensor, bias: bool = True) -> Examples:
-    """The batch of features (m, h), logits (m, C) and labels (m,); without ``bias``, no one is appended."""
+class LinearExamples(NamedTuple):
+    """A batch under any loss, in float64: inputs (m, p), the loss's Hessian in the outputs (m, C, C), and gradient."""
+
+    inputs: Tensor
+    hessian: Tensor
+    gradient: Tensor
+
+
+def with_one(features: Tensor, bias: bool = True) -> Tensor:
+    """Features (m, h) in float64, with a one appended where there is a bias."""
     m, h = features.shape
     inputs = torch.ones(m, h + bias, dtype=torch.float64, device=features.device)
     inputs[:, :h] = features
+    return inputs
+
+
+def examples(features: Tensor, logits: Tensor, labels: Tensor) -> Examples:
+    """The batch of features (m, h), logits (m, C) and labels (m,) of cross-entropy, with a one for the bias."""
     probabilities = torch.softmax(logits.double(), 1)
-    return Examples(inputs, probabilities, towards(probabilities, labels[:, None]))
+    return Examples(with_one(features), probabilities, towards(probabilities, labels[:, None]))
+
+
+def examples_under(loss: Loss, features: Tensor, outputs: Tensor, y: Targets, bias: bool) -> Examples | LinearExamples:
+    """The batch of features (m, h), outputs (m, C) and targets of any loss."""
+    outputs, inputs = outputs.double(), with_one(features, bias)
+    gradient = loss.gradient(outputs, y)
+    if isinstance(loss, CrossEntropy):
+        return Examples(inputs, torch.softmax(outputs, 1), gradient, loss.mass(outputs, y))
+    hessian = sum(c[:, :, None] * c[:, None] for c in loss.curvature(outputs, y))
+    return LinearExamples(inputs, hessian, gradient)
 
 
 class SoftmaxGGN:
@@ -62,9 +95,9 @@ class SoftmaxGGN:
     dtype
         Of the matrix and its factor. float32 is whitened, and its solutions are refined against the float64 operator.
 
-    ``damping_`` is d. Raises UserError when H + d I is not positive definite in this dtype, and, in float32 alone,
-    ArithmeticError when the first refinement of a random solution changes it by more than 1e-5: on a wide range of
-    ill-conditioned problems that bounds the relative error of self-influence by 1e-4.
+    ``damping_`` is d; ``sound`` says whether H + d I is positive definite in this dtype and, in float32 alone, the
+    first refinement of a random solution changes it by no more than 1e-5: on a wide range of ill-conditioned problems
+    that bounds the relative error of self-influence by 1e-4. Both are on the device: nothing here waits for it.
     """
 
     def __init__(
@@ -73,28 +106,27 @@ class SoftmaxGGN:
         self._batches, self._dtype = batches, dtype
         diagonal, spread, moment, self.n = 0.0, 0.0, 0.0, 0
         for batch in batches:
-            variance = batch.probabilities * (1 - batch.probabilities)
+            variance = batch.scaled * (1 - batch.probabilities)
             diagonal = diagonal + variance.sum(1) @ batch.inputs.square().sum(1)
             spread = spread + variance.sum(0)
             if dtype != torch.float64:
                 moment = moment + batch.inputs.T @ batch.inputs
             self.n += len(variance)
             self.n_classes, self.width = batch.probabilities.shape[1], batch.inputs.shape[1]
-        self.damping_ = absolute + relative * float(diagonal) / (self.n * self.n_classes * self.width)
+        self.damping_ = absolute + relative * diagonal / (self.n * self.n_classes * self.width)
         # Leave out the class of the largest variance: without a frequent class the rest is nearly singular.
-        classes = torch.arange(self.n_classes, device=spread.device)
-        self._kept = classes[classes != spread.argmax()]
+        classes = torch.arange(self.n_classes - 1, device=spread.device)
+        self._kept = classes + (classes >= spread.argmax())
         self._whiten, metric = None, torch.ones(self.width, dtype=dtype, device=spread.device)
         if dtype != torch.float64:
-            ridge = self.damping_ / max(float(spread.mean()) / self.n, 1e-12)
+            ridge = self.damping_ / (spread.mean() / self.n).clamp(min=1e-12)
             values, vectors = torch.linalg.eigh(moment / self.n)
             scale = (values.clamp(min=0) + ridge).rsqrt()
             self._whiten, metric = scale[:, None] * vectors.T, scale.square().to(dtype)
-        self._factor = cholesky.factorise(self._build(metric), self.damping_)
-        if dtype != torch.float64 and (change := self._first_refinement(batch)) > _SAFE:
-            raise ArithmeticError(
-                f"float32 is not accurate enough here: a refinement changes the solution by {change:.1e}"
-            )
+        self._factor, self.info = cholesky.factorise(self._build(metric))
+        self.sound = self.info == 0
+        if dtype != torch.float64:
+            self.sound = self.sound & (self._first_refinement(batch) <= _SAFE)
 
     def self_influence(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         """g' (H + d I)^-1 g of examples with inputs (m, p) and gradient (m, C), both float64: (m,), at least 0."""
@@ -119,22 +151,24 @@ class SoftmaxGGN:
         right = (gradients - mean)[:, self._kept]
         solution = self._solve(right)
         if self._dtype != torch.float64:
+            done = torch.zeros((), dtype=torch.bool, device=right.device)
             for _ in range(4):
-                step = self._solve(right - self._apply(solution))
-                solution += step
-                if step.norm() <= 1e-9 * solution.norm():
+                if done.device.type == "cpu" and bool(done):  # elsewhere to look is to wait
                     break
+                step = torch.where(done, 0.0, self._solve(right - self._apply(solution)))
+                solution += step
+                done = step.norm() <= 1e-9 * solution.norm()
         whole = torch.zeros_like(gradients).index_copy_(1, self._kept, solution)
         whole -= whole.mean(1, keepdim=True)
-        return whole + mean / self.damping_ if self.damping_ > 0 else whole
+        return whole + torch.where(self.damping_ > 0, mean / self.damping_, 0.0)
 
-    def _first_refinement(self, batch: Examples) -> float:
+    def _first_refinement(self, batch: Examples) -> Tensor:
         """The relative change of (H + d I)^-1 x by one refinement, for x a sum of gradients with alternating signs."""
         signs = torch.ones_like(batch.gradient[:, :1])
         signs[1::2] = -1
         right = ((batch.gradient * signs).T @ batch.inputs)[None, self._kept]
         solution = self._solve(right)
-        return float(self._solve(right - self._apply(solution)).norm() / solution.norm())
+        return self._solve(right - self._apply(solution)).norm() / solution.norm()
 
     def _build(self, metric: Tensor) -> Tensor:
         """The lower triangle of H_r + d (I - 11'/C) kron metric, ((C-1) p, (C-1) p)."""
@@ -143,9 +177,13 @@ class SoftmaxGGN:
         blocks = torch.zeros(len(rows), p, p, dtype=self._dtype, device=metric.device)
         same = (rows == columns).double()
         for batch in self._batches:
-            p_kept = batch.probabilities.T[self._kept]
-            weights = p_kept[rows] / self.n * (same[:, None] - p_kept[columns])
-            _add_blocks(blocks, self._transformed(batch.inputs), weights.to(self._dtype))
+            p_kept, scaled = batch.probabilities.T[self._kept], batch.scaled.T[self._kept]
+            inputs = self._transformed(batch.inputs)
+            size = max(_WEIGHTS // len(batch.inputs), 1)
+            for start in range(0, len(rows), size):
+                pairs = slice(start, start + size)
+                weights = scaled[rows[pairs]] / self.n * (same[pairs, None] - p_kept[columns[pairs]])
+                _add_blocks(blocks[pairs], inputs, weights.to(self._dtype))
         damping = self.damping_ * (same - 1 / self.n_classes)
         blocks.diagonal(dim1=1, dim2=2).add_(damping.to(self._dtype)[:, None] * metric)
         matrix = torch.empty(k, p, k, p, dtype=self._dtype, device=metric.device)
@@ -166,10 +204,38 @@ class SoftmaxGGN:
         """(H_r + d (I - 11'/C) kron I) x for x (T, C - 1, p), in float64."""
         out = self.damping_ * (x - x.sum(1, keepdim=True) / self.n_classes)
         for batch in self._batches:
-            p = batch.probabilities[:, self._kept]
+            p, scaled = batch.probabilities[:, self._kept], batch.scaled[:, self._kept]
             z = batch.inputs @ x.mT
-            out += (p * (z - (z * p).sum(-1, keepdim=True)) / self.n).mT @ batch.inputs
+            out += (scaled * (z - (z * p).sum(-1, keepdim=True)) / self.n).mT @ batch.inputs
         return out
+
+
+class LinearGGN:
+    """H + d I of one last layer under any loss, factorised in float64; otherwise as :class:`SoftmaxGGN`."""
+
+    def __init__(self, batches: Iterable[LinearExamples], absolute: float, relative: float):
+        diagonal, matrix, n = 0.0, 0.0, 0
+        for batch in batches:
+            squares = batch.inputs.square().sum(1)
+            diagonal = diagonal + batch.hessian.diagonal(dim1=1, dim2=2).sum(1) @ squares
+            c, p = batch.hessian.shape[1], batch.inputs.shape[1]
+            weighted = torch.einsum("mcd,mp->cmdp", batch.hessian, batch.inputs).flatten(2)
+            matrix = matrix + (batch.inputs.T @ weighted).view(c * p, c * p)
+            n += len(squares)
+        self.damping_ = absolute + relative * diagonal / (n * len(matrix))
+        matrix /= n
+        matrix.diagonal().add_(self.damping_)
+        self._factor, self.info = cholesky.factorise(matrix)
+
+    def self_influence(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        """g' (H + d I)^-1 g of examples with inputs (m, p) and gradient (m, C): (m,)."""
+        right = (gradient.T[:, None] * inputs.T).reshape(len(self._factor), -1)
+        return cholesky.half_solve(self._factor, right).square_().sum(0)
+
+    def direction(self, gradients: Tensor) -> Tensor:
+        """(H + d I)^-1 x for T directions x (T, C, p)."""
+        solved = cholesky.solve(self._factor, gradients.flatten(1).T.contiguous())
+        return solved.T.reshape(gradients.shape)
 
 
 def _add_blocks(blocks: Tensor, inputs: Tensor, weights: Tensor) -> None:

@@ -51,6 +51,25 @@ class Rows:
 Inputs = Tensor | Rows
 
 
+def tensors(values: Inputs | tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors that they are made of."""
+    if isinstance(values, Rows):
+        return list(values.tensors.values())
+    return list(values) if isinstance(values, tuple) else [values]
+
+
+def over(values: T, function: Callable[[Tensor], Tensor]) -> T:
+    """``function`` of a tensor, or of each of several."""
+    if isinstance(values, Rows):
+        return values.map(function)
+    return tuple(function(value) for value in values) if isinstance(values, tuple) else function(values)
+
+
+def line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Tape(Protocol):
     """One batch: ``logits`` (S, m, ...), and the factors of every site for a cotangent shaped as these."""
 
@@ -142,8 +161,7 @@ class Network:
                     with torch.no_grad():
                         self._called(x[i : i + 1])
                 except type(error):
-                    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line}") from error
+                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line(error)}") from error
             raise
 
     def forward(self, x: Inputs) -> Tensor:
@@ -161,9 +179,24 @@ class Network:
 
     def tape(self, x: Inputs) -> Tape:
         """Run the batch x (m, ...) forward."""
-        tape = _StackTape(self._stack, x) if self.is_stack else self._named(x, lambda: _ModuleTape(self, x))
+        tape = _StackTape(self._stack, x) if self.is_stack else self._named(x, lambda: self._taped(x))
         self._noted(tape.logits)
         return tape
+
+    def _taped(self, x: Inputs) -> "_ModuleTape":
+        try:
+            return _ModuleTape(self, x)
+        except (UserError, IndexError, KeyError):
+            raise
+        except Exception as error:
+            if not self._same_for_all:
+                raise
+            self._called(x)  # what the model raises by itself is its own
+            names = list(dict.fromkeys(name for name, _ in self._same_for_all))
+            raise UserError(
+                f"model: the output of {layers.named(names)}, the same for all examples, is used as if it were one row "
+                f"(give position indices as (1, T), and add their output as it is); {layers.left(names)}"
+            ) from error
 
     def probe(self, x: Inputs) -> None:
         """Look at how one example x (1, ...) passes through the layers.
@@ -189,7 +222,7 @@ class Network:
         two, three = seen
         if two.keys() != three.keys():
             raise UserError("model: runs other layers for another number of examples; each must pass through the same")
-        fixed = {at: shape for at, shape in two.items() if shape == three[at] and shape}
+        fixed = {at: shape for at, shape in two.items() if shape == three[at] and shape.numel()}
         self._same_for_all = {at: len(shape) + (shape[0] != 1) for at, shape in fixed.items()}
         wrong = {
             name: tuple(shape)
@@ -198,7 +231,8 @@ class Network:
         }
         if wrong:
             listed = ", ".join(f"layer '{name}' takes {shape} for 2 examples" for name, shape in wrong.items())
-            raise UserError(f"model: {listed}; they must come first")
+            names = [use.layer for site in self.sites for use in site.uses if use.name in wrong]
+            raise UserError(f"model: {listed}; they must come first; {layers.left(names)}")
 
     def check(self, x: Inputs) -> None:
         """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all.
@@ -208,13 +242,11 @@ class Network:
         """
         if self.is_stack:
             return
-        refuse_mixing(self.logits, x)
+        plain = refuse_mixing(self.logits, x)
         leaves = [v.detach().requires_grad_() for v in tensors(x) if v.is_floating_point()]
         copies = iter(leaves)
-        x = _map(x, lambda v: next(copies).clone() if v.is_floating_point() else v)
-        with torch.enable_grad():
-            tape = _ModuleTape(self, x)
-        plain = self.logits(x)
+        with torch.enable_grad():  # copies, as a leaf may not be written into
+            tape = self._taped(over(x, lambda v: next(copies).clone() if v.is_floating_point() else v))
         if not bool(torch.isfinite(plain).all()):
             return  # named, with how many more there are, when the whole set has been read
         if plain.shape != tape.logits.shape or not _close(tape.logits, plain):
@@ -228,12 +260,12 @@ class Network:
             at_leaves, at_layers = tape.gradients(cotangent * rows, leaves)
             if any(bool((g[~inside] != 0).any()) for g in at_leaves if g is not None):
                 raise UserError(_MIXES)
-            wrong = {r.use.name for r, g in zip(tape.records, at_layers, strict=True) if bool((g[~inside] != 0).any())}
+            pairs = zip(tape.records, at_layers, strict=True)
+            wrong = list(dict.fromkeys(record.use.layer for record, g in pairs if bool((g[~inside] != 0).any())))
             if wrong:
-                names = ", ".join(f"'{name}'" for name in sorted(wrong))
                 raise UserError(
-                    f"model: examples change places, or are mixed, on their way through {names}; row i must stay "
-                    "example i in every layer"
+                    f"model: examples change places, or are mixed, on their way through {layers.named(wrong)}; row i "
+                    "must stay example i in every layer"
                 )
 
     def _compare(self, tape: "_ModuleTape", cotangent: Tensor) -> None:
@@ -253,12 +285,10 @@ class Network:
                 raise UserError("model: gradients of finite logits are not finite (the root of 0, or 0 * infinity?)")
             largest = max(float(_of_sizes(part).total().max()) for part, _ in f.parts)
             if not float((f.total() - wanted).abs().max()) <= eps * largest:
-                wrong.append(site.name)
+                wrong.append(site.layer)
         if wrong:
-            names = ", ".join(f"'{name}'" for name in wrong)
             raise UserError(
-                f"model: layer {names} computes something else than a layer of its kind does; leave_out={wrong} leaves "
-                "it out"
+                f"model: {layers.named(wrong)}: computes something else than its kind does; {layers.left(wrong)}"
             )
 
     @contextlib.contextmanager
@@ -349,17 +379,16 @@ class _ModuleTape:
         self._by_use: dict[Use, list[int]] = {}
         for i, record in enumerate(self.records):
             self._by_use.setdefault(record.use, []).append(i)
-        missing = {s.name: any(use.name in self._seen for use in s.uses) for s in network.sites if not self._at(s)}
+        missing = {s.layer: any(use.name in self._seen for use in s.uses) for s in network.sites if not self._at(s)}
         if missing:
-            names = ", ".join(f"'{name}'" for name in missing)
-            why = "is cut off from the logits" if any(missing.values()) else "took no part in the forward pass"
-            raise UserError(f"model: layer {names} {why}; leave_out={list(missing)} leaves it out")
+            why = "without a path to the logits" if any(missing.values()) else "no part of the forward pass"
+            raise UserError(f"model: {layers.named(missing)}: {why}; {layers.left(missing)}")
 
     def _record(self, use: Use, x: Tensor, output: Tensor) -> Tensor:
         if use not in self._network.uses:
             return output
         if not (isinstance(x, Tensor) and isinstance(output, Tensor)):
-            raise UserError(f"model: layer '{use.name}' must map a tensor to a tensor; leave_out=['{use.name}']")
+            raise UserError(f"model: layer '{use.layer}' must map a tensor to a tensor; {layers.left([use.layer])}")
         if not output.requires_grad:
             raise UserError(
                 f"model: layer '{use.name}' runs without gradients (torch.no_grad, or a checkpoint with "
@@ -410,10 +439,9 @@ class _ModuleTape:
                     outside.add(names[id(parameter)])
                 stack.append(following)
         if outside:
-            listed = ", ".join(f"'{name}'" for name in sorted(outside))
+            listed = ", ".join(map(repr, sorted(outside)))
             raise UserError(
-                f"model: parameters {listed} act outside their layer's forward pass; leave_out={sorted(outside)} "
-                "leaves them out"
+                f"model: parameters {listed} act outside their layer's forward pass; {layers.left(sorted(outside))}"
             )
         return reached
 
@@ -478,16 +506,17 @@ def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return copy.deepcopy(model).to(dtype)
 
 
-def refuse_mixing(logits: Callable[[Inputs], Tensor], x: Inputs) -> None:
-    """Raise UserError where the logits of examples x (m, ...) depend on what else is in a batch, or on chance."""
+def refuse_mixing(logits: Callable[[Inputs], Tensor], x: Inputs) -> Tensor:
+    """The logits of x (m, ...); raises UserError where an example's depend on what else is in a batch, or on chance."""
     together = logits(x)
-    if not _close(logits(x), together):
-        raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
     half = (len(x) + 1) // 2
     backwards = torch.arange(len(x) - 1, -1, -1)
     apart = torch.cat([logits(x[part]) for part in backwards.split(half)], 1).flip(1)
     if apart.shape != together.shape or not _close(apart, together):
+        if not _close(logits(x), together):
+            raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
         raise UserError(_MIXES)
+    return together
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -507,15 +536,6 @@ def _of_sizes(f: Factors) -> Factors:
 def not_autocast(like: Tensor) -> str:
     """The end of a refusal of another dtype than the parameters'."""
     return f"and its parameters {str(like.dtype)[6:]}: switch autocast inside it off"
-
-
-def tensors(x: Inputs) -> list[Tensor]:
-    """The tensors of x."""
-    return list(x.tensors.values()) if isinstance(x, Rows) else [x]
-
-
-def _map(x: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
-    return x.map(function) if isinstance(x, Rows) else function(x)
 
 
 def _attention(

@@ -1,54 +1,51 @@
 """Influence by TRAK (Park et al. 2023): randomly projected gradients of the margin, over several models."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Batch, computing
-from datalab.influence.gradients import GradDot, refuse_leave_one_out
+from datalab.influence.estimator import Directions, Estimator, Top, at_once, computing, gathered, strongest
+from datalab.influence.gradients import refuse_leave_one_out
+from datalab.influence.losses import CrossEntropy
+from datalab.influence.sets import Batch, Held, Streamed
 from datalab.seeds import integer
 from datalab.stack import Stack
 
 MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
 DIMENSIONS = 512
+_SCORES = 1 << 24  # numbers of scores held at a time, where all are not asked for
 
 
-class _Projected:
+class _Projected(Estimator):
     """One model's features phi_i = P' grad f_i, f = log p_y / (1 - p_y), with P (parameters, ``dimensions``) of +-1.
 
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
-    The model and its examples are read as :class:`~datalab.influence.gradients.GradDot` reads them.
     """
 
     def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
-        self._reader = GradDot(model, damping, **options)
+        super().__init__(model, damping, **options)
+        if self.loss != CrossEntropy():
+            raise UserError("loss: TRAK's margin is that of plain cross-entropy; use EKFAC for another loss")
         self.dimensions, self.seed = dimensions, seed
 
-    def fit(self, x: Tensor, y: Tensor) -> None:
-        """Take the features' second moment on the training set x (n, ...), y (n,)."""
-        self._reader.fit(x, y)
-        self._projection = self._reader._network.unflatten(self.projection()[None])
-        features, _ = self.all_features(x, y)
-        self._moment = features.T @ features / len(features)
-        if not bool(torch.isfinite(self._moment).all()):
-            self._reader._refuse_infinite(*self._reader._fitted("x, y", x, y))
+    def _fit(self, data: Held | Streamed) -> None:
+        if len(self._outputs) > 1:
+            raise UserError(f"model: TRAK takes logits (n, C), got {tuple(self._outputs)} for each example")
+        self._projection = self._network.unflatten(self.projection()[None])
+        moment = 0
+        for batch in self._batches(data):
+            phi, _ = self.features(batch)
+            moment = moment + phi.T @ phi
+        self._moment = moment / len(data)
         self._damp()
-
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
-        """A copy with the same features under another damping."""
-        other = copy.copy(self)
-        other._reader = self._reader.redamped(damping)
-        other._damp()
-        return other
 
     def _damp(self) -> None:
         moment = self._moment.clone()
-        d = self._reader._automatic(moment.diagonal().mean()[None])
-        self.damping_ = self._reader.damping_
+        d = self._automatic(moment.diagonal().mean()[None])
         moment.diagonal().add_(d)
         self.factor, info = torch.linalg.cholesky_ex(moment)
         if int(info):
@@ -59,7 +56,7 @@ class _Projected:
 
     def projection(self) -> Tensor:
         """(dimensions, P) of +-1 / sqrt(dimensions), drawn with the seed, whatever the device."""
-        like, size = self._reader._network.like, self._reader._network.n_parameters
+        like, size = self._network.like, self._network.n_parameters
         dimensions = self.dimensions or max(1, min(DIMENSIONS, MAX_PROJECTION // size))
         if dimensions * size > MAX_PROJECTION:
             raise UserError(
@@ -72,19 +69,31 @@ class _Projected:
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """phi (m, dimensions) and 1 - p_y (m,) of one batch."""
-        tape = self._reader._network.tape(batch.x)
+        tape = self._network.tape(batch.x)
         logits = tape.logits[0].detach()
         y = batch.y[0][:, None]
         others = torch.softmax(logits.scatter(1, y, -torch.inf), 1)  # the gradient of f is e_y - p without y, rescaled
         factors = tape.factors(others.neg_().scatter_(1, y, 1.0)[None])
-        phi = self._reader._over_sites(f.dot(v) for f, v in zip(factors, self._projection, strict=True))
+        phi = self._over_sites(f.dot(v) for f, v in zip(factors, self._projection, strict=True))
         return phi[0].T, 1 - torch.softmax(logits, 1).gather(1, y)[:, 0]
 
-    def all_features(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def all_features(self, data: Held | Streamed) -> tuple[Tensor, Tensor]:
         """phi (n, dimensions) and 1 - p_y (n,)."""
-        x, y = self._reader._fitted("x, y", x, y)
-        parts = [self.features(batch) for batch in self._reader._batches(x, y)]
-        return torch.cat([phi for phi, _ in parts]), torch.cat([q for _, q in parts])
+        doubts: list[Tensor] = []
+
+        def parts() -> Iterator[Tensor]:
+            for batch in self._batches(data):
+                phi, doubt = self.features(batch)
+                doubts.append(doubt)
+                yield phi
+
+        return gathered(parts(), 0, len(data)), torch.cat(doubts)
+
+    def _solve(self, directions: Directions) -> Directions:
+        raise NotImplementedError("the verbs are TRAK's, which takes features")
+
+    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
+        pass
 
 
 class TRAK:
@@ -132,11 +141,10 @@ class TRAK:
             for i, model in enumerate(models)
         ]
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
+    def fit(self, x, y=None) -> Self:
         """Project the gradients of the training set x (n, ...), y (n,)."""
-        with computing():
-            for projected in self._projected:
-                projected.fit(x, y)
+        for projected in self._projected:
+            projected.fit(x, y)
         self.damping_ = [projected.damping_ for projected in self._projected]
         return self
 
@@ -147,38 +155,58 @@ class TRAK:
         other.damping_ = [projected.damping_ for projected in other._projected]
         return other
 
-    def leave_one_out(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Refuses, in a UserError: its curvature is not that of the training loss."""
         refuse_leave_one_out("TRAK")
 
-    def self_influence(self, x: Tensor, y: Tensor) -> Tensor:
+    def self_influence(self, x, y=None) -> Tensor:
         """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""
         quadratic, doubt = 0, 0
         with computing():
             for projected in self._projected:
-                phi, q = projected.all_features(x, y)
+                phi, q = projected.all_features(*projected._fitted(["x, y"], (x, y)))
                 solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
                 quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
-        return quadratic * doubt.square() / len(self._projected) ** 3
+        return self._judged(quadratic * doubt.square() / len(self._projected) ** 3)
 
-    def influence_on(self, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
         with computing():
-            return self._scores(x, y, x_val, y_val, mean=True)[0]
+            tests, trains = self._features(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
+            return self._scores([targets.mean(0, keepdim=True) for targets in tests], trains)[0]
 
-    def pairwise(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Tensor:
+    def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
         with computing():
-            return self._scores(x, y, x_test, y_test, mean=False)
+            return self._scores(*self._features(["x, y", "x_test, y_test"], (x, y, x_test, y_test)))
 
-    def _scores(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, mean: bool) -> Tensor:
-        tests = [projected.all_features(x_test, y_test) for projected in self._projected]
+    def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
+        """The k most harmful and helpful examples for each test example, see ``Estimator.top``; holds all features."""
+        with computing():
+            tests, trains = self._features(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
+            trains = list(trains)
+            n, n_tests = len(trains[0][0]), len(tests[0])
+            step = max(1, at_once(tests[0].device, _SCORES) // n)
+            starts = range(0, n_tests, step)
+            rows = ((i, iter([self._scores([t[i : i + step] for t in tests], trains)[None]])) for i in starts)
+            return Top(*(found[0] for found in strongest(rows, k, n)))
+
+    def _features(self, names, given) -> tuple[list[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+        """Each model's features of the tests times the tests' mean 1 - p; and, one after the other, of the examples."""
+        sets = [projected._fitted(names, given) for projected in self._projected]
+        tests = [p.all_features(target) for p, (_, target) in zip(self._projected, sets, strict=True)]
         of_tests = sum(q for _, q in tests) / len(tests)
+        trains = (p.all_features(data) for p, (data, _) in zip(self._projected, sets, strict=True))
+        return [phi * of_tests[:, None] for phi, _ in tests], trains
+
+    def _scores(self, tests: Sequence[Tensor], trains: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """(k, n), from each model's features of k tests and of n examples with their 1 - p."""
         scores, doubt = 0, 0
-        for projected, (targets, _) in zip(self._projected, tests, strict=True):
-            phi, q = projected.all_features(x, y)
-            targets = targets * of_tests[:, None]
-            targets = targets.mean(0, keepdim=True) if mean else targets
+        for projected, targets, (phi, q) in zip(self._projected, tests, trains, strict=True):
             scores = scores + torch.cholesky_solve(targets.T, projected.factor).T @ phi.T
             doubt = doubt + q
-        return -scores * doubt / len(self._projected) ** 2
+        return self._judged(-scores * doubt / len(self._projected) ** 2)
+
+    def _judged(self, scores: Tensor) -> Tensor:
+        self._projected[0]._judge([scores])
+        return scores

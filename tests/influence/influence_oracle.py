@@ -26,7 +26,7 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.embed(x.long())
-        causal = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool).triu(1)
+        causal = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).triu(1)
         h = h + self.attend(h, h, h, attn_mask=causal, need_weights=False)[0]
         return self.head(self.norm(h).mean(1))
 

@@ -177,10 +177,10 @@ class Truth:
         self.fisher = [self.p[:, c, None].sqrt() * g for c, g in enumerate(per_class)]
         self.ggn = sum(g.T @ g for g in self.fisher) / N
 
-    def gradients(self, x: Tensor, y: Tensor) -> Tensor:
+    def gradients(self, x: Tensor, y: Tensor, of=functional.cross_entropy) -> Tensor:
         found = []
         for i in range(len(x)):
-            loss = functional.cross_entropy(self.model(x[i : i + 1]), y[i : i + 1])
+            loss = of(self.model(x[i : i + 1]), y[i : i + 1])
             g = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             parts = zip(g, self.parameters, strict=True)
             found.append(torch.cat([(torch.zeros_like(p) if v is None else v).flatten() for v, p in parts]))
@@ -221,11 +221,11 @@ class Truth:
         own, tests = self.own, self.of_tests
         if name == "TRAK":
             projection = estimator._projected[0].projection()
-            order = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0]._reader, own)], 1)
-            of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0]._reader, tests)], 1)
+            order = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0], own)], 1)
+            of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0], tests)], 1)
             own, tests = order @ projection.T, of_tests @ projection.T
-            others = self.p.scatter(1, self.train[1][:, None], 0.0).sum(1, keepdim=True)
-            phi = own / others  # 1 - p_y without cancellation
+            odds = self.by_site(estimator._projected[0], self.gradients(*self.train, of=_log_odds))
+            phi = torch.cat([s.flatten(1) for s in odds], 1) @ projection.T
             matrix = phi.T @ phi / N
         elif name in ("KFAC", "EKFAC", "DataInf"):
             return self._by_blocks(name, estimator)
@@ -266,6 +266,11 @@ class Truth:
         return own, pairs
 
 
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+    return (logits.gather(1, y[:, None])[:, 0] - others).sum()
+
+
 def estimator_damping(name: str) -> float:
     return 20.0 if name == "ExactHessian" else DAMPING
 
@@ -273,9 +278,9 @@ def estimator_damping(name: str) -> float:
 ESTIMATORS = {
     kind.__name__: lambda m, kind=kind: kind(m, DAMPING, batch_size=5) for kind in (ExactGGN, KFAC, EKFAC, DataInf)
 } | {
-    "ExactHessian": lambda m: ExactHessian(m, estimator_damping("ExactHessian"), batch_size=5),
-    "CG": lambda m: CG(m, DAMPING, tolerance=1e-12, batch_size=5),
-    "Arnoldi": lambda m: Arnoldi(m, DAMPING, rank=10_000, batch_size=5),
+    "ExactHessian": lambda m: ExactHessian(m, estimator_damping("ExactHessian"), batch_size=9),
+    "CG": lambda m: CG(m, DAMPING, tolerance=1e-10, batch_size=9),
+    "Arnoldi": lambda m: Arnoldi(m, DAMPING, rank=10_000, batch_size=9),
     "GradDot": lambda m: GradDot(m, batch_size=5),
     "GradCos": lambda m: GradCos(m, batch_size=5),
     "TracIn": lambda m: TracIn([m], [1.0], batch_size=5),

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import last_layer, softmax
+from datalab.influence import LastLayerGGN, last_layer, softmax
 from datalab.influence.last_layer import Target, scores_many
 
 L2 = 1e-4
@@ -112,8 +112,8 @@ def test_two_targets_share_one_factorisation_and_score_as_each_alone(monkeypatch
     train, target = stack()
     other = target._replace(labels=(target.labels + 1) % 4)
     calls = []
-    factorise = last_layer._factorised
-    monkeypatch.setattr(last_layer, "_factorised", lambda *a: calls.append(1) or factorise(*a))
+    kind = last_layer.SoftmaxGGN
+    monkeypatch.setattr(last_layer, "SoftmaxGGN", lambda *a: calls.append(1) or kind(*a))
     both = scores_many(*train, L2, targets=[target, other])
     assert len(calls) == len(train[0])
     for scores, each in zip(both.influence_on, (target, other), strict=True):
@@ -199,3 +199,19 @@ def test_a_singular_curvature_without_damping_is_refused():
     train, _ = stack(1, 3, 5, 4)
     with pytest.raises(UserError, match="larger damping"):
         scores_many(*train, 0.0, 0.0)
+
+
+def test_a_last_layer_too_wide_to_factorise_is_refused_and_many_classes_stream():
+    wide = nn.Sequential(nn.Linear(3, 32), nn.Linear(32, 1500))
+    x, y = torch.randn(20, 3), torch.arange(20)
+    with pytest.raises(UserError, match=r"a matrix of 49,467 rows, .* at most 15,000; use EKFAC"):
+        LastLayerGGN(wide).fit(x, y)
+    many = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 300)).double()
+    whole = LastLayerGGN(many, 0.1).fit(x.double(), y)
+    weights = softmax._WEIGHTS
+    try:
+        softmax._WEIGHTS = 20 * 1000
+        parts = LastLayerGGN(many, 0.1).fit(x.double(), y)
+    finally:
+        softmax._WEIGHTS = weights
+    torch.testing.assert_close(parts.self_influence(x, y), whole.self_influence(x, y))

@@ -1,0 +1,420 @@
+"""Losses: of each example's loss its value, its gradient in the model's outputs, and the Hessian there, as squares.
+
+Outputs f are (n, C), or (n, T, C) at T positions; targets y have n rows. An example's loss is the sum over its
+positions (and, where outputs are independent, over these): nothing is a mean, so that nothing depends on what else is
+in a batch. Its Hessian in f is the sum of the squares c c' of the *cotangents* c, each shaped as f: what the
+Gauss-Newton matrix is made of, by one backward pass each. A loss is a value: two of equal ``repr`` are the same.
+
+For cross-entropy that matrix is the Fisher information: the Hessian is sum_c p_c (p - e_c) (p - e_c)', exact over the
+classes, or over a few drawn from p. The *empirical* Fisher takes the observed class alone, with weight 1: it is the
+second moment of the loss gradients, and no curvature once the model fits its labels (Kunstner et al. 2019).
+"""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datalab.errors import UserError
+from datalab.influence.tape import over
+
+MAX_CUSTOM_OUTPUTS = 100
+_SUM_OF_PROBABILITIES = 1e-3
+_INDEFINITE = 1e-6  # of the largest eigenvalue: a more negative one is not rounding
+
+Targets = Tensor | tuple[Tensor, ...]
+
+
+class Loss(ABC):
+    """What influence needs of a loss."""
+
+    least_outputs = 1
+
+    @abstractmethod
+    def value(self, f: Tensor, y: Targets) -> Tensor:
+        """Each example's loss (n,), differentiable in f."""
+
+    @abstractmethod
+    def gradient(self, f: Tensor, y: Targets) -> Tensor:
+        """Its gradient in f, shaped as f."""
+
+    @abstractmethod
+    def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
+        """Cotangents, each shaped as f, whose squares add up to the Hessian in f of each example."""
+
+    @abstractmethod
+    def sampled(self, f: Tensor, y: Targets, uniforms: Tensor) -> Tensor:
+        """One cotangent, shaped as f, whose mean square over ``uniforms`` (n, draws) in [0, 1) is the Hessian."""
+
+    @abstractmethod
+    def checked(self, name: str, y: Targets, outputs: torch.Size) -> Targets:
+        """The targets as the other methods take them; ``outputs`` is the shape of one example's.
+
+        Raises UserError, beginning with ``name``, for any other values.
+        """
+
+    def draws(self, outputs: torch.Size) -> int:
+        """How many uniform numbers of an example ``sampled`` takes."""
+        return outputs.numel()
+
+    def cotangents(self, outputs: torch.Size) -> int:
+        """How many cotangents ``curvature`` gives."""
+        return outputs.numel()
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Cross-entropy of a softmax over C classes, in nats, summed over positions: y (n,) or (n, T) class indices, or
+    probabilities shaped as f. Equivalent to ``torch.nn.functional.cross_entropy`` with ``reduction="sum"`` an example.
+
+    Parameters
+    ----------
+    weight
+        Of each class, C numbers of at least 0.
+    label_smoothing
+        In [0, 1): so much of the target is spread evenly over the classes.
+    ignore_index
+        Positions, or examples, with this label count nothing.
+    next_token
+        Position t is to predict the label of position t + 1, as transformers' causal language models are trained.
+    """
+
+    weight: Sequence[float] | None = None
+    label_smoothing: float = 0.0
+    ignore_index: int = -100
+    next_token: bool = False
+    least_outputs = 2
+
+    def __post_init__(self):
+        _keep_weights(self, "weight")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing: must lie in [0, 1), got {self.label_smoothing}")
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        y = y.movedim(-1, 1) if y.is_floating_point() else y
+        weight = None if self.weight is None else self._weights(f)
+        options = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing, "reduction": "none"}
+        return functional.cross_entropy(f.movedim(-1, 1), y, weight, **options).reshape(len(f), -1).sum(1)
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        p = torch.softmax(f.detach(), -1)
+        if y.is_floating_point() or self.label_smoothing:
+            q = self._target(p, y)
+            return q.sum(-1, keepdim=True) * p - q
+        return towards(p, self._classes(y)[..., None]) * self.mass(p, y)
+
+    def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
+        root = self.mass(f.detach(), y).sqrt()
+        for cotangent in exact_cotangents(f):
+            yield from _apart(cotangent * root)
+
+    def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
+        drawn = drawn_cotangent(f, uniforms.view(*f.shape[:-1], 1))
+        return drawn * self.mass(f.detach(), y).sqrt()
+
+    def draws(self, outputs: torch.Size) -> int:
+        return outputs[:-1].numel()
+
+    def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
+        n_classes = outputs[-1]
+        if self.weight is not None and len(self.weight) != n_classes:
+            raise UserError(f"weight: need one a class, got {len(self.weight)} for {n_classes} classes")
+        soft = y.dim() == 1 + len(outputs) and y.shape[-1] == n_classes and y.is_floating_point()
+        if soft and not self.next_token:
+            if not bool((y >= 0).all() and ((y.sum(-1) - 1).abs() < _SUM_OF_PROBABILITIES).all()):
+                raise UserError(f"{name}: soft labels must be probabilities: at least 0, with rows that sum to 1")
+            return y
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
+        if y.dim() != len(outputs):
+            raise UserError(
+                f"{name}: need y {_rows(outputs[:-1])} for a model that returns {_rows(outputs)}, got {tuple(y.shape)}"
+            )
+        y = y.long()
+        low, high = (int(v) for v in torch.aminmax(self._classes(y)))
+        if low < 0 or high >= n_classes:
+            raise UserError(f"{name}: labels must lie in 0..{n_classes - 1}, got {low}..{high}")
+        return torch.cat([y[:, 1:], torch.full_like(y[:, :1], self.ignore_index)], 1) if self.next_token else y
+
+    def _classes(self, y: Tensor) -> Tensor:
+        return torch.where(y == self.ignore_index, 0, y)
+
+    def _weights(self, like: Tensor) -> Tensor:
+        return _on(self.weight or (1.0,), like.dtype, like.device)
+
+    def _target(self, like: Tensor, y: Tensor) -> Tensor:
+        """The weight of each class's -log p in the loss, shaped as the outputs."""
+        hard = not y.is_floating_point()
+        target = torch.zeros_like(like).scatter_(-1, self._classes(y)[..., None], 1.0) if hard else y.to(like)
+        target = torch.lerp(target, torch.full_like(target, 1 / target.shape[-1]), self.label_smoothing)
+        target = target * self._weights(like)
+        return target * (y != self.ignore_index)[..., None] if hard else target
+
+    def mass(self, like: Tensor, y: Tensor) -> Tensor:
+        """What multiplies a position's diag(p) - p p' in the Hessian, (n, 1) or (n, T, 1)."""
+        if y.is_floating_point() or self.label_smoothing:
+            return self._target(like, y).sum(-1, keepdim=True)
+        counted = (y != self.ignore_index).to(like)
+        return (counted if self.weight is None else counted * self._weights(like)[self._classes(y)])[..., None]
+
+
+class _Independent(Loss):
+    """A sum over outputs, each with a loss of its own: its Hessian is diagonal."""
+
+    @abstractmethod
+    def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
+        """The second derivatives, shaped as f, at least 0."""
+
+    def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
+        root = self._diagonal(f.detach(), y).sqrt()
+        for c in range(root.shape[-1]):
+            alone = torch.zeros_like(root)
+            alone[..., c] = root[..., c]
+            yield from _apart(alone)
+
+    def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
+        return self._diagonal(f.detach(), y).sqrt() * _signs(f, uniforms)
+
+
+@dataclass(frozen=True)
+class SquaredError(_Independent):
+    """The squared distance |f - y|^2, summed over the outputs: y as f, or (n,) for one output."""
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        return (f - y).square().flatten(1).sum(1)
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        return 2 * (f.detach() - y)
+
+    def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
+        return torch.full_like(f, 2.0)
+
+    def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
+        return _numbers(name, y, outputs)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(_Independent):
+    """Binary cross-entropy of one or many logits, in nats, summed over these: y as f, or (n,) for one, in [0, 1].
+
+    ``positive_weight`` multiplies the positives' part, one for each of the C logits. Equivalent to
+    ``binary_cross_entropy_with_logits`` with ``reduction="sum"`` an example.
+    """
+
+    positive_weight: Sequence[float] | None = None
+
+    def __post_init__(self):
+        _keep_weights(self, "positive_weight")
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        losses = self._positive(f, y) * functional.softplus(-f) + (1 - y) * functional.softplus(f)
+        return losses.flatten(1).sum(1)
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        f = f.detach()
+        return (1 - y) * torch.sigmoid(f) - self._positive(f, y) * torch.sigmoid(-f)  # sigmoid(f) - 1 would cancel
+
+    def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
+        return (self._positive(f, y) + 1 - y) * torch.sigmoid(f) * torch.sigmoid(-f)
+
+    def _positive(self, f: Tensor, y: Tensor) -> Tensor:
+        if self.positive_weight is None:
+            return y
+        return y * _on(self.positive_weight, f.dtype, f.device)
+
+    def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
+        if self.positive_weight is not None and len(self.positive_weight) != outputs[-1]:
+            raise UserError(f"positive_weight: need one a logit, got {len(self.positive_weight)} for {outputs[-1]}")
+        y = _numbers(name, y, outputs)
+        if not bool(((y >= 0) & (y <= 1)).all()):
+            raise UserError(f"{name}: targets must lie in [0, 1], got {float(y.min()):.3g}..{float(y.max()):.3g}")
+        return y
+
+
+@dataclass(frozen=True)
+class Weighted(Loss):
+    """``loss`` times a weight of each example: the targets are a pair (y, w), w (n,) numbers of at least 0."""
+
+    loss: Loss
+
+    @property
+    def least_outputs(self) -> int:
+        return self.loss.least_outputs
+
+    def value(self, f: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
+        return self.loss.value(f, y[0]) * y[1]
+
+    def gradient(self, f: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
+        return self.loss.gradient(f, y[0]) * _like_rows(y[1], f)
+
+    def curvature(self, f: Tensor, y: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+        root = _like_rows(y[1], f).sqrt()
+        return (cotangent * root for cotangent in self.loss.curvature(f, y[0]))
+
+    def sampled(self, f: Tensor, y: tuple[Tensor, Tensor], uniforms: Tensor) -> Tensor:
+        return self.loss.sampled(f, y[0], uniforms) * _like_rows(y[1], f).sqrt()
+
+    def draws(self, outputs: torch.Size) -> int:
+        return self.loss.draws(outputs)
+
+    def checked(self, name: str, y: tuple[Tensor, Tensor], outputs: torch.Size) -> tuple[Tensor, Tensor]:
+        if not isinstance(y, tuple) or len(y) != 2:
+            raise UserError(f"{name}: Weighted takes a pair of targets and weights, y=(targets, weights)")
+        labels, w = self.loss.checked(name, y[0], outputs), y[1]
+        if w.shape != labels.shape[:1] or not bool(((w >= 0) & torch.isfinite(w)).all()):
+            raise UserError(f"{name}: weights must be (n,) finite numbers of at least 0, got {tuple(w.shape)}")
+        return labels, w
+
+
+@dataclass(frozen=True)
+class Custom(Loss):
+    """Any ``function(f, y)`` that gives each example's loss (n,), differentiable twice and convex in f.
+
+    Its derivatives are autograd's: for the Hessian one backward pass an output, so at most 100 of these. ``fit`` raises
+    UserError where the Hessian in f is not positive semidefinite, to see which it waits for every batch.
+    """
+
+    function: Callable[[Tensor, Targets], Tensor]
+
+    def value(self, f: Tensor, y: Targets) -> Tensor:
+        losses = self.function(f, y)
+        if losses.shape != f.shape[:1]:
+            raise UserError(
+                f"loss: the function must give (n,) losses, got {tuple(losses.shape)} for {len(f)} examples"
+            )
+        return losses
+
+    def gradient(self, f: Tensor, y: Targets) -> Tensor:
+        return self._derivative(f, y, create_graph=False)[1]
+
+    def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
+        return iter(self._root(f, y).unbind(1))
+
+    def sampled(self, f: Tensor, y: Targets, uniforms: Tensor) -> Tensor:
+        root = self._root(f, y)
+        return torch.einsum("nc,nc...->n...", _signs(root[:, :, 0], uniforms), root.flatten(2)).view_as(f)
+
+    def _derivative(self, f: Tensor, y: Targets, create_graph: bool) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = f.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.value(leaf, y).sum(), leaf, create_graph=create_graph)
+        return leaf, gradient
+
+    def _root(self, f: Tensor, y: Targets) -> Tensor:
+        """(n, outputs, *outputs): cotangents of each example."""
+        with torch.enable_grad():
+            leaf, gradient = self._derivative(f, y, create_graph=True)
+            flat = gradient.flatten(1)
+            zero = torch.zeros_like(leaf)
+            rows = [
+                torch.autograd.grad(of_output.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+                if flat.requires_grad
+                else zero
+                for of_output in flat.unbind(1)
+            ]
+        hessian = torch.stack(rows, 1).flatten(2)
+        values, vectors = torch.linalg.eigh(((hessian + hessian.mT) / 2).double())
+        if bool((values < -_INDEFINITE * values.abs().amax()).any()):
+            raise UserError(
+                "loss: the function is not convex in the outputs, so its Gauss-Newton matrix is no curvature"
+            )
+        return (vectors * values.clamp(min=0).sqrt()[:, None]).mT.to(f).unflatten(2, f.shape[1:])
+
+    def checked(self, name: str, y: Targets, outputs: torch.Size) -> Targets:
+        if outputs.numel() > MAX_CUSTOM_OUTPUTS:
+            raise UserError(
+                f"loss: the Hessian of a Custom loss is formed for at most {MAX_CUSTOM_OUTPUTS} outputs an example, "
+                f"got {outputs.numel()}"
+            )
+        return y
+
+
+def over_models(of_loss: Callable[..., Tensor], outputs: Tensor, y: Targets, *uniforms: Tensor) -> Tensor:
+    """A loss's ``value`` or ``gradient`` for outputs (S, m, ...) and targets (S, m, ...) of S models.
+
+    Or its ``sampled``, for ``uniforms`` (m, draws), the same for all models.
+    """
+    drawn = (u.expand(len(outputs), *u.shape).flatten(0, 1) for u in uniforms)
+    return of_loss(*_flat(outputs, y), *drawn).unflatten(0, outputs.shape[:2])
+
+
+def cotangents_over_models(loss: Loss, outputs: Tensor, y: Targets) -> Iterator[Tensor]:
+    """A loss's ``curvature``, each (S, m, ...), likewise."""
+    return (cotangent.view(outputs.shape) for cotangent in loss.curvature(*_flat(outputs, y)))
+
+
+def _flat(outputs: Tensor, y: Targets) -> tuple[Tensor, Targets]:
+    return outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1))
+
+
+def _keep_weights(loss: Loss, field: str) -> None:
+    """Make a tuple, which has a hash, of a field's numbers; None stays."""
+    if (numbers := getattr(loss, field)) is not None:
+        object.__setattr__(loss, field, tuple(float(w) for w in numbers))
+        if not all(0 <= w < float("inf") for w in getattr(loss, field)):
+            raise UserError(f"{field}: must be numbers of at least 0, got {getattr(loss, field)}")
+
+
+def _apart(cotangent: Tensor) -> Iterator[Tensor]:
+    """Its T positions, if it has any, one at a time: their losses are independent."""
+    if cotangent.dim() == 2:
+        yield cotangent
+        return
+    for t in range(cotangent.shape[1]):
+        alone = torch.zeros_like(cotangent)
+        alone[:, t] = cotangent[:, t]
+        yield alone
+
+
+@functools.lru_cache(16)
+def _on(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied once, not for every batch."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+def _signs(f: Tensor, uniforms: Tensor) -> Tensor:
+    """-1 or 1, shaped as f: the mean of their squares is the identity."""
+    return torch.where(uniforms.view_as(f) < 0.5, -1.0, 1.0).to(f)
+
+
+def _like_rows(w: Tensor, f: Tensor) -> Tensor:
+    return w.to(f).view(-1, *[1] * (f.dim() - 1))
+
+
+def _rows(shape: Sequence[int]) -> str:
+    return f"(n, {', '.join(str(d) for d in shape)})" if shape else "(n,)"
+
+
+def _numbers(name: str, y: Tensor, outputs: torch.Size) -> Tensor:
+    """Targets (n, *outputs); (n,) will do where there is one output."""
+    y = y[:, None] if outputs == (1,) and y.dim() == 1 else y
+    if y.shape[1:] != outputs:
+        raise UserError(f"{name}: y must be {_rows(outputs)}, as the outputs are, got {tuple(y.shape)}")
+    if not bool(torch.isfinite(y).all()):
+        raise UserError(f"{name}: y must be finite, got NaN or infinity")
+    return y
+
+
+def exact_cotangents(logits: Tensor) -> Iterator[Tensor]:
+    """C cotangents (..., C) whose squares add up to diag(p) - p p' of logits (..., C)."""
+    p = torch.softmax(logits.detach(), -1)
+    for c in range(p.shape[-1]):
+        yield towards(p, torch.full_like(p[..., :1], c, dtype=torch.int64)) * p[..., c : c + 1].sqrt()
+
+
+def drawn_cotangent(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """A cotangent (..., C) for a class drawn from p by ``uniforms`` (..., 1) in [0, 1); unbiased for diag(p) - p p'."""
+    p = torch.softmax(logits.detach(), -1)
+    edges = p.cumsum(-1)
+    u = uniforms.to(edges) * edges[..., -1:]
+    return towards(p, torch.searchsorted(edges, u, right=True).clamp(max=p.shape[-1] - 1))
+
+
+def towards(p: Tensor, classes: Tensor) -> Tensor:
+    """p - e_c, without cancellation at c; classes is (..., 1)."""
+    others = p.scatter(-1, classes, 0.0)
+    return others.scatter(-1, classes, -others.sum(-1, keepdim=True))

@@ -1,0 +1,101 @@
+"""Fitted estimators as safetensors files: the tensors that ``fit`` took, and in the header all that rebuilds the rest.
+
+Nothing in a file is executed: its header names an estimator among those known here, and its settings are plain JSON.
+"""
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datalab.errors import UserError
+from datalab.influence.losses import Loss
+from datalab.stack import Stack
+
+_KEY = "datalab.influence"
+
+
+def write(estimator: Any, path: str | Path) -> None:
+    """Write a fitted estimator; raises UserError for one that needs its training set again."""
+    name = type(estimator).__name__
+    if estimator._state is None:
+        raise UserError(f"{name}: needs its training set at every solve, so there is nothing to save; fit it anew")
+    tensors: dict[str, Tensor] = {}
+    settings = {key: getattr(estimator, key) for key in _settings(type(estimator))}
+    settings["dtype"] = settings["dtype"] and str(settings["dtype"])[6:]
+    header = {
+        "estimator": name,
+        "settings": settings,
+        "loss": repr(estimator.loss),
+        "model": _digest(estimator.model),
+        "n": estimator.n_,
+        "state": {key: _flattened(key, getattr(estimator, key), tensors) for key in estimator._state},
+        "newton_gain": _flattened("newton_gain", getattr(estimator, "newton_gain_", None), tensors),
+    }
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, {_KEY: json.dumps(header)})
+
+
+def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, loss: Loss) -> Any:
+    """An estimator of one of ``kinds`` as ``write`` left it; raises UserError for another file, model or loss."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[_KEY])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        kind, settings = kinds[header["estimator"]], header["settings"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"path: {path} is no estimator saved by save(path): {error}") from None
+    if header["loss"] != repr(loss):
+        raise UserError(f"loss: {path} was fitted with {header['loss']}, got {loss!r}")
+    if header["model"] != _digest(model):
+        raise UserError(f"model: its parameters are not those that {path} was fitted on")
+    settings["dtype"] = settings["dtype"] and getattr(torch, settings["dtype"])
+    estimator = kind(model, **settings, loss=loss)
+    estimator._network = kind._takes(model, estimator.leave_out, estimator.dtype, estimator.include_frozen)
+    device = estimator._network.like.device
+    for key, layout in header["state"].items():
+        setattr(estimator, key, _rebuilt(layout, tensors, device))
+    if header["newton_gain"] is not None:
+        estimator.newton_gain_ = _rebuilt(header["newton_gain"], tensors, device)
+    estimator.n_ = header["n"]
+    return estimator
+
+
+def _settings(kind: type) -> list[str]:
+    """The names of all parameters that are kept as attributes, but for the model and the loss."""
+    inits = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
+    parameters = [p for init in inits for p in inspect.signature(init).parameters.values()]
+    return sorted({p.name for p in parameters if p.kind != p.VAR_KEYWORD} - {"self", "model", "loss"})
+
+
+def _digest(model: nn.Module | Stack) -> str:
+    """Of all parameters' names, shapes and bytes."""
+    named = model.named_parameters() if isinstance(model, nn.Module) else model.parameters.items()
+    digest = hashlib.sha256()
+    for name, value in named:
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _flattened(key: str, value: object, tensors: dict[str, Tensor]) -> object:
+    """The value in JSON, a tensor as the key under which it stands in ``tensors``."""
+    if isinstance(value, Tensor):
+        tensors[key] = value.detach().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, list | tuple):
+        return [_flattened(f"{key}.{i}", part, tensors) for i, part in enumerate(value)]
+    return value
+
+
+def _rebuilt(layout: object, tensors: dict[str, Tensor], device: torch.device) -> object:
+    if isinstance(layout, dict):
+        return tensors[layout["tensor"]].to(device)
+    return [_rebuilt(part, tensors, device) for part in layout] if isinstance(layout, list) else layout

@@ -1,0 +1,171 @@
+"""Labelled sets: what a caller may give as examples with their targets, read in order, never copied whole.
+
+Tensors, numpy arrays (x may also be a dict of them, the keyword arguments of the model), a ``Dataset`` whose items are
+(x, y), (x, y, weight) or a dict with ``labels``, or a ``DataLoader`` of one. Of a DataLoader the data set, collation
+and workers are taken: batches are the estimator's own, and results stand in the data set's order, shuffled or not.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
+
+from datalab.errors import UserError
+from datalab.influence.losses import Targets
+from datalab.influence.tape import Inputs, Rows, line, over
+
+LABELS = ("labels", "label")
+
+
+class Batch(NamedTuple):
+    """A slice of a labelled set: x (m, ...), y (S, m, ...), and its first example's place."""
+
+    x: Inputs
+    y: Targets
+    start: int
+
+
+class Held:
+    """A set in tensors: x (n, ...), where it is, and y (n, ...), or (S, n, ...) if ``by_model``, or several such."""
+
+    def __init__(self, name: str, x: Inputs, y: Targets):
+        self.name, self.x, self.y, self.finite, self.by_model = name, x, y, False, False
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Slices of ``size`` examples."""
+        for start in range(0, len(self), size):
+            yield Batch(rows(self.x, start, size), rows(self.y, start, size, axis=int(self.by_model)), start)
+
+    def at(self, places: np.ndarray) -> Inputs:
+        """The inputs of the examples at ``places``."""
+        return over(self.x, lambda v: v[torch.from_numpy(places)])
+
+
+class Streamed:
+    """A ``Dataset``, read anew at each pass."""
+
+    def __init__(self, name: str, dataset: Dataset, collate: Callable | None = None, workers: int = 0):
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise UserError(f"{name}: an IterableDataset has no order to return to; give a Dataset with a length")
+        self.name, self.finite = name, False
+        self._dataset, self._options = dataset, {"collate_fn": collate, "num_workers": workers}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def at(self, places: np.ndarray) -> Inputs:
+        """The inputs of the examples at ``places``."""
+        return next(self._read(Subset(self._dataset, places.tolist()), len(places))).x
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Slices of ``size`` examples, as they are collated."""
+        return self._read(self._dataset, size)
+
+    def _read(self, dataset: Dataset, size: int) -> Iterator[Batch]:
+        start = 0
+        for item in DataLoader(dataset, size, **self._options):
+            x, y = _split(self.name, item)
+            batch = Batch(_inputs(self.name, x), over(y, lambda v: tensor(self.name, "y", v)), start)
+            start += len(batch.x)
+            yield batch
+
+
+def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
+    """One set for each name, such as "x, y", from arguments of which x and y are two, and a DataLoader or Dataset one.
+
+    Raises UserError for what is missing or left, and for what is none of the module's forms.
+    """
+    left = list(given)
+    while left and left[-1] is None:
+        left.pop()
+    sets = []
+    for name in names:
+        if not left:
+            raise UserError(f"{name}: missing; give tensors or arrays x and y, or a DataLoader or Dataset")
+        first = left.pop(0)
+        if isinstance(first, DataLoader):
+            sets.append(_of_loader(name, first))
+        elif isinstance(first, TensorDataset) and len(first.tensors) > 1:
+            sets.append(_held(name, first.tensors[0], first.tensors[1:]))
+        elif isinstance(first, Dataset):
+            sets.append(Streamed(name, first))
+        else:
+            sets.append(_held(name, first, left.pop(0) if left else None))
+    if left:
+        raise UserError(f"{names[-1]}: {len(left)} more argument{'s' * (len(left) > 1)} than a set takes")
+    return sets
+
+
+def _of_loader(name: str, loader: DataLoader) -> Streamed:
+    streamed = Streamed(name, loader.dataset, loader.collate_fn, loader.num_workers)
+    sampler = loader.sampler
+    if loader.batch_size is None or not isinstance(sampler, SequentialSampler | RandomSampler):
+        raise UserError(f"{name}: a sampler or batch_sampler chooses examples; give them as torch.utils.data.Subset")
+    if isinstance(sampler, RandomSampler) and len(sampler) != len(loader.dataset):
+        raise UserError(f"{name}: the sampler draws {len(sampler)} of {len(loader.dataset)} examples; give a Subset")
+    return streamed
+
+
+def _held(name: str, x: object, y: object) -> Held:
+    if y is None:
+        raise UserError(f"{name}: need x and y, or a DataLoader or Dataset")
+    if isinstance(y, tuple) and (len(y) == 1 or not all(hasattr(v, "__len__") for v in y)):
+        y = y[0] if len(y) == 1 else list(y)
+    return Held(name, _inputs(name, x), over(y, lambda v: tensor(name, "y", v)))
+
+
+def _split(name: str, item: object) -> tuple[object, object]:
+    if isinstance(item, Mapping):
+        label = next((key for key in LABELS if key in item), None)
+        if label is not None:
+            return {key: value for key, value in item.items() if key != label}, item[label]
+    elif isinstance(item, list | tuple) and len(item) > 1:
+        return item[0], item[1] if len(item) == 2 else tuple(item[1:])
+    raise UserError(f"{name}: items must be (x, y), (x, y, weight) or dicts with 'labels', got a {type(item).__name__}")
+
+
+def _inputs(name: str, x: object) -> Inputs:
+    if not isinstance(x, Mapping):
+        return tensor(name, "x", x)
+    tensors = {key: tensor(name, f"x['{key}']", value) for key, value in x.items()}
+    if len({len(value) for value in tensors.values()}) != 1:
+        lengths = ", ".join(f"{len(value)} in '{key}'" for key, value in tensors.items())
+        raise UserError(f"{name}: x must hold as many examples in each tensor, got {lengths or 'none'}")
+    return Rows(tensors)
+
+
+def tensor(name: str, which: str, values: object) -> Tensor:
+    """A tensor, or an array that numpy makes one of; raises UserError for any other values."""
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise UserError(f"{name}: {which} has masked values; fill them in or leave those examples out")
+        values = values.data
+    try:
+        values = values if isinstance(values, Tensor) else torch.as_tensor(np.ascontiguousarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: {which} must be a tensor or an array of numbers: {line(error)}") from None
+    if values.is_nested or values.layout != torch.strided:
+        kind, cure = ("nested", "to_padded_tensor") if values.is_nested else ("sparse", "to_dense")
+        raise UserError(f"{name}: {which} is a {kind} tensor; give {which}.{cure}()")
+    if values.dim() == 0:
+        raise UserError(f"{name}: {which} must have a row for each example, got a single number")
+    return values
+
+
+def rows(values: Inputs | Targets, start: int, size: int, axis: int = 0) -> Inputs | Targets:
+    """``size`` examples from ``start``, or those that are left of as many."""
+    return over(values, lambda v: v.narrow(axis, start, min(size, v.shape[axis] - start)))
