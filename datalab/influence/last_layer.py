@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from datalab.errors import UserError
 from datalab.influence import cholesky, layers
@@ -17,7 +18,7 @@ from datalab.influence.factors import Dense
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.softmax import Examples, LinearExamples, LinearGGN, SoftmaxGGN, examples, examples_under
-from datalab.influence.tape import Inputs, Network, in_dtype, not_autocast, over, refuse_mixing
+from datalab.influence.tape import Inputs, Network, between, in_dtype, not_autocast, over, refuse_mixing
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -111,6 +112,23 @@ class _LastLayer(Network):
         if not self.is_stack:
             refuse_mixing(self.logits, x)
             self.last(x)
+            self._refuse_earlier_use(x)
+
+    def _refuse_earlier_use(self, x: Inputs) -> None:
+        """Raise UserError where the layer's parameters make its features as well."""
+        taken: list[Tensor] = []
+        keep = lambda _, args, kwargs: taken.append(args[0] if args else kwargs["input"])  # noqa: E731
+        handle = self._layer.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            with torch.enable_grad():
+                self.forward(x)
+        finally:
+            handle.remove()
+        nodes = between(taken[0], taken[0].detach()) if taken[0].requires_grad else set()
+        if any(p.requires_grad and get_gradient_edge(p).node in nodes for p in self._layer.parameters()):
+            raise UserError(
+                "model: the last layer's parameters act before it as well, where LastLayerGGN does not look"
+            )
 
     def last(self, x: Inputs) -> list[tuple[Tensor, Tensor]]:
         """What reaches the last layer of each model, (m, h), and what leaves it, (m, C), for the batch x (m, ...)."""

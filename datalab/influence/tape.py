@@ -399,7 +399,7 @@ class _ModuleTape:
                 f"model: layer '{use.name}' computes in {str(output.dtype)[6:]}, {not_autocast(self._network.like)}"
             )
         earlier = self._seen.setdefault(use.name, [])
-        nodes = _between(output, x)
+        nodes = between(output, x)
         dimensions = self._network._same_for_all.get((use.name, len(earlier)))
         if dimensions is not None:
             x, output = (v[None] if x.dim() < dimensions else v for v in (x, output))
@@ -470,7 +470,7 @@ class _ModuleTape:
         return [site.factors([pairs[i] for i in self._at(site)]) for site in self._network.sites]
 
 
-def _between(output: Tensor, x: Tensor) -> set[Node]:
+def between(output: Tensor, x: Tensor) -> set[Node]:
     """The nodes of autograd's graph that a layer made, from its output up to its input."""
     start = get_gradient_edge(x).node if x.requires_grad else None
     nodes, stack = set(), [output.grad_fn]

@@ -60,7 +60,8 @@ class Random(nn.Module):
         return layer
 
     def step(self) -> Callable[[Tensor], Tensor]:
-        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        square = (WIDTH, WIDTH)
+        linear = [a for a in self.layers if isinstance(a, nn.Linear) and tuple(a.weight.shape) == square]
         act = self.pick(torch.tanh, functional.gelu, functional.softplus)
         kind = self.pick("linear", "linear", "norm", "conv", "attention", "again", "tied", "positions", "transposed")
         if kind == "norm":

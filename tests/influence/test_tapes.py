@@ -443,3 +443,9 @@ def test_the_gauss_newton_matrix_of_a_tied_head_is_that_of_both_uses(name):
     g = brute_force(model, x, y)
     wanted = (g.T * torch.linalg.solve(h + 0.1 * torch.eye(len(h)), g.T)).sum(0)
     torch.testing.assert_close(KINDS[name](model, 0.1).fit(x, y).self_influence(x, y), wanted, rtol=1e-5, atol=0)
+
+
+def test_lastlayerggn_refuses_a_last_layer_that_makes_its_own_features():
+    x, y = data()
+    model = Net(lambda m, x: m.b(hidden(m, x) + 0.01 * (x @ m.b.weight.T).sum(1, keepdim=True))).double()
+    assert "act before it as well" in refusal(lambda: LastLayerGGN(model, 0.1).fit(x, y))
