@@ -386,7 +386,7 @@ def test_a_read_only_folder_is_refused_in_one_line_and_verified_without_a_write(
     checked = rig.call(["verify", str(told), "--hashes-only"], {}, weak=True)
     out, err = checked.communicate(timeout=60)
     assert (checked.returncode, err) == (0, ""), out + err
-    assert ": whole" in out
+    assert ": as it was written" in out
     assert contents(rig.seen) == before
 
 
