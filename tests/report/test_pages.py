@@ -109,7 +109,8 @@ def test_the_record_stays_whole_with_its_pages(site: Path) -> None:
 def test_the_board_has_every_statement_with_both_verdicts(site: Path, parsed: dict[Path, Page]) -> None:
     listed = pd.read_csv(site / "claims.csv", dtype=str, keep_default_na=False).set_index("id")
     rows = {row[0]: row for row in parsed[site / "index.html"].rows if row[0] in listed.index}
-    assert list(rows) == list(ledger.claims())
+    reached = listed.verdict != ledger.UNTESTABLE  # what a run can reach stands first
+    assert list(rows) == [name for part in (reached, ~reached) for name in ledger.claims() if part[name]]
     for claim_id, row in rows.items():
         assert row[4].startswith(listed.paper_check[claim_id])
         assert row[6] == listed.verdict[claim_id]
