@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RECORD = PROJECT / "runs" / "reference"
 DOCUMENTS = ("0_title_noise_threshold", "6_verdicts", "7_when_to_prune")
 NUMBER = r"[-+−]?\d+(?:\.\d+)?"
-FIGURE = re.compile(rf"({NUMBER}) ?%?(?:[^.\[\]\n]{{0,60}}interval)? \[({NUMBER}), ({NUMBER})\]")
+FIGURE = re.compile(rf"(?<![A-Za-z\d.])({NUMBER}) ?%?(?:[^.\[\]\n]{{0,60}}interval)? \[({NUMBER}), ({NUMBER})\]")
 WORDS = {"refuted": ledger.OPPOSITE, "reproduced": ledger.REPRODUCED, "inconclusive": ledger.INCONCLUSIVE}
 
 
@@ -56,7 +56,7 @@ def triples(table: pd.DataFrame) -> Iterator[tuple[float, float, float]]:
     for names in tablediff._intervals(list(table)):
         numbers = table[list(names)].apply(pd.to_numeric, errors="coerce").dropna()
         yield from numbers.itertuples(index=False, name=None)
-    for text in table.select_dtypes(object).stack():
+    for text in table.select_dtypes(["object", "str"]).stack():
         if match := FIGURE.match(str(text)):
             yield tuple(float(part.replace("−", "-")) for part in match.groups())
 
