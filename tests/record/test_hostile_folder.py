@@ -178,7 +178,7 @@ def test_no_process_is_ended_because_a_record_names_it(record: Path, study: Stud
     """Neither by its number nor by a word of its command: only by the environment that `datalab run` gave it."""
     program = "import time; print('up', flush=True); time.sleep(60)"
     pipes = {"stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-c", program, "ipykernel_launcher", "-f", "/tmp/kernel.json"]
+    command = [sys.executable, "-c", program, "ipykernel_launcher", "-f", "kernel.json"]
     ours = {**os.environ, section.RECORD: str(record.resolve())}
     bystanders = [
         subprocess.Popen(command, start_new_session=True, **pipes),
