@@ -1,5 +1,8 @@
-"""Losses that allow for wrong labels: forward correction (Patrini et al. 2017), with its transition matrix, and
-smoothed labels (Szegedy et al. 2016; under label noise Lukasik et al. 2020)."""
+"""Losses that allow for wrong labels, and what confident learning estimates of them.
+
+Forward correction (Patrini et al. 2017) with its transition matrix, and smoothed labels (Szegedy et al. 2016; under
+label noise Lukasik et al. 2020); the shares of the true classes.
+"""
 
 import numpy as np
 import torch
@@ -13,10 +16,30 @@ from datalab import pruning
 def transition_matrix(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     """T (C, C), T[i, j] = P(observed label j | true class i), rows of sum 1, by confident learning.
 
-    From *out-of-sample* probabilities (n, C) and observed labels (n,). The confident joint counts the examples labelled
-    j that are confidently in class i; its columns are scaled to the observed labels' counts, its rows to sum 1
-    (Northcutt et al. 2021, section 3). A class nobody is confidently in keeps its labels. Raises UserError for shapes
-    that do not match or labels out of range.
+    From *out-of-sample* probabilities (n, C) and observed labels (n,): :func:`confident_joint`, its rows scaled to sum
+    1. A class nobody is confidently in keeps its labels. Raises UserError for shapes that do not match or labels out of
+    range.
+    """
+    joint = confident_joint(probabilities, labels)
+    row = joint.sum(1, keepdims=True)
+    return np.where(row > 0, joint / np.where(row > 0, row, 1), np.eye(len(joint)))
+
+
+def clean_shares(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """The estimated shares (C,) of the true classes, by confident learning; errors as :func:`transition_matrix`.
+
+    A label that no confident example bears counts as right.
+    """
+    joint = confident_joint(probabilities, labels)
+    observed = np.bincount(np.asarray(labels), minlength=len(joint))
+    joint[np.diag_indices_from(joint)] += np.where(joint.sum(0) > 0, 0, observed)
+    return joint.sum(1) / joint.sum()
+
+
+def confident_joint(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """The examples of true class i labelled j, (C, C): those counted that are labelled j and confidently in class i.
+
+    Columns are scaled to the observed labels' counts (Northcutt et al. 2021, section 3).
     """
     p, labels = np.asarray(probabilities), np.asarray(labels)
     n_classes = p.shape[1]
@@ -26,9 +49,7 @@ def transition_matrix(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np
     np.add.at(joint, (likely[counted], labels[counted]), 1.0)
     observed = np.bincount(labels, minlength=n_classes)
     column = joint.sum(0)
-    joint *= np.where(column > 0, observed / np.maximum(column, 1), 0.0)
-    row = joint.sum(1, keepdims=True)
-    return np.where(row > 0, joint / np.where(row > 0, row, 1), np.eye(n_classes))
+    return joint * np.where(column > 0, observed / np.maximum(column, 1), 0.0)
 
 
 class ForwardCorrected(nn.Module):

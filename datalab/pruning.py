@@ -18,7 +18,13 @@ Mask = NDArray[np.bool_]
 QUOTAS = ("per_class", "global")
 
 
-def keep(scores: ArrayLike, labels: ArrayLike, keep_fraction: float, quota: str = "per_class") -> Mask:
+def keep(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    keep_fraction: float,
+    quota: str = "per_class",
+    shares: ArrayLike | None = None,
+) -> Mask:
     """The mask (n,) of the examples kept: the lowest scores, ``round(keep_fraction * n)`` of them.
 
     Parameters
@@ -30,8 +36,10 @@ def keep(scores: ArrayLike, labels: ArrayLike, keep_fraction: float, quota: str 
     keep_fraction
         In (0, 1].
     quota
-        ``"per_class"``: each observed class keeps its share, see :func:`class_counts`. ``"global"``: no quota; at
-        least one example is kept.
+        ``"per_class"``: each observed class keeps its share, or that of ``shares``, see :func:`class_counts`.
+        ``"global"``: no quota; at least one example is kept.
+    shares
+        (C,) the share of what is kept that each class should have, where it is not the observed one.
 
     Raises UserError for a NaN or masked score, labels that are none, mismatched lengths, a fraction outside (0, 1] or
     an unknown quota.
@@ -49,21 +57,23 @@ def keep(scores: ArrayLike, labels: ArrayLike, keep_fraction: float, quota: str 
     if quota == "global":
         mask[order[: max(_round(keep_fraction * len(scores)), 1)]] = True
         return mask
-    for c, count in enumerate(class_counts(labels, keep_fraction)):
+    for c, count in enumerate(class_counts(labels, keep_fraction, shares)):
         mask[order[labels[order] == c][:count]] = True
     return mask
 
 
-def class_counts(labels: ArrayLike, keep_fraction: float) -> NDArray[np.int64]:
+def class_counts(labels: ArrayLike, keep_fraction: float, shares: ArrayLike | None = None) -> NDArray[np.int64]:
     """How many examples of each class a quota keeps, (max label + 1,), by largest remainder.
 
     The counts sum to ``round(keep_fraction * n)``, or to the number of observed classes where that is more: every
     observed class keeps at least one. Equal remainders go to the lower class; what a raised class costs is taken from
     the largest. Labels are whole numbers from 0; of other types, number them first (:func:`datalab.labels.classes`).
+    ``shares`` (C,), numbers from 0 with a positive sum: kept are as many of each class as its share says, all where
+    there are fewer; what they lack falls to the others in proportion. Raises UserError for shares that are none.
     """
     _check(keep_fraction, "per_class")
-    sizes = np.bincount(label_kinds.codes(labels))
-    share = np.round(keep_fraction * sizes, 9)
+    sizes = np.bincount(label_kinds.codes(labels), minlength=0 if shares is None else len(shares))
+    share = np.round(_wanted(sizes, keep_fraction, shares), 9)
     counts = np.maximum(np.floor(share), sizes > 0).astype(np.int64)
     missing = _round(keep_fraction * sizes.sum()) - counts.sum()
     if missing > 0:
@@ -74,12 +84,36 @@ def class_counts(labels: ArrayLike, keep_fraction: float) -> NDArray[np.int64]:
     return counts
 
 
+def _wanted(sizes: NDArray[np.int64], keep_fraction: float, shares: ArrayLike | None) -> Floats:
+    if shares is None:
+        return keep_fraction * sizes
+    shares = np.asarray(shares, dtype=float)
+    if shares.shape != sizes.shape or not (np.isfinite(shares) & (shares >= 0)).all() or not shares[sizes > 0].sum():
+        raise UserError(f"shares: need one number from 0 for each of {len(sizes)} classes, got {shares.tolist()}")
+    total, open_ = keep_fraction * sizes.sum(), (sizes > 0) & (shares > 0)
+    wanted = np.zeros(len(sizes))
+    while open_.any():
+        left = total - wanted[~open_].sum()
+        wanted[open_] = left * shares[open_] / shares[open_].sum()
+        full = open_ & (wanted > sizes)
+        if not full.any():
+            return wanted
+        wanted[full], open_ = sizes[full], open_ & ~full
+    rest = sizes - wanted  # the classes that have a share hold too few: the others, by size
+    return wanted + (total - wanted.sum()) * rest / max(rest.sum(), 1)
+
+
 def random_subset(
-    labels: ArrayLike, keep_fraction: float, quota: str = "per_class", *, rng: np.random.Generator
+    labels: ArrayLike,
+    keep_fraction: float,
+    quota: str = "per_class",
+    shares: ArrayLike | None = None,
+    *,
+    rng: np.random.Generator,
 ) -> Mask:
     """The mask (n,) of a uniformly drawn subset with the same class counts as :func:`keep` under that quota."""
     codes = label_kinds.classes(labels).codes
-    return keep(rng.random(len(codes)), codes, keep_fraction, quota)
+    return keep(rng.random(len(codes)), codes, keep_fraction, quota, shares)
 
 
 def oracle(observed: ArrayLike, clean: ArrayLike) -> Mask:
@@ -107,10 +141,18 @@ def el2n(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
 
 def margin(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
     """Best other probability minus the label's, (n,), in [-1, 1]; high = confidently wrong = drop first."""
-    p, labels = _checked(probabilities, labels)
-    others = p.copy()
+    return logit_margin(*_checked(probabilities, labels))
+
+
+def logit_margin(logits: ArrayLike, labels: NDArray[np.int64]) -> Floats:
+    """Best other logit minus the label's, (..., n), of logits (..., n, C) and labels (..., n); high = drop first.
+
+    Its mean over the looks at a model in training is minus the area under the margin (Pleiss et al. 2020, eq. 2).
+    """
+    others = np.array(logits)
+    at_label = _at_label(others, labels)
     np.put_along_axis(others, labels[..., None], -np.inf, axis=-1)
-    return others.max(-1) - _at_label(p, labels)
+    return others.max(-1) - at_label
 
 
 def forgetting(correct: ArrayLike) -> Floats:

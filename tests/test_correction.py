@@ -64,3 +64,14 @@ def test_it_undoes_a_known_noise_that_plain_training_learns():
     right = [float(np.mean(stack.predict(x)[0].numpy() == clean)) for stack in (plain, corrected)]
     assert right[0] < 0.7
     assert right[1] > 0.95
+
+
+def test_clean_shares_are_those_that_the_confident_joint_counts():
+    rng = np.random.default_rng(0)
+    clean = rng.choice(3, 4000, p=[0.6, 0.3, 0.1])
+    noisy = np.where(rng.random(4000) < 0.3, rng.integers(0, 3, 4000), clean)
+    p = 0.9 * np.eye(3)[clean] + 0.1 / 3
+    shares = correction.clean_shares(p, noisy)
+    np.testing.assert_allclose(shares, np.bincount(clean) / 4000, atol=0.01)
+    assert abs(np.bincount(noisy) / 4000 - shares).max() > 0.03, "the observed ones are not"
+    assert correction.clean_shares(np.eye(3)[[0, 0, 0]], [0, 0, 2]).sum() == pytest.approx(1)

@@ -178,3 +178,34 @@ def test_bad_input_to_keep_is_refused_in_one_line(arguments, words):
 def test_labels_beyond_the_classes_are_refused():
     with pytest.raises(UserError, match=r"0\.\.1"):
         pruning.loss([[0.5, 0.5]], [2])
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=2, max_size=6),
+    shares=st.lists(st.integers(0, 9), min_size=6, max_size=6),
+    keep=st.floats(0.05, 1.0),
+)
+def test_a_quota_of_other_shares_keeps_as_many_and_follows_the_shares_as_far_as_there_are_examples(sizes, shares, keep):
+    labels, shares = np.repeat(np.arange(len(sizes)), sizes), shares[: len(sizes)]
+    if not len(labels) or not sum(share for share, size in zip(shares, sizes, strict=True) if size):
+        return
+    counts = pruning.class_counts(labels, keep, shares)
+    assert (counts <= sizes).all()
+    assert counts.sum() == max(round(round(keep * len(labels), 9)), sum(size > 0 for size in sizes))
+    wanted = keep * len(labels) * np.array(shares) / sum(shares)
+    if ((wanted <= sizes) & ((wanted >= 1) | (np.array(sizes) == 0))).all():  # one is kept of any class
+        assert (abs(counts - wanted) < 1).all()
+    own = pruning.class_counts(labels, keep, np.bincount(labels, minlength=len(sizes)))
+    assert (own[: labels.max() + 1] == pruning.class_counts(labels, keep)).all()
+
+
+@pytest.mark.parametrize("shares", [[0.5], [0.5, -0.5], [0.0, 0.0], [0.5, np.nan], [[0.5, 0.5]]])
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(UserError, match="shares"):
+        pruning.keep(np.arange(4.0), [0, 0, 1, 1], 0.5, shares=shares)
+
+
+def test_the_margin_of_logits_is_the_best_others_lead():
+    logits, labels = np.array([[[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]]]), np.array([[0, 2]])
+    assert pruning.logit_margin(logits, labels).tolist() == [[-1.0, 4.0]]
+    assert logits[0, 0, 0] == 3.0, "its argument is left alone"

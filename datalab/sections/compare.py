@@ -199,6 +199,8 @@ def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) 
 
 def readable(crossovers: pd.DataFrame) -> pd.DataFrame:
     """A table of crossovers for people: percentages, ``< 0 %`` for always better and ``> 40 %`` for never."""
+    if crossovers.empty:
+        return crossovers
     frame = crossovers.copy()
     for name in ("crossover", "low", "high"):
         limits = zip(frame[name], frame.lowest_rate, frame.highest_rate, strict=True)

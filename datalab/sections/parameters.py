@@ -48,7 +48,7 @@ Fractions = Annotated[tuple[Fraction, ...], pydantic.AfterValidator(_rising)]
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
 RatesAbove0 = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_above_0)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
-HumanDatasets = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]  # with labels of single raters
+AnyDatasets = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]  # or none
 Lengths = Annotated[
     tuple[Annotated[int, pydantic.Field(ge=1, strict=True)], ...],
     pydantic.Field(min_length=1),

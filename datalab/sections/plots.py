@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from datalab.sections.trial import ends
+from datalab.sections.trials.trial import ends
 
 GREY = "#555555"
 MARKERS = "osD^vP*Xh"
@@ -258,7 +258,7 @@ def stacked(
 def images(examples: pd.DataFrame, score: str, *, title: str, by: str | None = None) -> Figure:
     """Small grey pictures of the highest and of the lowest ``score``, two strips for each group of ``by``.
 
-    Examples are those of :func:`datalab.sections.trial.labelled_examples`: each is shown under its label as
+    Examples are those of :func:`datalab.sections.trials.trial.labelled_examples`: each is shown under its label as
     ``observed``; bold: the label was flipped, the ``clean`` one in brackets.
     """
     strips = {}

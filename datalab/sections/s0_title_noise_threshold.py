@@ -1,8 +1,9 @@
 """The title: at what noise rate does influence pruning start to beat random subsampling?
 
-Version 2 of the study: every arm trained for several lengths (:mod:`datalab.sections.training_length`), balanced and
-skewed data sets apart, and what is counted named in every table. ``d`` is a paired difference on the clean test set.
-Beside it version 1's study at one fixed length (:mod:`datalab.sections.version_1`), whose rule and result stay.
+Version 2 of the study: every arm trained for several lengths (:mod:`datalab.sections.trials.training_length`), balanced
+and skewed data sets apart, and what is counted named in every table. ``d`` is a paired difference on the clean test
+set. Beside it version 1's study at one fixed length (:mod:`datalab.sections.trials.version_1`), whose rule and result
+stay.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from datalab import data, ledger, seeds, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, readings, sentences, training_length, version_1
+from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import (
     LOOKED_AT,
@@ -33,14 +34,15 @@ from datalab.sections.readings import (
     named_d,
     with_strata,
 )
-from datalab.sections.trial import HUMAN
+from datalab.sections.trials import training_length, version_1
+from datalab.sections.trials.trial import HUMAN
 
 VERDICT = RULES["title_verdict"]
 THRESHOLD = VERDICT["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 LEDGER = RULES["ledger_reading"]
 
 
-class Parameters(version_1.VersionOneParameters, training_length.LengthParameters):
+class Parameters(version_1.VersionOneParameters, training_length.LargeParameters):
     """What the title's section takes; ``None`` is the profile's value."""
 
 
@@ -49,7 +51,12 @@ def tasks(p: Parameters) -> list:
     return training_length.tasks(p) + version_1.tasks(p)
 
 
-estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=25.0)
+def memory(p: Parameters) -> float:
+    """What a process needs, in bytes."""
+    return 0.9e9 + 160_000 * (max(p.caps["train"], p.large_train if p.large_datasets else 0) + p.caps["test"])
+
+
+estimate = estimated(lambda p: tasks(p) + training_length.large_tasks(p), memory, start=25.0)
 
 
 def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
@@ -143,6 +150,20 @@ def _everywhere(d: pd.DataFrame) -> list[int]:
     return list(counts[counts == len(d[["dataset", "seed", "rate"]].drop_duplicates())].index)
 
 
+def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The crossover on the same data sets and rates with fewer and with more training examples, stopped early.
+
+    ``rows`` has one row a model, ``larger`` all rows of :func:`training_length.large_tasks`.
+    """
+    if larger.empty:
+        return pd.DataFrame()
+    fits = rows.dataset.isin(larger.dataset.unique()) & rows.rate.isin(larger.rate.unique())
+    d = pd.concat([read_by(rows[fits & (rows.seed == 0)]), read_by(early_stopped(larger))], ignore_index=True)
+    by = ["stratum", "reading", "trained on"]
+    d["trained on"] = d.train_cap.map("up to {:,}".format)
+    return compare.crossovers(compare.together(d, by), "d", root_seed, by)
+
+
 def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
     """What a quota does to one skewed data set, and to the mean of all of them: who is dropped, what the model says.
 
@@ -159,13 +180,8 @@ def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
         "accuracy": "accuracy",
     }
     skewed = [name for name in rows.dataset.unique() if data.stratum(name) == "skewed"]
+    rows = readings.arms(rows[rows.method.isin(["full", "random", "influence"])]).assign(**{RATE: 100 * rows.rate})
     rows = rows[rows.rate.isin([0, VERDICT["refuted"]["behind_at_rate_at_least"]])]
-    rows = rows[
-        rows.method.isin(["full", "random", "influence"]) & (rows.reference_chosen | (rows.reference_steps == 0))
-    ]
-    rows = rows[rows.keep_fraction.isin([1, PRIMARY_KEEP])]
-    words = {"per_class": ", quota", "global": ", no quota", "": ""}
-    rows = rows.assign(arm=rows.method.replace("full", "keep all") + rows.quota.map(words), **{RATE: 100 * rows.rate})
     parts = {dataset: rows[rows.dataset == dataset], "all skewed": rows[rows.dataset.isin(skewed)]}
     rows = pd.concat(parts, names=["on", None]).reset_index("on")
 
@@ -278,6 +294,7 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
         "quota": READINGS[LEDGER][1],
         "keep_fraction": PRIMARY_KEEP,
         "noise": protocol().primary_cell["noise"],
+        "train_cap": int(d.train_cap.iloc[0]),
     }
     where = {"n": int(row.sets), "table": "crossover", "row": f"balanced, all, {LEDGER}", "raw": raw}
     shown = 100 * row[["crossover", "low", "high"]]

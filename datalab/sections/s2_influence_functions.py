@@ -1,8 +1,8 @@
 """Section 2.2: are our influence scores right?
 
 They are held against the truth: what a removal changes, what training on random halves gives, and which labels we
-flipped (:mod:`datalab.sections.flipped_labels`). A task returns rows with a ``kind``, of which the tables are made.
-Intervals are 95 % t-intervals over data sets.
+flipped (:mod:`datalab.sections.trials.flipped_labels`). A task returns rows with a ``kind``, of which the tables are
+made. Intervals are 95 % t-intervals over data sets.
 """
 
 from functools import partial
@@ -19,11 +19,12 @@ from datalab.influence.damping import damping_path, lds_path, relative_damping
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, flipped_labels
+from datalab.sections import compare
 from datalab.sections.compare import mean_with_interval
-from datalab.sections.flipped_labels import exact_if_small
 from datalab.sections.parameters import Count, Datasets, RatesAbove0, TrialParameters, estimated
-from datalab.sections.trial import Trial, labelled_examples
+from datalab.sections.trials import flipped_labels
+from datalab.sections.trials.flipped_labels import exact_if_small
+from datalab.sections.trials.trial import Trial, labelled_examples
 from datalab.sweep import Task
 from datalab.training import fit_many, protocol_recipe
 
@@ -84,9 +85,9 @@ estimate = estimated(tasks, memory=1.2e9, start=12)
 def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:
     """Leave-one-out: a row an estimator and example, ``predicted`` and ``actual`` change of the mean validation loss.
 
-    In nats; ``of`` names the :class:`~datalab.sections.trial.Trial`. ``kind`` "refit": softmax regression refitted to
-    convergence, where it is small. "retrained": the MLP, the prediction the mean over its seeds, with ``half_a`` and
-    ``half_b``, the actual change by either half of the seeds.
+    In nats; ``of`` names the :class:`~datalab.sections.trials.trial.Trial`. ``kind`` "refit": softmax regression
+    refitted to convergence, where it is small. "retrained": the MLP, the prediction the mean over its seeds, with
+    ``half_a`` and ``half_b``, the actual change by either half of the seeds.
     """
     trial, recipe, frames = Trial(architecture="mlp", seed=0, rates=(), **of), protocol_recipe(), []
     p, x, x_val = trial.prepared, trial.x, trial.x_val

@@ -18,9 +18,10 @@ from scipy.stats import kendalltau, rankdata
 from datalab import ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, plots, trial
+from datalab.sections import compare, plots
 from datalab.sections.parameters import TrainingParameters, estimated, per_set_and_seed
-from datalab.sections.trial import Trial
+from datalab.sections.trials import trial
+from datalab.sections.trials.trial import Trial
 from datalab.sweep import Task
 from datalab.training import protocol_recipe
 

@@ -17,7 +17,7 @@ from datalab.record import Statement
 from datalab.sections import compare
 from datalab.sections.compare import mean_with_interval
 from datalab.sections.parameters import Count, Datasets, Rate, TrainingParameters, estimated
-from datalab.sections.trial import Trial
+from datalab.sections.trials.trial import Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import timed
 from datalab.training import fit_many, protocol_recipe

@@ -21,7 +21,14 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import by_set, mean_with_interval, table
 from datalab.sections.parameters import Count, Datasets, TrialParameters, estimated, per_set_and_seed
-from datalab.sections.trial import Trial, auroc, fit_datalab, labelled_examples, scores_on_test_set, seen_in_weights
+from datalab.sections.trials.trial import (
+    Trial,
+    auroc,
+    fit_datalab,
+    labelled_examples,
+    scores_on_test_set,
+    seen_in_weights,
+)
 from datalab.sweep import Task
 
 COLUMNS = {

@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from datalab import data, framework, ledger, metrics, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import arms, stopped_early
 from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, measured, table, with_correction
 from datalab.sections.parameters import Architectures, MainRates, TrainingParameters, estimated, per_set_and_seed
 from datalab.sections.sentences import digits, listed
-from datalab.sections.trial import DATALAB, Trial, influence_kept, transitions
+from datalab.sections.trials import arms, stopped_early
+from datalab.sections.trials.trial import DATALAB, Trial, influence_kept, probabilities, transitions
 from datalab.sweep import Task
 
 METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
@@ -117,7 +117,10 @@ def decide(trial: Trial, configurations: int) -> list[arms.Decision]:
     for variant in framework.VARIANTS:
         tuned, lambdas[variant] = arms.tuned_datalab(trial, variant, arms.lambda_pairs(configurations))
         decisions += tuned
-    return decisions + arms.ablations(trial, lambdas)
+    for rows, stack in arms.ablations(trial, lambdas):
+        of_models = zip(rows, probabilities(stack, trial.x_test), strict=True)
+        decisions += [arms.Decision({"part": "ablation"} | row, p) for row, p in of_models]
+    return decisions
 
 
 def main(rows: pd.DataFrame, rate: float | None = None) -> pd.DataFrame:

@@ -17,9 +17,10 @@ from scipy.stats import rankdata
 from datalab import ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, plots, trial
+from datalab.sections import compare, plots
 from datalab.sections.parameters import Architectures, TrainingParameters, estimated, per_set_and_seed
-from datalab.sections.trial import DATALAB, Trial
+from datalab.sections.trials import trial
+from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
 
 DRAWS = {  # how a level is made, as a figure's title

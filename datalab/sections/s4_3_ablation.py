@@ -1,4 +1,4 @@
-"""Section 4.3: which of DATA-LAB's components earns its keep? Its tasks are section 4.1's.
+"""Section 4.3: which of DATA-LAB's components earns its keep? Its tasks are section 4.1's, both kinds.
 
 The data set is the unit; it counts by its mean over architectures and seeds.
 """
@@ -13,14 +13,20 @@ import pandas as pd
 from datalab import framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.arms import COMPONENTS
-from datalab.sections.compare import SHARE, and_papers, cell_text, mean_with_interval, tests, with_correction
-from datalab.sections.parameters import estimated
-from datalab.sections.s4_1_main_results import MainParameters as Parameters
-from datalab.sections.s4_1_main_results import memory, tasks
+from datalab.sections.compare import (
+    SHARE,
+    and_papers,
+    cell_text,
+    difference,
+    mean_with_interval,
+    tests,
+    with_correction,
+)
+from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
+from datalab.sections.trials import stopped_early
+from datalab.sections.trials.arms import COMPONENTS
 
 __all__ = ["Parameters", "estimate", "tasks"]
-estimate = estimated(tasks, memory)
 
 TITLES = dict(zip(COMPONENTS, ("Feature Extraction", "Adaptive Weighting", "Regularization"), strict=True))
 IN_LEDGER = dict(zip(COMPONENTS, ("fe", "aw", "reg"), strict=True))
@@ -57,6 +63,23 @@ def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
             row |= {"note": ""} | mean_with_interval(d, "Delta vs Full")
             row |= {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "p, paper": printed[f"T3.{key}.p"]}
         lines.append(row | {"sets": len(f1)})
+    return with_correction(pd.DataFrame(lines))
+
+
+def stopped(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each removal less the full model in F1, at the recipe's length and stopped early, by variant and noise rate.
+
+    ``rows`` are those of :mod:`datalab.sections.trials.stopped_early`. Paired by data set; Holm over the table.
+    """
+    lines, rates = [], sorted(rows.rate.unique())
+    for (trained, part), variant, rate in itertools.product(
+        stopped_early.by_training(rows[rows.part == stopped_early.ABLATION]).items(), framework.VARIANTS, rates
+    ):
+        f1 = scores(part.assign(part="ablation"), variant, rate)
+        for on, (name, _) in ROWS.items():
+            if on != FULL:
+                row = {"trained": trained, "variant": variant, "noise rate (%)": 100 * rate, "configuration": name}
+                lines.append(row | difference(f1[on] - f1[FULL], "less the full model") | {"sets": len(f1)})
     return with_correction(pd.DataFrame(lines))
 
 

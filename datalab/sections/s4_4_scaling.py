@@ -18,9 +18,10 @@ from datalab import correction, ledger, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.record.parameters import SectionParameters
-from datalab.sections import compare, plots, trial
+from datalab.sections import compare, plots
 from datalab.sections.parameters import Architectures, Count, Datasets, estimated
-from datalab.sections.trial import DATALAB, Trial
+from datalab.sections.trials import trial
+from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import peak_memory, timed
 from datalab.training import Recipe, protocol_recipe

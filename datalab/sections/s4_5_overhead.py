@@ -16,9 +16,10 @@ import torch
 from datalab import framework, ledger, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, trial
+from datalab.sections import compare
 from datalab.sections.parameters import Datasets, TrialParameters, estimated
-from datalab.sections.trial import Trial
+from datalab.sections.trials import trial
+from datalab.sections.trials.trial import Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import peak_memory, timed
 from datalab.training import AnyStack, protocol_recipe

@@ -20,13 +20,14 @@ from datalab import ledger, models, pruning, seeds, stats
 from datalab.data.streams import shift_of, shifting_stream
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, failure_predictor, trial
+from datalab.sections import compare, failure_predictor
 from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
 from datalab.sections.parameters import Datasets, estimated, per_set_and_seed
-from datalab.sections.trial import DATALAB, Trial
+from datalab.sections.trials import trial
+from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.training import AnyStack, fit_many, protocol_recipe
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import trial
 from datalab.sections.compare import SHARE, by_set, mean_with_interval, table, tests, with_correction
 from datalab.sections.parameters import MainRates, TrainingParameters, estimated, per_set_and_seed
-from datalab.sections.trial import DATALAB, Trial
+from datalab.sections.trials import trial
+from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.training import fit_many, protocol_recipe
 

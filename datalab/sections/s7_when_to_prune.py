@@ -1,9 +1,9 @@
 """Beyond the paper: when does pruning pay, what foretells it, and what else does as well?
 
-The rows are section 0's (:mod:`datalab.sections.training_length`). A *case* is a data set, seed and noise rate, trained
-for one length. Everything that a rule may look at is known without a clean label; what it is judged by is the clean
-test set. Rules are fitted on the data sets that had been looked at before version 2 of the protocol, and read on the
-untouched ones.
+The rows are section 0's (:mod:`datalab.sections.trials.training_length`). A *case* is a data set, seed and noise rate,
+trained for one length. Everything that a rule may look at is known without a clean label; what it is judged by is the
+clean test set. Rules are fitted on the data sets that had been looked at before version 2 of the protocol, and read on
+the untouched ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from datalab import data, stats
-from datalab.sections import compare, readings, sentences, training_length
+from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import (
     LOOKED_AT,
@@ -30,8 +30,9 @@ from datalab.sections.readings import (
     named_d,
     with_strata,
 )
-from datalab.sections.training_length import tasks
-from datalab.sections.trial import HUMAN
+from datalab.sections.trials import training_length
+from datalab.sections.trials.training_length import tasks
+from datalab.sections.trials.trial import HUMAN
 
 MARGIN = RULES["when_to_prune"]["margin"]
 THRESHOLD = RULES["title_verdict"]["reproduced"]["crossover_interval_contains"]  # the title's 15 %
@@ -59,7 +60,7 @@ estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.cap
 def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of synthetic noise, one a model, by how training ended: the shortest length but one, the longest, early.
 
-    ``rows`` are all of the tasks' rows.
+    ``rows`` are all of the tasks' rows; the tables below are drawn from what this returns.
     """
     rows = rows[rows.noise != HUMAN]
     lengths = sorted(rows.steps.unique())
@@ -67,22 +68,19 @@ def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {STOPPED: early_stopped(rows)} | fixed
 
 
-def against_everything(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
+def against_everything(every: Mapping[str, pd.DataFrame], metric: str = "macro_f1") -> pd.DataFrame:
     """Every arm less keeping everything, trained alike: by training, stratum, arm and noise rate, over the sets."""
-    parts = {name: readings.against_full_table(part, metric) for name, part in by_training(rows).items()}
+    parts = {name: readings.against_full_table(part, metric) for name, part in every.items()}
     return pd.concat(parts, names=["trained", None]).reset_index("trained").reset_index(drop=True)
 
 
-def stopped_or_pruned(rows: pd.DataFrame) -> pd.DataFrame:
+def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Macro-F1 of keeping everything and of pruning 30 %, stopped early and trained to the end, over the sets."""
-    every = by_training(rows)
-    chosen = {name: every[name] for name in (STOPPED, list(every)[-1])}
-    frame = pd.concat(chosen, names=["trained", None]).reset_index("trained")
-    wanted = {"full": "", "influence": "global", "oracle": ""}
-    frame = frame[frame.method.map(wanted) == frame.quota]
-    frame = frame[frame.reference_chosen | (frame.reference_steps == 0)]
-    frame = frame[frame.keep_fraction.isin([1, PRIMARY_KEEP])]
-    frame["arm"] = frame.method.replace({"full": "keep all", "influence": "prune 30 %"}) + ", " + frame.trained
+    parts = {name: readings.arms(every[name]) for name in (STOPPED, list(every)[-1])}
+    frame = pd.concat(parts, names=["trained", None]).reset_index("trained")
+    names = {"keep all": "keep all", "influence, no quota": "prune 30 %", "oracle": "oracle"}
+    frame = frame[frame.arm.isin(names)]
+    frame["arm"] = frame.arm.map(names) + ", " + frame.trained
     frame = frame.assign(stratum=[data.stratum(name) for name in frame.dataset]).astype({"macro_f1": float})
     by = ["stratum", "arm", RATE]
     frame = compare.together(with_strata(frame), by[:2])
@@ -94,14 +92,14 @@ def stopped_or_pruned(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.table(frame, by, measure)
 
 
-def cases(rows: pd.DataFrame, reading: str = RULES["predictors"]["reading"]) -> pd.DataFrame:
+def cases(every: Mapping[str, pd.DataFrame], reading: str = RULES["predictors"]["reading"]) -> pd.DataFrame:
     """Every case with ``d`` (influence less random, the clean test set's) and what is known without a clean label.
 
     ``gap`` is the full model's noisy training accuracy less its noisy validation accuracy, ``noisy error`` its noisy
     validation error, ``validation_d`` the difference of influence from random on the noisy validation labels.
     """
     parts = []
-    for trained, part in by_training(rows).items():
+    for trained, part in every.items():
         d = readings.differences(part, READINGS[reading])
         full = part[part.method == "full"].set_index(["dataset", "seed", "rate"])
         known = pd.DataFrame({"gap": full.train_accuracy - full.validation_accuracy})
@@ -190,7 +188,7 @@ def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
     return compare.table(frame, "gap", measure)
 
 
-def rules(rows: pd.DataFrame) -> pd.DataFrame:
+def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     """What each rule would have gained over always keeping everything, all stopped early, in macro-F1.
 
     A row a stratum, data sets and rule: the mean gain with its interval over sets, how often it prunes, and how often
@@ -198,7 +196,7 @@ def rules(rows: pd.DataFrame) -> pd.DataFrame:
     labels if that is ahead of keeping everything by more than the margin. The best arm in hindsight is what there is
     to win.
     """
-    d = readings.against_full(early_stopped(rows[rows.noise != HUMAN]))
+    d = readings.against_full(stopped)
     d, unit = d[d.arm.isin(PRUNED_ARMS)], ["stratum", "dataset", "seed", "rate"]
     gain = d.pivot(index=unit, columns="arm", values="d")[list(PRUNED_ARMS)]
     seen = d.pivot(index=unit, columns="arm", values="validation_d")[list(PRUNED_ARMS)]

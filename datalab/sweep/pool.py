@@ -93,7 +93,7 @@ def run(
         head = f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of"
         lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in failures]
         raise SweepError("\n  ".join([f"{head} {failures[0][1]}", *lines]))
-    return pd.concat([read(task.path(folder)) for task in tasks], ignore_index=True)
+    return pd.concat([read(task.path(folder)) for task in tasks], ignore_index=True) if tasks else pd.DataFrame()
 
 
 def _here(tasks: Sequence[Task]) -> Iterator[Attempt]:

@@ -15,9 +15,9 @@ from datalab.influence.estimator import quiet
 from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
-from datalab.sections import flipped_labels, trial
 from datalab.sections import s2_influence_functions as s2
-from datalab.sections.trial import Trial
+from datalab.sections.trials import flipped_labels, trial
+from datalab.sections.trials.trial import Trial
 from datalab.training import Recipe, cosine, fit_many, protocol_recipe
 
 CAPS = {"train": 120, "validation": 60, "test": 120}

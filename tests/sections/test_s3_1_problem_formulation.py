@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from datalab.sections import s3_1_problem_formulation as s3_1
-from datalab.sections.trial import Trial
+from datalab.sections.trials.trial import Trial
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
 GIVEN = {"root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}

@@ -9,7 +9,7 @@ from datalab import data, ledger, metrics, models, seeds
 from datalab.errors import UserError
 from datalab.record.parameters import resolve
 from datalab.sections import s3_2_experimental_framework as s3_2
-from datalab.sections.trial import Trial
+from datalab.sections.trials.trial import Trial
 from datalab.training import fit_many, protocol_recipe
 
 WHERE = {"caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast"}

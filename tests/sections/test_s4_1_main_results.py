@@ -8,9 +8,10 @@ from scipy import stats as scipy_stats
 
 from datalab import data, ledger, stats
 from datalab.protocol import protocol
-from datalab.sections import arms, compare
+from datalab.sections import compare
 from datalab.sections import s4_1_main_results as s4_1
-from datalab.sections.trial import Trial, influence_kept, transitions
+from datalab.sections.trials import arms
+from datalab.sections.trials.trial import Trial, influence_kept, transitions
 
 GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
 TASK = GIVEN | {"architecture": "mlp", "rates": [0.0, 0.2], "configurations": 3}

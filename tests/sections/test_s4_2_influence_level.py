@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from datalab import ledger
 from datalab.protocol import protocol
 from datalab.sections import s4_2_influence_level as s4_2
-from datalab.sections.trial import leverage
+from datalab.sections.trials.trial import leverage
 
 GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
 GIVEN |= {"architecture": "mlp"}

@@ -10,8 +10,8 @@ from scipy import stats as scipy_stats
 from datalab import stats
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections import s4_3_ablation as s4_3
-from datalab.sections.arms import COMPONENTS
-from datalab.sections.trial import DATALAB
+from datalab.sections.trials.arms import COMPONENTS
+from datalab.sections.trials.trial import DATALAB
 
 RATE = 0.2
 

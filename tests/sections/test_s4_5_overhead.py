@@ -6,7 +6,7 @@ import torch
 
 from datalab import ledger
 from datalab.sections import s4_5_overhead as s4_5
-from datalab.sections.trial import Trial
+from datalab.sections.trials.trial import Trial
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
 

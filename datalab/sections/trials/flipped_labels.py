@@ -24,7 +24,7 @@ from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval, rows_of_kind
-from datalab.sections.trial import Trial, mean_of_references
+from datalab.sections.trials.trial import Trial, mean_of_references
 from datalab.sweep.cost import timed
 from datalab.training import fit_many, protocol_recipe
 
@@ -38,10 +38,10 @@ RATE = "flipped labels (%)"
 def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> list[dict[str, Any]]:
     """Finding flipped labels: the AUROC of every score at every rate, as rows of ``kind`` "auroc".
 
-    ``of`` names the :class:`~datalab.sections.trial.Trial`. Labels are flipped symmetrically; scores are means over the
-    protocol's number of reference models, trained by the recipe on the flipped labels; those that take one model at a
-    time, and up to a second for it, only at ``agreement_rate``. There also rows of ``kind`` "agreement" (``spearman``
-    with the ``other`` score); and of ``kind`` "cost" (``seconds`` to fit and score, a model).
+    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`. Labels are flipped symmetrically; scores are means
+    over the protocol's number of reference models, trained by the recipe on the flipped labels; those that take one
+    model at a time, and up to a second for it, only at ``agreement_rate``. There also rows of ``kind`` "agreement"
+    (``spearman`` with the ``other`` score); and of ``kind`` "cost" (``seconds`` to fit and score, a model).
     """
     trial, per_rate, recipe = (
         Trial(architecture="mlp", rates=(), **of),

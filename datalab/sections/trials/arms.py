@@ -4,6 +4,7 @@ Every arm may try the same number of configurations, and the noisy validation la
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy.stats import qmc
 
 from datalab import correction, framework, pruning
 from datalab.protocol import protocol
-from datalab.sections.trial import DATALAB, Trial, chosen, fit, fit_datalab, probabilities, seen_in_weights
+from datalab.sections.trials.trial import DATALAB, Trial, chosen, fit, fit_datalab, probabilities, seen_in_weights
+from datalab.training import AnyStack, Recipe
 
 COMPONENTS = ("projection", "weighting", "regularisation")
 
@@ -106,9 +108,13 @@ def tuned_datalab(trial: Trial, variant: str, grid: NDArray) -> tuple[list[Decis
     return decisions, lambdas
 
 
-def ablations(trial: Trial, lambdas: dict[str, NDArray]) -> list[Decision]:
-    """Every set of components but the whole, at the lambdas (rates, 2) chosen for each variant's whole."""
-    decisions = []
+def ablations(
+    trial: Trial, lambdas: dict[str, NDArray], recipe: Recipe | None = None
+) -> Iterator[tuple[list[dict[str, Any]], AnyStack]]:
+    """Every set of components but the whole, at the lambdas (rates, 2) of each variant's whole: rows, and their models.
+
+    ``recipe``: None for the protocol's.
+    """
     for projection in (True, False):
         # Without weights the variants are one model, at each one's lambda1.
         for weighting, variants in ((True, ("paper",)), (True, ("label-aware",)), (False, framework.VARIANTS)):
@@ -116,11 +122,9 @@ def ablations(trial: Trial, lambdas: dict[str, NDArray]) -> list[Decision]:
             shares = [0.0] if projection and weighting else [1.0, 0.0]  # of the lambdas: 0 leaves component 3 out
             arms = list(itertools.product(variants, shares, range(len(trial.rates))))
             pairs = np.array([share * lambdas[variant][i] for variant, share, i in arms])
-            stack = fit_datalab(trial, module, trial.observed[[i for *_, i in arms]], pairs)
-            models_ = zip(arms, pairs, probabilities(stack, trial.x_test), strict=True)
-            for (variant, share, i), (lambda1, lambda2), p in models_:
-                row = {"rate": trial.rates[i], "part": "ablation", "method": DATALAB[variant], "variant": variant}
+            rows = []
+            for (variant, share, i), (lambda1, lambda2) in zip(arms, pairs, strict=True):
+                row = {"rate": trial.rates[i], "method": DATALAB[variant], "variant": variant}
                 row |= {"lambda1": lambda1, "lambda2": lambda2}
-                row |= dict(zip(COMPONENTS, (projection, weighting, share > 0), strict=True))
-                decisions.append(Decision(row, p))
-    return decisions
+                rows.append(row | dict(zip(COMPONENTS, (projection, weighting, share > 0), strict=True)))
+            yield rows, fit_datalab(trial, module, trial.observed[[i for *_, i in arms]], pairs, recipe=recipe)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datalab import pruning
 from datalab.influence import last_layer
 from datalab.protocol import protocol
-from datalab.sections.trial import (
+from datalab.sections.trials.trial import (
     Trial,
     features,
     fit,
@@ -26,7 +26,7 @@ from datalab.sections.trial import (
 )
 from datalab.training import AnyStack, chunk_size, protocol_recipe
 
-CHECK_EVERY = 10  # steps between two looks at the training set, for the forgetting score
+CHECK_EVERY = 10  # steps between two looks at the training set, for forgetting and the area under the margin
 Scores = dict[str, NDArray[np.float64]]
 Mask = NDArray[np.bool_]
 
@@ -55,10 +55,14 @@ def all_scores(trial: Trial, observed: NDArray, observed_validation: NDArray) ->
     :mod:`datalab.pruning`.
     """
     predicted: list[NDArray] = []
+    margins: list[NDArray] = []
+    seen = np.repeat(observed, protocol().reference["models"], axis=0)
 
     def look(step: int, stack: AnyStack) -> None:
         if step % CHECK_EVERY == 0:
-            predicted.append(stack.predict(trial.x).cpu().numpy())
+            logits = stack(trial.x).cpu().numpy()
+            predicted.append(logits.argmax(-1))
+            margins.append(pruning.logit_margin(logits, seen))
 
     stack, labels = references(trial, observed, on_step=look)
     logits = stack(trial.x)
@@ -76,11 +80,13 @@ def all_scores(trial: Trial, observed: NDArray, observed_validation: NDArray) ->
     scores = dict(zip(("harm_noisy", "harm_clean"), influence.influence_on, strict=True))
     scores |= {"el2n": pruning.el2n(p, labels), "loss": pruning.loss(p, labels), "margin": pruning.margin(p, labels)}
     scores["forgetting"] = np.stack([pruning.forgetting(history) for history in right])
-    scores["influence"] = influence.self_influence
+    scores |= {"influence": influence.self_influence, "area_under_margin": np.mean(margins, axis=0)}
     means = {name: mean_of_references(values) for name, values in scores.items()}
     means["keep_hardest"] = pruning.keep_hardest(means["influence"])
-    unseen = zip(out_of_sample(trial, observed), observed, strict=True)
-    means["confident_learning"] = np.stack([pruning.confident_learning(p, y) for p, y in unseen])
+    unseen = out_of_sample(trial, observed)
+    pairs = zip(unseen, observed, strict=True)
+    means["confident_learning"] = np.stack([pruning.confident_learning(p, y) for p, y in pairs])
+    means["cross_validated_loss"] = pruning.loss(unseen, observed).astype(np.float64)
     return means
 
 

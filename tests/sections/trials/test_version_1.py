@@ -14,8 +14,9 @@ from datalab import data, noise, seeds
 from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
-from datalab.sections import compare, plots, version_1
+from datalab.sections import compare, plots
 from datalab.sections import s0_title_noise_threshold as s0
+from datalab.sections.trials import version_1
 
 TASK = {
     "dataset": "wine",

@@ -12,9 +12,10 @@ from datalab import data
 from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
-from datalab.sections import readings, training_length
+from datalab.sections import readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trial import HUMAN
+from datalab.sections.trials import training_length
+from datalab.sections.trials.trial import HUMAN
 
 TASK = {
     "dataset": "wine",
@@ -43,14 +44,46 @@ def test_a_task_gives_the_same_rows_twice_and_others_for_another_seed(rows):
 
 def test_every_arm_is_trained_for_every_length(rows):
     assert (rows.groupby([*readings.MODEL]).steps.apply(sorted).map(tuple) == (5, 20, 40)).all()
-    methods = {"full", "oracle", "confident learning", "random", "influence", "loss"}
+    methods = {"full", "oracle", "confident learning", "random", "influence", "loss", "AUM", "cross-validated loss"}
     assert set(rows.method) == methods | {"forward correction", "label smoothing"}
-    for quota in ("per_class", "global"):
+    for quota in ("per_class", "global", "estimated"):
         own = rows[(rows.quota == quota) & (rows.steps == 5) & (rows.rate == 0.3)]
         assert (own.method == "random").sum() == protocol().protocol_2["random_subsets"]
         assert own[own.method == "influence"].reference_chosen.sum() == 1
-        assert {5, 20} <= set(own[own.method == "influence"].reference_steps)
+        assert quota == "estimated" or {5, 20} <= set(own[own.method == "influence"].reference_steps)
         assert own.n_kept.nunique() == 1, "influence, loss and random keep equally many"
+
+
+def test_a_rival_drops_what_its_own_score_says(monkeypatch):
+    """The examples that :class:`_Margins` puts last on every look are those that AUM drops, and no other arm does."""
+    kept, arm = {}, training_length._arm
+
+    def spy(method, mask, *more):
+        kept.setdefault(method, []).append(mask)
+        return arm(method, mask, *more)
+
+    def last_thirty(self, step, stack):
+        self.seen.append(np.tile(np.arange(90.0), (len(self.labels), 1)))
+
+    monkeypatch.setattr(training_length, "_arm", spy)
+    monkeypatch.setattr(training_length._Margins, "__call__", last_thirty)
+    training_length.run_task(**{**TASK, "rates": [0.3]})
+    assert all((~mask).nonzero()[0].min() == 63 for mask in kept["AUM"])
+    assert not any((kept["AUM"][0] == mask).all() for mask in kept["loss"] + kept["cross-validated loss"])
+
+
+def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
+    p = resolve(s0.Parameters, {"profile": "study"}, "test")
+    large = training_length.large_tasks(p)
+    assert {task.parameters["caps"]["train"] for task in large} == {p.large_train}
+    assert all(0.6 * data.REGISTRY[task.parameters["dataset"]].unique_rows > p.large_train for task in large)
+    assert not {task.key for task in large} & {task.key for task in training_length.tasks(p)}
+    smaller, larger = (pd.concat([training_length.run_task(**{**TASK, "dataset": name, "caps": caps})
+                                  for name in ("wine", "breast_cancer")])
+                       for caps in (TASK["caps"], TASK["caps"] | {"train": 100}))  # fmt: skip
+    table = s0.by_size(readings.early_stopped(smaller), larger, 0)
+    assert set(table["trained on"]) == {"up to 90", "up to 100"}
+    assert s0.by_size(smaller, pd.DataFrame(), 0).empty
 
 
 def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):
@@ -100,7 +133,13 @@ def made_up(sets: dict[str, float], rates=(0.0, 0.1, 0.3)) -> pd.DataFrame:
         for rate in rates:
             base = {"dataset": name, "noise": "symmetric", "seed": 0, "rate": rate, "realised_rate": rate, "steps": 100}
             base |= {"reference_steps": 0, "reference_chosen": False, "quota": "", "keep_fraction": 1.0, "draw": 0}
-            base |= {"validation_f1": 0.5, "validation_accuracy": 0.5, "accuracy": 0.6, "macro_f1_tau0.5": 0.72}
+            base |= {
+                "train_cap": 1000,
+                "validation_f1": 0.5,
+                "validation_accuracy": 0.5,
+                "accuracy": 0.6,
+                "macro_f1_tau0.5": 0.72,
+            }
             pruned = base | {"keep_fraction": 0.7, "quota": "per_class"}
             rows.append(base | {"method": "full", "macro_f1": 0.7})
             rows += [pruned | {"method": "random", "draw": i, "macro_f1": f1} for i, f1 in enumerate((0.6, 0.64))]
@@ -115,7 +154,6 @@ def test_differences_are_from_the_mean_of_the_random_subsets_and_from_keeping_ev
     own = d[d.reference_chosen].set_index("rate")
     assert own.d.to_dict() == pytest.approx({0.0: 0.0, 0.1: 0.01, 0.3: 0.03})
     assert own.d_full.to_dict() == pytest.approx({0.0: -0.08, 0.1: -0.07, 0.3: -0.05})
-    assert (own.random_full + 0.08).abs().max() < 1e-12
     against = readings.against_full(made_up({"wine": 0.1})).groupby("arm").d.mean()
     assert against["keep all, prior corrected"] == pytest.approx(0.02)
     assert against["influence, quota"] == pytest.approx(own.d_full.mean())

@@ -6,8 +6,9 @@ are flipped symmetrically, or those of single raters; the architecture is the pr
 practitioner does, to stop by noisy validation labels, is read off the rows (:mod:`datalab.sections.readings`).
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from datalab import correction, metrics, noise, pruning
 from datalab.protocol import protocol
-from datalab.sections.parameters import Count, Datasets, Fractions, HumanDatasets, Lengths, Rates, TrialParameters
-from datalab.sections.trial import (
+from datalab.sections.parameters import AnyDatasets, Count, Datasets, Fractions, Lengths, Rates, TrialParameters
+from datalab.sections.trials.trial import (
     HUMAN,
     Trial,
     fit,
@@ -32,6 +33,8 @@ from datalab.training import AnyStack, chunk_size, protocol_recipe
 
 RULES = protocol().protocol_2
 PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
+RIVALS = {"per_class": ["loss"], "global": ["loss", "AUM", "cross-validated loss"], "estimated": []}
+LOOKS = 20  # at the references in training, for the area under the margin
 Arm = tuple[dict[str, Any], NDArray[np.bool_]]
 Row = tuple[int, dict[str, Any]]  # which of the trial's rates, and what the row says
 
@@ -45,7 +48,7 @@ class LengthParameters(TrialParameters):
     length_keep_fractions: Fractions
     lengths: Lengths
     reference_lengths: Lengths
-    human_datasets: HumanDatasets
+    human_datasets: AnyDatasets
 
     @pydantic.model_validator(mode="after")
     def _primary_is_run(self) -> "LengthParameters":
@@ -54,6 +57,14 @@ class LengthParameters(TrialParameters):
         if not set(self.reference_lengths) <= set(self.lengths):
             raise ValueError(f"reference_lengths must be among lengths, {list(self.lengths)}")
         return self
+
+
+class LargeParameters(LengthParameters):
+    """Beside these: what is run once more on more training examples."""
+
+    large_datasets: AnyDatasets
+    large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
+    large_rates: Rates
 
 
 def tasks(p: LengthParameters) -> list[Task]:
@@ -69,8 +80,16 @@ def tasks(p: LengthParameters) -> list[Task]:
     ]
 
 
+def large_tasks(p: LargeParameters) -> list[Task]:
+    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's."""
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.large_rates)} | p.of_trial
+    how |= {"caps": p.of_trial["caps"] | {"train": p.large_train}, "keep_fractions": [PRIMARY_KEEP]}
+    how |= {"lengths": list(p.lengths), "reference_lengths": [max(p.lengths)]}
+    return [_task({"dataset": name} | how) for name in p.large_datasets]
+
+
 def _task(given: dict[str, Any]) -> Task:
-    pruned = len(given["keep_fractions"]) * 2 * (RULES["random_subsets"] + len(given["reference_lengths"]) + 1)
+    pruned = len(given["keep_fractions"]) * 2 * (RULES["random_subsets"] + len(given["reference_lengths"]) + 3)
     models = len(given["rates"]) * (5 + pruned + protocol().reference["models"])
     cost = 1.3 * models * sum(given["lengths"]) * machine_speed.REFERENCE
     return Task(f"{__name__}:run_task", given, cost * max(1.0, given["caps"]["train"] / 1000) ** 0.1, models)
@@ -85,7 +104,7 @@ def run_task(
 ) -> pd.DataFrame:
     """A row per rate, arm and training length, scored on the clean test set and on noisy labels.
 
-    ``of`` names the :class:`~datalab.sections.trial.Trial`; a rate is None where labels are as people gave them.
+    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`; a rate is None where labels are as people gave them.
     ``reference_lengths`` are the lengths of references whose ranking is followed, beside the one that noisy validation
     chooses at each rate. ``memorised`` is the share of the flipped training labels that the model predicts as flipped.
     """
@@ -95,6 +114,7 @@ def run_task(
         observed, clean = trial.observed[i], trial.prepared.y_train
         realised = noise.realised_rate(clean, observed)
         row = {"dataset": trial.dataset, "noise": trial.noise_kind, "seed": trial.seed}
+        row["train_cap"] = trial.caps["train"]
         row |= {"rate": realised if rates[i] is None else rates[i], "realised_rate": realised}
         largest = clean == np.bincount(clean).argmax()
         for arm, mask in arms:
@@ -184,25 +204,34 @@ def _arms(
     reference_lengths: Sequence[int],
 ) -> Iterator[list[Arm]]:
     """The arms of every rate: what a row says of them, and the mask (n,) of the examples they keep."""
-    influence, loss, chosen = _rankings(trial, lengths)
+    by_method, chosen = _rankings(trial, lengths)
     for i, rate in enumerate(trial.rates):
         observed, truth = trial.observed[i], pruning.oracle(trial.observed[i], trial.prepared.y_train)
         likely = pruning.confident_class(unseen[i], observed)
         believed = (likely < 0) | (likely == observed)
         made = [_arm("full", np.ones_like(truth)), _arm("oracle", truth), _arm("confident learning", believed)]
-        for keep in keep_fractions:
-            for quota in pruning.QUOTAS:
-                for draw in range(RULES["random_subsets"]):
-                    rng = trial.rng("random", rate, keep, draw)
-                    mask = pruning.random_subset(observed, keep, quota, rng=rng)
-                    made.append(_arm("random", mask, quota, keep, draw))
-                for steps in sorted({*reference_lengths, chosen[i]}):
-                    mask = pruning.keep(influence[steps][i], observed, keep, quota)
-                    made.append(_arm("influence", mask, quota, keep, 0, steps, steps == chosen[i]))
-                if keep == PRIMARY_KEEP:
-                    mask = pruning.keep(loss[chosen[i]][i], observed, keep, quota)
-                    made.append(_arm("loss", mask, quota, keep, 0, chosen[i], True))
+        scores = {steps: {method: of[i] for method, of in every.items()} for steps, every in by_method.items()}
+        scores[chosen[i]]["cross-validated loss"] = pruning.loss(unseen[i], observed)
+        clean_shares = correction.clean_shares(unseen[i], observed)
+        for keep, (quota, (kind, shares)) in itertools.product(keep_fractions, _quotas(clean_shares).items()):
+            if shares is not None and keep != PRIMARY_KEEP:
+                continue
+            for draw in range(RULES["random_subsets"]):
+                rng = trial.rng("random", rate, keep, draw)
+                mask = pruning.random_subset(observed, keep, kind, shares, rng=rng)
+                made.append(_arm("random", mask, quota, keep, draw))
+            for steps in sorted({*(reference_lengths if shares is None else ()), chosen[i]}):
+                mask = pruning.keep(scores[steps]["influence"], observed, keep, kind, shares)
+                made.append(_arm("influence", mask, quota, keep, 0, steps, steps == chosen[i]))
+            for method in RIVALS[quota] if keep == PRIMARY_KEEP else ():
+                mask = pruning.keep(scores[chosen[i]][method], observed, keep, kind)
+                made.append(_arm(method, mask, quota, keep, 0, chosen[i], True))
         yield made
+
+
+def _quotas(clean_shares: NDArray) -> dict[str, tuple[str, NDArray | None]]:
+    """How a row names a quota, and what :func:`pruning.keep` takes for it: the kind, and shares if not the observed."""
+    return {quota: (quota, None) for quota in pruning.QUOTAS} | {"estimated": ("per_class", clean_shares)}
 
 
 def _arm(
@@ -218,18 +247,32 @@ def _arm(
     return named | {"reference_steps": steps, "reference_chosen": chosen}, mask
 
 
-def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, NDArray], dict[int, NDArray], list[int]]:
-    """By the references' length their self-influence and loss (rates, n); and the length chosen at every rate.
+def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, dict[str, NDArray]], list[int]]:
+    """By the references' length every score's ranking (rates, n), by method; and the length chosen at every rate.
 
     Chosen is the length whose references' macro-F1 on the noisy validation labels is highest on the mean, the shortest
     of equals.
     """
-    influence, loss, validation = {}, {}, []
+    by_method, validation = {}, []
     for steps in lengths:
-        stack, labels = references(trial, recipe=protocol_recipe(steps))
-        influence[steps] = self_influence(trial, stack, labels)
-        loss[steps] = mean_of_references(pruning.loss(probabilities(stack, trial.x), labels))
+        margins = _Margins(trial, steps)
+        stack, labels = references(trial, recipe=protocol_recipe(steps), on_step=margins)
+        loss = mean_of_references(pruning.loss(probabilities(stack, trial.x), labels))
+        own = {"influence": self_influence(trial, stack, labels), "loss": loss}
+        by_method[steps] = own | {"AUM": mean_of_references(np.mean(margins.seen, axis=0))}
         guesses = stack.predict(trial.x_val).cpu().numpy().reshape(len(trial.rates), -1, len(trial.x_val))
         pairs = zip(trial.observed_validation, guesses, strict=True)
         validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
-    return influence, loss, [lengths[i] for i in np.argmax(validation, axis=0)]
+    return by_method, [lengths[i] for i in np.argmax(validation, axis=0)]
+
+
+class _Margins:
+    """The margins (models, n) of the references at every look at them in training."""
+
+    def __init__(self, trial: Trial, steps: int):
+        self.trial, self.every, self.seen = trial, max(steps // LOOKS, 1), []
+        self.labels = np.repeat(trial.observed, protocol().reference["models"], axis=0)
+
+    def __call__(self, step: int, stack: AnyStack) -> None:
+        if step % self.every == 0:
+            self.seen.append(pruning.logit_margin(stack(self.trial.x).cpu().numpy(), self.labels))

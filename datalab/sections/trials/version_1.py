@@ -19,9 +19,9 @@ from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.sections import compare
 from datalab.sections.parameters import Fractions, Rates, TrainingParameters
-from datalab.sections.pruning_arms import arms, scores_by_rate, train_and_test
 from datalab.sections.readings import RATE
-from datalab.sections.trial import FOLDS, Trial
+from datalab.sections.trials.pruning_arms import arms, scores_by_rate, train_and_test
+from datalab.sections.trials.trial import FOLDS, Trial
 from datalab.sweep import Task, machine_speed
 
 SETTING = ["architecture", "noise", "keep_fraction"]
@@ -99,9 +99,9 @@ def run_task(
 ) -> list[dict[str, Any]]:
     """A row per rate, method, keep fraction and draw of a random subset: ``macro_f1`` and ``accuracy`` on the test set.
 
-    ``of`` names the :class:`~datalab.sections.trial.Trial`. Rates and keep fractions are crossed; at ``arm_rates`` and
-    the primary keep fraction the protocol's rival scores are added. ``flipped_kept`` is the share of flipped labels
-    among the ``n_kept``.
+    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`. Rates and keep fractions are crossed; at
+    ``arm_rates`` and the primary keep fraction the protocol's rival scores are added. ``flipped_kept`` is the share of
+    flipped labels among the ``n_kept``.
     """
     trial = Trial(rates=tuple(rates), **of)
     clean, by_rate = trial.prepared.y_train, scores_by_rate(trial, arm_rates)

@@ -1,10 +1,11 @@
-"""Section 4.1's methods with the training length that each one's own noisy validation labels choose.
+"""The methods of sections 4.1 and 4.3 with the training length that each one's own noisy validation labels choose.
 
-Down-weighting examples may do what stopping early does. A task is a data set and seed: every method of table 4.1 with
-the recipe's penalty and the framework's default lambdas, trained for every length.
+Down-weighting examples may do what stopping early does. A task is a data set and seed: every method of table 4.1 and
+every ablation, with the recipe's penalty and the framework's default lambdas, trained for every length.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from datalab import correction, framework, metrics, pruning
 from datalab.protocol import protocol
 from datalab.sections import compare
 from datalab.sections.parameters import Count, Lengths, TrialParameters, per_set_and_seed
-from datalab.sections.readings import STOPPED
-from datalab.sections.trial import (
+from datalab.sections.readings import STOPPED, early_stopped
+from datalab.sections.trials.arms import COMPONENTS, ablations
+from datalab.sections.trials.trial import (
     DATALAB,
     Trial,
     default_lambdas,
@@ -28,7 +30,9 @@ from datalab.sections.trial import (
 from datalab.sweep import Task
 from datalab.training import AnyStack, Recipe, protocol_recipe
 
-MODEL = ["dataset", "seed", "rate", "method"]
+CASE = ["dataset", "seed", "rate"]
+ABLATION = "ablation, stopped early"
+MODEL = ["part", *CASE, "method", *COMPONENTS]
 
 
 class StoppedParameters(TrialParameters):
@@ -42,30 +46,35 @@ def tasks(p: Any) -> list[Task]:
     """A task a data set and seed, with all rates, methods and lengths; ``p`` is section 4.1's parameters."""
     cost = len(p.main_rates) * sum(p.lengths) * 0.0007  # seconds on one core
     given = {"rates": list(p.main_rates), "lengths": list(p.lengths)}
-    made = per_set_and_seed(p, f"{__name__}:run_task", cost, len(p.main_rates) * 7 * len(p.lengths), **given)
+    made = per_set_and_seed(p, f"{__name__}:run_task", cost, len(p.main_rates) * 21 * len(p.lengths), **given)
     return [task for task in made if task.parameters["seed"] < p.length_seeds]
 
 
 def run_task(rates: Sequence[float], lengths: Sequence[int], **of: Any) -> list[dict[str, Any]]:
     """A row per rate, method and length: ``macro_f1`` and ``accuracy`` on the clean test set, ``validation_f1``.
 
-    ``of`` names the :class:`~datalab.sections.trial.Trial`, whose architecture is the primary cell's.
+    ``part`` is ``STOPPED`` for table 4.1's methods, ``ABLATION`` for the sets of components that are on, the whole too.
+    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose architecture is the primary cell's.
     """
     trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
-    rows = []
-    for steps in lengths:
-        for method, stack in _methods(trial, protocol_recipe(steps)).items():
+    rows, of_task = [], {"dataset": trial.dataset, "seed": trial.seed}
+    lambdas = dict.fromkeys(framework.VARIANTS, default_lambdas(len(rates)))
+    for steps, recipe in zip(lengths, map(protocol_recipe, lengths), strict=True):
+        for of_models, stack in itertools.chain(_methods(trial, recipe), ablations(trial, lambdas, recipe)):
             predicted = stack.predict(trial.x_val).cpu().numpy()
-            scored = zip(rates, trial.observed_validation, predicted, scores_on_test_set(trial, stack), strict=True)
-            for rate, y, guesses, scores in scored:
-                row = {"part": "stopped", "dataset": trial.dataset, "seed": trial.seed, "rate": rate, "method": method}
-                row["validation_f1"] = metrics.macro_f1(y, guesses, trial.prepared.n_classes)
-                rows.append(row | {"steps": steps} | scores)
+            scored = zip(of_models, predicted, scores_on_test_set(trial, stack), strict=True)
+            for row, guesses, scores in scored:
+                noisy = trial.observed_validation[rates.index(row["rate"])]
+                validation = metrics.macro_f1(noisy, guesses, trial.prepared.n_classes)
+                row = of_task | {"part": ABLATION} | row | {"steps": steps, "validation_f1": validation} | scores
+                rows.append(row)
+                if row["part"] == STOPPED and "variant" in row:
+                    rows.append(row | {"part": ABLATION} | dict.fromkeys(COMPONENTS, True))
     return rows
 
 
-def _methods(trial: Trial, recipe: Recipe) -> dict[str, AnyStack]:
-    """A stack of every method's models, one a rate."""
+def _methods(trial: Trial, recipe: Recipe) -> Iterator[tuple[list[dict[str, Any]], AnyStack]]:
+    """The models of every method of table 4.1, one a rate, after what their rows say."""
     labels, keep = trial.observed, protocol().primary_cell["keep_fraction"]
     rngs = [trial.rng("random", rate, keep, 0) for rate in trial.rates]
     drawn = np.stack([pruning.random_subset(y, keep, rng=rng) for y, rng in zip(labels, rngs, strict=True)])
@@ -81,7 +90,17 @@ def _methods(trial: Trial, recipe: Recipe) -> dict[str, AnyStack]:
     for variant in framework.VARIANTS:
         lambdas = default_lambdas(len(labels))
         made[DATALAB[variant]] = fit_datalab(trial, trial.datalab(variant=variant), labels, lambdas, recipe=recipe)
-    return made
+    variants = {DATALAB[variant]: {"variant": variant} for variant in framework.VARIANTS}
+    for method, stack in made.items():
+        row = {"part": STOPPED, "method": method} | variants.get(method, {})
+        yield [{"rate": rate} | row for rate in trial.rates], stack
+
+
+def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows, one a model, by how training ended: at the recipe's length, if it was run, and stopped early."""
+    usual = protocol().training["steps"]
+    parts = {f"{usual} steps": rows[rows.steps == usual]} if usual in set(rows.steps) else {}
+    return parts | {STOPPED: early_stopped(rows, MODEL)}
 
 
 def gains(rows: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
@@ -89,13 +108,10 @@ def gains(rows: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
     ``names`` are the methods' names in the table. Paired by data set; means with 95 % t-intervals, Wilcoxon's p.
     """
-    rows = rows.sort_values("steps", kind="stable", ignore_index=True)
-    usual = protocol().training["steps"]
-    parts = {f"{usual} steps": rows[rows.steps == usual]} if usual in set(rows.steps) else {}
-    parts[STOPPED] = rows.loc[rows.groupby(MODEL, sort=False).validation_f1.idxmax()]
-    frame = pd.concat(parts, names=["trained", None]).reset_index("trained").reset_index(drop=True)
-    base = frame[frame.method == "vanilla"].set_index(["trained", *MODEL[:3]]).macro_f1.rename("base")
-    frame = frame[frame.method != "vanilla"].join(base, on=["trained", *MODEL[:3]])
+    frame = pd.concat(by_training(rows[rows.part == STOPPED]), names=["trained", None])
+    frame = frame.reset_index("trained").reset_index(drop=True)
+    base = frame[frame.method == "vanilla"].set_index(["trained", *CASE]).macro_f1.rename("base")
+    frame = frame[frame.method != "vanilla"].join(base, on=["trained", *CASE])
     frame = frame.assign(d=frame.macro_f1 - frame.base, method=frame.method.map(names))
     by = ["trained", "noise rate (%)", "method"]
     frame["noise rate (%)"] = 100 * frame.rate

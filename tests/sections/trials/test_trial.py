@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from datalab import noise, seeds
-from datalab.sections import trial as shared
-from datalab.sections.trial import Trial
+from datalab.sections.trials import trial as shared
+from datalab.sections.trials.trial import Trial
 
 CAPS = {"train": 90, "validation": 30, "test": 40}
 
