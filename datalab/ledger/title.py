@@ -99,12 +99,7 @@ def title_verdict(
         ),
         at_rates("reproduces", "the lower limit is above 0 at rates", ">=", clear, lower > 0),
     )
-    verdict = str(rule["otherwise"])
-    if needed.held and any(condition.held for condition in refutes):
-        verdict = "refuted"
-    elif needed.held and all(condition.held for condition in reproduces):
-        verdict = "reproduced"
-    return TitleVerdict(verdict, (needed, *refutes, *reproduces))
+    return _concluded(needed, refutes, reproduces, rule["otherwise"])
 
 
 def title_verdict_2(
@@ -148,7 +143,13 @@ def title_verdict_2(
         )
         reproduces.append(Condition("reproduces", text, held, f"[{100 * low:.3g} %, {100 * high:.3g} %]"))
     needed = Condition("needed", f"at least {fewest} balanced data sets", n >= fewest, f"{n}")
-    verdict = str(rule["otherwise"])
+    return _concluded(needed, refutes, reproduces, rule["otherwise"])
+
+
+def _concluded(
+    needed: Condition, refutes: Sequence[Condition], reproduces: Sequence[Condition], otherwise: str
+) -> TitleVerdict:
+    verdict = otherwise
     if needed.held and any(condition.held for condition in refutes):
         verdict = "refuted"
     elif needed.held and all(condition.held for condition in reproduces):

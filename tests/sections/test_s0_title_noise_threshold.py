@@ -19,6 +19,7 @@ def rows() -> pd.DataFrame:
     made = []
     for (name, shift), seed, rate in ((s, i, r) for s in SETS.items() for i in range(2) for r in RATES):
         base = {"dataset": name, "noise": "symmetric", "seed": seed, "rate": rate, "realised_rate": rate, "draw": 0}
+        base["train_cap"] = 1000
         base |= {"quota": "", "keep_fraction": 1.0, "reference_steps": 0, "reference_chosen": False}
         base |= {"dropped_largest": 0.3, "dropped_rest": 0.3, "largest_predicted": 0.4, "macro_precision": 0.7}
         base |= {"validation_accuracy": 0.5, "macro_f1_tau0.5": 0.7, "balanced_accuracy": 0.6}

@@ -78,11 +78,10 @@ def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
     assert {task.parameters["caps"]["train"] for task in large} == {p.large_train}
     assert all(0.6 * data.REGISTRY[task.parameters["dataset"]].unique_rows > p.large_train for task in large)
     assert not {task.key for task in large} & {task.key for task in training_length.tasks(p)}
-    smaller, larger = (pd.concat([training_length.run_task(**{**TASK, "dataset": name, "caps": caps})
-                                  for name in ("wine", "breast_cancer")])
-                       for caps in (TASK["caps"], TASK["caps"] | {"train": 100}))  # fmt: skip
-    table = s0.by_size(readings.early_stopped(smaller), larger, 0)
-    assert set(table["trained on"]) == {"up to 90", "up to 100"}
+    smaller = made_up({"wine": 0.1, "digits": 0.2})
+    table = s0.by_size(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000), 0)
+    assert set(table["trained on"]) == {"up to 1,000", "up to 5,000"}
+    assert set(table.highest_rate) == {0.1}, "read at the rates that both have"
     assert s0.by_size(smaller, pd.DataFrame(), 0).empty
 
 
