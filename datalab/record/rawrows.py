@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datalab import sweep
 from datalab.errors import UserError
+from datalab.sweep import Finished, rowfiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,15 +45,23 @@ def counted(frames: Iterable["pd.DataFrame"], where: Where, claim_id: str) -> di
     return {"where": plain, "rows": rows}
 
 
-def read(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
-    """One cell's file: ``{"function", "parameters"}`` as it describes itself, and its rows.
+def read(path: Path) -> "tuple[list[Finished], pd.DataFrame]":
+    """A file's tasks, as it describes them, and all its rows.
 
     Raises :class:`UserError` where it is torn, too large, or does not say what made it.
     """
-    described = sweep.described(path)
-    if described is None:
+    return _whole(path, rowfiles.contents(path))
+
+
+def by_task(path: Path) -> "list[tuple[Finished, pd.DataFrame]]":
+    """The same, each task with its own rows."""
+    return _whole(path, rowfiles.by_task(path))
+
+
+def _whole(path: Path, content: Any) -> Any:
+    if content is None:
         raise UserError(f"raw rows {path.name}: torn, too large, or silent on what made them; run the section again")
-    return described
+    return content
 
 
 def _equal(column: "pd.Series", value: Any) -> "np.ndarray":

@@ -40,8 +40,8 @@ class Finding:
 class Recomputed:
     """One section computed anew: what differs, or why it could not be (``problem``); and how much was compared.
 
-    ``tasks`` are those its sweeps asked for, by the path of their raw rows; ``renamed`` those of these paths that are
-    not the ones that today's code and libraries would give.
+    ``tasks`` are those its sweeps asked for, by the path of their raw rows and their key in it; ``renamed`` those of
+    these paths that have keys which today's code and libraries would not give.
     """
 
     stem: str
@@ -50,7 +50,7 @@ class Recomputed:
     files: int = 0
     outputs: int = 0
     claims: int = 0
-    tasks: Mapping[str, Task] = field(default_factory=dict)
+    tasks: Mapping[tuple[str, str], Task] = field(default_factory=dict)
     renamed: tuple[str, ...] = ()
 
 
@@ -100,15 +100,9 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
             first = (str(error).splitlines() or [""])[0]
             return Recomputed(stem, problem=printable(f"{type(error).__name__}: {first}")[:300])
     outputs = len(done.outputs) if folder.has(record, f"notebooks/{stem}.ipynb") else 0
-    renamed = []
-    for path, task in done.tasks.items():
-        due = task.path(Path()).name
-        if due.rsplit("_", 1)[0] != path.removeprefix("cells/").rsplit("_", 1)[0]:
-            differences.append(Finding("changed", path, f"its rows are those of {due}"))
-        elif f"cells/{due}" != path:
-            renamed.append(path)
+    renamed = tuple(dict.fromkeys(path for (path, key), task in done.tasks.items() if key != task.key))
     counts = {"files": len(made), "outputs": outputs, "claims": len(entry.claims)}
-    return Recomputed(stem, tuple(differences), **counts, tasks=done.tasks, renamed=tuple(renamed))
+    return Recomputed(stem, tuple(differences), **counts, tasks=done.tasks, renamed=renamed)
 
 
 def _files(record: Path, listed: Collection[str], made: Mapping[str, bytes]) -> Iterator[Finding]:
@@ -139,6 +133,7 @@ def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Findi
     """Claims one by one; what the manifest says of parameters, tables, figures, headline and raw cells as a whole."""
     given = json.loads(json.dumps(fragment["section"]))
     held = {name: getattr(entry, name) for name in ("claims", "tables", "figures", "headline", "cells")}
+    held["cells"], given["cells"] = sorted(held["cells"]), sorted(given["cells"])
     held["parameters"] = _of_results(entry.parameters)
     given["parameters"] = _of_results(given["parameters"])
     if entry.runner != "datalab run":  # by hand, cells have the numbers of that session

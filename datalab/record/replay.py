@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,7 @@ from datalab.record import folder, rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED
 from datalab.record.study import Study
-from datalab.sweep import Task
+from datalab.sweep import Finished, Task, rowfiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +40,21 @@ class Output(NamedTuple):
     displays: list[tuple[dict[str, str], dict[str, Any]]]
 
 
+class _Rows(NamedTuple):
+    """A task's raw rows, and the file they are in."""
+
+    path: str
+    finished: Finished
+    frame: "pd.DataFrame"
+
+
 class Replay(NamedTuple):
     """A section as its raw rows give it: ``fragment`` is what ``finish()`` states, ``outputs`` are by code cell."""
 
     fragment: dict[str, Any]
     outputs: dict[int, Output]
     started: int  # the code cell that opened the section: it prints the machine and the folder
-    tasks: dict[str, Task]  # that its sweeps asked for, by the path of their raw rows
+    tasks: dict[tuple[str, str], Task]  # that its sweeps asked for, by the path of their raw rows and the key in it
     strange: dict[str, str]  # raw rows that are not what they say, by path: why
 
 
@@ -78,7 +86,22 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     fragment = transaction.read_fragment(stage)
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
-    return Replay(fragment, outputs, opened[0].number, opened[0].tasks, opened[0].strange)
+    made = opened[0]
+    return Replay(fragment, outputs, made.number, made.tasks, made.strange | _strange(rows.values(), made.tasks))
+
+
+def _strange(rows: "Iterable[_Rows]", asked: Collection[tuple[str, str]]) -> dict[str, str]:
+    """The files that have rows which nobody asked for, or are not called as their tasks ask."""
+    strange: dict[str, str] = {}
+    files: dict[str, list[Finished]] = {}
+    for path, finished, _ in rows:
+        files.setdefault(path, []).append(finished)
+        if (path, finished.key) not in asked:
+            strange[path] = f"its section does not ask for the rows of {finished.function} {finished.key}"
+    for path, tasks in files.items():
+        if (due := rowfiles.file_name(tasks)) != path.removeprefix("cells/"):
+            strange[path] = f"its rows are those of {due}"
+    return strange
 
 
 def hashed(data: Mapping[str, Any]) -> dict[str, str]:
@@ -97,13 +120,11 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
 class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
-    def __init__(
-        self, rows: "dict[str, tuple[str, Any, pd.DataFrame]]", shell: Any, device: str, *arguments: Any, **named: Any
-    ) -> None:
+    def __init__(self, rows: "dict[str, _Rows]", shell: Any, device: str, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._rows, self._shell, self._device = rows, shell, "cpu" if device == "cpu" else "cuda"
         self.number = self._cell_number()
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
 
     def sweep(self, tasks: Any) -> "pd.DataFrame":
@@ -115,17 +136,16 @@ class _Replayed(section.Section):
             name = _maker(task.function, task.parameters)
             if name not in self._rows:
                 raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
-            path, device, frame = self._rows[name]
+            path, finished, frame = self._rows[name]
             self._cells[path] = None
             if "device" in task.parameters:
                 task = Task(task.function, task.parameters | {"device": self._device}, task.cost, task.models)
-            if device != task.parameters.get("device"):
-                self.strange[path] = (
-                    f"says that it was made on {device}, and its section on {task.parameters.get('device')}"
-                )
+            held, due = finished.parameters.get("device"), task.parameters.get("device")
+            if held != due:
+                self.strange[path] = f"says that it was made on {held}, and its section on {due}"
             if why := _not_of(task, frame):
                 self.strange[path] = why
-            self.tasks[path] = task
+            self.tasks[path, finished.key] = task
             frames.append(frame)
         self._raw.append(pd.concat(frames, ignore_index=True))
         return self._raw[-1].copy()
@@ -144,21 +164,23 @@ def _not_of(task: Task, frame: "pd.DataFrame") -> str:
     return ""
 
 
-def _raw_rows(record: Path, paths: list[str]) -> "dict[str, tuple[str, Any, pd.DataFrame]]":
-    """Some raw rows by what made them: each with its path and its device."""
-    rows, cells = {}, 0
+def _raw_rows(record: Path, paths: list[str]) -> "dict[str, _Rows]":
+    """Some raw rows by what made them."""
+    rows: dict[str, _Rows] = {}
+    cells = 0
     for path in dict.fromkeys(paths):
         try:
-            made_by, frame = rawrows.read(folder.inside(record, path))
+            parts = rawrows.by_task(folder.inside(record, path))
         except ValueError as error:
             raise ReplayError(str(error)) from None
-        cells += frame.size
-        if cells > MOST_CELLS:
-            raise ReplayError(f"its raw rows have more than {MOST_CELLS:,} values")
-        maker = _maker(made_by["function"], made_by["parameters"])
-        if maker in rows:
-            raise ReplayError(f"{path} and {rows[maker][0]} are of the same task")
-        rows[maker] = (path, made_by["parameters"].get("device"), frame)
+        for finished, frame in parts:
+            cells += frame.size
+            if cells > MOST_CELLS:
+                raise ReplayError(f"its raw rows have more than {MOST_CELLS:,} values")
+            maker = _maker(finished.function, finished.parameters)
+            if maker in rows:
+                raise ReplayError(f"{path} and {rows[maker].path} are of the same task")
+            rows[maker] = _Rows(path, finished, frame)
     return rows
 
 

@@ -6,7 +6,7 @@ Only tasks that the study's own notebooks ask for are trained: what a raw file s
 import contextlib
 import random
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Columns of raw rows that hold measured time or memory, or name the process: they differ between equal runs.
 MEASURED = frozenset({"seconds", "memory", "train", "infer", "pid"})
+Place = tuple[str, str]  # of a task's raw rows: the path of the file, and the task's key in it
 ROUNDING = 0.01  # of a number, or of one: what another processor or another library may move a score by
 
 
@@ -36,29 +37,32 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Retrained:
-    """One task trained anew: ``same`` says how its rows agree; ``different`` where they do not, else it is empty."""
+    """One task trained anew: ``same`` says how its rows agree; ``different`` where they do not, else it is empty.
+
+    ``path`` is its raw rows' file, with its name where the file has several.
+    """
 
     path: str
     same: str = ""
     different: str = ""
 
 
-def draw(paths: Mapping[str, Task], drawn: Drawn) -> list[str]:
-    """The paths of the tasks drawn: all of them where there are no more than asked for."""
-    known = sorted(paths)
+def draw(places: Iterable[Place], drawn: Drawn) -> list[Place]:
+    """The tasks drawn: all of them where there are no more than asked for."""
+    known = sorted(places)
     return random.Random(drawn.seed).sample(known, min(drawn.count, len(known)))
 
 
 def retrain(
-    record: Path, manifest: Manifest, tasks: Mapping[str, Task], drawn: Drawn, workers: int | None
+    record: Path, manifest: Manifest, tasks: Mapping[Place, Task], drawn: Drawn, workers: int | None
 ) -> list[Retrained]:
-    """Train the drawn ones of ``tasks`` (by the path of their raw rows) and compare their rows.
+    """Train the drawn ones of ``tasks`` and compare their rows.
 
     They must be equal to the byte, measured time and memory aside; where the processor, Python or a library is another
     than the record names, every number must be within :data:`ROUNDING`. Raises :class:`UserError` where a data set that
     they need is not on this disk.
     """
-    chosen = {path: tasks[path] for path in draw(tasks, drawn)}
+    chosen = {place: tasks[place] for place in draw(tasks, drawn)}
     if not chosen:
         return []
     _check_data(chosen)
@@ -67,13 +71,13 @@ def retrain(
         if manifest.machine.get(name) != here[name]:
             other.append(f"{name} {manifest.machine.get(name)} (here {here[name]})")
     other += recompute.other_libraries(manifest)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as made:
         with contextlib.suppress(sweep.SweepError):  # those that failed have no file
-            sweep.run(list(chosen.values()), Path(place), workers)
-        return [_compared(record, path, task.path(Path(place)), other) for path, task in chosen.items()]
+            sweep.run(list(chosen.values()), Path(made), workers)
+        return [_compared(record, place, task, Path(made), other) for place, task in chosen.items()]
 
 
-def _check_data(chosen: Mapping[str, Task]) -> None:
+def _check_data(chosen: Mapping[Place, Task]) -> None:
     from datalab import data
 
     given = [value for task in chosen.values() for name, value in task.parameters.items() if name.endswith("dataset")]
@@ -82,10 +86,12 @@ def _check_data(chosen: Mapping[str, Task]) -> None:
         raise UserError(f"to train tasks anew their data must be on this disk: datalab datasets --fetch {words}")
 
 
-def _compared(record: Path, path: str, made: Path, other: list[str]) -> Retrained:
-    if not made.is_file():
+def _compared(record: Path, place: Place, task: Task, made: Path, other: list[str]) -> Retrained:
+    tasks = {held.key: frame for held, frame in rawrows.by_task(folder.inside(record, place[0]))}
+    path = place[0] if len(tasks) == 1 else f"{place[0]}: {task.label}"
+    if not task.path(made).is_file():
         return Retrained(path, different="it cannot be trained here")
-    held, given = rawrows.read(folder.inside(record, path))[1], rawrows.read(made)[1]
+    held, given = tasks[place[1]], rawrows.read(task.path(made))[1]
     if list(held.columns) != list(given.columns) or len(held) != len(given):
         return Retrained(path, different="it has other columns, or more or fewer rows")
     columns = [name for name in held if name not in MEASURED]

@@ -146,7 +146,7 @@ class Section:
         folder = self.record / "cells"
         progress = Progress(self._stage / transaction.PROGRESS)
         rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
-        self._cells.update((f"cells/{task.path(folder).name}", None) for task in tasks)
+        self._cells.update((task.key, None) for task in tasks)
         self._raw.append(rows)
         return rows
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 CSV_DIGITS = 6  # significant digits of a float in a .csv: what float32 training can support
 SHOWN_DIGITS = 4  # of the largest value in a column, where the table is printed
+LONGEST = 30  # rows that a table shows in a terminal
 EMPTY = "–"
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "\n": " "}
 _TEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
@@ -52,11 +53,14 @@ class Table:
         content = {"caption": self.caption, **self.stamp, "rows": len(self.frame), "timing": self.timing}
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
-    def markdown(self) -> str:
-        """A pipe table, numbers right-aligned, with the caption above and the stamp below."""
+    def markdown(self, most: int | None = None) -> str:
+        """A pipe table, numbers right-aligned, caption above and stamp below; of ``most`` rows, if that is given."""
         rule = "|" + "|".join(" ---: " if number else " --- " for number in self._are_numbers()) + "|"
-        lines = [_pipe(self.frame.columns), rule, *(_pipe(row) for row in shown_rows(self.frame))]
-        return f"**{self.caption}**\n\n" + "\n".join(lines) + f"\n\n*{self.footer}*\n"
+        rows, footer = shown_rows(self.frame), self.footer
+        if most is not None and len(rows) > most:
+            footer = f"{len(rows) - most} more rows; {footer}"
+        lines = [_pipe(self.frame.columns), rule, *map(_pipe, rows[:most])]
+        return f"**{self.caption}**\n\n" + "\n".join(lines) + f"\n\n*{footer}*\n"
 
     def latex(self) -> str:
         """A booktabs ``table``, numbers right-aligned, the stamp as a note under it."""
@@ -93,7 +97,7 @@ class Table:
         )
 
     def __repr__(self) -> str:
-        return self.markdown()
+        return self.markdown(most=LONGEST)  # a notebook keeps it beside the HTML, which has all rows
 
 
 def style() -> None:

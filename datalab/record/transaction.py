@@ -10,6 +10,7 @@ from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, provenance
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import SectionSpec, Study
+from datalab.sweep import rowfiles
 
 STAGING = ".partial"  # outputs of the section that runs now; they move into place when it is complete
 FRAGMENT = "section.json"
@@ -113,21 +114,57 @@ def read_fragment(stage: Path) -> dict[str, Any] | None:
 
 
 def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any]) -> None:
-    """Move a complete section's outputs into place and enter them, its claims and its raw cells in the manifest.
+    """Move a complete section's outputs into place and enter them, its claims and its raw rows in the manifest.
 
-    Its raw cells that no section's grid asks for any more, another code's or other parameters', are deleted.
+    The raw rows are packed; those that no section asks for any more, another code's or other parameters', leave the
+    manifest, and their files are deleted by :func:`close`.
     """
     stage = record / STAGING / stem
     for path in fragment["files"]:
         folder.move(stage, path, record)
         manifest.add_file(record, path, section=stem, timing=path in fragment["timing"])
     entry = manifest.sections[stem].model_dump() | fragment["section"]
-    manifest.sections[stem] = SectionRecord.model_validate(entry)
-    for path in entry["cells"]:
-        manifest.add_file(record, path, section=stem)
-    used = {path for section in manifest.sections.values() for path in section.cells}
-    cells = (path for path in manifest.files_of(stem) if path.startswith("cells/"))
-    _drop(record, manifest, (path for path in cells if path not in used))
+    manifest.sections[stem] = SectionRecord.model_validate(entry | {"cells": []})
+    _pack(record, manifest, stem, entry["cells"])
+
+
+def _pack(record: Path, manifest: Manifest, stem: str, keys: Iterable[str]) -> None:
+    """Put the raw rows of all complete sections into files of which each holds only what the same sections rest on.
+
+    ``keys`` are those of the tasks of section ``stem``; another section rests on all that is in its files.
+    """
+    before = {other: entry.cells for other, entry in manifest.sections.items()}
+    whole = {path for path in _cells(manifest) if _is_whole(record, manifest, path)}
+    users: dict[str, list[str]] = {}
+    for other, paths in before.items():
+        tasks = (task for path in paths if path in whole for task in rowfiles.tasks_in(record / path))
+        for key in keys if other == stem else [task.key for task in tasks]:
+            users.setdefault(key, []).append(other)
+    parted = {key: tuple(of) for key, of in users.items()}
+    names = rowfiles.pack(record / "cells", parted, {path.removeprefix("cells/") for path in whole})
+    owners = {f"cells/{names[key]}": of for key, of in parted.items()}
+    for path, of in owners.items():
+        manifest.add_file(record, path, section=of[0])
+    for other, entry in manifest.sections.items():
+        damaged = [path for path in before[other] if path not in whole]  # named by `verify`, not forgotten
+        entry.cells = sorted([*damaged, *(path for path, of in owners.items() if other in of)])
+    used = {path for entry in manifest.sections.values() for path in entry.cells}
+    shared = {path for paths in before.values() for path in paths}
+    for path in _cells(manifest):
+        if path not in used and (path in shared or manifest.files[path].section == stem):
+            del manifest.files[path]
+            if path not in shared:  # else the manifest on the disk has sections that rest on it
+                folder.delete(record, path)
+
+
+def _drop_packed(record: Path, manifest: Manifest) -> None:
+    """Delete the raw rows that are not listed, and are in files that are, or cannot be read."""
+    paths = [path for path in folder.names(record, "cells") if path.endswith(".parquet")]
+    tasks = {path: {task.key for task in rowfiles.tasks_in(record / path)} for path in paths}
+    listed = {key for path in paths if path in manifest.files for key in tasks[path]}
+    for path in paths:
+        if path not in manifest.files and tasks[path] <= listed:
+            folder.delete(record, path)
 
 
 def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
@@ -139,11 +176,17 @@ def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
 
 def drop_changed_cells(record: Path, manifest: Manifest) -> list[str]:
     """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
-    entered = {path: file.sha256 for path, file in manifest.files.items() if path.startswith("cells/")}
-    whole = {path for path in entered if folder.has(record, path) and folder.sha256(record, path) == entered[path]}
-    changed = [path for path in entered if path not in whole]
+    changed = [path for path in _cells(manifest) if not _is_whole(record, manifest, path)]
     _drop(record, manifest, changed)
     return changed
+
+
+def _cells(manifest: Manifest) -> list[str]:
+    return [path for path in manifest.files if path.startswith("cells/")]
+
+
+def _is_whole(record: Path, manifest: Manifest, path: str) -> bool:
+    return folder.has(record, path) and folder.sha256(record, path) == manifest.files[path].sha256
 
 
 def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> None:
@@ -160,6 +203,7 @@ def recover(record: Path, manifest: Manifest, reason: str = "its process was kil
             kept = f"notebooks/{stem}.interrupted.ipynb"
             os.replace(folder.inside(record, f"notebooks/{stem}.ipynb.partial"), folder.inside(record, kept))
             manifest.add_file(record, kept, section=stem, timing=True)
+        enter_cells(record, manifest, stem)
     folder.delete_tree(record, STAGING)
     folder.delete_unfinished(record)
     if INDEX not in manifest.files:  # it may have been killed while it wrote the pages
@@ -175,5 +219,7 @@ def close(record: Path, manifest: Manifest, study: Study) -> None:
     folder.delete_tree(record, STAGING)
     claims_table.write(record, manifest, study)
     crate.write(record, manifest)
+    manifest.save(record)  # before files go that it listed
+    _drop_packed(record, manifest)
     manifest.closed = True
     manifest.save(record)

@@ -270,14 +270,14 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
         if done.renamed and moved:
             renamed += len(done.renamed)
         elif done.renamed:
-            report.findings.extend(Finding("changed", path, "its name is not its task's") for path in done.renamed)
+            report.findings.extend(Finding("changed", path, "its tasks have other keys") for path in done.renamed)
     if renamed:
-        report.stale.append(f"{renamed} raw files have the names that other code or libraries give them")
+        report.stale.append(f"{renamed} raw files have the keys that other code or libraries give")
 
 
 def _retrain(record: Path, manifest: Manifest, report: Report, cells: retrain.Drawn, workers: int | None) -> None:
     """Train the drawn tasks anew; rows that differ are findings, or unconfirmed where the sources have moved on."""
-    tasks = {path: task for done in report.recomputed for path, task in done.tasks.items()}
+    tasks = {place: task for done in report.recomputed for place, task in done.tasks.items()}
     if not tasks:
         report.unconfirmed.append("no task can be trained anew: no section could be computed from its raw rows")
     moved = [

@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from datalab.sweep.task import Task, read
+from datalab.sweep import rowfiles
+from datalab.sweep.task import Task
 
 _ATTEMPTS = 3
 # Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
@@ -56,7 +57,7 @@ def run(
     tasks
         The grid; a repeated task is run once.
     folder
-        One parquet file per finished task, written to a temporary name and renamed.
+        The files of finished tasks; those finished now have one each, written to a temporary name and renamed.
     workers
         Processes, each with one thread; None for one a core, 1 to run in this process.
     progress
@@ -69,7 +70,8 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tasks = list({task.key: task for task in tasks}.values())
-    missing = [task for task in tasks if read(task.path(folder)) is None]
+    finished = rowfiles.rows_of(folder, {task.key for task in tasks})
+    missing = [task for task in tasks if task.key not in finished]
     done = len(tasks) - len(missing)
     failures: list[tuple[Task, str]] = []
 
@@ -93,7 +95,8 @@ def run(
         head = f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of"
         lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in failures]
         raise SweepError("\n  ".join([f"{head} {failures[0][1]}", *lines]))
-    return pd.concat([read(task.path(folder)) for task in tasks], ignore_index=True) if tasks else pd.DataFrame()
+    finished |= {task.key: rowfiles.contents(task.path(folder))[1] for task in missing}
+    return pd.concat([finished[task.key] for task in tasks], ignore_index=True) if tasks else pd.DataFrame()
 
 
 def _here(tasks: Sequence[Task]) -> Iterator[Attempt]:

@@ -17,10 +17,10 @@ import psutil
 import pytest
 import record_fakes
 
-from datalab import sweep
 from datalab.errors import UserError
 from datalab.record import kernel, section, verify
 from datalab.record.manifest import Manifest, SectionRecord
+from datalab.sweep import rowfiles
 
 COUNT = 6
 PARAMETERS = ("-p", "count", str(COUNT))
@@ -135,8 +135,8 @@ class Rig:
 
     def finished(self) -> set[int]:
         """The cells whose rows can be read."""
-        rows = [sweep.read(path) for path in (self.seen / "cells").glob("*.parquet")]
-        return {int(frame["index"].iloc[0]) for frame in rows if frame is not None}
+        files = [rowfiles.contents(path) for path in (self.seen / "cells").glob("*.parquet")]
+        return {int(index) for _, frame in filter(None, files) for index in frame["index"]}
 
     def entry(self, stem: str = "3_4_beta") -> SectionRecord:
         return Manifest.load(self.seen).sections[stem]

@@ -21,6 +21,7 @@ from fault_rig import COUNT, PARAMETERS, Disk, Rig, alive, contents, family, gon
 from datalab.record import Study, verify
 from datalab.record.manifest import Manifest
 from datalab.record.runner import Interrupts
+from datalab.sweep import rowfiles
 
 ALPHA, BETA = "0_alpha", "3_4_beta"
 HALF = {0, 1, 2}  # the cells that are finished where those from 3 on wait
@@ -392,7 +393,9 @@ def test_a_read_only_folder_is_refused_in_one_line_and_verified_without_a_write(
 
 def test_torn_files_of_every_kind_are_named_and_only_they_are_computed_again(rig: Rig, undisturbed: Path) -> None:
     shutil.copytree(undisturbed, rig.record)
+    unpack(rig.record)
     cells = sorted((rig.record / "cells").glob("*.parquet"))
+    assert len(cells) == COUNT
     truncated, emptied, other = cells[:3]
     hurt = {int(pd.read_parquet(path)["index"][0]) for path in cells[:3]}
     truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
@@ -407,6 +410,22 @@ def test_torn_files_of_every_kind_are_named_and_only_they_are_computed_again(rig
     assert sorted(rig.computed()) == sorted(hurt)
     assert tables(rig.record) == rig.reference
     assert verify.verify(rig.record, rig.study).findings == []
+    assert len(list((rig.record / "cells").iterdir())) == 1  # what lay in a file a task is packed
+
+
+def unpack(record: Path) -> None:
+    """A file a task, as a killed run leaves them, and as earlier versions left them in a whole record."""
+    manifest, packed = Manifest.load(record), min((record / "cells").glob("*.parquet"))
+    parts = rowfiles.by_task(packed)
+    packed.unlink()
+    del manifest.files[f"cells/{packed.name}"]
+    names = [rowfiles.file_name([task]) for task, _ in parts]
+    for name, (task, rows) in zip(names, parts, strict=True):
+        rowfiles.write(record / "cells" / name, rows, [task])
+        manifest.add_file(record, f"cells/{name}", section=ALPHA)
+    for entry in manifest.sections.values():
+        entry.cells = [f"cells/{name}" for name in names]
+    manifest.save(record)
 
 
 # Two at once ----------------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import record_fakes
 
-from datalab import cli, sweep
+from datalab import cli
 from datalab.errors import UserError
 from datalab.record import Study, folder, kernel, lock, provenance, replay, section, transaction, verify
 from datalab.record.manifest import Manifest
+from datalab.sweep import rowfiles
 
 STEM = "0_alpha"
 PACKAGE = Path(provenance.PACKAGE)
@@ -275,7 +276,7 @@ def raw(record: Path, table: pa.Table, **how: object) -> Path:
     path = record / "cells" / "bomb.parquet"
     with pq.ParquetWriter(path, table.schema, compression="zstd", **how) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({sweep.task.DESCRIPTION: '{"function": "x", "parameters": {}}'})
+        writer.add_key_value_metadata({rowfiles.DESCRIPTION: '{"function": "x", "parameters": {}}'})
     return path
 
 
@@ -293,7 +294,7 @@ def test_raw_rows_that_unpack_to_more_than_a_tasks_are_not_read(what: str, typed
     import psutil
 
     before = psutil.Process().memory_info().rss
-    assert sweep.described(path) is None
+    assert rowfiles.contents(path) is None
     assert psutil.Process().memory_info().rss - before < 2**30
 
 
@@ -301,8 +302,8 @@ def test_raw_rows_that_unpack_to_more_than_a_tasks_are_not_read(what: str, typed
 def test_raw_rows_that_say_nothing_sound_of_what_made_them_are_torn(made_by: str, tmp_path: Path) -> None:
     with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("x", pa.int64())])) as writer:
         writer.write_table(pa.table({"x": [1]}))
-        writer.add_key_value_metadata({sweep.task.DESCRIPTION: made_by})
-    assert sweep.described(tmp_path / "a.parquet") is None
+        writer.add_key_value_metadata({rowfiles.DESCRIPTION: made_by})
+    assert rowfiles.contents(tmp_path / "a.parquet") is None
 
 
 def test_a_function_that_raw_rows_name_is_never_called(record: Path, study: Study) -> None:
@@ -311,7 +312,7 @@ def test_a_function_that_raw_rows_name_is_never_called(record: Path, study: Stud
         table = pq.read_table(path)
         with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
             writer.write_table(table.replace_schema_metadata(None))
-            writer.add_key_value_metadata({sweep.task.DESCRIPTION: '{"function": "os:abort", "parameters": {}}'})
+            writer.add_key_value_metadata({rowfiles.DESCRIPTION: '{"function": "os:abort", "parameters": {}}'})
     put_right(record)
     from datalab.record.retrain import Drawn
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 import record_fakes
 
-from datalab import cli, sweep
+from datalab import cli
 from datalab.record import Study, claims_table, crate, rawrows, recompute, retrain, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
+from datalab.sweep import rowfiles
 
 STEM = "0_alpha"
 CSV = "tables/0_rows.csv"
@@ -109,42 +110,52 @@ def raw_files(record: Path) -> list[Path]:
     return sorted(path for path in (record / "cells").glob("*.parquet"))
 
 
-def rewrite(path: Path, frame: Any, made_by: dict[str, Any]) -> None:
-    import pyarrow as pa
-
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    with pq.ParquetWriter(path, table.schema) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({sweep.task.DESCRIPTION: json.dumps(made_by)})
-
-
 def rows_of_another(record: Path) -> None:
     first = raw_files(record)[0]
-    made_by, frame = rawrows.read(first)
-    rewrite(first, frame.assign(seed=frame.seed + 1), made_by)
+    tasks, frame = rawrows.read(first)
+    rowfiles.write(first, frame.assign(seed=frame.seed + 1), tasks)
 
 
-def files_swapped(record: Path) -> None:
-    first, second = raw_files(record)[:2]
-    contents = first.read_bytes(), second.read_bytes()
-    first.write_bytes(contents[1])
-    second.write_bytes(contents[0])
+def described(change: Callable[[list[rowfiles.Finished]], list[rowfiles.Finished]]) -> Forge:
+    """What each raw file says of its tasks, in other words; its rows and its name stay."""
+
+    def forge(record: Path) -> None:
+        for path in raw_files(record):
+            tasks, frame = rawrows.read(path)
+            rowfiles.write(path, frame, change(tasks))
+
+    return forge
 
 
-def of_another_device(record: Path) -> None:
-    for path in raw_files(record):
-        made_by, frame = rawrows.read(path)
-        rewrite(path, frame, made_by | {"parameters": made_by["parameters"] | {"device": "an H100"}})
+def of_another_device(tasks: list[rowfiles.Finished]) -> list[rowfiles.Finished]:
+    return [task._replace(parameters=task.parameters | {"device": "an H100"}) for task in tasks]
 
 
-def renamed(record: Path) -> None:
+def renamed(record: Path, to: str = "0123456789abcdef") -> None:
     path = raw_files(record)[0]
-    new = path.with_name(path.name.rsplit("_", 1)[0] + "_0123456789abcdef.parquet")
+    new = path.with_name(f"{path.name.rsplit('_', 1)[0]}_{to}.parquet")
     path.rename(new)
-    text = (record / "record.json").read_text().replace(path.name, new.name)
-    tree = json.loads(text)
+    tree = json.loads((record / "record.json").read_text().replace(path.name, new.name))
     del tree["sha256"]
     Manifest.model_validate(tree).save(record)
+
+
+def of_another_code(record: Path) -> None:
+    """Keys that today's code does not give, and the name that follows from them."""
+    tasks, frame = rawrows.read(raw_files(record)[0])
+    tasks = [task._replace(key=f"{number:016x}") for number, task in enumerate(tasks)]
+    rowfiles.write(raw_files(record)[0], frame, tasks)
+    renamed(record, rowfiles.file_name(tasks).removesuffix(".parquet").rsplit("_", 1)[1])
+
+
+def with_one_more(record: Path) -> None:
+    """Rows in a section's file that no section asks for."""
+    path = raw_files(record)[0]
+    tasks, frame = rawrows.read(path)
+    last = tasks[-1]._replace(key="0123456789abcdef", parameters=tasks[-1].parameters | {"index": 99})
+    more = pd.concat([frame, frame.tail(last.count).assign(index=99)], ignore_index=True)
+    rowfiles.write(path, more, [*tasks, last])
+    renamed(record, rowfiles.file_name([*tasks, last]).removesuffix(".parquet").rsplit("_", 1)[1])
 
 
 def twice(record: Path) -> None:
@@ -238,9 +249,11 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "words for a folder": (in_notebook(lambda n: printed(n, "record    ", "record    the title is won ")), NOTEBOOK),
     # the raw rows
     "rows that are another task's": (rows_of_another, "cells/"),
-    "another device": (of_another_device, "cells/"),
-    "two raw files, one for the other": (files_swapped, "cells/"),
+    "another device": (described(of_another_device), "cells/"),
+    "two tasks' rows, one for the other": (described(lambda tasks: tasks[::-1]), "cells/"),
     "a raw file's name": (renamed, "cells/"),
+    "a raw file's name and its tasks' keys": (of_another_code, "cells/"),
+    "a task that nobody asks for": (with_one_more, "cells/"),
 }
 
 
@@ -299,8 +312,8 @@ def invented(record: Path, study: Study, to: Path, monkeypatch: pytest.MonkeyPat
         return [row | {"value": 0.99} for row in honest(**given)]
 
     for path in raw_files(record):
-        made_by, frame = rawrows.read(path)
-        rewrite(path, frame.assign(value=0.99), made_by)
+        tasks, frame = rawrows.read(path)
+        rowfiles.write(path, frame.assign(value=0.99), tasks)
     manifest = Manifest.load(record)
     for path, entry in list(manifest.files.items()):
         manifest.add_file(record, path, entry.section, entry.timing)
@@ -329,19 +342,20 @@ def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
 ) -> None:
     in_manifest(lambda m, e: m.machine.update(processor="another"))(record)
     for path in raw_files(record)[:1]:
-        made_by, frame = rawrows.read(path)
-        rewrite(path, frame.assign(value=frame.value + 0.001), made_by)
+        tasks, frame = rawrows.read(path)
+        rowfiles.write(path, frame.assign(value=frame.value + 0.001), tasks)
     put_right(record)
     done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
-    moved = [r for r in done.retrained if r.path.endswith(raw_files(record)[0].name)]
+    moved = [r for r in done.retrained if raw_files(record)[0].name in r.path]
+    assert len(moved) == 4
     assert "within 0.01" in moved[0].same
     assert "processor another" in moved[0].same
     for path in raw_files(record)[:1]:
-        made_by, frame = rawrows.read(path)
-        rewrite(path, frame.assign(value=frame.value + 0.1), made_by)
+        tasks, frame = rawrows.read(path)
+        rowfiles.write(path, frame.assign(value=frame.value + 0.1), tasks)
     put_right(record)
     done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
-    assert "training gives" in next(r for r in done.retrained if r.path.endswith(raw_files(record)[0].name)).different
+    assert all("training gives" in r.different for r in done.retrained if raw_files(record)[0].name in r.path)
 
 
 def test_what_verification_cannot_know_is_a_list_that_the_pages_print() -> None:

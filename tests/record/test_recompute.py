@@ -7,15 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import record_fakes
 
-from datalab import atomic, cli, sweep
+from datalab import atomic, cli
 from datalab.errors import UserError
 from datalab.record import Study, claims_table, crate, progress, provenance, rawrows, recompute, verify
 from datalab.record.manifest import Manifest
+from datalab.sweep import rowfiles
 
 STEM = "0_alpha"
 
@@ -108,11 +108,8 @@ def other_parameter(notebook: dict) -> None:
 
 def other_raw_row(record: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
-    made_by, frame = rawrows.read(path)
-    table = pa.Table.from_pandas(frame.assign(value=frame.value + 0.001), preserve_index=False)
-    with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
-        writer.write_table(table.replace_schema_metadata(None))
-        writer.add_key_value_metadata({sweep.task.DESCRIPTION: json.dumps(made_by)})
+    tasks, frame = rawrows.read(path)
+    rowfiles.write(path, frame.assign(value=frame.value + 0.001), tasks)
 
 
 def printed(what: str, on: str = "stdout") -> Callable[[dict], object]:
@@ -264,7 +261,8 @@ def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
 def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
-    assert sweep.read(path) is None
+    assert rowfiles.contents(path) is None
+    assert rowfiles.tasks_in(path) == []
     with pytest.raises(UserError, match="silent on what made them"):
         rawrows.read(path)
 

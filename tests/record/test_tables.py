@@ -37,6 +37,13 @@ def test_every_printed_face_of_a_table_carries_profile_seeds_and_n() -> None:
     assert json.loads(table.sidecar())["n"] == "3 data sets"
 
 
+def test_a_terminal_is_shown_thirty_rows_and_how_many_more_there_are_and_every_file_has_all() -> None:
+    table = table_of(pd.DataFrame({"x": range(33)}))
+    assert (len(repr(table).splitlines()), len(table.markdown().splitlines())) == (36, 39)
+    assert "*3 more rows; profile smoke" in repr(table)
+    assert repr(table_of(pd.DataFrame({"x": range(30)}))).count("more rows") == 0
+
+
 def test_a_markdown_table_keeps_its_columns_whatever_the_text() -> None:
     lines = table_of(pd.DataFrame({"a|b": ["x|y\nz"], "n": [3]})).markdown().splitlines()
     rows = [line for line in lines if line.startswith("|")]

@@ -1,0 +1,244 @@
+"""The files that keep tasks' rows: one a task while tasks are being finished, several to a file once they are packed.
+
+A file says of itself what made its rows. Whoever reads one may be reading a stranger's: it is measured first.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from datalab import atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+LARGEST, MOST_VALUES = 2**28, 20_000_000  # bytes of a file, unpacked too; values in it
+LONGEST = 2**24  # bytes of what a file says of itself
+MOST_PACKED = 50_000  # values of a file of several tasks: with it no more is lost, and it is small enough to look into
+# The key under which a file says what made its rows, as JSON: {"function", "parameters"} where they are one task's, who
+# has its key in its name; {"function", "tasks": [[key, rows, parameters], ...]} where they are several's.
+DESCRIPTION = "datalab.cell"
+
+
+class Finished(NamedTuple):
+    """A task whose rows a file has: its key (:attr:`datalab.sweep.Task.key`), what made them, how many there are."""
+
+    key: str
+    function: str
+    parameters: dict[str, Any]
+    count: int
+
+    @property
+    def order(self) -> tuple[str, str, str]:
+        """Where it stands among others of its function: by its first parameter, most often the data set."""
+        return _words(self.parameters, 1), json.dumps(self.parameters, sort_keys=True), self.key
+
+
+def file_name(tasks: Collection[Finished]) -> str:
+    """What the file of these tasks, in their order, is called: it names what is lost with it."""
+    first, *others = tasks
+    if not others:
+        return single_name(first.parameters, first.key)
+    key = hashlib.sha256(" ".join(task.key for task in tasks).encode()).hexdigest()[:16]
+    module = first.function.rpartition(".")[2].replace(":", "_")
+    ends = dict.fromkeys(_words(task.parameters, 1) for task in (first, others[-1]))
+    words = "_".join([module, "_to_".join(ends), f"{len(tasks)}_tasks"])
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', words)[:150]}_{key}.parquet"
+
+
+def single_name(parameters: Mapping[str, Any], key: str) -> str:
+    """What the file of one task is called."""
+    return f"{_words(parameters, 4)}_{key}.parquet".replace("/", "-")
+
+
+def _words(parameters: Mapping[str, Any], most: int) -> str:
+    return "_".join(str(v) for v in list(parameters.values())[:most] if isinstance(v, str | int))
+
+
+def write(path: Path, rows: "pd.DataFrame | pa.Table", tasks: Collection[Finished]) -> None:
+    """Write the rows of these tasks, one after the other. Equal tasks and rows give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
+    table = table.replace_schema_metadata(None).combine_chunks()  # pandas' description would be half of a small file
+    first, *others = tasks
+    made_by: dict[str, Any] = {"function": first.function}
+    if others:
+        made_by["tasks"] = [[task.key, task.count, task.parameters] for task in tasks]
+    else:
+        made_by["parameters"] = first.parameters
+    words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]  # scores rarely repeat
+    how = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "use_dictionary": words}
+    with (
+        atomic.replacing(path) as partial,
+        pq.ParquetWriter(partial, table.schema, store_schema=False, write_page_checksum=True, **how) as writer,
+    ):
+        writer.write_table(table)
+        writer.add_key_value_metadata({DESCRIPTION: json.dumps(made_by)})
+
+
+def contents(path: Path) -> tuple[list[Finished], pd.DataFrame] | None:
+    """The tasks of a file, and all their rows, one task's after the other's.
+
+    None when the file is absent, torn, altered (pages have checksums), silent on what made it, or larger than any may
+    be: a compressed file of a stranger may hold a thousand times what it seems to.
+    """
+    opened = _opened(path)
+    return None if opened is None else (opened[0], opened[1].to_pandas())
+
+
+def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
+    """The tasks of a file, each with its rows as they were; None where :func:`contents` is."""
+    parts = _parts(path)
+    return None if parts is None else [(task, part.to_pandas()) for task, part in parts]
+
+
+def tasks_in(path: Path) -> list[Finished]:
+    """The tasks that a file says it has, by its last page alone; none where it cannot be read."""
+    described = _described(path)
+    return [] if described is None else described[0]
+
+
+def rows_of(folder: Path, keys: Collection[str]) -> dict[str, pd.DataFrame]:
+    """The rows of those of the tasks with these ``keys`` that are finished in ``folder``, by key."""
+    rows: dict[str, pd.DataFrame] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        if any(task.key in keys and task.key not in rows for task in tasks_in(path)):
+            rows |= {task.key: part.to_pandas() for task, part in _parts(path) or () if task.key in keys}
+    return rows
+
+
+def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()) -> dict[str, str]:
+    """Put finished tasks together in files of several; return the name of the file that has each, by its key.
+
+    ``wanted`` has each task's key, and what parts it from others: only tasks of equal values, of one function and with
+    the same columns share a file. A file is not written anew if ``whole`` has its name, and none is deleted. The same
+    tasks give the same files, whatever order they were finished in. Raises ``OSError`` for a task that ``folder`` does
+    not have, or has only in a file that cannot be read.
+    """
+    sources: dict[str, tuple[Path, pa.Table | None]] = {}
+    groups: dict[tuple[object, str, str], list[tuple[Finished, int]]] = {}
+    for path in sorted(folder.glob("*.parquet"), key=lambda path: (path.name not in whole, path.name)):
+        tasks, schema = _described(path) or ([], ())
+        new = [task for task in tasks if task.key in wanted and task.key not in sources]
+        if new and path.name not in whole:
+            parts = {task.key: part for task, part in _parts(path) or ()}
+            new = [task for task in new if task.key in parts]  # none of a torn file
+        else:
+            parts = {}
+        for task in new:
+            sources[task.key] = path, parts.get(task.key)
+            group = groups.setdefault((wanted[task.key], task.function, str(schema)), [])
+            group.append((task, task.count * len(schema)))
+    if wanted.keys() - sources:
+        raise OSError("raw rows that were there are gone")
+    names = {}
+    for group in groups.values():
+        for tasks in _shared_out(sorted(group, key=lambda pair: pair[0].order)):
+            name = file_name(tasks)
+            names |= {task.key: name for task in tasks}
+            if any(sources[task.key][0].name != name for task in tasks):
+                _gather(folder / name, tasks, sources)
+    return names
+
+
+def _shared_out(group: Iterable[tuple[Finished, int]]) -> list[list[Finished]]:
+    """Tasks with their numbers of values, in order, as they share files."""
+    files: list[list[Finished]] = []
+    held = 0
+    for task, values in group:
+        if not files or held + values > MOST_PACKED:
+            files.append([])
+            held = 0
+        files[-1].append(task)
+        held += values
+    return files
+
+
+def _gather(target: Path, tasks: list[Finished], sources: "Mapping[str, tuple[Path, pa.Table | None]]") -> None:
+    """Write one file of tasks that lie elsewhere, some of them read already."""
+    import pyarrow as pa
+
+    parts = {key: part for key, (_, part) in sources.items() if part is not None}
+    for path in {sources[task.key][0] for task in tasks if task.key not in parts}:
+        parts |= {task.key: part for task, part in _parts(path) or ()}
+    if lost := [task for task in tasks if task.key not in parts]:
+        raise OSError(f"{sources[lost[0].key][0].name} cannot be read")
+    write(target, pa.concat_tables([parts[task.key] for task in tasks]), tasks)
+
+
+def _parts(path: Path) -> "list[tuple[Finished, pa.Table]] | None":
+    opened = _opened(path)
+    if opened is None:
+        return None
+    parts, start = [], 0
+    for task in opened[0]:
+        parts.append((task, opened[1].slice(start, task.count)))
+        start += task.count
+    return parts
+
+
+def _described(path: Path) -> "tuple[list[Finished], pa.Schema] | None":
+    """The tasks of a file and its columns; None where it says nothing of them, or of other rows than it has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.stat().st_size <= LARGEST:
+            with pq.ParquetFile(path) as file:
+                return _tasks(file, path), file.schema_arrow.remove_metadata()
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
+        pass
+    return None
+
+
+def _tasks(file: "pq.ParquetFile", path: Path) -> list[Finished]:
+    described, rows = file.metadata.metadata[DESCRIPTION.encode()], file.metadata.num_rows
+    if len(described) > LONGEST:
+        raise ValueError("it says too much of itself")
+    made_by = json.loads(described)
+    if "tasks" not in made_by:
+        made_by["tasks"] = [[path.stem.rpartition("_")[2], rows, made_by["parameters"]]]
+    tasks = [Finished(key, made_by["function"], parameters, count) for key, count, parameters in made_by["tasks"]]
+    for task in tasks:
+        types = zip(task, (str, str, dict, int), strict=True)
+        if not all(isinstance(value, kind) for value, kind in types) or task.count < 0:
+            raise ValueError("a task has a key, a function, parameters and a number of rows")
+    if sum(task.count for task in tasks) != rows or len({task.key for task in tasks}) != len(tasks):
+        raise ValueError("its tasks are not those of its rows")
+    return tasks
+
+
+def _opened(path: Path) -> "tuple[list[Finished], pa.Table] | None":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.stat().st_size > LARGEST:
+            return None
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            tasks = _tasks(file, path)
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+            unpacked = sum(group.total_byte_size for group in groups)
+            coded = any(pa.types.is_dictionary(column.type) for column in file.schema_arrow)
+            if values > MOST_VALUES or unpacked > LARGEST or coded:
+                return None
+            # Of a dictionary of long texts each row may repeat the longest: read few rows at a time, and stop in time.
+            batches, held = [], 0
+            for batch in file.iter_batches(batch_size=max(1, LARGEST // max(unpacked, 1))):
+                batches.append(batch)
+                held += batch.nbytes
+                if held > LARGEST:
+                    return None
+            table = pa.Table.from_batches(batches, file.schema_arrow)
+            return (tasks, table) if table.num_rows == sum(task.count for task in tasks) else None
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
+        return None
