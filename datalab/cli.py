@@ -24,7 +24,7 @@ from datalab.record import Study, claims_table, compare, comparison_text, folder
 from datalab.record.console import RunConsole
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
-from datalab.record.parameters import parse_value
+from datalab.record.parameters import missing_datasets, parse_value
 from datalab.record.retrain import Drawn
 from datalab.record.tables import exact
 from datalab.sweep import cluster
@@ -102,7 +102,7 @@ def plan_command(study: Study, **selection: Any) -> None:
     """
     jobs = _jobs(study, **selection)
     console = RunConsole()
-    console.plan(jobs, plan.missing_datasets(jobs))
+    console.plan(jobs, missing_datasets(job.parameters for job in jobs))
     console.work(jobs)
 
 
@@ -322,6 +322,24 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
         spec = data.REGISTRY[name]
         rows.append([*(getattr(spec, column) for column in columns), "yes" if data.on_disk(name) else "no"])
     console.table((*columns, "on disk"), rows)
+
+
+@cli.command("lab", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]...")
+@click.pass_obj
+def lab_command(study: Study, options: tuple[str, ...]) -> None:
+    """Open JupyterLab on copies of the notebooks, in runs/lab.
+
+    An OPTION is one of `jupyter lab`.
+
+    \b
+    Example:
+      datalab lab --no-browser --ip 0.0.0.0
+    """
+    from datalab.record import lab
+
+    command = lab.command(study, options)
+    os.execv(command[0], command)
 
 
 @cli.command("advise")

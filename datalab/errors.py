@@ -4,6 +4,10 @@
 class UserError(ValueError):
     """A mistake in what the caller asked for. The command line prints it as one line and exits with status 2."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it: the line, without a traceback."""
+        return [str(self)]
+
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known word, or the list of known words when none is close."""

@@ -129,6 +129,16 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
     return parameters
 
 
+def missing_datasets(asked: Iterable[SectionParameters]) -> list[str]:
+    """The data sets that these parameters need and that are not on this disk."""
+    wanted = list(dict.fromkeys(name for parameters in asked for name in parameters.needs))
+    if not wanted:
+        return []
+    from datalab import data  # a second to import: only where a notebook needs one
+
+    return data.missing(wanted)
+
+
 INJECTED = "# Parameters"  # how the cell begins in which papermill hands over what it was given
 
 

@@ -60,16 +60,6 @@ def seconds(planned: Sequence[Job]) -> float:
     return total
 
 
-def missing_datasets(planned: Sequence[Job]) -> list[str]:
-    """The data sets the jobs need that are not on this disk."""
-    wanted = list(dict.fromkeys(name for job in planned for name in job.parameters.needs))
-    if not wanted:
-        return []
-    from datalab import data  # a second to import: only where a notebook needs one
-
-    return data.missing(wanted)
-
-
 def _check_names(given: Mapping[str, Any], modules: Any) -> None:
     known = sorted({name for module in modules for name in module.Parameters.model_fields})
     for name in given:

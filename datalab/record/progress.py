@@ -10,6 +10,7 @@ from typing import Any
 from datalab import atomic
 
 EVERY = 0.5  # seconds between two updates; a notebook keeps every output it is sent
+BAR = 20  # letters
 MARK = {"datalab": "progress"}  # metadata of the display, by which a reader of the notebook knows it
 
 
@@ -20,18 +21,21 @@ class Progress:
         self._file = file
         self._handle: Any = None
         self._last = 0.0
-        self._began = time.monotonic()
+        self._began, self._before = time.monotonic(), 0  # tasks that were finished before
 
     def __call__(self, done: int, total: int, failed: int = 0, text: str = "") -> None:
         """Show that ``done`` of ``total`` tasks are there, ``failed`` of them without a result."""
         now = time.monotonic()
-        if now - self._last < EVERY and done < total:
+        if not self._last:
+            self._before = done
+        elif now - self._last < EVERY and done < total:
             return
         self._last = now
-        state = {"done": done, "total": total, "failed": failed, "text": text}
+        took = round(now - self._began, 1)
+        state = {"done": done, "total": total, "failed": failed, "text": text, "new": done - self._before, "took": took}
         with suppress(OSError):  # on a full disk: how far a sweep is is not worth a task of it
             atomic.write(self._file, json.dumps(state))
-        content = {"text/plain": line(state, now - self._began)}
+        content = {"text/plain": line(state)}
         if self._handle is not None:
             self._handle.update(content, raw=True, metadata=MARK)
         elif ipython():
@@ -40,13 +44,19 @@ class Progress:
             self._handle = display(content, raw=True, display_id=True, metadata=MARK)
 
 
-def line(state: dict[str, Any], seconds: float | None = None) -> str:
-    """``"12 of 40 tasks, 1 failed, about 30 s left: mnist5k mlp"``."""
+def line(state: dict[str, Any]) -> str:
+    """``"━━━━━━────────────── 12 of 40 tasks, 1 failed, 13 s, about 30 s left: mnist5k mlp: 1.1 s"``.
+
+    Of a finished sweep the count and the last task are left: a record holds no clock.
+    """
     done, total, failed, last = (state[name] for name in ("done", "total", "failed", "text"))
     count = f"{done} of {total} tasks"
     text = count + (f", {failed} failed" if failed else "")
-    if seconds and 0 < done < total:
-        text += f", about {span(seconds / done * (total - done))} left"
+    if done + failed < total:
+        filled = BAR * done // total
+        text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'])}"
+        if state["new"]:
+            text += f", about {span(state['took'] / state['new'] * (total - done))} left"
     return text + (f": {last}" if last and not last.startswith(count) else last.removeprefix(count))
 
 

@@ -1,5 +1,6 @@
 """What a notebook sees of the record: ``open_section`` opens its section, the :class:`Section` saves what it shows."""
 
+import functools
 import json
 import os
 import shlex
@@ -15,9 +16,9 @@ import pandas as pd
 
 from datalab import atomic, sweep
 from datalab.errors import UserError
-from datalab.record import claims_table, figures, folder, lock, provenance, rawrows, tables, transaction
+from datalab.record import claims_table, figures, folder, lock, papermills, provenance, rawrows, tables, transaction
 from datalab.record.manifest import Manifest
-from datalab.record.parameters import SectionParameters, given_in, resolve
+from datalab.record.parameters import SectionParameters, given_in, missing_datasets, resolve
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
 from datalab.record.tables import Table, exact, flat, is_missing, shown_rows
@@ -28,6 +29,7 @@ RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
 # The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
 OPENER = "_datalab_opener"
 BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
+SMOKE = "Profile smoke is no evidence: it shows that everything runs, on data too small to find anything."
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     record = record.resolve()
     if record == provenance.reference():
         raise UserError("parameter 'record': runs/reference is the committed record; choose another folder")
+    if missing := missing_datasets([parameters]):
+        command = " ".join(["datalab datasets --fetch", *missing])
+        raise UserError(f"notebook {spec.stem}: data sets that are not on this disk; fetch them with: {command}")
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
@@ -98,7 +103,32 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     manifest.refresh(study)
     key = {**manifest.sources, "notebook": None}
     stage = transaction.begin(record, manifest, spec, runner="notebook session", key=key)
-    return Section(study, spec, parameters, record, stage, driven=False)
+    section = Section(study, spec, parameters, record, stage, driven=False)
+    if shell := ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), functools.partial(_interrupted, record))
+    if parameters.profile == "smoke" and not papermills.output():  # whose notebook may join the record: results only
+        _display(_markdown(_said_by_the_reference(spec)))
+    return section
+
+
+def _interrupted(record: Path, shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> list[str]:
+    """What an interrupted cell shows instead of a traceback."""
+    kept = len([name for name in folder.names(record, "cells") if name.endswith(".parquet")])
+    words = (
+        f"Interrupted. Finished tasks are kept ({kept} in {provenance.shown(record)}/cells): run this cell again to "
+    )
+    shell._showtraceback(kind, error, [f"{words}go on, or all cells."])
+    return []
+
+
+def _said_by_the_reference(spec: SectionSpec) -> str:
+    """What a smoke run, which shows nothing, is a smoke run of: the committed record's lines on this section."""
+    reference, lines = provenance.reference(), []
+    manifest = Manifest.read(reference)[0] if reference else None
+    if manifest and (entry := manifest.sections.get(spec.stem)):
+        lines = [part["text"] for part in entry.headline if "text" in part]
+        lines = [f"Record `runs/reference`, profile `{manifest.profile}`, says:", *lines] if lines else []
+    return "\n\n".join([f'**{SMOKE}** Set `profile = "quick"` above for some.', *lines])
 
 
 class Section:
@@ -128,13 +158,14 @@ class Section:
         threads = provenance.determinism()["threads"]
         lines = {
             "section": f"{self.spec.number}: {self.spec.title}",
+            "profile": p.profile,
             "versions": ", ".join(versions),
             "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
             "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
-            "profile": p.profile,
             "record": shlex.quote(provenance.shown(self.record)),
         }
-        return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
+        smoke = [SMOKE] if p.profile == "smoke" else []
+        return "\n".join([*smoke, *(f"{name:<9} {line}" for name, line in lines.items())])
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
         """Run a grid of tasks and return their rows; finished ones are reused from ``record/cells``.
@@ -249,40 +280,41 @@ class Section:
         }
         atomic.write(self._stage / transaction.FRAGMENT, json.dumps(fragment, ensure_ascii=False))
         self._open = False
+        ending = self._ending("..")
         if not self._driven:
             fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
             manifest = Manifest.load(self.record)
             transaction.merge(self.record, manifest, self.spec.stem, fragment)
             transaction.close(self.record, manifest, self._study)
             lock.release(self.record)
-        self._show_end(files)
+            in_record, ending = ending, self._ending(Path(os.path.relpath(self.record)).as_posix())
+            papermills.keep_executed(self.record, self._study, self.spec.stem, {ending: in_record})
+        if not _display(_markdown(ending)):
+            print(ending)
 
-    def _show_end(self, files: list[str]) -> None:
+    def _ending(self, place: str) -> str:
+        """The verdicts, and links to all that was saved, from a notebook that sees the record at ``place``."""
         head = ["**Verdicts**", "", "| claim | measured | verdict | printed value excluded? | why | table |"]
         head.append("| --- | --- | --- | --- | --- | --- |")
-        lines = [*head, *map(self._verdict, self._claims.values()), ""] if self._claims else []
-        saved = ", ".join(f"[`{path}`]({self._link(path)})" for path in files) or "nothing"
+        verdicts = [self._verdict(claim, place) for claim in self._claims.values()]
+        saved = [f"[{name}]({place}/tables/{name}.csv)" for name in self._saved["tables"]]
+        saved += [f"[{name}]({place}/figures/{name}.svg)" for name in self._saved["figures"]]
+        saved += [f"[all claims]({place}/{claims_table.NAME})"]
+        saved += [f"[the report]({place}/{transaction.INDEX}) once `datalab report` has written it"]
         stems = [section.stem for section in self._study.sections]
         following = stems[stems.index(self.spec.stem) + 1 :]
         next_one = f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."
-        text = "\n".join([*lines, f"**Saved** in the record: {saved}", "", next_one])
-        if not _display({"text/markdown": text, "text/plain": text}):
-            print(text)
+        lines = [*head, *verdicts, ""] if verdicts else []
+        return "\n".join([*lines, f"**Saved** in the record: {', '.join(saved)}", "", next_one])
 
-    def _verdict(self, claim: dict[str, Any]) -> str:
+    def _verdict(self, claim: dict[str, Any], place: str) -> str:
         """A claim's line, with links to its page and its table."""
         # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
-        page = f"report/claims/{claim['id']}.html" if self._driven else "claims.csv"
-        table = f"[{claim['table']}]({self._link(claim['table'])})" if claim["table"] else ""
+        page = f"report/claims/{claim['id']}.html" if place == ".." else claims_table.NAME
+        table = f"[{claim['table']}]({place}/{claim['table']})" if claim["table"] else ""
         interval = "" if claim["low"] is None else f" [{exact(claim['low'])}, {exact(claim['high'])}]"
-        words = (f"[{claim['id']}]({self._link(page)})", exact(claim["measured"]) + interval)
+        words = (f"[{claim['id']}]({place}/{page})", exact(claim["measured"]) + interval)
         return f"| {' | '.join([*words, claim['verdict'], claim['excluded'] or '-', claim['why'], table])} |"
-
-    def _link(self, path: str) -> str:
-        """A file of the record, as a link from the notebook: the executed one is in the record itself."""
-        if self._driven:
-            return f"../{path}"
-        return Path(os.path.relpath(self.record / path, self._study.notebooks)).as_posix()
 
     def _name(self, name: str) -> str:
         if not all(c.isalnum() or c in "_-" for c in name):
@@ -321,6 +353,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return str(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _markdown(text: str) -> dict[str, Any]:
+    return {"text/markdown": text, "text/plain": text}
 
 
 def _display(content: dict[str, Any]) -> bool:
