@@ -16,8 +16,8 @@ SETTINGS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-NOTE = """> These are copies, in `{place}`: run, change and save them as you like. The originals stay as they are; a copy that
-> you have changed stays too, until its original changes (then it is kept as `.old.ipynb`). Records go to `runs/`.
+NOTE = """> These are copies, in `{place}`: run, change and save them as you like; the originals stay as they are.
+> A copy that you have changed stays until its original changes; then it is kept as `.old.ipynb`. Records go to `runs/`.
 
 """
 

@@ -114,13 +114,14 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
         parameters = model.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        wrong = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # of the parameters as a whole, which it names
-            raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise UserError(f"{where}: {wrong}") from None
         name, given = ".".join(str(part) for part in first["loc"]), first["input"]
         # papermill's -p hands over a list as the text that it is.
         text = isinstance(given, str) and isinstance(parse_value(given), list | dict)
         hint = f"; papermill takes it as: -y '{name}: {given}'" if text else ""
-        raise UserError(f"{where}: parameter '{name}': {first['msg']}; got {repr(given)[:200]}{hint}") from None
+        raise UserError(f"{where}: parameter '{name}': {wrong}; got {repr(given)[:200]}{hint}") from None
     if parameters.device == "cuda":
         import torch
 

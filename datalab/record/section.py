@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,8 @@ RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
 # The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
 OPENER = "_datalab_opener"
 BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
-SMOKE = "Profile smoke is no evidence: it shows that everything runs, on data too small to find anything."
+SMOKE = "Profile smoke is no evidence: it shows that everything runs, on data too small to find anything;"
+SMOKE += ' profile = "quick" gives some.'
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
         figures.style()
         tables.style()
     print(section.describe())
+    by_hand = not section.driven and not papermills.output()  # whose notebook may join the record: its results only
+    if by_hand and parameters.profile == "smoke" and (said := _said_by_the_reference(spec)):
+        _display(_markdown(said))
     return section
 
 
@@ -88,8 +93,9 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     if record == provenance.reference():
         raise UserError("parameter 'record': runs/reference is the committed record; choose another folder")
     if missing := missing_datasets([parameters]):
-        command = " ".join(["datalab datasets --fetch", *missing])
-        raise UserError(f"notebook {spec.stem}: data sets that are not on this disk; fetch them with: {command}")
+        them = missing if len(missing) < 10 else []  # --fetch without names: all there are
+        command = " ".join(["datalab datasets --fetch", *them])
+        raise UserError(f"notebook {spec.stem}: {len(missing)} data sets are not on this disk; get them by: {command}")
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
@@ -106,43 +112,39 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     section = Section(study, spec, parameters, record, stage, driven=False)
     if shell := ipython():
         shell.set_custom_exc((KeyboardInterrupt,), functools.partial(_interrupted, record))
-    if parameters.profile == "smoke" and not papermills.output():  # whose notebook may join the record: results only
-        _display(_markdown(_said_by_the_reference(spec)))
     return section
 
 
 def _interrupted(record: Path, shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> list[str]:
     """What an interrupted cell shows instead of a traceback."""
     kept = len([name for name in folder.names(record, "cells") if name.endswith(".parquet")])
-    words = (
-        f"Interrupted. Finished tasks are kept ({kept} in {provenance.shown(record)}/cells): run this cell again to "
-    )
-    shell._showtraceback(kind, error, [f"{words}go on, or all cells."])
+    place = f"{provenance.shown(record)}/cells"
+    words = f"Interrupted. {kept} finished tasks are kept in {place}: run this cell again, or all, to go on."
+    shell._showtraceback(kind, error, [words])
     return []
 
 
 def _said_by_the_reference(spec: SectionSpec) -> str:
-    """What a smoke run, which shows nothing, is a smoke run of: the committed record's lines on this section."""
+    """The committed record's lines on this section: what a smoke run, which finds nothing, is a rehearsal of."""
     reference, lines = provenance.reference(), []
     manifest = Manifest.read(reference)[0] if reference else None
     if manifest and (entry := manifest.sections.get(spec.stem)):
         lines = [part["text"] for part in entry.headline if "text" in part]
-        lines = [f"Record `runs/reference`, profile `{manifest.profile}`, says:", *lines] if lines else []
-    return "\n\n".join([f'**{SMOKE}** Set `profile = "quick"` above for some.', *lines])
+    return "\n\n".join([f"Profile `{manifest.profile}` (`runs/reference`) says:", *lines]) if lines else ""
 
 
 class Section:
     """One notebook's part of the record.
 
-    ``parameters`` are the checked parameters, ``record`` is the record's folder. Tables, figures and claims are
-    gathered aside and become part of the record when the notebook is complete: a record never holds half a section.
+    ``parameters`` are the checked parameters, ``record`` is the record's folder; ``driven``: `datalab run` holds it.
+    Tables, figures and claims are gathered aside and become part of the record when the notebook is complete: a record never holds half a section.
     """
 
     def __init__(
         self, study: Study, spec: SectionSpec, parameters: SectionParameters, record: Path, stage: Path, driven: bool
     ) -> None:
         self._study, self.spec, self.parameters, self.record = study, spec, parameters, record
-        self._stage, self._driven, self._open = stage, driven, True
+        self._stage, self.driven, self._open = stage, driven, True
         self._saved: dict[str, dict[str, dict[str, Any]]] = {"tables": {}, "figures": {}}
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
@@ -176,7 +178,8 @@ class Section:
         tasks = list(tasks)
         folder = self.record / "cells"
         progress = Progress(self._stage / transaction.PROGRESS)
-        rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
+        with nullcontext() if self.driven else progress:
+            rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
         self._cells.update((f"cells/{task.path(folder).name}", None) for task in tasks)
         self._raw.append(rows)
         return rows
@@ -281,7 +284,7 @@ class Section:
         atomic.write(self._stage / transaction.FRAGMENT, json.dumps(fragment, ensure_ascii=False))
         self._open = False
         ending = self._ending("..")
-        if not self._driven:
+        if not self.driven:
             fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
             manifest = Manifest.load(self.record)
             transaction.merge(self.record, manifest, self.spec.stem, fragment)
@@ -312,8 +315,8 @@ class Section:
         # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
         page = f"report/claims/{claim['id']}.html" if place == ".." else claims_table.NAME
         table = f"[{claim['table']}]({place}/{claim['table']})" if claim["table"] else ""
-        interval = "" if claim["low"] is None else f" [{exact(claim['low'])}, {exact(claim['high'])}]"
-        words = (f"[{claim['id']}]({place}/{page})", exact(claim["measured"]) + interval)
+        measured, low, high = (_short(claim[name]) for name in ("measured", "low", "high"))
+        words = (f"[{claim['id']}]({place}/{page})", measured + (f" [{low}, {high}]" if low else ""))
         return f"| {' | '.join([*words, claim['verdict'], claim['excluded'] or '-', claim['why'], table])} |"
 
     def _name(self, name: str) -> str:
@@ -353,6 +356,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return str(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else exact(value)
 
 
 def _markdown(text: str) -> dict[str, Any]:
