@@ -137,7 +137,8 @@ class Section:
     """One notebook's part of the record.
 
     ``parameters`` are the checked parameters, ``record`` is the record's folder; ``driven``: `datalab run` holds it.
-    Tables, figures and claims are gathered aside and become part of the record when the notebook is complete: a record never holds half a section.
+    Tables, figures and claims are gathered aside and become part of the record when the notebook is complete: a record
+    never holds half a section.
     """
 
     def __init__(
