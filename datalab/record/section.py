@@ -30,8 +30,9 @@ RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
 # The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
 OPENER = "_datalab_opener"
 BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
-SMOKE = "Profile smoke is no evidence: it shows that everything runs, on data too small to find anything;"
-SMOKE += ' profile = "quick" gives some.'
+SMOKE = (
+    'No evidence: profile smoke only shows that everything runs, on too little data. Take profile = "quick" for some.'
+)
 
 
 @dataclass(frozen=True)
@@ -301,15 +302,17 @@ class Section:
         head = ["**Verdicts**", "", "| claim | measured | verdict | printed value excluded? | why | table |"]
         head.append("| --- | --- | --- | --- | --- | --- |")
         verdicts = [self._verdict(claim, place) for claim in self._claims.values()]
-        saved = [f"[{name}]({place}/tables/{name}.csv)" for name in self._saved["tables"]]
-        saved += [f"[{name}]({place}/figures/{name}.svg)" for name in self._saved["figures"]]
+        saved = []
+        for kind, suffix in (("tables", "csv"), ("figures", "svg")):
+            links = [f"[{name}]({place}/{kind}/{name}.{suffix})" for name in self._saved[kind]]
+            saved += [f"{kind} {', '.join(links)}"] if links else []
         saved += [f"[all claims]({place}/{claims_table.NAME})"]
-        saved += [f"[the report]({place}/{transaction.INDEX}) once `datalab report` has written it"]
+        saved += [f"[the report]({place}/{transaction.INDEX}), once `datalab report` has written it"]
         stems = [section.stem for section in self._study.sections]
         following = stems[stems.index(self.spec.stem) + 1 :]
         next_one = f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."
         lines = [*head, *verdicts, ""] if verdicts else []
-        return "\n".join([*lines, f"**Saved** in the record: {', '.join(saved)}", "", next_one])
+        return "\n".join([*lines, f"**Saved** in the record: {'; '.join(saved)}.", "", next_one])
 
     def _verdict(self, claim: dict[str, Any], place: str) -> str:
         """A claim's line, with links to its page and its table."""
