@@ -71,7 +71,8 @@ def run(
             console.summary(entries, provenance.shown(record))
             return OK if all(entry.status == "complete" for entry in entries) else FAILED
         kept = f"finished work is kept in {provenance.shown(record)}"
-        console.say(f"{why}; {kept if os.path.exists(record) else 'nothing was written'}. Resume with: {resume}")
+        kept = kept if os.path.exists(record) else "nothing was written"
+        console.say(f"{why}; {kept}. Resume with: {resume}", wrap=False)  # a command to copy
         return status
 
 
