@@ -1,5 +1,6 @@
 """JupyterLab on copies of the notebooks: running and saving them changes no file of the checkout."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,6 +8,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from jupyter_server.services.contents.filecheckpoints import AsyncFileCheckpoints
 
 from datalab.record import provenance
 from datalab.record.study import Study
@@ -20,6 +23,16 @@ NOTE = """> These are copies, in `{place}`: run, change and save them as you lik
 > A copy that you have changed stays until its original changes; then it is kept as `.old.ipynb`. Records go to `runs/`.
 
 """
+
+
+class Checkpoints(AsyncFileCheckpoints):
+    """JupyterLab keeps one of each file it opens. In a record that would be a file which the record does not list."""
+
+    def checkpoint_path(self, checkpoint_id: str, path: str) -> str:
+        """Beside the copies, whatever folder the file is in."""
+        folder = Path(self.parent.root_dir, PLACE, ".checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder / f"{hashlib.sha256(path.encode()).hexdigest()}-{checkpoint_id}")
 
 
 def copy(study: Study, root: Path) -> Path:
@@ -47,9 +60,10 @@ def command(study: Study, options: Sequence[str]) -> list[str]:
     """The command that opens JupyterLab at the copies, for root (in a container) too."""
     root = provenance.home()
     guide = copy(study, root)
-    given = [f"--ServerApp.root_dir={root}", f"--LabApp.app_settings_dir={guide.parent / '.settings'}", *options]
+    given = [f"--ServerApp.root_dir={root}", f"--LabApp.app_settings_dir={guide.parent / '.settings'}"]
+    given += [f"--ContentsManager.checkpoints_class={__name__}.{Checkpoints.__name__}"]
     given += ["--allow-root"] if os.geteuid() == 0 else []
-    return [sys.executable, "-m", "jupyterlab", str(guide), *given]
+    return [sys.executable, "-m", "jupyterlab", str(guide), *given, *options]
 
 
 def _same(source: Path, target: Path) -> bool:
