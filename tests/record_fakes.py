@@ -5,6 +5,7 @@ What goes wrong is told by the environment, so that the same command without it 
 
 ``FAKE_MODE``    what every notebook does, see :func:`act`; with ``FAKE_SHELL`` it runs a shell command that fails
 ``FAKE_WAIT``    the first cell of the sweep that waits at the gate, as those after it do
+``FAKE_NOTEBOOKS``  the notebooks' sources, for a kernel that `datalab run` did not start
 ``FAKE_PYTHON``  the interpreter of the kernels
 ``FAKE_HOLD``    a function of the package, ``module:name`` (``@2``: its second call), that waits at the gate before it
                  begins: the moment at which a test does its harm
@@ -131,7 +132,7 @@ def study(notebooks: Path) -> Study:
 
 def start(name: str, namespace: Mapping[str, Any]) -> Section:
     """What the fake notebooks' second cell calls."""
-    return open_section(study(Path()), name, namespace)
+    return open_section(study(Path(os.environ.get("FAKE_NOTEBOOKS", ""))), name, namespace)
 
 
 def statement(claim_id: str, rows: pd.DataFrame) -> Statement:
@@ -239,7 +240,7 @@ def write_notebooks(folder: Path) -> Path:
 def papermill(notebook: Path, record: Path, folder: Path, *more: str, **environment: str) -> subprocess.Popen:
     """Plain papermill, as its users call it, from a folder that has nothing to do with the project."""
     folder.mkdir(exist_ok=True)
-    environment = os.environ | environment
+    environment = os.environ | {"FAKE_NOTEBOOKS": str(notebook.parent)} | environment
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-k", "python3", "--language", "python"]
     command += ["-p", "profile", "smoke", "-p", "record", str(record), "-p", "workers", "1", *more]

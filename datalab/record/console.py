@@ -1,7 +1,10 @@
-"""What ``datalab run`` shows: the plan with its time, one line that moves while a notebook runs, and the end."""
+"""What the commands print: lines and tables as wide as the terminal; of a run its plan, its progress and its end."""
 
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -16,20 +19,26 @@ from datalab.record.manifest import SectionRecord
 from datalab.record.plan import Job, seconds
 from datalab.record.progress import line, span
 
+LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
 
 
 class RunConsole:
-    """Writes to the terminal, or line by line to a log that is ``log_width`` columns wide."""
+    """Writes to the terminal, no wider than it or ``COLUMNS``; to a log, line by line."""
 
-    def __init__(self, log_width: int = 120) -> None:
-        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else log_width)
+    def __init__(self) -> None:
+        self._width = shutil.get_terminal_size((0, 0)).columns  # 0: it is a log
+        self.console = Console(highlight=False, width=self._width or LOG_WIDTH)
         self._status: Any = None
         self._last = self._began = 0.0
 
-    def say(self, text: str) -> None:
-        """One line."""
-        self._try(self.console.print, printable(text), markup=False, soft_wrap=True)
+    def say(self, text: str, wrap: bool = True) -> None:
+        """One line of plain text, folded where it is too wide; what a record says in it moves no cursor."""
+        text = printable(text)
+        hang = " " * (len(text) - len(text.lstrip()) + 2)
+        fold = textwrap.TextWrapper(self._width, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False)
+        lines = fold.wrap(text) if wrap and self._width else [text]
+        self._try(self.console.print, "\n".join(lines), markup=False, soft_wrap=True)
 
     def _try(self, show: Callable[..., Any], *what: Any, **how: Any) -> None:
         """Show something; a terminal or ``| tee`` that has gone, or a full disk, costs the lines and never the run."""
@@ -42,13 +51,13 @@ class RunConsole:
 
     def plan(self, jobs: Sequence[Job], missing: Sequence[str]) -> None:
         """The jobs with their expected cost, and the data sets to fetch first."""
-        columns = ("section", "notebook", "what runs", "models", "time", "memory")
+        columns = ("notebook", "what runs", "models", "time", "memory")
         rows = []
         for job in jobs:
             cost = job.estimate
             models = sum(task.models for task in cost.tasks)
-            words = (cost.what, f"{models:,}" if models else "–", f"about {span(cost.seconds)}")
-            rows.append((job.section.number, job.section.stem, *words, f"{cost.memory / 2**30:.1f} GiB"))
+            words = (cost.what, f"{models:,}" if models else "–", span(cost.seconds))
+            rows.append((job.section.stem, *words, f"{cost.memory / 2**30:.1f} GiB"))
         self.table(columns, rows)
         self.say(f"Estimated time in all: about {span(seconds(jobs))}. Finished cells of an earlier run are reused.")
         if missing:
@@ -108,13 +117,20 @@ class RunConsole:
 
     def summary(self, entries: Sequence[SectionRecord], record: str) -> None:
         """What the sections asked to be printed at the end, and where to look."""
-        for part in (part for entry in entries for part in entry.headline):
-            if "text" in part:
-                self.say(part["text"])
-            else:
-                self._headline(part["columns"], part["rows"])
+        for entry in entries:
+            for part in entry.headline:
+                for text in plain(part.get("text", "")):
+                    self.say(f"{entry.number:<4} {text}")
+                if "columns" in part:
+                    self._headline(part["columns"], part["rows"])
         self.say(f"Executed notebooks: {record}/notebooks   tables: {record}/tables   verdicts: {record}/claims.csv")
         self.say(f"Check the record with: datalab verify {record}")
+
+    def answer(self, entry: SectionRecord | None) -> None:
+        """Three sentences of a record's first section: the title's against random, against all, and its verdict."""
+        texts = [text for part in (entry.headline if entry else ()) for text in plain(part.get("text", ""))]
+        for place in sorted({0, (len(texts) - 1) // 2, len(texts) - 1}) if texts else ():
+            self.say(texts[place])
 
     def _headline(self, columns: list[str], rows: list[list[str]]) -> None:
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
@@ -131,6 +147,12 @@ class RunConsole:
         for row in rows:
             table.add_row(*(escape(printable(str(value))) for value in row))
         self._try(self.console.print, table)
+
+
+def plain(text: str) -> list[str]:
+    """The lines of a Markdown text without its marks."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)|\*\*(.+?)\*\*|`([^`]+)`", r"\1\2\3", text)
+    return [line for line in (re.sub(r"^(#+|[-*>]) ", "", line) for line in text.splitlines()) if line.strip()]
 
 
 def _hours(hours: float) -> str:

@@ -114,19 +114,30 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
         parameters = model.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        wrong = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # of the parameters as a whole, which it names
-            raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise UserError(f"{where}: {wrong}") from None
         name, given = ".".join(str(part) for part in first["loc"]), first["input"]
         # papermill's -p hands over a list as the text that it is.
         text = isinstance(given, str) and isinstance(parse_value(given), list | dict)
         hint = f"; papermill takes it as: -y '{name}: {given}'" if text else ""
-        raise UserError(f"{where}: parameter '{name}': {first['msg']}; got {repr(given)[:200]}{hint}") from None
+        raise UserError(f"{where}: parameter '{name}': {wrong}; got {repr(given)[:200]}{hint}") from None
     if parameters.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
             raise UserError(f"{where}: parameter 'device': no CUDA device is visible here; use 'cpu' or 'auto'")
     return parameters
+
+
+def missing_datasets(asked: Iterable[SectionParameters]) -> list[str]:
+    """The data sets that these parameters need and that are not on this disk."""
+    wanted = list(dict.fromkeys(name for parameters in asked for name in parameters.needs))
+    if not wanted:
+        return []
+    from datalab import data  # a second to import: only where a notebook needs one
+
+    return data.missing(wanted)
 
 
 INJECTED = "# Parameters"  # how the cell begins in which papermill hands over what it was given

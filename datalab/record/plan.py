@@ -60,14 +60,25 @@ def seconds(planned: Sequence[Job]) -> float:
     return total
 
 
-def missing_datasets(planned: Sequence[Job]) -> list[str]:
-    """The data sets the jobs need that are not on this disk."""
-    wanted = list(dict.fromkeys(name for job in planned for name in job.parameters.needs))
-    if not wanted:
-        return []
-    from datalab import data  # a second to import: only where a notebook needs one
-
-    return data.missing(wanted)
+def as_dict(planned: Sequence[Job], missing: Sequence[str]) -> dict[str, Any]:
+    """The jobs and their costs, in seconds of this machine and of one core of it, as JSON holds them."""
+    tasks = {task.key: task for job in planned for task in job.estimate.tasks}.values()
+    return {
+        "notebooks": [
+            {
+                "notebook": job.section.stem,
+                "parameters": job.parameters.model_dump(mode="json"),
+                "tasks": len(job.estimate.tasks),
+                "models": sum(task.models for task in job.estimate.tasks),
+                "seconds": round(job.estimate.seconds, 1),
+                "memory_bytes": round(job.estimate.memory),
+            }
+            for job in planned
+        ],
+        "seconds": round(seconds(planned), 1),
+        "core_seconds": round(sum(task.cost for task in tasks), 1),
+        "missing_datasets": list(missing),
+    }
 
 
 def _check_names(given: Mapping[str, Any], modules: Any) -> None:

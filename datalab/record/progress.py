@@ -1,7 +1,9 @@
 """How far a sweep is: one updating display in the notebook, and a small file that ``datalab run`` reads to show it."""
 
+import contextvars
 import json
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,28 +12,52 @@ from typing import Any
 from datalab import atomic
 
 EVERY = 0.5  # seconds between two updates; a notebook keeps every output it is sent
+BAR = 20  # letters
 MARK = {"datalab": "progress"}  # metadata of the display, by which a reader of the notebook knows it
 
 
 class Progress:
-    """The callback ``sweep.run`` calls with ``(done, total, failed, text)``."""
+    """The callback ``sweep.run`` calls with ``(done, total, failed, text)``.
+
+    As a context it also moves its clock between two calls, in a notebook that a reader watches.
+    """
 
     def __init__(self, file: Path):
         self._file = file
         self._handle: Any = None
-        self._last = 0.0
-        self._began = time.monotonic()
+        self._state: dict[str, Any] = {}
+        self._shown, self._began = 0.0, time.monotonic()
+        self._over, self._lock = threading.Event(), threading.Lock()
+
+    def __enter__(self) -> "Progress":
+        threading.Thread(target=contextvars.copy_context().run, args=(self._tick,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._over.set()
+
+    def _tick(self) -> None:
+        while not self._over.wait(1.0):
+            with self._lock:
+                if self._handle is not None and not self._over.is_set():
+                    self._show()
 
     def __call__(self, done: int, total: int, failed: int = 0, text: str = "") -> None:
         """Show that ``done`` of ``total`` tasks are there, ``failed`` of them without a result."""
-        now = time.monotonic()
-        if now - self._last < EVERY and done < total:
-            return
-        self._last = now
-        state = {"done": done, "total": total, "failed": failed, "text": text}
-        with suppress(OSError):  # on a full disk: how far a sweep is is not worth a task of it
-            atomic.write(self._file, json.dumps(state))
-        content = {"text/plain": line(state, now - self._began)}
+        with self._lock:
+            state = {"done": done, "total": total, "failed": failed, "text": text}
+            self._state = state | {"before": self._state.get("before", done)}
+            if done < total and time.monotonic() - self._shown < EVERY:
+                return
+            self._shown = time.monotonic()
+            self._show()
+            with suppress(OSError):  # on a full disk: how far a sweep is is not worth a task of it
+                atomic.write(self._file, json.dumps(self._state))
+
+    def _show(self) -> None:
+        self._state["took"] = round(time.monotonic() - self._began, 1)
+        content = {"text/plain": line(self._state)}
         if self._handle is not None:
             self._handle.update(content, raw=True, metadata=MARK)
         elif ipython():
@@ -40,13 +66,19 @@ class Progress:
             self._handle = display(content, raw=True, display_id=True, metadata=MARK)
 
 
-def line(state: dict[str, Any], seconds: float | None = None) -> str:
-    """``"12 of 40 tasks, 1 failed, about 30 s left: mnist5k mlp"``."""
+def line(state: dict[str, Any]) -> str:
+    """``"━━━━━━────────────── 12 of 40 tasks, 1 failed, 13 s, about 30 s left: mnist5k mlp: 1.1 s"``.
+
+    Of a finished sweep the count and the last task are left: a record holds no clock.
+    """
     done, total, failed, last = (state[name] for name in ("done", "total", "failed", "text"))
     count = f"{done} of {total} tasks"
     text = count + (f", {failed} failed" if failed else "")
-    if seconds and 0 < done < total:
-        text += f", about {span(seconds / done * (total - done))} left"
+    if done + failed < total:
+        filled = BAR * done // total
+        text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'])}"
+        if new := done - state["before"]:
+            text += f", about {span(state['took'] / new * (total - done))} left"
     return text + (f": {last}" if last and not last.startswith(count) else last.removeprefix(count))
 
 

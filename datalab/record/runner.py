@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction, verify
+from datalab.record import claims_table, folder, lock, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.kernel import kill_group, started_with
 from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record.parameters import missing_datasets
 from datalab.record.plan import Job
 from datalab.record.study import Study
 from datalab.sweep import cluster
@@ -47,7 +48,7 @@ def run(
     console, interrupts = RunConsole(), Interrupts()
     with interrupts.watched():
         try:
-            missing = plan.missing_datasets(jobs)
+            missing = missing_datasets(job.parameters for job in jobs)
             console.plan(jobs, missing)
             _check_folder(record, study, profile, fresh)
             if missing:
@@ -70,7 +71,8 @@ def run(
             console.summary(entries, provenance.shown(record))
             return OK if all(entry.status == "complete" for entry in entries) else FAILED
         kept = f"finished work is kept in {provenance.shown(record)}"
-        console.say(f"{why}; {kept if os.path.exists(record) else 'nothing was written'}. Resume with: {resume}")
+        kept = kept if os.path.exists(record) else "nothing was written"
+        console.say(f"{why}; {kept}. Resume with: {resume}", wrap=False)  # a command to copy
         return status
 
 

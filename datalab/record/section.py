@@ -1,11 +1,13 @@
 """What a notebook sees of the record: ``open_section`` opens its section, the :class:`Section` saves what it shows."""
 
+import functools
 import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +17,9 @@ import pandas as pd
 
 from datalab import atomic, sweep
 from datalab.errors import UserError
-from datalab.record import claims_table, figures, folder, lock, provenance, rawrows, tables, transaction
+from datalab.record import claims_table, figures, folder, lock, papermills, provenance, rawrows, tables, transaction
 from datalab.record.manifest import Manifest
-from datalab.record.parameters import SectionParameters, given_in, resolve
+from datalab.record.parameters import SectionParameters, given_in, missing_datasets, resolve
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
 from datalab.record.tables import Table, exact, flat, is_missing, shown_rows
@@ -28,6 +30,9 @@ RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
 # The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
 OPENER = "_datalab_opener"
 BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
+SMOKE = (
+    'No evidence: profile smoke only shows that everything runs, on too little data. Take profile = "quick" for some.'
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
         figures.style()
         tables.style()
     print(section.describe())
+    by_hand = not section.driven and not papermills.output()  # whose notebook may join the record: its results only
+    if by_hand and parameters.profile == "smoke" and (said := _said_by_the_reference(spec)):
+        _display(_markdown(said))
     return section
 
 
@@ -85,6 +93,10 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     record = record.resolve()
     if record == provenance.reference():
         raise UserError("parameter 'record': runs/reference is the committed record; choose another folder")
+    if missing := missing_datasets([parameters]):
+        them = missing if len(missing) < 10 else []  # --fetch without names: all there are
+        command = " ".join(["datalab datasets --fetch", *them])
+        raise UserError(f"notebook {spec.stem}: {len(missing)} data sets are not on this disk; get them by: {command}")
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:
@@ -98,21 +110,43 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     manifest.refresh(study)
     key = {**manifest.sources, "notebook": None}
     stage = transaction.begin(record, manifest, spec, runner="notebook session", key=key)
-    return Section(study, spec, parameters, record, stage, driven=False)
+    section = Section(study, spec, parameters, record, stage, driven=False)
+    if shell := ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), functools.partial(_interrupted, record))
+    return section
+
+
+def _interrupted(record: Path, shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> list[str]:
+    """What an interrupted cell shows instead of a traceback."""
+    kept = len([name for name in folder.names(record, "cells") if name.endswith(".parquet")])
+    place = f"{provenance.shown(record)}/cells"
+    words = f"Interrupted. {kept} finished tasks are kept in {place}: run this cell again, or all, to go on."
+    shell._showtraceback(kind, error, [words])
+    return []
+
+
+def _said_by_the_reference(spec: SectionSpec) -> str:
+    """The committed record's lines on this section: what a smoke run, which finds nothing, is a rehearsal of."""
+    reference, lines = provenance.reference(), []
+    manifest = Manifest.read(reference)[0] if reference else None
+    if manifest and (entry := manifest.sections.get(spec.stem)):
+        lines = [part["text"] for part in entry.headline if "text" in part]
+    return "\n\n".join([f"Profile `{manifest.profile}` (`runs/reference`) says:", *lines]) if lines else ""
 
 
 class Section:
     """One notebook's part of the record.
 
-    ``parameters`` are the checked parameters, ``record`` is the record's folder. Tables, figures and claims are
-    gathered aside and become part of the record when the notebook is complete: a record never holds half a section.
+    ``parameters`` are the checked parameters, ``record`` is the record's folder; ``driven``: `datalab run` holds it.
+    Tables, figures and claims are gathered aside and become part of the record when the notebook is complete: a record
+    never holds half a section.
     """
 
     def __init__(
         self, study: Study, spec: SectionSpec, parameters: SectionParameters, record: Path, stage: Path, driven: bool
     ) -> None:
         self._study, self.spec, self.parameters, self.record = study, spec, parameters, record
-        self._stage, self._driven, self._open = stage, driven, True
+        self._stage, self.driven, self._open = stage, driven, True
         self._saved: dict[str, dict[str, dict[str, Any]]] = {"tables": {}, "figures": {}}
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
@@ -128,13 +162,14 @@ class Section:
         threads = provenance.determinism()["threads"]
         lines = {
             "section": f"{self.spec.number}: {self.spec.title}",
+            "profile": p.profile,
             "versions": ", ".join(versions),
             "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
             "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
-            "profile": p.profile,
             "record": shlex.quote(provenance.shown(self.record)),
         }
-        return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
+        smoke = [SMOKE] if p.profile == "smoke" else []
+        return "\n".join([*smoke, *(f"{name:<9} {line}" for name, line in lines.items())])
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
         """Run a grid of tasks and return their rows; finished ones are reused from ``record/cells``.
@@ -145,7 +180,8 @@ class Section:
         tasks = list(tasks)
         folder = self.record / "cells"
         progress = Progress(self._stage / transaction.PROGRESS)
-        rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
+        with nullcontext() if self.driven else progress:
+            rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
         self._cells.update((task.key, None) for task in tasks)
         self._raw.append(rows)
         return rows
@@ -249,40 +285,43 @@ class Section:
         }
         atomic.write(self._stage / transaction.FRAGMENT, json.dumps(fragment, ensure_ascii=False))
         self._open = False
-        if not self._driven:
+        ending = self._ending("..")
+        if not self.driven:
             fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
             manifest = Manifest.load(self.record)
             transaction.merge(self.record, manifest, self.spec.stem, fragment)
             transaction.close(self.record, manifest, self._study)
             lock.release(self.record)
-        self._show_end(files)
+            in_record, ending = ending, self._ending(Path(os.path.relpath(self.record)).as_posix())
+            papermills.keep_executed(self.record, self._study, self.spec.stem, {ending: in_record})
+        if not _display(_markdown(ending)):
+            print(ending)
 
-    def _show_end(self, files: list[str]) -> None:
+    def _ending(self, place: str) -> str:
+        """The verdicts, and links to all that was saved, from a notebook that sees the record at ``place``."""
         head = ["**Verdicts**", "", "| claim | measured | verdict | printed value excluded? | why | table |"]
         head.append("| --- | --- | --- | --- | --- | --- |")
-        lines = [*head, *map(self._verdict, self._claims.values()), ""] if self._claims else []
-        saved = ", ".join(f"[`{path}`]({self._link(path)})" for path in files) or "nothing"
+        verdicts = [self._verdict(claim, place) for claim in self._claims.values()]
+        saved = []
+        for kind, suffix in (("tables", "csv"), ("figures", "svg")):
+            links = [f"[{name}]({place}/{kind}/{name}.{suffix})" for name in self._saved[kind]]
+            saved += [f"{kind} {', '.join(links)}"] if links else []
+        saved += [f"[all claims]({place}/{claims_table.NAME})"]
+        saved += [f"[the report]({place}/{transaction.INDEX}), once `datalab report` has written it"]
         stems = [section.stem for section in self._study.sections]
         following = stems[stems.index(self.spec.stem) + 1 :]
         next_one = f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."
-        text = "\n".join([*lines, f"**Saved** in the record: {saved}", "", next_one])
-        if not _display({"text/markdown": text, "text/plain": text}):
-            print(text)
+        lines = [*head, *verdicts, ""] if verdicts else []
+        return "\n".join([*lines, f"**Saved** in the record: {'; '.join(saved)}.", "", next_one])
 
-    def _verdict(self, claim: dict[str, Any]) -> str:
+    def _verdict(self, claim: dict[str, Any], place: str) -> str:
         """A claim's line, with links to its page and its table."""
         # The page exists once `datalab report` has made it; by hand, the row of claims.csv is what there is.
-        page = f"report/claims/{claim['id']}.html" if self._driven else "claims.csv"
-        table = f"[{claim['table']}]({self._link(claim['table'])})" if claim["table"] else ""
-        interval = "" if claim["low"] is None else f" [{exact(claim['low'])}, {exact(claim['high'])}]"
-        words = (f"[{claim['id']}]({self._link(page)})", exact(claim["measured"]) + interval)
+        page = f"report/claims/{claim['id']}.html" if place == ".." else claims_table.NAME
+        table = f"[{claim['table']}]({place}/{claim['table']})" if claim["table"] else ""
+        measured, low, high = (_short(claim[name]) for name in ("measured", "low", "high"))
+        words = (f"[{claim['id']}]({place}/{page})", measured + (f" [{low}, {high}]" if low else ""))
         return f"| {' | '.join([*words, claim['verdict'], claim['excluded'] or '-', claim['why'], table])} |"
-
-    def _link(self, path: str) -> str:
-        """A file of the record, as a link from the notebook: the executed one is in the record itself."""
-        if self._driven:
-            return f"../{path}"
-        return Path(os.path.relpath(self.record / path, self._study.notebooks)).as_posix()
 
     def _name(self, name: str) -> str:
         if not all(c.isalnum() or c in "_-" for c in name):
@@ -321,6 +360,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return str(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else exact(value)
+
+
+def _markdown(text: str) -> dict[str, Any]:
+    return {"text/markdown": text, "text/plain": text}
 
 
 def _display(content: dict[str, Any]) -> bool:

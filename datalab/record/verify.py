@@ -150,8 +150,7 @@ def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifes
         page = transaction.is_page(path) and (path == transaction.INDEX or transaction.INDEX in manifest.files)
         return (page or path in _SPANNING) and not entry.timing
     if place == "notebooks":
-        by_run = owner.status == "complete" and owner.runner == "datalab run"
-        kept = f"{entry.section}.ipynb" if by_run else f"{entry.section}.{owner.status}.ipynb"
+        kept = f"{entry.section}.ipynb" if owner.status == "complete" else f"{entry.section}.{owner.status}.ipynb"
         return name == kept and owner.status in ("complete", "failed", "interrupted") and entry.timing
     if place == "cells":
         return (path in used or owner.status != "complete") and name.endswith(".parquet") and not entry.timing
@@ -183,7 +182,10 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
             (by_run and key != given, "its key has other parameters than it"),
             (not by_run and bool(key), "its key has parameters, and it was run by hand"),
             (entry.runner == "", "it does not say what ran it"),
-            (entry.reason != ("" if by_run else BY_HAND), "it gives a reason, though it is complete"),
+            (
+                entry.reason != ("" if by_run or f"notebooks/{stem}.ipynb" in manifest.files else BY_HAND),
+                "it gives a reason, though it is complete",
+            ),
             (bool(entry.process), "a process is named, though it is complete"),
             (
                 asked.get("device") == "cpu" and entry.device != "cpu",
