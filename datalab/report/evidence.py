@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS = 3000  # raw rows on one page; beyond that it names the files
+MOST_MEANS = 6  # outcomes whose means a data set's line shows
+_GRID = 16  # a column of fractions that has more values than this was measured: no axis of a study has as many
+_FIRST = ("macro_f1", "accuracy", "balanced_accuracy", "precision", "recall", "ece")  # outcomes that most ask for
 _CHECKS = "tables/1_checks.csv"
 Text = tuple[str, ...]
 
@@ -23,11 +26,25 @@ class Lines(NamedTuple):
     rows: list[tuple[bool, Text]]
 
 
-class RawRows(NamedTuple):
-    """All raw rows a statement rests on, as text, by file. ``left`` more are in the files, for want of room."""
+class DataSet(NamedTuple):
+    """A data set's raw rows as text, by file; how many there are, shown or not; and its means."""
 
-    columns: Text
+    name: str
+    count: int
+    means: Text
     files: dict[str, list[Text]]
+
+
+class RawRows(NamedTuple):
+    """The raw rows a statement rests on: what all have in common, and by data set the columns in which they differ.
+
+    ``heads`` name the means: a measured column, and the method where these are few. ``left`` rows are only in files.
+    """
+
+    same: dict[str, str]
+    columns: Text
+    heads: Text
+    sets: list[DataSet]
     left: int
 
 
@@ -65,16 +82,30 @@ def _letters(cells: Text, label: str) -> int:
 def raw_rows(where: rawrows.Where, cells: Sequence[str], read: "Callable[[str], pd.DataFrame]") -> RawRows:
     """The raw rows of ``cells`` that match ``where``, without pixels and without columns that are empty in all of them.
 
-    ``read`` gives the rows of one cell's path.
+    ``read`` gives the rows of one cell's path. Of very many rows each data set shows as many as any other.
     """
-    parts, count = {}, 0
-    for path in cells:
-        part = read(path)[rawrows.matches(read(path), where)]
-        if len(part) and count < MOST_ROWS:
-            parts[path] = part.head(MOST_ROWS - count)
-        count += len(part)
-    names = dict.fromkeys(name for part in parts.values() for name in part if name != "pixels")
-    columns = [name for name in names if any(name in part and part[name].notna().any() for part in parts.values())]
-    files = {path: part.reindex(columns=columns).astype(object).map(exact) for path, part in parts.items()}
-    texts = {path: list(file.itertuples(index=False, name=None)) for path, file in files.items()}
-    return RawRows(tuple(columns), texts, max(0, count - MOST_ROWS))
+    import pandas as pd
+
+    parts = {path: part for path in cells if len(part := read(path)[rawrows.matches(read(path), where)])}
+    files = [path for path, part in parts.items() for _ in range(len(part))]
+    rows = (
+        pd.concat(parts.values(), ignore_index=True).dropna(axis=1, how="all").drop(columns="pixels", errors="ignore")
+    )
+    names = (rows.pop("dataset") if "dataset" in rows else pd.Series("", rows.index)).astype(str)
+    same = {name: exact(rows[name].iloc[0]) for name in rows if len(rows) > 1 and rows[name].nunique(dropna=False) == 1}
+    rows = rows.drop(columns=list(same))
+    measured = [name for name in rows if rows[name].dtype.kind == "f" and rows[name].nunique() > _GRID]
+    outcomes = [name for name in _FIRST if name in measured] or measured
+    rows = rows[[*dict.fromkeys([*rows.columns.difference(measured, sort=False), *outcomes, *measured])]]
+    method = (rows["method"] if "method" in rows else pd.Series("", rows.index)).fillna("").astype(str)
+    method = method if method.nunique() <= MOST_MEANS else method.map(lambda _: "")
+    means = rows[outcomes[: MOST_MEANS // method.nunique()]].groupby([names, method]).mean().unstack()
+    texts = means.map(lambda value: "–" if pd.isna(value) else f"{value:.4g}")
+    counts = names.value_counts(sort=False)
+    sets = {name: DataSet(name, n, tuple(texts.loc[name]) if len(texts) else (), {}) for name, n in counts.items()}
+    most = len(rows) if len(rows) <= MOST_ROWS else max(1, MOST_ROWS // len(counts))
+    shown = rows[rows.groupby(names).cumcount() < most].astype(object).map(exact)
+    for i, texts_of_row in zip(shown.index, shown.to_numpy().tolist(), strict=True):
+        sets[names[i]].files.setdefault(files[i], []).append(tuple(texts_of_row))
+    heads = tuple(", ".join(filter(None, column)) for column in means)
+    return RawRows(same, tuple(rows), heads, list(sets.values()), len(rows) - len(shown))

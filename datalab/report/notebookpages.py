@@ -20,31 +20,21 @@ from datalab.record.executed import Display, Notebook, Stream
 Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
+_HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT = {"a", "b", "blockquote", "br", "caption", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4"}
 _TEXT |= {"h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody"}
 _TEXT |= {"td", "tfoot", "th", "thead", "tr", "ul"}
 _FORMULA = {"math", "mfrac", "mi", "mn", "mo", "mover", "mrow", "mspace", "msqrt", "mroot", "mstyle", "msub", "msubsup"}
 _FORMULA |= {"msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover", "mpadded", "mphantom"}
-_ATTRIBUTES = {
-    "*": {"class", "style"},
-    "a": {"href"},
-    "h1": {"id"},
-    "h2": {"id"},
-    "h3": {"id"},
-    "h4": {"id"},
-    "math": {"xmlns", "display"},
-    "mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator", "movablelimits"},
-    "mi": {"mathvariant"},
-    "mstyle": {"displaystyle", "scriptlevel", "mathvariant"},
-    "mtable": {"rowspacing", "columnspacing", "columnalign", "displaystyle"},
-    "mtd": {"columnalign"},
-    "mspace": {"width", "linebreak"},
-    "mfrac": {"linethickness"},
-    "td": {"colspan", "rowspan"},
-    "th": {"colspan", "rowspan", "scope"},
-}
-_STYLES = {"text-align", "max-height", "overflow", "font-weight"}
+_ATTRIBUTES = {"*": {"class", "style"}, "a": {"href"}, **{f"h{n}": {"id"} for n in range(1, 5)}}
+_ATTRIBUTES |= {"td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan", "scope"}, "math": {"xmlns", "display"}}
+_ATTRIBUTES |= {"mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator"}}
+_ATTRIBUTES["mo"] |= {"movablelimits"}
+_ATTRIBUTES |= {"mi": {"mathvariant"}, "mstyle": {"displaystyle", "scriptlevel", "mathvariant"}}
+_ATTRIBUTES |= {"mtable": {"rowspacing", "columnspacing", "columnalign", "displaystyle"}, "mtd": {"columnalign"}}
+_ATTRIBUTES |= {"mspace": {"width", "linebreak"}, "mfrac": {"linethickness"}}
+_STYLES = {"text-align", "font-weight"}
 
 
 def cells(notebook: Notebook, figures: Mapping[str, str], link: Link) -> list[dict[str, Any]]:
@@ -69,7 +59,20 @@ def markdown(text: str, link: Link = lambda _: None) -> Markup:
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     page = markdown2html_mistune(_MATH.sub(_formula, text))
-    return cleaned(_HEADING_ANCHOR.sub("", page), link)
+    return scrolling(cleaned(_HEADING_ANCHOR.sub("", page), link))
+
+
+def scrolling(page: Markup) -> Markup:
+    """The page with each table in a box that scrolls, by keyboard too; an empty head of a column is no head."""
+    box = '<div class="wide" tabindex="0" role="group" aria-label="Table"><table'
+    text = re.sub(r"<th\b[^>]*>\s*</th>", "<td></td>", page)
+    return Markup(text.replace("<table", box).replace("</table>", "</table></div>"))
+
+
+def contents(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The headings of second order in the prose of :func:`cells`: (anchor, text)."""
+    prose = "".join(cell["html"] for cell in cells if cell["kind"] == "markdown")
+    return [(name, Markup(words).striptags()) for name, words in _HEADING.findall(prose)]
 
 
 def cleaned(page: str, link: Link = lambda _: None) -> Markup:
@@ -92,13 +95,14 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
     return Markup(clean)
 
 
-def code(source: str) -> Markup:
-    """Python as highlighted HTML."""
+def code(source: str, anchors: str = "") -> Markup:
+    """Python as highlighted HTML; with ``anchors`` each line has one, this and its number: ``L-12``."""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    return Markup(highlight(source, PythonLexer(), HtmlFormatter(cssclass="highlight", wrapcode=True)))
+    how = HtmlFormatter(cssclass="highlight", wrapcode=True, linespans=anchors)
+    return Markup(highlight(source, PythonLexer(), how))
 
 
 def code_style(selector: str, style: str) -> str:
@@ -127,7 +131,7 @@ def _output(output: Any, figures: Mapping[str, str], link: Link) -> Markup:
     if "image/png" in data:
         return _picture(data["image/png"], data.get("text/plain", ""), figures)
     if "text/html" in data:
-        return Markup('<div class="wide">{}</div>').format(cleaned(data["text/html"], link))
+        return scrolling(cleaned(data["text/html"], link))
     if "text/markdown" in data:
         return markdown(data["text/markdown"], link)
     return Markup("<pre>{}</pre>").format(data.get("text/plain", ""))

@@ -13,27 +13,16 @@ from jinja2.filters import do_filesizeformat
 from markupsafe import Markup
 
 from datalab import ledger
+from datalab.protocol import protocol
 from datalab.record.manifest import Manifest
 from datalab.record.progress import span
 from datalab.record.tables import exact
 
-# Units of the ledger that a measured figure has too; the others belong to the paper's wording ("% loss").
-UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped")
-# A badge's class by verdict; the word itself is always in it, so that colour only helps.
-TONE = {
-    ledger.REPRODUCED: "good",
-    ledger.DIRECTION: "good",
-    ledger.NULL: "bad",
-    ledger.OPPOSITE: "bad",
-    ledger.DIFFERENCE: "bad",
-    ledger.INCONCLUSIVE: "open",
-    ledger.SHOWN: "plain",
-    ledger.UNTESTABLE: "plain",
-    ledger.NOT_RUN: "plain",
-    "consistent": "good",
-    "contradicted": "bad",
-    "uncheckable": "plain",
-}
+# Units of the ledger that a measured figure has too; the others are of the paper's wording, unless both are compared.
+UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped", "probability", "ratio")
+# A badge's class by verdict, else "plain"; the word itself is always in it, so that colour only helps.
+TONE = dict.fromkeys((ledger.REPRODUCED, ledger.DIRECTION, "consistent"), "good") | {ledger.INCONCLUSIVE: "open"}
+TONE |= dict.fromkeys((ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE, "contradicted"), "bad")
 
 
 @functools.cache
@@ -69,11 +58,8 @@ def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
     def to(target: str) -> str:
         return posixpath.relpath(target, posixpath.dirname(path) or ".")
 
-    return (
-        environment()
-        .get_template(template)
-        .render(**{"to": to, "manifest": manifest, "here": path, "script": ""} | context)
-    )
+    given = {"to": to, "manifest": manifest, "here": path, "script": ""} | context
+    return environment().get_template(template).render(**given)
 
 
 def asset(name: str) -> Markup:
@@ -84,15 +70,18 @@ def asset(name: str) -> Markup:
 
 
 def figure(value: Any, decimals: int | None = None) -> str:
-    """One number for people: ``decimals`` of them, else four digits; a true minus and infinity; a text as it is."""
-    if value in ("inf", "-inf"):
-        value = float(value)
+    """One number for people: ``decimals`` of them, else four digits, with a true minus; a text as it is.
+
+    Infinite are only the limits of a noise rate from which a difference is positive: at all the study's rates, or none.
+    """
+    if value in ("inf", "-inf", math.inf, -math.inf):
+        return f">{100 * max(protocol().noise['rates']):g}" if float(value) > 0 else "<0"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return exact(value)
     if isinstance(value, int) and decimals is None:
         return f"{value:,}".replace("-", "−")
-    text = f"{value:.{decimals}f}" if decimals is not None and math.isfinite(value) else f"{value:.4g}"
-    return text.replace("inf", "∞").replace("-", "−") if "e" not in text else text
+    text = f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+    return text if "e" in text else text.replace("-", "−")
 
 
 def parts(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -112,14 +101,34 @@ def parts(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def measured(row: Mapping[str, Any]) -> str:
-    """A claim's figure with its interval: ``0.713 [0.608, 0.817]``; a dash where there is none."""
-    return " ".join(part for part in parts(row) if part) or "–"
+    """A claim's figure with its unit and its interval: ``0.713 F1 [0.608, 0.817]``; a dash where there is none."""
+    value, interval = parts(row)
+    return " ".join(part for part in (value, unit(row), interval) if part) or "–"
 
 
 def unit(row: Mapping[str, Any]) -> str:
-    """The unit of a claim's measured figure; empty where it has none, or its text names it."""
-    numeric = isinstance(row["measured"], int | float)
-    return f" {row['unit']}" if numeric and row["unit"] in UNITS else ""
+    """The unit of a claim's measured figure; empty where it has none, its text names it, or it is not the paper's."""
+    value, name, printed = row["measured"], row["unit"] or "", row["reported"] or ""
+    numeric = isinstance(value, int | float) and not printed.startswith("[")  # of a range something else is measured
+    same = name in UNITS or isinstance(value, int) or row["excluded"]
+    return name if numeric and same and name != "ratio" else ""
+
+
+def strip(row: Mapping[str, Any], printed: float | None) -> dict[str, float] | None:
+    """Where on a line of 0 to 100 a claim's ``measured``, ``low``, ``high``, what is ``printed`` and ``zero`` lie.
+
+    None where there is no interval. Left out is what lies beyond, and what is printed in another unit.
+    """
+    if not isinstance(row["measured"], int | float) or row["low"] in (None, "") or row["high"] in (None, ""):
+        return None
+    values = {name: float(row[name]) for name in ("measured", "low", "high")}
+    if printed is not None and (unit(row) or row["unit"] == "ratio"):
+        values["printed"] = printed
+    finite = [value for value in values.values() if math.isfinite(value)] or [0.0]
+    margin = (max(finite) - min(finite) or 1.0) / 12
+    first, last = min(finite) - margin, max(finite) + margin
+    values |= {"zero": 0.0} if first <= 0 <= last else {}
+    return {name: round(100 * (min(max(at, first), last) - first) / (last - first), 2) for name, at in values.items()}
 
 
 def badge(verdict: str) -> Markup:

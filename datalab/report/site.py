@@ -1,6 +1,10 @@
 """The pages of one record: written aside, moved into place, entered in the manifest."""
 
+import contextlib
 import functools
+import importlib
+import inspect
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +21,9 @@ from datalab.record import claims_table, crate, executed, folder, lock, provenan
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
+from datalab.report.origins import VERDICTS, Origin, origins
 from datalab.sections import STUDY
+from datalab.sweep import machine_speed
 
 _RUNS = {"script", "foreignobject", "iframe", "embed", "object", "handler", "listener", "set", "a"}
 MAIN_FIGURE = "figures/0_curve"
@@ -128,8 +134,10 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     """Every page: its path in the record, and its text."""
     rows = {row["id"]: row for row in claims_table.rows(manifest, study)}
     stems = [stem for stem in manifest.sections if f"notebooks/{stem}.ipynb" in manifest.files]
+    found = _findings(manifest)
     shared: dict[str, Any] = {
         "rows": rows,
+        "findings": found,
         "stale": list(verify.stale(manifest, study)),
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
@@ -144,16 +152,22 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     figures = {name: figure for entry in manifest.sections.values() for name, figure in entry.figures.items()}
     caption = figures.get("0_curve", {}).get("caption", "")
     script = Markup(pages.asset("board.js"))
-    yield page(
-        "board", transaction.INDEX, figure=figure, caption=caption, headlines=_headlines(manifest), script=script
-    )
+    yield page("board", transaction.INDEX, figure=figure, caption=caption, script=script)
     yield page("tables", "report/tables.html", tables=paper_tables(rows))
     yield page("reading", "report/reading.html", rules=protocol(), unknown=verify.UNKNOWN)
-    yield page("environment", "report/environment.html", kinds=_sizes(manifest))
+    costs = _costs(manifest, study)
+    yield page("environment", "report/environment.html", kinds=_sizes(manifest), costs=costs)
     yield page("data", "report/data.html", cards=_cards(manifest))
-    yield from _claim_pages(record, manifest, study, rows, page)
-    for stem in stems:
-        yield page("notebook", f"report/notebooks/{stem}.html", stem=stem, cells=_notebook(record, manifest, stem))
+    read = {stem: executed.read(record, f"notebooks/{stem}.ipynb") for stem in stems}
+    made = {stem: origins([cell.source for cell in notebook.cells if cell.is_code]) for stem, notebook in read.items()}
+    yield from _claim_pages(record, manifest, rows, made, page)
+    for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
+        cells = _notebook(manifest, read[stem])
+        turn = {"before": before, "after": after, "contents": notebookpages.contents(cells)}
+        yield page("notebook", f"report/notebooks/{stem}.html", stem=stem, cells=cells, **turn)
+    for module in sorted({origin.module for of in made.values() for origin in of.values()}):
+        code = notebookpages.code(inspect.getsource(importlib.import_module(module)), "L")
+        yield page("source", f"report/source/{module}.html", module=module, code=code)
     style = str(pages.asset("style.css"))
     for theme, name in (("light", "default"), ("dark", "github-dark")):
         style = style.replace(f"/* code: {theme} */", notebookpages.code_style(".highlight", name))
@@ -161,33 +175,36 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
 
 
 def _claim_pages(
-    record: Path, manifest: Manifest, study: Study, rows: dict[str, dict[str, Any]], page: Any
+    record: Path, manifest: Manifest, rows: dict[str, dict[str, Any]], made: dict[str, dict[str, Origin]], page: Any
 ) -> Iterator[tuple[str, str]]:
     checks, ids, measured = evidence.checks(record), [None, *rows, None], manifest.measured()
     read = functools.cache(lambda path: rawrows.read(folder.inside(record, path))[1])
-    sources = {section.stem: f"{section.module.replace('.', '/')}.py" for section in study.sections}
+    rest = functools.cache(lambda s, where: evidence.raw_rows(json.loads(where), manifest.sections[s].cells, read))
     for before, (claim_id, row), after in zip(ids, rows.items(), ids[2:], strict=False):
-        stem, claim = measured.get(claim_id, (None, {}))
-        yield page(
-            "claim",
-            f"report/claims/{claim_id}.html",
-            row=row,
-            claim=ledger.find(claim_id),
-            checks=checks.get(claim_id, []),
-            stem=stem,
-            source=sources.get(stem),
-            table=evidence.table(record, row["table"], row["row"]) if row["table"] else None,
-            raw=claim.get("raw"),
-            cells=manifest.sections[stem].cells if stem else [],
-            before=before,
-            after=after,
-        )
-        if claim.get("raw"):
-            shown = evidence.raw_rows(claim["raw"]["where"], manifest.sections[stem].cells, read)
-            yield page("rawrows", f"report/rows/{claim_id}.html", row=row, raw=claim["raw"], shown=shown)
+        stem, measurement = measured.get(claim_id, (None, {}))
+        entry, claim = manifest.sections.get(stem), ledger.find(claim_id)
+        saved = Path(row["table"] or "").stem
+        name = saved.removeprefix(f"{entry.number.replace('.', '_')}_") if entry else ""
+        code = {word: made[stem].get(of) for word, of in (("computed", name), ("judged", VERDICTS)) if stem in made}
+        shown = {
+            "row": row,
+            "claim": claim,
+            "checks": checks.get(claim_id, []),
+            "stem": stem,
+            "entry": entry,
+            "code": code,
+        }
+        shown |= {"before": before, "after": after, "raw": measurement.get("raw")}
+        shown["saved"] = entry.tables.get(saved) if entry else None
+        shown["strip"] = pages.strip(row, claim.value)
+        shown["table"] = evidence.table(record, row["table"], row["row"]) if row["table"] else None
+        yield page("claim", f"report/claims/{claim_id}.html", **shown)
+        if raw := measurement.get("raw"):
+            shown = rest(stem, json.dumps(raw["where"]))
+            yield page("rawrows", f"report/rows/{claim_id}.html", row=row, raw=raw, shown=shown)
 
 
-def _notebook(record: Path, manifest: Manifest, stem: str) -> list[dict]:
+def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
     pictures = {e.sha256: f"../../{path}" for path, e in manifest.files.items() if path.endswith(".png")}
     known = {*manifest.files, *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
 
@@ -198,17 +215,37 @@ def _notebook(record: Path, manifest: Manifest, stem: str) -> list[dict]:
         inside = path.removeprefix("../")
         return f"../../{inside}{'#' + fragment if fragment else ''}" if inside in known else None
 
-    return notebookpages.cells(executed.read(record, f"notebooks/{stem}.ipynb"), pictures, link)
+    return notebookpages.cells(notebook, pictures, link)
 
 
-def _headlines(manifest: Manifest) -> list[tuple[str, Markup]]:
-    """The lines that sections asked to be printed at the end: (number, HTML)."""
-    return [
-        (entry.number, notebookpages.markdown(part["text"]))
-        for entry in manifest.sections.values()
-        for part in entry.headline
-        if part.get("text")
-    ]
+def _findings(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
+    """By section what it asked to be printed at the end, texts first: each its HTML, and a table's columns and rows."""
+    findings = {}
+    for stem, entry in manifest.sections.items():
+        parts = sorted(entry.headline, key=lambda part: not part.get("text"))
+        shown = [{"rows": []} | part | {"html": notebookpages.markdown(part.get("text", ""))} for part in parts]
+        findings |= {stem: shown} if shown else {}
+    return findings
+
+
+def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]]:
+    """By section what it takes to compute it anew: tasks, models trained, and seconds on a core where they were timed.
+
+    A task that an earlier section has too counts once. Left out is a section that reads its tasks from others, trains
+    nothing, or whose parameters mean nothing to this code.
+    """
+    costs, known = {}, {}
+    for section in (section for section in study.sections if section.stem in manifest.sections):
+        with contextlib.suppress(ValueError, UserError):
+            module = section.load()
+            parameters = module.Parameters.model_validate(manifest.sections[section.stem].parameters)
+            tasks = {json.dumps([task.function, task.parameters]): task for task in module.estimate(parameters).tasks}
+            new = [task for key, task in tasks.items() if key not in known]
+            known |= tasks
+            if new:  # an estimate is for this machine: divided by its pace it is no machine's
+                seconds = round(sum(task.cost for task in new) / machine_speed.pace(), 3)
+                costs[section.stem] = (len(new), sum(task.models for task in new), seconds)
+    return costs
 
 
 def _counts(words: list[str], order: tuple[str, ...]) -> dict[str, int]:

@@ -2,8 +2,9 @@
 "use strict";
 (() => {
   const form = document.getElementById("filter");
-  const rows = [...document.querySelectorAll("#board tbody tr")];
+  const rows = [...document.querySelectorAll(".board tbody tr")];
   const count = document.getElementById("count");
+  const beyond = document.getElementById("beyond"); // the folded ones: open where what is asked for is among them
   const fields = ["section", "paper", "verdict", "words"];
   form.hidden = false;
 
@@ -18,6 +19,8 @@
       row.hidden = !(fits && words.every((word) => text.includes(word)));
       shown += row.hidden ? 0 : 1;
     }
+    const asked = fields.some((name) => want[name]);
+    if (beyond) beyond.open = asked && rows.some((row) => !row.hidden && beyond.contains(row));
     count.textContent = `${shown} of ${rows.length} statements`;
     const state = new URLSearchParams(fields.map((name) => [name, form.elements[name].value]).filter(([, v]) => v));
     history.replaceState(null, "", state.toString() ? `#${state}` : location.pathname + location.search);
