@@ -53,7 +53,6 @@ class Advice:
         v, best = self.verdict, self.verdict.best
         interval = ("estimate", "low", "high")
         random = [best[name] for name in ("over random", "random low", "random high")]
-        rate = {kind: dict(zip(interval, values, strict=True)) for kind, values in v.noise.items()}
         return {
             "advice": v.answer if v.answer != verdict.ACT else verdict.name(*v.arm),
             "arm": verdict.name(*v.arm),
@@ -61,8 +60,7 @@ class Advice:
             "gain_over_keeping_all": {**dict(zip(interval, best[["gain", "low", "high"]], strict=True)), "p": best.p},
             "gain_over_random": None if np.isnan(random[0]) else dict(zip(interval, random, strict=True)),
             "interval": "95 %, simultaneous over all arms, corrected resampled t",
-            "noise_rate": rate["calibrated"],
-            "noise_rate_counted": rate["counted"],
+            "noise_rate": v.noise,
             "metric": "macro-F1",
             **self.facts,
             "lines": self.lines,
@@ -189,7 +187,7 @@ def _advice(
     wrong = pilot.least_confident(scored.given, scored.agreement.sum()) & (scored.suggested != codes)
     kept, labels = np.ones(len(codes), dtype=bool), codes
     if v.arm[0] in pilot.SCORES:
-        rate = min(v.noise["calibrated"][0], 0.5) if v.arm[1] == pilot.ESTIMATED else float(v.arm[1][:-1]) / 100
+        rate = min(v.noise["estimate"], 0.5) if v.arm[1] == pilot.ESTIMATED else float(v.arm[1][:-1]) / 100
         kept = pruning.keep(scored.drop, codes, 1 - rate)
     elif v.arm[0] == pilot.RELABEL:
         labels = np.where(wrong, scored.suggested, codes)

@@ -28,6 +28,7 @@ LENGTHS = (100, 200, 400, 1000)  # steps; each is a run of its own, with its own
 FRACTIONS = (0.1, 0.2, 0.3)
 FOLDS = 5
 TAU = 0.5  # of the prior correction
+SUREST = 5  # the noise rate is read off one row in so many
 CAPS = {"train": 4000, "validation": 1000, "test": 2000}
 MOST_SPLITS, LEAST_SPLITS = 20, 4  # beyond 20 the interval narrows by less than 2 %: n_test / n_train dominates it
 INFLUENCE_CLASSES = 60  # beyond, the last layer's matrix costs more than the rest of the pilot
@@ -115,16 +116,21 @@ def self_influence(stack: Stack, x: Floats, y: Labels) -> NDArray[np.float64]:
 
 
 def noise_rates(p: Floats, y: Labels) -> dict[str, float]:
-    """Two estimates of the share of wrong labels that disagree: both by confident learning (Northcutt et al. 2021).
+    """What out-of-sample probabilities p (n, C) say of the share of wrong labels y (n,); none of it is that share.
 
-    ``calibrated``: off the diagonal of the joint whose margin is the observed labels'; ``counted``: the share of
-    examples that the confident joint counts off its diagonal.
+    ``calibrated``: off the diagonal of the confident joint whose margin is the observed labels' (Northcutt et al.
+    2021); ``counted``: the share of examples that this joint counts off its diagonal. Both take hard rows for wrong
+    ones. ``surest``: the share of labels that differ from the prediction among the fifth of the rows that the models are
+    surest of, where few are hard; ``all``: the same among all rows.
     """
+    differs, order = p.argmax(1) != y, np.argsort(-p.max(1), kind="stable")
     transition = correction.transition_matrix(p, y)
     observed = np.bincount(y, minlength=p.shape[1]) / len(y)
     true = np.clip(np.linalg.lstsq(transition.T, observed, rcond=None)[0], 0, None)
     calibrated = 1 - float((true / true.sum()) @ np.diag(transition))
-    return {"calibrated": calibrated, "counted": float((pruning.confident_learning(p, y) > 1).mean())}
+    counted = float((pruning.confident_learning(p, y) > 1).mean())
+    surest = float(differs[order[: -(-len(y) // SUREST)]].mean())
+    return {"calibrated": calibrated, "counted": counted, "surest": surest, "all": float(differs.mean())}
 
 
 def least_confident(given: NDArray, count: float) -> NDArray[np.bool_]:
@@ -140,7 +146,7 @@ def least_confident(given: NDArray, count: float) -> NDArray[np.bool_]:
 
 def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p: Floats, rng: np.random.Generator):
     """What each arm trains on: labels (arms, n) and the mask of what is kept (arms, n)."""
-    estimate = min(noise_rates(p, y)["calibrated"], 0.5)
+    estimate = min(noise_rates(p, y)["surest"], 0.5)
     flagged = least_confident(p[np.arange(len(y)), y], int((scored["confident learning"] > 1).sum()))
     labels, kept = np.tile(y, (len(arm), 1)), np.ones((len(arm), len(y)), dtype=bool)
     order = rng.random(len(y))  # one random order: larger subsets hold the smaller ones
@@ -154,11 +160,16 @@ def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p
 
 
 def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-    """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise"."""
+    """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise".
+
+    ``macro_f1`` is judged by the clean labels where there are some; ``held_out_f1`` always by held-out, noisy ones.
+    """
     rows = split_rows(pool, seed, number)
-    encode, clean, lengths = pool.encode(rows.train), pool.clean, lengths or LENGTHS
-    x_train, x_val = encode(rows.train), encode(rows.validation)
-    x_test, y_test = (encode(rows.test), pool.labels[rows.test]) if clean is None else (encode(None), clean)
+    encode, lengths = pool.encode(rows.train), lengths or LENGTHS
+    x_train, x_val, x_test = (encode(part) for part in (rows.train, rows.validation, rows.test))
+    judges = {"held_out": pool.labels[rows.test]}
+    if pool.clean is not None:
+        x_test, judges = np.concatenate([x_test, encode(None)]), judges | {"clean": pool.clean}
     y, y_val = pool.labels[rows.train], pool.labels[rows.validation]
     rng = seeds.generator(seed, "advise", "models", number)
     made = references(x_train, y, pool.n_classes, rng, lengths, (x_val, y_val))
@@ -171,15 +182,18 @@ def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = ())
     prior = [TAU if method == PRIOR else 0.0 for method, _ in arm]
     drawn = int(rng.integers(2**62))
     guesses = best_of_lengths(x_train, labels, kept, prior, (x_val, y_val), x_test, pool.n_classes, drawn, lengths)
+    y_test = list(judges.values())[-1]
     common = {"split": number, "n_train": len(y), "n_test": len(y_test)}
     result = [common | {"kind": "noise", "steps": made.steps} | noise_rates(p, y)]
     for i, (method, amount) in enumerate(arm):
         guess, steps = guesses[i]
+        noisy, guess = guess[: len(judges["held_out"])], guess[-len(y_test) :]
         hit = metrics.confusion(y_test, guess, pool.n_classes)
         by_class = 2 * np.diag(hit) / np.maximum(hit.sum(0) + hit.sum(1), 1)
         row = {"kind": "arm", "method": method, "amount": amount, "steps": steps, "dropped": float(1 - kept[i].mean())}
         row |= {"macro_f1": float(metrics.macro_f1(y_test, guess, pool.n_classes))}
         row |= {"accuracy": float(metrics.accuracy(y_test, guess)), "class_f1": by_class.tolist()}
+        row |= {"held_out_f1": float(metrics.macro_f1(judges["held_out"], noisy, pool.n_classes))}
         result.append(common | row)
     return result
 
