@@ -25,9 +25,9 @@ from datalab.advise import pilot, scoring, verdict
 from datalab.data import COUNTED
 from datalab.protocol import protocol
 
-# What is asked, the most telling first: the noise, its rates, and whether flags are compared there.
-ASKED = [("symmetric", 0.2, True), ("symmetric", 0.0, True), ("human", np.nan, True), ("pair", 0.2, True)]
-ASKED += [("symmetric", 0.4, False), ("symmetric", 0.1, False), ("symmetric", 0.3, False)]
+# What is asked of every set: the noise, its rate, and whether flags are compared there.
+ASKED = [("symmetric", 0.2, True), ("symmetric", 0.0, True), ("human", np.nan, True), ("pair", 0.2, False)]
+ASKED += [("symmetric", rate, False) for rate in (0.4, 0.1, 0.3)]
 FILTERS = ("prune_by_noise_rate", "both", "confident_learning", "low_self_confidence")
 KEEP, TITLE = (pilot.KEEP_ALL, ""), ("influence", "30%")
 ROOT = 2024
@@ -122,7 +122,10 @@ def judged(rows: pd.DataFrame) -> dict[str, Any]:
         row |= {f"{who} right": f1[arm] >= best - sesoi, f"{who} F1": f1[arm] - f1[KEEP]}
         row |= {f"{who} accuracy": accuracy[arm] - accuracy[KEEP]}
     gain, true = f1[(v.best.method, v.best.amount)] - f1[KEEP], rows.flipped.iloc[0]
-    row |= {"gain covered": v.best.low <= gain <= v.best.high, "rate covered": v.noise["low"] <= true <= v.noise["high"]}
+    row |= {
+        "gain covered": v.best.low <= gain <= v.best.high,
+        "rate covered": v.noise["low"] <= true <= v.noise["high"],
+    }
     row |= {"rate width": v.noise["high"] - v.noise["low"], "rate off": v.noise["estimate"] - true}
     return row | {"joint off": v.noise["calibrated"] - true, "seconds": rows.seconds.iloc[0]}
 
@@ -150,9 +153,9 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
-def summarise(out: Path, to: Path) -> None:
+def summarise(out: Path, to: Path, splits: int) -> None:
     """The tables by noise and rate, from the rows of all files."""
-    keys, arms = ["noise", "rate"], pd.read_csv(out / "arms.csv")
+    keys, arms = ["noise", "rate"], pd.read_csv(out / "arms.csv").query("split < @splits")
     files = arms.groupby(["set", *keys], sort=False, dropna=False)
     rows = pd.DataFrame([dict(zip(["set", *keys], key, strict=True)) | judged(part) for key, part in files])
     values = [column for column in rows if column not in ("set", "answer", "arm", *keys)]
@@ -174,23 +177,24 @@ def summarise(out: Path, to: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=list(COUNTED))
-    parser.add_argument("--splits", type=int, default=6)
+    parser.add_argument("--splits", type=int, default=6, help="with --tables: of the splits done, so many are read")
     parser.add_argument("--rows", type=int, default=600, help="rows of a file at most")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/advise"), help="rows, appended")
     parser.add_argument("--tables", type=Path, help="where the tables go; then nothing is run")
     given = parser.parse_args()
     if given.tables:
-        return summarise(given.out, given.tables)
+        return summarise(given.out, given.tables, given.splits)
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "done.txt"
     done = set(log.read_text().splitlines()) if log.exists() else set()
     order = seeds.generator(ROOT, "bench advise", "order").permutation(given.sets)  # cut off, what is done is a sample
-    for kind, rate, flagging in ASKED:
-        for name in order:
+    for name in order:
+        p = None
+        for kind, rate, flagging in ASKED:
             if (key := f"{name} {kind} {rate:g}") in done:
                 continue
             began = time.process_time()
-            p = data.prepare(name, 0, ROOT, {"train": given.rows, "validation": 400, "test": 2000})
+            p = p or data.prepare(name, 0, ROOT, {"train": given.rows, "validation": 400, "test": 2000})
             y = labels_of(p, kind, rate)
             few = y is None or np.bincount(y, minlength=p.n_classes).min() < 20
             if not few:
