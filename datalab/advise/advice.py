@@ -18,6 +18,7 @@ from datalab.errors import UserError
 
 LEAST_OF_CLASS = 20
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
+SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
 
 
@@ -125,20 +126,19 @@ def advise(
 
     grouped = None if table.groups is None else table.groups[chosen]
     pool = pilot.Pool(codes, len(table.names), grouped, encode, clean_codes, None if own is None else own[chosen])
-    over = time.perf_counter() - began
-    rehearsing = time.perf_counter()
-    fitted = features.fit(frame)
+    fitted, encoding = features.fit(frame), time.perf_counter()
     x = fitted(frame)
-    scoring.rehearse(x[:2048], len(table.names))
-    rehearsing = time.perf_counter() - rehearsing
-    # After the pilot the file is read once more or twice, and every row is typed, encoded and scored.
-    streamed = len(table.codes) / len(raw) if sampled else 0
-    rest = 3 + over - typing + streamed * typing + max(len(x) / 2048, streamed) * rehearsing
+    encoding, over = time.perf_counter() - encoding, time.perf_counter() - began
+
+    def after(pace: float) -> float:
+        """Seconds: the file read once or twice more, every row typed and encoded; final models, every row scored."""
+        streamed = len(table.codes) / len(raw) if sampled else 0
+        return 3 + over + streamed * (typing + encoding) + pace * (0.6 + SCORING * len(table.codes))
 
     def announce(plan: pilot.Plan) -> None:
         say(f"about {plan.seconds / 60:.1f} minutes: {plan.splits} splits of {plan.pace:.1f} s, then every row")
 
-    split_rows, plan, stopped = pilot.run(pool, seed, minutes, splits, over + rehearsing, rest, announce)
+    split_rows, plan, stopped = pilot.run(pool, seed, minutes, splits, over, after, announce)
     rows = pd.DataFrame(split_rows)
     v = verdict.conclude(rows, seed)
     steps = int(rows[rows.kind == "noise"].steps.mode()[0])
@@ -171,7 +171,7 @@ def _advice(
     score = scored.probability - scored.given
     order = np.flatnonzero(wrong)
     order = order[np.argsort(-score[order], kind="stable")]
-    flagged = pd.DataFrame({"id": table.ids[order], "given label": names[codes[order]]})
+    flagged = pd.DataFrame({"id": table.ids.iloc[order].array, "given label": names[codes[order]]})
     flagged["suggested label"] = names[scored.suggested[order]]
     flagged["score"], flagged["agreement"] = np.round(score[order], 4), np.round(scored.agreement[order], 2)
     probability = pd.DataFrame({"s": scored.probability[order], "g": scored.given[order]}).round(2).astype(str)
@@ -194,7 +194,8 @@ def _advice(
     packages = ("datalab-reproduction", "torch", "numpy", "scikit-learn")
     facts |= {"versions": {name: version(name) for name in packages}}
     facts["lines"] = verdict.lines(v, facts, _hit(v, rows, by_class, by_group))
-    kept_rows = pd.DataFrame({"id": table.ids[kept], "label": names[labels[kept]]})
+    kept_labels = pd.Categorical.from_codes(labels[kept], names)
+    kept_rows = pd.DataFrame({"id": table.ids[kept].array, "label": kept_labels})
     shown = table.take(source, source.columns, np.sort(order[:SHOWN])).iloc[np.argsort(np.argsort(order[:SHOWN]))]
     return Advice(v, facts["lines"], facts, kept_rows, flagged, by_class, by_group, rows, shown, source)
 
@@ -218,13 +219,13 @@ def _hit(v: verdict.Verdict, rows: pd.DataFrame, by_class: pd.DataFrame, by_grou
 
 
 class _Labelled(NamedTuple):
-    """The rows of a source that have a label, of ``n``: their numbers, classes, ids, groups; the ``columns`` of these."""
+    """Of a source's ``n`` rows those that have a label: numbers, classes, ids, groups; and the ``columns`` of these."""
 
     n: int
     rows: NDArray[np.int64]
     codes: NDArray[np.int64]
     names: NDArray
-    ids: NDArray
+    ids: pd.Series
     groups: NDArray[np.int64] | None
     group_names: NDArray | None
     columns: dict[str, str]
@@ -264,7 +265,7 @@ def _labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Lab
     grouped, group_names = None, None
     if "group" in columns:
         grouped, group_names = _classes(read[columns["group"]].iloc[rows].astype(str), "group")
-    own = read[columns["id"]].to_numpy()[rows] if "id" in columns else rows
+    own = read[columns["id"]].iloc[rows] if "id" in columns else pd.Series(rows)
     return _Labelled(len(read), rows, codes, names, own, grouped, group_names, columns, detected)
 
 

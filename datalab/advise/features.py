@@ -147,11 +147,9 @@ def words(column: pd.Series, missing: tuple[str, ...] = MISSING) -> pd.Series:
 
 def numbers(column: pd.Series, decimal: str = ".") -> pd.Series:
     """A column as float64; what is no number, or infinite, is missing."""
-    if not pd.api.types.is_numeric_dtype(column):
-        column = words(column)
-        if decimal == ",":  # 1.234,5; without a comma a point may be either mark, and is left
-            pointed = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-            column = column.mask(column.str.contains(",", regex=False), pointed)
+    if decimal == "," and isinstance(column.dtype, pd.StringDtype):  # without a comma a point may be either mark
+        pointed = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        column = column.mask(column.str.contains(",", regex=False), pointed)
     values = pd.to_numeric(column, errors="coerce").astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     return pd.Series(np.where(np.isfinite(values), values, np.nan), index=column.index, name=column.name)
 

@@ -30,10 +30,11 @@ def check(folder: Path) -> None:
 def write(advice: Advice, folder: Path) -> list[Path]:
     """Write the four files; equal answers give equal bytes, but for ``seconds`` in ``advice.json``."""
     check(folder)
-    tables = [table.to_csv(index=False, lineterminator="\n") for table in (advice.kept, advice.flagged)]
-    content = [pd.Series(advice.facts).to_json(indent=1, force_ascii=False) + "\n", *tables, html(advice)]
-    for name, text in zip(FILES, content, strict=True):
-        atomic.write(folder / name, text)
+    atomic.write(folder / "advice.json", pd.Series(advice.facts).to_json(indent=1, force_ascii=False) + "\n")
+    for name, table in (("kept.csv", advice.kept), ("flagged.csv", advice.flagged)):
+        with atomic.replacing(folder / name) as path:  # piece by piece: it may be long
+            table.to_csv(path, index=False, lineterminator="\n")
+    atomic.write(folder / "index.html", html(advice))
     return [folder / name for name in FILES]
 
 

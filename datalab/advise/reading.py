@@ -5,9 +5,10 @@ by class and data in memory are a data frame. Nothing is ever unpickled.
 """
 
 import csv
+import functools
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,46 +18,49 @@ import pandas as pd
 
 from datalab.errors import UserError, did_you_mean
 
-BLOCK, CSV_BLOCK = 16_384, 4 << 20  # rows of a block; bytes of a text table's
+BLOCK, CSV_BLOCK = 4096, 4 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
+COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
 DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
 
 
 @dataclass
 class Source:
-    """``data`` is a data frame or a ``pyarrow.dataset``; ``blocks`` yields its rows in order, as often as it is called.
+    """``data`` is a data frame, or a function of names to batches of Arrow; ``columns`` are all names in it.
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
     is the label's column where the source knows it; ``grid`` the height and width of pictures that the columns are.
     """
 
     name: str
-    data: Any
+    data: pd.DataFrame | Callable[[list[str]], Iterable[Any]]
     detected: list[str]
     folder: Path = Path()
     label: str | None = None
     grid: tuple[int, int] | None = None
     decimal: str = "."
-    columns: list[str] = field(init=False)
+    columns: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.data, pd.DataFrame):
             self.data = self.data.set_axis([str(column) for column in self.data], axis=1)
             self.columns = list(self.data)
-        else:
-            self.columns = list(self.data.schema.names)
-        _once(self.name, self.columns)
+        if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
+            raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one")
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """Frames of these columns (None: all). Raises UserError for a file that breaks off or changes on the way."""
+        """The rows in order, as often as it is called, as frames of these columns (None: all), some thousand rows each.
+
+        Raises UserError for a file that breaks off or changes on the way.
+        """
         names = self.columns if columns is None else list(columns)
         if isinstance(self.data, pd.DataFrame):
             for start in range(0, len(self.data), BLOCK):
                 yield self.data.iloc[start : start + BLOCK][names]
             return
         try:
-            for batch in self.data.to_batches(columns=names, batch_size=BLOCK, batch_readahead=1, use_threads=False):
+            for batch in self.data(names):
                 yield batch.to_pandas()
         except (ValueError, OSError) as error:  # pyarrow's own are of these
             raise unreadable(self.name, error) from None
@@ -74,11 +78,6 @@ class Source:
         near = did_you_mean(column, self.columns)
         near = near if "did you mean" in near else f"; it has {', '.join(self.columns[:8])}, ..."
         raise UserError(f"{what} '{column}': no such column in {self.name}{near}")
-
-
-def _once(name: str, columns: list[str]) -> None:
-    if twice := sorted({column for column in columns if columns.count(column) > 1}):
-        raise UserError(f"{name}: two columns are called '{twice[0]}'; rename one")
 
 
 def unreadable(name: str, error: Exception) -> UserError:
@@ -117,7 +116,6 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     """A CSV or TSV: encoding, delimiter and decimal mark are found where they are not given; all columns are text."""
     import pyarrow as pa
     import pyarrow.csv as pacsv
-    import pyarrow.dataset as pads
 
     encoding = encoding or _encoding(path)
     with open(path, encoding=encoding, newline="") as stream:
@@ -130,21 +128,22 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     if len(columns) < 2:
         one = f"one column '{columns[0][:40]}'; a feature and a label need two (delimiter?)"
         raise UserError(f"file '{path.name}': {one}")
-    _once(path.name, columns)
     if decimal is None:
         cells = [cell.strip() for row in rows[1:] for cell in row]
-        commas, points = (
-            sum(bool(re.fullmatch(rf"[-+]?[\d.]*\d{m}\d+", cell)) for cell in cells) for m in (",", r"\.")
-        )
+        commas, points = (sum(bool(re.fullmatch(number, cell)) for cell in cells) for number in (COMMA, POINT))
         decimal = "," if commas > points and delimiter != "," else "."
-    text = pads.CsvFileFormat(
+    options = (
+        pacsv.ReadOptions(encoding=encoding, block_size=CSV_BLOCK, column_names=columns, skip_rows=1),
         pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
-        read_options=pacsv.ReadOptions(encoding=encoding, block_size=CSV_BLOCK, column_names=columns, skip_rows=1),
     )
+
+    def stream(names: list[str]) -> Iterable[Any]:
+        types = dict.fromkeys(columns, pa.string())
+        return pacsv.open_csv(path, *options, pacsv.ConvertOptions(column_types=types, include_columns=names))
+
     shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
     line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"
-    return Source(path.name, pads.dataset(path, format=text), [line], path.parent, decimal=decimal)
+    return Source(path.name, stream, [line], path.parent, decimal=decimal, columns=columns)
 
 
 def _encoding(path: Path) -> str:
@@ -171,13 +170,13 @@ def _fit(head: str, mark: str) -> tuple[float, int]:
 
 def parquet(path: Path) -> Source:
     """A Parquet file, nullable types and categories included."""
-    import pyarrow.dataset as pads
+    import pyarrow.parquet as pq
 
     # Buffered ahead, it holds the whole file in the end.
-    scan = pads.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-    data = pads.dataset(path, format=pads.ParquetFileFormat(default_fragment_scan_options=scan))
-    line = f"Parquet: {data.count_rows():,} rows, {len(data.schema.names)} columns"
-    return Source(path.name, data, [line], path.parent)
+    file = pq.ParquetFile(path, pre_buffer=False)
+    line = f"Parquet: {file.metadata.num_rows:,} rows, {len(file.schema_arrow.names)} columns"
+    data = functools.partial(file.iter_batches, BLOCK, None)  # of all row groups
+    return Source(path.name, data, [line], path.parent, columns=list(file.schema_arrow.names))
 
 
 def numpy_file(path: Path) -> Source:

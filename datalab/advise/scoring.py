@@ -17,7 +17,7 @@ from datalab.advise import pilot
 from datalab.influence import LastLayerGGN
 from datalab.influence.estimator import quiet
 from datalab.protocol import protocol
-from datalab.training import make_stack, protocol_recipe
+from datalab.training import protocol_recipe
 
 REPEATS = 3
 
@@ -36,13 +36,6 @@ class Scored(NamedTuple):
     def wrong(self, labels: NDArray) -> NDArray[np.bool_]:
         """The mask (n,) of the labels flagged: as many as the repeats count on average, the least probable first."""
         return pilot.least_confident(self.given, self.agreement.sum()) & (self.suggested != labels)
-
-
-def rehearse(x: NDArray, n_classes: int) -> None:
-    """The forward passes that scoring the rows x (m, d) takes, for their time."""
-    with pilot.single_thread():
-        models = REPEATS * (protocol().reference["models"] + pilot.FOLDS)
-        make_stack(pilot.module(x.shape[1], n_classes), models)(torch.from_numpy(x))
 
 
 def score(
@@ -65,7 +58,7 @@ def score(
     place = np.full(n, -1)
     place[rows] = np.arange(len(rows))
     made = Scored(*(np.zeros(n, kind) for kind in (np.float32, np.int32, np.float32, np.float32, np.float32)))
-    with pilot.single_thread():
+    with pilot.ONE_THREAD():
         repeats = []
         for i in range(REPEATS):
             models = pilot.references(x, y, n_classes, seeds.generator(seed, "advise", "final", i), (steps,))

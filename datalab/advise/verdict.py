@@ -17,8 +17,8 @@ from datalab.advise.pilot import ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL
 from datalab.protocol import protocol
 
 METRIC = "macro_f1"
-# The surest rows' error is at most this share of all rows' where no label is wrong: in 80 % of the sets that were looked
-# at, so that with the error of the two shares the limit below held in 95 % of them (bench_advise.py has the others).
+# The surest rows' error is at most this share of all rows' where no label is wrong: in 80 % of the sets looked at, so
+# that with the error of the two shares the limit below held in 95 % of them (bench_advise.py has the others).
 HARD = 0.7
 # Among arms that are within the smallest effect of the best, the first of these: the one that costs least.
 ORDER = (PRIOR, RELABEL, "confident learning", "loss", "influence")
@@ -116,12 +116,10 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
         second += f" {' and '.join(v.ties).capitalize()} does as well within a point."
     rate = {key: f"{100 * value:.0f}" for key, value in v.noise.items()}
     third = (
-        f"Wrong labels: {rate['low']} to {rate['high']} %, {rate['estimate']} % where the models are surest (95 %, if "
+        f"Wrong labels: {rate['low']} to {rate['high']} % (95 %); {rate['estimate']} % where the models are surest, "
     )
-    third += (
-        f"noise does not follow the features); {rate['calibrated']} and {rate['counted']} % by the confident joint, "
-    )
-    third += f"which takes hard rows for wrong ones; {facts['flagged']:,} are listed."
+    third += f"{rate['calibrated']} and {rate['counted']} % by the confident joint, which counts hard rows too; "
+    third += f"{facts['flagged']:,} are listed."
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:

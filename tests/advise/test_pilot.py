@@ -78,7 +78,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, seconds: list[float], minutes: floa
 
     monkeypatch.setattr(pilot, "one_split", split)
     plans: list[pilot.Plan] = []
-    rows, _, stopped = pilot.run(None, 1, minutes, fixed, 0, 0, plans.append)
+    rows, _, stopped = pilot.run(None, 1, minutes, fixed, 0, lambda pace: 0.6 * pace, plans.append)
     return len(rows), plans[0], stopped, clock[0]
 
 

@@ -32,7 +32,8 @@ FILTERS = ("prune_by_noise_rate", "both", "confident_learning", "low_self_confid
 KEEP, TITLE = (pilot.KEEP_ALL, ""), ("influence", "30%")
 ROOT = 2024
 ARM = ["set", "noise", "rate", "flipped", "looked_at", "split", "kind", "method", "amount", "dropped", "macro_f1",
-       "accuracy", "held_out_f1", "n_train", "n_test", "steps", "surest", "all", "calibrated", "counted", "seconds"]  # fmt: skip
+       "accuracy", "held_out_f1", "n_train", "n_test", "steps", "surest", "all", "calibrated", "counted",
+       "seconds"]  # fmt: skip
 
 
 def labels_of(p: data.Prepared, kind: str, rate: float) -> NDArray[np.int64] | None:
@@ -50,7 +51,7 @@ def pilot_rows(p: data.Prepared, y: NDArray, splits: int) -> pd.DataFrame:
         return lambda at: p.x_test if at is None else p.x_train[at]
 
     pool = pilot.Pool(y, p.n_classes, None, encode, clean=p.y_test)
-    with pilot.single_thread():
+    with pilot.ONE_THREAD():
         return pd.DataFrame([row for k in range(splits) for row in pilot.one_split(pool, ROOT, k)])
 
 
@@ -69,7 +70,7 @@ def flag_rows(p: data.Prepared, y: NDArray, steps: int) -> list[dict[str, Any]]:
         arms += [(y, ~flags), (np.where(flags, other, y), np.ones(len(y), dtype=bool))]
     labels, kept = (np.stack([arm[i][~held] for arm in arms]) for i in (0, 1))
     validation, none = (p.x_train[held], y[held]), [0.0] * len(arms)
-    with pilot.single_thread():
+    with pilot.ONE_THREAD():
         judged = pilot.best_of_lengths(
             p.x_train[~held], labels, kept, none, validation, p.x_test, p.n_classes, ROOT, pilot.LENGTHS
         )
@@ -90,7 +91,7 @@ def found_by_cleanlab(p: data.Prepared, y: NDArray) -> dict[str, tuple[NDArray, 
     from sklearn.neural_network import MLPClassifier
 
     began = time.process_time()
-    with pilot.single_thread():
+    with pilot.ONE_THREAD():
         made = pilot.references(p.x_train, y, p.n_classes, seeds.generator(ROOT, "bench advise", "folds"), (200,))
     shared, found = time.process_time() - began, {}
     for filter_by in FILTERS:
