@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,23 +18,23 @@ from datalab.errors import UserError
 
 LEAST_OF_CLASS = 20
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
+SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
 
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """The answer; ``str()`` gives its five lines, :meth:`as_dict` what ``advice.json`` holds.
+    """The answer; ``str()`` gives its five lines, ``facts`` is what ``advice.json`` holds.
 
-    ``kept`` has a row for each kept row: id and the label to train on. ``flagged`` has one for each row whose label
-    looks wrong, the most suspicious first: id, given label, suggested label, score (how much more probable the
-    suggested one is), agreement (share of repeats that count the label as wrong), reason. ``by_class`` and ``by_group``
-    have rows, share flagged and dropped, and mean loss; ``rows`` are the pilot's; ``shown`` the first flagged rows as
-    they were read.
+    All of ``facts`` but ``seconds`` follows from the data, the seed and the number of splits. ``kept`` has a row for
+    each kept row: id and the label to train on. ``flagged`` has one for each row whose label looks wrong, the most
+    suspicious first: id, given label, suggested label, score (how much more probable the suggested one is), agreement
+    (share of repeats that count the label as wrong), reason. ``by_class`` and ``by_group`` have rows, share flagged and
+    dropped, and mean loss; ``rows`` are the pilot's; ``shown`` the first flagged rows as they were read.
     """
 
     verdict: verdict.Verdict
     lines: list[str]
-    detected: list[str]
     facts: dict[str, Any]
     kept: pd.DataFrame
     flagged: pd.DataFrame
@@ -47,29 +46,6 @@ class Advice:
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and words; all but ``seconds`` follows from the data, the seed and the number of splits."""
-        v, best = self.verdict, self.verdict.best
-        interval = ("estimate", "low", "high")
-        random = [best[name] for name in ("over random", "random low", "random high")]
-        rate = {kind: dict(zip(interval, values, strict=True)) for kind, values in v.noise.items()}
-        return {
-            "advice": v.answer if v.answer != verdict.ACT else verdict.name(*v.arm),
-            "arm": verdict.name(*v.arm),
-            "best_arm_tried": best.arm,
-            "gain_over_keeping_all": {**dict(zip(interval, best[["gain", "low", "high"]], strict=True)), "p": best.p},
-            "gain_over_random": None if np.isnan(random[0]) else dict(zip(interval, random, strict=True)),
-            "interval": "95 %, simultaneous over all arms, corrected resampled t",
-            "noise_rate": rate["calibrated"],
-            "noise_rate_counted": rate["counted"],
-            "metric": "macro-F1",
-            **self.facts,
-            "lines": self.lines,
-            "detected": self.detected,
-            "gains": v.gains.drop(columns="method").to_dict("records"),
-            "versions": {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")},
-        }
 
 
 def advise(
@@ -120,89 +96,87 @@ def advise(
     began = time.perf_counter()
     _check(minutes, splits, seed)
     source = reading.read(X, **(read or {}))
-    table = _Table(source, y, label, ids, groups)
+    table = _labelled(source, label if y is None else y, ids, groups)
     others = source if embedded is None else reading.read(embedded)
-    left_out = {others.label} | (table.taken if others is source else set())
-    names = [name for name in others.columns if name not in left_out]
-    chosen = _pool_rows(table.codes, seed)
+    left_out = {others.label} | (set(table.columns.values()) if others is source else set())
+    names, chosen = [name for name in others.columns if name not in left_out], _pool_rows(table.codes, seed)
     raw = table.take(others, names, chosen)
     columns = features.Columns(raw, others, pretrained)
+    typing = time.perf_counter()
     frame, codes = columns.typed(raw), table.codes[chosen]
-    doubled = frame.duplicated().to_numpy()
+    typing = time.perf_counter() - typing
     detected = [*source.detected, *columns.detected, *table.detected]
+    doubled = frame.duplicated().to_numpy()
     if doubled.any():
         detected.append(f"duplicates: {doubled.sum():,} rows repeat another's features; the pilot sees each once")
         chosen, frame, codes = chosen[~doubled], frame[~doubled].reset_index(drop=True), codes[~doubled]
-        table.enough(codes, "without duplicates ")
+        _enough(codes, table.names, "without duplicates ")
     detected += [f"leak? {line}" for line in features.leaks(frame, codes)]
-    if len(chosen) + doubled.sum() < len(table.codes):
+    sampled = len(raw) < len(table.codes)
+    if sampled:
         detected.append(f"the pilot sees {len(chosen):,} of {len(table.codes):,} rows, drawn by class; all are scored")
     own = None if pred_probs is None else _own(pred_probs, table)
-    clean, clean_codes = _clean(X_test, y_test, table, columns, names, read)
+    clean, clean_codes = (None, None) if X_test is None else _clean(X_test, y_test, table, columns, read)
     for line in detected:
         say(line)
 
     def encode(train: NDArray) -> Callable[[NDArray | None], NDArray]:
-        fitted = features.fit(frame, train)
-        return lambda at: fitted(clean, np.arange(len(clean))) if at is None else fitted(frame, at)
+        fitted = features.fit(frame.iloc[train])
+        return lambda at: fitted(clean if at is None else frame.iloc[at])
 
-    of_pool = None if own is None else own[chosen]
     grouped = None if table.groups is None else table.groups[chosen]
-    pool = pilot.Pool(codes, len(table.classes), grouped, encode, clean_codes, of_pool)
-    reading_time = time.perf_counter() - began  # a pass or two over the file, as the rest will take
-    streamed = len(table.codes) if len(chosen) < len(table.codes) else len(chosen)
-    typing = _seconds(lambda: columns.typed(raw[:2048])) / min(2048, len(raw))
-    encoded = features.fit(frame, np.arange(len(codes)))(frame, np.arange(min(2048, len(codes))))
-    scoring_time = _seconds(lambda: scoring.rehearse(encoded, len(table.classes))) / len(encoded)
-    over = time.perf_counter() - began
-    rest = 3 + reading_time + streamed * (typing + scoring_time)
+    pool = pilot.Pool(codes, len(table.names), grouped, encode, clean_codes, None if own is None else own[chosen])
+    fitted, encoding = features.fit(frame), time.perf_counter()
+    x = fitted(frame)
+    encoding, over = time.perf_counter() - encoding, time.perf_counter() - began
+
+    def after(pace: float) -> float:
+        """Seconds: the file read once or twice more, every row typed and encoded; final models, every row scored."""
+        streamed = len(table.codes) / len(raw) if sampled else 0
+        return 3 + over + streamed * (typing + encoding) + pace * (0.6 + SCORING * len(table.codes))
 
     def announce(plan: pilot.Plan) -> None:
         say(f"about {plan.seconds / 60:.1f} minutes: {plan.splits} splits of {plan.pace:.1f} s, then every row")
 
-    split_rows, plan, stopped = pilot.run(pool, seed, minutes, splits, over, rest, announce)
+    split_rows, plan, stopped = pilot.run(pool, seed, minutes, splits, over, after, announce)
     rows = pd.DataFrame(split_rows)
     v = verdict.conclude(rows, seed)
     steps = int(rows[rows.kind == "noise"].steps.mode()[0])
-    everything = np.arange(len(codes))
-    fitted = features.fit(frame, everything)
-    x, whole = fitted(frame, everything), len(chosen) == len(table.codes)
-    blocks = [(everything, x)] if whole else _encoded(table, others, names, columns, fitted)
+    blocks = _encoded(table, others, names, columns, fitted) if sampled or doubled.any() else [(chosen, x)]
     method = v.arm[0] if v.arm[0] in pilot.SCORES else ""
-    scored = scoring.score((x, chosen), blocks, table.codes, len(table.classes), steps, method, own, seed)
-    done = {"n": len(table.codes), "splits": int(rows.split.nunique()), "planned": plan.splits, "stopped": stopped}
-    done |= {"seed": seed, "clean": clean is not None}
-    return _advice(table, source, v, rows, scored, detected, done, began)
+    scored = scoring.score((x, chosen), blocks, table.codes, len(table.names), steps, method, own, seed)
+    facts = {"n": len(table.codes), "classes": len(table.names), "splits": int(rows.split.nunique()), "seed": seed}
+    facts |= {"planned": plan.splits, "stopped": stopped, "clean": clean is not None, "detected": detected}
+    advice = _advice(table, source, v, rows, scored, facts)
+    advice.facts["seconds"] = round(time.perf_counter() - began, 1)
+    return advice
 
 
 def _advice(
-    table: "_Table",
+    table: "_Labelled",
     source: reading.Source,
     v: verdict.Verdict,
     rows: pd.DataFrame,
     scored: scoring.Scored,
-    detected: list[str],
-    done: dict[str, Any],
-    began: float,
+    facts: dict[str, Any],
 ) -> Advice:
-    names, codes = table.classes.astype(str), table.codes
-    wrong = pilot.least_confident(scored.given, scored.agreement.sum()) & (scored.suggested != codes)
+    names, codes = table.names, table.codes
+    wrong = scored.wrong(codes)
     kept, labels = np.ones(len(codes), dtype=bool), codes
     if v.arm[0] in pilot.SCORES:
-        rate = min(v.noise["calibrated"][0], 0.5) if v.arm[1] == pilot.ESTIMATED else float(v.arm[1][:-1]) / 100
+        rate = min(v.noise["estimate"], 0.5) if v.arm[1] == pilot.ESTIMATED else float(v.arm[1][:-1]) / 100
         kept = pruning.keep(scored.drop, codes, 1 - rate)
     elif v.arm[0] == pilot.RELABEL:
         labels = np.where(wrong, scored.suggested, codes)
     score = scored.probability - scored.given
     order = np.flatnonzero(wrong)
     order = order[np.argsort(-score[order], kind="stable")]
-    said = [
-        f"models that did not see it give '{names[s]}' {p:.2f}, its label {g:.2f}"
-        for s, p, g in zip(scored.suggested[order], scored.probability[order], scored.given[order], strict=True)
-    ]
-    flagged = {"id": table.ids[order], "given label": names[codes[order]]}
-    flagged |= {"suggested label": names[scored.suggested[order]], "score": np.round(score[order], 4)}
-    flagged |= {"agreement": np.round(scored.agreement[order], 2), "reason": said}
+    flagged = pd.DataFrame({"id": table.ids.iloc[order].array, "given label": names[codes[order]]})
+    flagged["suggested label"] = names[scored.suggested[order]]
+    flagged["score"], flagged["agreement"] = np.round(score[order], 4), np.round(scored.agreement[order], 2)
+    probability = pd.DataFrame({"s": scored.probability[order], "g": scored.given[order]}).round(2).astype(str)
+    said = "models that did not see it give '" + flagged["suggested label"] + "' " + probability.s
+    flagged["reason"] = said + ", its label " + probability.g
 
     def by(what: NDArray, words: NDArray) -> pd.DataFrame:
         loss = -np.log(np.maximum(scored.given, 1e-12))
@@ -210,20 +184,24 @@ def _advice(
         return part.mean().assign(rows=part.size()).rename(index=dict(enumerate(words))).reset_index()
 
     by_class = by(codes, names)
-    by_group = None if table.groups is None else by(table.groups, table.group_names.astype(str))
-    facts = {key: done[key] for key in ("n", "splits", "seed", "stopped")}
-    facts |= {"classes": len(names), "flagged": len(order), "dropped": int((~kept).sum())}
-    lines = verdict.lines(v, done | facts | {"hit": _hit(v, rows, by_class, by_group)})
-    kept_rows = pd.DataFrame({"id": table.ids[kept], "label": names[labels[kept]]})
-    shown = table.take(source, source.columns, order[:SHOWN], in_order=True)
-    facts["seconds"] = round(time.perf_counter() - began, 1)
-    tables = (kept_rows, pd.DataFrame(flagged), by_class, by_group)
-    return Advice(v, lines, detected, facts, *tables, rows, shown, source)
+    by_group = None if table.groups is None else by(table.groups, table.group_names)
+    facts = facts | {"flagged": len(order), "dropped": int((~kept).sum())}
+    facts |= {"advice": v.answer if v.answer != verdict.ACT else verdict.name(*v.arm), "arm": verdict.name(*v.arm)}
+    facts |= {"best_arm_tried": v.best.arm, "gain_over_keeping_all": dict(v.best[["gain", "low", "high", "p"]])}
+    facts["gain_over_random"] = dict(v.best[["over random", "random low", "random high"]])
+    facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
+    facts |= {"metric": "macro-F1", "gains": v.gains.drop(columns="method").to_dict("records")}
+    packages = ("datalab-reproduction", "torch", "numpy", "scikit-learn")
+    facts |= {"versions": {name: version(name) for name in packages}}
+    facts["lines"] = verdict.lines(v, facts, _hit(v, rows, by_class, by_group))
+    kept_labels = pd.Categorical.from_codes(labels[kept], names)
+    kept_rows = pd.DataFrame({"id": table.ids[kept].array, "label": kept_labels})
+    shown = table.take(source, source.columns, np.sort(order[:SHOWN])).iloc[np.argsort(np.argsort(order[:SHOWN]))]
+    return Advice(v, facts["lines"], facts, kept_rows, flagged, by_class, by_group, rows, shown, source)
 
 
 def _hit(v: verdict.Verdict, rows: pd.DataFrame, by_class: pd.DataFrame, by_group: pd.DataFrame | None) -> str:
-    what = "dropped" if by_class.dropped.any() else "flagged"
-    parts = []
+    what, parts = "dropped" if by_class.dropped.any() else "flagged", []
     for kind, table in (("class", by_class), ("group", by_group)):
         if table is not None:
             most, least = table.loc[table[what].idxmax()], table.loc[table[what].idxmin()]
@@ -240,90 +218,94 @@ def _hit(v: verdict.Verdict, rows: pd.DataFrame, by_class: pd.DataFrame, by_grou
     return text
 
 
-class _Table:
-    """The labels, ids and groups of a source's rows that have a label, and which columns hold them."""
+class _Labelled(NamedTuple):
+    """Of a source's ``n`` rows those that have a label: numbers, classes, ids, groups; and the ``columns`` of these."""
 
-    def __init__(self, source: reading.Source, y: Any, label: str | None, ids: Any, groups: Any):
-        self.detected: list[str] = []
-        label = label or (source.label if y is None else None)
-        if y is None and label is None:
-            raise UserError(f"{source.name}: name the label's column; it has {', '.join(source.columns[:12])}, ...")
-        by_name = {"label": label, "id": ids if isinstance(ids, str) else None}
-        by_name["group"] = groups if isinstance(groups, str) else None
-        by_name = {what: source.need(name, what) for what, name in by_name.items() if name is not None}
-        self.taken, self.label = set(by_name.values()), by_name.get("label")
-        wanted = list(dict.fromkeys(by_name.values())) or source.columns[:1]
-        read = source.whole(wanted)
-        self.n = len(read)
-        column = {what: read[name] for what, name in by_name.items()}
-        y = column.get("label") if y is None else y
-        values, missing = _labels(y, f"label '{label}'" if label else "y", len(read))
-        if missing.any():
-            self.detected.append(f"{missing.sum():,} rows without a label: left out")
-        self.rows = np.flatnonzero(~missing)
-        self.classes, self.codes = np.asarray(values.names), values.codes
-        self.ids = self._of_rows(column.get("id", ids), "ids", len(read))
-        self.groups = self.group_names = None
-        if (given := column.get("group", groups)) is not None:
-            known = label_kinds.classes(self._of_rows(given, "groups", len(read)).astype(str), "groups")
-            self.groups, self.group_names = known.codes, known.names
-        what = f"label '{label}'" if label else "y"
-        counts = np.bincount(self.codes)
-        if len(counts) < 2:
-            raise UserError(f"{what}: one class, '{self.classes[0]}', and nothing to tell it from; two are needed")
-        if len(counts) > max(len(self.codes) / 10, 2):
-            many = f"{len(counts):,} values in {len(self.codes):,} rows"
-            raise UserError(f"{what}: {many}: an id or a quantity, no class")
-        self.enough(self.codes, "")
-        largest = counts.argmax()
-        text = f"{len(counts)} classes, the largest '{self.classes[largest]}' ({counts[largest] / len(self.codes):.0%})"
-        self.detected.append(f"{what}: {text}, the smallest {counts.min():,} rows")
+    n: int
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    names: NDArray
+    ids: pd.Series
+    groups: NDArray[np.int64] | None
+    group_names: NDArray | None
+    columns: dict[str, str]
+    detected: list[str]
 
-    def enough(self, codes: NDArray, when: str) -> None:
-        """Refuse a class too small to be trained on, tuned on and tested."""
-        counts = np.bincount(codes, minlength=len(self.classes))
-        if counts.min() < LEAST_OF_CLASS:
-            few = f"class '{self.classes[counts.argmin()]}' has {counts.min()} examples"
-            raise UserError(f"label: {when}{few}; {LEAST_OF_CLASS} are needed: merge it, or leave its rows out")
-
-    def take(self, source: reading.Source, names: list[str], rows: NDArray, in_order: bool = False) -> pd.DataFrame:
-        """Some of the labelled rows of a source, by number, ascending; ``in_order``: as ``rows`` has them."""
-        wanted, at, parts = np.sort(self.rows[rows]), 0, []
+    def take(self, source: reading.Source, names: list[str], at: NDArray) -> pd.DataFrame:
+        """Some of the labelled rows of a source, by number, ascending."""
+        wanted, start, parts = self.rows[at], 0, []
         for block in source.blocks(names):
-            inside = wanted[(wanted >= at) & (wanted < at + len(block))] - at
-            parts.append(block.iloc[inside])
-            at += len(block)
-        if at != self.n:
-            raise UserError(f"{source.name}: has {at:,} rows for {self.n:,} labels; one row an example is needed")
-        taken = pd.concat(parts, ignore_index=True)
-        return taken.iloc[np.argsort(np.argsort(rows))].reset_index(drop=True) if in_order else taken
-
-    def _of_rows(self, values: Any, what: str, n: int) -> NDArray:
-        if values is None:
-            return self.rows
-        array = np.asarray(values)
-        if array.shape != (n,):
-            raise UserError(f"{what}: need one for each of the {n:,} rows, got shape {array.shape}")
-        return array[self.rows]
+            parts.append(block.iloc[wanted[(wanted >= start) & (wanted < start + len(block))] - start])
+            start += len(block)
+        if start != self.n:
+            raise UserError(f"{source.name}: has {start:,} rows for {self.n:,} labels; one row an example is needed")
+        return pd.concat(parts, ignore_index=True)
 
 
-def _labels(y: Any, what: str, n: int) -> tuple[label_kinds.Classes, NDArray[np.bool_]]:
-    """The classes of the labels that are there, and which are missing."""
-    if np.ma.isMaskedArray(y):
-        missing = np.ma.getmaskarray(y).reshape(len(y), -1).any(1)
-        y = y.data
-    else:
-        y = y if hasattr(y, "dtype") else np.asarray(y, dtype=object if any(v is None for v in y) else None)
-        missing = np.asarray(pd.isna(y)) if np.ndim(y) == 1 else np.zeros(len(y), dtype=bool)
-    if len(y) != n:
-        raise UserError(f"{what}: {len(y):,} labels for {n:,} rows; one for each is needed")
-    if isinstance(y, pd.Series) and (y.dtype == object or isinstance(y.dtype, pd.StringDtype)):
-        words = features.words(y, ("", "nan", "<na>"))
-        if y.map(type, na_action="ignore").nunique() <= 1 and y.dropna().map(lambda v: isinstance(v, str)).all():
-            y, missing = words, words.isna().to_numpy()
-    if missing.all():
+def _labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labelled:
+    given = {"label": source.label if label is None else label, "id": ids, "group": groups}
+    if given["label"] is None:
+        raise UserError(f"{source.name}: name the label's column; it has {', '.join(source.columns[:12])}, ...")
+    columns = {what: _column(source, what, of) for what, of in given.items() if of is not None}
+    read = source.whole(list(dict.fromkeys(columns.values())))
+    what = f"label '{label}'" if isinstance(label, str) else "label"
+    codes, names = _classes(read[columns["label"]], what)
+    rows = np.flatnonzero(codes >= 0)
+    detected = [f"{len(read) - len(rows):,} rows without a label: left out"] if len(rows) < len(read) else []
+    codes, counts = codes[rows], np.bincount(codes[rows])
+    if len(counts) < 2:
+        raise UserError(f"{what}: one class, '{names[0]}', and nothing to tell it from; two are needed")
+    if len(counts) > max(len(codes) / 10, 2):
+        many = f"{len(counts):,} values in {len(codes):,} rows"
+        raise UserError(f"{what}: {many}: an id or a quantity, no class")
+    _enough(codes, names, "")
+    largest = counts.argmax()
+    text = f"{len(counts)} classes, the largest '{names[largest]}' ({counts[largest] / len(codes):.0%})"
+    detected.append(f"{what}: {text}, the smallest {counts.min():,} rows")
+    grouped, group_names = None, None
+    if "group" in columns:
+        grouped, group_names = _classes(read[columns["group"]].iloc[rows].astype(str), "group")
+    own = read[columns["id"]].iloc[rows] if "id" in columns else pd.Series(rows)
+    return _Labelled(len(read), rows, codes, names, own, grouped, group_names, columns, detected)
+
+
+def _column(source: reading.Source, what: str, given: Any) -> str:
+    """The column that holds what is given: the one so named, or a new one that holds the array (n,)."""
+    if isinstance(given, str):
+        return source.need(given, what)
+    if np.ma.isMaskedArray(given):
+        given = given.astype(object).filled(None)
+    if np.ndim(given) != 1:  # one column of a matrix will do; anything else is refused there
+        given = label_kinds.plain(given, what)
+    values = pd.Series(given if hasattr(given, "dtype") else list(given), dtype=None).reset_index(drop=True)
+    frame = source.data if isinstance(source.data, pd.DataFrame) else source.whole()
+    if len(values) != len(frame):
+        raise UserError(f"{what}: {len(values):,} for {len(frame):,} rows; one for each is needed")
+    source.data, name = frame.assign(**{f"({what})": values}), f"({what})"
+    source.columns.append(name)
+    return name
+
+
+def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
+    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text."""
+    if isinstance(column.dtype, pd.StringDtype):
+        column = features.words(column, ("", "nan", "<na>"))
+    try:
+        codes, levels = pd.factorize(column)
+    except TypeError:  # lists and the like
+        codes, levels = np.arange(len(column)), column
+    if not len(levels):
         raise UserError(f"{what}: every label is missing")
-    return label_kinds.classes(y[~missing], what), missing
+    known = label_kinds.classes(np.asarray(levels), what)
+    return np.where(codes < 0, -1, known.codes[codes]), known.names.astype(str)
+
+
+def _enough(codes: NDArray, names: NDArray, when: str) -> None:
+    """Refuse a class too small to be trained on, tuned on and tested."""
+    counts = np.bincount(codes, minlength=len(names))
+    if counts.min() < LEAST_OF_CLASS:
+        few = f"class '{names[counts.argmin()]}' has {counts.min()} examples"
+        raise UserError(f"label: {when}{few}; {LEAST_OF_CLASS} are needed: merge it, or leave its rows out")
 
 
 def _pool_rows(codes: NDArray, seed: int) -> NDArray[np.int64]:
@@ -336,58 +318,41 @@ def _pool_rows(codes: NDArray, seed: int) -> NDArray[np.int64]:
 
 
 def _encoded(
-    table: _Table, source: reading.Source, names: list[str], columns: features.Columns, fitted: features.Encode
+    table: _Labelled, source: reading.Source, names: list[str], columns: features.Columns, fitted: features.Encode
 ) -> Iterator[tuple[NDArray, NDArray]]:
-    """Row numbers and features of all labelled rows, block by block."""
-    start, position = 0, np.full(table.rows.max() + 1, -1)
-    position[table.rows] = np.arange(len(table.rows))
+    """Numbers and features of all labelled rows, block by block."""
+    start, number = 0, np.full(table.n, -1)
+    number[table.rows] = np.arange(len(table.rows))
     for block in source.blocks(names):
-        for i in range(0, len(block), 8192):
-            part = block.iloc[i : i + 8192]
-            at = position[start + i : start + i + len(part)]
-            frame = columns.typed(part[: len(at)][at >= 0])
-            if len(frame):
-                yield at[at >= 0], fitted(frame, np.arange(len(frame)))
+        at = number[start : start + len(block)]
         start += len(block)
+        if (at >= 0).any():
+            yield at[at >= 0], fitted(columns.typed(block[at >= 0]))
 
 
-def _own(given: Any, table: _Table) -> NDArray:
-    if isinstance(given, str | Path):
-        try:
-            given = np.load(given, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"pred_probs '{Path(given).name}': no array that can be read ({str(error)[:80]})") from None
-    p = label_kinds.shares(given, "pred_probs")
-    if p.ndim != 2 or p.shape[1] != len(table.classes) or len(p) != table.n:
-        need = f"({table.n}, {len(table.classes)}), classes in sorted order"
+def _own(given: Any, table: _Labelled) -> NDArray:
+    p = label_kinds.shares(reading.read(given).whole().to_numpy(), "pred_probs")
+    if p.shape != (table.n, len(table.names)):
+        need = f"({table.n}, {len(table.names)}), classes in sorted order"
         raise UserError(f"pred_probs: need {need}, got shape {p.shape}")
     return p[table.rows]
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def _clean(
-    X: Any, y: Any, table: _Table, columns: features.Columns, names: list[str], read: dict | None
-) -> tuple[pd.DataFrame | None, NDArray | None]:
+    X: Any, y: Any, table: _Labelled, columns: features.Columns, read: dict | None
+) -> tuple[pd.DataFrame, NDArray]:
     """The clean test rows, typed, and their labels in the table's classes."""
-    if X is None:
-        return None, None
     source = reading.read(X, **(read or {}))
+    for name in columns.kinds:
+        source.need(name, "feature")
+    label = _column(source, "test label", table.columns["label"] if y is None else y)
     frame = source.whole()
-    if absent := [name for name in names if name not in source.columns]:
-        raise UserError(f"test '{source.name}': has no column '{absent[0]}', which is a feature")
-    if y is None and (table.label is None or table.label not in frame):
-        raise UserError(f"test '{source.name}': has no label; its column must be called as in the data")
-    values, missing = _labels(frame[table.label] if y is None else y, "test label", len(frame))
-    known = {name: code for code, name in enumerate(table.classes.astype(str))}
-    if unknown := [name for name in values.names.astype(str) if name not in known]:
-        raise UserError(f"test label: class '{unknown[0]}' is not among the data's {len(known)} classes")
-    codes = np.array([known[name] for name in values.names.astype(str)])[values.codes]
-    return columns.typed(frame[~missing][names]).reset_index(drop=True), codes
+    codes, names = _classes(frame[label], "test label")
+    at = pd.Index(table.names).get_indexer(names)
+    if (at < 0).any():
+        unknown = names[at < 0][0]
+        raise UserError(f"test label: class '{unknown}' is not among the data's {len(table.names)} classes")
+    return columns.typed(frame[codes >= 0]).reset_index(drop=True), at[codes[codes >= 0]]
 
 
 def _check(minutes: float, splits: int | None, seed: int) -> None:

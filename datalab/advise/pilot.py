@@ -6,14 +6,15 @@ the models get wrong, and every arm would look better. Where there is no clean t
 others: under noise that does not depend on the features this shrinks every gain by one factor and ranks arms rightly.
 """
 
-import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
 from datalab import correction, metrics, models, pruning, seeds
@@ -28,12 +29,16 @@ LENGTHS = (100, 200, 400, 1000)  # steps; each is a run of its own, with its own
 FRACTIONS = (0.1, 0.2, 0.3)
 FOLDS = 5
 TAU = 0.5  # of the prior correction
+SUREST = 5  # the noise rate is read off one row in so many
 CAPS = {"train": 4000, "validation": 1000, "test": 2000}
 MOST_SPLITS, LEAST_SPLITS = 20, 4  # beyond 20 the interval narrows by less than 2 %: n_test / n_train dominates it
 INFLUENCE_CLASSES = 60  # beyond, the last layer's matrix costs more than the rest of the pilot
 KEEP_ALL, PRIOR, RELABEL, RANDOM = "keep all", "prior correction", "relabel", "random"
 SCORES = ("influence", "loss", "confident learning")
 ESTIMATED = "estimated noise"
+
+# For PyTorch too: threads in contention cost many times as much, and the order of sums would depend on them.
+ONE_THREAD = functools.partial(threadpool_limits, 1)
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -115,16 +120,21 @@ def self_influence(stack: Stack, x: Floats, y: Labels) -> NDArray[np.float64]:
 
 
 def noise_rates(p: Floats, y: Labels) -> dict[str, float]:
-    """Two estimates of the share of wrong labels that disagree: both by confident learning (Northcutt et al. 2021).
+    """What out-of-sample probabilities p (n, C) say of the share of wrong labels y (n,); none of it is that share.
 
-    ``calibrated``: off the diagonal of the joint whose margin is the observed labels'; ``counted``: the share of
-    examples that the confident joint counts off its diagonal.
+    ``calibrated``: off the diagonal of the confident joint whose margin is the observed labels' (Northcutt et al.
+    2021); ``counted``: the share of examples that this joint counts off its diagonal. Both take hard rows for wrong
+    ones. ``surest``: the share of labels that differ from the prediction among the fifth of the rows that the models
+    are surest of, where few are hard; ``all``: the same among all rows.
     """
+    differs, order = p.argmax(1) != y, np.argsort(-p.max(1), kind="stable")
     transition = correction.transition_matrix(p, y)
     observed = np.bincount(y, minlength=p.shape[1]) / len(y)
     true = np.clip(np.linalg.lstsq(transition.T, observed, rcond=None)[0], 0, None)
     calibrated = 1 - float((true / true.sum()) @ np.diag(transition))
-    return {"calibrated": calibrated, "counted": float((pruning.confident_learning(p, y) > 1).mean())}
+    counted = float((pruning.confident_learning(p, y) > 1).mean())
+    surest = float(differs[order[: -(-len(y) // SUREST)]].mean())
+    return {"calibrated": calibrated, "counted": counted, "surest": surest, "all": float(differs.mean())}
 
 
 def least_confident(given: NDArray, count: float) -> NDArray[np.bool_]:
@@ -140,7 +150,7 @@ def least_confident(given: NDArray, count: float) -> NDArray[np.bool_]:
 
 def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p: Floats, rng: np.random.Generator):
     """What each arm trains on: labels (arms, n) and the mask of what is kept (arms, n)."""
-    estimate = min(noise_rates(p, y)["calibrated"], 0.5)
+    estimate = min(noise_rates(p, y)["surest"], 0.5)
     flagged = least_confident(p[np.arange(len(y)), y], int((scored["confident learning"] > 1).sum()))
     labels, kept = np.tile(y, (len(arm), 1)), np.ones((len(arm), len(y)), dtype=bool)
     order = rng.random(len(y))  # one random order: larger subsets hold the smaller ones
@@ -154,11 +164,16 @@ def trained(arm: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p
 
 
 def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-    """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise"."""
+    """Train and judge every arm on one split: rows of ``kind`` "arm", and one of ``kind`` "noise".
+
+    ``macro_f1`` is judged by the clean labels where there are some; ``held_out_f1`` always by held-out, noisy ones.
+    """
     rows = split_rows(pool, seed, number)
-    encode, clean, lengths = pool.encode(rows.train), pool.clean, lengths or LENGTHS
-    x_train, x_val = encode(rows.train), encode(rows.validation)
-    x_test, y_test = (encode(rows.test), pool.labels[rows.test]) if clean is None else (encode(None), clean)
+    encode, lengths = pool.encode(rows.train), lengths or LENGTHS
+    x_train, x_val, x_test = (encode(part) for part in (rows.train, rows.validation, rows.test))
+    held_out = y_test = pool.labels[rows.test]
+    if pool.clean is not None:
+        x_test, y_test = np.concatenate([x_test, encode(None)]), pool.clean
     y, y_val = pool.labels[rows.train], pool.labels[rows.validation]
     rng = seeds.generator(seed, "advise", "models", number)
     made = references(x_train, y, pool.n_classes, rng, lengths, (x_val, y_val))
@@ -175,10 +190,11 @@ def one_split(pool: Pool, seed: int, number: int, lengths: tuple[int, ...] = ())
     result = [common | {"kind": "noise", "steps": made.steps} | noise_rates(p, y)]
     for i, (method, amount) in enumerate(arm):
         guess, steps = guesses[i]
-        hit = metrics.confusion(y_test, guess, pool.n_classes)
-        by_class = 2 * np.diag(hit) / np.maximum(hit.sum(0) + hit.sum(1), 1)
+        noisy, guess = guess[: len(held_out)], guess[-len(y_test) :]
         row = {"kind": "arm", "method": method, "amount": amount, "steps": steps, "dropped": float(1 - kept[i].mean())}
         row |= {"macro_f1": float(metrics.macro_f1(y_test, guess, pool.n_classes))}
+        row |= {"held_out_f1": float(metrics.macro_f1(held_out, noisy, pool.n_classes))}
+        by_class = f1_score(y_test, guess, labels=range(pool.n_classes), average=None, zero_division=0)
         row |= {"accuracy": float(metrics.accuracy(y_test, guess)), "class_f1": by_class.tolist()}
         result.append(common | row)
     return result
@@ -229,9 +245,7 @@ def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
             continue
         if not rows.dropped_classes and len(rows.test) and len(rows.validation):
             return rows
-    raise UserError(
-        "groups: some class lies in too few groups to be trained on and tested; leave --group out, or merge"
-    )
+    raise UserError("groups: some class lies in too few of them to be trained on and tested; leave --group out")
 
 
 class Plan(NamedTuple):
@@ -243,22 +257,28 @@ class Plan(NamedTuple):
 
 
 def run(
-    pool: Pool, seed: int, minutes: float, fixed: int | None, over: float, rest: float, announce: Callable[[Plan], None]
+    pool: Pool,
+    seed: int,
+    minutes: float,
+    fixed: int | None,
+    over: float,
+    after: Callable[[float], float],
+    announce: Callable[[Plan], None],
 ) -> tuple[list[dict[str, Any]], Plan, str]:
     """Rows of every split within the budget; the plan; and why it stopped early: "", "interrupted" or "slower".
 
     The first split measures the pace and counts; the others are planned from it and announced before they run. ``over``
-    are the seconds already spent, ``rest`` those that will be needed after the pilot. Where the machine gets
+    are the seconds already spent, ``after`` gives those needed after the pilot, from a split's. Where the machine gets
     slower, splits are given up so that the announced time is kept; a ``fixed`` number of splits is always run.
     Ctrl-C after two splits ends the pilot, not the answer.
     """
     start, rows = time.perf_counter(), []
-    with single_thread():
+    with ONE_THREAD():
         one_split(pool, seed, 0, (10,))  # the first call of everything takes longer
         began = time.perf_counter()
         rows += one_split(pool, seed, 0)
         pace = time.perf_counter() - began
-        over, rest = over + began - start, rest + 0.6 * pace  # the final models
+        over, rest = over + began - start, after(pace)
         wanted = fixed or int(np.clip((60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
         plan = Plan(wanted, pace, over + wanted * pace + rest)
         announce(plan)
@@ -275,15 +295,3 @@ def run(
                 raise
             return rows, plan, "interrupted"
     return rows, plan, ""
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread: several in contention cost many times as much, and the order of sums stays the same."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)

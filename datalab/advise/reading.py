@@ -1,14 +1,15 @@
 """What people have as one thing: a :class:`Source`, whose rows come in blocks, with a line for whatever was detected.
 
-CSV and TSV, Parquet, ``.npy`` and ``.npz``, a folder of images by class; data frames, arrays, sparse matrices, Hugging
-Face and torch data sets. Nothing is ever unpickled. A file is read in blocks, several times, and never held whole.
+CSV, TSV and Parquet are read in blocks, several times, and never held whole; ``.npy`` and ``.npz``, a folder of images
+by class and data in memory are a data frame. Nothing is ever unpickled.
 """
 
 import csv
-import io
+import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,52 @@ import pandas as pd
 
 from datalab.errors import UserError, did_you_mean
 
-BLOCK, CSV_BLOCK = 50_000, 16 << 20  # rows of a block; bytes of a text table's
+BLOCK, CSV_BLOCK = 4096, 4 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
-COMMA, POINT = r"\s*[-+]?\d[\d.]*,\d+\s*", r"\s*[-+]?\d+\.\d+\s*"  # a number with one and with the other decimal mark
+COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
+DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
 
 
 @dataclass
 class Source:
-    """``blocks(columns)`` yields frames of these columns (None: all) in order, as often as it is called.
+    """``data`` is a data frame, or a function of names to batches of Arrow; ``columns`` are all names in it.
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
     is the label's column where the source knows it; ``grid`` the height and width of pictures that the columns are.
     """
 
     name: str
-    columns: list[str]
-    blocks: Callable[[Sequence[str] | None], Iterator[pd.DataFrame]]
+    data: pd.DataFrame | Callable[[list[str]], Iterable[Any]]
     detected: list[str]
     folder: Path = Path()
     label: str | None = None
     grid: tuple[int, int] | None = None
+    decimal: str = "."
+    columns: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, pd.DataFrame):
+            self.data = self.data.set_axis([str(column) for column in self.data], axis=1)
+            self.columns = list(self.data)
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
             raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one")
+
+    def blocks(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The rows in order, as often as it is called, as frames of these columns (None: all), some thousand rows each.
+
+        Raises UserError for a file that breaks off or changes on the way.
+        """
+        names = self.columns if columns is None else list(columns)
+        if isinstance(self.data, pd.DataFrame):
+            for start in range(0, len(self.data), BLOCK):
+                yield self.data.iloc[start : start + BLOCK][names]
+            return
+        try:
+            for batch in self.data(names):
+                yield batch.to_pandas()
+        except (ValueError, OSError) as error:  # pyarrow's own are of these
+            raise unreadable(self.name, error) from None
 
     def whole(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All rows of these columns at once. Raises UserError where there are none."""
@@ -56,6 +78,12 @@ class Source:
         near = did_you_mean(column, self.columns)
         near = near if "did you mean" in near else f"; it has {', '.join(self.columns[:8])}, ..."
         raise UserError(f"{what} '{column}': no such column in {self.name}{near}")
+
+
+def unreadable(name: str, error: Exception) -> UserError:
+    """The refusal of a file that its reader gave up on."""
+    why = " ".join(str(error).split()).rpartition("Invalid: ")[2]
+    return UserError(f"file '{name}': cannot be read ({why[:160]})")
 
 
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
@@ -76,8 +104,10 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
             return numpy_file(path)
         if kind in (".csv", ".tsv", ".txt", ".tab"):
             return separated(path, delimiter, decimal, encoding)
-    except (OSError, LookupError, UnicodeError) as error:
-        raise UserError(f"file '{path.name}': cannot be read ({str(error)[:100]})") from None
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow's, zipfile's, zlib's and the header parsers'
+        raise unreadable(path.name, error) from None
     hint = "; a pickle can run code, and is never opened: save a table instead" if kind in (".pkl", ".pickle") else ""
     raise UserError(f"file '{path.name}': read are .csv, .tsv, .parquet, .npz, .npy and folders of images{hint}")
 
@@ -93,32 +123,27 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     if "\x00" in head:
         raise UserError(f"file '{path.name}': holds NUL bytes, so it is no text table")
     delimiter = delimiter or max(",;\t|", key=lambda mark: _fit(head, mark))
-    table = list(csv.reader(io.StringIO(head), delimiter=delimiter))[:500]
-    columns = [column.strip() for column in table[0]] if table else []
+    rows = _rows(head, delimiter)
+    columns = [column.strip() for column in rows[0]]
     if len(columns) < 2:
-        raise UserError(
-            f"file '{path.name}': one column '{columns[0][:40]}'; a feature and a label need two (delimiter?)"
-        )
-    cells = [cell for row in table[1:] for cell in row]
-    marks = [sum(re.fullmatch(mark, cell) is not None for cell in cells) for mark in (COMMA, POINT)]
-    decimal = decimal or ("," if marks[0] > marks[1] and delimiter != "," else ".")
-    reading = pacsv.ReadOptions(encoding=encoding, block_size=CSV_BLOCK, column_names=columns, skip_rows=1)
-    parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        one = f"one column '{columns[0][:40]}'; a feature and a label need two (delimiter?)"
+        raise UserError(f"file '{path.name}': {one}")
+    if decimal is None:
+        cells = [cell.strip() for row in rows[1:] for cell in row]
+        commas, points = (sum(bool(re.fullmatch(number, cell)) for cell in cells) for number in (COMMA, POINT))
+        decimal = "," if commas > points and delimiter != "," else "."
+    options = (
+        pacsv.ReadOptions(encoding=encoding, block_size=CSV_BLOCK, column_names=columns, skip_rows=1),
+        pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+    )
 
-    def blocks(wanted: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        names = columns if wanted is None else list(wanted)
-        text = pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=names)
-        try:
-            with pacsv.open_csv(path, reading, parsing, text) as batches:
-                for batch in batches:
-                    block = batch.to_pandas()
-                    yield block.apply(_with_points) if decimal == "," else block
-        except (pa.ArrowInvalid, UnicodeError) as error:
-            raise UserError(f"file '{path.name}': {str(error).splitlines()[0][:160]}") from None
+    def stream(names: list[str]) -> Iterable[Any]:
+        types = dict.fromkeys(columns, pa.string())
+        return pacsv.open_csv(path, *options, pacsv.ConvertOptions(column_types=types, include_columns=names))
 
     shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
     line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"
-    return Source(path.name, columns, blocks, [line], path.parent)
+    return Source(path.name, stream, [line], path.parent, decimal=decimal, columns=columns)
 
 
 def _encoding(path: Path) -> str:
@@ -127,68 +152,50 @@ def _encoding(path: Path) -> str:
         return "utf-16"
     try:
         with open(path, encoding="utf-8") as stream:
-            while stream.read(1 << 22):
-                pass
+            deque(stream, 0)
     except UnicodeDecodeError:
         return "latin-1"
     return "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
 
 
+def _rows(head: str, mark: str) -> list[list[str]]:
+    return [row for row in csv.reader(head.splitlines(keepends=True), delimiter=mark) if row][:500] or [[""]]
+
+
 def _fit(head: str, mark: str) -> tuple[float, int]:
     """The share of rows that a delimiter cuts into as many cells as the first, and how many these are."""
-    rows = [row for row in csv.reader(io.StringIO(head), delimiter=mark) if row][:200]
-    width = len(rows[0]) if rows else 0
-    return (sum(len(row) == width for row in rows) / len(rows) if width > 1 else 0.0, width)
-
-
-def _with_points(column: pd.Series) -> pd.Series:
-    number = column.str.fullmatch(COMMA).fillna(False).astype(bool)
-    plain = column[number].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-    return column.mask(number, plain)
+    widths = np.array([len(row) for row in _rows(head, mark)])
+    return (float((widths == widths[0]).mean()) if widths[0] > 1 else 0.0, widths[0])
 
 
 def parquet(path: Path) -> Source:
     """A Parquet file, nullable types and categories included."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def damaged(error: Exception) -> UserError:
-        return UserError(f"file '{path.name}': not a whole Parquet file ({str(error).splitlines()[0][:80]})")
-
-    try:
-        file = pq.ParquetFile(path, pre_buffer=False)  # buffered ahead, it holds the whole file in the end
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(error) from None
-    columns = [str(column) for column in file.schema_arrow.names]
-
-    def blocks(wanted: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        try:
-            for batch in file.iter_batches(BLOCK, columns=None if wanted is None else list(wanted)):
-                yield batch.to_pandas()
-        except (pa.ArrowException, OSError) as error:
-            raise damaged(error) from None
-
-    line = f"Parquet: {file.metadata.num_rows:,} rows, {len(columns)} columns"
-    return Source(path.name, columns, blocks, [line], path.parent)
+    # Buffered ahead, it holds the whole file in the end.
+    file = pq.ParquetFile(path, pre_buffer=False)
+    line = f"Parquet: {file.metadata.num_rows:,} rows, {len(file.schema_arrow.names)} columns"
+    data = functools.partial(file.iter_batches, BLOCK, None)  # of all row groups
+    return Source(path.name, data, [line], path.parent, columns=list(file.schema_arrow.names))
 
 
 def numpy_file(path: Path) -> Source:
     """An array (columns called 0, 1, ...), or features and labels of an ``.npz``; pickled objects are refused."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
         named = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # also zipfile's, zlib's and the header parser's
-        reason = f"not a whole NumPy file ({str(error)[:80]})"
-        if "pickle" in str(error):
-            reason = "holds pickled objects, which can run code and are never opened; save numbers or text"
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        reason = "holds pickled objects, which can run code and are never opened; save numbers or text"
         raise UserError(f"file '{path.name}': {reason}") from None
     if "" in named:
         return of_array(named[""], path.name)
     named = {name: array for name, array in named.items() if isinstance(array, np.ndarray)}  # a zip may hold others
-    key = next((name for name in named if name.lower() in FEATURES and named[name].ndim > 1), None)
-    key = key or next((name for name, array in named.items() if array.ndim > 1 and array.shape[1] > 1), None)
-    if key is None:
+    tables = [name for name, array in named.items() if array.ndim > 1 and array.shape[1] > 1]
+    if not tables:
         raise UserError(f"file '{path.name}': no features (n, d) among its arrays: {', '.join(named) or 'none'}")
+    key = next((name for name in tables if name.lower() in FEATURES), tables[0])
     rows = {name: array.ravel() for name, array in named.items() if array.size == len(named[key])}
     source = of_array(named[key], path.name, rows)
     source.label = next((name for name in rows if name.lower() in LABELS), None)
@@ -197,64 +204,48 @@ def numpy_file(path: Path) -> Source:
 
 
 def of_array(x: Any, name: str, extra: dict[str, Any] | None = None) -> Source:
-    """A dense or sparse array (n, ...), every example flat, with further columns (n,)."""
-    extra = extra or {}
+    """An array (n, ...), every example flat, with further columns (n,)."""
     if x.dtype.names:
-        return of_frame(pd.DataFrame({field: x[field] for field in x.dtype.names}), name)
+        return Source(name, pd.DataFrame({part: x[part] for part in x.dtype.names}), [f"array: {len(x):,} records"])
     if x.ndim < 2 or x.dtype.kind not in "biufUSO":
         raise UserError(f"{name}: need features (n, d) of numbers or text, got {x.dtype} of shape {x.shape}")
-    width = int(np.prod(x.shape[1:]))
-    own = [str(i) for i in range(width)]
-    step = max(1, min(BLOCK, (1 << 25) // max(width, 1)))
-
-    def blocks(wanted: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        names = [*own, *extra] if wanted is None else list(wanted)
-        at = [int(c) for c in names if c not in extra]
-        for start in range(0, x.shape[0], step):
-            part = x[start : start + step]
-            part = np.asarray(part.toarray() if hasattr(part, "toarray") else part).reshape(part.shape[0], width)
-            frame = pd.DataFrame(part if at == list(range(width)) else part[:, at], columns=[own[i] for i in at])
-            more = {c: extra[c][start : start + step] for c in extra if c in names}
-            yield frame.assign(**more) if more else frame
-
-    grid = x.shape[1:3] if x.ndim == 3 else None
+    frame = pd.DataFrame(x.reshape(len(x), -1))
     line = f"array: {x.shape[0]:,} rows of {' x '.join(map(str, x.shape[1:]))}"
-    return Source(name, [*own, *extra], blocks, [line], grid=grid)
-
-
-def of_frame(frame: pd.DataFrame, name: str) -> Source:
-    """A data frame; its index is left out."""
-    columns = [str(column) for column in frame.columns]
-    frame = frame.set_axis(columns, axis=1).reset_index(drop=True)
-
-    def blocks(wanted: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        for start in range(0, len(frame), BLOCK):
-            yield frame.iloc[start : start + BLOCK][columns if wanted is None else list(wanted)]
-
-    return Source(name, columns, blocks, [f"table: {len(frame):,} rows, {len(columns)} columns"])
+    return Source(name, frame.assign(**(extra or {})), [line], grid=x.shape[1:3] if x.ndim == 3 else None)
 
 
 def in_memory(data: Any) -> Source:
-    """A source of data in memory: a frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set."""
+    """A frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set; a frame's index is left out."""
     if hasattr(data, "to_pandas"):  # a Hugging Face data set, polars, pyarrow
         data = data.to_pandas()
     if isinstance(data, pd.DataFrame):
-        return of_frame(data, "the table")
-    if hasattr(data, "nnz") and hasattr(data, "tocsr"):
-        return of_array(data.tocsr(), "the sparse matrix")
-    if hasattr(data, "detach"):
-        data = data.detach().cpu().numpy()
+        line = f"table: {len(data):,} rows, {data.shape[1]} columns"
+        return Source("the table", data.reset_index(drop=True), [line])
+    if hasattr(data, "nnz") and hasattr(data, "toarray"):
+        return _dense(data.tocsr())
     if isinstance(data, list | tuple | pd.Series) and len(data) and isinstance(next(iter(data)), str):
-        return of_frame(pd.DataFrame({"text": list(data)}), "the texts")
+        return Source("the texts", pd.DataFrame({"text": list(data)}), [f"texts: {len(data):,}"])
     if np.ma.isMaskedArray(data):
         data = data.astype(float).filled(np.nan)
+    if hasattr(data, "detach"):
+        data = data.detach().cpu().numpy()
     if not hasattr(data, "__array__") and hasattr(data, "__getitem__") and not isinstance(data, list | tuple):
-        pairs = [data[i] for i in range(len(data))]  # a torch data set of (x, y)
-        x, y = (np.stack([np.asarray(pair[i]) for pair in pairs]) for i in (0, 1))
+        x, y = (np.stack([np.asarray(data[i][part]) for i in range(len(data))]) for part in (0, 1))  # torch: (x, y)
         source = of_array(x, "the data set", {"label": y})
         source.label = "label"
         return source
     return of_array(np.asarray(data), "the array")
+
+
+def _dense(x: Any) -> Source:
+    if x.shape[1] <= 4 * DIRECTIONS:
+        return of_array(x.toarray(), "the sparse matrix")
+    from sklearn.decomposition import TruncatedSVD
+
+    found = TruncatedSVD(DIRECTIONS, random_state=0).fit_transform(x.astype(np.float64))
+    source = of_array(found / (found.std() or 1), "the sparse matrix")
+    source.detected = [f"sparse matrix: {x.shape[0]:,} rows, {x.shape[1]:,} columns brought to {DIRECTIONS} directions"]
+    return source
 
 
 def image_folder(path: Path) -> Source:
@@ -262,10 +253,6 @@ def image_folder(path: Path) -> Source:
     files = [file for file in sorted(path.glob("*/*")) if file.suffix.lower() in IMAGES]
     if not files:
         raise UserError(f"folder '{path.name}': no images by class in it (class/picture.png); or name a file")
-    table = pd.DataFrame(
-        {"image": [f"{f.parent.name}/{f.name}" for f in files], "class": [f.parent.name for f in files]}
-    )
-    source = of_frame(table, path.name)
-    source.detected = [f"folder: {len(files):,} images in {table['class'].nunique()} classes"]
-    source.folder, source.label = path, "class"
-    return source
+    table = pd.DataFrame([(f"{f.parent.name}/{f.name}", f.parent.name) for f in files], columns=["image", "class"])
+    line = f"folder: {len(files):,} images in {table['class'].nunique()} classes"
+    return Source(path.name, table, [line], path, "class")

@@ -93,8 +93,8 @@ def test_a_large_file_is_sampled_for_the_pilot_and_scored_whole(
     frame.loc[5, "sort"] = None
     frame.to_parquet(tmp_path / "t.parquet")
     made = datalab.advise(tmp_path / "t.parquet", label="sort", ids="key", splits=2)
-    assert any("the pilot sees 320 of 359 rows" in line for line in made.detected)
-    assert any("1 rows without a label" in line for line in made.detected)
+    assert any("the pilot sees 320 of 359 rows" in line for line in made.facts["detected"])
+    assert any("1 rows without a label" in line for line in made.facts["detected"])
     assert len(made.kept) == 359
     assert "k5" not in set(made.kept.id)
     wrong = made.flagged.id.str[1:].astype(int).to_numpy()
@@ -140,8 +140,8 @@ def test_duplicates_and_leaks_are_said(noisy: NamedTuple) -> None:
     frame = table(noisy).drop(columns="key")
     twice = pd.concat([frame, frame[:30]], ignore_index=True).assign(result=np.r_[noisy.y, noisy.y[:30]])
     made = datalab.advise(twice, label="sort", splits=2)
-    assert any("30 rows repeat" in line for line in made.detected)
-    assert any(line.startswith("leak? 'result'") for line in made.detected)
+    assert any("30 rows repeat" in line for line in made.facts["detected"])
+    assert any(line.startswith("leak? 'result'") for line in made.facts["detected"])
     assert len(made.kept) == len(twice)
 
 
@@ -197,7 +197,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["good.csv", "--label", "sort", "--id", "nokey"], "did you mean 'key'"),
         (["good.csv", "--label", "sort", "--pred-probs", "short.npy"], "pred_probs"),
         (["good.csv", "--label", "sort", "--features", "short.npy"], "one row an example"),
-        (["good.csv", "--label", "sort", "--test", "header.csv"], "no rows under it"),
+        (["good.csv", "--label", "sort", "--test", "header.csv"], "no such column in header.csv"),
     ]
     for arguments, says in wrong:
         assert call(*arguments) == 2, arguments

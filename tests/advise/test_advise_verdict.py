@@ -7,6 +7,7 @@ import pytest
 from datalab.advise import pilot, verdict
 
 CL = ("confident learning", "20%")
+RATES = {"all": 0.25, "calibrated": 0.24, "counted": 0.22}
 
 
 def rows(
@@ -15,7 +16,7 @@ def rows(
     """A pilot in which every arm gains what is said (else 0), give or take ``spread``."""
     rng, made = np.random.default_rng(0), []
     for split in range(splits):
-        made.append({"kind": "noise", "split": split, "calibrated": 0.2 + rng.normal(0, 0.01), "counted": 0.15})
+        made.append({"kind": "noise", "split": split, "surest": 0.2 + rng.normal(0, 0.01)} | RATES)
         base = level + rng.normal(0, 0.02)
         for method, amount in pilot.arms():
             f1 = base + gains.get((method, amount), 0.0) + (method != pilot.KEEP_ALL) * rng.normal(0, spread)
@@ -27,9 +28,9 @@ def rows(
 def test_everything_is_kept_where_nothing_gains() -> None:
     v = verdict.conclude(rows({}), 1)
     assert (v.answer, v.arm) == (verdict.KEEP, (pilot.KEEP_ALL, ""))
-    rate, low, high = v.noise["calibrated"]
-    assert low < 0.2 < high
-    assert rate == pytest.approx(0.2, abs=0.01)
+    assert v.noise["low"] < 0.2 < v.noise["high"] < 0.25
+    assert v.noise["estimate"] == pytest.approx(0.2, abs=0.01)
+    assert v.noise["low"] == pytest.approx((0.2 - 0.7 * 0.25) / 0.3, abs=0.07)
 
 
 def test_an_arm_that_gains_more_than_the_smallest_effect_is_followed() -> None:
@@ -68,10 +69,9 @@ def test_loss_that_ties_with_influence_is_said_and_preferred() -> None:
         "stopped": "",
         "flagged": 80,
         "dropped": 270,
-        "hit": "",
         "clean": False,
     }
-    assert "Influence does as well" in verdict.lines(v, facts)[1]
+    assert "Influence does as well" in verdict.lines(v, facts, "")[1]
 
 
 def test_random_is_never_advised() -> None:
@@ -85,7 +85,7 @@ def test_the_same_rows_give_the_same_verdict_and_five_lines() -> None:
     first, second = verdict.conclude(frame, 1), verdict.conclude(frame, 1)
     pd.testing.assert_frame_equal(first.gains, second.gains)
     facts = {"n": 900, "splits": 5, "planned": 12, "stopped": "interrupted", "flagged": 80, "dropped": 180}
-    lines = verdict.lines(first, facts | {"hit": "who", "clean": False})
+    lines = verdict.lines(first, facts | {"clean": False}, "who")
     assert len(lines) == 5
     assert lines[0] == "Drop 20% by confident learning: 180 rows."
     assert lines[4].startswith("Answer so far (interrupted): 5 of 12 splits.")

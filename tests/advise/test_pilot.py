@@ -8,7 +8,7 @@ from datalab.advise import pilot
 from datalab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick")
-SCORED = ["macro_f1", "accuracy", "class_f1"]
+SCORED = ["macro_f1", "accuracy", "class_f1", "held_out_f1"]
 
 
 def test_no_arm_is_judged_on_fewer_rows_and_test_labels_change_scores_alone(pool: pilot.Pool) -> None:
@@ -52,13 +52,16 @@ def test_pruned_arms_drop_what_they_say_and_the_estimate_is_near_the_truth(pool:
     for amount in ("10%", "20%", "30%"):
         np.testing.assert_allclose(arms[arms.amount == amount].dropped, float(amount[:-1]) / 100, atol=0.01)
     assert arms[arms.method.isin([pilot.KEEP_ALL, pilot.PRIOR, pilot.RELABEL])].dropped.eq(0).all()
-    assert 0.1 < rows.calibrated.dropna().item() < 0.35
+    assert 0.1 < rows.surest.dropna().item() < 0.35
 
 
-def test_noise_rates_are_the_calibrated_joints_and_the_counted_ones() -> None:
+def test_noise_rates_are_the_joints_and_the_disagreement_of_the_surest_fifth() -> None:
     p = np.array([[0.9, 0.1]] * 8 + [[0.1, 0.9]] * 8 + [[0.1, 0.9]] * 2)
     y = np.array([0] * 8 + [1] * 8 + [0] * 2)
-    assert pilot.noise_rates(p, y) == {"calibrated": pytest.approx(2 / 18), "counted": pytest.approx(2 / 18)}
+    of_all = pytest.approx(2 / 18)
+    assert pilot.noise_rates(p, y) == {"calibrated": of_all, "counted": of_all, "surest": 0, "all": of_all}
+    p[-1] = 0.05, 0.95
+    assert pilot.noise_rates(p, y)["surest"] == 1 / 4
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, seconds: list[float], minutes: float, fixed: int | None = None):
@@ -75,7 +78,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, seconds: list[float], minutes: floa
 
     monkeypatch.setattr(pilot, "one_split", split)
     plans: list[pilot.Plan] = []
-    rows, _, stopped = pilot.run(None, 1, minutes, fixed, 0, 0, plans.append)
+    rows, _, stopped = pilot.run(None, 1, minutes, fixed, 0, lambda pace: 0.6 * pace, plans.append)
     return len(rows), plans[0], stopped, clock[0]
 
 
