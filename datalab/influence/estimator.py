@@ -498,7 +498,7 @@ class Estimator(ABC):
         if self.batch_size is not None or not like.is_cuda:
             return self.batch_size or _BATCH
         factors = self._factors(next(self._batches(data, 1)))
-        held = sum(of_part.numel() for f in factors for part, _ in f.parts for of_part in part[:2])
+        held = sum(part.inputs.numel() + part.gradients.numel() for f in factors for part, _ in f.parts)
         free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
         return max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 

@@ -209,7 +209,7 @@ class LastLayerGGN(Estimator):
         by_model = self._examples(batch)
         inputs = torch.stack([of_model.inputs for of_model in by_model])
         gradients = torch.stack([of_model.gradient for of_model in by_model])
-        return [Dense(inputs[:, :, None], gradients[:, :, None], bias=False)]
+        return [Dense(inputs[:, :, None], gradients[:, :, None], inputs.shape[-1])]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         (f,) = self._factors(batch)
