@@ -219,8 +219,8 @@ class LastLayerGGN(Estimator):
     def _solve(self, directions: Directions) -> Directions:
         return [torch.stack([ggn.direction(v) for ggn, v in zip(self._ggns, directions[0], strict=True)])]
 
-    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
-        return super()._result(lambda: over(values(), self._moved), by_layer)
+    def _result(self, values: Callable[[], Tensor | tuple], *options) -> Tensor | tuple | dict:
+        return super()._result(lambda: over(values(), self._moved), *options)
 
     def _layers(self) -> list[str]:
         return [self._network.name]

@@ -94,13 +94,13 @@ class Network:
         Take parameters with ``requires_grad=False`` as well.
 
     ``models`` is S, ``shapes`` each site's (G, out, in) with G matrices a model, ``like`` a parameter of the dtype and
-    device of all results. ``infinite`` turns true, on the device, where logits were not finite; ``places`` are those of
-    the examples that it is given next in their set, for messages. Raises UserError for
-    what is not taken, see :func:`~datalab.influence.layers.sites`.
+    device of all results. ``infinite`` turns true, on the device, where logits were not finite; ``given`` names
+    the examples that it is given next, and says where in their set they stand, for refusals. Raises UserError for what
+    is not taken, see :func:`~datalab.influence.layers.sites`.
     """
 
     infinite = torch.zeros((), dtype=torch.bool)
-    places: Sequence[int] = ()
+    given: tuple[str, Sequence[int]] = "x", ()
 
     def __init__(
         self,
@@ -161,7 +161,9 @@ class Network:
                     with torch.no_grad():
                         self._called(x[i : i + 1])
                 except type(error):
-                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line(error)}") from error
+                    name, places = self.given
+                    at = f"{name}[{int(places[i])}]"
+                    raise UserError(f"{name}: the model does not take {at}: {line(error)}") from error
             raise
 
     def forward(self, x: Inputs) -> Tensor:

@@ -204,7 +204,7 @@ def test_every_verbs_inner_loop_runs_on_the_meta_device(name, build, loss):
     estimator.fit(x, labels(len(x)))
     estimator = copy.deepcopy(estimator)
     if name == "TRAK":
-        (estimator,) = estimator._projected
+        (estimator,) = estimator._members
     on_meta(estimator, {})
     estimator._network.like = estimator._network.like.to("meta")
     n_models = estimator._network.models

@@ -207,7 +207,7 @@ def test_a_projection_that_would_not_fit_is_refused_and_the_largest_that_does_na
     model, train = nn.Linear(200, 10), (torch.zeros(2, 200), torch.tensor([0, 1]))
     with pytest.raises(UserError, match=r"dimensions: 512 x 2,010 parameters.*at most 260"):
         TRAK([model], dimensions=512).fit(*train)
-    assert TRAK([model], 1.0).fit(*train)._projected[0].projection().shape == (260, 2010)
+    assert TRAK([model], 1.0).fit(*train)._members[0].projection().shape == (260, 2010)
 
 
 @quiet
