@@ -167,35 +167,34 @@ class Estimator(ABC):
 
         ``by_layer``: a dict of each layer's part (n,), which add up to it; so for ``influence_on`` and ``pairwise``.
         """
-        with computing():
-            (data,) = self._fitted(["x, y"], (x, y))
-            return self._result(lambda: self._own(data), [data], by_layer)
+        return self._scored(self._own, (x, y), by_layer=by_layer)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
-        with computing():
-            data, target = self._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
-            products = lambda: self._product(data, self._solve(self._mean_gradient(target)))  # noqa: E731
-            return self._result(lambda: -products()[:, 0], [data, target], by_layer)
+
+        def on(data: Held | Streamed, target: Held | Streamed) -> Tensor:
+            return -self._product(data, self._solve(self._mean_gradient(target)))[:, 0]
+
+        return self._scored(on, (x, y, x_val, y_val), "x_val, y_val", by_layer)
 
     def pairwise(self, x, y=None, x_test=None, y_test=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        with computing():
-            data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
 
-            def whole() -> Tensor:
-                return gathered((gathered(row, 2, len(data)) for _, row in self._rows(data, tests)), 1, len(tests))
+        def whole(data: Held | Streamed, tests: Held | Streamed) -> Tensor:
+            return gathered((gathered(row, 2, len(data)) for _, row in self._rows(data, tests)), 1, len(tests))
 
-            return self._result(whole, [data, tests], by_layer)
+        return self._scored(whole, (x, y, x_test, y_test), "x_test, y_test", by_layer)
 
     def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
         """The k most harmful and helpful examples of x (n, ...), y (n,) for each test example.
 
         As from ``pairwise``, of which a batch of rows and columns is held at a time.
         """
-        with computing():
-            data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
-            return Top(*self._result(lambda: strongest(self._rows(data, tests), k, len(data)), [data, tests]))
+
+        def best(data: Held | Streamed, tests: Held | Streamed) -> tuple[Tensor, ...]:
+            return strongest(self._rows(data, tests), k, len(data))
+
+        return Top(*self._scored(best, (x, y, x_test, y_test), "x_test, y_test"))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
@@ -204,9 +203,7 @@ class Estimator(ABC):
         re-weights the penalty of a mean over n - 1. x, y must be training examples of ``fit``; for a refit with the
         penalty l2, give ``damping=l2``.
         """
-        with computing():
-            data, target = self._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
-            return self._result(lambda: self._leave_one_out(data, target), [data, target])
+        return self._scored(self._leave_one_out, (x, y, x_val, y_val), "x_val, y_val")
 
     def save(self, path: str | Path) -> None:
         """Write what ``fit`` took to ``path``, by safetensors; :func:`~datalab.influence.load` reads it back.
@@ -401,31 +398,29 @@ class Estimator(ABC):
                 f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
             )
 
-    def _result(
-        self, values: Callable[[], Tensor | tuple], sets: Sequence[Held | Streamed], by_layer: bool = False
-    ) -> Tensor | tuple | dict:
+    def _scored(self, values: Callable, given: Sequence, target: str = "", by_layer: bool = False):
+        """A verb: ``values`` of the set given, and of that of the name ``target`` where there is one."""
+        with computing():
+            sets = self._fitted(["x, y", target] if target else ["x, y"], given)
+            return self._result(lambda: values(*sets), sets, by_layer)
+
+    def _result(self, values: Callable, sets: Sequence[Held | Streamed], by_layer: bool = False):
         """Of one model without the models' axis; with ``by_layer`` by the layers' names, the last axis being theirs."""
         self._by_layer = by_layer
         try:
             result = values()
         finally:
             self._by_layer = False
-        if not all(bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()) for part in tensors(result)):
+        self._judge(tensors(result), sets)
+        result = result if self._network.is_stack else over(result, lambda v: v[0])
+        return dict(zip(self._network.names, result.unbind(-1), strict=True)) if by_layer else result
+
+    def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
+        """Warn of, or refuse, what went wrong in a verb on these sets."""
+        if not all(bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()) for part in results):
             for data in sets:
                 self._refuse_infinite(data)
             raise UserError("model: influence is not finite, though every gradient is")
-        self._judge()
-        result = result if self._network.is_stack else over(result, lambda v: v[0])
-        return dict(zip(self._layers(), result.unbind(-1), strict=True)) if by_layer else result
-
-    def _judge(self) -> None:
-        """Warn of, or refuse, what went wrong in a verb."""
-
-    def _layers(self) -> list[str]:
-        """The sites' names, in the order of a tape's factors."""
-        if isinstance(self.model, nn.Module):
-            return [site.name for site in self._network.sites]
-        return [name.removesuffix(".weight") for name in self.model.parameters if name.endswith(".weight")]
 
     def _refuse_unfitted(self) -> None:
         if not hasattr(self, "n_"):

@@ -210,6 +210,14 @@ def sites(
     return by_module, found
 
 
+def alone(model: nn.Module, name: str) -> tuple[dict[str, list[Use]], list[Site]]:
+    """As :func:`sites`, of one Linear layer, frozen or not."""
+    layer = model.get_submodule(name)
+    wanted = {id(p) for p in layer.parameters()}
+    _refuse_not_taken(model, wanted - _ids(uses := _uses(name, layer)))
+    return {name: uses}, _grouped(uses, wanted)
+
+
 def _ids(uses: list[Use]) -> set[int]:
     """Those of the parameters of uses."""
     return {id(part[0]) for use in uses for part in (use.weight, use.bias) if part is not None}

@@ -93,13 +93,14 @@ class Network:
     include_frozen
         Take parameters with ``requires_grad=False`` as well.
 
-    ``models`` is S, ``shapes`` each site's (G, out, in) with G matrices a model, ``like`` a parameter of the dtype and
-    device of all results. ``infinite`` turns true, on the device, where logits were not finite; ``given`` names
-    the examples that it is given next, and says where in their set they stand, for refusals. Raises UserError for what
-    is not taken, see :func:`~datalab.influence.layers.sites`.
+    ``models`` is S, ``names`` and ``shapes``, (G, out, in) with G matrices a model, are the sites'; ``like`` is a
+    parameter of the dtype and device of all results. ``infinite`` turns true, on the device, where logits were not
+    finite; ``given`` names the examples that it is given next, and says where in their set they stand, for refusals.
+    Raises UserError for what is not taken, see :func:`~datalab.influence.layers.sites`.
     """
 
     infinite = torch.zeros((), dtype=torch.bool)
+    cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
     given: tuple[str, Sequence[int]] = "x", ()
 
     def __init__(
@@ -115,13 +116,15 @@ class Network:
         if self.is_stack:
             if leave_out or dtype not in (None, model.flat.dtype):
                 raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
+            self._take(*layers.sites(copy.deepcopy(model.module).eval().requires_grad_()))
             self._stack, self.models, self.like = model, len(model), model.flat
-            _, sites = layers.sites(copy.deepcopy(model.module).eval().requires_grad_())
-            self.shapes = [tuple(site.matrix().shape) for site in sites]
             return
         self.module, self.models = in_dtype(model, dtype), 1
-        self._by_module, self.sites = layers.sites(self.module, leave_out, include_frozen)
-        self.shapes = [tuple(site.matrix().shape) for site in self.sites]
+        self._take(*layers.sites(self.module, leave_out, include_frozen))
+
+    def _take(self, by_module: dict[str, list[Use]], sites: list[Site]) -> None:
+        self._by_module, self.sites, self.names = by_module, sites, [site.name for site in sites]
+        self.shapes = [tuple(site.matrix().shape) for site in sites]
         self.like = self.sites[0].matrix().detach()
         self._same_for_all: dict[tuple[str, int], int] = {}
         self.uses = {use for site in self.sites for use in site.uses}
@@ -185,9 +188,9 @@ class Network:
         self._noted(tape.logits)
         return tape
 
-    def _taped(self, x: Inputs) -> "_ModuleTape":
+    def _taped(self, x: Inputs) -> "ModuleTape":
         try:
-            return _ModuleTape(self, x)
+            return ModuleTape(self, x)
         except (UserError, IndexError, KeyError):
             raise
         except Exception as error:
@@ -259,7 +262,7 @@ class Network:
                     "must stay example i in every layer"
                 )
 
-    def _compare(self, tape: "_ModuleTape", cotangent: Tensor) -> None:
+    def _compare(self, tape: "ModuleTape", cotangent: Tensor) -> None:
         """Each site's gradient by its factors with autograd's."""
         parameters = self.parameters()
         with self.differentiable():
@@ -285,15 +288,16 @@ class Network:
 
     @contextlib.contextmanager
     def differentiable(self) -> Iterator[None]:
-        """Within, autograd takes every parameter of a site, frozen ones too."""
-        frozen = [p for p in self.parameters() if not p.requires_grad]
+        """Within, autograd takes every parameter of a site, frozen ones too, and no other."""
+        taken = {id(p) for p in self.parameters()}
+        changed = [p for p in self.module.parameters() if p.requires_grad != (id(p) in taken)]
         try:
-            for p in frozen:
-                p.requires_grad_(True)
+            for p in changed:
+                p.requires_grad_(not p.requires_grad)
             yield
         finally:
-            for p in frozen:
-                p.requires_grad_(False)
+            for p in changed:
+                p.requires_grad_(not p.requires_grad)
 
     @contextlib.contextmanager
     def _recording(self, record: Callable[[Use, Tensor, Tensor], Tensor]) -> Iterator[None]:
@@ -323,8 +327,8 @@ class Network:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
         if self.is_stack:
             named = self._stack.parameters
-            weights = {name.removesuffix("weight"): w for name, w in named.items() if name.endswith(".weight")}
-            return [layers.with_bias(w.flatten(2), named.get(f"{layer}bias")) for layer, w in weights.items()]
+            weights = {name: named[f"{name}.weight"].flatten(2) for name in self.names}
+            return [layers.with_bias(w, named.get(f"{name}.bias")) for name, w in weights.items()]
         return [site.matrix().detach() for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
@@ -357,13 +361,15 @@ class _Record(NamedTuple):
     nodes: set[Node]  # of autograd's graph, between the input and the output
 
 
-class _ModuleTape:
+class ModuleTape:
+    """Of a module: a record of every use that the logits depend on."""
+
     def __init__(self, network: Network, x: Inputs):
         self._network, self._m = network, len(x)
         self._seen: dict[str, list[_Record]] = {}
         with network.differentiable(), network._recording(self._record), torch.enable_grad():
             logits = network.forward(x)
-            self.logits = logits[None]
+            self.logits, self.edge = logits[None], get_gradient_edge(logits) if logits.requires_grad else None
             if not logits.requires_grad:
                 raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside it)")
             reached = self._walk(logits)
@@ -433,7 +439,7 @@ class _ModuleTape:
         if outside:
             listed = ", ".join(map(repr, sorted(outside)))
             raise UserError(
-                f"model: parameters {listed} act outside their layer's forward pass; {layers.left(sorted(outside))}"
+                f"model: parameters {listed} act outside their layer's forward pass; {network.cure(sorted(outside))}"
             )
         return reached
 

@@ -448,4 +448,4 @@ def test_the_gauss_newton_matrix_of_a_tied_head_is_that_of_both_uses(name):
 def test_lastlayerggn_refuses_a_last_layer_that_makes_its_own_features():
     x, y = data()
     model = Net(lambda m, x: m.b(hidden(m, x) + 0.01 * (x @ m.b.weight.T).sum(1, keepdim=True))).double()
-    assert "act before it as well" in refusal(lambda: LastLayerGGN(model, 0.1).fit(x, y))
+    assert "act outside their layer" in refusal(lambda: LastLayerGGN(model, 0.1).fit(x, y))
