@@ -32,7 +32,7 @@ from datalab.influence import losses, saved
 from datalab.influence.factors import Factors
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.progress import watched
-from datalab.influence.sets import Batch, Held, Streamed, labelled, rows
+from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
 from datalab.influence.tape import Inputs, Network, line, over, tensors
 from datalab.seeds import generator
 from datalab.stack import Stack
@@ -167,34 +167,34 @@ class Estimator(ABC):
 
         ``by_layer``: a dict of each layer's part (n,), which add up to it; so for ``influence_on`` and ``pairwise``.
         """
-        with computing():
-            (data,) = self._fitted(["x, y"], (x, y))
-            return self._result(lambda: self._own(data), by_layer)
+        return self._scored(self._own, (x, y), by_layer=by_layer)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
-        with computing():
-            data, target = self._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
-            return self._result(lambda: -self._product(data, self._solve(self._mean_gradient(target)))[:, 0], by_layer)
+
+        def on(data: Held | Streamed, target: Held | Streamed) -> Tensor:
+            return -self._product(data, self._solve(self._mean_gradient(target)))[:, 0]
+
+        return self._scored(on, (x, y, x_val, y_val), "x_val, y_val", by_layer)
 
     def pairwise(self, x, y=None, x_test=None, y_test=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        with computing():
-            data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
 
-            def whole() -> Tensor:
-                return gathered((gathered(row, 2, len(data)) for _, row in self._rows(data, tests)), 1, len(tests))
+        def whole(data: Held | Streamed, tests: Held | Streamed) -> Tensor:
+            return gathered((gathered(row, 2, len(data)) for _, row in self._rows(data, tests)), 1, len(tests))
 
-            return self._result(whole, by_layer)
+        return self._scored(whole, (x, y, x_test, y_test), "x_test, y_test", by_layer)
 
     def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
         """The k most harmful and helpful examples of x (n, ...), y (n,) for each test example.
 
         As from ``pairwise``, of which a batch of rows and columns is held at a time.
         """
-        with computing():
-            data, tests = self._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
-            return Top(*self._result(lambda: strongest(self._rows(data, tests), k, len(data))))
+
+        def best(data: Held | Streamed, tests: Held | Streamed) -> tuple[Tensor, ...]:
+            return strongest(self._rows(data, tests), k, len(data))
+
+        return Top(*self._scored(best, (x, y, x_test, y_test), "x_test, y_test"))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
@@ -203,9 +203,7 @@ class Estimator(ABC):
         re-weights the penalty of a mean over n - 1. x, y must be training examples of ``fit``; for a refit with the
         penalty l2, give ``damping=l2``.
         """
-        with computing():
-            data, target = self._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
-            return self._result(lambda: self._leave_one_out(data, target))
+        return self._scored(self._leave_one_out, (x, y, x_val, y_val), "x_val, y_val")
 
     def save(self, path: str | Path) -> None:
         """Write what ``fit`` took to ``path``, by safetensors; :func:`~datalab.influence.load` reads it back.
@@ -301,8 +299,8 @@ class Estimator(ABC):
         """Slices of a batch, of as many examples as gradients may be held of."""
         size = size or self._gradients_at_once()
         for start in range(0, len(batch.x), size):
-            self._network.places = range(batch.start + start, batch.start + len(batch.x))
-            yield Batch(rows(batch.x, start, size), rows(batch.y, start, size, axis=1), batch.start + start)
+            x, y = rows(batch.x, start, size), rows(batch.y, start, size, axis=1)
+            yield self._told(Batch(x, y, batch.start + start, batch.name))
 
     def _batches(self, data: Held | Streamed, size: int | None = None) -> Iterator[Batch]:
         """Consecutive slices, on the model's device and in its dtype.
@@ -318,7 +316,7 @@ class Estimator(ABC):
                     if part.is_floating_point():
                         suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
             y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
-            yield Batch(x, y, batch.start)
+            yield batch._replace(x=x, y=y)
         if not data.finite:
             if suspect | self._network.infinite:
                 self._refuse_not_finite(data)
@@ -326,8 +324,12 @@ class Estimator(ABC):
 
     def _placed(self, batch: Batch) -> Inputs:
         """A batch's inputs where and as the model takes them."""
-        self._network.places = range(batch.start, batch.start + len(batch.x))
-        return over(batch.x, self._moved)
+        return over(self._told(batch).x, self._moved)
+
+    def _told(self, batch: Batch) -> Batch:
+        """The batch, once the network knows what it is given next, for its refusals."""
+        self._network.given = batch.name, range(batch.start, batch.start + len(batch.x))
+        return batch
 
     def _moved(self, values: Tensor) -> Tensor:
         """On the model's device, floating-point numbers in its dtype; from pinned memory nothing waits for the copy."""
@@ -340,27 +342,24 @@ class Estimator(ABC):
 
     def _refuse_not_finite(self, data: Held | Streamed) -> None:
         """Raise UserError where inputs, or else logits, of a set are not finite, naming the first example."""
-        network, bad = self._network, []
+        network, bad, bad_logits = self._network, [], []
         for batch in data.parts(self._batch):
             x = self._placed(batch)
-            if not all(bool(torch.isfinite(part).all()) for part in tensors(x)):
-                network.infinite = Network.infinite
-                raise UserError(f"{data.name}: x must be finite in {str(network.like.dtype)[6:]}, got NaN or infinity")
-            bad.append((~torch.isfinite(network.logits(x))).transpose(0, 1).flatten(1).any(1))
+            bad.append(torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in tensors(x)]).any(0))
+            if not bool(bad[-1].any()):
+                bad_logits.append((~torch.isfinite(network.logits(x))).transpose(0, 1).flatten(1).any(1))
         network.infinite = Network.infinite
-        self._refuse(torch.cat(bad), "its logits are", "has its training diverged, or does an input overflow?")
+        dtype = str(network.like.dtype)[6:]
+        _refuse(data, bad, f"{data.name}: x must be finite in {dtype}, got NaN or infinity", "")
+        why = "; has its training diverged, or does an input overflow?"
+        _refuse(data, bad_logits, "model: its logits are not finite", why)
 
     def _refuse_infinite(self, data: Held | Streamed) -> None:
         """Raise UserError where a gradient of the loss is not finite, naming the first example."""
         norms = [self._over_sites(f.square_norms() for f in self._factors(batch)) for batch in self._batches(data)]
-        bad = (~torch.isfinite(torch.cat(norms, 1))).any(0)
-        self._refuse(bad, "the gradient is", "though the logits are (the root of 0, or 0 * infinity inside it?)")
-
-    def _refuse(self, bad: Tensor, what: str, why: str) -> None:
-        places = bad.nonzero()[:, 0]
-        if len(places):
-            of_set = f"{len(places)} of {len(bad)} examples, first for x[{int(places[0])}]"
-            raise UserError(f"model: {what} not finite for {of_set}; {why}")
+        bad = [(~torch.isfinite(of_batch.reshape(*of_batch.shape[:2], -1))).any(2).any(0) for of_batch in norms]
+        why = ", though the logits are (the root of 0, or 0 * infinity inside it?)"
+        _refuse(data, bad, "model: the gradient is not finite", why)
 
     def _look(self, data: Held | Streamed) -> None:
         """Let the network check itself on examples drawn from across the set, in another order than the set's."""
@@ -368,7 +367,7 @@ class Estimator(ABC):
         size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
         places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
-        self._network.places = places
+        self._network.given = x_of(data.name), places
         self._network.check(over(data.at(places), self._moved))
 
     def _automatic(self, mean_diagonal: Tensor) -> Tensor:
@@ -390,7 +389,7 @@ class Estimator(ABC):
         for batch in self._batches(data):
             total += losses.over_models(self.loss.value, self._network.logits(batch.x), batch.y).sum(1)
         loss = total / len(data)
-        self.newton_gain_ = self._result(lambda: gain[:, None])[..., 0]
+        self.newton_gain_ = self._result(lambda: gain[:, None], [data])[..., 0]
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
@@ -399,29 +398,29 @@ class Estimator(ABC):
                 f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
             )
 
-    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
+    def _scored(self, values: Callable, given: Sequence, target: str = "", by_layer: bool = False):
+        """A verb: ``values`` of the set given, and of that of the name ``target`` where there is one."""
+        with computing():
+            sets = self._fitted(["x, y", target] if target else ["x, y"], given)
+            return self._result(lambda: values(*sets), sets, by_layer)
+
+    def _result(self, values: Callable, sets: Sequence[Held | Streamed], by_layer: bool = False):
         """Of one model without the models' axis; with ``by_layer`` by the layers' names, the last axis being theirs."""
         self._by_layer = by_layer
         try:
             result = values()
         finally:
             self._by_layer = False
-        self._judge(tensors(result))
+        self._judge(tensors(result), sets)
         result = result if self._network.is_stack else over(result, lambda v: v[0])
-        return dict(zip(self._layers(), result.unbind(-1), strict=True)) if by_layer else result
+        return dict(zip(self._network.names, result.unbind(-1), strict=True)) if by_layer else result
 
-    def _judge(self, results: list[Tensor]) -> None:
-        """Warn of, or refuse, what went wrong in a verb."""
+    def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
+        """Warn of, or refuse, what went wrong in a verb on these sets."""
         if not all(bool(torch.isfinite(part.sum())) or bool(torch.isfinite(part).all()) for part in results):
-            raise UserError(
-                "model: influence is not finite: a gradient of finite logits is not (the root of 0, or 0 * infinity?)"
-            )
-
-    def _layers(self) -> list[str]:
-        """The sites' names, in the order of a tape's factors."""
-        if isinstance(self.model, nn.Module):
-            return [site.name for site in self._network.sites]
-        return [name.removesuffix(".weight") for name in self.model.parameters if name.endswith(".weight")]
+            for data in sets:
+                self._refuse_infinite(data)
+            raise UserError("model: influence is not finite, though every gradient is")
 
     def _refuse_unfitted(self) -> None:
         if not hasattr(self, "n_"):
@@ -454,7 +453,7 @@ class Estimator(ABC):
             if not len(x) or min(map(len, shapes)) < 2 or not alike:
                 got = ", ".join(map(str, shapes))
                 raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
-            outputs = self._outputs_of(data.name, rows(x, 0, 1))
+            outputs = self._outputs_of(data.name, self._placed(Batch(rows(x, 0, 1), y, 0, x_of(data.name))))
             if not bool(torch.isfinite(outputs).all()):
                 self._refuse_not_finite(data)
             self._outputs = outputs.shape[2:]
@@ -475,8 +474,6 @@ class Estimator(ABC):
 
     def _outputs_of(self, name: str, first: Inputs) -> Tensor:
         """Of one example, (S, 1, C) or (S, 1, T, C)."""
-        self._network.places = [0]
-        first = over(first, self._moved)
         of_inputs = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
         try:
             outputs = self._network.logits(over(first, Tensor.clone))
@@ -498,7 +495,7 @@ class Estimator(ABC):
         if self.batch_size is not None or not like.is_cuda:
             return self.batch_size or _BATCH
         factors = self._factors(next(self._batches(data, 1)))
-        held = sum(of_part.numel() for f in factors for part, _ in f.parts for of_part in part[:2])
+        held = sum(part.inputs.numel() + part.gradients.numel() for f in factors for part, _ in f.parts)
         free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
         return max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 
@@ -509,23 +506,23 @@ def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> 
         raise UserError(f"k: must lie in 1..{n}, the number of examples, got {k!r}")
     found = []
     for _, columns in tests:
-        best: list[tuple[Tensor, Tensor]] = []
-        start = 0
+        values, places, start = [], [], 0  # the first k of both signs, of the columns so far
         for block in columns:
-            places = torch.arange(start, start + block.shape[2], device=block.device).expand(block.shape)
+            at = torch.arange(start, start + block.shape[2], device=block.device).expand(2, *block.shape)
             start += block.shape[2]
-            before = best or [(block[..., :0], places[..., :0])] * 2
-            best = [
-                _first(torch.cat([values, block], 2), torch.cat([at, places], 2), k, largest)
-                for (values, at), largest in zip(before, (True, False), strict=True)
-            ]
-        found.append([best[0][1], best[0][0], best[1][1], best[1][0]])
+            signed = torch.cat([*values, torch.stack([block, -block])], 3)
+            chosen = signed.topk(min(k, signed.shape[3]))
+            values, places = [chosen.values], [torch.cat([*places, at], 3).gather(3, chosen.indices)]
+        found.append([places[0][0], values[0][0], places[0][1], -values[0][1]])
     return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
 
 
-def _first(values: Tensor, places: Tensor, k: int, largest: bool) -> tuple[Tensor, Tensor]:
-    chosen = values.topk(min(k, values.shape[2]), 2, largest)
-    return chosen.values, places.gather(2, chosen.indices)
+def _refuse(data: Held | Streamed, bad: Sequence[Tensor], what: str, why: str) -> None:
+    """Raise UserError where an example of a set, in batches ``bad`` (m,), is bad."""
+    places = torch.cat([*bad, torch.zeros(0, dtype=torch.bool, device=bad[0].device)]).nonzero() if bad else []
+    if len(places):
+        first = f"{x_of(data.name)}[{int(places[0])}]"
+        raise UserError(f"{what} for {len(places)} of {len(data)} examples, first for {first}{why}")
 
 
 def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:

@@ -7,8 +7,9 @@ gradients (B, m, t, out), of the *sum* of the losses, so that nothing depends on
 of example i is sum_t g_it a_it', (out, in). Directions, which gradients are multiplied with, are (B, k, out, in).
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,30 +22,114 @@ _SQUARED, _MULTIPLIED = 1 << 20, 1 << 22
 _FEW_POSITIONS, _LARGE = 3, 1 << 14
 
 
-class Dense(NamedTuple):
-    """A Linear layer or a convolution's patches: ``inputs`` (B or 1, m, t, in without the bias), ``gradients``.
+class Factors:
+    """Of the per-example gradients of one set of matrices.
 
-    With ``bias`` a last input of 1 is understood, and never stored.
+    ``parts`` are the products that they are the sum of, and for each whether it is of the matrix's transpose;
+    ``rank_one`` says whether each example's gradient is a single outer product.
     """
+
+    parts: "tuple[tuple[Product, bool], ...]"
+    rank_one = False
+
+    def products(self, other: Self) -> Tensor:
+        """The inner product (B, k, m) of each of another batch's k gradients with each of this one's m."""
+        return self.dot(other.per_example())
+
+    def square_norms(self) -> Tensor:
+        """The squared norm (B, m) of each example's gradient."""
+        return torch.cat([_squares(part.per_example()) for part in self._chunks()], 1)
+
+    def square_sum(self) -> Tensor:
+        """sum_i of each example's squared gradient, element by element, (B, out, in), for rotated factors."""
+        return sum(part.per_example().square().sum(1) for part in self._chunks())
+
+    def weighted_squares(self, weight: Tensor) -> Tensor:
+        """sum_jk weight_jk grad_jk^2 of each example, (B, m), for rotated factors and a weight (B, out, in)."""
+        flat = weight.flatten(1)[..., None]
+        return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self._chunks()], 1)
+
+    def _chunks(self, numbers: int = _SQUARED) -> list[Self]:
+        first, _ = self.parts[0]
+        size = max(numbers // (first.gradients[:, 0, 0].numel() * first.width), 1)
+        return [self.part(start, size) for start in range(0, first.gradients.shape[1], size)]
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Factors):
+    """Output gradients times inputs; ``width`` is ``in``, with the bias."""
 
     inputs: Tensor
     gradients: Tensor
-    bias: bool
+    width: int
+
+    @property
+    def parts(self) -> "tuple[tuple[Product, bool], ...]":
+        return ((self, False),)
+
+    def rotate_gradients(self, basis: Tensor) -> Self:
+        """Output gradients Q_G' g, for a basis (B, out, out): the gradients become Q_G' grad."""
+        g = torch.bmm(self.gradients.flatten(1, 2), basis).unflatten(1, self.gradients.shape[1:3])
+        return replace(self, gradients=g)
+
+    def rotate(self, inputs: Tensor | None, gradients: Tensor) -> Self:
+        """Factors whose gradients are Q_G' grad Q_A."""
+        return self.rotate_inputs(inputs).rotate_gradients(gradients)
+
+    def total(self) -> Tensor:
+        """The sum (B, out, in) of the examples' gradients."""
+        return self.back(self.gradients[:, :, :, None])[:, 0]
+
+    def dot(self, directions: Tensor) -> Tensor:
+        """The product (B, k, m) of each direction with each example's gradient."""
+        return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
+
+    def weighted_total(self, weights: Tensor) -> Tensor:
+        """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
+        # By weighting the output gradients of a few examples at a time.
+        _, k, m = weights.shape
+        size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
+        total = 0
+        for start in range(0, m, size):
+            part = self.part(start, size)
+            weighted = torch.einsum("bkm,bmto->bmtko", weights[:, :, start : start + size], part.gradients)
+            total = total + part.back(weighted)
+        return total
+
+
+class Dense(Product):
+    """A Linear layer or a convolution's patches: ``inputs`` are (B or 1, m, t, in without the bias).
+
+    Where ``width`` is one more, a last input of 1 is understood, and never stored.
+    """
+
+    @property
+    def bias(self) -> bool:
+        """Whether there is one."""
+        return self.width > self.inputs.shape[-1]
+
+    @property
+    def rank_one(self) -> bool:
+        return self.inputs.shape[2] == 1
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """With ``function`` of what is multiplied."""
+        return Dense(function(self.inputs), function(self.gradients), self.width)
+
+    def part(self, start: int, size: int) -> Self:
+        """The factors of ``size`` examples from ``start``."""
+        return self.map(lambda v: v[:, start : start + size])
 
     def per_example(self) -> Tensor:
         """The gradient (B, m, out, in) of each example."""
         gradient = self.gradients.mT @ self.inputs
         return torch.cat([gradient, self.gradients.sum(2)[..., None]], 3) if self.bias else gradient
 
-    def total(self) -> Tensor:
-        """The sum (B, out, in) of the examples' gradients."""
-        return self.back(self.gradients[:, :, :, None])[:, 0]
-
     def project(self, directions: Tensor) -> Tensor:
         """Each position's input times each direction's transpose, (B, m, t, k, out)."""
         b, k, out, n_in = directions.shape
         m, t = self.inputs.shape[1:3]
-        product = _affine(self.inputs.flatten(1, 2), directions.reshape(b, k * out, n_in).mT, self.bias)
+        product = self._affine(directions.reshape(b, k * out, n_in).mT)
         return product.view(b, m, t, k, out)
 
     def back(self, gradients: Tensor) -> Tensor:
@@ -58,45 +143,36 @@ class Dense(NamedTuple):
         return product.unflatten(1, (k, out))
 
     def dot(self, directions: Tensor) -> Tensor:
-        """The product (B, k, m) of each direction with each example's gradient."""
         _, k, _, n_in = directions.shape
         t = self.inputs.shape[2]
         if k * t > n_in if t == 1 else k > 2:  # where forming gradients is cheaper than projecting every position
             flat = directions.flatten(2)
             return torch.cat([flat @ part.per_example().flatten(2).mT for part in self._chunks(_MULTIPLIED)], 2)
-        return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
+        return super().dot(directions)
 
     def weighted_total(self, weights: Tensor) -> Tensor:
-        """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
         if self.rank_one:
-            return _weighted_total(self, weights)
-        total, start = 0, 0
-        for part in self._chunks(_MULTIPLIED):
-            stop = start + part.inputs.shape[1]
-            total = total + weights[:, :, start:stop] @ part.per_example().flatten(2)
-            start = stop
+            return super().weighted_total(weights)
+        parts = self._chunks(_MULTIPLIED)
+        by_part = weights.split(parts[0].inputs.shape[1], 2)
+        total = sum(w @ part.per_example().flatten(2) for w, part in zip(by_part, parts, strict=True))
         return total.unflatten(2, (self.gradients.shape[-1], -1))
 
-    def part(self, start: int, size: int) -> Self:
-        """The factors of ``size`` examples from ``start``."""
-        return Dense(self.inputs[:, start : start + size], self.gradients[:, start : start + size], self.bias)
-
     def products(self, other: Self) -> Tensor:
-        """The inner product (B, k, m) of each of another batch's k gradients with each of this one's m."""
         if not self.rank_one:
-            return self.dot(other.per_example())
+            return super().products(other)
         of_inputs = other.inputs[:, :, 0] @ self.inputs[:, :, 0].mT + self.bias
         return of_inputs * (other.gradients[:, :, 0] @ self.gradients[:, :, 0].mT)
 
     def square_norms(self) -> Tensor:
-        """The squared norm (B, m) of each example's gradient: from Gram matrices over positions where that is less."""
+        """From Gram matrices over positions where that is less."""
         t, n_in, out = *self.inputs.shape[2:], self.gradients.shape[-1]
         if t == 1:
             return (_squares(self.inputs) + self.bias) * _squares(self.gradients)
         if t * (n_in + out) < n_in * out:
             gram = self.inputs @ self.inputs.mT + self.bias
             return (gram * (self.gradients @ self.gradients.mT)).sum((2, 3))
-        return torch.cat([_squares(part.per_example()) for part in self._chunks()], 1)
+        return super().square_norms()
 
     def input_moment(self) -> Tensor:
         """sum_it a a', (B or 1, in, in)."""
@@ -107,131 +183,87 @@ class Dense(NamedTuple):
         row = torch.cat([a.sum(1), a.new_full((len(a), 1), a.shape[1])], 1)[:, :, None]
         return torch.cat([torch.cat([moment, row[:, :-1].mT], 1), row], 2)
 
-    @property
-    def parts(self) -> "tuple[tuple[Dense, bool], ...]":
-        """Itself, not transposed: see :class:`Shared`."""
-        return ((self, False),)
-
-    def rotate(self, inputs: Tensor, gradients: Tensor) -> Self:
-        """Factors whose gradients are Q_G' grad Q_A."""
-        return self.rotate_inputs(inputs).rotate_gradients(gradients)
-
     def rotate_inputs(self, basis: Tensor) -> Self:
         """Inputs Q_A' a, the bias among them, for a basis (B or 1, in, in): the gradients become grad Q_A."""
-        a = _affine(self.inputs.flatten(1, 2), basis, self.bias).unflatten(1, self.inputs.shape[1:3])
-        return Dense(a, self.gradients, False)
-
-    def rotate_gradients(self, basis: Tensor) -> Self:
-        """Output gradients Q_G' g, for a basis (B, out, out): the gradients become Q_G' grad."""
-        g = torch.bmm(self.gradients.flatten(1, 2), basis).unflatten(1, self.gradients.shape[1:3])
-        return self._replace(gradients=g)
-
-    @property
-    def rank_one(self) -> bool:
-        """Whether each example's gradient is a single outer product."""
-        return self.inputs.shape[2] == 1
+        a = self._affine(basis).unflatten(1, self.inputs.shape[1:3])
+        return Dense(a, self.gradients, a.shape[-1])
 
     def square_sum(self) -> Tensor:
-        """sum_i of each example's squared gradient, element by element, (B, out, in), for rotated factors."""
-        if self.rank_one:
-            return self.squares_of(self.gradients.square())
-        return sum(part.per_example().square().sum(1) for part in self._chunks())
+        return self.squares_of(self.gradients.square()) if self.rank_one else super().square_sum()
 
     def squares_of(self, squares: Tensor) -> Tensor:
         """As ``square_sum``, at one position, from squared output gradients (B, m, 1, out), or sums of them."""
         return squares[:, :, 0].mT @ self.inputs[:, :, 0].square()
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
-        """sum_jk weight_jk grad_jk^2 of each example, (B, m), for rotated factors and a weight (B, out, in).
-
-        At one position the square of g_j a_k is g_j^2 a_k^2: a bilinear form, and no gradient is formed. At a few, the
-        same form over pairs of positions.
+        """At one position the square of g_j a_k is g_j^2 a_k^2: a bilinear form, and no gradient is formed. At a few,
+        the same form over pairs of positions.
         """
         t = self.inputs.shape[2]
         if self.rank_one:
             return torch.mul(self.gradients[:, :, 0].square() @ weight, self.inputs[:, :, 0].square()).sum(2)
-        if t <= _FEW_POSITIONS and weight[0].numel() >= _LARGE:
-            first, second = torch.triu_indices(t, t, device=weight.device)
-            twice = 2.0 - (first == second).to(weight)
-            g = (self.gradients[:, :, first] * self.gradients[:, :, second]).flatten(1, 2) @ weight
-            a = self.inputs[:, :, first] * self.inputs[:, :, second]
-            return ((g.unflatten(1, (-1, len(first))) * a).sum(3) * twice).sum(2)
-        flat = weight.flatten(1)[..., None]
-        return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self._chunks()], 1)
+        if t > _FEW_POSITIONS or weight[0].numel() < _LARGE:
+            return super().weighted_squares(weight)
+        first, second = torch.triu_indices(t, t, device=weight.device)
+        twice = 2.0 - (first == second).to(weight)
+        g = (self.gradients[:, :, first] * self.gradients[:, :, second]).flatten(1, 2) @ weight
+        a = self.inputs[:, :, first] * self.inputs[:, :, second]
+        return ((g.unflatten(1, (-1, len(first))) * a).sum(3) * twice).sum(2)
 
-    def _chunks(self, numbers: int = _SQUARED) -> "list[Dense]":
-        a_gradient = self.gradients[:, 0, 0].numel() * (self.inputs.shape[-1] + self.bias)
-        size = max(numbers // a_gradient, 1)
-        return [self.part(start, size) for start in range(0, self.inputs.shape[1], size)]
+    def _affine(self, matrix: Tensor) -> Tensor:
+        """[a, 1] matrix, for a matrix (B or 1, in, k), without forming [a, 1]: (B, m * t, k)."""
+        a = self.inputs.flatten(1, 2)
+        b = max(len(a), len(matrix))
+        a, matrix = a.expand(b, -1, -1), matrix.expand(b, -1, -1)
+        return torch.baddbmm(matrix[:, -1:], a, matrix[:, :-1]) if self.bias else torch.bmm(a, matrix)
 
 
-class Lookup(NamedTuple):
-    """An Embedding: the inputs are one-hot, so ``tokens`` (m, t) of ``size`` rows; ``gradients`` (1, m, t, out).
+class Lookup(Product):
+    """An Embedding: the inputs are one-hot, so ``inputs`` are tokens (m, t) of ``width`` rows; B is 1."""
 
-    Methods are those of :class:`Dense`, with B = 1 and in = size.
-    """
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, gradients=function(self.gradients))
 
-    tokens: Tensor
-    gradients: Tensor
-    size: int
+    def part(self, start: int, size: int) -> Self:
+        return Lookup(self.inputs[start : start + size], self.gradients[:, start : start + size], self.width)
 
     def merged(self) -> Self:
         """Equal tokens of an example as one, their gradients added: then all its positions differ."""
-        tokens, order = self.tokens.sort(1)
+        tokens, order = self.inputs.sort(1)
         new = torch.ones_like(tokens, dtype=torch.bool)
         new[:, 1:] = tokens[:, 1:] != tokens[:, :-1]
         place = new.cumsum(1) - 1
         g = self.gradients[0].gather(1, order[..., None].expand_as(self.gradients[0]))
         gradients = torch.zeros_like(g).scatter_add_(1, place[..., None].expand_as(g), g)
-        return self._replace(tokens=torch.zeros_like(tokens).scatter_(1, place, tokens), gradients=gradients[None])
+        return Lookup(torch.zeros_like(tokens).scatter_(1, place, tokens), gradients[None], self.width)
 
     def per_example(self) -> Tensor:
-        m, g = len(self.tokens), self.gradients[0]
-        dense = g.new_zeros(m * self.size, g.shape[-1])
-        rows = self.tokens + self.size * torch.arange(m, device=g.device)[:, None]
-        return dense.index_add_(0, rows.flatten(), g.flatten(0, 1)).view(1, m, self.size, -1).mT
+        m, g = len(self.inputs), self.gradients[0]
+        dense = g.new_zeros(m * self.width, g.shape[-1])
+        rows = self.inputs + self.width * torch.arange(m, device=g.device)[:, None]
+        return dense.index_add_(0, rows.flatten(), g.flatten(0, 1)).view(1, m, self.width, -1).mT
 
     def project(self, directions: Tensor) -> Tensor:
         _, k, out, _ = directions.shape
-        columns = directions[0].permute(2, 0, 1).reshape(self.size, k * out)
-        return columns[self.tokens].unflatten(2, (k, out))[None]
+        columns = directions[0].permute(2, 0, 1).reshape(self.width, k * out)
+        return columns[self.inputs].unflatten(2, (k, out))[None]
 
     def back(self, gradients: Tensor) -> Tensor:
         k, out = gradients.shape[-2:]
-        summed = gradients.new_zeros(self.size, k * out)
-        summed.index_add_(0, self.tokens.flatten(), gradients[0].flatten(0, 1).flatten(1))
-        return summed.T.reshape(1, k, out, self.size)
-
-    def dot(self, directions: Tensor) -> Tensor:
-        return torch.einsum("bmtko,bmto->bkm", self.project(directions), self.gradients)
-
-    def weighted_total(self, weights: Tensor) -> Tensor:
-        return _weighted_total(self, weights)
-
-    def part(self, start: int, size: int) -> Self:
-        return Lookup(self.tokens[start : start + size], self.gradients[:, start : start + size], self.size)
-
-    def products(self, other: Self) -> Tensor:
-        return self.dot(other.per_example())
+        summed = gradients.new_zeros(self.width, k * out)
+        summed.index_add_(0, self.inputs.flatten(), gradients[0].flatten(0, 1).flatten(1))
+        return summed.T.reshape(1, k, out, self.width)
 
     def square_norms(self) -> Tensor:
         return _squares(self.merged().gradients)
 
     def input_moment(self) -> Tensor:
-        """How often each row is looked up, (1, size): the diagonal of sum_it a a', which is diagonal."""
-        return torch.bincount(self.tokens.flatten(), minlength=self.size)[None].to(self.gradients)
+        """How often each row is looked up, (1, width): the diagonal of sum_it a a', which is diagonal."""
+        return torch.bincount(self.inputs.flatten(), minlength=self.width)[None].to(self.gradients)
 
-    total, parts, rotate = Dense.total, Dense.parts, Dense.rotate
-
-    def rotate_inputs(self, basis: None) -> Self:
-        """One-hot inputs are their own eigenbasis."""
-        return self
-
-    def rotate_gradients(self, basis: Tensor) -> Self:
-        """Output gradients Q_G' g."""
-        return self._replace(gradients=self.gradients @ basis[:, None])
-
-    rank_one = False
+    def rotate_inputs(self, basis: Tensor | None) -> Product:
+        """One-hot inputs are their own eigenbasis; under another their rows become dense."""
+        return self if basis is None else Dense(basis[0][self.inputs][None], self.gradients, self.width)
 
     def square_sum(self) -> Tensor:
         merged = self.merged()
@@ -242,16 +274,14 @@ class Lookup(NamedTuple):
         return (merged.project(weight[:, None])[..., 0, :] * merged.gradients.square()).sum((2, 3))
 
 
-class Shared(NamedTuple):
-    """Parameters of several products, whose gradients add up; those marked ``True`` hold the matrix's transpose.
+@dataclass(frozen=True, eq=False)
+class Shared(Factors):
+    """Parameters of several products, whose gradients add up, such as an Embedding tied to a Linear layer; B is 1."""
 
-    An Embedding tied to a Linear layer is one: the factors of the two do not go side by side. Methods are those of
-    :class:`Dense`, with B = 1.
-    """
+    parts: tuple[tuple[Product, bool], ...]
 
-    parts: "tuple[tuple[Dense | Lookup, bool], ...]"
-
-    rank_one, products = False, Lookup.products
+    def part(self, start: int, size: int) -> Self:
+        return Shared(tuple((f.part(start, size), flip) for f, flip in self.parts))
 
     def per_example(self) -> Tensor:
         return sum(turned(f.per_example(), flip) for f, flip in self.parts)
@@ -265,35 +295,9 @@ class Shared(NamedTuple):
     def weighted_total(self, weights: Tensor) -> Tensor:
         return sum(turned(f.weighted_total(weights), flip) for f, flip in self.parts)
 
-    def square_norms(self) -> Tensor:
-        return torch.cat([_squares(g) for g in self._gradients()], 1)
-
-    def square_sum(self) -> Tensor:
-        return sum(g.square().sum(1) for g in self._gradients())
-
-    def weighted_squares(self, weight: Tensor) -> Tensor:
-        return torch.cat([(g.square() * weight[:, None]).sum((2, 3)) for g in self._gradients()], 1)
-
     def rotate(self, inputs: Tensor, gradients: Tensor) -> Self:
-        """Factors whose gradients are Q_G' grad Q_A; looked-up rows become dense."""
-        rotated = []
-        for f, flip in self.parts:
-            q_a, q_g = (gradients, inputs) if flip else (inputs, gradients)
-            looked_up = isinstance(f, Lookup)
-            f = Dense(q_a[0][f.tokens][None], f.gradients, False) if looked_up else f.rotate_inputs(q_a)
-            rotated.append((f.rotate_gradients(q_g), flip))
-        return Shared(tuple(rotated))
-
-    def _gradients(self) -> Iterator[Tensor]:
-        """Those of a few examples at a time."""
-        first, _ = self.parts[0]
-        width = first.size if isinstance(first, Lookup) else first.inputs.shape[-1]
-        size = max(_SQUARED // (first.gradients.shape[-1] * width), 1)
-        for start in range(0, first.gradients.shape[1], size):
-            yield sum(turned(f.part(start, size).per_example(), flip) for f, flip in self.parts)
-
-
-Factors = Dense | Lookup | Shared
+        bases = ((gradients, inputs) if flip else (inputs, gradients) for _, flip in self.parts)
+        return Shared(tuple((f.rotate(*pair), flip) for (f, flip), pair in zip(self.parts, bases, strict=True)))
 
 
 def turned(values: Tensor, flip: bool) -> Tensor:
@@ -301,43 +305,22 @@ def turned(values: Tensor, flip: bool) -> Tensor:
     return values.mT if flip else values
 
 
-def together(uses: list[tuple[Dense | Lookup, bool]]) -> Factors:
+def together(uses: list[tuple[Product, bool]]) -> Factors:
     """The factors of all uses of a matrix: positions side by side, where they can be."""
-    if len(uses) == 1 and not uses[0][1]:
-        return uses[0][0]
-    groups: dict[tuple[type, bool], list] = {}
+    groups: dict[tuple[type, bool], list[Product]] = {}
     for f, flip in uses:
         groups.setdefault((type(f), flip), []).append(f)
     parts = tuple((_side_by_side(of_kind), flip) for (_, flip), of_kind in groups.items())
     return parts[0][0] if len(parts) == 1 and not parts[0][1] else Shared(parts)
 
 
-def _side_by_side(uses: list[Dense] | list[Lookup]) -> Dense | Lookup:
-    gradients = torch.cat([f.gradients for f in uses], 2)
-    if isinstance(uses[0], Lookup):
-        return Lookup(torch.cat([f.tokens for f in uses], 1), gradients, uses[0].size)
-    return Dense(torch.cat([f.inputs for f in uses], 2), gradients, uses[0].bias)
+def _side_by_side(uses: list[Product]) -> Product:
+    if len(uses) == 1:
+        return uses[0]
+    inputs = torch.cat([f.inputs for f in uses], 1 if isinstance(uses[0], Lookup) else 2)
+    return type(uses[0])(inputs, torch.cat([f.gradients for f in uses], 2), uses[0].width)
 
 
 def _squares(values: Tensor) -> Tensor:
     """The sum of squares over the last two of four dimensions, in one pass over memory."""
     return torch.linalg.vector_norm(values, dim=(2, 3)).square_()
-
-
-def _weighted_total(factors: Factors, weights: Tensor) -> Tensor:
-    """k weighted sums (B, k, out, in), by weighting the output gradients of a few examples at a time."""
-    _, k, m = weights.shape
-    size = max(_MULTIPLIED // (k * factors.gradients[:, 0].numel()), 1)
-    total = 0
-    for start in range(0, m, size):
-        part = factors.part(start, size)
-        weighted = torch.einsum("bkm,bmto->bmtko", weights[:, :, start : start + size], part.gradients)
-        total = total + part.back(weighted)
-    return total
-
-
-def _affine(a: Tensor, matrix: Tensor, bias: bool) -> Tensor:
-    """[a, 1] matrix for a (B or 1, r, in) and a matrix (B or 1, in + 1, k), without forming [a, 1]; (B, r, k)."""
-    b = max(len(a), len(matrix))
-    a, matrix = a.expand(b, -1, -1), matrix.expand(b, -1, -1)
-    return torch.baddbmm(matrix[:, -1:], a, matrix[:, :-1]) if bias else torch.bmm(a, matrix)

@@ -75,7 +75,7 @@ class GGN:
         alone = len(first) == len(self.network.shapes)
         if not (alone and all(f.rank_one and g.shape[1] == models for *_, f, g in first)):
             return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
-        out = like.new_zeros(models, size, size)
+        out = first[0][-1].new_zeros(models, size, size)
         for linearised in self._kept or self._linearise():
             for s in range(models):
                 _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for *_, f, g in linearised])

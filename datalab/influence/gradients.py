@@ -4,7 +4,8 @@ These predict no retraining in nats, so ``leave_one_out`` refuses, and ``damping
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
 
 import torch
@@ -110,10 +111,45 @@ class Checkpoints:
             self.stacks.append(copy.deepcopy(stack))
 
 
-class TracIn:
+class Ensemble(ABC):
+    """Several models scored as one: what TracIn and TRAK share. Their scores are no prediction in nats."""
+
+    _members: Sequence[Estimator]
+
+    def fit(self, x, y=None) -> Self:
+        """Fit on the training set x (n, ...), y (n,) at every model."""
+        for member in self._members:
+            member.fit(x, y)
+        return self
+
+    def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
+        """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
+        given = x, y, x_test, y_test
+        return self._of_rows(lambda rows, n, tests: gathered((gathered(row, 2, n) for _, row in rows), 1, tests), given)
+
+    def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
+        """The k most harmful and helpful examples for each test example, see ``Estimator.top``."""
+        return Top(*self._of_rows(lambda rows, n, _: strongest(rows, k, n), (x, y, x_test, y_test)))
+
+    def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
+        """Refuses, in a UserError."""
+        refuse_leave_one_out(type(self).__name__)
+
+    def _of_rows(self, function: Callable, given: Sequence[object]) -> Tensor | tuple[Tensor, ...]:
+        with computing():
+            sets = [member._fitted(["x, y", "x_test, y_test"], given) for member in self._members]
+            data, tests = sets[0]
+            return self._members[0]._result(lambda: function(self._rows(sets), len(data), len(tests)), sets[0])
+
+    @abstractmethod
+    def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        """As an estimator's, from each member's examples and tests."""
+
+
+class TracIn(Ensemble):
     """sum_t rate_t grad L(theta_t)' grad l_i(theta_t) over checkpoints, with the sign of all estimators: minus that.
 
-    TracInCP of Pruthi et al. 2020.
+    TracInCP of Pruthi et al. 2020; its self-influence is sum_t rate_t |grad l_i(theta_t)|^2.
 
     Parameters
     ----------
@@ -135,48 +171,24 @@ class TracIn:
             )
         if not all(rate > 0 for rate in self.learning_rates):
             raise UserError(f"learning_rates: must be above 0, got {self.learning_rates}")
-        self._at_checkpoints = [GradDot(model, **options) for model in self.checkpoints]
-
-    def fit(self, x, y=None) -> Self:
-        """Check the training set x (n, ...), y (n,) and every checkpoint; nothing is learnt from them."""
-        for estimator in self._at_checkpoints:
-            estimator.fit(x, y)
-        return self
+        self._members = [GradDot(model, **options) for model in self.checkpoints]
 
     def self_influence(self, x, y=None) -> Tensor:
-        """sum_t rate_t |grad l_i(theta_t)|^2 of each example, (n,)."""
-        return self._sum("self_influence", x, y)
+        """Of each example, (n,), at least 0."""
+        return self._weighted(member.self_influence(x, y) for member in self._members)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
-        return self._sum("influence_on", x, y, x_val, y_val)
+        return self._weighted(member.influence_on(x, y, x_val, y_val) for member in self._members)
 
-    def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
-        """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        return self._sum("pairwise", x, y, x_test, y_test)
+    def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        pairs = zip(self._members, sets, strict=True)
+        for every in zip(*(member._rows(*of_member) for member, of_member in pairs), strict=True):
+            columns = zip(*(row for _, row in every), strict=True)
+            yield every[0][0], (self._weighted(blocks) for blocks in columns)
 
-    def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
-        """The k most harmful and helpful examples for each test example, see ``Estimator.top``."""
-        with computing():
-            sets = [e._fitted(["x, y", "x_test, y_test"], (x, y, x_test, y_test)) for e in self._at_checkpoints]
-            pairs = zip(self._at_checkpoints, sets, strict=True)
-            every = zip(*(estimator._rows(*of_estimator) for estimator, of_estimator in pairs), strict=True)
-            rows = ((together[0][0], self._weighted(row for _, row in together)) for together in every)
-            found = strongest(rows, k, len(sets[0][0]))
-            return Top(*self._at_checkpoints[0]._result(lambda: found))
-
-    def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
-        """Refuses, in a UserError."""
-        refuse_leave_one_out("TracIn")
-
-    def _sum(self, verb: str, *sets: object) -> Tensor:
-        pairs = zip(self.learning_rates, self._at_checkpoints, strict=True)
-        return sum(rate * getattr(estimator, verb)(*sets) for rate, estimator in pairs)
-
-    def _weighted(self, rows: Iterable[Iterator[Tensor]]) -> Iterator[Tensor]:
-        """The sum over checkpoints, a batch of columns at a time."""
-        for columns in zip(*rows, strict=True):
-            yield sum(rate * of_one for rate, of_one in zip(self.learning_rates, columns, strict=True))
+    def _weighted(self, scores: Iterable[Tensor]) -> Tensor:
+        return sum(rate * of_one for rate, of_one in zip(self.learning_rates, scores, strict=True))
 
 
 def refuse_leave_one_out(name: str) -> None:

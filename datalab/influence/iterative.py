@@ -126,8 +126,8 @@ class CG(MatrixFree):
         self._note_residual(squared.sqrt()[..., 0], vectors)
         return solution
 
-    def _judge(self, results: list[Tensor]) -> None:
-        super()._judge(results)
+    def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
+        super()._judge(results, sets)
         if bool(self._indefinite):
             warn("curvature: indefinite along a direction; a larger damping would not be", 5)
         elif self.residual_ > self.tolerance:
@@ -173,12 +173,12 @@ class LiSSA(MatrixFree):
         self._note_residual((vectors - self._damped(v)).norm(dim=2), vectors)
         return v
 
-    def _judge(self, results: list[Tensor]) -> None:
+    def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
         if not self.residual_ <= 1:  # on a positive definite curvature every step shrinks it
             raise UserError(
                 "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
             )
-        super()._judge(results)
+        super()._judge(results, sets)
         if self.residual_ > _WORTH_A_WARNING:
             warn(
                 f"depth: {self.depth} leaves a relative residual of {self.residual_:.2g}; more, or a larger damping, "

@@ -6,6 +6,7 @@ sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the two differ in the 
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -186,7 +187,7 @@ class EKFAC(Kronecker):
                     if f.rank_one:  # the classes' squares first, then one product with the inputs'
                         squares[i] = g.square_() if i not in squares else torch.addcmul(squares[i], g, g)
                     else:
-                        sums[i] += rotated[i]._replace(gradients=g).square_sum()
+                        sums[i] += replace(rotated[i], gradients=g).square_sum()
             for i, over_classes in squares.items():
                 sums[i] += rotated[i].squares_of(over_classes)
         return [s / len(data) for s in sums]

@@ -3,27 +3,26 @@
 ``scores_many`` scores a whole stack of models, one factorisation a model, however many targets.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
 from datalab.errors import UserError
-from datalab.influence import cholesky, layers
+from datalab.influence import layers, losses
 from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
+from datalab.influence.exact import ExactGGN
 from datalab.influence.factors import Dense
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
-from datalab.influence.softmax import Examples, LinearExamples, LinearGGN, SoftmaxGGN, examples, examples_under
-from datalab.influence.tape import Inputs, Network, between, in_dtype, not_autocast, over, refuse_mixing
+from datalab.influence.softmax import Examples, examples, factorised, with_one
+from datalab.influence.tape import Inputs, ModuleTape, Network, in_dtype, over
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
 _HELD = 1 << 24  # numbers of the training set's features held between passes; beyond, they are taken anew
-_SMALL = 200  # up to this many parameters float64 costs no more than checking float32
 
 
 class Target(NamedTuple):
@@ -41,8 +40,20 @@ class Scores(NamedTuple):
     influence_on: tuple[Tensor, ...]
 
 
+class _LastTape(NamedTuple):
+    """A batch at the last layer, in float64: inputs, with a one appended for a bias, (S, m, p) and logits (S, m, C)."""
+
+    inputs: Tensor
+    logits: Tensor
+
+    def factors(self, cotangent: Tensor) -> list[Dense]:
+        return [Dense(self.inputs[:, :, None], cotangent[:, :, None], self.inputs.shape[-1])]
+
+
 class _LastLayer(Network):
     """A network of which only the last Linear layer is taken, in float64."""
+
+    cure = staticmethod(lambda _: "LastLayerGGN looks at their layer alone")
 
     def __init__(
         self,
@@ -61,9 +72,9 @@ class _LastLayer(Network):
                 raise UserError("model: a stack does not take another dtype; train it in that dtype")
             last = f"{len(model.module) - 1}."
             weight, *bias = (value for name, value in model.parameters.items() if name.startswith(last))
-            self._stack, self.models = model, len(model)
-            self._take(weight, bias[0] if bias else None)
-            self.name = last[:-1]
+            self._stack, self.models, self.names, self.bias = model, len(model), [last[:-1]], bool(bias)
+            self._matrices = [layers.with_bias(weight, bias[0] if bias else None)]
+            self.like, self.shapes = weight, [(1, *self._matrices[0].shape[1:])]
             return
         if not any(isinstance(module, nn.Linear) for module in model.modules()):
             raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
@@ -71,92 +82,59 @@ class _LastLayer(Network):
         self.module, self.models, self._include_frozen = in_dtype(model, dtype), 1, include_frozen
         self.like = next(self.module.parameters()).detach()
 
-    def _take(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Weights (S, C, h) and biases (S, C)."""
-        self.bias = bias is not None
-        self._matrices = layers.with_bias(weight, bias)
-        self.like, self.shapes = weight, [(1, *self._matrices.shape[1:])]
-
     def values(self) -> list[Tensor]:
         """The layer's parameters, (S, C, p)."""
-        return [self._matrices.double()]
+        return [v.double() for v in (self._matrices if self.is_stack else super().values())]
 
     def probe(self, x: Inputs) -> None:
         """Find the layer whose output the logits are; refuses a model that has none."""
         if self.is_stack:
             return
-        outputs: list[tuple[nn.Linear, Tensor]] = []
-        linear = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
-        handles = [m.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True) for m in linear]
+        outputs: list[tuple[str, Tensor]] = []
+        linear = {name: module for name, module in self.module.named_modules() if isinstance(module, nn.Linear)}
+        handles = [
+            module.register_forward_hook(lambda _, args, out, name=name: outputs.append((name, out)), prepend=True)
+            for name, module in linear.items()
+        ]
         try:
             with torch.no_grad():
                 logits = self.forward(x)
         finally:
             for handle in handles:
                 handle.remove()
-        last = [m for m, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
-        if not last or sum(m is last[-1] for m, _ in outputs) != 1:
+        last = [name for name, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
+        if not last or [name for name, _ in outputs].count(last[-1]) != 1:
             raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
-        self._layer = last[-1]
-        if not (self._include_frozen or self._layer.weight.requires_grad):
+        layer = linear[last[-1]]
+        if not (self._include_frozen or layer.weight.requires_grad):
             raise UserError(
                 "model: its last layer is frozen (requires_grad=False), so it was not trained; include_frozen=True "
                 "takes it all the same"
             )
-        self.name = next(name for name, module in self.module.named_modules() if module is self._layer)
-        bias = self._layer.bias
-        self._take(self._layer.weight.detach()[None], None if bias is None else bias.detach()[None])
+        self.bias = layer.bias is not None
+        self._take(*layers.alone(self.module, last[-1]))
 
-    def check(self, x: Inputs) -> None:
-        """Refuses a forward pass that mixes examples, is random, or does not always end in the last layer."""
-        if not self.is_stack:
-            refuse_mixing(self.logits, x)
-            self.last(x)
-            self._refuse_earlier_use(x)
-
-    def _refuse_earlier_use(self, x: Inputs) -> None:
-        """Raise UserError where the layer's parameters make its features as well."""
-        taken: list[Tensor] = []
-        keep = lambda _, args, kwargs: taken.append(args[0] if args else kwargs["input"])  # noqa: E731
-        handle = self._layer.register_forward_pre_hook(keep, with_kwargs=True)
-        try:
-            with torch.enable_grad():
-                self.forward(x)
-        finally:
-            handle.remove()
-        nodes = between(taken[0], taken[0].detach()) if taken[0].requires_grad else set()
-        if any(p.requires_grad and get_gradient_edge(p).node in nodes for p in self._layer.parameters()):
-            raise UserError(
-                "model: the last layer's parameters act before it as well, where LastLayerGGN does not look"
-            )
-
-    def last(self, x: Inputs) -> list[tuple[Tensor, Tensor]]:
-        """What reaches the last layer of each model, (m, h), and what leaves it, (m, C), for the batch x (m, ...)."""
+    def tape(self, x: Inputs) -> _LastTape:
         if self.is_stack:
-            features = self._stack.features(x).expand(self.models, -1, -1)
-            return list(zip(features, self.logits(x), strict=True))
-        taken: list[tuple[Tensor, Tensor, int]] = []
-
-        def keep(_: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-            taken.append((args[0] if args else kwargs["input"], output, output._version))
-
-        handle = self._layer.register_forward_hook(keep, with_kwargs=True, prepend=True)
-        try:
-            with torch.no_grad():
-                logits = self._named(x, lambda: self.forward(x))
-        finally:
-            handle.remove()
-        self._noted(logits)
-        features, output, version = taken[-1] if taken else (None, None, 0)
-        same = output is logits and output._version == version
-        if len(taken) != 1 or not (same or (output._version == version and torch.equal(output, logits))):
-            raise UserError("model: its logits are not always the output of its last Linear layer, example by example")
-        if not features.dtype == output.dtype == logits.dtype:
-            raise UserError(f"model: its last layer takes {str(features.dtype)[6:]}, {not_autocast(logits)}")
-        return [(features, logits)]
+            features, logits = self._stack.features(x), self.logits(x)
+        else:
+            tape = super().tape(x)
+            logits = tape.logits.detach()
+            same = len(tape.records) == 1 and (tape.records[0].edge[:2] == tape.edge[:2] or _passed_on(tape, logits))
+            if not same:
+                raise UserError("model: its logits are not always the output of its last Linear layer")
+            features = tape.records[0].inputs[:, :, 0]
+        return _LastTape(with_one(features, self.bias).expand(self.models, -1, -1), logits.double())
 
 
-class LastLayerGGN(Estimator):
+def _passed_on(tape: ModuleTape, logits: Tensor) -> bool:
+    """Whether logits that are not the layer's own output differ from it by no more than what has no gradient."""
+    cotangent = torch.linspace(1, 2, logits.numel()).to(logits).view_as(logits)
+    _, (g,) = tape.gradients(cotangent)
+    return torch.equal(g.reshape(-1), cotangent.reshape(-1))
+
+
+class LastLayerGGN(ExactGGN):
     """H is the exact Gauss-Newton matrix of the last Linear layer, on the features that reach it; the solver is
     Cholesky.
 
@@ -169,7 +147,13 @@ class LastLayerGGN(Estimator):
     _takes = _LastLayer
 
     @property
+    def _softmax(self) -> bool:
+        return isinstance(self.loss, CrossEntropy)
+
+    @property
     def _state(self) -> tuple[str, ...] | None:
+        if not self._softmax:
+            return super()._state
         return ("_streams",) if isinstance(self._streams[0], list) else None
 
     def _fit(self, data: Held | Streamed) -> None:
@@ -177,9 +161,10 @@ class LastLayerGGN(Estimator):
         _, classes, width = network.shapes[0]
         if len(self._outputs) > 1:
             raise UserError(f"model: LastLayerGGN takes outputs (n, C), got {tuple(self._outputs)} for each example")
-        softmax = isinstance(self.loss, CrossEntropy)
-        _refuse_above((classes - softmax) * width)
-        if network.models * len(data) * ((2 if softmax else classes) * classes + width) <= _HELD:
+        _refuse_above((classes - self._softmax) * width)
+        if not self._softmax:
+            return super()._fit(data)
+        if network.models * len(data) * (2 * classes + width) <= _HELD:
             held = [self._examples(batch) for batch in self._batches(data)]
             self._streams = [[batch[s] for batch in held] for s in range(network.models)]
         else:
@@ -188,42 +173,38 @@ class LastLayerGGN(Estimator):
         self._damp()
 
     def _damp(self) -> None:
+        if not self._softmax:
+            return super()._damp()
         damping = (self.l2, AUTO_RELATIVE) if self.damping == "auto" else (float(self.damping), 0.0)
-        softmax = isinstance(self.loss, CrossEntropy)
-        kind = Examples if softmax else LinearExamples
-        streams = [[kind(*b) for b in s] if isinstance(s, list) else s for s in self._streams]  # a file holds no types
-        if softmax:
-            self._ggns = _factorised(streams, *damping, self._network.like.dtype)
-        else:
-            self._ggns = [LinearGGN(stream, *damping) for stream in streams]
+        # a file has no types
+        streams = [[Examples(*b) for b in s] if isinstance(s, list) else s for s in self._streams]
+        self._ggns = factorised(streams, *damping, self._network.like.dtype)
         d = torch.stack([ggn.damping_ for ggn in self._ggns])
-        cholesky.refuse_indefinite([ggn.info for ggn in self._ggns], d, torch.float64)
         self.damping_ = d if self._network.is_stack else float(d)
 
-    def _examples(self, batch: Batch) -> list[Examples | LinearExamples]:
+    def _examples(self, batch: Batch) -> list[Examples]:
         """Of each model."""
-        bias, pairs = self._network.bias, enumerate(self._network.last(batch.x))
-        return [examples_under(self.loss, *taken, over(batch.y, lambda v, s=s: v[s]), bias) for s, taken in pairs]
-
-    def _factors(self, batch: Batch) -> list[Dense]:
-        by_model = self._examples(batch)
-        inputs = torch.stack([of_model.inputs for of_model in by_model])
-        gradients = torch.stack([of_model.gradient for of_model in by_model])
-        return [Dense(inputs[:, :, None], gradients[:, :, None], bias=False)]
+        tape = self._network.tape(batch.x)
+        of_loss = (losses.over_models(f, tape.logits, batch.y) for f in (self.loss.gradient, self.loss.mass))
+        probabilities = torch.softmax(tape.logits, -1)
+        return [Examples(*of_model) for of_model in zip(tape.inputs, probabilities, *of_loss, strict=True)]
 
     def _self_influence(self, batch: Batch) -> Tensor:
+        if not self._softmax:
+            return super()._self_influence(batch)
         (f,) = self._factors(batch)
         pairs = zip(self._ggns, f.inputs[:, :, 0], f.gradients[:, :, 0], strict=True)
         return self._over_sites([torch.stack([ggn.self_influence(a, g) for ggn, a, g in pairs])])
 
     def _solve(self, directions: Directions) -> Directions:
+        if not self._softmax:
+            return super()._solve(directions)
         return [torch.stack([ggn.direction(v) for ggn, v in zip(self._ggns, directions[0], strict=True)])]
 
-    def _result(self, values: Callable[[], Tensor | tuple], by_layer: bool = False) -> Tensor | tuple | dict:
-        return super()._result(lambda: over(values(), self._moved), by_layer)
+    _leave_one_out = Estimator._leave_one_out
 
-    def _layers(self) -> list[str]:
-        return [self._network.name]
+    def _result(self, values: Callable[[], Tensor | tuple], *options) -> Tensor | tuple | dict:
+        return super()._result(lambda: over(values(), self._moved), *options)
 
 
 class _Stream:
@@ -232,7 +213,7 @@ class _Stream:
     def __init__(self, taken: Callable[[Batch], list], batches: Callable[[], Iterator[Batch]], model: int):
         self.taken, self.batches, self.model = taken, batches, model
 
-    def __iter__(self) -> Iterator[Examples | LinearExamples]:
+    def __iter__(self) -> Iterator[Examples]:
         return (self.taken(batch)[self.model] for batch in self.batches())
 
 
@@ -277,8 +258,7 @@ def scores_many(
     held = ((classes - 1) * width) ** 2 + 2 * n * (2 * classes + width)
     for models in torch.arange(len(own)).split(max(at_once(features.device, _HELD) // held, 1)):
         trains = [examples(features[s], logits[s], labels[s]) for s in models.tolist()]
-        ggns = _factorised([[train] for train in trains], l2, relative_damping, features.dtype)
-        cholesky.refuse_indefinite([g.info for g in ggns], torch.stack([g.damping_ for g in ggns]), torch.float64)
+        ggns = factorised([[train] for train in trains], l2, relative_damping, features.dtype)
         for s, train, ggn in zip(models.tolist(), trains, ggns, strict=True):
             own[s] = ggn.self_influence(train.inputs, train.gradient)
             if targets:
@@ -286,24 +266,6 @@ def scores_many(
                 gradients = torch.stack([batch.gradient.T @ batch.inputs / len(batch.inputs) for batch in batches])
                 on[:, s] = -((train.inputs @ ggn.direction(gradients).mT) * train.gradient).sum(-1)
     return Scores(own, tuple(on))
-
-
-def _factorised(
-    streams: Sequence[Iterable[Examples]], absolute: float, relative: float, dtype: torch.dtype
-) -> list[SoftmaxGGN]:
-    """A model each: in float32 where the data are, where it pays and where it is accurate; in float64 otherwise.
-
-    The device is waited for once, for all of them.
-    """
-    first = next(iter(streams[0]))
-    if dtype == torch.float64 or (first.probabilities.shape[1] - 1) * first.inputs.shape[1] <= _SMALL:
-        return [SoftmaxGGN(stream, absolute, relative) for stream in streams]
-    ggns = [SoftmaxGGN(stream, absolute, relative, dtype) for stream in streams]
-    sound = torch.stack([ggn.sound for ggn in ggns]).tolist()
-    return [
-        ggn if fine else SoftmaxGGN(stream, absolute, relative)
-        for ggn, fine, stream in zip(ggns, sound, streams, strict=True)
-    ]
 
 
 def _refuse_above(size: int) -> None:

@@ -22,36 +22,32 @@ from datalab.influence.factors import Dense, Factors, Lookup, together
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+CHANNELS_SECOND = (nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS)
 TAKEN = (
     "Linear, Conv1d, Conv2d, LayerNorm, GroupNorm, RMSNorm, BatchNorm, InstanceNorm, Embedding and MultiheadAttention"
 )
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
+_PRUNED = {"weight_orig", "bias_orig", "weight_g", "weight_v", "in_proj_weight_orig"}
 
 Part = tuple[nn.Parameter, slice]  # rows of a parameter
 
 
 class Use(ABC):
-    """One place in a model where a weight and a bias act, here all rows of one module's.
+    """One place in a model where a weight and a bias act: all rows of a module's own, or those given.
 
-    ``flipped``: whether the matrix is the weight's transpose. ``shape`` is that of the matrices without a bias.
+    ``layer`` is the module's name, which ``leave_out`` takes; ``flipped``, whether the matrix is the weight's
+    transpose; ``shape``, that of the matrices without a bias.
     """
 
     flipped = False
 
-    def __init__(self, name: str, module: nn.Module, rows: slice = slice(None), bias_rows: slice = slice(None)):
+    def __init__(self, name: str, module: nn.Module, weight: Part | None = None, bias: Part | None = None):
         self.name, self.module = name, module
-        weight, bias = self._parameters()
-        self.weight: Part = weight, rows
-        self.bias: Part | None = None if bias is None else (bias, bias_rows)
-        self.shape = self.arrange(weight.detach()[rows]).shape
-
-    def _parameters(self) -> tuple[nn.Parameter, nn.Parameter | None]:
-        return self.module.weight, getattr(self.module, "bias", None)
-
-    @property
-    def layer(self) -> str:
-        """The module's name, which ``leave_out`` takes."""
-        return self.name
+        self.layer = name if weight is None else name.rpartition(".")[0]
+        own = getattr(module, "bias", None)
+        self.weight = weight or (module.weight, slice(None))
+        self.bias = bias if weight or own is None else (own, slice(None))
+        self.shape = self.arrange(self.weight[0].detach()[self.weight[1]]).shape
 
     @abstractmethod
     def inputs(self, x: Tensor) -> Tensor:
@@ -67,11 +63,11 @@ class Use(ABC):
 
     def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Factors:
         """The weight's factors of inputs as ``inputs`` gave them and an output gradient g (m, ...)."""
-        return Dense(inputs, self.gradients(g), bias)
+        return Dense(inputs, self.gradients(g), inputs.shape[-1] + bias)
 
 
 class LinearUse(Use):
-    """A Linear layer on (m, ..., in)."""
+    """A Linear layer, or a projection of an attention layer, on (m, ..., in)."""
 
     def inputs(self, x: Tensor) -> Tensor:
         return x.reshape(1, len(x), -1, x.shape[-1])
@@ -79,37 +75,7 @@ class LinearUse(Use):
     gradients = inputs
 
     def arrange(self, weight: Tensor) -> Tensor:
-        return weight[None]
-
-
-class FlippedLinearUse(LinearUse):
-    """transformers' Conv1D, a Linear layer whose weight is (in, out)."""
-
-    flipped = True
-
-    def arrange(self, weight: Tensor) -> Tensor:
-        return weight.T[None]
-
-
-class ProjectionUse(LinearUse):
-    """One of the four projections of an attention layer."""
-
-    def __init__(self, name: str, module: nn.MultiheadAttention, part: str):
-        self._part = part
-        size, i = module.embed_dim, "qkvo".index(part)
-        rows = slice(i * size, (i + 1) * size) if part != "o" else slice(None)
-        super().__init__(name, module, rows if module.in_proj_weight is not None else slice(None), rows)
-
-    def _parameters(self) -> tuple[nn.Parameter, nn.Parameter | None]:
-        module = self.module
-        if self._part == "o":
-            return module.out_proj.weight, module.out_proj.bias
-        own = module.in_proj_weight
-        return (getattr(module, f"{self._part}_proj_weight") if own is None else own), module.in_proj_bias
-
-    @property
-    def layer(self) -> str:
-        return self.name.rpartition(".")[0]
+        return weight.T[None] if self.flipped else weight[None]
 
     def apply(self, x: Tensor) -> Tensor:
         """x times the weight's transpose, plus the bias."""
@@ -117,17 +83,36 @@ class ProjectionUse(LinearUse):
         return functional.linear(x, weight[rows], None if bias is None else bias[0][bias[1]])
 
 
+class FlippedLinearUse(LinearUse):
+    """transformers' Conv1D, a Linear layer whose weight is (in, out)."""
+
+    flipped = True
+
+
+class EmbeddingUse(FlippedLinearUse):
+    """An Embedding on tokens (m, ...): one-hot inputs."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1)
+
+    def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Lookup:
+        gradients = self.gradients(g)
+        if self.module.padding_idx is not None:
+            gradients = gradients.masked_fill((inputs == self.module.padding_idx)[None, ..., None], 0.0)
+        return Lookup(inputs, gradients, self.module.num_embeddings)
+
+
 class ConvUse(Use):
     """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
 
     def inputs(self, x: Tensor) -> Tensor:
         module, mode = self.module, self.module.padding_mode
-        x = functional.pad(x, _padding(module), "constant" if mode == "zeros" else mode)
+        pad = list(module._reversed_padding_repeated_twice)  # torch's own, of "same" and "valid" padding as well
+        x = functional.pad(x, pad, "constant" if mode == "zeros" else mode)
         kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
         if x.dim() == 3:  # a line is an image of height 1
             x, kernel, dilation, stride = x[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
-        patches = functional.unfold(x, kernel, dilation, 0, stride)
-        return patches.unflatten(1, (module.groups, -1)).permute(1, 0, 3, 2).contiguous()
+        return self.gradients(functional.unfold(x, kernel, dilation, 0, stride))
 
     def gradients(self, g: Tensor) -> Tensor:
         return g.flatten(2).unflatten(1, (self.module.groups, -1)).permute(1, 0, 3, 2).contiguous()
@@ -139,55 +124,26 @@ class ConvUse(Use):
 class NormUse(Use):
     """A normalisation: each channel's weight multiplies its normalised value, its bias a 1."""
 
-    def __init__(self, name: str, module: nn.Module):
-        self._channels_second = isinstance(module, (nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS))
-        super().__init__(name, module)
-
     def inputs(self, x: Tensor) -> Tensor:
         module = self.module
         if isinstance(module, nn.GroupNorm):
-            return self._channels(functional.group_norm(x, module.num_groups, eps=module.eps))
-        if self._channels_second and module.running_mean is not None:
-            return self._channels(functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps))
-        if self._channels_second:
-            return self._channels(functional.instance_norm(x, eps=module.eps))
-        norm = functional.layer_norm if isinstance(module, nn.LayerNorm) else functional.rms_norm
-        return self._channels(norm(x, module.normalized_shape, eps=module.eps))
+            return self.gradients(functional.group_norm(x, module.num_groups, eps=module.eps))
+        if not isinstance(module, CHANNELS_SECOND):
+            norm = functional.layer_norm if isinstance(module, nn.LayerNorm) else functional.rms_norm
+            return self.gradients(norm(x, module.normalized_shape, eps=module.eps))
+        if module.running_mean is None:
+            return self.gradients(functional.instance_norm(x, eps=module.eps))
+        return self.gradients(functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps))
 
     def gradients(self, g: Tensor) -> Tensor:
-        return self._channels(g)
-
-    def _channels(self, x: Tensor) -> Tensor:
-        """(channels, m, t, 1)."""
-        if self._channels_second:
-            x = x.reshape(*x.shape[:2], -1).mT
+        if isinstance(self.module, CHANNELS_SECOND):
+            g = g.reshape(*g.shape[:2], -1).mT
         else:
-            x = x.reshape(len(x), -1, math.prod(self.module.normalized_shape))
-        return x.permute(2, 0, 1)[..., None].contiguous()
+            g = g.reshape(len(g), -1, math.prod(self.module.normalized_shape))
+        return g.permute(2, 0, 1)[..., None].contiguous()
 
     def arrange(self, weight: Tensor) -> Tensor:
         return weight.reshape(-1, 1, 1)
-
-
-class EmbeddingUse(Use):
-    """An Embedding on tokens (m, ...): one-hot inputs."""
-
-    flipped = True
-
-    def inputs(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1)
-
-    def gradients(self, g: Tensor) -> Tensor:
-        return g.reshape(1, len(g), -1, g.shape[-1])
-
-    def arrange(self, weight: Tensor) -> Tensor:
-        return weight.T[None]
-
-    def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Lookup:
-        gradients = self.gradients(g)
-        if self.module.padding_idx is not None:
-            gradients = gradients.masked_fill((inputs == self.module.padding_idx)[None, ..., None], 0.0)
-        return Lookup(inputs, gradients, self.module.num_embeddings)
 
 
 class Site:
@@ -198,20 +154,20 @@ class Site:
 
     def __init__(self, uses: list[Use], weight: Part | None, bias: Part | None):
         self.uses, self._weight, self._bias = uses, weight, bias
+        self._parts = [part for part in (weight, bias) if part is not None]
         self._main = next((use for use in uses if not use.flipped), uses[0])
         self.name, self.layer = self._main.name + (".bias" if weight is None else ""), self._main.layer
 
     def parameters(self) -> list[nn.Parameter]:
         """A weight, a bias, or both, in this order."""
-        return [part[0] for part in (self._weight, self._bias) if part is not None]
+        return [parameter for parameter, _ in self._parts]
 
     def arrange(self, *values: Tensor) -> Tensor:
         """Values of the parameters, in their shapes, as matrices (B, out, in)."""
-        rows = [part[1] for part in (self._weight, self._bias) if part is not None]
-        values = [value[at] for value, at in zip(values, rows, strict=True)]
+        values = [value[rows] for value, (_, rows) in zip(values, self._parts, strict=True)]
         if self._weight is None:
             return values[0].reshape(*self._main.shape[:2], 1)
-        return with_bias(self._main.arrange(values[0]), values[1] if self._bias is not None else None)
+        return with_bias(self._main.arrange(values[0]), values[1] if self._bias else None)
 
     def matrix(self) -> Tensor:
         """The parameters, (B, out, in)."""
@@ -220,8 +176,8 @@ class Site:
     def factors(self, recorded: list[tuple[Use, Tensor, Tensor]]) -> Factors:
         """The factors of every use with its inputs and output gradient."""
         if self._weight is None:
-            ones = [(use.gradients(g), g.new_ones(())) for use, _, g in recorded]
-            return together([(Dense(one.expand(1, *g.shape[1:3], 1), g, False), False) for g, one in ones])
+            gradients = [use.gradients(g) for use, _, g in recorded]
+            return together([(Dense(g.new_ones(1, *g.shape[1:3], 1), g, 1), False) for g in gradients])
         bias = self._bias is not None
         return together([(u.factors(a, g, bias), u.flipped != self._main.flipped) for u, a, g in recorded])
 
@@ -245,17 +201,26 @@ def sites(
             "model: all its parameters are frozen (requires_grad=False), so none was trained; include_frozen=True "
             "takes them all the same"
         )
-    by_module: dict[str, list[Use]] = {}
-    for name, module in model.named_modules():
-        uses = _uses(name, module)
-        if any(id(part[0]) in wanted for use in uses for part in (use.weight, use.bias) if part is not None):
-            by_module[name] = uses
-    covered = {id(part[0]) for uses in by_module.values() for use in uses for part in (use.weight, use.bias) if part}
-    _refuse_not_taken(model, wanted - covered)
-    found = _grouped([use for uses in by_module.values() for use in uses], wanted)
+    by_module = {name: uses for name, module in model.named_modules() if wanted & _ids(uses := _uses(name, module))}
+    uses = [use for of_module in by_module.values() for use in of_module]
+    _refuse_not_taken(model, wanted - _ids(uses))
+    found = _grouped(uses, wanted)
     if not found:
         raise UserError(f"model: has no layer with parameters to differentiate; taken are {TAKEN}")
     return by_module, found
+
+
+def alone(model: nn.Module, name: str) -> tuple[dict[str, list[Use]], list[Site]]:
+    """As :func:`sites`, of one Linear layer, frozen or not."""
+    layer = model.get_submodule(name)
+    wanted = {id(p) for p in layer.parameters()}
+    _refuse_not_taken(model, wanted - _ids(uses := _uses(name, layer)))
+    return {name: uses}, _grouped(uses, wanted)
+
+
+def _ids(uses: list[Use]) -> set[int]:
+    """Those of the parameters of uses."""
+    return {id(part[0]) for use in uses for part in (use.weight, use.bias) if part is not None}
 
 
 def _uses(name: str, module: nn.Module) -> list[Use]:
@@ -265,23 +230,32 @@ def _uses(name: str, module: nn.Module) -> list[Use]:
     kind = type(module)
     if _inherits(kind, nn.MultiheadAttention):
         plain = module.bias_k is None and not module.add_zero_attn and not parametrize.is_parametrized(module.out_proj)
-        parts = zip(("q", "k", "v", "out_proj"), "qkvo", strict=True)
-        return [ProjectionUse(f"{name}.{label}", module, part) for label, part in parts] if plain else []
+        return _projections(name, module) if plain else []
     if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return []  # an attention layer's own
-    if isinstance(module, nn.Linear) or (kind.__qualname__ == "Conv1D" and hasattr(module, "nf")):
-        return [(LinearUse if isinstance(module, nn.Linear) else FlippedLinearUse)(name, module)]
+    if isinstance(module, nn.Linear):
+        return [LinearUse(name, module)]
+    if kind.__qualname__ == "Conv1D" and hasattr(module, "nf"):
+        return [FlippedLinearUse(name, module)]
     if _inherits(kind, nn.Conv1d, nn.Conv2d):
         return [ConvUse(name, module)]
-    norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *BATCH_NORMS, *INSTANCE_NORMS)
-    if _inherits(kind, *norms) and module.weight is not None:
+    if _inherits(kind, nn.LayerNorm, nn.RMSNorm, *CHANNELS_SECOND) and module.weight is not None:
         return [NormUse(name, module)]
     if _inherits(kind, nn.Embedding) and module.max_norm is None and not module.scale_grad_by_freq:
         return [EmbeddingUse(name, module)]
     return []
 
 
-_PRUNED = {"weight_orig", "bias_orig", "weight_g", "weight_v", "in_proj_weight_orig"}
+def _projections(name: str, module: nn.MultiheadAttention) -> list[Use]:
+    """Of query, key, value and output."""
+    size, packed, bias, out = module.embed_dim, module.in_proj_weight, module.in_proj_bias, module.out_proj
+    uses = []
+    for i, part in enumerate("qkv"):
+        rows = slice(i * size, (i + 1) * size)
+        weight = (getattr(module, f"{part}_proj_weight"), slice(None)) if packed is None else (packed, rows)
+        uses.append(LinearUse(f"{name}.{part}", module, weight, None if bias is None else (bias, rows)))
+    of_out = None if out.bias is None else (out.bias, slice(None))
+    return [*uses, LinearUse(f"{name}.out_proj", module, (out.weight, slice(None)), of_out)]
 
 
 def _inherits(kind: type, *bases: type) -> bool:
@@ -300,15 +274,12 @@ def _grouped(uses: list[Use], wanted: set[int]) -> list[Site]:
     found, done = [], set()
     for use in uses:
         weight, bias = (part if part and id(part[0]) in wanted else None for part in (use.weight, use.bias))
-        if weight and bias and by_part[_key(weight)] == by_part[_key(bias)]:
-            pairs = [(weight, bias)]
-        else:
-            pairs = [(part, None) if part is weight else (None, part) for part in (weight, bias) if part]
-        for pair in pairs:
+        joined = weight and bias and by_part[_key(weight)] == by_part[_key(bias)]
+        for pair in [(weight, bias)] if joined else [(weight, None), (None, bias)]:
             keys = [_key(part) for part in pair if part]
-            if not done & set(keys):
+            if keys and not done.intersection(keys):
                 found.append(Site(by_part[keys[0]], *pair))
-            done |= set(keys)
+            done.update(keys)
     return found
 
 
@@ -318,37 +289,31 @@ def _key(part: Part) -> tuple:
 
 def _refuse_unlike(by_part: dict[tuple, list[Use]]) -> None:
     """Raise UserError where a parameter has two roles that are not one matrix and its transpose."""
-    ranges: dict[int, set[tuple]] = {}
-    layers: dict[int, set[str]] = {}
-    for (parameter, *rows), uses in by_part.items():
-        ranges.setdefault(parameter, set()).add(tuple(rows))
-        layers.setdefault(parameter, set()).update(use.layer for use in uses)
-        overlap = len(ranges[parameter]) > 1 and (None, None) in ranges[parameter]
-        if overlap or not all(_alike(use, uses[0], parameter) for use in uses):
-            raise UserError(
-                f"model: {named(layers[parameter])} share a parameter in roles that differ; {left(layers[parameter])}"
-            )
+    for parameter in {key[0] for key in by_part}:
+        by_rows = {key[1:]: uses for key, uses in by_part.items() if key[0] == parameter}
+        overlap = len(by_rows) > 1 and (None, None) in by_rows
+        if overlap or not all(_alike(use, uses[0], parameter) for uses in by_rows.values() for use in uses):
+            layers = list(dict.fromkeys(use.layer for uses in by_rows.values() for use in uses))
+            raise UserError(f"model: {named(layers)} share a parameter in roles that differ; {left(layers)}")
 
 
 def _alike(use: Use, other: Use, parameter: int) -> bool:
-    if id(use.weight[0]) != parameter or id(other.weight[0]) != parameter:  # of biases only the shape counts
-        both = id(use.weight[0]) != parameter and id(other.weight[0]) != parameter
-        return both and use.shape[:2] == other.shape[:2]
+    biases = [id(u.weight[0]) != parameter for u in (use, other)]
+    if any(biases):  # of these only the shape counts
+        return all(biases) and use.shape[:2] == other.shape[:2]
     b, out, n_in = other.shape
     return use.shape == ((b, out, n_in) if use.flipped == other.flipped else (1, n_in, out))
 
 
 def _refuse_kinds_of_model(model: nn.Module) -> None:
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise UserError("model: compiled by torch.jit, whose layers cannot be seen; give the module it was made from")
-    if any(hasattr(module, "_orig_mod") for module in model.modules()):
-        raise UserError("model: compiled by torch.compile, its layers cannot be seen; give the module it was made from")
+    for module in model.modules():
+        by = "jit" if isinstance(module, torch.jit.ScriptModule) else "compile" if hasattr(module, "_orig_mod") else ""
+        if by:
+            raise UserError(f"model: compiled by torch.{by}, its layers cannot be seen; give what it was made from")
     if any(is_lazy(p) for p in model.parameters()):
         raise UserError("model: has lazy layers without parameters as yet; run it once on an example first")
     if any(p.is_inference() for p in model.parameters()):
-        raise UserError(
-            "model: its parameters were made in torch.inference_mode and have no gradients; build or load it outside"
-        )
+        raise UserError("model: its parameters were made in torch.inference_mode, without gradients; build it outside")
 
 
 def _refuse_not_taken(model: nn.Module, ids: set[int]) -> None:
@@ -425,23 +390,11 @@ def refuse_train_mode(model: nn.Module) -> None:
     """Raise UserError, naming it, for dropout or batch statistics in train mode: they make gradients random."""
     for name, module in model.named_modules():
         layer = f"model: layer '{name}' ({type(module).__name__})"
-        keeps_statistics = isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS))
-        random = keeps_statistics or isinstance(module, (*DROPOUTS, nn.RReLU))
+        random = isinstance(module, (*RANDOM, *BATCH_NORMS, *INSTANCE_NORMS))
         if module.training and (random or (isinstance(module, nn.MultiheadAttention) and module.dropout > 0)):
             raise UserError(f"{layer} is in train mode; call model.eval() first")
         if isinstance(module, BATCH_NORMS) and module.running_mean is None:
             raise UserError(f"{layer} mixes the examples of a batch: it keeps no statistics")
-
-
-def _padding(module: nn.Conv1d | nn.Conv2d) -> list[int]:
-    """What ``functional.pad`` adds: before and after each dimension, the last one first."""
-    if module.padding == "same":  # of an odd number one more goes after
-        totals = [dilation * (size - 1) for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
-        pairs = [(total // 2, total - total // 2) for total in totals]
-    else:
-        widths = (0,) * len(module.kernel_size) if module.padding == "valid" else module.padding
-        pairs = [(width, width) for width in widths]
-    return [width for pair in reversed(pairs) for width in pair]
 
 
 def with_bias(weight: Tensor, bias: Tensor | None) -> Tensor:

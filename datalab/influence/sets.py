@@ -29,11 +29,12 @@ LABELS = ("labels", "label")
 
 
 class Batch(NamedTuple):
-    """A slice of a labelled set: x (m, ...), y (S, m, ...), and its first example's place."""
+    """A slice of a labelled set: x (m, ...), y (S, m, ...), its first example's place, and the name of the set's x."""
 
     x: Inputs
     y: Targets
     start: int
+    name: str
 
 
 class Held:
@@ -48,7 +49,8 @@ class Held:
     def parts(self, size: int) -> Iterator[Batch]:
         """Slices of ``size`` examples."""
         for start in range(0, len(self), size):
-            yield Batch(rows(self.x, start, size), rows(self.y, start, size, axis=int(self.by_model)), start)
+            y = rows(self.y, start, size, axis=int(self.by_model))
+            yield Batch(rows(self.x, start, size), y, start, x_of(self.name))
 
     def at(self, places: np.ndarray) -> Inputs:
         """The inputs of the examples at ``places``."""
@@ -79,9 +81,15 @@ class Streamed:
         start = 0
         for item in DataLoader(dataset, size, **self._options):
             x, y = _split(self.name, item)
-            batch = Batch(_inputs(self.name, x), over(y, lambda v: tensor(self.name, "y", v)), start)
+            y = over(y, lambda v: tensor(self.name, "y", v))
+            batch = Batch(_inputs(self.name, x), y, start, x_of(self.name))
             start += len(batch.x)
             yield batch
+
+
+def x_of(name: str) -> str:
+    """What the examples of the set "x, y" are called."""
+    return name.partition(",")[0]
 
 
 def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:

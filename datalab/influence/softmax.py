@@ -1,4 +1,4 @@
-"""Curvature: the Gauss-Newton matrix of a model's last layer: of a softmax in the C - 1 dimensions where it lives.
+"""Curvature: the Gauss-Newton matrix of a softmax's layer, in the C - 1 dimensions where it lives.
 
 The layer's parameters are (C, p): one row a class, p = h + 1 with the bias last; a (n, p) are its inputs with a one
 appended. The gradient of example i is (p_i - y_i) a_i', and its Gauss-Newton matrix (diag(p_i) - p_i p_i') kron a_i
@@ -12,22 +12,21 @@ k) is sum_i w_ijk a_i a_i', and all blocks j >= k come of one product of the wei
 
 In float32 the inputs are whitened first, by T with T' T = (mean a a' + delta I)^-1, formed in float64. Scores do not
 change, the condition number falls from that of the features' to that of the classes' spread, and float32 suffices.
-
-Under any other loss the matrix is the mean of h_i kron a_i a_i', for the Hessian h_i in the outputs (C, C).
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from datalab.influence import cholesky
-from datalab.influence.losses import CrossEntropy, Loss, Targets, towards
+from datalab.influence.losses import towards
 
 _FEW_PAIRS = 6  # up to here one product a pair is faster than forming the products of features
 _ROWS = 8  # features whose products with all others are formed at a time: they stay in the cache
 _SAFE = 1e-5  # the first float32 refinement's relative change
+_SMALL = 200  # up to this many parameters float64 costs no more than checking float32
 _WEIGHTS = 1 << 24  # numbers of weights, a pair of classes and an example, formed at a time
 _SOLVE_NUMBERS = 1 << 23  # right-hand sides solved at a time, in numbers
 
@@ -50,19 +49,11 @@ class Examples(NamedTuple):
         return self.probabilities if self.mass is None else self.probabilities * self.mass
 
 
-class LinearExamples(NamedTuple):
-    """A batch under any loss, in float64: inputs (m, p), the loss's Hessian in the outputs (m, C, C), and gradient."""
-
-    inputs: Tensor
-    hessian: Tensor
-    gradient: Tensor
-
-
 def with_one(features: Tensor, bias: bool = True) -> Tensor:
-    """Features (m, h) in float64, with a one appended where there is a bias."""
-    m, h = features.shape
-    inputs = torch.ones(m, h + bias, dtype=torch.float64, device=features.device)
-    inputs[:, :h] = features
+    """Features (..., h) in float64, with a one appended where there is a bias."""
+    *shape, h = features.shape
+    inputs = torch.ones(*shape, h + bias, dtype=torch.float64, device=features.device)
+    inputs[..., :h] = features
     return inputs
 
 
@@ -70,16 +61,6 @@ def examples(features: Tensor, logits: Tensor, labels: Tensor) -> Examples:
     """The batch of features (m, h), logits (m, C) and labels (m,) of cross-entropy, with a one for the bias."""
     probabilities = torch.softmax(logits.double(), 1)
     return Examples(with_one(features), probabilities, towards(probabilities, labels[:, None]))
-
-
-def examples_under(loss: Loss, features: Tensor, outputs: Tensor, y: Targets, bias: bool) -> Examples | LinearExamples:
-    """The batch of features (m, h), outputs (m, C) and targets of any loss."""
-    outputs, inputs = outputs.double(), with_one(features, bias)
-    gradient = loss.gradient(outputs, y)
-    if isinstance(loss, CrossEntropy):
-        return Examples(inputs, torch.softmax(outputs, 1), gradient, loss.mass(outputs, y))
-    hessian = sum(c[:, :, None] * c[:, None] for c in loss.curvature(outputs, y))
-    return LinearExamples(inputs, hessian, gradient)
 
 
 class SoftmaxGGN:
@@ -93,7 +74,8 @@ class SoftmaxGGN:
     absolute, relative
         d = absolute + relative * mean diagonal of H over all C p parameters.
     dtype
-        Of the matrix and its factor. float32 is whitened, and its solutions are refined against the float64 operator.
+        Of the matrix and its factor. float32 is to be ``whitened`` once more, and solutions are refined against the
+        float64 operator.
 
     ``damping_`` is d; ``sound`` says whether H + d I is positive definite in this dtype and, in float32 alone, the
     first refinement of a random solution changes it by no more than 1e-5: on a wide range of ill-conditioned problems
@@ -103,30 +85,34 @@ class SoftmaxGGN:
     def __init__(
         self, batches: Iterable[Examples], absolute: float, relative: float, dtype: torch.dtype = torch.float64
     ):
-        self._batches, self._dtype = batches, dtype
-        diagonal, spread, moment, self.n = 0.0, 0.0, 0.0, 0
+        self._batches, self._dtype, self._whiten = batches, dtype, None
+        diagonal, spread, self.moment, self.n = 0.0, 0.0, 0.0, 0
         for batch in batches:
             variance = batch.scaled * (1 - batch.probabilities)
             diagonal = diagonal + variance.sum(1) @ batch.inputs.square().sum(1)
             spread = spread + variance.sum(0)
             if dtype != torch.float64:
-                moment = moment + batch.inputs.T @ batch.inputs
+                self.moment = self.moment + batch.inputs.T @ batch.inputs
             self.n += len(variance)
             self.n_classes, self.width = batch.probabilities.shape[1], batch.inputs.shape[1]
         self.damping_ = absolute + relative * diagonal / (self.n * self.n_classes * self.width)
         # Leave out the class of the largest variance: without a frequent class the rest is nearly singular.
         classes = torch.arange(self.n_classes - 1, device=spread.device)
         self._kept = classes + (classes >= spread.argmax())
-        self._whiten, metric = None, torch.ones(self.width, dtype=dtype, device=spread.device)
-        if dtype != torch.float64:
-            ridge = self.damping_ / (spread.mean() / self.n).clamp(min=1e-12)
-            values, vectors = torch.linalg.eigh(moment / self.n)
-            scale = (values.clamp(min=0) + ridge).rsqrt()
-            self._whiten, metric = scale[:, None] * vectors.T, scale.square().to(dtype)
-        self._factor, self.info = cholesky.factorise(self._build(metric))
-        self.sound = self.info == 0
-        if dtype != torch.float64:
-            self.sound = self.sound & (self._first_refinement(batch) <= _SAFE)
+        if dtype == torch.float64:
+            self._factor, self.info = cholesky.factorise(self._build(torch.ones_like(batch.inputs[0])))
+            self.sound = self.info == 0
+        else:
+            self._ridge = self.damping_ / (spread.mean() / self.n).clamp(min=1e-12)
+            self.moment, self._last = self.moment / self.n, batch
+
+    def whitened(self, values: Tensor, vectors: Tensor) -> Self:
+        """Factorised in float32, from the eigenvalues and eigenvectors of ``moment``, the mean of a a'."""
+        scale = (values.clamp(min=0) + self._ridge).rsqrt()
+        self._whiten = scale[:, None] * vectors.T
+        self._factor, self.info = cholesky.factorise(self._build(scale.square().to(self._dtype)))
+        self.sound = (self.info == 0) & (self._first_refinement(self._last) <= _SAFE)
+        return self
 
     def self_influence(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         """g' (H + d I)^-1 g of examples with inputs (m, p) and gradient (m, C), both float64: (m,), at least 0."""
@@ -210,32 +196,26 @@ class SoftmaxGGN:
         return out
 
 
-class LinearGGN:
-    """H + d I of one last layer under any loss, factorised in float64; otherwise as :class:`SoftmaxGGN`."""
+def factorised(
+    streams: Sequence[Iterable[Examples]], absolute: float, relative: float, dtype: torch.dtype
+) -> list[SoftmaxGGN]:
+    """A model each: in float32 where the data are, where it pays and where it is accurate; in float64 otherwise.
 
-    def __init__(self, batches: Iterable[LinearExamples], absolute: float, relative: float):
-        diagonal, matrix, n = 0.0, 0.0, 0
-        for batch in batches:
-            squares = batch.inputs.square().sum(1)
-            diagonal = diagonal + batch.hessian.diagonal(dim1=1, dim2=2).sum(1) @ squares
-            c, p = batch.hessian.shape[1], batch.inputs.shape[1]
-            weighted = torch.einsum("mcd,mp->cmdp", batch.hessian, batch.inputs).flatten(2)
-            matrix = matrix + (batch.inputs.T @ weighted).view(c * p, c * p)
-            n += len(squares)
-        self.damping_ = absolute + relative * diagonal / (n * len(matrix))
-        matrix /= n
-        matrix.diagonal().add_(self.damping_)
-        self._factor, self.info = cholesky.factorise(matrix)
-
-    def self_influence(self, inputs: Tensor, gradient: Tensor) -> Tensor:
-        """g' (H + d I)^-1 g of examples with inputs (m, p) and gradient (m, C): (m,)."""
-        right = (gradient.T[:, None] * inputs.T).reshape(len(self._factor), -1)
-        return cholesky.half_solve(self._factor, right).square_().sum(0)
-
-    def direction(self, gradients: Tensor) -> Tensor:
-        """(H + d I)^-1 x for T directions x (T, C, p)."""
-        solved = cholesky.solve(self._factor, gradients.flatten(1).T.contiguous())
-        return solved.T.reshape(gradients.shape)
+    The device is waited for a fixed number of times, for all of them. Raises UserError for a matrix that is not
+    positive definite.
+    """
+    first = next(iter(streams[0]))
+    if dtype == torch.float64 or (first.probabilities.shape[1] - 1) * first.inputs.shape[1] <= _SMALL:
+        ggns = [SoftmaxGGN(stream, absolute, relative) for stream in streams]
+    else:
+        ggns = [SoftmaxGGN(stream, absolute, relative, dtype) for stream in streams]
+        spectra = zip(*torch.linalg.eigh(torch.stack([ggn.moment for ggn in ggns])), strict=True)
+        ggns = [ggn.whitened(*spectrum) for ggn, spectrum in zip(ggns, spectra, strict=True)]
+        for s, fine in enumerate(torch.stack([ggn.sound for ggn in ggns]).tolist()):
+            if not fine:
+                ggns[s] = SoftmaxGGN(streams[s], absolute, relative)
+    cholesky.refuse_indefinite([g.info for g in ggns], torch.stack([g.damping_ for g in ggns]), torch.float64)
+    return ggns
 
 
 def _add_blocks(blocks: Tensor, inputs: Tensor, weights: Tensor) -> None:

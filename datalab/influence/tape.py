@@ -24,7 +24,7 @@ from torch.utils.checkpoint import CheckpointError
 from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.factors import Dense, Factors
-from datalab.influence.layers import ProjectionUse, Site, Use
+from datalab.influence.layers import Site, Use
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -93,14 +93,15 @@ class Network:
     include_frozen
         Take parameters with ``requires_grad=False`` as well.
 
-    ``models`` is S, ``shapes`` each site's (G, out, in) with G matrices a model, ``like`` a parameter of the dtype and
-    device of all results. ``infinite`` turns true, on the device, where logits were not finite; ``places`` are those of
-    the examples that it is given next in their set, for messages. Raises UserError for
-    what is not taken, see :func:`~datalab.influence.layers.sites`.
+    ``models`` is S, ``names`` and ``shapes``, (G, out, in) with G matrices a model, are the sites'; ``like`` is a
+    parameter of the dtype and device of all results. ``infinite`` turns true, on the device, where logits were not
+    finite; ``given`` names the examples that it is given next, and says where in their set they stand, for refusals.
+    Raises UserError for what is not taken, see :func:`~datalab.influence.layers.sites`.
     """
 
     infinite = torch.zeros((), dtype=torch.bool)
-    places: Sequence[int] = ()
+    cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
+    given: tuple[str, Sequence[int]] = "x", ()
 
     def __init__(
         self,
@@ -115,13 +116,15 @@ class Network:
         if self.is_stack:
             if leave_out or dtype not in (None, model.flat.dtype):
                 raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
+            self._take(*layers.sites(copy.deepcopy(model.module).eval().requires_grad_()))
             self._stack, self.models, self.like = model, len(model), model.flat
-            _, sites = layers.sites(copy.deepcopy(model.module).eval().requires_grad_())
-            self.shapes = [tuple(site.matrix().shape) for site in sites]
             return
         self.module, self.models = in_dtype(model, dtype), 1
-        self._by_module, self.sites = layers.sites(self.module, leave_out, include_frozen)
-        self.shapes = [tuple(site.matrix().shape) for site in self.sites]
+        self._take(*layers.sites(self.module, leave_out, include_frozen))
+
+    def _take(self, by_module: dict[str, list[Use]], sites: list[Site]) -> None:
+        self._by_module, self.sites, self.names = by_module, sites, [site.name for site in sites]
+        self.shapes = [tuple(site.matrix().shape) for site in sites]
         self.like = self.sites[0].matrix().detach()
         self._same_for_all: dict[tuple[str, int], int] = {}
         self.uses = {use for site in self.sites for use in site.uses}
@@ -161,7 +164,9 @@ class Network:
                     with torch.no_grad():
                         self._called(x[i : i + 1])
                 except type(error):
-                    raise UserError(f"x: the model does not take x[{int(self.places[i])}]: {line(error)}") from error
+                    name, places = self.given
+                    at = f"{name}[{int(places[i])}]"
+                    raise UserError(f"{name}: the model does not take {at}: {line(error)}") from error
             raise
 
     def forward(self, x: Inputs) -> Tensor:
@@ -183,9 +188,9 @@ class Network:
         self._noted(tape.logits)
         return tape
 
-    def _taped(self, x: Inputs) -> "_ModuleTape":
+    def _taped(self, x: Inputs) -> "ModuleTape":
         try:
-            return _ModuleTape(self, x)
+            return ModuleTape(self, x)
         except (UserError, IndexError, KeyError):
             raise
         except Exception as error:
@@ -201,38 +206,27 @@ class Network:
     def probe(self, x: Inputs) -> None:
         """Look at how one example x (1, ...) passes through the layers.
 
-        Raises UserError for layers whose input does not have the examples first. Those whose input is the same however
-        many there are, such as positions, are noted: a tape gives each example a copy of their output.
+        Layers whose input is the same however many examples there are, such as positions, are noted: a tape gives each
+        example a copy of their output. Raises UserError where the layers that run depend on the number of examples.
         """
         if self.is_stack:
             return
-        seen = []
+        seen: list[dict[str, list[torch.Size]]] = []
+
+        def note(use: Use, x: Tensor, output: Tensor) -> Tensor:
+            if use in self.uses:
+                seen[-1].setdefault(use.name, []).append(x.shape)
+            return output
+
         for m in (2, 3):
-            shapes: dict[tuple[str, int], torch.Size] = {}
-
-            def note(use: Use, x: Tensor, output: Tensor, shapes=shapes) -> Tensor:
-                at = next(k for k in range(len(shapes) + 1) if (use.name, k) not in shapes)
-                if use in self.uses:
-                    shapes[use.name, at] = x.shape
-                return output
-
+            seen.append({})
             with self._recording(note), torch.no_grad():
                 self.forward(x[torch.zeros(m, dtype=torch.long)])
-            seen.append(shapes)
         two, three = seen
-        if two.keys() != three.keys():
+        if two.keys() != three.keys() or any(len(two[name]) != len(three[name]) for name in two):
             raise UserError("model: runs other layers for another number of examples; each must pass through the same")
-        fixed = {at: shape for at, shape in two.items() if shape == three[at] and shape.numel()}
-        self._same_for_all = {at: len(shape) + (shape[0] != 1) for at, shape in fixed.items()}
-        wrong = {
-            name: tuple(shape)
-            for (name, k), shape in two.items()
-            if (name, k) not in fixed and (shape[:1], three[name, k][:1]) != ((2,), (3,))
-        }
-        if wrong:
-            listed = ", ".join(f"layer '{name}' takes {shape} for 2 examples" for name, shape in wrong.items())
-            names = [use.layer for site in self.sites for use in site.uses if use.name in wrong]
-            raise UserError(f"model: {listed}; they must come first; {layers.left(names)}")
+        shapes = {(name, k): pair for name in two for k, pair in enumerate(zip(two[name], three[name], strict=True))}
+        self._same_for_all = {at: len(a) + (a[0] != 1) for at, (a, b) in shapes.items() if a == b and a.numel()}
 
     def check(self, x: Inputs) -> None:
         """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all.
@@ -268,7 +262,7 @@ class Network:
                     "must stay example i in every layer"
                 )
 
-    def _compare(self, tape: "_ModuleTape", cotangent: Tensor) -> None:
+    def _compare(self, tape: "ModuleTape", cotangent: Tensor) -> None:
         """Each site's gradient by its factors with autograd's."""
         parameters = self.parameters()
         with self.differentiable():
@@ -283,7 +277,8 @@ class Network:
             wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters()))
             if not bool(torch.isfinite(wanted).all()):
                 raise UserError("model: gradients of finite logits are not finite (the root of 0, or 0 * infinity?)")
-            largest = max(float(_of_sizes(part).total().max()) for part, _ in f.parts)
+            # What rounding in a sum of gradients is relative to: that of their sizes.
+            largest = max(float(part.map(torch.abs).total().max()) for part, _ in f.parts)
             if not float((f.total() - wanted).abs().max()) <= eps * largest:
                 wrong.append(site.layer)
         if wrong:
@@ -293,15 +288,16 @@ class Network:
 
     @contextlib.contextmanager
     def differentiable(self) -> Iterator[None]:
-        """Within, autograd takes every parameter of a site, frozen ones too."""
-        frozen = [p for p in self.parameters() if not p.requires_grad]
+        """Within, autograd takes every parameter of a site, frozen ones too, and no other."""
+        taken = {id(p) for p in self.parameters()}
+        changed = [p for p in self.module.parameters() if p.requires_grad != (id(p) in taken)]
         try:
-            for p in frozen:
-                p.requires_grad_(True)
+            for p in changed:
+                p.requires_grad_(not p.requires_grad)
             yield
         finally:
-            for p in frozen:
-                p.requires_grad_(False)
+            for p in changed:
+                p.requires_grad_(not p.requires_grad)
 
     @contextlib.contextmanager
     def _recording(self, record: Callable[[Use, Tensor, Tensor], Tensor]) -> Iterator[None]:
@@ -331,8 +327,8 @@ class Network:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
         if self.is_stack:
             named = self._stack.parameters
-            weights = {name.removesuffix("weight"): w for name, w in named.items() if name.endswith(".weight")}
-            return [layers.with_bias(w.flatten(2), named.get(f"{layer}bias")) for layer, w in weights.items()]
+            weights = {name: named[f"{name}.weight"].flatten(2) for name in self.names}
+            return [layers.with_bias(w, named.get(f"{name}.bias")) for name, w in weights.items()]
         return [site.matrix().detach() for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
@@ -365,13 +361,15 @@ class _Record(NamedTuple):
     nodes: set[Node]  # of autograd's graph, between the input and the output
 
 
-class _ModuleTape:
+class ModuleTape:
+    """Of a module: a record of every use that the logits depend on."""
+
     def __init__(self, network: Network, x: Inputs):
         self._network, self._m = network, len(x)
         self._seen: dict[str, list[_Record]] = {}
         with network.differentiable(), network._recording(self._record), torch.enable_grad():
             logits = network.forward(x)
-            self.logits = logits[None]
+            self.logits, self.edge = logits[None], get_gradient_edge(logits) if logits.requires_grad else None
             if not logits.requires_grad:
                 raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside it)")
             reached = self._walk(logits)
@@ -441,7 +439,7 @@ class _ModuleTape:
         if outside:
             listed = ", ".join(map(repr, sorted(outside)))
             raise UserError(
-                f"model: parameters {listed} act outside their layer's forward pass; {layers.left(sorted(outside))}"
+                f"model: parameters {listed} act outside their layer's forward pass; {network.cure(sorted(outside))}"
             )
         return reached
 
@@ -493,7 +491,8 @@ class _StackTape:
 
     def factors(self, cotangent: Tensor) -> list[Factors]:
         gradients = self._trace.output_gradients(cotangent)
-        return [Dense(a, g, bias) for a, g, bias in zip(self._trace.inputs, gradients, self._trace.biases, strict=True)]
+        pairs = zip(self._trace.inputs, gradients, self._trace.biases, strict=True)
+        return [Dense(a, g, a.shape[-1] + bias) for a, g, bias in pairs]
 
 
 _MIXES = "model: mixes the examples of a batch (batch statistics?); each must have its own logits"
@@ -526,59 +525,38 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((torch.where(finite, a - b, 0.0).abs() <= torch.finfo(b.dtype).eps ** 0.5 * scale + 1e-12).all())
 
 
-def _of_sizes(f: Factors) -> Factors:
-    """Factors of absolute values: what rounding in a sum of gradients is relative to."""
-    if isinstance(f, Dense):
-        return f._replace(inputs=f.inputs.abs(), gradients=f.gradients.abs())
-    return f._replace(gradients=f.gradients.abs())
-
-
 def not_autocast(like: Tensor) -> str:
     """The end of a refusal of another dtype than the parameters'."""
     return f"and its parameters {str(like.dtype)[6:]}: switch autocast inside it off"
 
 
 def _attention(
-    record,
-    module: nn.MultiheadAttention,
-    projections: list[ProjectionUse],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+    record, module, uses, query, key, value, key_padding_mask=None, need_weights=True, attn_mask=None,
+    average_attn_weights=True, is_causal=False,
+):  # fmt: skip
     """Equivalent to ``module.forward``, with each projection recorded."""
     if query.dim() != 3:
-        raise UserError(f"model: layer '{projections[0].name[:-2]}' takes {tuple(query.shape)}; it must be a batch")
-    if not module.batch_first:
-        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        raise UserError(f"model: layer '{uses[0].layer}' takes {tuple(query.shape)}; it must be a batch")
+    turned = (lambda x: x) if module.batch_first else (lambda x: x.transpose(0, 1))
     q, k, v = (
-        record(use, x, use.apply(x)).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-        for use, x in zip(projections, (query, key, value), strict=False)
+        record(use, turned(x), use.apply(turned(x))).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
+        for use, x in zip(uses, (query, key, value), strict=False)
     )
     scores = q @ k.mT / q.shape[-1] ** 0.5
     if is_causal and attn_mask is None:
         attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
     if attn_mask is not None:
-        scores = scores + _additive(attn_mask if attn_mask.dim() == 2 else attn_mask.view_as(scores), scores)
+        scores = _masked(scores, attn_mask if attn_mask.dim() == 2 else attn_mask.view_as(scores))
     if key_padding_mask is not None:
-        scores = scores + _additive(key_padding_mask[:, None, None], scores)
+        scores = _masked(scores, key_padding_mask[:, None, None])
     weights = torch.softmax(scores, -1)
     mixed = (weights @ v).transpose(1, 2).flatten(2)
-    output = record(projections[3], mixed, projections[3].apply(mixed))
-    if not module.batch_first:
-        output = output.transpose(0, 1)
+    output = turned(record(uses[3], mixed, uses[3].apply(mixed)))
     if not need_weights:
         return output, None
     return output, weights.mean(1) if average_attn_weights else weights
 
 
-def _additive(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask whose True entries shut out, as numbers to be added."""
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(mask, float("-inf"))
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """True entries shut out, numbers are added."""
+    return scores.masked_fill(mask, float("-inf")) if mask.dtype == torch.bool else scores + mask

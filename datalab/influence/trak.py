@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Directions, Estimator, Top, at_once, computing, gathered, strongest
-from datalab.influence.gradients import refuse_leave_one_out
+from datalab.influence.estimator import Directions, Estimator, at_once, computing, gathered
+from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.seeds import integer
@@ -90,13 +90,13 @@ class _Projected(Estimator):
         return gathered(parts(), 0, len(data)), torch.cat(doubts)
 
     def _solve(self, directions: Directions) -> Directions:
-        raise NotImplementedError("the verbs are TRAK's, which takes features")
+        raise UserError("TRAK: solves for projected gradients alone")
 
     def _warn_where_not_converged(self, data: Held | Streamed) -> None:
         pass
 
 
-class TRAK:
+class TRAK(Ensemble):
     """Projected gradients of several models of one kind, averaged.
 
     The score of training example i for test example t is the mean over models of phi_t' (H + d I)^-1 phi_i, times the
@@ -136,77 +136,61 @@ class TRAK:
         if dimensions is not None and dimensions < 1:
             raise UserError(f"dimensions: must be at least 1, got {dimensions}")
         self.models, self.dimensions, self.seed, self.damping = models, dimensions, seed, damping
-        self._projected = [
+        self._members = [
             _Projected(model, damping, dimensions, integer(seed, "model", i), **options)
             for i, model in enumerate(models)
         ]
 
     def fit(self, x, y=None) -> Self:
         """Project the gradients of the training set x (n, ...), y (n,)."""
-        for projected in self._projected:
-            projected.fit(x, y)
-        self.damping_ = [projected.damping_ for projected in self._projected]
+        super().fit(x, y)
+        self.damping_ = [projected.damping_ for projected in self._members]
         return self
 
     def redamped(self, damping: float | Literal["auto"]) -> Self:
         """A copy with the same projected gradients under another damping."""
         other = copy.copy(self)
-        other.damping, other._projected = damping, [projected.redamped(damping) for projected in self._projected]
-        other.damping_ = [projected.damping_ for projected in other._projected]
+        other.damping, other._members = damping, [projected.redamped(damping) for projected in self._members]
+        other.damping_ = [projected.damping_ for projected in other._members]
         return other
-
-    def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
-        """Refuses, in a UserError: its curvature is not that of the training loss."""
-        refuse_leave_one_out("TRAK")
 
     def self_influence(self, x, y=None) -> Tensor:
         """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""
         quadratic, doubt = 0, 0
         with computing():
-            for projected in self._projected:
-                phi, q = projected.all_features(*projected._fitted(["x, y"], (x, y)))
+            for projected in self._members:
+                sets = projected._fitted(["x, y"], (x, y))
+                phi, q = projected.all_features(*sets)
                 solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
                 quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
-        return self._judged(quadratic * doubt.square() / len(self._projected) ** 3)
+            return projected._result(lambda: (quadratic * doubt.square() / len(self._members) ** 3)[None], sets)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
         with computing():
-            tests, trains = self._features(["x, y", "x_val, y_val"], (x, y, x_val, y_val))
-            return self._scores([targets.mean(0, keepdim=True) for targets in tests], trains)[0]
+            sets = [projected._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val)) for projected in self._members]
+            tests, trains = self._features(sets)
+            tests = [targets.mean(0, keepdim=True) for targets in tests]
+            return self._members[0]._result(lambda: self._scores(tests, trains), sets[0])
 
-    def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
-        """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        with computing():
-            return self._scores(*self._features(["x, y", "x_test, y_test"], (x, y, x_test, y_test)))
+    def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        tests, trains = self._features(sets)
+        trains = list(trains)
+        step = max(1, at_once(tests[0].device, _SCORES) // len(trains[0][0]))
+        for i in range(0, len(tests[0]), step):
+            yield i, iter([self._scores([targets[i : i + step] for targets in tests], trains)[None]])
 
-    def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
-        """The k most harmful and helpful examples for each test example, see ``Estimator.top``; holds all features."""
-        with computing():
-            tests, trains = self._features(["x, y", "x_test, y_test"], (x, y, x_test, y_test))
-            trains = list(trains)
-            n, n_tests = len(trains[0][0]), len(tests[0])
-            step = max(1, at_once(tests[0].device, _SCORES) // n)
-            starts = range(0, n_tests, step)
-            rows = ((i, iter([self._scores([t[i : i + step] for t in tests], trains)[None]])) for i in starts)
-            return Top(*(found[0] for found in strongest(rows, k, n)))
-
-    def _features(self, names, given) -> tuple[list[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+    def _features(self, sets) -> tuple[list[Tensor], Iterator[tuple[Tensor, Tensor]]]:
         """Each model's features of the tests times the tests' mean 1 - p; and, one after the other, of the examples."""
-        sets = [projected._fitted(names, given) for projected in self._projected]
-        tests = [p.all_features(target) for p, (_, target) in zip(self._projected, sets, strict=True)]
+        tests = [p.all_features(target) for p, (_, target) in zip(self._members, sets, strict=True)]
         of_tests = sum(q for _, q in tests) / len(tests)
-        trains = (p.all_features(data) for p, (data, _) in zip(self._projected, sets, strict=True))
+        trains = (p.all_features(data) for p, (data, _) in zip(self._members, sets, strict=True))
         return [phi * of_tests[:, None] for phi, _ in tests], trains
 
     def _scores(self, tests: Sequence[Tensor], trains: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """(k, n), from each model's features of k tests and of n examples with their 1 - p."""
         scores, doubt = 0, 0
-        for projected, targets, (phi, q) in zip(self._projected, tests, trains, strict=True):
+        for projected, targets, (phi, q) in zip(self._members, tests, trains, strict=True):
             scores = scores + torch.cholesky_solve(targets.T, projected.factor).T @ phi.T
             doubt = doubt + q
-        return self._judged(-scores * doubt / len(self._projected) ** 2)
-
-    def _judged(self, scores: Tensor) -> Tensor:
-        self._projected[0]._judge([scores])
-        return scores
+        return -scores * doubt / len(self._members) ** 2

@@ -221,11 +221,11 @@ class Truth:
         """Self-influence (n,) and pairwise (tests, n), from the definition."""
         own, tests = self.own, self.of_tests
         if name == "TRAK":
-            projection = estimator._projected[0].projection()
-            order = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0], own)], 1)
-            of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._projected[0], tests)], 1)
+            projection = estimator._members[0].projection()
+            order = torch.cat([s.flatten(1) for s in self.by_site(estimator._members[0], own)], 1)
+            of_tests = torch.cat([s.flatten(1) for s in self.by_site(estimator._members[0], tests)], 1)
             own, tests = order @ projection.T, of_tests @ projection.T
-            odds = self.by_site(estimator._projected[0], self.gradients(*self.train, of=_log_odds))
+            odds = self.by_site(estimator._members[0], self.gradients(*self.train, of=_log_odds))
             phi = torch.cat([s.flatten(1) for s in odds], 1) @ projection.T
             matrix = phi.T @ phi / N
         elif name in ("KFAC", "EKFAC", "DataInf"):

@@ -141,7 +141,7 @@ def test_trak_is_its_formula_on_projected_margin_gradients(model_name):
     _, train, val = problem(model_name)
     estimator = TRAK(models, DAMPING, dimensions=20, batch_size=5).fit(*train)
     scores, doubt, of_tests = 0, 0, 0
-    for model, each in zip(models, estimator._projected, strict=True):
+    for model, each in zip(models, estimator._members, strict=True):
         features = []
         for x, y in (train, val):
             q = 1 - torch.softmax(model(x), 1).gather(1, y[:, None])[:, 0]
@@ -165,7 +165,7 @@ def test_trak_of_one_model_is_influence_under_its_projected_curvature(model_name
     """-g_t' P' (P H P' + d I)^-1 P g_i with the gradients g of the loss and H the mean of grad f grad f'."""
     model, train, val = problem(model_name)
     estimator = TRAK(model, DAMPING, dimensions=20, batch_size=5).fit(*train)
-    projection = estimator._projected[0].projection()
+    projection = estimator._members[0].projection()
     own, targets = (flat(gradients(model, *data)) @ projection.T for data in (train, val))
     doubt = 1 - torch.softmax(model(train[0]), 1).gather(1, train[1][:, None])
     curvature = (own / doubt).T @ (own / doubt) / len(own) + DAMPING * torch.eye(20, dtype=torch.float64)

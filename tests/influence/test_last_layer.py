@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import LastLayerGGN, last_layer, softmax
+from datalab.influence import LastLayerGGN, softmax
 from datalab.influence.last_layer import Target, scores_many
 
 L2 = 1e-4
+
+
+def whitened(batches, dtype):
+    ggn = softmax.SoftmaxGGN(batches, L2, 1e-3, dtype)
+    return ggn.whitened(*torch.linalg.eigh(ggn.moment))
 
 
 def stack(s=2, n=40, h=5, c=4, m=15, seed=0, spread=1.0, dtype=torch.float64):
@@ -95,7 +100,7 @@ def test_rare_classes_do_not_spoil_float32():
     (features, logits, labels), _ = stack(1, 300, 30, 10, dtype=torch.float32)
     logits[..., 5:] -= 12
     batch = softmax.examples(features[0], logits[0], labels[0])
-    ggn = softmax.SoftmaxGGN([batch], L2, 1e-3, torch.float32)
+    ggn = whitened([batch], torch.float32)
     assert ggn._first_refinement(batch) < 1e-6
 
 
@@ -112,8 +117,8 @@ def test_two_targets_share_one_factorisation_and_score_as_each_alone(monkeypatch
     train, target = stack()
     other = target._replace(labels=(target.labels + 1) % 4)
     calls = []
-    kind = last_layer.SoftmaxGGN
-    monkeypatch.setattr(last_layer, "SoftmaxGGN", lambda *a: calls.append(1) or kind(*a))
+    kind = softmax.SoftmaxGGN
+    monkeypatch.setattr(softmax, "SoftmaxGGN", lambda *a: calls.append(1) or kind(*a))
     both = scores_many(*train, L2, targets=[target, other])
     assert len(calls) == len(train[0])
     for scores, each in zip(both.influence_on, (target, other), strict=True):
@@ -159,7 +164,7 @@ def test_an_example_fitted_beyond_rounding_keeps_its_score_in_float32():
     logits[0, 0] = 0
     logits[0, 0, labels[0, 0]] = 60  # a gradient of 1e-26, whose square float32 does not hold
     batch = softmax.examples(features[0], logits[0], labels[0])
-    single, double = (softmax.SoftmaxGGN([batch], L2, 1e-3, t) for t in (torch.float32, torch.float64))
+    single, double = whitened([batch], torch.float32), softmax.SoftmaxGGN([batch], L2, 1e-3)
     ours, exact = (ggn.self_influence(batch.inputs, batch.gradient) for ggn in (single, double))
     assert 0 < exact[0] < 1e-45
     torch.testing.assert_close(ours, exact, rtol=1e-4, atol=0)

@@ -302,7 +302,7 @@ class Terminal(io.StringIO):
 def test_a_long_pass_shows_a_bar_at_a_terminal_and_nothing_in_a_pipe(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal(terminal))
     monkeypatch.setattr(progress, "_PATIENCE", 0.0)
-    batches = [Batch(torch.zeros(1), torch.zeros(1), start) for start in range(5)]
+    batches = [Batch(torch.zeros(1), torch.zeros(1), start, "x") for start in range(5)]
     assert list(progress.watched(iter(batches), 5, "EKFAC")) == batches
     assert ("EKFAC" in sys.stderr.getvalue()) is terminal
     assert progress._passes == 0

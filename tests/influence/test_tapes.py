@@ -195,7 +195,7 @@ def test_logits_that_are_not_finite_are_counted_and_the_first_is_named(name):
     message = refusal(lambda: KINDS[name](model, 0.1).fit(x, y))
     assert "not finite for 2 of 40 examples, first for x[17]" in message
     fitted = KINDS[name](nn.Linear(12, CLASSES).double(), 0.1).fit(x.clamp(max=2), y)
-    network = fitted._projected[0]._network if name == "TRAK" else fitted._network
+    network = fitted._members[0]._network if name == "TRAK" else fitted._network
     network.module.weight.data[0, 0] = 1e200
     assert "not finite for 2 of 40 examples" in refusal(lambda: fitted.self_influence(x, y))
 
@@ -448,4 +448,4 @@ def test_the_gauss_newton_matrix_of_a_tied_head_is_that_of_both_uses(name):
 def test_lastlayerggn_refuses_a_last_layer_that_makes_its_own_features():
     x, y = data()
     model = Net(lambda m, x: m.b(hidden(m, x) + 0.01 * (x @ m.b.weight.T).sum(1, keepdim=True))).double()
-    assert "act before it as well" in refusal(lambda: LastLayerGGN(model, 0.1).fit(x, y))
+    assert "act outside their layer" in refusal(lambda: LastLayerGGN(model, 0.1).fit(x, y))
