@@ -67,18 +67,17 @@ def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
 
 
 def stopped(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each removal less the full model in F1, at the recipe's length and stopped early, by variant and noise rate.
+    """Each removal less the full model in F1 at the verdicts' rate, at the recipe's length and stopped early.
 
     ``rows`` are those of :mod:`datalab.sections.trials.stopped_early`. Paired by data set; Holm over the table.
     """
-    lines, rates = [], sorted(rows.rate.unique())
-    for (trained, part), variant, rate in itertools.product(
-        stopped_early.by_training(rows[rows.part == stopped_early.ABLATION]).items(), framework.VARIANTS, rates
-    ):
+    lines, rate = [], protocol().framework["verdict_rate"]
+    parts = stopped_early.by_training(rows[rows.part == stopped_early.ABLATION])
+    for (trained, part), variant in itertools.product(parts.items(), framework.VARIANTS):
         f1 = scores(part.assign(part="ablation"), variant, rate)
         for on, (name, _) in ROWS.items():
             if on != FULL:
-                row = {"trained": trained, "variant": variant, "noise rate (%)": 100 * rate, "configuration": name}
+                row = {"trained": trained, "variant": variant, "configuration": name}
                 lines.append(row | difference(f1[on] - f1[FULL], "less the full model") | {"sets": len(f1)})
     return with_correction(pd.DataFrame(lines))
 

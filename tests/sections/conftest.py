@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,20 @@ import pandas as pd
 import pytest
 
 from datalab import data
+from datalab.protocol import frozen, protocol
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief() -> Iterator[None]:
+    """Models train for a fifth of the recipe's steps: what is tested here does not depend on how well they fit."""
+    rules = protocol()
+    tree = rules._tree
+    training, reference = ({**tree[name], "steps": 40} for name in ("training", "reference"))
+    rules._tree = frozen({**tree, "training": training, "reference": reference})
+    yield
+    rules._tree = tree
 
 
 @pytest.fixture

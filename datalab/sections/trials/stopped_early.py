@@ -4,6 +4,7 @@ Down-weighting examples may do what stopping early does. A task is a data set an
 every ablation, with the recipe's penalty and the framework's default lambdas, trained for every length.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,23 +45,26 @@ class StoppedParameters(TrialParameters):
 
 def tasks(p: Any) -> list[Task]:
     """A task a data set and seed, with all rates, methods and lengths; ``p`` is section 4.1's parameters."""
-    cost = len(p.main_rates) * sum(p.lengths) * 0.0007  # seconds on one core
+    cost = (len(p.main_rates) * 0.0007 + 0.002) * sum(p.lengths)  # seconds on one core
     given = {"rates": list(p.main_rates), "lengths": list(p.lengths)}
-    made = per_set_and_seed(p, f"{__name__}:run_task", cost, len(p.main_rates) * 21 * len(p.lengths), **given)
+    models = (len(p.main_rates) * 7 + 14) * len(p.lengths)
+    made = per_set_and_seed(p, f"{__name__}:run_task", cost, models, **given)
     return [task for task in made if task.parameters["seed"] < p.length_seeds]
 
 
 def run_task(rates: Sequence[float], lengths: Sequence[int], **of: Any) -> list[dict[str, Any]]:
     """A row per rate, method and length: ``macro_f1`` and ``accuracy`` on the clean test set, ``validation_f1``.
 
-    ``part`` is ``STOPPED`` for table 4.1's methods, ``ABLATION`` for the sets of components that are on, the whole too.
-    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose architecture is the primary cell's.
+    ``part`` is ``STOPPED`` for table 4.1's methods; ``ABLATION`` for the sets of components that are on, the whole among
+    them, at the rate of the verdicts. ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose architecture
+    is the primary cell's.
     """
     trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
+    judged = dataclasses.replace(trial, rates=(protocol().framework["verdict_rate"],))
     rows, of_task = [], {"dataset": trial.dataset, "seed": trial.seed}
-    lambdas = dict.fromkeys(framework.VARIANTS, default_lambdas(len(rates)))
+    lambdas = dict.fromkeys(framework.VARIANTS, default_lambdas(1))
     for steps, recipe in zip(lengths, map(protocol_recipe, lengths), strict=True):
-        for of_models, stack in itertools.chain(_methods(trial, recipe), ablations(trial, lambdas, recipe)):
+        for of_models, stack in itertools.chain(_methods(trial, recipe), ablations(judged, lambdas, recipe)):
             predicted = stack.predict(trial.x_val).cpu().numpy()
             scored = zip(of_models, predicted, scores_on_test_set(trial, stack), strict=True)
             for row, guesses, scores in scored:
@@ -68,7 +72,7 @@ def run_task(rates: Sequence[float], lengths: Sequence[int], **of: Any) -> list[
                 validation = metrics.macro_f1(noisy, guesses, trial.prepared.n_classes)
                 row = of_task | {"part": ABLATION} | row | {"steps": steps, "validation_f1": validation} | scores
                 rows.append(row)
-                if row["part"] == STOPPED and "variant" in row:
+                if row["part"] == STOPPED and "variant" in row and row["rate"] in judged.rates:
                     rows.append(row | {"part": ABLATION} | dict.fromkeys(COMPONENTS, True))
     return rows
 
