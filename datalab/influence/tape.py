@@ -273,7 +273,8 @@ class Network:
         for site, f in zip(self.sites, tape.of_sites(at_layers), strict=True):
             wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters()))
             if not bool(torch.isfinite(wanted).all()):
-                raise UserError("model: gradients of finite logits are not finite (the root of 0, or 0 * infinity?)")
+                of = f"gradients of finite logits of {self.given[0]}"
+                raise UserError(f"model: {of} are not finite (the root of 0, or 0 * infinity?)")
             # What rounding in a sum of gradients is relative to: that of their sizes.
             largest = max(float(part.map(torch.abs).total().max()) for part, _ in f.parts)
             if not float((f.total() - wanted).abs().max()) <= eps * largest:
