@@ -55,7 +55,7 @@ class Factors:
         return [self.part(start, size) for start in range(0, first.gradients.shape[1], size)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Product(Factors):
     """Output gradients times inputs; ``width`` is ``in``, with the bias."""
 
@@ -274,7 +274,7 @@ class Lookup(Product):
         return (merged.project(weight[:, None])[..., 0, :] * merged.gradients.square()).sum((2, 3))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Shared(Factors):
     """Parameters of several products, whose gradients add up, such as an Embedding tied to a Linear layer; B is 1."""
 

@@ -131,11 +131,8 @@ class CG(MatrixFree):
         if bool(self._indefinite):
             warn("curvature: indefinite along a direction; a larger damping would not be", 5)
         elif self.residual_ > self.tolerance:
-            warn(
-                f"iterations: {self.iterations} leave a relative residual of {self.residual_:.1e}; more, or a larger "
-                "damping, would do",
-                5,
-            )
+            left = f"{self.iterations} leave a relative residual of {self.residual_:.1e}"
+            warn(f"iterations: {left}; more, or a larger damping, would do", 5)
 
 
 class LiSSA(MatrixFree):
@@ -175,16 +172,11 @@ class LiSSA(MatrixFree):
 
     def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
         if not self.residual_ <= 1:  # on a positive definite curvature every step shrinks it
-            raise UserError(
-                "damping: the series diverges, as it does on an indefinite curvature; a larger one would do"
-            )
+            raise UserError("damping: the series diverges, as on an indefinite curvature; a larger one would do")
         super()._judge(results, sets)
         if self.residual_ > _WORTH_A_WARNING:
-            warn(
-                f"depth: {self.depth} leaves a relative residual of {self.residual_:.2g}; more, or a larger damping, "
-                "would do",
-                5,
-            )
+            left = f"{self.depth} leaves a relative residual of {self.residual_:.2g}"
+            warn(f"depth: {left}; more, or a larger damping, would do", 5)
 
 
 class Arnoldi(MatrixFree):

@@ -158,8 +158,8 @@ class CrossEntropy(Loss):
         """What multiplies a position's diag(p) - p p' in the Hessian, (n, 1) or (n, T, 1)."""
         if y.is_floating_point() or self.label_smoothing:
             return self._target(like, y).sum(-1, keepdim=True)
-        counted = (y != self.ignore_index).to(like)
-        return (counted if self.weight is None else counted * self._weights(like)[self._classes(y)])[..., None]
+        weight = 1.0 if self.weight is None else self._weights(like)[self._classes(y)]
+        return ((y != self.ignore_index).to(like) * weight)[..., None]
 
 
 class _Independent(Loss):
@@ -283,9 +283,8 @@ class Custom(Loss):
     def value(self, f: Tensor, y: Targets) -> Tensor:
         losses = self.function(f, y)
         if losses.shape != f.shape[:1]:
-            raise UserError(
-                f"loss: the function must give (n,) losses, got {tuple(losses.shape)} for {len(f)} examples"
-            )
+            got = f"{tuple(losses.shape)} for {len(f)} examples"
+            raise UserError(f"loss: the function must give (n,) losses, got {got}")
         return losses
 
     def gradient(self, f: Tensor, y: Targets) -> Tensor:
@@ -309,27 +308,20 @@ class Custom(Loss):
         with torch.enable_grad():
             leaf, gradient = self._derivative(f, y, create_graph=True)
             flat = gradient.flatten(1)
-            zero = torch.zeros_like(leaf)
-            rows = [
-                torch.autograd.grad(of_output.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
-                if flat.requires_grad
-                else zero
-                for of_output in flat.unbind(1)
-            ]
+            if not flat.requires_grad:  # linear in f
+                flat = flat + 0 * leaf.flatten(1)
+            columns = flat.sum(0)
+            rows = [torch.autograd.grad(c, leaf, retain_graph=True, materialize_grads=True)[0] for c in columns]
         hessian = torch.stack(rows, 1).flatten(2)
         values, vectors = torch.linalg.eigh(((hessian + hessian.mT) / 2).double())
         if bool((values < -_INDEFINITE * values.abs().amax()).any()):
-            raise UserError(
-                "loss: the function is not convex in the outputs, so its Gauss-Newton matrix is no curvature"
-            )
+            raise UserError("loss: not convex in the outputs, so its Gauss-Newton matrix is no curvature")
         return (vectors * values.clamp(min=0).sqrt()[:, None]).mT.to(f).unflatten(2, f.shape[1:])
 
     def checked(self, name: str, y: Targets, outputs: torch.Size) -> Targets:
         if outputs.numel() > MAX_CUSTOM_OUTPUTS:
-            raise UserError(
-                f"loss: the Hessian of a Custom loss is formed for at most {MAX_CUSTOM_OUTPUTS} outputs an example, "
-                f"got {outputs.numel()}"
-            )
+            at_most = f"at most {MAX_CUSTOM_OUTPUTS} outputs an example, got {outputs.numel()}"
+            raise UserError(f"loss: the Hessian of a Custom loss is formed for {at_most}")
         return y
 
 
@@ -339,16 +331,14 @@ def over_models(of_loss: Callable[..., Tensor], outputs: Tensor, y: Targets, *un
     Or its ``sampled``, for ``uniforms`` (m, draws), the same for all models.
     """
     drawn = (u.expand(len(outputs), *u.shape).flatten(0, 1) for u in uniforms)
-    return of_loss(*_flat(outputs, y), *drawn).unflatten(0, outputs.shape[:2])
+    flat = of_loss(outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1)), *drawn)
+    return flat.unflatten(0, outputs.shape[:2])
 
 
 def cotangents_over_models(loss: Loss, outputs: Tensor, y: Targets) -> Iterator[Tensor]:
     """A loss's ``curvature``, each (S, m, ...), likewise."""
-    return (cotangent.view(outputs.shape) for cotangent in loss.curvature(*_flat(outputs, y)))
-
-
-def _flat(outputs: Tensor, y: Targets) -> tuple[Tensor, Targets]:
-    return outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1))
+    flat = loss.curvature(outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1)))
+    return (cotangent.view(outputs.shape) for cotangent in flat)
 
 
 def _keep_weights(loss: Loss, field: str) -> None:

@@ -16,26 +16,18 @@ def watched(batches: Iterator[Batch], n: int, title: str) -> Iterator[Batch]:
     if _passes or not sys.stderr.isatty():
         yield from batches
         return
-    started, bar = time.monotonic(), None
-    _passes += 1
-    try:
-        for batch in batches:
-            if bar is None and time.monotonic() - started > _PATIENCE:
-                bar = _started()
-                task = bar.add_task(title, total=n)
-            if bar is not None:
-                bar.update(task, completed=batch.start)
-            yield batch
-    finally:
-        _passes -= 1
-        if bar is not None:
-            bar.stop()
-
-
-def _started():
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(file=sys.stderr), transient=True)
-    bar.start()
-    return bar
+    started, bar = time.monotonic(), Progress(console=Console(file=sys.stderr), transient=True)
+    task = bar.add_task(title, total=n)
+    _passes += 1
+    try:
+        for batch in batches:
+            if time.monotonic() - started > _PATIENCE:
+                bar.start()  # once: a bar that runs stays as it is
+            bar.update(task, completed=batch.start)
+            yield batch
+    finally:
+        _passes -= 1
+        bar.stop()

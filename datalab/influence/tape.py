@@ -13,6 +13,7 @@ example's logits must reach its own row of a layer and no other.
 import contextlib
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -136,7 +137,7 @@ class Network:
     @property
     def n_parameters(self) -> int:
         """The number of parameters of one model that influence is taken over."""
-        return sum(g * out * n_in for g, out, n_in in self.shapes)
+        return sum(math.prod(shape) for shape in self.shapes)
 
     def logits(self, x: Inputs) -> Tensor:
         """(S, m, ...), without a tape."""
@@ -257,34 +258,30 @@ class Network:
             pairs = zip(tape.records, at_layers, strict=True)
             wrong = list(dict.fromkeys(record.use.layer for record, g in pairs if bool((g[~inside] != 0).any())))
             if wrong:
-                raise UserError(
-                    f"model: examples change places, or are mixed, on their way through {layers.named(wrong)}; row i "
-                    "must stay example i in every layer"
-                )
+                what = f"examples change places, or are mixed, on their way through {layers.named(wrong)}"
+                raise UserError(f"model: {what}; row i must stay example i in every layer")
 
     def _compare(self, tape: "ModuleTape", cotangent: Tensor) -> None:
         """Each site's gradient by its factors with autograd's."""
         parameters = self.parameters()
         with self.differentiable():
             gradients, at_layers = tape.gradients(cotangent, parameters)
-        by_parameter = {
-            id(p): torch.zeros_like(p) if g is None else g.to_dense()
-            for p, g in zip(parameters, gradients, strict=True)
-        }
+        pairs = zip(parameters, gradients, strict=True)
+        by_parameter = {id(p): torch.zeros_like(p) if g is None else g.to_dense() for p, g in pairs}
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
         for site, f in zip(self.sites, tape.of_sites(at_layers), strict=True):
             wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters()))
             if not bool(torch.isfinite(wanted).all()):
-                raise UserError("model: gradients of finite logits are not finite (the root of 0, or 0 * infinity?)")
+                of = f"gradients of finite logits of {self.given[0]}"
+                raise UserError(f"model: {of} are not finite (the root of 0, or 0 * infinity?)")
             # What rounding in a sum of gradients is relative to: that of their sizes.
             largest = max(float(part.map(torch.abs).total().max()) for part, _ in f.parts)
             if not float((f.total() - wanted).abs().max()) <= eps * largest:
                 wrong.append(site.layer)
         if wrong:
-            raise UserError(
-                f"model: {layers.named(wrong)}: computes something else than its kind does; {layers.left(wrong)}"
-            )
+            what = f"{layers.named(wrong)}: computes something else than its kind does"
+            raise UserError(f"model: {what}; {layers.left(wrong)}")
 
     @contextlib.contextmanager
     def differentiable(self) -> Iterator[None]:
@@ -333,19 +330,12 @@ class Network:
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
         """(S, k, P) from each site's (S * G, k, out, in)."""
-        parts = [
-            d.unflatten(0, (self.models, g)).transpose(1, 2).flatten(2)
-            for d, (g, _, _) in zip(directions, self.shapes, strict=True)
-        ]
-        return torch.cat(parts, 2)
+        return torch.cat([d.unflatten(0, (self.models, -1)).transpose(1, 2).flatten(2) for d in directions], 2)
 
     def unflatten(self, flat: Tensor) -> list[Tensor]:
         """Each site's (S * G, k, out, in) from (S, k, P)."""
-        parts = flat.split([g * out * n_in for g, out, n_in in self.shapes], dim=2)
-        return [
-            part.unflatten(2, shape).transpose(1, 2).flatten(0, 1)
-            for part, shape in zip(parts, self.shapes, strict=True)
-        ]
+        parts = zip(flat.split([math.prod(shape) for shape in self.shapes], dim=2), self.shapes, strict=True)
+        return [part.unflatten(2, shape).transpose(1, 2).flatten(0, 1) for part, shape in parts]
 
     def over_groups(self, values: Tensor) -> Tensor:
         """The sum (S, ...) of (S * G, ...) over each model's G matrices."""
@@ -366,7 +356,7 @@ class ModuleTape:
 
     def __init__(self, network: Network, x: Inputs):
         self._network, self._m = network, len(x)
-        self._seen: dict[str, list[_Record]] = {}
+        self._seen: dict[Use, list[_Record]] = {}
         with network.differentiable(), network._recording(self._record), torch.enable_grad():
             logits = network.forward(x)
             self.logits, self.edge = logits[None], get_gradient_edge(logits) if logits.requires_grad else None
@@ -377,7 +367,7 @@ class ModuleTape:
         self._by_use: dict[Use, list[int]] = {}
         for i, record in enumerate(self.records):
             self._by_use.setdefault(record.use, []).append(i)
-        missing = {s.layer: any(use.name in self._seen for use in s.uses) for s in network.sites if not self._at(s)}
+        missing = {s.layer: any(use in self._seen for use in s.uses) for s in network.sites if not self._at(s)}
         if missing:
             why = "without a path to the logits" if any(missing.values()) else "no part of the forward pass"
             raise UserError(f"model: {layers.named(missing)}: {why}; {layers.left(missing)}")
@@ -393,10 +383,9 @@ class ModuleTape:
                 "use_reentrant=True, inside the model); take that away, or leave the layer out"
             )
         if output.dtype != self._network.like.dtype:
-            raise UserError(
-                f"model: layer '{use.name}' computes in {str(output.dtype)[6:]}, {not_autocast(self._network.like)}"
-            )
-        earlier = self._seen.setdefault(use.name, [])
+            dtype = str(output.dtype)[6:]
+            raise UserError(f"model: layer '{use.name}' computes in {dtype}, {not_autocast(self._network.like)}")
+        earlier = self._seen.setdefault(use, [])
         nodes = between(output, x)
         dimensions = self._network._same_for_all.get((use.name, len(earlier)))
         if dimensions is not None:
@@ -404,9 +393,8 @@ class ModuleTape:
             if len(x) != self._m:
                 x, output = (v.expand(self._m, *v.shape[1:]) for v in (x, output))
         if len(x) != self._m or len(output) != self._m:
-            raise UserError(
-                f"model: layer '{use.name}' takes {tuple(x.shape)} for {self._m} examples; they must come first"
-            )
+            shape = tuple(x.shape)
+            raise UserError(f"model: layer '{use.name}' takes {shape} for {self._m} examples; they must come first")
         with torch.no_grad():
             inputs = use.inputs(x.detach())
         # The edge stays that of this output whatever works on it in place.
@@ -419,11 +407,10 @@ class ModuleTape:
         names = {id(p): name for name, p in network.module.named_parameters()}
         entry = {get_gradient_edge(p).node: p for p in network.parameters()}
         own: dict[int, set[Node]] = {id(p): set() for p in network.parameters()}
-        for of_use in self._seen.values():
-            for record in of_use:
-                for part in (record.use.weight, record.use.bias):
-                    if part is not None and id(part[0]) in own:
-                        own[id(part[0])] |= record.nodes
+        for use, of_use in self._seen.items():
+            for part in (use.weight, use.bias):
+                if part is not None and id(part[0]) in own:
+                    own[id(part[0])].update(*(record.nodes for record in of_use))
         reached, stack, outside = set(), [logits.grad_fn], set()
         while stack:
             node = stack.pop()
@@ -431,16 +418,13 @@ class ModuleTape:
                 continue
             reached.add(node)
             for following, _ in node.next_functions:
-                if following is None:
-                    continue
                 if (parameter := entry.get(following)) is not None and node not in own[id(parameter)]:
                     outside.add(names[id(parameter)])
-                stack.append(following)
+                if following is not None:
+                    stack.append(following)
         if outside:
-            listed = ", ".join(map(repr, sorted(outside)))
-            raise UserError(
-                f"model: parameters {listed} act outside their layer's forward pass; {network.cure(sorted(outside))}"
-            )
+            what = f"parameters {', '.join(map(repr, sorted(outside)))} act outside their layer's forward pass"
+            raise UserError(f"model: {what}; {network.cure(sorted(outside))}")
         return reached
 
     def _at(self, site: Site) -> list[int]:
@@ -453,10 +437,7 @@ class ModuleTape:
         try:
             found = torch.autograd.grad(self.logits, wanted, cotangent, retain_graph=True, allow_unused=True)
         except CheckpointError:
-            raise UserError(
-                "model: a checkpoint recomputes another forward pass than was recorded; switch checkpointing off, "
-                "which changes no result"
-            ) from None
+            raise UserError("model: a checkpoint recomputes another forward pass; switch checkpointing off") from None
         return list(found[: len(leaves)]), list(found[len(leaves) :])
 
     def factors(self, cotangent: Tensor) -> list[Factors]:

@@ -164,7 +164,11 @@ def on_meta(holder, seen):
     if id(holder) in seen:
         return seen[id(holder)][1]
     result = holder
-    if isinstance(holder, nn.Module | Tensor):
+    if isinstance(holder, nn.Module):
+        before = list(holder.parameters())
+        result = holder.to("meta")
+        seen.update({id(old): (old, new) for old, new in zip(before, result.parameters(), strict=True)})
+    elif isinstance(holder, Tensor):
         result = holder.to("meta")
     elif isinstance(holder, tuple):
         values = [on_meta(value, seen) for value in holder]

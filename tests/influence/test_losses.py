@@ -210,6 +210,7 @@ def test_the_last_layers_curvature_is_exact_for_every_loss_on_one_row_of_outputs
     ours = LastLayerGGN(model, DAMPING, loss=loss).fit(x, y)
     close(ours.self_influence(x, y), (g @ inverse * g).sum(1))
     close(ours.influence_on(x, y, x, y), -(g @ inverse @ g.mean(0)))
+    close(ours.newton_gain_, g.mean(0) @ inverse @ g.mean(0) / 2)
     automatic = LastLayerGGN(model, loss=loss).fit(x, y)
     assert automatic.damping_ == pytest.approx(1e-3 * float(ggn.diagonal().mean()), rel=1e-9)
 

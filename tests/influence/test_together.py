@@ -144,3 +144,30 @@ def test_a_gradient_that_is_not_finite_in_another_set_than_the_fitted_is_refused
     for verb, sets in (("self_influence", ()), ("pairwise", (x[:2], y[:2])), ("top", (x[:2], y[:2]))):
         with pytest.raises(UserError, match="not finite"):
             getattr(fitted, verb)(bad, y, *sets)
+
+
+VERBS = ("influence_on", "pairwise", "top", "leave_one_out")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_refusal_of_an_example_names_its_set_and_row(verb):
+    g = torch.Generator().manual_seed(0)
+    tokens, y = torch.randint(0, 7, (40, 5), generator=g), torch.arange(40) % 3
+    name = "x_val" if verb in ("influence_on", "leave_one_out") else "x_test"
+    unknown = tokens.clone()
+    unknown[33, 2] = 9
+    texts = EKFAC(nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(20, 3)).double(), 0.1).fit(tokens, y)
+    with pytest.raises(UserError, match=rf"^{name}: the model does not take {name}\[33\]: index out of range"):
+        getattr(texts, verb)(tokens, y, unknown, y)
+    x = torch.randn(40, 4, generator=g).double()
+    model = nn.Linear(4, 3).double()
+    model.weight.data = torch.tensor([[3.0] * 4, [2.0] * 4, [1.0] * 4]).double()
+    numbers = EKFAC(model, 0.1).fit(x, y)
+    bad = x.clone()
+    bad[[33, 35]] = torch.nan
+    with pytest.raises(UserError, match=rf"x must be finite.* for 2 of 40 examples, first for {name}\[33\]"):
+        getattr(numbers, verb)(x, y, bad, y)
+    with pytest.raises(UserError, match=rf"logits are not finite for 2 of 40 examples, first for {name}\[33\]"):
+        getattr(numbers, verb)(x, y, torch.where(bad.isnan(), 1e308, x), y)
+    with pytest.raises(UserError, match=r"x must be finite.* for 2 of 40 examples, first for x\[33\]"):
+        numbers.self_influence(bad, y)
