@@ -274,7 +274,7 @@ def _column(source: reading.Source, what: str, given: Any) -> str:
     if isinstance(given, str):
         return source.need(given, what)
     if np.ma.isMaskedArray(given):
-        given = given.astype(object).filled(None)
+        given = np.where(np.ma.getmaskarray(given), None, given.data)
     if np.ndim(given) != 1:  # one column of a matrix will do; anything else is refused there
         given = label_kinds.plain(given, what)
     values = pd.Series(given if hasattr(given, "dtype") else list(given), dtype=None).reset_index(drop=True)
