@@ -187,8 +187,12 @@ def _advice(
     by_group = None if table.groups is None else by(table.groups, table.group_names)
     facts = facts | {"flagged": len(order), "dropped": int((~kept).sum())}
     facts |= {"advice": v.answer if v.answer != verdict.ACT else verdict.name(*v.arm), "arm": verdict.name(*v.arm)}
-    facts |= {"best_arm_tried": v.best.arm, "gain_over_keeping_all": dict(v.best[["gain", "low", "high", "p"]])}
-    facts["gain_over_random"] = dict(v.best[["over random", "random low", "random high"]])
+    over = {
+        "keeping_all": v.best[["gain", "low", "high"]],
+        "random": v.best[["over random", "random low", "random high"]],
+    }
+    facts |= {"best_arm_tried": v.best.arm, "p": v.best.p}
+    facts |= {f"gain_over_{base}": dict(zip(("estimate", "low", "high"), of, strict=True)) for base, of in over.items()}
     facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
     facts |= {"metric": "macro-F1", "gains": v.gains.drop(columns="method").to_dict("records")}
     packages = ("datalab-reproduction", "torch", "numpy", "scikit-learn")
@@ -274,7 +278,7 @@ def _column(source: reading.Source, what: str, given: Any) -> str:
     if isinstance(given, str):
         return source.need(given, what)
     if np.ma.isMaskedArray(given):
-        given = given.astype(object).filled(None)
+        given = np.where(np.ma.getmaskarray(given), None, given.data)
     if np.ndim(given) != 1:  # one column of a matrix will do; anything else is refused there
         given = label_kinds.plain(given, what)
     values = pd.Series(given if hasattr(given, "dtype") else list(given), dtype=None).reset_index(drop=True)

@@ -82,7 +82,9 @@ def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
     if table.empty:
         table = pd.DataFrame({"none": [0]}, index=[""])
     size, colours = (6.4, 1.3 + 0.3 * len(table)), [figures.COLOURS[4], figures.COLOURS[1]][: table.shape[1]]
-    axes = table.plot.barh(figsize=size, width=0.8, color=colours, legend=table.shape[1] > 1, xlabel=label, ylabel="")
+    axes = table.plot.barh(figsize=size, width=0.8, color=colours, legend=False, xlabel=label, ylabel="")
+    if table.shape[1] > 1:
+        axes.legend(loc="lower right")
     return axes.figure
 
 

@@ -132,14 +132,14 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
         cells = [cell.strip() for row in rows[1:] for cell in row]
         commas, points = (sum(bool(re.fullmatch(number, cell)) for cell in cells) for number in (COMMA, POINT))
         decimal = "," if commas > points and delimiter != "," else "."
-    options = (
-        pacsv.ReadOptions(encoding=encoding, block_size=CSV_BLOCK, column_names=columns, skip_rows=1),
-        pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+    reading = pacsv.ReadOptions(
+        use_threads=False, block_size=CSV_BLOCK, skip_rows=1, column_names=columns, encoding=encoding
     )
+    parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
     def stream(names: list[str]) -> Iterable[Any]:
         types = dict.fromkeys(columns, pa.string())
-        return pacsv.open_csv(path, *options, pacsv.ConvertOptions(column_types=types, include_columns=names))
+        return pacsv.open_csv(path, reading, parsing, pacsv.ConvertOptions(column_types=types, include_columns=names))
 
     shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
     line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"

@@ -1,6 +1,7 @@
 """From the pilot's rows to an answer: a pure function, so that the same rows always say the same.
 
-Keeping everything is the answer unless an arm is *shown* to beat it, by more than the smallest effect. The intervals
+Keeping everything is the answer unless an arm is *shown* to beat it, by more than the smallest effect, and one that
+drops rows to beat as many dropped at random as well. The intervals
 are simultaneous over all arms (:func:`datalab.stats.corrected_resampled_t`), so that they hold for the arm that was
 picked because it looked best: alpha is .05 for all arms together. Its estimate is still that of a maximum, a little
 too high, and the answer says so.
@@ -71,7 +72,7 @@ def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
     rate = noise(rows, ratio, rng)
     candidates = gains.loc[family].reset_index()
     gains, best = gains.reset_index(), candidates.loc[candidates.gain.idxmax()]
-    shown = candidates[(candidates.gain > sesoi) & (candidates.low > 0)]
+    shown = candidates[(candidates.gain > sesoi) & (candidates.low > 0) & ~(candidates["random low"] <= 0)]
     if shown.empty:
         return Verdict(KEEP if best.gain <= sesoi else UNSURE, keep, best, gains, rate, ())
     near = shown[shown.gain >= shown.gain.max() - sesoi]

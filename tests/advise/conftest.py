@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datalab import noise
-from datalab.advise import pilot
+from datalab.advise import pilot, scoring
 
 
 class Noisy(NamedTuple):
@@ -31,7 +31,8 @@ def noisy() -> Noisy:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pilot, "LENGTHS", (30, 60))
+    monkeypatch.setattr(pilot, "LENGTHS", (25, 50))
+    monkeypatch.setattr(scoring, "REPEATS", 2)
 
 
 @pytest.fixture

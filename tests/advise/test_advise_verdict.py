@@ -80,6 +80,13 @@ def test_random_is_never_advised() -> None:
     assert v.best.method != pilot.RANDOM
 
 
+def test_what_random_subsets_gain_too_is_not_the_methods_gain() -> None:
+    gains = {CL: 0.03, (pilot.RANDOM, "20%"): 0.03}
+    v = verdict.conclude(rows(gains), 1)
+    assert v.best.low > 0
+    assert v.answer == verdict.UNSURE
+
+
 def test_the_same_rows_give_the_same_verdict_and_five_lines() -> None:
     frame = rows({CL: 0.03})
     first, second = verdict.conclude(frame, 1), verdict.conclude(frame, 1)
