@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 3000  # raw rows on one page; beyond that it names the files
 MOST_MEANS = 6  # outcomes whose means a data set's line shows
+_FILE = "raw file"
 _GRID = 16  # a column of fractions that has more values than this was measured: no axis of a study has as many
 _FIRST = ("macro_f1", "accuracy", "balanced_accuracy", "precision", "recall", "ece")  # outcomes that most ask for
 _CHECKS = "tables/1_checks.csv"
@@ -79,18 +80,30 @@ def _letters(cells: Text, label: str) -> int:
     return sum(len(word) for word in words if re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", label))
 
 
-def raw_rows(where: rawrows.Where, cells: Sequence[str], read: "Callable[[str], pd.DataFrame]") -> RawRows:
-    """The raw rows of ``cells`` that match ``where``, without pixels and without columns that are empty in all of them.
+def by_kind(paths: Sequence[str], read: "Callable[[str], pd.DataFrame]") -> list["pd.DataFrame"]:
+    """The rows of raw files, without pixels, with each one's path: a frame for all files of the same columns.
 
-    ``read`` gives the rows of one cell's path. Of very many rows each data set shows as many as any other.
+    ``read`` gives the rows of one path.
     """
     import pandas as pd
 
-    parts = {path: part for path in cells if len(part := read(path)[rawrows.matches(read(path), where)])}
-    files = [path for path, part in parts.items() for _ in range(len(part))]
-    rows = (
-        pd.concat(parts.values(), ignore_index=True).dropna(axis=1, how="all").drop(columns="pixels", errors="ignore")
-    )
+    kinds: dict[Text, list[pd.DataFrame]] = {}
+    for path in paths:
+        rows = read(path).drop(columns="pixels", errors="ignore").assign(**{_FILE: path})
+        kinds.setdefault(tuple(rows), []).append(rows)
+    return [pd.concat(parts, ignore_index=True) for parts in kinds.values()]
+
+
+def raw_rows(where: rawrows.Where, kinds: Sequence["pd.DataFrame"]) -> RawRows:
+    """The rows of :func:`by_kind` that match ``where``, without columns that are empty in all of them.
+
+    Of very many rows each data set shows as many as any other.
+    """
+    import pandas as pd
+
+    parts = [rows[rawrows.matches(rows, where)] for rows in kinds]
+    rows = pd.concat([part for part in parts if len(part)], ignore_index=True).dropna(axis=1, how="all")
+    files = rows.pop(_FILE)
     names = (rows.pop("dataset") if "dataset" in rows else pd.Series("", rows.index)).astype(str)
     same = {name: exact(rows[name].iloc[0]) for name in rows if len(rows) > 1 and rows[name].nunique(dropna=False) == 1}
     rows = rows.drop(columns=list(same))

@@ -19,7 +19,7 @@ from datalab.record.progress import span
 from datalab.record.tables import exact
 
 # Units of the ledger that a measured figure has too; the others are of the paper's wording, unless both are compared.
-UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped", "probability", "ratio")
+UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped", "ratio")
 # A badge's class by verdict, else "plain"; the word itself is always in it, so that colour only helps.
 TONE = dict.fromkeys((ledger.REPRODUCED, ledger.DIRECTION, "consistent"), "good") | {ledger.INCONCLUSIVE: "open"}
 TONE |= dict.fromkeys((ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE, "contradicted"), "bad")
@@ -111,7 +111,7 @@ def unit(row: Mapping[str, Any]) -> str:
     value, name, printed = row["measured"], row["unit"] or "", row["reported"] or ""
     numeric = isinstance(value, int | float) and not printed.startswith("[")  # of a range something else is measured
     same = name in UNITS or isinstance(value, int) or row["excluded"]
-    return name if numeric and same and name != "ratio" else ""
+    return name if numeric and same and name not in ("ratio", "probability") else ""
 
 
 def strip(row: Mapping[str, Any], printed: float | None) -> dict[str, float] | None:

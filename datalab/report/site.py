@@ -179,7 +179,8 @@ def _claim_pages(
 ) -> Iterator[tuple[str, str]]:
     checks, ids, measured = evidence.checks(record), [None, *rows, None], manifest.measured()
     read = functools.cache(lambda path: rawrows.read(folder.inside(record, path))[1])
-    rest = functools.cache(lambda s, where: evidence.raw_rows(json.loads(where), manifest.sections[s].cells, read))
+    kinds = functools.cache(lambda stem: evidence.by_kind(manifest.sections[stem].cells, read))
+    rest = functools.cache(lambda stem, where: evidence.raw_rows(json.loads(where), kinds(stem)))
     for before, (claim_id, row), after in zip(ids, rows.items(), ids[2:], strict=False):
         stem, measurement = measured.get(claim_id, (None, {}))
         entry, claim = manifest.sections.get(stem), ledger.find(claim_id)

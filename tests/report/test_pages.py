@@ -1,5 +1,7 @@
 """The pages of a `quick` record: every link leads somewhere, every figure is the record's, a browser is content."""
 
+import inspect
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,7 +13,8 @@ import pytest
 from datalab import ledger, report
 from datalab.record import verify
 from datalab.record.manifest import Manifest
-from datalab.sections import STUDY
+from datalab.report import evidence
+from datalab.sections import STUDY, s4_1_main_results
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 
@@ -27,7 +30,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """A page's links, anchors and tables, and whether its tags close."""
+    """A page's links, anchors, headings and tables, and whether its tags close."""
 
     VOID = frozenset({"meta", "link", "img", "br", "input", "hr", "wbr"})
 
@@ -36,9 +39,18 @@ class Page(HTMLParser):
         self.links: list[tuple[str, str, str]] = []
         self.ids: list[str] = []
         self.open: list[str] = []
-        self.rows: list[list[str]] = []
+        self.tables: list[list[list[str]]] = []
+        self.headings: list[tuple[str, str]] = []
+        self.folded: list[list[str]] = []  # the table rows that lie in <details>
+        self.boxed: list[bool] = []  # for each table, whether what holds it scrolls by keyboard
+        self.text = ""
         self.images_without_words = 0
+        self._last: dict[str, str | None] = {}
         self.feed(path.read_text(encoding="utf-8"))
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [row for table in self.tables for row in table]
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         attributes = dict(attributes)
@@ -47,10 +59,17 @@ class Page(HTMLParser):
         self.images_without_words += tag == "img" and not attributes.get("alt")
         if tag not in self.VOID:
             self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
+        if tag == "table":
+            self.tables.append([])
+            self.boxed.append(self._last.get("class") == "wide" and self._last.get("tabindex") == "0")
+        elif tag == "tr":
+            self.tables[-1].append([])
+            self.folded += [self.tables[-1][-1]] if "details" in self.open else []
+        elif tag in ("td", "th") and self.tables[-1]:
+            self.tables[-1][-1].append("")
+        elif tag in ("h1", "h2", "h3"):
+            self.headings.append((tag, ""))
+        self._last = attributes
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.VOID:
@@ -58,8 +77,11 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, text: str) -> None:
-        if self.rows and self.rows[-1] and {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += text
+        self.text += text
+        if {"h1", "h2", "h3"} & set(self.open):
+            self.headings[-1] = self.headings[-1][0], self.headings[-1][1] + text
+        if self.tables and self.tables[-1] and self.tables[-1][-1] and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += text
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +130,15 @@ def test_the_record_stays_whole_with_its_pages(site: Path) -> None:
 
 def test_the_board_has_every_statement_with_both_verdicts(site: Path, parsed: dict[Path, Page]) -> None:
     listed = pd.read_csv(site / "claims.csv", dtype=str, keep_default_na=False).set_index("id")
-    rows = {row[0]: row for row in parsed[site / "index.html"].rows if row[0] in listed.index}
+    rows = {row[0]: row for row in parsed[site / "index.html"].rows if len(row) == 6 and row[0] in listed.index}
     reached = listed.verdict != ledger.UNTESTABLE  # what a run can reach stands first
     assert list(rows) == [name for part in (reached, ~reached) for name in ledger.claims() if part[name]]
     for claim_id, row in rows.items():
-        assert row[4].startswith(listed.paper_check[claim_id])
-        assert row[6] == listed.verdict[claim_id]
+        assert row[3].startswith(listed.paper_check[claim_id])
+        assert row[5].startswith(listed.verdict[claim_id])
+        assert ("printed value excluded" in row[5]) == (listed.excluded[claim_id] == "yes")
+    folded = [row[0] for row in parsed[site / "index.html"].folded if len(row) == 6 and row[0] in listed.index]
+    assert folded == [name for name in ledger.claims() if not reached[name]]  # a click away
 
 
 def test_from_a_cell_of_table_41_two_clicks_lead_to_the_raw_rows_and_these_give_the_cells_figure(
@@ -123,13 +148,17 @@ def test_from_a_cell_of_table_41_two_clicks_lead_to_the_raw_rows_and_these_give_
     claim = site / "report/claims/T1.full.f1.html"
     assert ("a", "href", "claims/T1.full.f1.html") in parsed[first].links
     assert ("a", "href", "../rows/T1.full.f1.html") in parsed[claim].links
-    head, *rows = parsed[site / "report/rows/T1.full.f1.html"].rows
-    frame = pd.DataFrame([row for row in rows if len(row) == len(head)], columns=head)
+    sets, *tables = parsed[site / "report/rows/T1.full.f1.html"].tables
+    assert [len(rows) for rows in tables] == [1 + 3 + 6] * 15  # a head, and three files with two rows each
+    parts = [pd.DataFrame([row for row in rows if len(row) == len(head)], columns=head) for head, *rows in tables]
+    frame = pd.concat(parts, keys=[row[0] for row in sets[1:]], names=["dataset", None]).reset_index("dataset")
     ours = frame[frame.method == "datalab_paper"].astype({"macro_f1": float})
     means = ours.groupby("dataset").macro_f1.mean()
     measured = pd.read_csv(site / "claims.csv").set_index("id").loc["T1.full.f1"]
     assert len(means) == float(measured.n)
     figure = float(measured.measured)
+    column = sets[0].index("mean macro_f1, datalab_paper")  # and a data set's line has its mean
+    assert [float(row[column]) for row in sets[1:]] == pytest.approx(means[[row[0] for row in sets[1:]]], abs=1e-4)
     assert means.mean() == pytest.approx(figure, abs=1e-5)
     shown = next(row for row in parsed[first].rows if row[0] == "Ours (full)")[3]
     assert f"{figure:.3f}" in shown
@@ -143,9 +172,13 @@ def test_every_measured_statement_that_names_raw_rows_has_a_page_with_all_of_the
     named = {c["id"]: c["raw"] for e in Manifest.load(site).sections.values() for c in e.claims if c["raw"]}
     assert len(named) > 100
     for claim_id, raw in named.items():
-        head, *rows = parsed[site / f"report/rows/{claim_id}.html"].rows
-        listed = sum(len(row) == len(head) for row in rows)
-        assert listed == min(raw["rows"], 3000), claim_id
+        sets, *tables = parsed[site / f"report/rows/{claim_id}.html"].tables
+        counts = [int(row[1].replace(",", "")) for row in sets[1:]]
+        assert sum(counts) == raw["rows"], claim_id
+        most = raw["rows"] if raw["rows"] <= evidence.MOST_ROWS else evidence.MOST_ROWS // len(counts)
+        shown = [sum(len(row) == len(head) for row in rows) for head, *rows in tables]
+        single = len(tables[0][0]) == 1  # one column: a file's line looks like a row
+        assert single or shown == [min(count, most) for count in counts], claim_id
 
 
 def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_notebook_cell(
@@ -159,8 +192,95 @@ def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_noteboo
     assert 'class="named"><td>Ours (full), paper</td><td>F1</td>' in text
     cell = Manifest.load(site).sections["4_1_main_results"].tables["4_1_cells"]["cell"]
     assert ("a", "href", f"../notebooks/4_1_main_results.html#cell-{cell}") in page.links
-    assert "datalab/sections/s4_1_main_results.py" in text
+    source = inspect.getsource(s4_1_main_results).splitlines()
+    linked = re.findall(r'source/datalab.sections.s4_1_main_results.html#L-(\d+)"', text)
+    assert [source[int(line) - 1].split("(")[0] for line in linked] == ["def cells", "def verdicts"]
+    assert "15 data sets, 3 seeds of each, at most 1,000 training rows" in page.text
+    for badge in ("Does the paper agree with itself?contradicted", "Does that bear it out?inconclusive"):
+        assert badge in re.sub(r"\s*\n\s*", "", page.text)
+    assert 'aria-label="On one line: measured 0.7' in text
+    assert "the paper prints 0.74" in text
     assert str(Manifest.load(site).git["commit"]) in text
+
+
+def test_the_board_answers_before_its_figure_and_says_what_was_found_before_the_statements(
+    site: Path, parsed: dict[Path, Page]
+) -> None:
+    text = (site / "index.html").read_text()
+    title = pd.read_csv(site / "claims.csv").set_index("id").loc["TITLE.threshold"]
+    places = [
+        text.index(words)
+        for words in (
+            "Verdict on the title",
+            "#verdict=",
+            "<figure",
+            "What the sections found",
+            'id="reachable"',
+            'id="beyond"',
+        )
+    ]
+    assert places == sorted(places)
+    assert f"{title.verdict}</span>" in text[places[0] : places[1]]
+    finding = next(words for _, words in parsed[site / "index.html"].headings if words.startswith("Influence is ahead"))
+    assert f"{float(title.measured):.2f} % of labels flipped [<0, {float(title.high):.2f}]" in finding
+
+
+def test_no_page_shows_an_infinite_limit_as_a_float_does(site: Path, parsed: dict[Path, Page]) -> None:
+    for path, page in parsed.items():
+        if not {"notebooks", "source"} & set(path.parts):  # as they are
+            assert not re.search(r"[\[ ,-]inf[\], ]|∞", page.text), path
+
+
+def test_every_page_leads_to_every_notebook_and_these_to_their_neighbours_their_headings_and_their_finding(
+    site: Path, parsed: dict[Path, Page]
+) -> None:
+    stems = list(Manifest.load(site).sections)
+    for path, page in parsed.items():
+        goals = {(path.parent / target).resolve() for tag, _, target in page.links if tag == "a"}
+        assert {(site / f"report/notebooks/{stem}.html").resolve() for stem in stems} <= goals | {path.resolve()}, path
+    for before, stem, after in zip([None, *stems], stems, [*stems[1:], None], strict=False):
+        page = parsed[site / f"report/notebooks/{stem}.html"]
+        text = (site / f"report/notebooks/{stem}.html").read_text()
+        for rel, other in (("prev", before), ("next", after)):
+            assert text.count(f'<a rel="{rel}" href="{other}.html">') == (2 if other else 0)
+        inside = [target.removeprefix("#") for tag, _, target in page.links if tag == "a" and target.startswith("#")]
+        assert set(re.findall(r'<h2 id="([^"]+)"', text)) <= set(inside), stem
+        if Manifest.load(site).sections[stem].headline:
+            assert text.index("What it found") < text.index('<div class="cell"')
+
+
+def test_every_table_scrolls_in_a_box_of_its_own_and_none_has_an_empty_head(parsed: dict[Path, Page]) -> None:
+    for path, page in parsed.items():
+        assert all(page.boxed), path
+    assert not [path for path in parsed if re.search(r"<th\b[^>]*>\s*</th>", path.read_text())]
+
+
+def test_the_tables_say_their_outcome_and_what_is_untestable_has_no_badge(site: Path, parsed: dict[Path, Page]) -> None:
+    listed = pd.read_csv(site / "claims.csv", keep_default_na=False).set_index("id")
+    cells = listed[[ledger.find(name).kind == "table_cell" and name.startswith("T1.") for name in listed.index]]
+    heading = next(words for _, words in parsed[site / "report/tables.html"].headings if "Table 4.1:" in words)
+    for verdict, count in cells.verdict.value_counts().items():
+        assert f"{count} {verdict}" in heading
+    quiet = re.findall(r'<a class="quiet".*?</a>', (site / "report/tables.html").read_text(), re.DOTALL)
+    untestable = [
+        name for name in listed.index if ledger.find(name).kind == "table_cell" and listed.verdict[name] == "untestable"
+    ]
+    assert len(quiet) == len(untestable) > 0
+    assert not any("badge" in cell for cell in quiet)
+
+
+def test_the_cost_is_that_of_computing_and_not_of_a_run_that_read_what_an_earlier_one_computed(
+    site: Path, parsed: dict[Path, Page]
+) -> None:
+    manifest = Manifest.load(site)
+    head, *rows = next(
+        table for table in parsed[site / "report/environment.html"].tables if "models trained" in table[0]
+    )
+    tasks = [int(row[1].replace(",", "")) for row in rows if len(row) == len(head)]
+    assert sum(tasks) == sum(path.startswith("cells/") for path in manifest.files)  # every raw file is some task's
+    title = dict(zip(head, rows[0], strict=True))
+    assert title["this run: CPU time"] == f"{manifest.sections['0_title_noise_threshold'].cpu_seconds:.0f} s"
+    assert "min" in title["to compute anew, on one core"]
 
 
 def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:
@@ -174,7 +294,7 @@ def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:
 
 @browser.needed
 def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty(site: Path, tmp_path: Path) -> None:
-    shown = "[...document.querySelectorAll('#board tbody tr')].filter(r => !r.hidden).length"
+    shown = "[...document.querySelectorAll('.board tbody tr')].filter(r => !r.hidden).length"
     tab = browser.Browser(tmp_path / "profile")
     try:
         tab.open(site / "index.html")

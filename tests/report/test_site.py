@@ -117,19 +117,46 @@ def test_after_kill_9_while_the_pages_are_written_verify_says_so_and_the_next_ru
     assert not lock.is_held(record)
 
 
+def claim_row(**given: object) -> dict:
+    return {"measured": None, "low": None, "high": None, "unit": None, "reported": "", "excluded": ""} | given
+
+
 @pytest.mark.parametrize(
     ("row", "shown"),
     [
-        ({"measured": 0.71280199, "low": 0.60822653, "high": 0.81737775}, "0.713 [0.608, 0.817]"),
-        ({"measured": 89.1, "low": 80.74, "high": 97.47}, "89.1 [80.7, 97.5]"),
-        ({"measured": 1.582, "low": "-inf", "high": 10.63}, "1.58 [−∞, 10.63]"),
-        ({"measured": "0.5 to 0.7", "low": None, "high": None}, "0.5 to 0.7"),
-        ({"measured": 5, "low": None, "high": None}, "5"),
-        ({"measured": None, "low": None, "high": None}, "–"),
+        ({"measured": 0.71280199, "low": 0.60822653, "high": 0.81737775, "unit": "ratio"}, "0.713 [0.608, 0.817]"),
+        ({"measured": 89.1, "low": 80.74, "high": 97.47, "unit": "%"}, "89.1 % [80.7, 97.5]"),
+        ({"measured": 1.582, "low": "-inf", "high": 10.63, "unit": "% of labels flipped"}, None),
+        ({"measured": "-inf", "low": "-inf", "high": "inf"}, "<0 [<0, >40]"),
+        (
+            {"measured": -0.03, "low": -0.1, "high": 0.04, "unit": "%", "reported": "[3.9, 15.5]"},
+            "−0.030 [−0.100, 0.040]",
+        ),
+        ({"measured": -2.9, "low": -6.0, "high": 0.2, "unit": "% loss"}, "−2.90 [−6.00, 0.20]"),
+        (
+            {"measured": -2.9, "low": -6.0, "high": 0.2, "unit": "% loss", "excluded": "yes"},
+            "−2.90 % loss [−6.00, 0.20]",
+        ),
+        ({"measured": "0.5 to 0.7", "unit": "F1"}, "0.5 to 0.7"),
+        ({"measured": 5, "unit": "levels"}, "5 levels"),
+        ({}, "–"),
     ],
 )
-def test_a_figure_has_the_digits_that_its_interval_supports(row: dict, shown: str) -> None:
-    assert pages.measured(row) == shown
+def test_a_figure_has_its_unit_and_the_digits_that_its_interval_supports(row: dict, shown: str | None) -> None:
+    assert pages.measured(claim_row(**row)) == (shown or "1.58 % of labels flipped [<0, 10.63]")
+
+
+def test_a_strip_has_the_interval_the_figure_and_what_is_printed_in_the_order_of_their_values() -> None:
+    row = claim_row(measured=0.7, low=0.6, high=0.8, unit="ratio")
+    places = pages.strip(row, 0.9)
+    assert 0 < places["low"] < places["measured"] < places["high"] < places["printed"] < 100
+    assert places["measured"] - places["low"] == pytest.approx(places["high"] - places["measured"], abs=0.02)
+    assert "zero" not in places
+    assert "printed" not in pages.strip(row | {"unit": "% loss"}, 0.9)  # of another unit
+    across = pages.strip(claim_row(measured=0.0, low="-inf", high=2.0, unit="%"), 15.0)
+    assert across["low"] == 0  # it has no limit below
+    assert across["zero"] == across["measured"]
+    assert pages.strip(claim_row(measured=3, unit="seeds"), 5.0) is None
 
 
 def test_the_pages_name_no_folder_of_this_machine(made: Path, study: Study, tmp_path: Path) -> None:
@@ -143,13 +170,13 @@ def test_the_pages_name_no_folder_of_this_machine(made: Path, study: Study, tmp_
 def test_a_forged_crate_or_page_with_its_hash_put_right_is_named(record: Path, study: Study) -> None:
     report.write(record, study=study)
     forgeries = {"ro-crate-metadata.json": "{}", "index.html": "<h1>Reproduced</h1>", "report/x.html": "x"}
+    forged = Path(shutil.copytree(record, record.with_name("forged")))
+    manifest = Manifest.load(forged)
     for path, content in forgeries.items():
-        forged = Path(shutil.copytree(record, record.with_name(f"forged {Path(path).name}")))
         (forged / path).write_text(content)
-        manifest = Manifest.load(forged)
         manifest.add_file(forged, path)
-        manifest.save(forged)
-        assert verify.verify(forged, study).findings == []
-        findings = verify.verify(forged, study, recompute=True, workers=1, pages=report.differing).findings
-        assert path in {finding.what for finding in findings}
+    manifest.save(forged)
+    assert verify.verify(forged, study).findings == []
+    findings = verify.verify(forged, study, recompute=True, workers=1, pages=report.differing).findings
+    assert set(forgeries) <= {finding.what for finding in findings}
     assert verify.verify(record, study, recompute=True, workers=1, pages=report.differing).findings == []
