@@ -8,7 +8,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # CPU=1: torch without CUDA, from PyTorch's own index, which saves 2.7 GB on a Linux machine without a GPU.
 TORCH := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: help reproduce test lab bench gpu lock clean
+.PHONY: help install reproduce test lab bench gpu lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -c constraints.txt -e ".[test,dask]"
 	@touch $@
+
+install: $(VENV)/.installed ## all that the other targets need, into .venv (CPU=1: without CUDA)
 
 reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (15 to 20 minutes on 2 cores)
 	$(BIN)/python -m datalab run --profile quick --to runs/quick

@@ -65,7 +65,17 @@ def test_only_the_designed_entries_stand_at_the_top_level():
     import subprocess
 
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    allowed = {"notebooks", "datalab", "runs", "tests", "environment.yml", "pyproject.toml", "uv.lock", ".ci"}
+    allowed = {
+        "notebooks",
+        "datalab",
+        "runs",
+        "tests",
+        "Dockerfile",
+        "environment.yml",
+        "pyproject.toml",
+        "uv.lock",
+        ".ci",
+    }
     allowed |= {"constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", ".gitignore"}
     assert {line.split("/")[0] for line in listed.splitlines()} <= allowed
 

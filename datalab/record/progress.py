@@ -12,6 +12,7 @@ from typing import Any
 from datalab import atomic
 
 EVERY = 0.5  # seconds between two updates; a notebook keeps every output it is sent
+TICK = 1.0  # seconds between two of its clock alone
 BAR = 20  # letters
 MARK = {"datalab": "progress"}  # metadata of the display, by which a reader of the notebook knows it
 
@@ -38,7 +39,7 @@ class Progress:
             self._over.set()
 
     def _tick(self) -> None:
-        while not self._over.wait(1.0):
+        while not self._over.wait(TICK):
             with self._lock:
                 if self._handle is not None and not self._over.is_set():
                     self._show()

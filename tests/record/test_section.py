@@ -1,5 +1,8 @@
 """What a notebook sees: a section gathers its tables, figures and claims, and enters them when it is finished."""
 
+import contextlib
+import functools
+import io
 import os
 from pathlib import Path
 
@@ -8,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import record_fakes
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 
 from datalab.errors import UserError
 from datalab.record import Section, Statement, claims_table, provenance, verify
+from datalab.record import section as module
 from datalab.record.manifest import Manifest
 
 matplotlib.use("agg")
@@ -57,6 +62,52 @@ def test_another_profile_or_an_unknown_parameter_is_refused_in_one_line(section:
     assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match="did you mean 'seeds'"):
         record_fakes.start("0_alpha", {"profile": "smoke", "sedes": 5})
+
+
+def test_a_data_set_that_is_not_on_this_disk_is_refused_at_once_with_the_command_that_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATALAB_CACHE", str(tmp_path / "cache"))
+    asked = {"profile": "smoke", "record": str(tmp_path / "record"), "datasets": ["adult", "wine"]}
+    with pytest.raises(UserError, match=r"1 data sets are not on this disk; get .*datasets --fetch adult$"):
+        record_fakes.start("0_alpha", asked)
+    assert not (tmp_path / "record").exists()
+
+
+def test_in_a_notebook_a_refusal_is_one_line_and_an_interruption_says_what_is_kept(section: Section) -> None:
+    (section.record / "cells").mkdir()
+    (section.record / "cells/wine.parquet").write_text("")
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    try:
+        shell.set_custom_exc((KeyboardInterrupt,), functools.partial(module._interrupted, section.record))
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            shell.run_cell("from datalab.errors import UserError\nraise UserError('x is wrong; y is right')")
+            shell.run_cell("raise KeyboardInterrupt")
+    finally:
+        InteractiveShell.clear_instance()
+    refused, interrupted = shown.getvalue().splitlines()
+    assert refused == "x is wrong; y is right"
+    assert interrupted.startswith("Interrupted. 1 finished tasks are kept in ")
+    assert interrupted.endswith("/cells: run this cell again, or all, to go on.")
+
+
+def test_a_smoke_run_says_that_it_is_no_evidence_and_the_end_links_to_all_that_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = record_fakes.start("0_alpha", {"profile": "smoke", "record": "record"})
+    assert capsys.readouterr().out.startswith("No evidence: profile smoke ")
+    section.table(pd.DataFrame({"x": [1.0]}), "t", caption="T")
+    section.verdicts([Statement("TITLE.threshold", measured=0.123456, verdict="inconclusive", table="t")])
+    section.finish()
+    shown = capsys.readouterr().out
+    assert "| 0.1235 | inconclusive |" in shown
+    for link in ("[0_t](record/tables/0_t.csv)", "[all claims](record/claims.csv)"):
+        assert link in shown
+        assert (tmp_path / link.split("(")[1][:-1]).exists()
+    assert "[the report](record/index.html), once `datalab report` has written it" in shown
+    assert "No evidence" not in record_fakes.start("0_alpha", {"profile": "quick", "record": "other"}).describe()
 
 
 def test_a_claim_needs_an_id_of_the_ledger_and_a_table_of_this_section(section: Section) -> None:
