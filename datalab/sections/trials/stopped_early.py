@@ -55,9 +55,9 @@ def tasks(p: Any) -> list[Task]:
 def run_task(rates: Sequence[float], lengths: Sequence[int], **of: Any) -> list[dict[str, Any]]:
     """A row per rate, method and length: ``macro_f1`` and ``accuracy`` on the clean test set, ``validation_f1``.
 
-    ``part`` is ``STOPPED`` for table 4.1's methods; at the verdicts' rate ``ABLATION`` for the sets of components that are
-    on, the whole among them. ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose architecture is the
-    primary cell's.
+    ``part`` is ``STOPPED`` for table 4.1's methods; at the verdicts' rate ``ABLATION`` for the sets of components that
+    are on, the whole among them. ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose architecture is
+    the primary cell's.
     """
     trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
     judged = dataclasses.replace(trial, rates=(protocol().framework["verdict_rate"],))
