@@ -160,7 +160,7 @@ def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.Data
     fits = rows.dataset.isin(larger.dataset.unique()) & rows.rate.isin(larger.rate.unique())
     d = pd.concat([read_by(rows[fits & (rows.seed == 0)]), read_by(early_stopped(larger))], ignore_index=True)
     by = ["stratum", "reading", "trained on"]
-    d["trained on"] = d.train_cap.map("up to {:,}".format)
+    d["trained on"] = d.train_cap.map("up to {:,.0f}".format)
     return compare.crossovers(compare.together(d, by), "d", root_seed, by)
 
 
