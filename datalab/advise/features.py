@@ -45,7 +45,7 @@ class Columns:
         distinct = text.nunique()
         if distinct < 2:
             return LEFT_OUT + ("constant" if len(text) else "empty")
-        if pd.api.types.is_numeric_dtype(column) or len(values) >= NEARLY * len(text):
+        if column.dtype.kind in "biuf" or len(values) >= NEARLY * len(text):
             steps = np.diff(values.to_numpy())
             return LEFT_OUT + "a row number" if len(steps) > 20 and (steps == 1).all() else "number"
         if text.str.lower().str.endswith(IMAGES).mean() >= NEARLY:
@@ -147,6 +147,10 @@ def words(column: pd.Series, missing: tuple[str, ...] = MISSING) -> pd.Series:
 
 def numbers(column: pd.Series, decimal: str = ".") -> pd.Series:
     """A column as float64; what is no number, or infinite, is missing."""
+    if column.dtype.kind in "cM":
+        return pd.Series(np.nan, index=column.index, name=column.name)
+    if column.dtype.kind == "m":
+        column = column.dt.total_seconds()
     if decimal == "," and isinstance(column.dtype, pd.StringDtype):  # without a comma a point may be either mark
         pointed = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
         column = column.mask(column.str.contains(",", regex=False), pointed)

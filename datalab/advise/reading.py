@@ -18,7 +18,7 @@ import pandas as pd
 
 from datalab.errors import UserError, did_you_mean
 
-BLOCK, CSV_BLOCK = 4096, 4 << 20  # rows of a block; bytes of a text table's
+BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
@@ -62,7 +62,7 @@ class Source:
         try:
             for batch in self.data(names):
                 yield batch.to_pandas()
-        except (ValueError, OSError) as error:  # pyarrow's own are of these
+        except (ValueError, OSError) as error:
             raise unreadable(self.name, error) from None
 
     def whole(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -106,7 +106,7 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
             return separated(path, delimiter, decimal, encoding)
     except UserError:
         raise
-    except Exception as error:  # pyarrow's, zipfile's, zlib's and the header parsers'
+    except (ValueError, OSError, LookupError) as error:  # pyarrow's own are of these
         raise unreadable(path.name, error) from None
     hint = "; a pickle can run code, and is never opened: save a table instead" if kind in (".pkl", ".pickle") else ""
     raise UserError(f"file '{path.name}': read are .csv, .tsv, .parquet, .npz, .npy and folders of images{hint}")
@@ -184,9 +184,9 @@ def numpy_file(path: Path) -> Source:
     try:
         loaded = np.load(path, allow_pickle=False)
         named = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except ValueError as error:
+    except Exception as error:  # also zipfile's, zlib's and the header parser's
         if "pickle" not in str(error):
-            raise
+            raise unreadable(path.name, error) from None
         reason = "holds pickled objects, which can run code and are never opened; save numbers or text"
         raise UserError(f"file '{path.name}': {reason}") from None
     if "" in named:

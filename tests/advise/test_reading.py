@@ -115,7 +115,8 @@ def test_parquet_with_nullable_types_categories_dates_and_vectors(tmp_path: Path
             "whole": pd.array([None, *range(3, 3 * N, 3)], dtype="Int64"),
             "flag": pd.array([True, False, None] * (N // 3), dtype="boolean"),
             "kind": pd.Categorical(["u", "v", "w"] * (N // 3)),
-            "when": pd.date_range("2024-01-01", periods=N).repeat(1),
+            "when": pd.date_range("2024-01-01", periods=N, tz="UTC").where(np.arange(N) != 1),
+            "took": pd.to_timedelta(np.arange(N) ** 2, "s").where(np.arange(N) != 2),
             "vector": list(RNG.normal(size=(N, 3))),
             "inf": np.where(np.arange(N) == 5, np.inf, np.arange(N) ** 2.0),
         }
@@ -125,7 +126,10 @@ def test_parquet_with_nullable_types_categories_dates_and_vectors(tmp_path: Path
     read = whole(source)
     columns = features.Columns(read, source)
     typed = columns.typed(read)
-    assert {"whole", "flag", "kind", "when", "inf", "vector[0", "vector[2"} <= set(typed)
+    assert {"whole", "flag", "kind", "when", "took", "inf", "vector[0", "vector[2"} <= set(typed)
+    assert columns.kinds["when"] == "date"
+    assert np.isnan(typed.when[1])
+    assert np.isnan(typed.took[2])
     assert np.isnan(typed["inf"][5])
     assert np.isfinite(features.fit(typed)(typed)).all()
 
