@@ -46,6 +46,7 @@ class RawRows(NamedTuple):
     columns: Text
     heads: Text
     sets: list[DataSet]
+    seeds: int
     left: int
 
 
@@ -104,6 +105,7 @@ def raw_rows(where: rawrows.Where, kinds: Sequence["pd.DataFrame"]) -> RawRows:
     parts = [rows[rawrows.matches(rows, where)] for rows in kinds]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True).dropna(axis=1, how="all")
     files = rows.pop(_FILE)
+    seeds = rows["seed"].nunique() if "seed" in rows else 0
     names = (rows.pop("dataset") if "dataset" in rows else pd.Series("", rows.index)).astype(str)
     same = {name: exact(rows[name].iloc[0]) for name in rows if len(rows) > 1 and rows[name].nunique(dropna=False) == 1}
     rows = rows.drop(columns=list(same))
@@ -121,4 +123,4 @@ def raw_rows(where: rawrows.Where, kinds: Sequence["pd.DataFrame"]) -> RawRows:
     for i, texts_of_row in zip(shown.index, shown.to_numpy().tolist(), strict=True):
         sets[names[i]].files.setdefault(files[i], []).append(tuple(texts_of_row))
     heads = tuple(", ".join(filter(None, column)) for column in means)
-    return RawRows(same, tuple(rows), heads, list(sets.values()), len(rows) - len(shown))
+    return RawRows(same, tuple(rows), heads, list(sets.values()), seeds, len(rows) - len(shown))

@@ -17,7 +17,7 @@ from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import claims_table, crate, executed, folder, lock, provenance, rawrows, transaction, verify
+from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction, verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
@@ -81,8 +81,8 @@ def _beyond_drawing(svg: str) -> str:
     except ElementTree.ParseError as error:
         return f"it is no XML, {error}"
     for element in elements:
-        name = str(element.tag).rpartition("}")[2]
-        if name.lower() in _RUNS or name.lower().startswith("animate"):
+        name = str(element.tag).rpartition("}")[2].lower()
+        if name in _RUNS or name.startswith("animate"):
             return f"<{name}>"
         for attribute, value in element.attrib.items():
             word = attribute.rpartition("}")[2].lower()
@@ -155,8 +155,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     yield page("board", transaction.INDEX, figure=figure, caption=caption, script=script)
     yield page("tables", "report/tables.html", tables=paper_tables(rows))
     yield page("reading", "report/reading.html", rules=protocol(), unknown=verify.UNKNOWN)
-    costs = _costs(manifest, study)
-    yield page("environment", "report/environment.html", kinds=_sizes(manifest), costs=costs)
+    yield page("environment", "report/environment.html", costs=_costs(manifest, study))
     yield page("data", "report/data.html", cards=_cards(manifest))
     read = {stem: executed.read(record, f"notebooks/{stem}.ipynb") for stem in stems}
     made = {stem: origins([cell.source for cell in notebook.cells if cell.is_code]) for stem, notebook in read.items()}
@@ -187,7 +186,8 @@ def _claim_pages(
         saved = Path(row["table"] or "").stem
         name = saved.removeprefix(f"{entry.number.replace('.', '_')}_") if entry else ""
         code = {word: made[stem].get(of) for word, of in (("computed", name), ("judged", VERDICTS)) if stem in made}
-        shown = {
+        raw = measurement.get("raw")
+        of = {
             "row": row,
             "claim": claim,
             "checks": checks.get(claim_id, []),
@@ -195,14 +195,12 @@ def _claim_pages(
             "entry": entry,
             "code": code,
         }
-        shown |= {"before": before, "after": after, "raw": measurement.get("raw")}
-        shown["saved"] = entry.tables.get(saved) if entry else None
-        shown["strip"] = pages.strip(row, claim.value)
-        shown["table"] = evidence.table(record, row["table"], row["row"]) if row["table"] else None
-        yield page("claim", f"report/claims/{claim_id}.html", **shown)
-        if raw := measurement.get("raw"):
-            shown = rest(stem, json.dumps(raw["where"]))
-            yield page("rawrows", f"report/rows/{claim_id}.html", row=row, raw=raw, shown=shown)
+        of |= {"before": before, "after": after, "raw": raw, "saved": entry.tables.get(saved) if entry else None}
+        of |= {"strip": pages.strip(row, claim.value), "shown": rest(stem, json.dumps(raw["where"])) if raw else None}
+        of |= {"table": evidence.table(record, row["table"], row["row"]) if row["table"] else None}
+        yield page("claim", f"report/claims/{claim_id}.html", **of)
+        if raw:
+            yield page("rawrows", f"report/rows/{claim_id}.html", row=row, raw=raw, shown=of["shown"])
 
 
 def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
@@ -251,15 +249,6 @@ def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]
 
 def _counts(words: list[str], order: tuple[str, ...]) -> dict[str, int]:
     return {word: words.count(word) for word in order if word in words}
-
-
-def _sizes(manifest: Manifest) -> dict[str, tuple[int, int]]:
-    """Number and bytes of the record's files by folder, without those that list the pages."""
-    sizes: dict[str, list[int]] = {}
-    for path, entry in manifest.files.items():
-        if not transaction.is_page(path) and path != crate.NAME:
-            sizes.setdefault(path.split("/")[0], []).append(entry.bytes)
-    return {kind: (len(files), sum(files)) for kind, files in sizes.items()}
 
 
 def _cards(manifest: Manifest) -> list[tuple[str, Markup]]:

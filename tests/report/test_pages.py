@@ -195,7 +195,7 @@ def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_noteboo
     source = inspect.getsource(s4_1_main_results).splitlines()
     linked = re.findall(r'source/datalab.sections.s4_1_main_results.html#L-(\d+)"', text)
     assert [source[int(line) - 1].split("(")[0] for line in linked] == ["def cells", "def verdicts"]
-    assert "15 data sets, 3 seeds of each, at most 1,000 training rows" in page.text
+    assert "It rests on 90 raw rows of 15 data sets, 3 seeds (mnist5k, satimage" in page.text
     for badge in ("Does the paper agree with itself?contradicted", "Does that bear it out?inconclusive"):
         assert badge in re.sub(r"\s*\n\s*", "", page.text)
     assert 'aria-label="On one line: measured 0.7' in text
