@@ -236,14 +236,7 @@ def _state(checked: verify.Report, hashes_only: bool) -> str:
 @click.option("--page", type=RECORD, metavar="FILE", help="Also write it as one HTML page.")
 @click.pass_obj
 def compare_command(
-    study: Study,
-    a: Path,
-    b: Path,
-    tolerance: float,
-    timing: bool,
-    everything: bool,
-    as_json: bool,
-    page: Path | None,
+    study: Study, a: Path, b: Path, tolerance: float, timing: bool, everything: bool, as_json: bool, page: Path | None
 ) -> int:
     """Say which claims and table cells of two records differ.
 
