@@ -30,15 +30,11 @@ from datalab.record.retrain import Drawn
 from datalab.record.tables import exact
 from datalab.sweep import cluster
 
-_PARAMETER = "Set a notebook parameter: JSON where it parses, a plain string otherwise."
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
-_COMPLETION = """Completion, here of bash (zsh and fish alike), for a shell's start file:
-
-  eval "$(_DATALAB_COMPLETE=bash_source datalab)"
-"""
+_COMPLETION = '\b\nCompletion, in bash (zsh and fish alike):\n  eval "$(_DATALAB_COMPLETE=bash_source datalab)"'
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"\b\n{_COMPLETION}")
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
 @click.version_option(__version__, prog_name="datalab")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -72,10 +68,10 @@ def _selection(command: Any) -> Any:
     """The arguments that say what to run: shared by plan and run, and read by :func:`_jobs`."""
     for decorator in (
         click.option("--workers", type=int, metavar="N", help="Processes of a sweep (default: one per core)."),
-        click.option("-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help=_PARAMETER),
         click.option(
-            "--profile", default="quick", show_default=True, metavar="smoke|quick|study|paper", help="How much."
+            "-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter, as JSON or text."
         ),
+        click.option("--profile", default="quick", show_default=True, help="smoke, quick, study or paper."),
         click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]..."),
     ):
         command = decorator(command)
@@ -123,19 +119,10 @@ def plan_command(study: Study, as_json: bool, **selection: Any) -> None:
 @click.option("--cluster", "local", type=click.Choice(["local"]), help="Start a Dask cluster here (extra: dask).")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, e.g. tcp://host:8786.")
 @click.pass_obj
-def run(
-    study: Study,
-    to: Path | None,
-    fresh: bool,
-    timeout: float | None,
-    local: str | None,
-    scheduler: str | None,
-    **selection: Any,
-) -> int:
+def run(study: Study, to: Path | None, fresh: bool, timeout: float | None, **asked: Any) -> int:
     """Run notebooks into a record; again, to resume.
 
-    What is complete and unchanged is not run again. A NOTEBOOK is named by its section's number or its file; none means
-    all.
+    What is complete and unchanged is not run again. NOTEBOOK as in `datalab plan --help`.
 
     \b
     Example:
@@ -143,12 +130,13 @@ def run(
     """
     if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a number of seconds above 0, or leave it out for no limit")
-    jobs, profile = _jobs(study, **selection), selection["profile"]
+    local, scheduler = asked.pop("local"), asked.pop("scheduler")
+    jobs, profile, workers = _jobs(study, **asked), asked["profile"], asked["workers"]
     record = to or provenance.home() / "runs" / profile
     if record.resolve() == provenance.reference():
         raise UserError("'runs/reference' is the committed record; run into another folder, such as runs/quick")
     again = shlex.join(["datalab", *(word for word in sys.argv[1:] if word != "--fresh")])
-    with cluster.scheduler_of(scheduler, local is not None, selection["workers"]) as address:
+    with cluster.scheduler_of(scheduler, local is not None, workers) as address:
         if address:
             click.echo(cluster.summary(address))
         return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
@@ -167,13 +155,9 @@ def verify_command(
 ) -> int:
     """Check a record against its hashes and its raw rows.
 
-    Every file's hash, every section's status and every claim are checked; then every table, figure, notebook output
-    and verdict is computed anew from the raw rows by the project's own notebooks, and compared to the byte. No code of
-    the record is run, nothing is written; it needs no network and no GPU. With --cells N, the raw rows of N tasks are
-    trained anew too.
-
-    Exit 0: whole. Exit 1: each file or claim that was changed, removed, added, is incomplete or could not be confirmed
-    is named.
+    Hashes, statuses and claims are checked; then every table, figure, notebook output and verdict is computed anew from
+    the raw rows by the project's own notebooks, and compared to the byte; offline, without running code of the record
+    or writing. Exit 0: whole. Exit 1: each file or claim that is not what was written, or not confirmed, is named.
 
     \b
     Example:
@@ -205,9 +189,7 @@ def verify_command(
             words = "{files} tables and figures, {outputs} code cells and {claims} verdicts".format(**anew)
             lines += [f"Computed anew from the raw rows: {words} of {len(done)} sections."]
             lines += [f"Not checked: {verify.UNKNOWN[0]}."]
-        console = RunConsole()
-        for line in lines:
-            console.say(line)
+        RunConsole().lines(lines)
     return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
 
 
@@ -224,11 +206,7 @@ def _state(checked: verify.Report, hashes_only: bool) -> str:
 @click.argument("a", type=RECORD)
 @click.argument("b", type=RECORD)
 @click.option(
-    "--tolerance",
-    default=compare.DEFAULT_TOLERANCE,
-    show_default=True,
-    metavar="X",
-    help="Relative difference that counts as equal.",
+    "--tolerance", default=compare.DEFAULT_TOLERANCE, show_default=True, help="A relative difference that is none."
 )
 @click.option("--timing", is_flag=True, help="Count measured time and memory, which differ between equal runs.")
 @click.option("--all", "everything", is_flag=True, help="List every difference, not ten a table.")
@@ -236,14 +214,7 @@ def _state(checked: verify.Report, hashes_only: bool) -> str:
 @click.option("--page", type=RECORD, metavar="FILE", help="Also write it as one HTML page.")
 @click.pass_obj
 def compare_command(
-    study: Study,
-    a: Path,
-    b: Path,
-    tolerance: float,
-    timing: bool,
-    everything: bool,
-    as_json: bool,
-    page: Path | None,
+    study: Study, a: Path, b: Path, tolerance: float, timing: bool, everything: bool, as_json: bool, page: Path | None
 ) -> int:
     """Say which claims and table cells of two records differ.
 
@@ -263,9 +234,7 @@ def compare_command(
     if as_json:
         _print_json(comparison.as_dict())
     else:
-        console = RunConsole()
-        for line in comparison_text.lines(comparison, everything):
-            console.say(line)
+        RunConsole().lines(comparison_text.lines(comparison, everything))
     return 0 if comparison.same else 1
 
 
@@ -299,8 +268,7 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
 def claims(study: Study, ids: tuple[str, ...], record: Path | None, as_json: bool) -> None:
     """List the paper's statements with their two verdicts.
 
-    That is: what the paper's own figures say, and what was measured. An ID may be a pattern; of one statement the trail
-    to its evidence is shown.
+    An ID may be a pattern; of one statement the trail to its evidence is shown.
 
     \b
     Example:
@@ -354,8 +322,7 @@ def datasets(names: tuple[str, ...], fetch: bool, as_json: bool) -> None:
         _print_json(rows)
     elif names:
         for row in rows:
-            for line in [*plain(data.card(row["name"])), f"on this disk: {'yes' if row['on_disk'] else 'no'}"]:
-                console.say(line)
+            console.lines([*plain(data.card(row["name"])), f"on this disk: {'yes' if row['on_disk'] else 'no'}"])
     else:
         words = [(*list(row.values())[:5], f"{row['balance']:.2f}", "yes" if row["on_disk"] else "no") for row in rows]
         console.table((*columns[:6], "on disk"), words)
@@ -470,9 +437,7 @@ def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, 
     known = [row["id"] for row in rows]
     for pattern in ids:
         if not fnmatch.filter(known, pattern):
-            close = did_you_mean(pattern, known)
-            close = close if "did you mean" in close else "; `datalab claims` lists them all"
-            raise UserError(f"unknown claim '{pattern}'{close}")
+            raise UserError(f"unknown claim '{pattern}'{did_you_mean(pattern, known)}")
     return [row for row in rows if not ids or any(fnmatch.fnmatchcase(row["id"], pattern) for pattern in ids)]
 
 

@@ -1,15 +1,22 @@
 """The command line over the real sections: what it refuses, what it prints, how it exits."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 import record_fakes
 
 from datalab import cli
 from datalab.record import Statement, Study, plan
+from datalab.record.console import RunConsole
+from datalab.record.manifest import Manifest
 from datalab.sections import STUDY
 
 FAKES = record_fakes.study(Path())
@@ -80,11 +87,28 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "verify", "compare", "claims", "datasets", "advise"])
-def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("command", ["plan", "run", "verify", "compare", "claims", "datasets", "advise", "lab", "api"])
+def test_every_command_has_help_with_an_example_in_80_columns(command: str, capsys: pytest.CaptureFixture) -> None:
     assert call(command, "--help") == 0
     shown = capsys.readouterr().out
     assert f"Example:\n    datalab {command} " in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_list_of_commands_has_a_whole_line_for_each_and_says_how_completion_is_had(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    listed = shown.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert len(listed) == len(cli.cli.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+    assert 'eval "$(_DATALAB_COMPLETE=bash_source datalab)"' in shown
+    monkeypatch.setenv("_DATALAB_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "datalab ver")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert call() == 0
+    assert capsys.readouterr().out == "plain,verify\n"
 
 
 def test_python_m_datalab_is_the_command() -> None:
@@ -109,12 +133,78 @@ def test_claims_lists_the_whole_ledger_or_shows_one_statement(capsys: pytest.Cap
     assert "15" in shown
 
 
+def test_what_is_printed_fits_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, value in (("a", 0.5), ("b", 0.25)):
+        section = record_fakes.start("0_alpha", {"profile": "smoke", "record": str(tmp_path / name)})
+        section.table(pd.DataFrame({"x": [value] * 30, "y": "a long text " * 9}), "t", caption="T")
+        section.verdicts([Statement("TITLE.threshold", measured=value, verdict="inconclusive", why="why " * 40)])
+        section.headline("**Ahead**: `influence` " * 9)
+        section.headline(pd.DataFrame([dict.fromkeys(map("column {}".format, range(20)), value)]))
+        section.finish()
+    shutil.copytree(tmp_path / "b", tmp_path / "changed")
+    (tmp_path / "changed/claims.csv").write_text("")
+    monkeypatch.setenv("COLUMNS", "80")
+    capsys.readouterr()
+    entry = Manifest.load(tmp_path / "a").sections["0_alpha"]
+    shown = {}
+    for command, study in (
+        ("plan 0 4.1 --profile quick", STUDY),
+        ("claims", STUDY),
+        ("claims TITLE.threshold", STUDY),
+        ("claims TITLE.threshold --record a", FAKES),
+        ("datasets", STUDY),
+        ("datasets adult zh-reviews", STUDY),
+        ("verify changed --hashes-only", FAKES),
+        ("compare a b", FAKES),
+    ):
+        call(*command.split(), study=study)
+        shown[command] = capsys.readouterr().out
+    RunConsole().summary([entry], "runs/quick")
+    RunConsole().end(SimpleNamespace(section=FAKES.sections[0]), entry)
+    shown["run"] = capsys.readouterr().out
+    assert "**" not in shown["run"]
+    too_long = {name: [line for line in text.splitlines() if len(line) > 80] for name, text in shown.items()}
+    assert not any(too_long.values()), too_long
+    assert all(text.count("\n") > 1 for text in shown.values())
+
+
+def test_json_holds_what_is_printed_and_nothing_else_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    record_fakes.start("0_alpha", {"profile": "smoke", "record": str(tmp_path / "record")}).finish()
+    (tmp_path / "record/claims.csv").write_text("")
+    capsys.readouterr()
+
+    def printed(*arguments: str, study: Study = STUDY, code: int = 0) -> Any:
+        assert call(*arguments, "--json", study=study) == code
+        return json.loads(capsys.readouterr().out)
+
+    planned = printed("plan", "1", "3.4", "--profile", "smoke")
+    assert [job["notebook"] for job in planned["notebooks"]] == ["1_paper_audit", "3_4_statistics"]
+    assert planned["seconds"] > 0
+    assert planned["missing_datasets"] == []
+    checked = printed("verify", "record", "--hashes-only", study=FAKES, code=1)
+    assert not checked["whole"]
+    assert ("changed", "claims.csv") in {(finding["kind"], finding["what"]) for finding in checked["findings"]}
+    assert [row["id"] for row in printed("claims", "TITLE.thresh*")] == ["TITLE.threshold"]
+    (adult,) = printed("datasets", "adult")
+    assert (adult["name"], adult["classes"], adult["on_disk"] in (True, False)) == ("adult", 2, True)
+
+
+def test_a_records_answer_is_three_plain_sentences(capsys: pytest.CaptureFixture) -> None:
+    lines = [{"text": text} for text in ("**Against** random.", "b", "Against [all](x.html).", "d", "The `title`.")]
+    RunConsole().answer(SimpleNamespace(headline=[*lines, {"columns": [], "rows": []}]))
+    assert capsys.readouterr().out.splitlines() == ["Against random.", "Against all.", "The title."]
+    RunConsole().answer(None)  # the record has no such section
+    assert capsys.readouterr().out == ""
+
+
 def test_datasets_says_of_each_set_where_it_comes_from_and_whether_it_is_here(capsys: pytest.CaptureFixture) -> None:
     assert call("datasets", "digits", "adult") == 0
     shown = capsys.readouterr().out
-    assert "digits" in shown
-    assert "yes" in shown
-    assert "adult" in shown
+    assert "digits: Optically recognised digits" in shown
+    assert "on this disk: yes" in shown
+    assert "licence as stated: package: MIT and Apache-2.0; UCI: CC BY 4.0" in shown
 
 
 def test_verify_exits_by_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

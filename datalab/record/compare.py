@@ -11,16 +11,7 @@ from datalab.errors import UserError
 from datalab.record import claims_table, provenance, tablediff, verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
-from datalab.record.tablediff import (
-    AGREEING,
-    ALONE,
-    DIFFERENT,
-    FOLLOWING,
-    INTERVAL,
-    ROUNDING,
-    TOLERANCE,
-    TableDiff,
-)
+from datalab.record.tablediff import AGREEING, ALONE, DIFFERENT, FOLLOWING, INTERVAL, ROUNDING, TOLERANCE, TableDiff
 from datalab.record.tables import exact
 
 DEFAULT_TOLERANCE = 1e-5  # relative: a step in the last of the six digits that a table has

@@ -40,6 +40,11 @@ class RunConsole:
         lines = fold.wrap(text) if wrap and self._width else [text]
         self._try(self.console.print, "\n".join(lines), markup=False, soft_wrap=True)
 
+    def lines(self, texts: Iterable[str]) -> None:
+        """Each as :meth:`say` has it."""
+        for text in texts:
+            self.say(text)
+
     def _try(self, show: Callable[..., Any], *what: Any, **how: Any) -> None:
         """Show something; a terminal or ``| tee`` that has gone, or a full disk, costs the lines and never the run."""
         try:

@@ -42,17 +42,14 @@ def copy(study: Study, root: Path) -> Path:
     for section in study.sections:
         source = study.notebooks / f"{section.stem}.ipynb"
         target = place / "notebooks" / source.name
-        if target.exists():
-            same = _same(source, target)
-            if same or target.stat().st_mtime >= source.stat().st_mtime:
-                continue
-            target.rename(target.with_suffix(".old.ipynb"))
-        shutil.copyfile(source, target)
+        if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+            if target.exists():
+                target.rename(target.with_suffix(".old.ipynb"))
+            shutil.copyfile(source, target)
     guide = place / "README.md"
     guide.write_text(NOTE.format(place=PLACE) + _guide(study), encoding="utf-8")
-    settings = place / ".settings"
-    settings.mkdir(exist_ok=True)
-    (settings / "overrides.json").write_text(json.dumps(SETTINGS))
+    (place / ".settings").mkdir(exist_ok=True)
+    (place / ".settings/overrides.json").write_text(json.dumps(SETTINGS))
     return guide
 
 
@@ -64,13 +61,6 @@ def command(study: Study, options: Sequence[str]) -> list[str]:
     given += [f"--ContentsManager.checkpoints_class={__name__}.{Checkpoints.__name__}"]
     given += ["--allow-root"] if os.geteuid() == 0 else []
     return [sys.executable, "-m", "jupyterlab", str(guide), *given, *options]
-
-
-def _same(source: Path, target: Path) -> bool:
-    try:
-        return provenance.notebook_sha256(source) == provenance.notebook_sha256(target)
-    except (ValueError, LookupError):  # a half-written copy is replaced, and kept
-        return False
 
 
 def _guide(study: Study) -> str:

@@ -108,12 +108,7 @@ def lock_sha256() -> str | None:
 
 def sources(ledger: Ledger) -> dict[str, str | None]:
     """What the results depend on, by hash: ``code``, ``protocol``, ``ledger``, ``lock``."""
-    return {
-        "code": code_sha256(),
-        "protocol": protocol().sha256,
-        "ledger": ledger.sha256(),
-        "lock": lock_sha256(),
-    }
+    return {"code": code_sha256(), "protocol": protocol().sha256, "ledger": ledger.sha256(), "lock": lock_sha256()}
 
 
 def commit() -> dict[str, Any]:

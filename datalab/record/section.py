@@ -157,13 +157,12 @@ class Section:
     def describe(self) -> str:
         """The provenance a notebook prints first: versions, device, seeds, profile, record."""
         p = self.parameters
-        libraries = ("torch", "numpy", "scipy", "pandas", "scikit-learn")
-        versions = [f"Python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in libraries)]
+        libraries = [f"{name} {version(name)}" for name in ("torch", "numpy", "scipy", "pandas", "scikit-learn")]
         threads = provenance.determinism()["threads"]
         lines = {
             "section": f"{self.spec.number}: {self.spec.title}",
             "profile": p.profile,
-            "versions": ", ".join(versions),
+            "versions": ", ".join([f"Python {sys.version.split()[0]}", *libraries]),
             "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
             "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
             "record": shlex.quote(provenance.shown(self.record)),
@@ -261,7 +260,7 @@ class Section:
         return claims_table.frame(manifest, self._study)
 
     def finish(self) -> None:
-        """Close the section: write its part of the record, show its verdicts, the files saved and the next notebook."""
+        """Close the section: write its part of the record, show its verdicts and the files saved."""
         self._must_be_open()
         files = [path for kind in ("figures", "tables") for path in folder.names(self._stage, kind)]
         timed = {f"{kind}/{name}" for kind, saved in self._saved.items() for name in saved if saved[name]["timing"]}
@@ -300,19 +299,15 @@ class Section:
     def _ending(self, place: str) -> str:
         """The verdicts, and links to all that was saved, from a notebook that sees the record at ``place``."""
         head = ["**Verdicts**", "", "| claim | measured | verdict | printed value excluded? | why | table |"]
-        head.append("| --- | --- | --- | --- | --- | --- |")
         verdicts = [self._verdict(claim, place) for claim in self._claims.values()]
+        lines = [*head, "| --- | --- | --- | --- | --- | --- |", *verdicts, ""] if verdicts else []
         saved = []
         for kind, suffix in (("tables", "csv"), ("figures", "svg")):
             links = [f"[{name}]({place}/{kind}/{name}.{suffix})" for name in self._saved[kind]]
             saved += [f"{kind} {', '.join(links)}"] if links else []
         saved += [f"[all claims]({place}/{claims_table.NAME})"]
         saved += [f"[the report]({place}/{transaction.INDEX}), once `datalab report` has written it"]
-        stems = [section.stem for section in self._study.sections]
-        following = stems[stems.index(self.spec.stem) + 1 :]
-        next_one = f"**Next**: [{following[0]}]({following[0]}.ipynb)" if following else "This is the last notebook."
-        lines = [*head, *verdicts, ""] if verdicts else []
-        return "\n".join([*lines, f"**Saved** in the record: {'; '.join(saved)}.", "", next_one])
+        return "\n".join([*lines, f"**Saved** in the record: {'; '.join(saved)}."])
 
     def _verdict(self, claim: dict[str, Any], place: str) -> str:
         """A claim's line, with links to its page and its table."""
