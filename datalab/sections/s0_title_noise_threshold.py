@@ -306,27 +306,27 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     return [threshold, below]
 
 
-def answer(crossover: pd.DataFrame, full: pd.DataFrame) -> list[str]:
+def answer(crossover: pd.DataFrame, full: pd.DataFrame, by_size: pd.DataFrame) -> list[str]:
     """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
 
-    ``crossover`` and ``full`` are :func:`crossovers`' and :func:`readings.against_full_table`'s.
+    The arguments are :func:`crossovers`', :func:`readings.against_full_table`'s and :func:`by_size`'s.
     """
     lines = []
     for stratum in STRATA:
         at = crossover[(crossover.stratum == stratum) & (crossover["data sets"] == "all")]
         if at.empty:
             continue
-        rates = at.lowest_rate.min(), at.highest_rate.max()
-        least, most, low, high = (
-            stats.crossover_label(x, rates)
-            for x in (at.crossover.min(), at.crossover.max(), at.low.min(), at.high.max())
-        )
+        least, most, low, high = _spread(at)
         spread = f"from {least} wrong labels on" if least == most else f"from {least} to {most} wrong labels on"
         lines.append(
             f"On {at.sets.max()} {stratum} data sets, with models that stop early, dropping 30 % by influence beats "
             f"dropping 30 % at random {spread}, depending on which of four scores is counted (95 % limits of all four: "
             f"{low} to {high})."
         )
+    for stratum, part in by_size.groupby("stratum", sort=False) if len(by_size) else ():
+        sizes = {name: _spread(at) for name, at in part.groupby("trained on", sort=False)}
+        each = [f"from {low} to {high} with {name} training examples" for name, (low, high, *_) in sizes.items()]
+        lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover is {'; '.join(each)}.")
     for stratum, part in full[full.arm.isin(["influence, quota", "influence, no quota"])].groupby(
         "stratum", sort=False
     ):
@@ -338,3 +338,10 @@ def answer(crossover: pd.DataFrame, full: pd.DataFrame) -> list[str]:
             f"{100 * best.d:+.1f} points of F1{shown}, at {best[RATE]:g} %."
         )
     return lines
+
+
+def _spread(crossover: pd.DataFrame) -> list[str]:
+    """The lowest and the highest crossover of a table's rows, and the ends of their limits, as words."""
+    rates = crossover.lowest_rate.min(), crossover.highest_rate.max()
+    ends = crossover.crossover.min(), crossover.crossover.max(), crossover.low.min(), crossover.high.max()
+    return [stats.crossover_label(end, rates) for end in ends]

@@ -98,11 +98,14 @@ def test_power_is_that_of_a_one_sample_t_test(rows):
 def test_the_sentences_follow_the_tables(rows):
     stopped = readings.early_stopped(rows)
     crossover = s0.crossovers(s0.read_by(stopped), 0)
-    lines = s0.answer(crossover, readings.against_full_table(stopped))
+    by_size = s0.by_size(stopped, rows.assign(train_cap=5000), 0)
+    lines = s0.answer(crossover, readings.against_full_table(stopped), by_size)
     assert "On 3 balanced data sets" in lines[0]
     assert "from 15.0 % to 20.0 % wrong labels on" in lines[0]
     assert "On 3 skewed data sets" in lines[1]
-    assert "on balanced sets at 20 %, 40 % (unadjusted); the best mean is +25.0 points of F1" in lines[2]
+    assert lines[2].startswith("On 3 balanced data sets the same crossover is from 15.0 % to 20.0 % with up to 1,000")
+    assert "on balanced sets at 20 %, 40 % (unadjusted); the best mean is +25.0 points of F1" in lines[4]
+    assert len(s0.answer(crossover, readings.against_full_table(stopped), pd.DataFrame())) == len(lines) - 2
 
 
 def test_what_goes_with_the_crossover_is_spearmans_rho():
