@@ -6,12 +6,15 @@ more times in turn and the least counts; what would take longer on all rows is c
 which takes ten backward passes in the fit where the peers' take one; the Hessian's solvers against ours on the Hessian.
 
 ``--device cuda`` times our own methods on the GPU, and again on one CPU thread, and no peers. ``--quick`` is small.
+``--whole`` is of whole models alone (ResNet-18, BERT, GPT-2 with token loss, LoRA, as the tests build them): our error,
+and EK-FAC's time beside a forward and backward pass over the same examples, in rounds in turn.
 """
 
 import argparse
 import copy
 import itertools
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -386,6 +389,52 @@ def stacked(n: int, share: float, device: str) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
+def whole_models(n: int, rounds: int) -> pd.DataFrame:
+    """A row a model. ``error`` is the largest one of twelve examples' squared gradient norms in float64, relative to
+    autograd's, and of EK-FAC's self-influence in float32 relative to float64's; times are of n examples in float32, the
+    median of the rounds and the range of each round's ratio to its forward and backward pass.
+    """
+    sys.path.insert(0, str(Path(__file__).parent.parent / "influence"))
+    import test_influence_architectures as built
+
+    plain, tokens = influence.losses.CrossEntropy(), influence.losses.CrossEntropy(next_token=True)
+    table = []
+    for name, width in {"ResNet-18": 8, "BERT": 64, "GPT-2 with token loss": 64, "LoRA": 64}.items():
+        model, x = built.BUILDS["GPT-2 with a tied head" if "token" in name else name](width)
+        model, y, loss = model.double().eval(), torch.arange(12) % built.CLASSES, None
+        of_example = lambda f, i, y=y: cross_entropy(f, y[i])  # noqa: E731
+        if "token" in name:
+            model, y, loss = model.model, x["input_ids"].masked_fill(x["attention_mask"] == 0, -100), tokens
+            of_example = lambda f, i, y=y: cross_entropy(f[:-1], y[i, 1:], reduction="sum")  # noqa: E731
+        exact = built.gradients(model, x, of_example).square().sum(1)
+        ours = influence.GradDot(model, loss=loss).fit(x, y).self_influence(x, y)
+        reference = influence.EKFAC(model, DAMPING, loss=loss, fisher="sampled").fit(x, y).self_influence(x, y)
+        model, x = model.float(), x if isinstance(x, dict) else x.float()
+        single = influence.EKFAC(model, DAMPING, loss=loss, fisher="sampled").fit(x, y).self_influence(x, y)
+        errors = [float(((a - b) / b).abs().max()) for a, b in ((ours, exact), (single.double(), reference))]
+        at = torch.arange(n) % 12
+        x, y = built.rows(x, at), y[at]
+
+        def one_pass(model=model, x=x, y=y, loss=loss or plain) -> None:
+            model.zero_grad()
+            for i in range(0, n, 64):
+                f, part = built.logits(model, built.rows(x, slice(i, i + 64))), y[i : i + 64]
+                loss.value(f, loss.checked("x, y", part, f.shape[1:])).sum().backward()
+
+        kept = influence.EKFAC(model, DAMPING, loss=loss, fisher="sampled", batch_size=64).fit(x, y)
+        runs = (one_pass, lambda kept=kept, x=x, y=y: kept.fit(x, y), lambda k=kept, x=x, y=y: k.self_influence(x, y))
+        times = np.array([[clock(lambda _, run=run: run(), 0) for run in runs] for _ in range(rounds)])
+        ratios = times[:, 1:] / times[:, :1]
+        row = {"model": name, "parameters": kept._network.n_parameters, "gradient error": errors[0]}
+        row |= {"float32 error": errors[1], "pass, ms an example": np.median(times[:, 0]) / n * 1e3}
+        for i, verb in enumerate(("fit", "self")):
+            low, middle, high = np.percentile(ratios[:, i], (0, 50, 100))
+            row[f"{verb}, passes"] = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+        table.append(row)
+        print(row)
+    return pd.DataFrame(table)
+
+
 def short(value: float) -> str:
     """Three significant digits; nothing for what is not there."""
     return "" if pd.isna(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -456,9 +505,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--quick", action="store_true", help="few rows, and 32 hidden units on digits: for development")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--whole", action="store_true", help="whole models alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", InfluenceWarning)
+    if options.whole:
+        print(whole_models(96, 3).to_markdown(index=False, floatfmt=".2g"))
+        return
     few = (2048, 256, 64, 32, 2.0)
     n, n_train, n_test, hidden, share = few if options.quick else (50_000, 1347, 450, 128, 30.0)
     print(f"{versions()}; float32, one thread{', ours on the GPU too' if options.device == 'cuda' else ''}")

@@ -45,8 +45,8 @@ KINDS = {
     "EKFAC": lambda m, **o: EKFAC(m, 0.1, **o),
     "EKFAC, sampled": lambda m, **o: EKFAC(m, 0.1, fisher="sampled", **o),
     "DataInf": lambda m, **o: DataInf(m, 0.1, **o),
-    "CG": lambda m, **o: CG(m, 0.1, iterations=30, tolerance=1e-300, **o),
-    "LiSSA": lambda m, **o: LiSSA(m, 0.5, depth=20, **o),
+    "CG": lambda m, **o: CG(m, 0.1, iterations=20, tolerance=1e-300, **o),
+    "LiSSA": lambda m, **o: LiSSA(m, 0.5, depth=5, **o),
     "Arnoldi": lambda m, **o: Arnoldi(m, 0.1, rank=10, **o),
     "GradDot": GradDot,
     "GradCos": GradCos,
@@ -121,7 +121,7 @@ def reads(name, n):
 def test_twice_the_batches_are_as_many_reads(name):
     few, many = reads(name, 3 * BATCH), reads(name, 6 * BATCH)
     if name == "CG":  # it looks once in ten iterations of each solve, of which self-influence has one a batch
-        few["self_influence"] += 3 * 3
+        few["self_influence"] += 3 * 2
     print(f"{name}: reads an inner loop: 0; a call: {many}")
     assert many == few
 

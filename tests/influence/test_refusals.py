@@ -38,7 +38,7 @@ KINDS = {
     "EKFAC": EKFAC,
     "DataInf": DataInf,
     "CG": CG,
-    "LiSSA": LiSSA,
+    "LiSSA": lambda m, *damping, **k: LiSSA(m, *damping, depth=30, **k),
     "Arnoldi": Arnoldi,
     "GradDot": GradDot,
     "GradCos": GradCos,
