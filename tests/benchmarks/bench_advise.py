@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from datalab import data, metrics, noise, seeds, stats
 from datalab.advise import pilot, scoring, verdict
@@ -117,11 +118,14 @@ def judged(rows: pd.DataFrame) -> dict[str, Any]:
     rules = {"advice": v.arm, "best looking": looks, "prune 30 %": TITLE}
     rules["title"] = TITLE if v.noise["estimate"] > 0.15 else KEEP
     rules["title, joint"] = TITLE if v.noise["calibrated"] > 0.15 else KEEP
+    rules["advice, 20 splits"] = at_20_splits(v.gains, seen, sesoi)
     row = {"answer": v.answer, "arm": verdict.name(*v.arm), "acts": v.answer == verdict.ACT}
     row |= {"drops": v.arm[0] in pilot.SCORES, "keep right": f1[KEEP] >= best - sesoi, "hindsight": best - f1[KEEP]}
     for who, arm in rules.items():
         row |= {f"{who} right": f1[arm] >= best - sesoi, f"{who} F1": f1[arm] - f1[KEEP]}
         row |= {f"{who} accuracy": accuracy[arm] - accuracy[KEEP]}
+    for who in ("prune 30 %", "title"):
+        row |= {f"advice less {who}, {m}": row[f"advice {m}"] - row[f"{who} {m}"] for m in ("F1", "accuracy")}
     gain, true = f1[(v.best.method, v.best.amount)] - f1[KEEP], rows.flipped.iloc[0]
     row |= {
         "gain covered": v.best.low <= gain <= v.best.high,
@@ -129,6 +133,21 @@ def judged(rows: pd.DataFrame) -> dict[str, Any]:
     }
     row |= {"rate width": v.noise["high"] - v.noise["low"], "rate off": v.noise["estimate"] - true}
     return row | {"joint off": v.noise["calibrated"] - true, "seconds": rows.seconds.iloc[0]}
+
+
+def at_20_splits(gains: pd.DataFrame, rows: pd.DataFrame, sesoi: float) -> tuple[str, str]:
+    """The arm that 20 splits with these means and spreads would advise: an extrapolation, by the intervals' widths."""
+    splits, arms = rows.split.nunique(), rows[rows.kind == "arm"]
+    ratio = (arms.n_test / arms.n_train).mean()
+    width = [t.isf(0.025 / 15, j - 1) * np.sqrt(1 / j + ratio) for j in (splits, 20)]
+    shorter = width[1] / width[0]
+    low = gains.gain - shorter * (gains.gain - gains.low)
+    random = gains["over random"] - shorter * (gains["over random"] - gains["random low"])
+    shown = gains[(gains.method != pilot.RANDOM) & (gains.gain > sesoi) & (low > 0) & ~(random <= 0)]
+    if shown.empty:
+        return KEEP
+    best = shown.loc[shown.gain.idxmax()]
+    return best.method, best.amount
 
 
 def table(rows: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
@@ -166,7 +185,7 @@ def summarise(out: Path, to: Path, splits: int) -> None:
     measures = ["precision", "recall", "flagged", "f1_dropped", "f1_replaced", "flag_seconds"]
     by_flag = table(flags, [*keys, "by"], measures)
     # Each way's precision less advise's on the same file: what is paired is compared paired.
-    wide = flags.pivot_table("precision", ["set", *keys], "by", dropna=False)
+    wide = flags.assign(rate=flags.rate.fillna("")).pivot_table("precision", ["set", *keys], "by")
     less = wide.sub(wide["advise"], axis=0).drop(columns="advise").stack().rename("precision less advise's")
     paired = table(less.reset_index(), [*keys, "by"], ["precision less advise's"])
     to.mkdir(parents=True, exist_ok=True)
