@@ -183,15 +183,9 @@ def _claim_pages(
         name = saved.removeprefix(f"{entry.number.replace('.', '_')}_") if entry else ""
         code = {word: made[stem].get(of) for word, of in (("computed", name), ("judged", VERDICTS)) if stem in made}
         raw = measurement.get("raw")
-        of = {
-            "row": row,
-            "claim": claim,
-            "checks": checks.get(claim_id, []),
-            "stem": stem,
-            "entry": entry,
-            "code": code,
-        }
-        of |= {"before": before, "after": after, "raw": raw, "saved": entry.tables.get(saved) if entry else None}
+        of = {"row": row, "claim": claim, "stem": stem, "entry": entry, "code": code, "raw": raw}
+        of |= {"before": before, "after": after, "checks": checks.get(claim_id, [])}
+        of |= {"saved": entry.tables.get(saved) if entry else None}
         of |= {"strip": pages.strip(row, claim.value), "shown": rest(stem, json.dumps(raw["where"])) if raw else None}
         of |= {"table": evidence.table(record, row["table"], row["row"]) if row["table"] else None}
         yield page("claim", f"report/claims/{claim_id}.html", **of)
