@@ -21,13 +21,16 @@ Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
+_EMPTY_HEAD = re.compile(r"<th\b[^>]*>\s*</th>")
+_BOX = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT = {"a", "b", "blockquote", "br", "caption", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4"}
 _TEXT |= {"h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody"}
 _TEXT |= {"td", "tfoot", "th", "thead", "tr", "ul"}
 _FORMULA = {"math", "mfrac", "mi", "mn", "mo", "mover", "mrow", "mspace", "msqrt", "mroot", "mstyle", "msub", "msubsup"}
 _FORMULA |= {"msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover", "mpadded", "mphantom"}
-_ATTRIBUTES = {"*": {"class", "style"}, "a": {"href"}, **{f"h{n}": {"id"} for n in range(1, 5)}}
+_ATTRIBUTES = {"*": {"class", "style"}, "a": {"href"}, "div": {"tabindex", "role", "aria-label"}}
+_ATTRIBUTES |= {f"h{n}": {"id"} for n in range(1, 5)}
 _ATTRIBUTES |= {"td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan", "scope"}, "math": {"xmlns", "display"}}
 _ATTRIBUTES |= {"mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator"}}
 _ATTRIBUTES["mo"] |= {"movablelimits"}
@@ -59,14 +62,7 @@ def markdown(text: str, link: Link = lambda _: None) -> Markup:
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
     page = markdown2html_mistune(_MATH.sub(_formula, text))
-    return scrolling(cleaned(_HEADING_ANCHOR.sub("", page), link))
-
-
-def scrolling(page: Markup) -> Markup:
-    """The page with each table in a box that scrolls, by keyboard too; an empty head of a column is no head."""
-    box = '<div class="wide" tabindex="0" role="group" aria-label="Table"><table'
-    text = re.sub(r"<th\b[^>]*>\s*</th>", "<td></td>", page)
-    return Markup(text.replace("<table", box).replace("</table>", "</table></div>"))
+    return cleaned(_HEADING_ANCHOR.sub("", page), link)
 
 
 def contents(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -76,13 +72,17 @@ def contents(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def cleaned(page: str, link: Link = lambda _: None) -> Markup:
-    """A stranger's HTML without anything that could run, load or lead anywhere but on the web and to ``link``'s."""
+    """A stranger's HTML without anything that could run, load or lead anywhere but on the web and to ``link``'s.
+
+    Each table is in a box that scrolls, by keyboard too. An empty head of a column is no head.
+    """
 
     def attribute(element: str, name: str, value: str) -> str | None:
         if (element, name) != ("a", "href") or value.startswith(("#", "https://", "http://", "mailto:")):
             return value
         return None if ":" in value.split("/")[0] else link(value)
 
+    page = _EMPTY_HEAD.sub("<td></td>", page).replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>")
     clean = nh3.clean(
         page,
         tags=_TEXT | _FORMULA,
@@ -131,7 +131,7 @@ def _output(output: Any, figures: Mapping[str, str], link: Link) -> Markup:
     if "image/png" in data:
         return _picture(data["image/png"], data.get("text/plain", ""), figures)
     if "text/html" in data:
-        return scrolling(cleaned(data["text/html"], link))
+        return cleaned(data["text/html"], link)
     if "text/markdown" in data:
         return markdown(data["text/markdown"], link)
     return Markup("<pre>{}</pre>").format(data.get("text/plain", ""))

@@ -17,6 +17,7 @@ from datalab.protocol import protocol
 from datalab.record.manifest import Manifest
 from datalab.record.progress import span
 from datalab.record.tables import exact
+from datalab.report import notebookpages
 
 # Units of the ledger that a measured figure has too; the others are of the paper's wording, unless both are compared.
 UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped", "ratio")
@@ -36,7 +37,9 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, duration, size, breakable)}
+    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, notebookpages.markdown)}
+    env.filters["duration"] = lambda seconds: "–" if seconds is None else span(seconds)
+    env.filters["size"] = lambda count: "–" if count is None else do_filesizeformat(count, binary=True)
     env.globals["policy"] = policy
     return env
 
@@ -135,18 +138,3 @@ def badge(verdict: str) -> Markup:
     """A verdict as a coloured word."""
     tone = TONE.get(verdict.partition(" (")[0], "plain")
     return Markup('<span class="badge {}">{}</span>').format(tone, verdict)
-
-
-def breakable(name: str) -> Markup:
-    """An identifier that may be broken into lines after each underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people."""
-    return "–" if seconds is None else span(seconds)
-
-
-def size(count: int | None) -> str:
-    """Bytes for people, in binary units."""
-    return "–" if count is None else do_filesizeformat(count, binary=True).replace("Bytes", "B")

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from markupsafe import Markup
-
 from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
@@ -134,10 +132,8 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     """Every page: its path in the record, and its text."""
     rows = {row["id"]: row for row in claims_table.rows(manifest, study)}
     stems = [stem for stem in manifest.sections if f"notebooks/{stem}.ipynb" in manifest.files]
-    found = _findings(manifest)
     shared: dict[str, Any] = {
         "rows": rows,
-        "findings": found,
         "stale": list(verify.stale(manifest, study)),
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
@@ -151,7 +147,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in manifest.files}
     figures = {name: figure for entry in manifest.sections.values() for name, figure in entry.figures.items()}
     caption = figures.get("0_curve", {}).get("caption", "")
-    script = Markup(pages.asset("board.js"))
+    script = pages.asset("board.js")
     yield page("board", transaction.INDEX, figure=figure, caption=caption, script=script)
     yield page("tables", "report/tables.html", tables=paper_tables(rows))
     yield page("reading", "report/reading.html", rules=protocol(), unknown=verify.UNKNOWN)
@@ -187,15 +183,9 @@ def _claim_pages(
         name = saved.removeprefix(f"{entry.number.replace('.', '_')}_") if entry else ""
         code = {word: made[stem].get(of) for word, of in (("computed", name), ("judged", VERDICTS)) if stem in made}
         raw = measurement.get("raw")
-        of = {
-            "row": row,
-            "claim": claim,
-            "checks": checks.get(claim_id, []),
-            "stem": stem,
-            "entry": entry,
-            "code": code,
-        }
-        of |= {"before": before, "after": after, "raw": raw, "saved": entry.tables.get(saved) if entry else None}
+        of = {"row": row, "claim": claim, "stem": stem, "entry": entry, "code": code, "raw": raw}
+        of |= {"before": before, "after": after, "checks": checks.get(claim_id, [])}
+        of |= {"saved": entry.tables.get(saved) if entry else None}
         of |= {"strip": pages.strip(row, claim.value), "shown": rest(stem, json.dumps(raw["where"])) if raw else None}
         of |= {"table": evidence.table(record, row["table"], row["row"]) if row["table"] else None}
         yield page("claim", f"report/claims/{claim_id}.html", **of)
@@ -215,16 +205,6 @@ def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
         return f"../../{inside}{'#' + fragment if fragment else ''}" if inside in known else None
 
     return notebookpages.cells(notebook, pictures, link)
-
-
-def _findings(manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
-    """By section what it asked to be printed at the end, texts first: each its HTML, and a table's columns and rows."""
-    findings = {}
-    for stem, entry in manifest.sections.items():
-        parts = sorted(entry.headline, key=lambda part: not part.get("text"))
-        shown = [{"rows": []} | part | {"html": notebookpages.markdown(part.get("text", ""))} for part in parts]
-        findings |= {stem: shown} if shown else {}
-    return findings
 
 
 def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]]:
@@ -251,9 +231,8 @@ def _counts(words: list[str], order: tuple[str, ...]) -> dict[str, int]:
     return {word: words.count(word) for word in order if word in words}
 
 
-def _cards(manifest: Manifest) -> list[tuple[str, Markup]]:
-    """The data card, as HTML, of every data set that a section of the record was given."""
+def _cards(manifest: Manifest) -> dict[str, str]:
+    """The data card of every data set that a section of the record was given."""
     given = [value for entry in manifest.sections.values() for value in entry.parameters.values()]
     values = [name for value in given for name in (value if isinstance(value, list) else [value])]
-    names = dict.fromkeys(name for name in values if isinstance(name, str) and name in data.REGISTRY)
-    return [(name, notebookpages.markdown(data.card(name).replace("# ", "## ", 1))) for name in names]
+    return {name: data.card(name) for name in values if isinstance(name, str) and name in data.REGISTRY}

@@ -38,6 +38,7 @@ MARKUP = [
     "<base href=http://192.0.2.1/>",
     "<form action=http://192.0.2.1/><input autofocus onfocus=alert(1)></form>",
     "<p style='background:url(http://192.0.2.1/x)'>x</p>",
+    f'<p class="<table onmouseover={RUN} x=">x</p>',
     "<object data=x.svg></object><embed src=x.svg>",
     f"<noscript><p title='</noscript><img src=x onerror={RUN}>'>",
     f"<svg><style><img src=x onerror={RUN}></style></svg>",
@@ -86,10 +87,11 @@ def test_what_markdown_and_html_become_runs_nothing(text: str) -> None:
 
 
 def test_what_notebooks_need_is_left() -> None:
-    table = '<div><table><thead><tr><th scope="col">a</th></tr></thead></table></div>'
-    assert notebookpages.cleaned(table) == table
-    styled = table.replace("<div>", '<div style="max-height:40em;overflow:auto">')
-    assert notebookpages.cleaned(styled) == table.replace("<div>", '<div style="">')  # no box of its own height
+    table = '<table><thead><tr><th scope="col">a</th><th></th></tr></thead></table>'
+    boxed = f"{notebookpages._BOX}{table}</div>".replace("<th></th>", "<td></td>")
+    assert notebookpages.cleaned(table) == boxed
+    styled = f'<div style="max-height:40em;overflow:auto">{table}</div>'
+    assert notebookpages.cleaned(styled) == f'<div style="">{boxed}</div>'  # no box of its own height
     prose = notebookpages.markdown("**a** [b](https://c.d) $x_i^2 + \\frac{1}{2}$ `<d>`\n\n| e |\n| --- |\n| f |\n")
     for part in ("<strong>a</strong>", '<a href="https://c.d">b</a>', "<math", "<mfrac>", "&lt;d&gt;", "<td>f</td>"):
         assert part in prose
