@@ -25,7 +25,7 @@ from datalab.record import Study, claims_table, compare, comparison_text, folder
 from datalab.record.console import RunConsole, plain
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
-from datalab.record.parameters import missing_datasets, parse_value
+from datalab.record.parameters import parse_value
 from datalab.record.retrain import Drawn
 from datalab.record.tables import exact
 from datalab.sweep import cluster
@@ -101,14 +101,12 @@ def plan_command(study: Study, as_json: bool, **selection: Any) -> None:
     Example:
       datalab plan 0 3.4 --profile quick
     """
-    jobs = _jobs(study, **selection)
-    missing = missing_datasets(job.parameters for job in jobs)
+    planned, console = plan.as_dict(_jobs(study, **selection)), RunConsole()
     if as_json:
-        _print_json(plan.as_dict(jobs, missing))
-        return
-    console = RunConsole()
-    console.plan(jobs, missing)
-    console.work(jobs)
+        _print_json(planned)
+    else:
+        console.plan(planned)
+        console.work(planned)
 
 
 @cli.command()

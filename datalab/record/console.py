@@ -16,7 +16,7 @@ from rich.table import Table
 
 from datalab.record.folder import printable
 from datalab.record.manifest import SectionRecord
-from datalab.record.plan import Job, seconds
+from datalab.record.plan import Job
 from datalab.record.progress import line, span
 
 LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
@@ -54,27 +54,25 @@ class RunConsole:
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def plan(self, jobs: Sequence[Job], missing: Sequence[str]) -> None:
-        """The jobs with their expected cost, and the data sets to fetch first."""
-        columns = ("notebook", "what runs", "models", "time", "memory")
+    def plan(self, planned: dict[str, Any]) -> None:
+        """What :func:`datalab.record.plan.as_dict` says: the jobs with their cost, and the data sets to fetch first."""
         rows = []
-        for job in jobs:
-            cost = job.estimate
-            models = sum(task.models for task in cost.tasks)
-            words = (cost.what, f"{models:,}" if models else "–", span(cost.seconds))
-            rows.append((job.section.stem, *words, f"{cost.memory / 2**30:.1f} GiB"))
-        self.table(columns, rows)
-        self.say(f"Estimated time in all: about {span(seconds(jobs))}. Finished cells of an earlier run are reused.")
-        if missing:
+        for job in planned["notebooks"]:
+            words = (job["notebook"], job["what"], f"{job['models']:,}" if job["models"] else "–", span(job["seconds"]))
+            rows.append((*words, f"{job['memory_bytes'] / 2**30:.1f} GiB"))
+        self.table(("notebook", "what runs", "models", "time", "memory"), rows)
+        self.say(
+            f"Estimated time in all: about {span(planned['seconds'])}. Finished cells of an earlier run are reused."
+        )
+        if missing := planned["missing_datasets"]:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 
-    def work(self, jobs: Sequence[Job]) -> None:
+    def work(self, planned: dict[str, Any]) -> None:
         """The different tasks and models of the jobs, in core-hours; in GPU-hours where there is a GPU to measure."""
         from datalab.sweep import machine_speed
 
-        tasks = {task.key: task for job in jobs for task in job.estimate.tasks}.values()
-        hours, models = sum(task.cost for task in tasks) / 3600, sum(task.models for task in tasks)
-        work = f"{len(tasks):,} different tasks, {models:,} models, {_hours(hours)} core-hours"
+        hours = planned["core_seconds"] / 3600
+        work = f"{planned['tasks']:,} different tasks, {planned['models']:,} models, {_hours(hours)} core-hours"
         self.say(f"Work: {work} at this core's pace")
         gpu = "not estimated, since there is no CUDA device here to measure on"
         if measured := machine_speed.gpu():

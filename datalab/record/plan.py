@@ -9,7 +9,7 @@ from typing import Any
 from datalab.errors import UserError, did_you_mean
 from datalab.protocol import PROFILES
 from datalab.record import provenance
-from datalab.record.parameters import Estimate, SectionParameters, assigned_literals, resolve
+from datalab.record.parameters import Estimate, SectionParameters, assigned_literals, missing_datasets, resolve
 from datalab.record.study import SectionSpec, Study
 from datalab.sweep import available_cores
 
@@ -60,24 +60,27 @@ def seconds(planned: Sequence[Job]) -> float:
     return total
 
 
-def as_dict(planned: Sequence[Job], missing: Sequence[str]) -> dict[str, Any]:
-    """The jobs and their costs, in seconds of this machine and of one core of it, as JSON holds them."""
+def as_dict(planned: Sequence[Job]) -> dict[str, Any]:
+    """The jobs and their costs, in seconds of this machine and of one core of it; all of it JSON can hold."""
     tasks = {task.key: task for job in planned for task in job.estimate.tasks}.values()
+    costs = [(job, job.estimate) for job in planned]
     return {
         "notebooks": [
             {
                 "notebook": job.section.stem,
+                "what": cost.what,
                 "parameters": job.parameters.model_dump(mode="json"),
-                "tasks": len(job.estimate.tasks),
-                "models": sum(task.models for task in job.estimate.tasks),
-                "seconds": round(job.estimate.seconds, 1),
-                "memory_bytes": round(job.estimate.memory),
+                "models": sum(task.models for task in cost.tasks),
+                "seconds": round(cost.seconds, 1),
+                "memory_bytes": round(cost.memory),
             }
-            for job in planned
+            for job, cost in costs
         ],
+        "tasks": len(tasks),
+        "models": sum(task.models for task in tasks),
         "seconds": round(seconds(planned), 1),
         "core_seconds": round(sum(task.cost for task in tasks), 1),
-        "missing_datasets": list(missing),
+        "missing_datasets": missing_datasets(job.parameters for job in planned),
     }
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, folder, lock, progress, provenance, section, transaction, verify
+from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction, verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.kernel import kill_group, started_with
 from datalab.record.manifest import Manifest, SectionRecord
-from datalab.record.parameters import missing_datasets
 from datalab.record.plan import Job
 from datalab.record.study import Study
 from datalab.sweep import cluster
@@ -48,10 +47,10 @@ def run(
     console, interrupts = RunConsole(), Interrupts()
     with interrupts.watched():
         try:
-            missing = missing_datasets(job.parameters for job in jobs)
-            console.plan(jobs, missing)
+            planned = plan.as_dict(jobs)
+            console.plan(planned)
             _check_folder(record, study, profile, fresh)
-            if missing:
+            if missing := planned["missing_datasets"]:
                 from datalab import data
 
                 data.fetch(missing, progress=console.fetching)
