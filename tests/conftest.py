@@ -33,15 +33,15 @@ def _kernels_know_the_fakes() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> "Study":
-    """Three small sections with their notebooks (:mod:`record_fakes`); a test that edits one edits its module's."""
+    """Three small sections with their notebooks (:mod:`record_fakes`); a test that edits one puts it back."""
     import record_fakes  # after the threads are set: it loads the package
 
     return record_fakes.study(record_fakes.write_notebooks(tmp_path_factory.mktemp("study") / "notebooks"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(study: "Study", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete record of the small sections; copy it before changing it."""
     import record_fakes

@@ -90,7 +90,7 @@ SECTIONS = (
 NAMES = ("seeds", "root_seed", "device", "workers", "record", "noise_rates", "count", "nap", "mode", "datasets")
 FIGURE = """
 import matplotlib.pyplot as plt
-figure, axes = plt.subplots()
+figure, axes = plt.subplots(figsize=(2, 1))
 axes.plot(rows["index"], rows["value"])
 section.figure(figure, "curve", caption="The value of each cell", data=rows.drop(columns="pid"))
 ---
@@ -237,14 +237,23 @@ def write_notebooks(folder: Path) -> Path:
     return folder
 
 
-def papermill(notebook: Path, record: Path, folder: Path, *more: str, **environment: str) -> subprocess.Popen:
-    """Plain papermill, as its users call it, from a folder that has nothing to do with the project."""
+def papermill(notebook: Path, record: Path, *more: str) -> list[str]:
+    """What plain papermill is told, as its users call it, behind its name."""
+    arguments = [str(notebook), "out.ipynb", "-k", "python3", "--language", "python"]
+    return [*arguments, "-p", "profile", "smoke", "-p", "record", str(record), "-p", "workers", "1", *more]
+
+
+def ran_by_papermill(notebook: Path, record: Path, folder: Path, *more: str) -> tuple[int, str]:
+    """The status of papermill's command, run from a folder that has nothing to do with the project, and its error."""
+    import contextlib
+
+    from click.testing import CliRunner
+    from papermill.cli import papermill as command
+
     folder.mkdir(exist_ok=True)
-    environment = os.environ | {"FAKE_NOTEBOOKS": str(notebook.parent)} | environment
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "-k", "python3", "--language", "python"]
-    command += ["-p", "profile", "smoke", "-p", "record", str(record), "-p", "workers", "1", *more]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(command, papermill(notebook, record, *more))
+    return done.exit_code, f"{done.output}{done.exception or ''}"
 
 
 def run(study: Study, record: Path, *names: str, fresh: bool = False, **given: object) -> int:

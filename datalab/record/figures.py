@@ -10,7 +10,6 @@ STYLE = {
     "figure.figsize": (7.0, 4.2),
     "figure.dpi": 100,
     "savefig.dpi": 130,
-    "savefig.bbox": "tight",
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -42,13 +41,13 @@ def render(figure: Any, name: str) -> dict[str, bytes]:
     import matplotlib
 
     figure = getattr(figure, "figure", figure)
-    rendered = {}
-    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        out = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(out, format=kind, metadata=metadata)
-        rendered[kind] = out.getvalue()
-    return {"svg": _rounded(rendered["svg"]), "png": _indexed(rendered["png"])}
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])  # once, for both
+    svg, png = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(svg, format="svg", bbox_inches=box, metadata={"Date": None, "Creator": None})
+    figure.savefig(png, format="png", bbox_inches=box, pil_kwargs={"compress_level": 1})  # it is packed again below
+    return {"svg": _rounded(svg.getvalue()), "png": _indexed(png)}
 
 
 def _rounded(svg: bytes) -> bytes:
@@ -57,11 +56,11 @@ def _rounded(svg: bytes) -> bytes:
     return re.sub(places, lambda place: re.sub(rb"(\.\d\d)\d+", rb"\1", place[0]), svg)
 
 
-def _indexed(png: bytes) -> bytes:
+def _indexed(png: io.BytesIO) -> bytes:
     """The same picture in a palette of 256 colours, which no figure visibly exceeds: about a third of the size."""
     from PIL import Image
 
-    picture, out = Image.open(io.BytesIO(png)), io.BytesIO()
+    picture, out = Image.open(png), io.BytesIO()
     few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     few.save(out, "png", optimize=True, dpi=picture.info.get("dpi"))
     return out.getvalue()

@@ -240,9 +240,14 @@ def reading(record: Path) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, BrokenPipeError):
         raise
     except (Exception, RecursionError, MemoryError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        words = f"record '{printable(str(record))}': cannot be read ({type(error).__name__}: {printable(first)[:200]})"
-        raise UserError(f"{words}; see: datalab verify") from error
+        words = f"record '{printable(str(record))}': cannot be read ({in_a_line(error)}); see: datalab verify"
+        raise UserError(words) from error
+
+
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says, as they print."""
+    first = (str(error).splitlines() or [""])[0]
+    return printable(f"{type(error).__name__}: {first}")[:300]
 
 
 def named(path: Path) -> Path:

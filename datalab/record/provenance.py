@@ -91,11 +91,7 @@ def code_sha256() -> str:
 
 def notebook_sha256(path: Path) -> str:
     """The hash of a notebook's cells (kind, source, tags): saving it with outputs in JupyterLab does not change it."""
-    return cells_sha256(json.loads(path.read_text(encoding="utf-8"))["cells"])
-
-
-def cells_sha256(cells: list[dict[str, Any]]) -> str:
-    """The same of a notebook's cells."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     kept = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 

@@ -97,8 +97,7 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
         except replay.ReplayError as error:
             return Recomputed(stem, problem=printable(str(error)))
         except Exception as error:  # what a stranger's record can break is not known in advance
-            first = (str(error).splitlines() or [""])[0]
-            return Recomputed(stem, problem=printable(f"{type(error).__name__}: {first}")[:300])
+            return Recomputed(stem, problem=folder.in_a_line(error))
     outputs = len(done.outputs) if folder.has(record, f"notebooks/{stem}.ipynb") else 0
     renamed = tuple(dict.fromkeys(path for (path, key), task in done.tasks.items() if key != task.key))
     counts = {"files": len(made), "outputs": outputs, "claims": len(entry.claims)}

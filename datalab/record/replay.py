@@ -233,7 +233,6 @@ def _run(shell: Any, number: int, source: str) -> Output:
     if isinstance(error, ReplayError):
         raise error
     if error is not None:
-        first = (str(error).splitlines() or [""])[0]
-        raise ReplayError(f"code cell {number} raised {type(error).__name__}: {first}")
+        raise ReplayError(f"code cell {number} raised {folder.in_a_line(error)}")
     displays = [(hashed(shown["data"]), shown.get("metadata") or {}) for shown in shell.display_pub.outputs]
     return Output(printed.getvalue(), warned.getvalue(), displays)

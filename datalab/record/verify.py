@@ -9,7 +9,6 @@ from pathlib import Path
 from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, provenance, retrain, transaction
 from datalab.record import recompute as recomputing
-from datalab.record.folder import printable
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.record.recompute import Finding, Kind, Recomputed
 from datalab.record.section import BY_HAND
@@ -47,6 +46,13 @@ class Report:
     def whole(self) -> bool:
         """Nothing changed, missing, added, incomplete or unconfirmed."""
         return not (self.findings or self.unconfirmed)
+
+    def differs(self, anew: str, moved: list[str], what: str, findings: Iterable[Finding]) -> None:
+        """Note that what is made ``anew`` differs: ``findings``, unless sources that moved on may account for it."""
+        if moved:
+            self.unconfirmed.append(f"{anew} anew, by other sources ({'; '.join(moved)}): {what}")
+        else:
+            self.findings.extend(findings)
 
 
 # Which of a record's pages are not what the record gives (datalab.report.differing, a room above this one).
@@ -248,33 +254,31 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
 
 def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, workers: int | None) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
-    broken = {finding.what for finding in report.findings}
+    broken, known = {finding.what for finding in report.findings}, {section.stem for section in study.sections}
+    complete = {stem: entry for stem, entry in manifest.sections.items() if entry.status == "complete"}
     stems = [
         stem
-        for stem, entry in manifest.sections.items()
-        if entry.status == "complete" and not broken & {stem, *entry.cells, *manifest.files_of(stem)}
+        for stem, entry in complete.items()
+        if stem in known and not broken & {stem, *entry.cells, *manifest.files_of(stem)}
     ]
-    known = {section.stem for section in study.sections}
-    stems = [stem for stem in stems if stem in known]
-    libraries, now, renamed = recomputing.other_libraries(manifest), provenance.sources(study.ledger), 0
+    libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
+    renamed: set[str] = set()
     for done in recomputing.recompute(record, manifest, study, stems, workers):
         report.recomputed.append(done)
         moved = [*_moved(manifest, study, done.stem, now), *libraries]
-        if moved and (done.problem or done.differences):
-            what = done.problem or f"gives other {', '.join(sorted({finding.what for finding in done.differences}))}"
-            section = f"section {manifest.sections[done.stem].number} computed anew"
-            report.unconfirmed.append(f"{section}, by other sources ({'; '.join(moved)}): {what}")
-        elif done.problem:
-            problem = f"cannot be computed from its raw rows: {done.problem}"
-            report.findings.append(Finding("changed", done.stem, problem))
+        section = f"section {manifest.sections[done.stem].number} computed"
+        if done.problem:
+            why = f"cannot be computed from its raw rows: {done.problem}"
+            report.differs(section, moved, done.problem, [Finding("changed", done.stem, why)])
+        elif done.differences:
+            what = f"gives other {', '.join(sorted({finding.what for finding in done.differences}))}"
+            report.differs(section, moved, what, done.differences)
+        if moved:
+            renamed.update(done.renamed)
         else:
-            report.findings.extend(done.differences)
-        if done.renamed and moved:
-            renamed += len(done.renamed)
-        elif done.renamed:
             report.findings.extend(Finding("changed", path, "its tasks have other keys") for path in done.renamed)
     if renamed:
-        report.stale.append(f"{renamed} raw files have the keys that other code or libraries give")
+        report.stale.append(f"{len(renamed)} raw files have the keys that other code or libraries give")
 
 
 def _retrain(record: Path, manifest: Manifest, report: Report, cells: retrain.Drawn, workers: int | None) -> None:
@@ -282,18 +286,12 @@ def _retrain(record: Path, manifest: Manifest, report: Report, cells: retrain.Dr
     tasks = {place: task for done in report.recomputed for place, task in done.tasks.items()}
     if not tasks:
         report.unconfirmed.append("no task can be trained anew: no section could be computed from its raw rows")
-    moved = [
-        *recomputing.other_libraries(manifest),
-        *(["other code"] if any(r.renamed for r in report.recomputed) else []),
-    ]
+    moved = recomputing.other_libraries(manifest) + ["other code"] * any(r.renamed for r in report.recomputed)
     for done in retrain.retrain(record, manifest, tasks, cells, workers):
         report.retrained.append(done)
-        if done.different and moved:
-            report.unconfirmed.append(
-                f"{done.path} trained anew, by other sources ({'; '.join(moved)}): {done.different}"
-            )
-        elif done.different:
-            report.findings.append(Finding("changed", done.path, f"trained anew it is another: {done.different}"))
+        if done.different:
+            finding = Finding("changed", done.path, f"trained anew it is another: {done.different}")
+            report.differs(f"{done.path} trained", moved, done.different, [finding])
 
 
 def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pages: Pages | None) -> None:
@@ -304,10 +302,7 @@ def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pag
         if folder.read_text(record, crate.NAME) != crate.text(crate.metadata(record, manifest)):
             differing.insert(0, crate.NAME)
     except Exception as error:  # what a stranger's record can break is not known in advance
-        first = printable((str(error).splitlines() or [""])[0])[:200]
-        report.findings.append(
-            Finding("changed", RECORD, f"its pages cannot be made ({type(error).__name__}: {first})")
-        )
+        report.findings.append(Finding("changed", RECORD, f"its pages cannot be made ({folder.in_a_line(error)})"))
         return
     for path in differing:
         if report.stale:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -493,7 +494,11 @@ def test_a_notebook_session_holds_the_record_and_is_called_interrupted_when_its_
 ) -> None:
     waits = {"FAKE_LOG": str(rig.log), "FAKE_GATE": str(rig.gate), "FAKE_WAIT": "3"}
     notebook, elsewhere = rig.study.notebooks / f"{BETA}.ipynb", tmp_path / "elsewhere"
-    process = record_fakes.papermill(notebook, rig.record, elsewhere, *PARAMETERS, **waits)
+    command = [sys.executable, "-m", "papermill", *record_fakes.papermill(notebook, rig.record, *PARAMETERS)]
+    elsewhere.mkdir()
+    process = subprocess.Popen(
+        command, cwd=elsewhere, env=os.environ | waits, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     wait_for(rig.at_gate)
     session = psutil.Process(rig.entry().process["pid"])
     _, err = rig.start("3.4").communicate(timeout=60)

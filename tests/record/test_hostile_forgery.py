@@ -131,9 +131,9 @@ def of_another_device(tasks: list[rowfiles.Finished]) -> list[rowfiles.Finished]
     return [task._replace(parameters=task.parameters | {"device": "an H100"}) for task in tasks]
 
 
-def renamed(record: Path, to: str = "0123456789abcdef") -> None:
+def renamed(record: Path, name: str = "") -> None:
     path = raw_files(record)[0]
-    new = path.with_name(f"{path.name.rsplit('_', 1)[0]}_{to}.parquet")
+    new = path.with_name(name or f"{path.name.rsplit('_', 1)[0]}_0123456789abcdef.parquet")
     path.rename(new)
     tree = json.loads((record / "record.json").read_text().replace(path.name, new.name))
     del tree["sha256"]
@@ -145,7 +145,7 @@ def of_another_code(record: Path) -> None:
     tasks, frame = rawrows.read(raw_files(record)[0])
     tasks = [task._replace(key=f"{number:016x}") for number, task in enumerate(tasks)]
     rowfiles.write(raw_files(record)[0], frame, tasks)
-    renamed(record, rowfiles.file_name(tasks).removesuffix(".parquet").rsplit("_", 1)[1])
+    renamed(record, rowfiles.file_name(tasks))
 
 
 def with_one_more(record: Path) -> None:
@@ -155,7 +155,7 @@ def with_one_more(record: Path) -> None:
     last = tasks[-1]._replace(key="0123456789abcdef", parameters=tasks[-1].parameters | {"index": 99})
     more = pd.concat([frame, frame.tail(last.count).assign(index=99)], ignore_index=True)
     rowfiles.write(path, more, [*tasks, last])
-    renamed(record, rowfiles.file_name([*tasks, last]).removesuffix(".parquet").rsplit("_", 1)[1])
+    renamed(record, rowfiles.file_name([*tasks, last]))
 
 
 def twice(record: Path) -> None:

@@ -338,9 +338,9 @@ def test_a_notebook_that_now_fails_on_these_rows_says_in_which_cell(record: Path
 
 
 def test_a_section_run_by_hand_is_computed_anew_too(study: Study, tmp_path: Path, checked: Verify) -> None:
-    process = record_fakes.papermill(study.notebooks / f"{STEM}.ipynb", tmp_path / "record", tmp_path / "at")
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
+    notebook = study.notebooks / f"{STEM}.ipynb"
+    status, said = record_fakes.ran_by_papermill(notebook, tmp_path / "record", tmp_path / "at")
+    assert status == 0, said
     done = checked(tmp_path / "record")
     assert (done.findings, done.stale, done.unconfirmed) == ([], [], [])
     assert done.recomputed[0].claims == 1

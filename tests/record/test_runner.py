@@ -146,18 +146,22 @@ def test_a_record_of_another_profile_or_with_an_edited_manifest_is_refused(recor
         run(study, record, "0")
 
 
-@pytest.mark.parametrize(
-    ("mode", "reason"),
-    [
-        ("raise", "raised RuntimeError: as asked"),
-        ("os._exit", "the kernel died"),
-        ("exit late", "raised SystemExit: 0"),
-    ],
-)
-def test_a_notebook_that_does_not_come_to_its_end_has_failed(
-    record: Path, mode: str, reason: str, study: Study
-) -> None:
-    assert run(study, record, "0", "6", mode=mode) == 1
+FAILURES = {
+    "raise": "raised RuntimeError: as asked",
+    "os._exit": "the kernel died",
+    "exit late": "raised SystemExit: 0",
+}
+
+
+def test_a_notebook_that_does_not_come_to_its_end_has_failed(record: Path, study: Study) -> None:
+    for mode, reason in FAILURES.items():
+        assert run(study, record, "0", "6", mode=mode) == 1
+        assert_failed(record, study, reason)
+    assert run(study, record, "0", "6") == 0  # and the plain command puts it right
+    assert verify.verify(record, study).whole
+
+
+def assert_failed(record: Path, study: Study, reason: str) -> None:
     manifest = Manifest.load(record)
     entry = manifest.sections["0_alpha"]
     assert entry.status == "failed"
@@ -172,17 +176,14 @@ def test_a_notebook_that_does_not_come_to_its_end_has_failed(
     assert statuses.count("completed") == entry.code_cells_ran
     named = {finding.what for finding in verify.verify(record, study).findings}
     assert named == {"0_alpha", "6_gamma"}
-    assert run(study, record, "0", "6") == 0  # and the plain command puts it right
-    assert verify.verify(record, study).whole
 
 
 def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_was_run(
     made: Path, study: Study, tmp_path: Path
 ) -> None:
     record, elsewhere = tmp_path / "record", tmp_path / "elsewhere"
-    process = record_fakes.papermill(study.notebooks / "3_4_beta.ipynb", record, elsewhere)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out.decode()
+    status, said = record_fakes.ran_by_papermill(study.notebooks / "3_4_beta.ipynb", record, elsewhere)
+    assert status == 0, said
     expected = {path: content for path, content in contents(made, "tables").items() if path.startswith("tables/3_4_")}
     assert contents(record, "tables") == expected
     entry = Manifest.load(record).sections["3_4_beta"]
@@ -199,18 +200,17 @@ def test_plain_papermill_from_any_folder_gives_the_same_tables_and_says_how_it_w
 def test_papermill_stops_at_a_parameter_that_the_section_does_not_have(study: Study, tmp_path: Path) -> None:
     """It warns of one itself, and goes on; a list that -p hands over as text is told to be -y's."""
     for more, word in ((("-p", "sedes", "3"), "did you mean 'seeds'"), (("-p", "noise_rates", "[0.1]"), "-y '")):
-        process = record_fakes.papermill(study.notebooks / "3_4_beta.ipynb", tmp_path / "record", tmp_path, *more)
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode != 0
-        assert word in out.decode()
+        notebook, record = study.notebooks / "3_4_beta.ipynb", tmp_path / "record"
+        status, said = record_fakes.ran_by_papermill(notebook, record, tmp_path, *more)
+        assert status != 0
+        assert word in said
     assert not (tmp_path / "record").exists()
 
 
 def test_papermill_itself_calls_the_cells_after_a_kernels_death_completed(study: Study, tmp_path: Path) -> None:
     """Why we judge for ourselves: the status papermill 2 writes. Should this fail one day, papermill has improved."""
     elsewhere, record, died = tmp_path / "elsewhere", tmp_path / "record", ["-p", "mode", "os._exit"]
-    process = record_fakes.papermill(study.notebooks / "3_4_beta.ipynb", record, elsewhere, *died)
-    process.communicate(timeout=120)
+    record_fakes.ran_by_papermill(study.notebooks / "3_4_beta.ipynb", record, elsewhere, *died)
     written = json.loads((elsewhere / "out.ipynb").read_text())
     statuses = {cell["metadata"]["papermill"]["status"] for cell in written["cells"] if not cell.get("execution_count")}
     assert statuses == {"completed"}
