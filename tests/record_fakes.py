@@ -246,12 +246,14 @@ def papermill(notebook: Path, record: Path, *more: str) -> list[str]:
 def ran_by_papermill(notebook: Path, record: Path, folder: Path, *more: str) -> tuple[int, str]:
     """The status of papermill's command, run from a folder that has nothing to do with the project, and its error."""
     import contextlib
+    from unittest import mock
 
     from click.testing import CliRunner
     from papermill.cli import papermill as command
 
     folder.mkdir(exist_ok=True)
-    with contextlib.chdir(folder):
+    sources = {"FAKE_NOTEBOOKS": str(notebook.parent)}
+    with contextlib.chdir(folder), mock.patch.dict(os.environ, sources):
         done = CliRunner().invoke(command, papermill(notebook, record, *more))
     return done.exit_code, f"{done.output}{done.exception or ''}"
 
