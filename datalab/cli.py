@@ -21,12 +21,13 @@ import click
 
 from datalab import __version__
 from datalab.errors import UserError, did_you_mean
-from datalab.record import Study, claims_table, compare, comparison_text, folder, plan, provenance, runner, verify
+from datalab.record import Study, claims_table, folder, plan, provenance, runner
+from datalab.record.checks import compare, comparison_text, verify
+from datalab.record.checks.retrain import Drawn
 from datalab.record.console import RunConsole, plain
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
 from datalab.record.parameters import parse_value
-from datalab.record.retrain import Drawn
 from datalab.record.tables import exact
 from datalab.sweep import cluster
 

@@ -15,7 +15,7 @@ import pytest
 
 from datalab import ledger
 from datalab.protocol import protocol
-from datalab.record import tablediff
+from datalab.record.checks import tablediff
 from datalab.sections import s6_verdicts as s6
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction, verify
+from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction
+from datalab.record.checks import verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.kernel import kill_group, started_with

@@ -27,7 +27,7 @@ from datalab.sweep import cluster
 
 # `datalab run` holds the lock, judges the notebook and merges its outputs; it tells the kernel so by these.
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
-# The name in a notebook's namespace of what opens a section instead, where it is computed anew (datalab.record.replay).
+# The name in a notebook's namespace of what opens a section instead, where it is computed anew (checks.replay).
 OPENER = "_datalab_opener"
 BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not part of this record"
 SMOKE = (

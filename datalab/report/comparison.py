@@ -5,7 +5,7 @@ from pathlib import Path
 from datalab import atomic
 from datalab.errors import UserError
 from datalab.record import provenance
-from datalab.record.compare import Comparison
+from datalab.record.checks.compare import Comparison
 from datalab.report import pages
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from datalab.record import folder, rawrows, tablediff
+from datalab.record import folder, rawrows
+from datalab.record.checks import tablediff
 from datalab.record.tables import exact
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
-from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction, verify
+from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages

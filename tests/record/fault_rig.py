@@ -20,7 +20,8 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import kernel, section, verify
+from datalab.record import kernel, section
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.sweep import rowfiles
 

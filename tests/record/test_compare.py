@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from datalab import atomic, cli
 from datalab.errors import UserError
 from datalab.record import Study
-from datalab.record.compare import Comparison, compare
+from datalab.record.checks.compare import Comparison, compare
+from datalab.record.checks.tablediff import DIFFERENT, INTERVAL, ROUNDING, SAME, TOLERANCE, diff, kind
 from datalab.record.manifest import Manifest, SectionRecord
-from datalab.record.tablediff import DIFFERENT, INTERVAL, ROUNDING, SAME, TOLERANCE, diff, kind
 from datalab.sections import STUDY
 
 TABLE = "tables/0_rows.csv"

@@ -19,7 +19,8 @@ import pytest
 import record_fakes
 from fault_rig import COUNT, PARAMETERS, Disk, Rig, alive, contents, family, gone, tables, wait_for
 
-from datalab.record import Study, verify
+from datalab.record import Study
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.record.runner import Interrupts
 from datalab.sweep import rowfiles

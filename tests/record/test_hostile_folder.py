@@ -16,7 +16,8 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import Study, folder, kernel, lock, provenance, replay, section, transaction, verify
+from datalab.record import Study, folder, kernel, lock, provenance, section, transaction
+from datalab.record.checks import replay, verify
 from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
 
@@ -314,7 +315,7 @@ def test_a_function_that_raw_rows_name_is_never_called(record: Path, study: Stud
             writer.write_table(table.replace_schema_metadata(None))
             writer.add_key_value_metadata({rowfiles.DESCRIPTION: '{"function": "os:abort", "parameters": {}}'})
     put_right(record)
-    from datalab.record.retrain import Drawn
+    from datalab.record.checks.retrain import Drawn
 
     done = verify.verify(record, study, recompute=True, workers=1, cells=Drawn(3, 1))
     assert {finding.what for finding in done.findings} >= {STEM}

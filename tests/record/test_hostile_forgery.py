@@ -13,7 +13,8 @@ import pytest
 import record_fakes
 
 from datalab import cli
-from datalab.record import Study, claims_table, crate, rawrows, recompute, retrain, verify
+from datalab.record import Study, claims_table, crate, rawrows
+from datalab.record.checks import recompute, retrain, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
 

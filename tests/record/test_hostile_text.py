@@ -15,7 +15,8 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import Study, folder, plan, provenance, verify
+from datalab.record import Study, folder, plan, provenance
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest, _rendered
 from datalab.sections import STUDY
 

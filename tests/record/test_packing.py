@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import record_fakes
 
-from datalab.record import transaction, verify
+from datalab.record import transaction
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.sweep import Task, rowfiles
 

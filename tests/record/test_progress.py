@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from datalab.record import executed, recompute
+from datalab.record import executed
 from datalab.record import progress as module
+from datalab.record.checks import recompute
 from datalab.record.progress import MARK, Progress, line
 
 RUNNING = {"done": 12, "total": 40, "failed": 1, "text": "wine mlp: 1.1 s", "before": 2, "took": 30.0}

@@ -13,7 +13,8 @@ import record_fakes
 
 from datalab import atomic, cli
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, progress, provenance, rawrows, recompute, verify
+from datalab.record import Study, claims_table, crate, progress, provenance, rawrows
+from datalab.record.checks import recompute, verify
 from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
 

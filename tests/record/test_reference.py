@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datalab.record import verify
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.sections import STUDY
 

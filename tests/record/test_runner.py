@@ -13,7 +13,8 @@ import record_fakes
 from record_fakes import run
 
 from datalab.errors import UserError
-from datalab.record import Study, plan, runner, verify
+from datalab.record import Study, plan, runner
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 
 

@@ -15,8 +15,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 
 from datalab.errors import UserError
-from datalab.record import Section, Statement, claims_table, provenance, verify
+from datalab.record import Section, Statement, claims_table, provenance
 from datalab.record import section as module
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 
 matplotlib.use("agg")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from datalab import ledger, report
-from datalab.record import verify
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.report import evidence
 from datalab.sections import STUDY, s4_1_main_results

@@ -13,7 +13,8 @@ import record_fakes
 
 from datalab import cli, report
 from datalab.errors import UserError
-from datalab.record import Study, lock, verify
+from datalab.record import Study, lock
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.report import pages
 

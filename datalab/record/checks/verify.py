@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datalab.errors import UserError
-from datalab.record import claims_table, crate, folder, lock, provenance, retrain, transaction
-from datalab.record import recompute as recomputing
+from datalab.record import claims_table, crate, folder, lock, provenance, transaction
+from datalab.record.checks import recompute as recomputing
+from datalab.record.checks import retrain
+from datalab.record.checks.recompute import Finding, Kind, Recomputed
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
-from datalab.record.recompute import Finding, Kind, Recomputed
 from datalab.record.section import BY_HAND
 from datalab.record.study import Study
 

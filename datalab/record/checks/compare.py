@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError
-from datalab.record import claims_table, provenance, tablediff, verify
+from datalab.record import claims_table, provenance
+from datalab.record.checks import tablediff, verify
+from datalab.record.checks.tablediff import (
+    AGREEING,
+    ALONE,
+    DIFFERENT,
+    FOLLOWING,
+    INTERVAL,
+    ROUNDING,
+    TOLERANCE,
+    TableDiff,
+)
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
-from datalab.record.tablediff import AGREEING, ALONE, DIFFERENT, FOLLOWING, INTERVAL, ROUNDING, TOLERANCE, TableDiff
 from datalab.record.tables import exact
 
 DEFAULT_TOLERANCE = 1e-5  # relative: a step in the last of the six digits that a table has
@@ -58,7 +68,7 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Whether every table, claim and figure's data is equal, in bytes, within the tolerance or by its meaning: what
-        another processor's rounding leaves (:data:`datalab.record.tablediff.ROUNDING`).
+        another processor's rounding leaves (:data:`datalab.record.checks.tablediff.ROUNDING`).
 
         A changed verdict counts even where it rests on measured time. Raw cells, images and environment never count.
         """

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from datalab.record.compare import CLAIM_KINDS, ClaimComparison, Comparison
-from datalab.record.tablediff import DIFFERENT, ROUNDING, TOLERANCE, Cell, TableDiff
+from datalab.record.checks.compare import CLAIM_KINDS, ClaimComparison, Comparison
+from datalab.record.checks.tablediff import DIFFERENT, ROUNDING, TOLERANCE, Cell, TableDiff
 
 LIMIT = 10  # differing cells, rows, claims or settings listed of one kind, unless all are asked for
 WIDTH = 40  # characters of a value that are shown

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datalab.errors import UserError
-from datalab.record import executed, folder, parameters, progress, provenance, replay
+from datalab.record import executed, folder, parameters, progress, provenance
+from datalab.record.checks import replay
+from datalab.record.checks.replay import Output
 from datalab.record.executed import Cell
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest, SectionRecord
-from datalab.record.replay import Output
 from datalab.record.study import Study
 from datalab.sweep import Task
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from datalab import sweep
 from datalab.errors import UserError
-from datalab.record import folder, provenance, rawrows, recompute
+from datalab.record import folder, provenance, rawrows
+from datalab.record.checks import recompute
 from datalab.record.manifest import Manifest
 from datalab.record.tables import exact
 from datalab.sweep import Task
