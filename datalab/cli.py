@@ -255,8 +255,8 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
 
     pages = report.write(record, to, study)
     console = RunConsole()
-    console.answer(Manifest.load(to or record).sections.get(study.sections[0].stem))
     console.say(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
+    console.answer(Manifest.load(to or record).sections.get(study.sections[0].stem))
 
 
 @cli.command()

@@ -118,9 +118,8 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
 
 def _interrupted(record: Path, shell: Any, kind: type, error: BaseException, *_: Any, **__: Any) -> list[str]:
     """What an interrupted cell shows instead of a traceback."""
-    kept = len([name for name in folder.names(record, "cells") if name.endswith(".parquet")])
     place = f"{provenance.shown(record)}/cells"
-    words = f"Interrupted. {kept} finished tasks are kept in {place}: run this cell again, or all, to go on."
+    words = f"Interrupted. Finished tasks are kept in {place}: run this cell again, or all, to go on."
     shell._showtraceback(kind, error, [words])
     return []
 

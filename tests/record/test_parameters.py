@@ -69,6 +69,11 @@ def test_what_papermill_injects_after_the_cell_replaces_and_adds_to_what_it_assi
         resolved(namespace)
 
 
+def test_a_list_that_papermill_hands_over_as_text_is_told_to_be_given_by_its_other_option() -> None:
+    with pytest.raises(UserError, match=r"papermill takes it as: -y 'noise_rates: \[0\.1\]'"):
+        resolved({"profile": "smoke", "noise_rates": "[0.1]"})
+
+
 def test_the_start_cell_run_again_reads_the_same_parameters(run: Any) -> None:
     first = given_in(run(CELL, INJECTED, START))
     assert given_in(run("rows = [1, 2]", "rows", START)) == first

@@ -76,8 +76,6 @@ def test_a_data_set_that_is_not_on_this_disk_is_refused_at_once_with_the_command
 
 
 def test_in_a_notebook_a_refusal_is_one_line_and_an_interruption_says_what_is_kept(section: Section) -> None:
-    (section.record / "cells").mkdir()
-    (section.record / "cells/wine.parquet").write_text("")
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
     try:
@@ -89,7 +87,7 @@ def test_in_a_notebook_a_refusal_is_one_line_and_an_interruption_says_what_is_ke
         InteractiveShell.clear_instance()
     refused, interrupted = shown.getvalue().splitlines()
     assert refused == "x is wrong; y is right"
-    assert interrupted.startswith("Interrupted. 1 finished tasks are kept in ")
+    assert interrupted.startswith("Interrupted. Finished tasks are kept in ")
     assert interrupted.endswith("/cells: run this cell again, or all, to go on.")
 
 
