@@ -4,11 +4,12 @@ A file says of itself what made its rows. Whoever reads one may be reading a str
 """
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+Content = TypeVar("Content")
 LARGEST, MOST_VALUES = 2**28, 20_000_000  # bytes of a file, unpacked too; values in it
 LONGEST = 2**24  # bytes of what a file says of itself
 MOST_PACKED = 50_000  # values of a file of several tasks: with it no more is lost, and it is small enough to look into
@@ -90,7 +92,7 @@ def contents(path: Path) -> tuple[list[Finished], pd.DataFrame] | None:
     None when the file is absent, torn, altered (pages have checksums), silent on what made it, or larger than any may
     be: a compressed file of a stranger may hold a thousand times what it seems to.
     """
-    opened = _opened(path)
+    opened = _opened(path, _table)
     return None if opened is None else (opened[0], opened[1].to_pandas())
 
 
@@ -102,8 +104,8 @@ def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
 
 def tasks_in(path: Path) -> list[Finished]:
     """The tasks that a file says it has, by its last page alone; none where it cannot be read."""
-    described = _described(path)
-    return [] if described is None else described[0]
+    opened = _opened(path, _schema)
+    return [] if opened is None else opened[0]
 
 
 def rows_of(folder: Path, keys: Collection[str]) -> dict[str, pd.DataFrame]:
@@ -126,7 +128,7 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
     sources: dict[str, tuple[Path, pa.Table | None]] = {}
     groups: dict[tuple[object, str, str], list[tuple[Finished, int]]] = {}
     for path in sorted(folder.glob("*.parquet"), key=lambda path: (path.name not in whole, path.name)):
-        tasks, schema = _described(path) or ([], ())
+        tasks, schema = _opened(path, _schema) or ([], ())
         new = [task for task in tasks if task.key in wanted and task.key not in sources]
         if new and path.name not in whole:
             parts = {task.key: part for task, part in _parts(path) or ()}
@@ -175,28 +177,25 @@ def _gather(target: Path, tasks: list[Finished], sources: "Mapping[str, tuple[Pa
 
 
 def _parts(path: Path) -> "list[tuple[Finished, pa.Table]] | None":
-    opened = _opened(path)
+    opened = _opened(path, _table)
     if opened is None:
         return None
-    parts, start = [], 0
-    for task in opened[0]:
-        parts.append((task, opened[1].slice(start, task.count)))
-        start += task.count
-    return parts
+    starts = itertools.accumulate((task.count for task in opened[0]), initial=0)
+    return [(task, opened[1].slice(start, task.count)) for task, start in zip(opened[0], starts, strict=False)]
 
 
-def _described(path: Path) -> "tuple[list[Finished], pa.Schema] | None":
-    """The tasks of a file and its columns; None where it says nothing of them, or of other rows than it has."""
+def _opened(path: Path, look: Callable[["pq.ParquetFile"], Content]) -> tuple[list[Finished], Content] | None:
+    """The tasks of a file and what a look into it gives; None where it is torn, or not what it says."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        if path.stat().st_size <= LARGEST:
-            with pq.ParquetFile(path) as file:
-                return _tasks(file, path), file.schema_arrow.remove_metadata()
+        if path.stat().st_size > LARGEST:
+            return None
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return _tasks(file, path), look(file)
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
-        pass
-    return None
+        return None
 
 
 def _tasks(file: "pq.ParquetFile", path: Path) -> list[Finished]:
@@ -216,29 +215,28 @@ def _tasks(file: "pq.ParquetFile", path: Path) -> list[Finished]:
     return tasks
 
 
-def _opened(path: Path) -> "tuple[list[Finished], pa.Table] | None":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _schema(file: "pq.ParquetFile") -> "pa.Schema":
+    return file.schema_arrow.remove_metadata()
 
-    try:
-        if path.stat().st_size > LARGEST:
-            return None
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            tasks = _tasks(file, path)
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
-            unpacked = sum(group.total_byte_size for group in groups)
-            coded = any(pa.types.is_dictionary(column.type) for column in file.schema_arrow)
-            if values > MOST_VALUES or unpacked > LARGEST or coded:
-                return None
-            # Of a dictionary of long texts each row may repeat the longest: read few rows at a time, and stop in time.
-            batches, held = [], 0
-            for batch in file.iter_batches(batch_size=max(1, LARGEST // max(unpacked, 1))):
-                batches.append(batch)
-                held += batch.nbytes
-                if held > LARGEST:
-                    return None
-            table = pa.Table.from_batches(batches, file.schema_arrow)
-            return (tasks, table) if table.num_rows == sum(task.count for task in tasks) else None
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
-        return None
+
+def _table(file: "pq.ParquetFile") -> "pa.Table":
+    """All rows. Raises ``ValueError`` where they are more than any file may have."""
+    import pyarrow as pa
+
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+    unpacked = sum(group.total_byte_size for group in groups)
+    coded = any(pa.types.is_dictionary(column.type) for column in file.schema_arrow)
+    if values > MOST_VALUES or unpacked > LARGEST or coded:
+        raise ValueError("it is too large")
+    # Of a dictionary of long texts each row may repeat the longest: read few rows at a time, and stop in time.
+    batches, held = [], 0
+    for batch in file.iter_batches(batch_size=max(1, LARGEST // max(unpacked, 1))):
+        batches.append(batch)
+        held += batch.nbytes
+        if held > LARGEST:
+            raise ValueError("it is too large")
+    table = pa.Table.from_batches(batches, file.schema_arrow)
+    if table.num_rows != file.metadata.num_rows:
+        raise ValueError("its rows are not as many as it says")
+    return table
