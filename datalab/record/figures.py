@@ -9,7 +9,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 STYLE = {
     "figure.figsize": (7.0, 4.2),
     "figure.dpi": 100,
-    "savefig.dpi": 130,
+    "savefig.dpi": 110,
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -57,11 +57,11 @@ def _rounded(svg: bytes) -> bytes:
 
 
 def _indexed(png: io.BytesIO) -> bytes:
-    """The same picture in a palette of 256 colours, which no figure visibly exceeds: about a third of the size."""
+    """The same picture in a palette of 128 colours, which no figure visibly exceeds: about a quarter of the size."""
     from PIL import Image
 
     picture, out = Image.open(png), io.BytesIO()
-    few = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = picture.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     few.save(out, "png", optimize=True, dpi=picture.info.get("dpi"))
     return out.getvalue()
 
