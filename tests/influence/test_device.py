@@ -46,7 +46,7 @@ KINDS = {
     "EKFAC, sampled": lambda m, **o: EKFAC(m, 0.1, fisher="sampled", **o),
     "DataInf": lambda m, **o: DataInf(m, 0.1, **o),
     "CG": lambda m, **o: CG(m, 0.1, iterations=20, tolerance=1e-300, **o),
-    "LiSSA": lambda m, **o: LiSSA(m, 0.5, depth=5, **o),
+    "LiSSA": lambda m, **o: LiSSA(m, 0.5, depth=20, **o),
     "Arnoldi": lambda m, **o: Arnoldi(m, 0.1, rank=10, **o),
     "GradDot": GradDot,
     "GradCos": GradCos,
