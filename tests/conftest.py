@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, whose lines are not wrapped
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -196,7 +196,8 @@ def _claim_pages(
 
 def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
     pictures = {e.sha256: f"../../{path}" for path, e in manifest.files.items() if path.endswith(".png")}
-    known = {*manifest.files, *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
+    pages_ = {"index.html", *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
+    known = pages_ | {path for path in manifest.files if not path.startswith("report/")}  # whether written yet or not
 
     def link(target: str) -> str | None:
         path, _, fragment = target.partition("#")

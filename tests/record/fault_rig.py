@@ -100,7 +100,7 @@ class Rig:
         """The third truth. The same command again ends well, with the tables of a run that was never disturbed, and
         computes nothing again that was finished."""
         kept, before = self.finished(), Counter(self.computed())
-        if self.within:  # on a disk that only another process sees
+        if self.within or "environment" in how:  # a disk that only another process sees, or an environment of its own
             out, err = self.start(*names, **how).communicate(timeout=120)
         else:
             out, err = self.ran_here(*names, **how)

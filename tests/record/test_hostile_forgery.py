@@ -360,7 +360,7 @@ def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
 
 
 def test_what_verification_cannot_know_is_a_list_that_the_pages_print() -> None:
-    page = (Path(verify.__file__).parents[1] / "report/templates/reading.html.j2").read_text()
+    page = (Path(verify.__file__).parents[2] / "report/templates/reading.html.j2").read_text()
     assert "for line in unknown" in page
     assert any("raw rows" in line for line in verify.UNKNOWN)
     assert FileRecord.model_fields["timing"].default is False

@@ -22,7 +22,7 @@ from functools import cache
 from datalab import stats
 from datalab.record import Statement
 from datalab.sections import shared, whole
-from datalab.sections.trials.trial import Trial, unused_by_the_task
+from datalab.sections.trial import Trial, unused_by_the_task
 
 RATE = 1
 GRID = {"a": 0}
