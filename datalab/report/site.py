@@ -196,8 +196,9 @@ def _claim_pages(
 
 def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
     pictures = {e.sha256: f"../../{path}" for path, e in manifest.files.items() if path.endswith(".png")}
-    pages_ = {"index.html", *(f"report/claims/{claim_id}.html" for claim_id in ledger.claims())}
-    known = pages_ | {path for path in manifest.files if not path.startswith("report/")}  # whether written yet or not
+    # The pages are known by what is written, not by what an earlier report left.
+    known = {path for path in manifest.files if not path.startswith("report/")} | {transaction.INDEX}
+    known |= {f"report/claims/{claim_id}.html" for claim_id in ledger.claims()}
 
     def link(target: str) -> str | None:
         path, _, fragment = target.partition("#")

@@ -41,10 +41,10 @@ ROWS = {
 }
 
 
-def scores(rows: pd.DataFrame, variant: str, rate: float) -> pd.DataFrame:
-    """F1 (data sets x the eight sets of components), columns in the order of ``SETS``."""
-    part = rows[(rows.part == "ablation") & (rows.variant == variant) & (rows.rate == rate)]
-    wide = part.pivot_table("macro_f1", "dataset", list(COMPONENTS), sort=False)
+def scores(rows: pd.DataFrame, variant: str, rate: float, part: str = "ablation") -> pd.DataFrame:
+    """F1 (data sets x the eight sets of components) of a part of the rows, columns in the order of ``SETS``."""
+    own = rows[(rows.part == part) & (rows.variant == variant) & (rows.rate == rate)]
+    wide = own.pivot_table("macro_f1", "dataset", list(COMPONENTS), sort=False)
     return wide.set_axis([tuple(bool(on) for on in column) for column in wide.columns], axis=1)[list(SETS)]
 
 
@@ -72,9 +72,8 @@ def stopped(rows: pd.DataFrame) -> pd.DataFrame:
     ``rows`` are those of :mod:`datalab.sections.trials.stopped_early`. Paired by data set; Holm over the table.
     """
     lines, rate = [], protocol().framework["verdict_rate"]
-    parts = stopped_early.by_training(rows[rows.part == stopped_early.ABLATION])
-    for (trained, part), variant in itertools.product(parts.items(), framework.VARIANTS):
-        f1 = scores(part.assign(part="ablation"), variant, rate)
+    for (trained, own), variant in itertools.product(stopped_early.by_training(rows).items(), framework.VARIANTS):
+        f1 = scores(own, variant, rate, stopped_early.ABLATION)
         for on, (name, _) in ROWS.items():
             if on != FULL:
                 row = {"trained": trained, "variant": variant, "configuration": name}

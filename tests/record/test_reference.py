@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from datalab.record.manifest import Manifest
 from datalab.sections import STUDY
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
+TEXTS = {".ipynb", ".json", ".csv", ".md", ".tex", ".svg"}
 
 
 def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path, record_property: Callable) -> None:
@@ -46,6 +48,13 @@ def test_no_notebook_of_the_reference_warns_since_a_warning_names_a_folder_of_th
     for path in sorted((REFERENCE / "notebooks").glob("*.ipynb")):
         outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
         assert [o["text"] for o in outputs if o.get("name") == "stderr"] == [], path.name
+
+
+def test_no_file_of_the_reference_names_a_folder_of_the_machine_that_made_it() -> None:
+    folder = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|opt|var|mnt)/[\w.-]+")
+    named = {path.name: folder.findall(path.read_text()) for path in files(REFERENCE) if path.suffix in TEXTS}
+    assert len(named) > 400
+    assert {name: of[:3] for name, of in named.items() if of} == {}
 
 
 def files(record: Path) -> list[Path]:
