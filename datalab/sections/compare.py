@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from datalab import seeds, stats
 
+FIXED, STOPPED = "the recipe's length", "stopped early"  # how long a model was trained: see ``by_training``
 Bounds = tuple[float, float] | None  # the ends of a quantity's range
 SHARE, SIGNED, RATIO = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)  # an F1 or an AUROC; a correlation; a ratio
 
@@ -27,6 +28,17 @@ def table(
     by = [by] if isinstance(by, str) else list(by)
     groups = rows.groupby(by, sort=False, dropna=dropna)
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
+
+
+def by_training(
+    rows: pd.DataFrame, stopped: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """``measure``'s table of models trained for the recipe's length and of the same stopped early, ``trained`` first.
+
+    Of ``rows`` those of the seeds that ``stopped`` has.
+    """
+    both = {FIXED: measure(rows[rows.seed.isin(stopped.seed)]), STOPPED: measure(stopped)}
+    return pd.concat(both, names=["trained"]).reset_index("trained").reset_index(drop=True)
 
 
 def tally(

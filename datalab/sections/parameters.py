@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -54,11 +55,10 @@ Lengths = Annotated[
     pydantic.Field(min_length=1),
     pydantic.AfterValidator(_rising),
 ]
-Architectures = Annotated[
-    tuple[Literal[tuple(ALL)], ...],
-    pydantic.Field(min_length=1),
-    pydantic.AfterValidator(lambda names: tuple(dict.fromkeys(names))),
+AnyArchitectures = Annotated[  # or none
+    tuple[Literal[tuple(ALL)], ...], pydantic.AfterValidator(lambda names: tuple(dict.fromkeys(names)))
 ]
+Architectures = Annotated[AnyArchitectures, pydantic.Field(min_length=1)]
 
 
 class TrialParameters(SectionParameters):
@@ -84,6 +84,20 @@ class TrialParameters(SectionParameters):
             "encoder": self.encoder,
             "device": self.chosen_device,
         }
+
+
+class StoppedParameters(TrialParameters):
+    """What a section takes that lets every model choose its length as well; ``None`` is the profile's value."""
+
+    lengths: Lengths
+    length_seeds: Count
+
+
+class ArchitectureParameters(TrialParameters):
+    """What a section takes that looks at other architectures as well; ``None`` is the profile's value."""
+
+    other_architectures: AnyArchitectures
+    framework_datasets: Datasets
 
 
 class TrainingParameters(TrialParameters):
@@ -120,6 +134,26 @@ def per_set_and_seed(
         longer = 25.0 if name and name not in REFERENCES else 1.0
         tasks.append(Task(function, key | p.of_trial | more, longer * cost, models))
     return tasks
+
+
+def stopped_early(tasks: Sequence[Task], p: Any) -> list[Task]:
+    """The tasks of the first ``p.length_seeds`` seeds (all, if there are none), stopped early.
+
+    Each of their models is read at the one of ``p.lengths`` that its validation labels choose.
+
+    Their function takes ``lengths`` and hands them to :func:`datalab.sections.trials.trial.read_off`.
+    """
+    longer = sum(p.lengths) / protocol().training["steps"]
+    return [
+        dataclasses.replace(
+            task,
+            parameters=task.parameters | {"lengths": list(p.lengths)},
+            cost=longer * task.cost,
+            models=len(p.lengths) * task.models,
+        )
+        for task in tasks
+        if task.parameters["seed"] < getattr(p, "length_seeds", math.inf)
+    ]
 
 
 def estimated(

@@ -18,7 +18,6 @@ from datalab.sections import compare
 RULES = protocol().protocol_2
 STRATA = RULES["strata"]["names"]
 PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
-STOPPED = "stopped early"  # the training length, and the references', where noisy validation chose it
 UNTOUCHED, LOOKED_AT = "untouched", "looked at before"  # data sets, by whether a run had seen them before version 2
 RATE = "noise rate (%)"
 # A reading: the metric, and whether each observed class keeps its share ("quota") or not.

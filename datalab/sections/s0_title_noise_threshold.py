@@ -20,6 +20,7 @@ from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
+from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import (
     LOOKED_AT,
@@ -27,7 +28,6 @@ from datalab.sections.readings import (
     RATE,
     READINGS,
     RULES,
-    STOPPED,
     STRATA,
     UNTOUCHED,
     early_stopped,

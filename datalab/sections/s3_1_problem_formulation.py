@@ -5,7 +5,9 @@ architecture trained on everything, on what influence pruning keeps, or on a ran
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,13 @@ from datalab import ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, plots
-from datalab.sections.parameters import TrainingParameters, estimated, per_set_and_seed
+from datalab.sections.parameters import (
+    StoppedParameters,
+    TrainingParameters,
+    estimated,
+    per_set_and_seed,
+    stopped_early,
+)
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import Trial
 from datalab.sweep import Task
@@ -33,7 +41,7 @@ UNIT = ["dataset", "seed"]
 TAU, RATIO, TILT = "Kendall's tau", "variance ratio", "tilt of the target"
 
 
-class Parameters(TrainingParameters):
+class Parameters(TrainingParameters, StoppedParameters):
     """What section 3.1 takes; ``None`` is the profile's value."""
 
 
@@ -43,10 +51,15 @@ def tasks(p: Parameters) -> list[Task]:
     return per_set_and_seed(p, f"{__name__}:run_task", cost=0.35, models=15)
 
 
-estimate = estimated(tasks, memory=8e8)
+def stopped_tasks(p: Parameters) -> list[Task]:
+    """The same, every system stopped early."""
+    return stopped_early(tasks(p), p)
 
 
-def run_task(**of: Any) -> list[dict[str, Any]]:
+estimate = estimated(lambda p: tasks(p) + stopped_tasks(p), memory=8e8)
+
+
+def run_task(lengths: Sequence[int] = (), **of: Any) -> list[dict[str, Any]]:
     """Rows of ``part`` "stratum", one a kind of strata, stratum and system: the test examples and the share right.
 
     And of ``part`` "variance", one a kind of strata, target's tilt and system: the variance of the metric over
@@ -54,7 +67,8 @@ def run_task(**of: Any) -> list[dict[str, Any]]:
 
     ``of`` names the trial. Systems are trained at the protocol's verdict rate. Strata are equal shares of the test set
     by the self-influence of the test example with its true label, under an MLP's reference models (``influence``), or
-    by its leverage (``leverage``, which needs no label).
+    by its leverage (``leverage``, which needs no label). Of ``lengths``, where they are named, each system's validation
+    labels choose one.
     """
     rates = (protocol().framework["verdict_rate"],)
     right = {}  # (architecture, method): which test examples it gets right, (n_test,)
@@ -62,8 +76,9 @@ def run_task(**of: Any) -> list[dict[str, Any]]:
         study = Trial(architecture=name, rates=rates, **of)
         references = trial.references(study)
         kept = subsets(study, trial.self_influence(study, *references)[0])
-        stack = trial.fit(study, np.tile(study.observed[0], (len(kept), 1)), kept)
-        hits = stack.predict(study.x_test).cpu().numpy() == study.prepared.y_test
+        systems = partial(trial.fit, study, np.tile(study.observed[0], (len(kept), 1)), kept)
+        predicted = trial.read_off(study, lambda recipe, systems=systems: systems(recipe=recipe), lengths)
+        hits = predicted == study.prepared.y_test
         right |= {(name, method): hit for method, hit in zip(METHODS, hits, strict=True)}
         if name == "mlp":
             mlp, scores = study, strata_scores(study, *references)

@@ -20,11 +20,20 @@ from datalab import data, framework, ledger, metrics, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, measured, table, with_correction
-from datalab.sections.parameters import Architectures, MainRates, TrainingParameters, estimated, per_set_and_seed
+from datalab.sections.parameters import (
+    ArchitectureParameters,
+    Architectures,
+    MainRates,
+    StoppedParameters,
+    TrainingParameters,
+    estimated,
+    per_set_and_seed,
+)
 from datalab.sections.sentences import digits, listed
 from datalab.sections.trials import arms, stopped_early
 from datalab.sections.trials.trial import DATALAB, Trial, influence_kept, probabilities, transitions
 from datalab.sweep import Task
+from datalab.training import protocol_recipe
 
 METRICS = {"precision": "precision", "recall": "recall", "macro_f1": "F1", "accuracy": "accuracy", "ece": "ECE"}
 ROWS = {
@@ -45,15 +54,15 @@ RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is c
 
 
 class MainParameters(TrainingParameters):
-    """What sections 4.1 and 4.3 take; ``None`` is the profile's value."""
+    """What the main results take, here and in section 5.1; ``None`` is the profile's value."""
 
     main_rates: MainRates
     main_architectures: Architectures
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
 
 
-class Parameters(MainParameters, stopped_early.StoppedParameters):
-    """What section 4.1 takes; ``None`` is the profile's value."""
+class Parameters(MainParameters, ArchitectureParameters, StoppedParameters):
+    """What sections 4.1 and 4.3 take; ``None`` is the profile's value."""
 
 
 def tasks(p: MainParameters) -> list[Task]:
@@ -67,12 +76,24 @@ def tasks(p: MainParameters) -> list[Task]:
     return per_set_and_seed(p, f"{__name__}:run_task", cost, rates * (by_hand + mapped), **given)
 
 
+def architecture_tasks(p: Parameters) -> list[Task]:
+    """The same of the other architectures, untuned, of one seed and the verdict rate; if none is named, of the main.
+
+    Untuned but for a second configuration, the least that an arm may try.
+    """
+    if not p.other_architectures:
+        return tasks(p)
+    small = {"datasets": p.framework_datasets, "main_architectures": p.other_architectures, "seeds": 1}
+    small |= {"main_rates": (protocol().framework["verdict_rate"],), "configurations": 2}
+    return tasks(p.model_copy(update=small))
+
+
 def memory(p: MainParameters) -> float:
     """What a process needs, in bytes."""
     return 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
 
 
-estimate = estimated(lambda p: tasks(p) + stopped_early.tasks(p), memory)
+estimate = estimated(lambda p: [*tasks(p), *architecture_tasks(p), *itertools.chain(*stopped_early.tasks(p))], memory)
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
@@ -117,8 +138,8 @@ def decide(trial: Trial, configurations: int) -> list[arms.Decision]:
     for variant in framework.VARIANTS:
         tuned, lambdas[variant] = arms.tuned_datalab(trial, variant, arms.lambda_pairs(configurations))
         decisions += tuned
-    for rows, stack in arms.ablations(trial, lambdas):
-        of_models = zip(rows, probabilities(stack, trial.x_test), strict=True)
+    for rows, train in arms.ablations(trial, lambdas):
+        of_models = zip(rows, probabilities(train(protocol_recipe()), trial.x_test), strict=True)
         decisions += [arms.Decision({"part": "ablation"} | row, p) for row, p in of_models]
     return decisions
 

@@ -5,6 +5,7 @@ them, and F1 is read against the level. The data set is the unit; it counts by i
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,15 @@ from datalab import ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, plots
-from datalab.sections.parameters import Architectures, TrainingParameters, estimated, per_set_and_seed
+from datalab.sections.parameters import (
+    ArchitectureParameters,
+    Architectures,
+    StoppedParameters,
+    TrainingParameters,
+    estimated,
+    per_set_and_seed,
+    stopped_early,
+)
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -33,7 +42,7 @@ BASELINE = "vanilla"
 METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
 
 
-class Parameters(TrainingParameters):
+class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
     """What section 4.2 takes; ``None`` is the profile's value."""
 
     main_architectures: Architectures
@@ -42,15 +51,32 @@ class Parameters(TrainingParameters):
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, architecture and seed, with all levels, draws and methods."""
     trained = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"]
-    return per_set_and_seed(p, f"{__name__}:run_task", 1.1, trained, architectures=p.main_architectures)
+    architectures, draws = p.main_architectures, list(DRAWS)
+    return per_set_and_seed(p, f"{__name__}:run_task", 1.1, trained, architectures=architectures, draws=draws)
 
 
-estimate = estimated(tasks, memory=1e9)
+def architecture_tasks(p: Parameters) -> list[Task]:
+    """The same of the other architectures, of one seed and by the protocol's draw; if none is named, of the main."""
+    if not p.other_architectures:
+        return tasks(p)
+    small = {"datasets": p.framework_datasets, "main_architectures": p.other_architectures, "seeds": 1}
+    made = tasks(p.model_copy(update=small))
+    draws = {"draws": [protocol().influence_levels["verdict_draw"]]}
+    return [replace(task, parameters=task.parameters | draws, cost=task.cost / len(DRAWS)) for task in made]
 
 
-def run_task(**given: Any) -> list[dict[str, Any]]:
+def stopped_tasks(p: Parameters) -> list[Task]:
+    """The same, every model stopped early."""
+    return stopped_early(tasks(p), p)
+
+
+estimate = estimated(lambda p: tasks(p) + architecture_tasks(p) + stopped_tasks(p), memory=1e9)
+
+
+def run_task(draws: Sequence[str], lengths: Sequence[int] = (), **given: Any) -> list[dict[str, Any]]:
     """A row per draw, level and method: macro-F1 and accuracy on the clean test set.
 
+    Of ``lengths``, where they are named, each model's validation labels choose one; what is drawn stays the same.
     ``tilt`` is the level, ``flipped`` the share of flipped labels in the set, ``mean_rank`` the mean standardised rank
     of its examples. ``matched`` draws by self-influence at the same share of flipped labels in all levels. ``given`` is
     as for :class:`Trial`.
@@ -61,7 +87,7 @@ def run_task(**given: Any) -> list[dict[str, Any]]:
     by_influence = standardised_ranks(trial.self_influence(study, *trial.references(study))[0])
     by_leverage = standardised_ranks(trial.leverage(study.prepared.x_train))
     sets, kept = [], []
-    for draw, tilt in itertools.product(DRAWS, protocol().influence_levels["tilts"]):
+    for draw, tilt in itertools.product(draws, protocol().influence_levels["tilts"]):
         ranks = by_leverage if draw == "leverage" else by_influence
         groups = flipped if draw == "matched" else np.zeros_like(flipped)
         # One generator a draw: the levels differ by their tilt, not by luck.
@@ -71,15 +97,18 @@ def run_task(**given: Any) -> list[dict[str, Any]]:
 
     # All at the default lambdas: nothing is tuned, so that levels differ by their data alone.
     kept, labels, lambdas = np.array(kept), np.tile(observed, (len(kept), 1)), trial.default_lambdas(len(kept))
-    trained = {BASELINE: trial.fit(study, labels, kept)}
+    trained = {BASELINE: lambda recipe: trial.fit(study, labels, kept, recipe=recipe)}
     for variant, method in DATALAB.items():
-        trained[method] = trial.fit_datalab(study, study.datalab(variant=variant), labels, lambdas, kept)
+        given = (study, study.datalab(variant=variant), labels, lambdas, kept)
+        trained[method] = lambda recipe, given=given: trial.fit_datalab(*given, recipe)
     common = {"dataset": study.dataset, "architecture": study.architecture, "seed": study.seed}
     common["realised_rate"] = flipped.mean()
     return [
         common | drawn | {"method": method} | scores
-        for method, stack in trained.items()
-        for drawn, scores in zip(sets, trial.scores_on_test_set(study, stack), strict=True)
+        for method, train in trained.items()
+        for drawn, scores in zip(
+            sets, trial.scores_on_test_set(study, trial.read_off(study, train, lengths)), strict=True
+        )
     ]
 
 
@@ -165,7 +194,14 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
             | {"runs": int(of_sets[:, 0].sum()), "sets": len(f1)}
         )
 
-    return pd.DataFrame([row(draw, method) for draw in DRAWS for method in METHODS])
+    return pd.DataFrame([row(draw, method) for draw in rows.draw.unique() for method in METHODS])
+
+
+def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
+    """:func:`trends` of the protocol's draw by architecture."""
+    of_draw = compare.rows_of_kind(rows, draw=protocol().influence_levels["verdict_draw"])
+    parts = {name: trends(part) for name, part in of_draw.groupby("architecture", sort=False)}
+    return pd.concat(parts, names=["architecture"]).reset_index("architecture").reset_index(drop=True)
 
 
 def correlation(rows: pd.DataFrame, draw: str, method: str) -> stats.Measurement:

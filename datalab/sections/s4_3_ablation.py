@@ -22,11 +22,10 @@ from datalab.sections.compare import (
     tests,
     with_correction,
 )
-from datalab.sections.s4_1_main_results import Parameters, estimate, tasks
-from datalab.sections.trials import stopped_early
+from datalab.sections.s4_1_main_results import Parameters, architecture_tasks, estimate, tasks
 from datalab.sections.trials.arms import COMPONENTS
 
-__all__ = ["Parameters", "estimate", "tasks"]
+__all__ = ["Parameters", "architecture_tasks", "estimate", "tasks"]
 
 TITLES = dict(zip(COMPONENTS, ("Feature Extraction", "Adaptive Weighting", "Regularization"), strict=True))
 IN_LEDGER = dict(zip(COMPONENTS, ("fe", "aw", "reg"), strict=True))
@@ -41,9 +40,9 @@ ROWS = {
 }
 
 
-def scores(rows: pd.DataFrame, variant: str, rate: float, part: str = "ablation") -> pd.DataFrame:
-    """F1 (data sets x the eight sets of components) of a part of the rows, columns in the order of ``SETS``."""
-    own = rows[(rows.part == part) & (rows.variant == variant) & (rows.rate == rate)]
+def scores(rows: pd.DataFrame, variant: str, rate: float) -> pd.DataFrame:
+    """F1 (data sets x the eight sets of components) of the ablations, columns in the order of ``SETS``."""
+    own = rows[(rows.part == "ablation") & (rows.variant == variant) & (rows.rate == rate)]
     wide = own.pivot_table("macro_f1", "dataset", list(COMPONENTS), sort=False)
     return wide.set_axis([tuple(bool(on) for on in column) for column in wide.columns], axis=1)[list(SETS)]
 
@@ -66,19 +65,23 @@ def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
     return with_correction(pd.DataFrame(lines))
 
 
-def stopped(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each removal less the full model in F1 at the verdicts' rate, at the recipe's length and stopped early.
-
-    ``rows`` are those of :mod:`datalab.sections.trials.stopped_early`. Paired by data set; Holm over the table.
-    """
+def removals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each removal less the full model in F1 at the verdicts' rate, nothing tuned; paired by data set."""
     lines, rate = [], protocol().framework["verdict_rate"]
-    for (trained, own), variant in itertools.product(stopped_early.by_training(rows).items(), framework.VARIANTS):
-        f1 = scores(own, variant, rate, stopped_early.ABLATION)
+    for variant in framework.VARIANTS:
+        f1 = scores(rows, variant, rate)
         for on, (name, _) in ROWS.items():
             if on != FULL:
-                row = {"trained": trained, "variant": variant, "configuration": name}
+                row = {"variant": variant, "configuration": name}
                 lines.append(row | difference(f1[on] - f1[FULL], "less the full model") | {"sets": len(f1)})
-    return with_correction(pd.DataFrame(lines))
+    return pd.DataFrame(lines)
+
+
+def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
+    """:func:`removals` by architecture, Holm over the table; ``rows`` are of the same data sets and seed."""
+    parts = {name: removals(part) for name, part in rows.groupby("architecture", sort=False)}
+    table = pd.concat(parts, names=["architecture"]).reset_index("architecture").reset_index(drop=True)
+    return with_correction(table)
 
 
 def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ Only two data sets are large enough: the seed is the unit, and intervals speak o
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,14 +20,15 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.record.parameters import SectionParameters
 from datalab.sections import compare, plots
-from datalab.sections.parameters import Architectures, Count, Datasets, estimated
+from datalab.sections.parameters import Architectures, Count, Datasets, Lengths, estimated, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
 from datalab.sweep.cost import peak_memory, timed
 from datalab.training import Recipe, protocol_recipe
 
-VALIDATION = 400  # rows that no arm uses: nothing is tuned here
+VALIDATION = 400  # rows whose noisy labels choose the length of what is stopped early
+FEW = 5000  # examples up to which there are few
 GAIN = "Relative Gain (%)"
 
 Size = Annotated[int, pydantic.Field(ge=50, le=10_000_000, strict=True)]
@@ -40,6 +42,7 @@ class Parameters(SectionParameters):
     scaling_architectures: Architectures
     scaling_seeds: Count
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
+    lengths: Lengths
     encoder: Literal["fast", "pretrained"]
 
     @pydantic.field_validator("scaling_sizes")
@@ -69,15 +72,25 @@ def tasks(p: Parameters) -> list[Task]:
     return grid
 
 
-estimate = estimated(tasks, lambda p: 1e9 + 2000 * max(p.scaling_sizes))
+def stopped_tasks(p: Parameters) -> list[Task]:
+    """The same of the smaller sizes and the primary cell's architecture, every model stopped early."""
+    sizes = tuple(size for size in p.scaling_sizes if size <= FEW)
+    small = {"scaling_sizes": sizes, "scaling_architectures": (protocol().primary_cell["architecture"],)}
+    return stopped_early(tasks(p.model_copy(update=small)), p)
 
 
-def run_task(sizes: Sequence[int], test: int, validation: int, **given: Any) -> list[dict[str, Any]]:
+estimate = estimated(lambda p: tasks(p) + stopped_tasks(p), lambda p: 1e9 + 2000 * max(p.scaling_sizes))
+
+
+def run_task(
+    sizes: Sequence[int], test: int, validation: int, lengths: Sequence[int] = (), **given: Any
+) -> list[dict[str, Any]]:
     """A row per size and method (and draw of a random subset): macro-F1 and accuracy on the clean test set.
 
     ``n`` is the size reached, which is less than ``size`` where the data set has no more. Nothing is tuned; the number
     of steps grows with the size (:func:`recipe_at`). The rows of ``influence`` have the ``seconds`` that scoring the
-    training set took and, at the first seed, the most bytes that its tensors held, ``memory``. ``given`` is as for
+    training set took and, at the first seed, the most bytes that its tensors held, ``memory``. Of ``lengths``, where
+    they are named, each model's validation labels choose one, which grows with the size. ``given`` is as for
     :class:`Trial`.
     """
     rows = []
@@ -85,18 +98,19 @@ def run_task(sizes: Sequence[int], test: int, validation: int, **given: Any) -> 
         caps = {"train": size, "validation": validation, "test": test}
         study = Trial(rates=(protocol().framework["verdict_rate"],), caps=caps, **given)
         common = {"dataset": study.dataset, "architecture": study.architecture, "seed": study.seed, "size": size}
-        rows += [common | {"n": len(study.x)} | row for row in _methods(study, recipe_at(size))]
+        rows += [common | {"n": len(study.x)} | row for row in _methods(study, size, lengths)]
     return rows
 
 
-def recipe_at(size: int) -> Recipe:
-    """The recipe with as many steps as the protocol gives a training set of this size; from 1,000 rows on, more."""
-    recipe = protocol_recipe()
+def recipe_at(size: int, recipe: Recipe | None = None) -> Recipe:
+    """The recipe (None: the protocol's) with as many steps as a training set of this size takes; more from 1,000 on."""
+    recipe = recipe or protocol_recipe()
     growth = max(size / 1000, 1) ** protocol().scaling["steps_exponent"]
     return recipe._replace(steps=round(recipe.steps * growth))
 
 
-def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
+def _methods(study: Trial, size: int, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    recipe = recipe_at(size)
     observed, keep = study.observed[0], protocol().primary_cell["keep_fraction"]
     references, _ = trial.references(study, recipe=recipe)
 
@@ -112,16 +126,18 @@ def _methods(study: Trial, recipe: Recipe) -> list[dict[str, Any]]:
     for draw in range(protocol().random_subsets):
         rows.append({"method": "random", "draw": draw})
         kept.append(pruning.random_subset(observed, keep, rng=study.rng("random", draw)))
-    fitted = [trial.fit(study, np.tile(observed, (len(kept), 1)), np.array(kept), recipe=recipe)]
-
-    corrected = correction.ForwardCorrected(study.classifier())
+    fits = [partial(trial.fit, study, np.tile(observed, (len(kept), 1)), np.array(kept))]
     settings = {"transition": study.tensor(trial.transitions(study, recipe).astype(np.float32))}
-    fitted.append(trial.fit(study, study.observed, module=corrected, recipe=recipe, settings=settings))
+    corrected = {"module": correction.ForwardCorrected(study.classifier()), "settings": settings}
+    fits.append(partial(trial.fit, study, study.observed, **corrected))
     for variant in DATALAB:
         module, lambdas = study.datalab(variant=variant), trial.default_lambdas(1)
-        fitted.append(trial.fit_datalab(study, module, study.observed, lambdas, recipe=recipe))
+        fits.append(partial(trial.fit_datalab, study, module, study.observed, lambdas))
     rows += [{"method": method} for method in ("label_noise", *DATALAB.values())]
-    scored = [scores for stack in fitted for scores in trial.scores_on_test_set(study, stack)]
+    scored = []
+    for fit in fits:
+        predicted = trial.read_off(study, lambda of, fit=fit: fit(recipe=recipe_at(size, of)), lengths)
+        scored += trial.scores_on_test_set(study, predicted)
     return [row | scores for row, scores in zip(rows, scored, strict=True)]
 
 
@@ -233,7 +249,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     ours, both, printed = DATALAB["paper"], ("vanilla", DATALAB["paper"]), ledger.printed()
     sizes = [int(size) for size in sorted(rows["size"].unique())]
     names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
-    small, large = [size for size in sizes if size <= 5000], [size for size in sizes if size > 5000]
+    small, large = [size for size in sizes if size <= FEW], [size for size in sizes if size > FEW]
 
     def f1(method: str, *sizes: int) -> NDArray[np.float64]:
         return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)

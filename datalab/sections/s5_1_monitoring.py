@@ -4,7 +4,7 @@ The failure predictor (``failure_predictor.py``) reads section 4.1's rows. Two k
 monitor on a stream that shifts, and DATA-LAB's weights on top of published pruning.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
-from datalab.sections.parameters import Datasets, estimated, per_set_and_seed
+from datalab.sections.parameters import Datasets, StoppedParameters, estimated, per_set_and_seed, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -35,7 +35,7 @@ STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
 
 
-class Parameters(s4_1.MainParameters):
+class Parameters(s4_1.MainParameters, StoppedParameters):
     """What section 5.1 takes; ``None`` is the profile's value. It reads the tasks of sections 4.1 and 3.1 as well."""
 
     monitor_datasets: Annotated[Datasets, pydantic.Field(min_length=1)]
@@ -64,9 +64,14 @@ def weights_tasks(p: Parameters) -> list[Task]:
     return per_set_and_seed(p, f"{__name__}:weights_task", cost=0.7, models=8)
 
 
+def stopped_tasks(p: Parameters) -> list[Task]:
+    """The same weights, every model stopped early."""
+    return stopped_early(weights_tasks(p), p)
+
+
 def tasks(p: Parameters) -> list[Task]:
     """The section's own tasks; those of sections 3.1 and 4.1, which it reads too, are reused where they have run."""
-    return stream_tasks(p) + weights_tasks(p)
+    return stream_tasks(p) + weights_tasks(p) + stopped_tasks(p)
 
 
 estimate = estimated(tasks, memory=9e8, start=12)
@@ -130,12 +135,12 @@ def watcher(stack: AnyStack, x: torch.Tensor, y: NDArray) -> Callable[[NDArray],
     return see
 
 
-def weights_task(**given: Any) -> list[dict[str, Any]]:
+def weights_task(lengths: Sequence[int] = (), **given: Any) -> list[dict[str, Any]]:
     """A row per published method, with and without DATA-LAB's weights (no projection): macro-F1 on the test set.
 
     ``method`` is pruning by EL2N (Paul et al. 2021) or by the loss, at the primary keep fraction; ``weights`` is none,
-    or a variant of DATA-LAB trained on what was kept, without its projection: what is added is weights alone.
-    ``given`` is as for :class:`Trial`.
+    or a variant of DATA-LAB trained on what was kept, without its projection: what is added is weights alone. Of
+    ``lengths``, where they are named, each model's validation labels choose one. ``given`` is as for :class:`Trial`.
     """
     keep = protocol().primary_cell["keep_fraction"]
     study = Trial(architecture="mlp", rates=(protocol().framework["verdict_rate"],), **given)
@@ -144,13 +149,15 @@ def weights_task(**given: Any) -> list[dict[str, Any]]:
     observed, rows = study.observed, []
     for method in PRUNED_BY:
         kept = pruning.keep(getattr(pruning, method)(p, observed[0]), observed[0], keep)[None]
-        fitted = {"none": trial.fit(study, observed, kept)}
+        trained = {"none": lambda recipe, kept=kept: trial.fit(study, observed, kept, recipe=recipe)}
         for variant, name in DATALAB.items():
             module, lambdas = study.datalab(variant=variant, projection=False), trial.default_lambdas(1)
-            fitted[name] = trial.fit_datalab(study, module, observed, lambdas, kept)
-        for weights, model in fitted.items():
+            of_model = (study, module, observed, lambdas, kept)
+            trained[name] = lambda recipe, of_model=of_model: trial.fit_datalab(*of_model, recipe)
+        for weights, train in trained.items():
             row = {"dataset": study.dataset, "seed": study.seed, "method": method, "weights": weights}
-            rows.append(row | {"macro_f1": trial.scores_on_test_set(study, model)[0]["macro_f1"]})
+            scores = trial.scores_on_test_set(study, trial.read_off(study, train, lengths))
+            rows.append(row | {"macro_f1": scores[0]["macro_f1"]})
     return rows
 
 

@@ -4,7 +4,8 @@ A task is a data set and seed: the MLP without its examples of highest self-infl
 ensembles, at every noise rate. The data set is the unit of every table; it counts by its mean over seeds and draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,25 @@ from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import SHARE, by_set, mean_with_interval, table, tests, with_correction
-from datalab.sections.parameters import MainRates, TrainingParameters, estimated, per_set_and_seed
+from datalab.sections.parameters import (
+    MainRates,
+    StoppedParameters,
+    TrainingParameters,
+    estimated,
+    per_set_and_seed,
+    stopped_early,
+)
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
-from datalab.training import fit_many, protocol_recipe
+from datalab.training import AnyStack, Recipe, fit_many
 
+Train = Callable[[Recipe], AnyStack]
 MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
 ORDERS = ("random", "low to high", "high to low")
 
 
-class Parameters(TrainingParameters):
+class Parameters(TrainingParameters, StoppedParameters):
     """What section 5.3 takes; ``None`` is the profile's value."""
 
     main_rates: MainRates
@@ -39,26 +48,36 @@ def tasks(p: Parameters) -> list[Task]:
     return per_set_and_seed(p, f"{__name__}:run_task", 1.0 + 0.4 * len(rates), trained, rates=rates)
 
 
-estimate = estimated(tasks, memory=9e8)
+def stopped_tasks(p: Parameters) -> list[Task]:
+    """The same at the protocol's verdict rate, every model stopped early."""
+    return stopped_early(tasks(p.model_copy(update={"main_rates": (protocol().framework["verdict_rate"],)})), p)
 
 
-def run_task(rates: Sequence[float], **given: Any) -> list[dict[str, Any]]:
+estimate = estimated(lambda p: tasks(p) + stopped_tasks(p), memory=9e8)
+
+
+def run_task(rates: Sequence[float], lengths: Sequence[int] = (), **given: Any) -> list[dict[str, Any]]:
     """A row per ``part``, noise ``rate`` and ``method``: macro-F1 and accuracy on the clean test set.
 
     ``filtering``: the MLP on everything, without the share ``dropped`` of highest self-influence, without as many at
     random (several draws), and with the highest relabelled by their clean labels in place of being dropped, a control
     that needs the truth. ``curriculum``: the MLP on batches from a pool that grows from the least to the most
     influential examples, the other way round, and in random order. ``ensemble``, at the protocol's verdict rate: four
-    different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB. ``given`` is as for
+    different models alone and averaged, four seeds of the MLP averaged, and DATA-LAB. Of ``lengths``, where they are
+    named, each model's validation labels choose one; its curriculum is paced over it. ``given`` is as for
     :class:`Trial`.
     """
     study = Trial(architecture="mlp", rates=tuple(rates), **given)
     influence = trial.self_influence(study, *trial.references(study))
-    rows = _filtering(study, influence) + _curriculum(study, influence) + _ensembles(study)
+    rows = [
+        *_filtering(study, influence, lengths),
+        *_curriculum(study, influence, lengths),
+        *_ensembles(study, lengths),
+    ]
     return [{"dataset": study.dataset, "seed": study.seed} | row for row in rows]
 
 
-def _filtering(study: Trial, influence: NDArray) -> list[dict[str, Any]]:
+def _filtering(study: Trial, influence: NDArray, lengths: Sequence[int]) -> list[dict[str, Any]]:
     arms = []  # of each the row, labels (n,) and what is kept (n,)
     for rate, observed, scores in zip(study.rates, study.observed, influence, strict=True):
         everything = np.ones(len(observed), dtype=bool)
@@ -74,21 +93,33 @@ def _filtering(study: Trial, influence: NDArray) -> list[dict[str, Any]]:
                 stay = pruning.random_subset(observed, 1 - share, rng=rng)
                 arms.append((row | {"method": "random", "dropped": share, "draw": draw}, observed, stay))
     rows, labels, kept = zip(*arms, strict=True)
-    fitted = trial.fit(study, np.array(labels), np.array(kept))
-    return [row | scores for row, scores in zip(rows, trial.scores_on_test_set(study, fitted), strict=True)]
+
+    def train(recipe: Recipe) -> AnyStack:
+        return trial.fit(study, np.array(labels), np.array(kept), recipe=recipe)
+
+    return _scored(study, rows, train, lengths)
 
 
-def _curriculum(study: Trial, influence: NDArray) -> list[dict[str, Any]]:
-    recipe, rows, labels, batches = protocol_recipe(), [], [], []
+def _curriculum(study: Trial, influence: NDArray, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    rows, labels, ranked = [], [], []
     for rate, observed, scores in zip(study.rates, study.observed, influence, strict=True):
-        rankings = (None, np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable"))
-        for method, ranked in zip(ORDERS, rankings, strict=True):
-            rng = study.rng("curriculum", rate)
-            batches.append(paced_order(len(observed), recipe.steps, recipe.batch_size, ranked, rng))
-            labels.append(observed)
-            rows.append({"part": "curriculum", "rate": rate, "method": method})
-    fitted = trial.fit(study, np.array(labels), order=np.array(batches))
-    return [row | scores for row, scores in zip(rows, trial.scores_on_test_set(study, fitted), strict=True)]
+        rows += [{"part": "curriculum", "rate": rate, "method": method} for method in ORDERS]
+        labels += [observed] * len(ORDERS)
+        ranked += [None, np.argsort(scores, kind="stable"), np.argsort(-scores, kind="stable")]
+
+    def train(recipe: Recipe) -> AnyStack:
+        order = [
+            paced_order(len(study.x), recipe.steps, recipe.batch_size, ranks, study.rng("curriculum", row["rate"]))
+            for row, ranks in zip(rows, ranked, strict=True)
+        ]
+        return trial.fit(study, np.array(labels), order=np.array(order), recipe=recipe)
+
+    return _scored(study, rows, train, lengths)
+
+
+def _scored(study: Trial, rows: Sequence[dict[str, Any]], train: Train, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    predicted = trial.read_off(study, train, lengths, [study.rates.index(row["rate"]) for row in rows])
+    return [row | scores for row, scores in zip(rows, trial.scores_on_test_set(study, predicted), strict=True)]
 
 
 def paced_order(
@@ -111,25 +142,32 @@ def paced_order(
     return np.concatenate(rows)
 
 
-def _ensembles(study: Trial) -> list[dict[str, Any]]:
+def _ensembles(study: Trial, lengths: Sequence[int]) -> list[dict[str, Any]]:
     rate, data = protocol().framework["verdict_rate"], study.prepared
     at = study.rates.index(rate)
     observed, noisy_validation = study.observed[at], study.observed_validation[at]
+
+    def both(stack: AnyStack) -> NDArray:
+        return np.concatenate([trial.probabilities(stack, x) for x in (study.x_test, study.x_val)], axis=1)
+
+    def seen(train: Train) -> list[NDArray]:
+        # Probabilities (S, n_test, C) on the test set, and on the validation set.
+        return np.split(trial.read_off(study, train, lengths, at, both), [len(study.x_test)], axis=1)
+
     p, validated = {}, {}  # probabilities (n_test, C), and F1 on the noisy validation labels
     for name in MEMBERS:
         module = models.build(name, data.grid, data.n_classes, protocol().training["hidden"])
-        member = trial.fit(study, observed[None], module=module)
-        p[f"member {name}"] = trial.probabilities(member, study.x_test)[0]
-        guesses = trial.probabilities(member, study.x_val)[0].argmax(1)
-        validated[f"member {name}"] = metrics.macro_f1(noisy_validation, guesses, data.n_classes)
+        alone = partial(trial.fit, study, observed[None], module=module)
+        (p[f"member {name}"],), (on_validation,) = seen(lambda recipe, alone=alone: alone(recipe=recipe))
+        validated[f"member {name}"] = metrics.macro_f1(noisy_validation, on_validation.argmax(1), data.n_classes)
     different = np.mean(list(p.values()), 0)
     p |= {"best member by validation": p[max(validated, key=validated.get)], "four different models": different}
     model_seeds = [study.model_seed("member", i) for i in range(len(MEMBERS))]
-    same = fit_many(study.classifier(), study.x, observed, None, model_seeds, protocol_recipe())
-    p["four seeds of the MLP"] = trial.probabilities(same, study.x_test).mean(0)
+    same = partial(fit_many, study.classifier(), study.x, observed, None, model_seeds)
+    p["four seeds of the MLP"] = seen(same)[0].mean(0)
     for variant, method in DATALAB.items():
-        fitted = trial.fit_datalab(study, study.datalab(variant=variant), observed[None], trial.default_lambdas(1))
-        p[method] = trial.probabilities(fitted, study.x_test)[0]
+        given = (study, study.datalab(variant=variant), observed[None], trial.default_lambdas(1))
+        (p[method],), _ = seen(lambda recipe, given=given: trial.fit_datalab(*given, recipe=recipe))
     predicted = np.stack([of_method.argmax(1) for of_method in p.values()])
     f1, accuracy = metrics.macro_f1(data.y_test, predicted, data.n_classes), metrics.accuracy(data.y_test, predicted)
     row = {"part": "ensemble", "rate": rate}

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from datalab import data, stats
 from datalab.sections import compare, readings, sentences
+from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import (
     LOOKED_AT,
@@ -24,7 +25,6 @@ from datalab.sections.readings import (
     RATE,
     READINGS,
     RULES,
-    STOPPED,
     UNTOUCHED,
     early_stopped,
     named_d,

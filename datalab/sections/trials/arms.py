@@ -4,7 +4,7 @@ Every arm may try the same number of configurations, and the noisy validation la
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,11 +109,11 @@ def tuned_datalab(trial: Trial, variant: str, grid: NDArray) -> tuple[list[Decis
 
 
 def ablations(
-    trial: Trial, lambdas: dict[str, NDArray], recipe: Recipe | None = None
-) -> Iterator[tuple[list[dict[str, Any]], AnyStack]]:
-    """Every set of components but the whole, at the lambdas (rates, 2) of each variant's whole: rows, and their models.
+    trial: Trial, lambdas: dict[str, NDArray]
+) -> Iterator[tuple[list[dict[str, Any]], Callable[[Recipe], AnyStack]]]:
+    """Every set of components but the whole, at the lambdas (rates, 2) of each variant's whole.
 
-    ``recipe``: None for the protocol's.
+    Rows, and what trains their models by a recipe.
     """
     for projection in (True, False):
         # Without weights the variants are one model, at each one's lambda1.
@@ -127,4 +127,5 @@ def ablations(
                 row = {"rate": trial.rates[i], "method": DATALAB[variant], "variant": variant}
                 row |= {"lambda1": lambda1, "lambda2": lambda2}
                 rows.append(row | dict(zip(COMPONENTS, (projection, weighting, share > 0), strict=True)))
-            yield rows, fit_datalab(trial, module, trial.observed[[i for *_, i in arms]], pairs, recipe=recipe)
+            given = (trial, module, trial.observed[[i for *_, i in arms]], pairs)
+            yield rows, lambda recipe, given=given: fit_datalab(*given, recipe=recipe)

@@ -244,6 +244,35 @@ def fit_datalab(
     return framework.fit_datalab(module, trial.x, labels, model_seeds, recipe or protocol_recipe(), **given)
 
 
+def read_off(
+    trial: Trial,
+    train: Callable[[Recipe], AnyStack],
+    lengths: Sequence[int] = (),
+    rates: ArrayLike = 0,
+    what: Callable[[AnyStack], NDArray] | None = None,
+) -> NDArray:
+    """What is read off models that ``train`` makes with a recipe, a row a model: ``what`` of the stack, (S, ...).
+
+    The recipe is the protocol's. Where ``lengths`` are named it is the protocol's with as many steps, and each model is
+    read at the length at which its macro-F1 on its own noisy validation labels is best, the shortest of equals.
+    ``rates`` (S,) or one for all: the places of the models' rates among the trial's. ``what``: None for the classes
+    predicted on the test set, (S, n_test).
+    """
+    what = what or (lambda stack: stack.predict(trial.x_test).cpu().numpy())
+    if not lengths:
+        return what(train(protocol_recipe()))
+    best, read = -np.inf, None
+    for steps in sorted(lengths):
+        stack = train(protocol_recipe(steps))
+        noisy = trial.observed_validation[np.broadcast_to(rates, len(stack))]
+        guesses, n_classes = stack.predict(trial.x_val).cpu().numpy(), trial.prepared.n_classes
+        seen = np.array([metrics.macro_f1(*pair, n_classes) for pair in zip(noisy, guesses, strict=True)])
+        better, values = seen > best, what(stack)
+        read = values if read is None else np.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, read)
+        best = np.maximum(best, seen)
+    return read
+
+
 def default_lambdas(models_: int) -> NDArray[np.float64]:
     """The protocol's lambda1 and lambda2 for as many models, (S, 2): where nothing is tuned."""
     default = protocol().framework["default"]
@@ -258,9 +287,11 @@ def chosen(trial: Trial, stack: AnyStack, validation: NDArray, configurations: i
     return [rate * configurations + int(np.argmax(f1)) for rate, f1 in enumerate(scores)]
 
 
-def scores_on_test_set(trial: Trial, stack: AnyStack) -> list[dict[str, float]]:
-    """``macro_f1`` and ``accuracy`` of every model on the clean test set."""
-    y, predicted = trial.prepared.y_test, stack.predict(trial.x_test).cpu().numpy()
+def scores_on_test_set(trial: Trial, predicted: AnyStack | NDArray) -> list[dict[str, float]]:
+    """``macro_f1`` and ``accuracy`` on the clean test set of every model, or of the classes (S, n_test) predicted."""
+    y = trial.prepared.y_test
+    if not isinstance(predicted, np.ndarray):
+        predicted = predicted.predict(trial.x_test).cpu().numpy()
     f1, accuracy = metrics.macro_f1(y, predicted, trial.prepared.n_classes), metrics.accuracy(y, predicted)
     return [{"macro_f1": a, "accuracy": b} for a, b in zip(f1, accuracy, strict=True)]
 
