@@ -339,10 +339,10 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
     Example:
       datalab lab --no-browser --ip 0.0.0.0
     """
-    from datalab.record import lab
+    from datalab.record import lab, provenance
 
     command = lab.command(study, options)
-    os.execv(command[0], command)
+    os.execve(command[0], command, os.environ | provenance.kernel_environment())
 
 
 @cli.command("advise")

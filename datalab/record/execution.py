@@ -39,7 +39,7 @@ class Execution(threading.Thread):
         timeout: float | None = None,
     ) -> None:
         super().__init__(daemon=True, name=f"notebook {source.stem}")
-        self.kernel = Kernel({**os.environ, **provenance.DETERMINISM, **environment}, source.parent, python)
+        self.kernel = Kernel({**os.environ, **provenance.kernel_environment(), **environment}, source.parent, python)
         self.notebook: Any = None
         self.cell = self.cells = 0
         self.target = target

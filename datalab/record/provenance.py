@@ -41,6 +41,15 @@ def project() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
 
 
+def kernel_environment() -> dict[str, str]:
+    """What a kernel is told so that it computes as its driver does: of the same package, and the same to the byte.
+
+    A checkout comes before whatever the interpreter has installed: that may be another checkout.
+    """
+    own, others = project(), os.environ.get("PYTHONPATH", "")
+    return DETERMINISM | ({"PYTHONPATH": os.pathsep.join(filter(None, (str(own), others)))} if own else {})
+
+
 def notebooks() -> Path:
     """The notebooks that belong to this package: the checkout's, else those that were installed with it.
 

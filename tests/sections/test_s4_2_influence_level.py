@@ -16,7 +16,7 @@ from datalab.sections import s4_2_influence_level as s4_2
 from datalab.sections.trials.trial import leverage
 
 GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
-GIVEN |= {"architecture": "mlp"}
+GIVEN |= {"architecture": "mlp", "draws": list(s4_2.DRAWS)}
 SETS = ("digits", "wine", "breast_cancer")
 
 

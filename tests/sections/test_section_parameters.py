@@ -1,5 +1,6 @@
 """Parameters out of range are refused in one line that names them, by the section that takes them."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -29,3 +30,29 @@ from datalab.sections import STUDY
 def test_parameters_out_of_range_are_refused(section: str, given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         resolve(STUDY.find(section).load().Parameters, given, "notebook x")
+
+
+def parameters_of(stem: str, **given: Any) -> Any:
+    return resolve(STUDY.find(stem).load().Parameters, given, f"notebook {stem}")
+
+
+@pytest.mark.parametrize(
+    "stem", ["3_1_problem_formulation", "4_2_influence_level", "5_1_monitoring", "5_3_negative_results"]
+)
+def test_what_is_stopped_early_is_trained_for_every_length_in_the_first_seeds_alone(stem):
+    module = importlib.import_module(f"datalab.sections.s{stem}")
+    p = parameters_of(stem, lengths=[10, 30], length_seeds=1)
+    for task in module.stopped_tasks(p):
+        assert task.parameters["lengths"] == [10, 30]
+        assert task.parameters["seed"] == 0
+
+
+@pytest.mark.parametrize("stem", ["4_1_main_results", "4_2_influence_level"])
+def test_other_architectures_are_trained_apart_and_the_main_ones_stand_in_where_none_is_named(stem):
+    module = importlib.import_module(f"datalab.sections.s{stem}")
+    p = parameters_of(stem, other_architectures=["cnn", "vit"], framework_datasets=["wine"])
+    assert [
+        (t.parameters["dataset"], t.parameters["architecture"], t.parameters["seed"])
+        for t in module.architecture_tasks(p)
+    ] == [("wine", "cnn", 0), ("wine", "vit", 0)]
+    assert module.architecture_tasks(parameters_of(stem)) == module.tasks(parameters_of(stem))

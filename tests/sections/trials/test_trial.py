@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from datalab import noise, seeds
 from datalab.sections.trials import trial as shared
 from datalab.sections.trials.trial import Trial
+from datalab.training import protocol_recipe
 
 CAPS = {"train": 90, "validation": 30, "test": 40}
 
@@ -72,3 +73,30 @@ def test_labels_that_people_gave_are_taken_as_they_are():
     trial.__dict__["prepared"] = p
     assert trial.observed.tolist() == [words.tolist()]
     assert trial.observed_validation.tolist() == [[0, 0, 0]]
+
+
+def test_each_model_is_read_at_the_length_its_own_noisy_validation_likes_best_the_shortest_of_equals():
+    trial = made()
+    n_classes, seen = trial.prepared.n_classes, {}
+
+    def train(recipe):
+        return shared.fit(trial, trial.observed, recipe=recipe)
+
+    def f1(steps: int) -> list[float]:
+        guesses = train(protocol_recipe(steps)).predict(trial.x_val).numpy()
+        of_model = zip(trial.observed_validation, guesses, strict=True)
+        return [f1_score(y, p, average="macro", labels=range(n_classes), zero_division=0) for y, p in of_model]
+
+    lengths = (1, 3, 10, 40, 41)
+    for steps in lengths:
+        seen[steps] = f1(steps)
+    chosen = [max(lengths, key=lambda steps, i=i: (round(seen[steps][i], 12), -steps)) for i in range(2)]
+    assert chosen[0] != 1  # else the test shows nothing
+    read = shared.read_off(trial, train, lengths, rates=[0, 1])
+    for i, steps in enumerate(chosen):
+        expected = train(protocol_recipe(steps)).predict(trial.x_test).numpy()[i]
+        np.testing.assert_array_equal(read[i], expected)
+    fixed = train(protocol_recipe()).predict(trial.x_test).numpy()
+    np.testing.assert_array_equal(shared.read_off(trial, train), fixed)
+    logits = shared.read_off(trial, train, lengths, [0, 1], lambda stack: shared.probabilities(stack, trial.x_test))
+    np.testing.assert_array_equal(logits.argmax(-1), read)
