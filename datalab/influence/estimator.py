@@ -96,7 +96,7 @@ class Estimator(ABC):
 
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
-    _by_layer, _probed = False, False
+    _by_layer, _probed, _of_an_optimum = False, False, True
     _batch = _BATCH
 
     def __init__(
@@ -111,9 +111,8 @@ class Estimator(ABC):
         include_frozen: bool = False,
         loss: Loss | None = None,
     ):
-        _check_damping(damping)
-        if not _at_least_0(l2):
-            raise UserError(f"l2: must be a number of at least 0, got {l2!r}")
+        _refuse_below_0("damping", damping, "'auto' or ")
+        _refuse_below_0("l2", l2)
         if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
             raise UserError(f"batch_size: must be a whole number of at least 1, got {batch_size!r}")
         if isinstance(leave_out, str):
@@ -138,7 +137,8 @@ class Estimator(ABC):
             try:
                 self._fit(data)
                 self._damp()
-                self._warn_where_not_converged(data)
+                if self._of_an_optimum:
+                    self._warn_where_not_converged(data)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -149,7 +149,7 @@ class Estimator(ABC):
     def redamped(self, damping: Damping) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
         self._refuse_unfitted()
-        _check_damping(damping)
+        _refuse_below_0("damping", damping, "'auto' or ")
         other = copy.copy(self)
         other.damping = damping
         with computing():
@@ -165,29 +165,18 @@ class Estimator(ABC):
 
     def influence_on(self, x, y=None, x_val=None, y_val=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
-
-        def on(data: Held | Streamed, target: Held | Streamed) -> Tensor:
-            return -self._product(data, self._solve(self._mean_gradient(target)))[:, 0]
-
-        return self._scored(on, (x, y, x_val, y_val), "x_val, y_val", by_layer)
+        given = (x, y, x_val, y_val), "x_val, y_val", by_layer
+        return self._scored(lambda data, on: -self._product(data, self._solve(self._mean_gradient(on)))[:, 0], *given)
 
     def pairwise(self, x, y=None, x_test=None, y_test=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-
-        def of_all(data: Held | Streamed, tests: Held | Streamed) -> Tensor:
-            return whole(self._rows(data, tests), len(data), len(tests))
-
-        return self._scored(of_all, (x, y, x_test, y_test), "x_test, y_test", by_layer)
+        given = (x, y, x_test, y_test), "x_test, y_test", by_layer
+        return self._scored(lambda data, on: whole(self._rows(data, on), len(data), len(on)), *given)
 
     def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
-        """The k most harmful and helpful examples of x (n, ...), y (n,) for each test example, without all of
-        ``pairwise`` in memory.
-        """
-
-        def best(data: Held | Streamed, tests: Held | Streamed) -> tuple[Tensor, ...]:
-            return strongest(self._rows(data, tests), k, len(data))
-
-        return Top(*self._scored(best, (x, y, x_test, y_test), "x_test, y_test"))
+        """The k most harmful and helpful examples of x for each test example, without all of ``pairwise`` in memory."""
+        given = (x, y, x_test, y_test), "x_test, y_test"
+        return Top(*self._scored(lambda data, on: strongest(self._rows(data, on), k, len(data)), *given))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
@@ -523,13 +512,10 @@ def at_once(device: torch.device, numbers: int) -> int:
     return numbers if device.type == "cpu" else numbers << 4
 
 
-def _at_least_0(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-
-
-def _check_damping(damping: object) -> None:
-    if not (isinstance(damping, str) and damping == "auto") and not _at_least_0(damping):
-        raise UserError(f"damping: must be 'auto' or a number of at least 0, got {damping!r}")
+def _refuse_below_0(name: str, value: object, other: str = "") -> None:
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    if not number and not (other and isinstance(value, str) and value == "auto"):
+        raise UserError(f"{name}: must be {other}a number of at least 0, got {value!r}")
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:

@@ -71,7 +71,7 @@ class ExactGGN(Estimator):
         halves = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, gradient, strict=True)]
         penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
         columns = []
-        rows_of_example = 1 + self.loss.cotangents(self._outputs)
+        rows_of_example = 1 + self._outputs.numel()
         for batch in self._batches(data, max(1, self._gradients_at_once() // rows_of_example)):
             tape = network.tape(batch.x)
             gradient = losses.over_models(self.loss.gradient, tape.logits, batch.y)

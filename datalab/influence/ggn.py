@@ -46,7 +46,7 @@ class GGN:
         tape = network.tape(first.x)
         factors = tape.factors(losses.over_models(loss.gradient, tape.logits, first.y))
         gradients = [part.gradients for f in factors for part, _ in f.parts]
-        of_example = loss.cotangents(tape.logits.shape[2:]) * sum(g.numel() for g in gradients)
+        of_example = tape.logits.shape[2:].numel() * sum(g.numel() for g in gradients)
         self._size = max(1, _KEPT // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] = []
         numbers = 0

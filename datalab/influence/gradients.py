@@ -26,7 +26,7 @@ class GradDot(Estimator):
     The limit, times d, of an estimator that takes all of H, as d grows.
     """
 
-    _state = ()
+    _state, _of_an_optimum = (), False
 
     def _fit(self, data: Held | Streamed) -> None:
         for _ in self._batches(data):
@@ -49,9 +49,6 @@ class GradDot(Estimator):
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         refuse_leave_one_out(type(self).__name__)
-
-    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
-        pass  # it speaks of no optimum
 
 
 class GradCos(GradDot):

@@ -66,8 +66,8 @@ class Hessian:
         options = {"retain_graph": True, "allow_unused": True, "is_grads_batched": vectorised}
         along, by = zip(*curved, strict=True)
         second = torch.autograd.grad(along, self._parameters, by, **options)
-        pairs = zip(second, directions, strict=True)
-        return [torch.zeros_like(v) if s is None else s.view_as(v) for s, v in pairs]
+        second = [s if s is None or vectorised else s[None] for s in second]
+        return [torch.zeros_like(v) if s is None else s for s, v in zip(second, directions, strict=True)]
 
     def _agree(self, gradients: Sequence[Tensor], directions: list[Tensor]) -> bool:
         """Whether torch differentiates this model right under vmap: of normalisations it does not."""

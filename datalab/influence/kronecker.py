@@ -81,7 +81,7 @@ class Kronecker(Estimator):
             outputs = tape.logits.shape[2:]
             kind = self.fisher
             if kind == "auto":
-                kind = "exact" if self.loss.cotangents(outputs) <= MAX_EXACT else "sampled"
+                kind = "exact" if outputs.numel() <= MAX_EXACT else "sampled"
             if kind == "empirical":
                 yield tape, iter([losses.over_models(self.loss.gradient, tape.logits, batch.y)])
             elif kind == "exact":
@@ -138,11 +138,10 @@ class KFAC(Kronecker):
     """
 
     def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
-        def product(a: Tensor, g: Tensor, positions: float, q_a: Tensor | None, q_g: Tensor) -> Tensor:
-            return _diagonal(q_g, g)[:, :, None] * _diagonal(q_a, a)[:, None] / positions
-
-        pairs = zip(moments, self._bases, strict=True)
-        return [sum(product(*of_use, *bases) for of_use in of_site) for of_site, bases in pairs]
+        values = []
+        for uses, (q_a, q_g) in zip(moments, self._bases, strict=True):
+            values.append(sum(_diagonal(q_g, g)[:, :, None] * _diagonal(q_a, a)[:, None] / t for a, g, t in uses))
+        return values
 
 
 class EKFAC(Kronecker):

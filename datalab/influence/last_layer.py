@@ -201,18 +201,10 @@ def scores_many(
 ) -> Scores:
     """Self-influence, and influence on each target's mean loss, of S models' last layers, one factorisation each.
 
-    Parameters
-    ----------
-    features, logits, labels
-        Of the training set: (S, n, h), without the ones of the bias, an expanded tensor will do; (S, n, C) with C at
-        least 2; (S, n) or (n,) int64.
-    l2, relative_damping
-        d = l2 + relative_damping * mean diagonal of H, over all C (h + 1) parameters of the layer, bias included.
-    targets
-        Any number of sets.
-
-    float32 features are computed as by :class:`LastLayerGGN`. Raises UserError for shapes that do not match, labels out
-    of range, values that are not finite, or a damping too small for a positive definite matrix.
+    The training set's ``features`` are (S, n, h), without the ones of the bias, an expanded tensor will do, ``logits``
+    (S, n, C) with C at least 2, ``labels`` (S, n) or (n,) int64; d = l2 + relative_damping * mean diagonal of H over
+    all C (h + 1) parameters. float32 features are computed as by :class:`LastLayerGGN`. Raises UserError for shapes
+    that do not match, labels out of range, values that are not finite, or a damping too small.
     """
     labels = _checked("the training set", features, logits, labels, (features, logits))
     checked = [_checked(f"target {k}", *target, (features, logits)) for k, target in enumerate(targets)]

@@ -44,7 +44,7 @@ class Loss(ABC):
 
     @abstractmethod
     def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
-        """Cotangents, each shaped as f, whose squares add up to the Hessian in f of each example."""
+        """As many cotangents as outputs, shaped as f, whose squares add up to the Hessian in f of each example."""
 
     @abstractmethod
     def sampled(self, f: Tensor, y: Targets, uniforms: Tensor) -> Tensor:
@@ -59,10 +59,6 @@ class Loss(ABC):
 
     def draws(self, outputs: torch.Size) -> int:
         """How many uniform numbers of an example ``sampled`` takes."""
-        return outputs.numel()
-
-    def cotangents(self, outputs: torch.Size) -> int:
-        """How many cotangents ``curvature`` gives."""
         return outputs.numel()
 
 
@@ -159,11 +155,7 @@ class CrossEntropy(Loss):
 
 
 class _Independent(Loss):
-    """A sum over outputs, each with a loss of its own: its Hessian is diagonal."""
-
-    @abstractmethod
-    def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
-        """The second derivatives, shaped as f, at least 0."""
+    """A sum over outputs, each with a loss of its own: its Hessian is ``_diagonal``, shaped as f, at least 0."""
 
     def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
         root = self._diagonal(f.detach(), y).sqrt()
@@ -240,9 +232,7 @@ class Weighted(Loss):
 
     loss: Loss
 
-    @property
-    def least_outputs(self) -> int:
-        return self.loss.least_outputs
+    least_outputs = property(lambda self: self.loss.least_outputs)
 
     def value(self, f: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
         return self.loss.value(f, y[0]) * y[1]

@@ -90,9 +90,7 @@ class Network:
     cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
     given: tuple[str, Sequence[int]] = "x", ()
 
-    def __init__(
-        self, model: nn.Module | Stack, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool
-    ):
+    def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if isinstance(model, MappedStack):
             raise UserError("model: of this architecture only LastLayerGGN takes a stack; list(stack) gives its models")
         self.is_stack = isinstance(model, Stack)
@@ -107,8 +105,7 @@ class Network:
 
     def _take(self, by_module: dict[str, list[Use]], sites: list[Site]) -> None:
         self._by_module, self.sites, self.names = by_module, sites, [site.name for site in sites]
-        self.shapes = [tuple(site.arrange().shape) for site in sites]
-        self.like = self.sites[0].arrange().detach()
+        self.shapes, self.like = [tuple(site.arrange().shape) for site in sites], sites[0].arrange().detach()
         self._same_for_all: dict[tuple[str, int], int] = {}
         self.uses = {use for site in self.sites for use in site.uses}
         self.parameters = list({id(p): p for site in self.sites for p in site.parameters}.values())

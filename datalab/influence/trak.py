@@ -26,6 +26,8 @@ class _Projected(Estimator):
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
     """
 
+    _of_an_optimum = False
+
     def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
         super().__init__(model, damping, **options)
         if self.loss != CrossEntropy():
@@ -87,9 +89,6 @@ class _Projected(Estimator):
 
     def _solve(self, directions: Directions) -> Directions:
         raise UserError("TRAK: solves for projected gradients alone")
-
-    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
-        pass
 
 
 class TRAK(Ensemble):
