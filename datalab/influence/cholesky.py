@@ -34,17 +34,13 @@ def refuse_indefinite(infos: Sequence[Tensor], dampings: Tensor, dtype: torch.dt
         raise UserError(f"damping: the curvature plus {damping:.3g} {why}; a larger damping would be")
 
 
-def half_solve(factor: Tensor, right: Tensor) -> Tensor:
-    """L^-1 ``right`` for ``right`` (D, m); overwritten where it is C-contiguous."""
-    return _triangular(factor, right, transposed=False)
-
-
 def solve(factor: Tensor, right: Tensor) -> Tensor:
     """(L L')^-1 ``right`` for ``right`` (D, m); overwritten where it is C-contiguous."""
-    return _triangular(factor, half_solve(factor, right), transposed=True)
+    return half_solve(factor, half_solve(factor, right), transposed=True)
 
 
-def _triangular(factor: Tensor, right: Tensor, transposed: bool) -> Tensor:
+def half_solve(factor: Tensor, right: Tensor, transposed: bool = False) -> Tensor:
+    """L^-1 ``right``, or L'^-1 ``right``, likewise."""
     if factor.device.type != "cpu":
         return torch.linalg.solve_triangular(factor.mT if transposed else factor, right, upper=transposed)
     # (L^-1 R)' = R' U^-1, with U = L' as BLAS sees it

@@ -64,9 +64,7 @@ class DataInf(Estimator):
                 for i, f in enumerate(self._factors(other)):
                     products = self._network.over_groups(f.products(own[i])).square()
                     removed[i] = removed[i] + (products / (self._d[:, i, None] + self._norms(f))[:, None]).sum(2)
-            scores = [
-                (self._norms(f) - r / self.n_) / self._d[:, i, None]
-                for i, (f, r) in enumerate(zip(own, removed, strict=True))
-            ]
+            triples = zip(own, removed, self._d.T[..., None], strict=True)
+            scores = [(self._norms(f) - r / self.n_) / d for f, r, d in triples]
             parts.append(torch.stack(scores, -1) if self._by_layer else sum(scores))
         return torch.cat(parts, 1)

@@ -33,15 +33,11 @@ class ExactGGN(Estimator):
 
     def _factorised(self, d: Tensor) -> list[Tensor]:
         """The Cholesky factor of each model's H + d I, for d (S,)."""
-        factors, infos = [], []
-        for curvature, of_model in zip(self._curvature, d, strict=True):
-            damped = curvature.clone()
-            damped.diagonal().add_(of_model)
-            factor, info = cholesky.factorise(damped)
-            factors.append(factor)
-            infos.append(info)
+        damped = self._curvature.clone()
+        damped.diagonal(dim1=1, dim2=2).add_(d[:, None])
+        factors, infos = zip(*map(cholesky.factorise, damped), strict=True)
         cholesky.refuse_indefinite(infos, d, damped.dtype)
-        return factors
+        return list(factors)
 
     def _self_influence(self, batch: Batch) -> Tensor:
         if self._by_layer:

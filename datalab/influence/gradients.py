@@ -17,6 +17,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
 
+_NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC or ExactGGN"
 _TINY = 1e-30  # a gradient of norm 0 has cosine 0 with everything
 
 
@@ -48,7 +49,7 @@ class GradDot(Estimator):
         return self._batch  # none is formed where weights are not shared over positions
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
-        refuse_leave_one_out(type(self).__name__)
+        raise UserError(f"{type(self).__name__}: {_NO_CURVATURE}")
 
 
 class GradCos(GradDot):
@@ -115,8 +116,8 @@ class Ensemble(ABC):
         return Top(*self._of_rows(lambda rows, n, _: strongest(rows, k, n), (x, y, x_test, y_test)))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
-        """Refuses, in a UserError."""
-        refuse_leave_one_out(type(self).__name__)
+        """Raises UserError."""
+        raise UserError(f"{type(self).__name__}: {_NO_CURVATURE}")
 
     def _of_rows(self, function: Callable, given: Sequence[object]) -> Tensor | tuple[Tensor, ...]:
         with computing():
@@ -162,8 +163,3 @@ class TracIn(Ensemble):
 
     def _weighted(self, scores: Iterable[Tensor]) -> Tensor:
         return sum(rate * of_one for rate, of_one in zip(self.learning_rates, scores, strict=True))
-
-
-def refuse_leave_one_out(name: str) -> None:
-    """Raise UserError."""
-    raise UserError(f"{name}: has no curvature, so it predicts no retraining; use EKFAC or ExactGGN")

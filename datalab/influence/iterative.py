@@ -169,7 +169,9 @@ class Arnoldi(MatrixFree):
 
     _state = ("eigenvalues_", "_eigenvectors", "_mean_diagonal", "_worst")
 
-    def __init__(self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed=0, **options):
+    def __init__(
+        self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
+    ):
         super().__init__(model, damping, **options)
         self.rank, self.iterations, self.seed = rank, 2 * rank if iterations is None else iterations, seed
         if not 1 <= rank <= self.iterations:

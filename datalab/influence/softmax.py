@@ -32,18 +32,13 @@ _SOLVE_NUMBERS = 1 << 23  # right-hand sides solved at a time, in numbers
 
 class Examples(NamedTuple):
     """A batch at the last layer, in float64: inputs with a one appended (m, p), probabilities (m, C), the loss's
-    gradient (m, C), and the mass (m, 1) that multiplies each example's curvature, as class weights do; None: 1.
+    gradient (m, C), and the mass (m, 1) that multiplies each example's curvature, as class weights do.
     """
 
     inputs: Tensor
     probabilities: Tensor
     gradient: Tensor
-    mass: Tensor | None = None
-
-    @property
-    def scaled(self) -> Tensor:
-        """The probabilities times the mass."""
-        return self.probabilities if self.mass is None else self.probabilities * self.mass
+    mass: Tensor | float = 1.0
 
 
 def examples(features: Tensor, logits: Tensor, labels: Tensor) -> Examples:
@@ -67,7 +62,7 @@ class SoftmaxGGN:
         self._batches, self._dtype, self._whiten = batches, dtype, None
         diagonal, spread, self.moment, self.n = 0.0, 0.0, 0.0, 0
         for batch in batches:
-            variance = batch.scaled * (1 - batch.probabilities)
+            variance = batch.probabilities * batch.mass * (1 - batch.probabilities)
             diagonal = diagonal + variance.sum(1) @ batch.inputs.square().sum(1)
             spread = spread + variance.sum(0)
             if dtype != torch.float64:
@@ -140,7 +135,7 @@ class SoftmaxGGN:
         blocks = torch.zeros(len(rows), p, p, dtype=self._dtype, device=metric.device)
         same = (rows == columns).double()
         for batch in self._batches:
-            p_kept, scaled = batch.probabilities.T[self._kept], batch.scaled.T[self._kept]
+            p_kept, scaled = (p.T[self._kept] for p in (batch.probabilities, batch.probabilities * batch.mass))
             inputs = self._transformed(batch.inputs)
             size = max(_WEIGHTS // len(batch.inputs), 1)
             for start in range(0, len(rows), size):
@@ -167,7 +162,7 @@ class SoftmaxGGN:
         """(H_r + d (I - 11'/C) kron I) x for x (T, C - 1, p), in float64."""
         out = self.damping_ * (x - x.sum(1, keepdim=True) / self.n_classes)
         for batch in self._batches:
-            p, scaled = batch.probabilities[:, self._kept], batch.scaled[:, self._kept]
+            p, scaled = (p[:, self._kept] for p in (batch.probabilities, batch.probabilities * batch.mass))
             z = batch.inputs @ x.mT
             out += (scaled * (z - (z * p).sum(-1, keepdim=True)) / self.n).mT @ batch.inputs
         return out

@@ -15,6 +15,7 @@ from datalab.influence.sets import Batch, Held, Streamed
 from datalab.seeds import integer
 from datalab.stack import Stack
 
+Models = nn.Module | Sequence[nn.Module]
 MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
 DIMENSIONS = 512
 _SCORES = 1 << 24  # numbers of scores held at a time, where all are not asked for
@@ -104,7 +105,9 @@ class TRAK(Ensemble):
     dimensions), are held while a verb runs.
     """
 
-    def __init__(self, models, damping: Damping = "auto", *, dimensions: int | None = None, seed: int = 0, **options):
+    def __init__(
+        self, models: Models, damping: Damping = "auto", *, dimensions: int | None = None, seed: int = 0, **options
+    ):
         if isinstance(models, Stack):
             raise UserError("models: TRAK averages over models, so a stack is ambiguous; list(stack) gives its models")
         models = [models] if isinstance(models, nn.Module) else list(models)
