@@ -1,7 +1,8 @@
 """Influence functions: estimators of how much each training example matters, behind one interface.
 
 ``fit``, ``self_influence``, ``influence_on``, ``pairwise`` and ``leave_one_out``, on one model or on a stack of models.
-``save`` and ``load``; ``losses`` and ``sets`` say what a model may have been trained on and how data may be given.
+``save`` and ``load``; ``losses`` and ``sets`` say what a model may have been trained on and how data may be given. The
+options of all are :class:`Estimator`'s; all take trainable parameters alone, unless ``include_frozen`` is given.
 What H is (``ggn``, ``hessian``, ``losses``, ``kronecker``, ``softmax``) is kept apart from how H + d I is inverted
 (``cholesky``, ``iterative``, an eigenbasis) and from what both are made of: ``layers`` says what a layer multiplies, a
 ``tape`` takes it once, ``factors`` multiplies. ``retraining`` is the ground truth.

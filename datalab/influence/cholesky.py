@@ -1,7 +1,6 @@
 """Solver: Cholesky in place, for a symmetric positive definite matrix of which only the lower triangle is read.
 
-On the CPU this calls LAPACK through scipy: the triangular solve of its OpenBLAS runs twice as fast as that of the MKL
-in torch on processors not made by Intel, and nothing is copied. On other devices it calls ``torch.linalg``.
+On the CPU by LAPACK through scipy, which copies nothing and is twice as fast as torch's on processors not of Intel.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,7 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The factor L of ``matrix`` (D, D) in the lower triangle, and a number that is 0 where it is positive definite.
 
     The upper triangle is neither read nor cleared. A C-contiguous matrix is overwritten. Equivalent to
-    ``torch.linalg.cholesky_ex``. The number is for ``refuse_indefinite``, once for many matrices: it waits for the
-    device.
+    ``torch.linalg.cholesky_ex``. The number is for ``refuse_indefinite``, once for many: it waits for the device.
     """
     if matrix.device.type != "cpu":
         return torch.linalg.cholesky_ex(matrix)
@@ -32,23 +30,17 @@ def refuse_indefinite(infos: Sequence[Tensor], dampings: Tensor, dtype: torch.dt
     """Raise UserError where a curvature with one of ``dampings`` (k,) on its diagonal was not positive definite."""
     bad = torch.stack(list(infos)) != 0
     if bool(bad.any()):
-        raise UserError(
-            f"damping: the curvature plus {float(dampings[int(bad.int().argmax())]):.3g} is not positive definite in "
-            f"{str(dtype)[6:]}; a larger damping would be"
-        )
-
-
-def half_solve(factor: Tensor, right: Tensor) -> Tensor:
-    """L^-1 ``right`` for ``right`` (D, m); overwritten where it is C-contiguous."""
-    return _triangular(factor, right, transposed=False)
+        damping, why = float(dampings[int(bad.int().argmax())]), f"is not positive definite in {str(dtype)[6:]}"
+        raise UserError(f"damping: the curvature plus {damping:.3g} {why}; a larger damping would be")
 
 
 def solve(factor: Tensor, right: Tensor) -> Tensor:
     """(L L')^-1 ``right`` for ``right`` (D, m); overwritten where it is C-contiguous."""
-    return _triangular(factor, half_solve(factor, right), transposed=True)
+    return half_solve(factor, half_solve(factor, right), transposed=True)
 
 
-def _triangular(factor: Tensor, right: Tensor, transposed: bool) -> Tensor:
+def half_solve(factor: Tensor, right: Tensor, transposed: bool = False) -> Tensor:
+    """L^-1 ``right``, or L'^-1 ``right``, likewise."""
     if factor.device.type != "cpu":
         return torch.linalg.solve_triangular(factor.mT if transposed else factor, right, upper=transposed)
     # (L^-1 R)' = R' U^-1, with U = L' as BLAS sees it

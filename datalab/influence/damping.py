@@ -14,7 +14,7 @@ from datalab.errors import UserError
 from datalab.influence.datainf import AUTO_SHARE, DataInf
 from datalab.influence.estimator import AUTO_RELATIVE, Estimator, quiet
 from datalab.influence.gradients import GradDot
-from datalab.influence.retraining import Subsets, lds
+from datalab.influence.retraining import Labelled, Subsets, lds
 from datalab.influence.trak import TRAK
 from datalab.stack import Stack
 
@@ -30,15 +30,9 @@ def relative_damping(estimator: Estimator | TRAK, relative: float, l2: float) ->
 
 
 def lds_path(
-    kind: type[Estimator] | type[TRAK],
-    stack: Stack,
-    relatives: Sequence[float],
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    subsets: Subsets,
-    l2: float,
+    kind: type, stack: Stack, relatives: Sequence[float], train: Labelled, test: Labelled, subsets: Subsets, l2: float
 ) -> list[dict[str, Any]]:
-    """The linear datamodeling score of S models' influence: a row a damping.
+    """The linear datamodeling score of S models' influence by an estimator of a ``kind``, or TRAK: a row a damping.
 
     A damping is ``l2`` + ``relative_damping`` times the mean diagonal of H. ``lds`` is that of the mean of the models'
     scores, ``each`` the mean of theirs, both means over the test examples; ``automatic`` says whether the damping is
@@ -48,8 +42,8 @@ def lds_path(
 
     def row(relative: float, automatic: bool, alone: Tensor, together: Tensor) -> dict[str, Any]:
         each = np.mean([lds(pairwise, subsets).mean() for pairwise in alone])
-        score = {"lds": lds(together, subsets).mean(), "each": each}
-        return {"relative_damping": relative, "automatic": automatic} | score
+        score = lds(together, subsets).mean()
+        return {"relative_damping": relative, "automatic": bool(automatic), "lds": score, "each": each}
 
     rows, sets = [], (*train, *test)
     if kind is TRAK:  # takes models, not a stack; all are given one damping
@@ -62,39 +56,24 @@ def lds_path(
     with quiet():
         estimator = kind(stack, l2=l2).fit(*train)
     own_rule = kind in (DataInf, GradDot)
-    dampings = [*(relatives if kind is not GradDot else ()), *([np.nan] if own_rule else ())]
-    for relative in dampings:
+    for relative in [*(relatives if kind is not GradDot else ()), *([np.nan] if own_rule else ())]:
         automatic = np.isnan(relative) if own_rule else relative == AUTO_RELATIVE
         moved = estimator if automatic else estimator.redamped(relative_damping(estimator, relative, l2))
         alone = moved.pairwise(*sets)
-        rows.append(row(relative, bool(automatic), alone, alone.mean(0)))
+        rows.append(row(relative, automatic, alone, alone.mean(0)))
     return rows
 
 
 def damping_path(
-    estimator: Estimator,
-    dampings: Sequence[float],
-    x: Tensor,
-    y: Tensor,
-    *,
-    flipped: np.ndarray | None = None,
+    estimator: Estimator, dampings: Sequence[float], x: Tensor, y: Tensor, *, flipped: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """A row for each damping, and one for the estimator's own, from one curvature.
+    """A row for each of ``dampings``, numbers above 0, and one for the estimator's own, from one curvature; rising.
 
-    Parameters
-    ----------
-    estimator
-        Fitted, on one model, with one damping (DataInf's automatic one is a number a layer).
-    dampings
-        Numbers above 0.
-    x, y
-        The training set (n, ...), (n,).
-    flipped
-        (n,) bool, which labels are known to be wrong; adds ``auroc``, of self-influence for finding them.
-
-    Columns: ``damping``; ``own``, whether it is the estimator's; ``median``, the median self-influence; ``spearman``,
-    the rank correlation of self-influence with that under the estimator's own damping. Rows by rising damping. Raises
-    UserError where something does not fit.
+    The estimator is fitted, on one model, with one damping (DataInf's automatic one is a number a layer); x (n, ...), y
+    (n,) is the training set. Columns: ``damping``; ``own``, whether it is the estimator's; ``median``, the median
+    self-influence; ``spearman``, its rank correlation with that under the estimator's own damping; and with
+    ``flipped`` (n,) bool, which labels are known to be wrong, ``auroc`` for finding them. Raises UserError where
+    something does not fit.
     """
     if not isinstance(getattr(estimator, "damping_", None), float):
         raise UserError("estimator: must be fitted, on one model, with one damping for all its layers")
@@ -102,18 +81,12 @@ def damping_path(
         raise UserError(f"dampings: need numbers above 0, got {list(dampings)}")
     if flipped is not None and len(flipped) != len(x):
         raise UserError(f"flipped: need one per example, got {len(flipped)} for {len(x)}")
-    own = _numpy(estimator.self_influence(x, y))
-    rows = []
+    own, rows = estimator.self_influence(x, y).double().cpu().numpy(), []
     for damping in sorted({*dampings, estimator.damping_}):
-        moved = estimator.redamped(float(damping))
-        scores = _numpy(moved.self_influence(x, y))
+        scores = estimator.redamped(float(damping)).self_influence(x, y).double().cpu().numpy()
         row = {"damping": float(damping), "own": damping == estimator.damping_, "median": float(np.median(scores))}
         row["spearman"] = float(scipy_stats.spearmanr(scores, own).statistic)
         if flipped is not None:
             row["auroc"] = float(roc_auc_score(flipped, scores))
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.double().cpu().numpy()

@@ -17,7 +17,7 @@ class DataInf(Estimator):
     (H + d I)^-1 v is then (v - mean_j g_j (g_j' v) / (d + |g_j|^2)) / d: one pass over the training set for any number
     of v, and n^2 inner products of gradients for the self-influence of all. ``"auto"`` damping is the paper's, d = l2 +
     0.1 times the mean diagonal of the gradients' second moment, for each site its own (``damping_`` is then (S,
-    sites)). Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    sites)).
     """
 
     def _fit(self, data: Held | Streamed) -> None:
@@ -29,7 +29,6 @@ class DataInf(Estimator):
         self._rank_one = all(f.rank_one for f in factors)
         sizes = torch.tensor([g * out * n_in for g, out, n_in in self._network.shapes]).to(squares)
         self._second_moment = squares / (len(data) * sizes)
-        self._damp()
 
     def _damp(self) -> None:
         if self.damping == "auto":
@@ -65,9 +64,7 @@ class DataInf(Estimator):
                 for i, f in enumerate(self._factors(other)):
                     products = self._network.over_groups(f.products(own[i])).square()
                     removed[i] = removed[i] + (products / (self._d[:, i, None] + self._norms(f))[:, None]).sum(2)
-            scores = [
-                (self._norms(f) - r / self.n_) / self._d[:, i, None]
-                for i, (f, r) in enumerate(zip(own, removed, strict=True))
-            ]
+            triples = zip(own, removed, self._d.T[..., None], strict=True)
+            scores = [(self._norms(f) - r / self.n_) / d for f, r, d in triples]
             parts.append(torch.stack(scores, -1) if self._by_layer else sum(scores))
         return torch.cat(parts, 1)

@@ -1,16 +1,13 @@
 """The one interface of all estimators, and what they share: checking, batching, damping, the verbs.
 
-Signs and units (design: Koh & Liang 2017, eq. 2): for the per-example loss l without a regulariser, and H the mean
-curvature over the training set, ``influence_on`` and ``pairwise`` are -grad L' (H + d I)^-1 grad l_i, the derivative
-of the target loss (nats) with respect to example i's weight in a mean loss that otherwise stays as it is. Positive:
-more weight on i raises the target's loss. The diagonal of ``pairwise`` on the training set is minus the
-self-influence. ``leave_one_out`` is in nats of the target's mean loss.
+Signs and units (Koh & Liang 2017, eq. 2): for the per-example loss l without a regulariser, and H the mean curvature
+over the training set, ``influence_on`` and ``pairwise`` are -grad L' (H + d I)^-1 grad l_i, the derivative of the
+target loss (nats) in example i's weight in a mean loss. Positive: more weight on i raises the target's loss. The
+diagonal of ``pairwise`` on the training set is minus the self-influence.
 
 A set is given as x (n, ...) and y, tensors or arrays, or as one Dataset or DataLoader (:mod:`~datalab.influence.sets`):
-``fit(loader)``, ``pairwise(train_set, test_set)``; y is what the loss takes, class labels (n,) for the default.
-
-Shapes are for one model. On a :class:`~datalab.stack.Stack` of S models every result has S rows first, and labels may
-be (S, n), as each model was trained on its own.
+``fit(loader)``, ``pairwise(train_set, test_set)``; y is what the loss takes, class labels (n,) for the default. Shapes
+are for one model: on a :class:`~datalab.stack.Stack` of S every result has S rows first, and labels may be (S, n).
 """
 
 import contextlib
@@ -45,6 +42,7 @@ _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part
 _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
+Damping = float | Literal["auto"]
 Directions = list[Tensor]
 
 
@@ -74,15 +72,12 @@ class Estimator(ABC):
     Parameters
     ----------
     model
-        Maps x (n, ...) to outputs (n, C) or (n, T, C), or a :class:`~datalab.stack.Stack`; its device is that of all
-        results. It is not changed. Where x is a dict, its entries are the model's keyword arguments. Influence is over
-        its trainable parameters: those with ``requires_grad=False`` are left out.
+        Maps x (n, ...), or keyword arguments where x is a dict, to outputs (n, C) or (n, T, C); or a
+        :class:`~datalab.stack.Stack`. It is not changed; its device is that of all results.
     damping
-        d, at least 0, or ``"auto"``: d = l2 + 1e-3 * mean diagonal of H over the parameters that the estimator covers
-        (each model of a stack has its own).
+        d, at least 0, or ``"auto"``: l2 + 1e-3 * mean diagonal of H, of each model of a stack.
     l2
-        The penalty of training, l2/2 |theta|^2; ``"auto"`` adds it, since it is curvature. A damping given in numbers
-        is used as it is.
+        The penalty of training, l2/2 |theta|^2, which ``"auto"`` damping adds; one given in numbers is used as it is.
     batch_size
         Examples per pass; bounds the memory and changes no result. None: 512, on a GPU up to 8,192, as memory allows.
     leave_out
@@ -90,25 +85,24 @@ class Estimator(ABC):
     dtype
         Compute in this precision, on a copy of the model; None: in the model's.
     include_frozen
-        Take parameters with ``requires_grad=False`` too, as if they had been trained.
+        Take parameters with ``requires_grad=False`` too, as if they had been trained; else they are left out.
     loss
         What the model was trained on (:mod:`~datalab.influence.losses`); None: cross-entropy.
 
     After ``fit``, ``damping_`` is d, ``n_`` the size of the training set, and ``newton_gain_`` by how many nats a
     damped Newton step would lower the penalised training loss: 0 at a converged model. ``fit`` warns
-    (:class:`InfluenceWarning`) where that is above a tenth of the loss and 0.01 nats: the model is then no optimum, and
-    influence describes the tangent there, not a retrained model.
+    (:class:`InfluenceWarning`) where that is above a tenth of the loss and 0.01 nats.
     """
 
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
-    _by_layer, _probed = False, False
+    _by_layer, _probed, _of_an_optimum = False, False, True
     _batch = _BATCH
 
     def __init__(
         self,
         model: nn.Module | Stack,
-        damping: float | Literal["auto"] = "auto",
+        damping: Damping = "auto",
         *,
         l2: float = 0.0,
         batch_size: int | None = None,
@@ -117,9 +111,8 @@ class Estimator(ABC):
         include_frozen: bool = False,
         loss: Loss | None = None,
     ):
-        _check_damping(damping)
-        if not _at_least_0(l2):
-            raise UserError(f"l2: must be a number of at least 0, got {l2!r}")
+        _refuse_below_0("damping", damping, "'auto' or ")
+        _refuse_below_0("l2", l2)
         if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
             raise UserError(f"batch_size: must be a whole number of at least 1, got {batch_size!r}")
         if isinstance(leave_out, str):
@@ -134,8 +127,7 @@ class Estimator(ABC):
 
     def fit(self, x, y=None) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
-        if hasattr(self, "n_"):
-            del self.n_  # a fit that fails leaves nothing to score with
+        vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
         self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
         with computing():
             (data,) = self._checked(["x, y"], (x, y))
@@ -144,7 +136,9 @@ class Estimator(ABC):
             self.n_ = len(data)
             try:
                 self._fit(data)
-                self._warn_where_not_converged(data)
+                self._damp()
+                if self._of_an_optimum:
+                    self._warn_where_not_converged(data)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -152,10 +146,10 @@ class Estimator(ABC):
                 raise
         return self
 
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
+    def redamped(self, damping: Damping) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
         self._refuse_unfitted()
-        _check_damping(damping)
+        _refuse_below_0("damping", damping, "'auto' or ")
         other = copy.copy(self)
         other.damping = damping
         with computing():
@@ -171,52 +165,38 @@ class Estimator(ABC):
 
     def influence_on(self, x, y=None, x_val=None, y_val=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,): one solve."""
-
-        def on(data: Held | Streamed, target: Held | Streamed) -> Tensor:
-            return -self._product(data, self._solve(self._mean_gradient(target)))[:, 0]
-
-        return self._scored(on, (x, y, x_val, y_val), "x_val, y_val", by_layer)
+        given = (x, y, x_val, y_val), "x_val, y_val", by_layer
+        return self._scored(lambda data, on: -self._product(data, self._solve(self._mean_gradient(on)))[:, 0], *given)
 
     def pairwise(self, x, y=None, x_test=None, y_test=None, *, by_layer: bool = False) -> Tensor | dict[str, Tensor]:
         """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-
-        def whole(data: Held | Streamed, tests: Held | Streamed) -> Tensor:
-            return gathered((gathered(row, 2, len(data)) for _, row in self._rows(data, tests)), 1, len(tests))
-
-        return self._scored(whole, (x, y, x_test, y_test), "x_test, y_test", by_layer)
+        given = (x, y, x_test, y_test), "x_test, y_test", by_layer
+        return self._scored(lambda data, on: whole(self._rows(data, on), len(data), len(on)), *given)
 
     def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
-        """The k most harmful and helpful examples of x (n, ...), y (n,) for each test example.
-
-        As from ``pairwise``, of which a batch of rows and columns is held at a time.
-        """
-
-        def best(data: Held | Streamed, tests: Held | Streamed) -> tuple[Tensor, ...]:
-            return strongest(self._rows(data, tests), k, len(data))
-
-        return Top(*self._scored(best, (x, y, x_test, y_test), "x_test, y_test"))
+        """The k most harmful and helpful examples of x for each test example, without all of ``pairwise`` in memory."""
+        given = (x, y, x_test, y_test), "x_test, y_test"
+        return Top(*self._scored(lambda data, on: strongest(self._rows(data, on), k, len(data)), *given))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
 
-        With n examples it is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: removing one example also
-        re-weights the penalty of a mean over n - 1. x, y must be training examples of ``fit``; for a refit with the
-        penalty l2, give ``damping=l2``.
+        It is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: the penalty is re-weighted, too. x, y must be
+        training examples of ``fit``; for a refit with the penalty l2, give ``damping=l2``.
         """
         return self._scored(self._leave_one_out, (x, y, x_val, y_val), "x_val, y_val")
 
     def save(self, path: str | Path) -> None:
-        """Write what ``fit`` took to ``path``, by safetensors; :func:`~datalab.influence.load` reads it back.
+        """Write what ``fit`` took, without the model, to ``path``: :func:`~datalab.influence.load` reads it back.
 
-        The model is not written: ``load`` is given it, and refuses any other. Raises UserError for an estimator that
-        needs its training set again.
+        Raises UserError for an estimator that needs its training set again.
         """
         self._refuse_unfitted()
         saved.write(self, path)
 
     @abstractmethod
     def _fit(self, data: Held | Streamed) -> None:
-        """Take the curvature, and call ``_damp``."""
+        """Take the curvature; ``_damp`` is called after it."""
 
     @abstractmethod
     def _damp(self) -> None:
@@ -230,20 +210,19 @@ class Estimator(ABC):
         """Of one batch, (S, m): a solve for every example, a few at a time."""
         parts = []
         for part in self._parts(batch):
-            gradients = self._per_example(part)
+            gradients = [f.per_example() for f in self._factors(part)]
             solved = self._solve(gradients)
-            products = [(g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)]
-            parts.append(self._over_sites(products))
+            parts.append(self._over_sites((g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)))
         return torch.cat(parts, 1)
 
     def _own(self, data: Held | Streamed) -> Tensor:
         """The self-influence (S, n) of a set."""
-        return gathered((self._self_influence(batch) for batch in self._batches(data)), 1, len(data))
+        return gathered(map(self._self_influence, self._batches(data)), 1, len(data))
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         solved = self._solve(self._mean_gradient(target))
-        products = ((v[:, 0] * w).sum((1, 2)) for v, w in zip(solved, self._network.values(), strict=True))
-        penalty = self._over_sites(products)
+        pairs = zip(solved, self._network.values(), strict=True)
+        penalty = self._over_sites((v[:, 0] * w).sum((1, 2)) for v, w in pairs)
         return (self._product(data, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
 
     def _rows(self, data: Held | Streamed, tests: Held | Streamed) -> Iterator[tuple[int, Iterator[Tensor]]]:
@@ -253,15 +232,12 @@ class Estimator(ABC):
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         """Each of a batch of tests' solved gradient times each example's gradient, (S, k, m) a batch of examples."""
-        return self._products(data, self._solve(self._per_example(tests)))
+        return self._products(data, self._solve([f.per_example() for f in self._factors(tests)]))
 
     def _factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of one batch, site by site."""
         tape = self._network.tape(batch.x)
         return tape.factors(losses.over_models(self.loss.gradient, tape.logits, batch.y))
-
-    def _per_example(self, batch: Batch) -> Directions:
-        return [f.per_example() for f in self._factors(batch)]
 
     def _mean_gradient(self, data: Held | Streamed) -> Directions:
         """The gradient of the mean loss, as one direction: each site's (S * G, 1, out, in)."""
@@ -275,15 +251,12 @@ class Estimator(ABC):
         """Each of k directions times each example's gradient, (S, k, n)."""
         return gathered(self._products(data, directions), 2, len(data))
 
-    def _products(self, data: Held | Streamed, directions: Directions) -> Iterator[Tensor]:
-        """``_product`` in batches."""
-        return self._columns(
-            data, lambda batch: (f.dot(v) for f, v in zip(self._factors(batch), directions, strict=True))
-        )
-
-    def _columns(self, data: Held | Streamed, products: Callable[[Batch], Iterable[Tensor]]) -> Iterator[Tensor]:
-        """What ``products`` gives of each batch, a site's (S * G, k, m), summed over sites: (S, k, m)."""
-        return (self._over_sites(products(batch)) for batch in self._batches(data))
+    def _products(
+        self, data: Held | Streamed, others: Sequence, product: Callable = lambda f, v: f.dot(v)
+    ) -> Iterator[Tensor]:
+        """``product`` of each batch's factors with each site's k of ``others``, summed over sites: (S, k, m)."""
+        for batch in self._batches(data):
+            yield self._over_sites(product(f, v) for f, v in zip(self._factors(batch), others, strict=True))
 
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
         """The sum (S, ...) of each site's (S * G, ...); where layers are asked for they stay apart, (S, ..., sites)."""
@@ -334,10 +307,8 @@ class Estimator(ABC):
     def _moved(self, values: Tensor) -> Tensor:
         """On the model's device, floating-point numbers in its dtype; from pinned memory nothing waits for the copy."""
         like = self._network.like
-        dtype = like.dtype if values.is_floating_point() else values.dtype
-        if like.is_cuda and not values.is_cuda:
-            values = values.pin_memory()
-        values = values.to(like.device, dtype, non_blocking=True)
+        values = values.pin_memory() if like.is_cuda and not values.is_cuda else values
+        values = values.to(like.device, like.dtype if values.is_floating_point() else values.dtype, non_blocking=True)
         return values.clone() if values.is_inference() else values
 
     def _refuse_not_finite(self, data: Held | Streamed) -> None:
@@ -382,9 +353,8 @@ class Estimator(ABC):
     def _warn_where_not_converged(self, data: Held | Streamed) -> None:
         pairs = zip(self._mean_gradient(data), self._network.values(), strict=True)
         residual = [g + self.l2 * w[:, None] for g, w in pairs]
-        solved = self._solve(residual)
-        products = ((r * v).sum((1, 2, 3)) for r, v in zip(residual, solved, strict=True))
-        gain = self._over_sites(products) / 2
+        pairs = zip(residual, self._solve(residual), strict=True)
+        gain = self._over_sites((r * v).sum((1, 2, 3)) for r, v in pairs) / 2
         total = torch.zeros_like(gain)
         for batch in self._batches(data):
             total += losses.over_models(self.loss.value, self._network.logits(batch.x), batch.y).sum(1)
@@ -393,10 +363,9 @@ class Estimator(ABC):
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
-            warn(
-                f"model: not converged: a damped Newton step would lower its training loss of {float(loss[worst]):.3g} "
-                f"nats by {float(gain[worst]):.2g}, so influence describes the tangent here, not a retrained model"
-            )
+            step = f"lower its training loss of {float(loss[worst]):.3g} nats by {float(gain[worst]):.2g}"
+            what = "influence describes the tangent here, not a retrained model"
+            warn(f"model: not converged: a damped Newton step would {step}, so {what}")
 
     def _scored(self, values: Callable, given: Sequence, target: str = "", by_layer: bool = False):
         """A verb: ``values`` of the set given, and of that of the name ``target`` where there is one."""
@@ -436,9 +405,15 @@ class Estimator(ABC):
         return sets
 
     def _probe(self, data: Held | Streamed) -> None:
+        """Let the network look at how an example passes through it, and choose how many a pass takes."""
+        like = self._network.like
         self._network.probe(self._placed(next(data.parts(1))))
-        self._batch = self._batch_that_fits(data)
-        self._probed = True
+        self._probed, self._batch = True, self.batch_size or _BATCH
+        if self.batch_size is None and like.is_cuda:
+            factors = self._factors(next(self._batches(data, 1)))
+            held = sum(part.inputs.numel() + part.gradients.numel() for f in factors for part, _ in f.parts)
+            free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
+            self._batch = max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 
     def _checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
@@ -474,30 +449,23 @@ class Estimator(ABC):
 
     def _outputs_of(self, name: str, first: Inputs) -> Tensor:
         """Of one example, (S, 1, C) or (S, 1, T, C)."""
-        of_inputs = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
         try:
             outputs = self._network.logits(over(first, Tensor.clone))
         except UserError:
             raise
         except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
-            raise UserError(
-                f"{name}: the model does not take an example of shape {of_inputs}: {line(error)}"
-            ) from error
+            shape = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
+            raise UserError(f"{name}: the model does not take an example of shape {shape}: {line(error)}") from error
         least = self.loss.least_outputs
         if outputs.dim() not in (3, 4) or outputs.shape[1] != 1 or outputs.shape[-1] < least:
             got = tuple(outputs.shape[1:])
             raise UserError(f"model: must return logits (n, C) with C at least {least}, got {got} for one example")
         return outputs
 
-    def _batch_that_fits(self, data: Held | Streamed) -> int:
-        """Examples per pass."""
-        like = self._network.like
-        if self.batch_size is not None or not like.is_cuda:
-            return self.batch_size or _BATCH
-        factors = self._factors(next(self._batches(data, 1)))
-        held = sum(part.inputs.numel() + part.gradients.numel() for f in factors for part, _ in f.parts)
-        free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
-        return max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
+
+def whole(tests: Iterator[tuple[int, Iterator[Tensor]]], n: int, n_tests: int) -> Tensor:
+    """(S, n_test, n), from ``pairwise`` in batches."""
+    return gathered((gathered(row, 2, n) for _, row in tests), 1, n_tests)
 
 
 def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -528,8 +496,7 @@ def _refuse(data: Held | Streamed, bad: Sequence[Tensor], what: str, why: str) -
 def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:
     """The parts side by side along ``axis``, where they are ``length`` in all.
 
-    One block of memory takes them as they come: many small ones kept between the large ones of each batch would hold on
-    to these.
+    In one block from the first on: small parts kept between the large blocks of each batch would hold on to these.
     """
     whole, start = None, 0
     for part in parts:
@@ -545,37 +512,24 @@ def at_once(device: torch.device, numbers: int) -> int:
     return numbers if device.type == "cpu" else numbers << 4
 
 
-def _at_least_0(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def _refuse_below_0(name: str, value: object, other: str = "") -> None:
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    if not number and not (other and isinstance(value, str) and value == "auto"):
+        raise UserError(f"{name}: must be {other}a number of at least 0, got {value!r}")
 
 
-def _check_damping(damping: object) -> None:
-    if not (isinstance(damping, str) and damping == "auto") and not _at_least_0(damping):
-        raise UserError(f"damping: must be 'auto' or a number of at least 0, got {damping!r}")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> contextlib.AbstractContextManager[None]:
     """Without :class:`InfluenceWarning`, for code that reports ``newton_gain_`` itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InfluenceWarning)
-        yield
+    return warnings.catch_warnings(action="ignore", category=InfluenceWarning)
 
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Within, gradients can be had whatever the caller has switched off or on, and float32 is float32.
-
-    On recent GPUs torch may round the factors of a product or convolution to 10 bits (TF32), which influence does not
-    survive; neither does it autocast.
-    """
+    """Within, gradients can be had whatever the caller has switched off or on, and float32 is float32, not TF32."""
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    try:
+    with contextlib.ExitStack() as stack:
         for switch in switches:
+            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
             switch.fp32_precision = "ieee"
         with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value

@@ -17,8 +17,8 @@ class ExactGGN(Estimator):
     """H is the exact Gauss-Newton matrix over all parameters; the solver is Cholesky.
 
     It costs n P^2 FLOP to form (4 n P^2 where weights are shared over positions) and P^3 / 3 to factorise, and 2 P^2
-    numbers of memory a model. Raises UserError in ``fit`` above 15,000 parameters, and when H + d I is not positive
-    definite. On softmax regression H is the Hessian. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    numbers of memory a model. On softmax regression H is the Hessian. Raises UserError in ``fit`` above 15,000
+    parameters, and when H + d I is not positive definite.
     """
 
     _state = ("_curvature",)
@@ -26,7 +26,6 @@ class ExactGGN(Estimator):
     def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
         self._curvature = GGN(self._network, self.loss, partial(self._batches, data), len(data)).matrix()
-        self._damp()
 
     def _damp(self) -> None:
         self._d = self._automatic(self._curvature.diagonal(dim1=1, dim2=2).mean(1))
@@ -34,22 +33,18 @@ class ExactGGN(Estimator):
 
     def _factorised(self, d: Tensor) -> list[Tensor]:
         """The Cholesky factor of each model's H + d I, for d (S,)."""
-        factors, infos = [], []
-        for curvature, of_model in zip(self._curvature, d, strict=True):
-            damped = curvature.clone()
-            damped.diagonal().add_(of_model)
-            factor, info = cholesky.factorise(damped)
-            factors.append(factor)
-            infos.append(info)
+        damped = self._curvature.clone()
+        damped.diagonal(dim1=1, dim2=2).add_(d[:, None])
+        factors, infos = zip(*map(cholesky.factorise, damped), strict=True)
         cholesky.refuse_indefinite(infos, d, damped.dtype)
-        return factors
+        return list(factors)
 
     def _self_influence(self, batch: Batch) -> Tensor:
         if self._by_layer:
             return super()._self_influence(batch)
         parts = []
         for part in self._parts(batch):
-            flat = self._network.flatten(self._per_example(part))
+            flat = self._network.flatten([f.per_example() for f in self._factors(part)])
             halves = zip(self._cholesky, flat, strict=True)
             parts.append(torch.stack([cholesky.half_solve(f, g.T.contiguous()).square_().sum(0) for f, g in halves]))
         return torch.cat(parts, 1)
@@ -62,9 +57,9 @@ class ExactGGN(Estimator):
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         """One Newton step on the objective without example i, whose curvature lacks i's own part: the leverage.
 
-        Over n that objective is the old one less l_i / n and less l2 |theta|^2 / 2n, so with M = H + (d - l2/n) I and
-        G_i (C, P), G_i' G_i the Gauss-Newton matrix of example i, the step is (M - G_i' G_i / n)^-1 u / n for u = grad
-        l_i + l2 theta; by Woodbury's identity that takes a C x C solve (Cook 1977; Rad & Maleki 2020).
+        With M = H + (d - l2/n) I and G_i (C, P), G_i' G_i the Gauss-Newton matrix of example i, the step is (M - G_i'
+        G_i / n)^-1 u / n for u = grad l_i + l2 theta: by Woodbury's identity a C x C solve (Cook 1977; Rad & Maleki
+        2020).
         """
         n, network = self.n_, self._network
         factors = self._factorised(self._d - self.l2 / n)
@@ -72,7 +67,7 @@ class ExactGGN(Estimator):
         halves = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, gradient, strict=True)]
         penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
         columns = []
-        rows_of_example = 1 + self.loss.cotangents(self._outputs)
+        rows_of_example = 1 + self._outputs.numel()
         for batch in self._batches(data, max(1, self._gradients_at_once() // rows_of_example)):
             tape = network.tape(batch.x)
             gradient = losses.over_models(self.loss.gradient, tape.logits, batch.y)
@@ -87,11 +82,10 @@ class ExactGGN(Estimator):
 class ExactHessian(Estimator):
     """H is the Hessian of the mean loss (Koh & Liang 2017, eq. 2); the solver is its eigenbasis.
 
-    It costs about 6 n P^2 to form and 9 P^3 to diagonalise. Where H + d I is indefinite ``fit`` warns
-    (:class:`~datalab.influence.estimator.InfluenceWarning`) and goes on: such scores are of no quadratic model of the
-    loss, and self-influence may be negative. ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is
-    positive. ``eigenvalues_`` are H's, (P,). Raises UserError in ``fit`` above 15,000 parameters, for a stack, and
-    where an eigenvalue of H + d I is 0. Parameters: :class:`~datalab.influence.estimator.Estimator`.
+    Where H + d I is indefinite ``fit`` warns (:class:`~datalab.influence.estimator.InfluenceWarning`) and goes on: such
+    scores are of no quadratic model of the loss, and self-influence may be negative. ``"auto"`` damping takes the
+    Gauss-Newton matrix's diagonal, which is positive. ``eigenvalues_`` are H's, (P,). Raises UserError in ``fit`` above
+    15,000 parameters, for a stack, and where an eigenvalue of H + d I is 0.
     """
 
     _state = ("eigenvalues_", "_basis", "_mean_diagonal")
@@ -102,17 +96,14 @@ class ExactHessian(Estimator):
         curvature = operator.matrix()[0].double()
         self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
         self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
-        self._damp()
 
     def _damp(self) -> None:
         damped = self.eigenvalues_ + self._automatic(self._mean_diagonal)
         if float(damped.abs().min()) <= 1e-12 * float(damped.abs().max()):
             raise UserError(f"damping: the Hessian plus {self.damping_:.3g} is singular; another damping is needed")
         if (negative := int((damped < 0).sum())) > 0:
-            warn(
-                f"model: its Hessian plus {self.damping_:.3g} is indefinite ({negative} of {len(damped)} eigenvalues "
-                f"are negative, the least {float(damped.min()):.2g}): ExactGGN is not"
-            )
+            why = f"{negative} of {len(damped)} eigenvalues are negative, the least {float(damped.min()):.2g}"
+            warn(f"model: its Hessian plus {self.damping_:.3g} is indefinite ({why}): ExactGGN is not")
         self._inverse = 1 / damped
 
     def _solve(self, directions: Directions) -> Directions:
@@ -134,7 +125,5 @@ def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor
 def _refuse_above(parameters: int, name: str) -> None:
     """Raise UserError above the number of parameters whose full matrix can be held."""
     if parameters > MAX_PARAMETERS:
-        raise UserError(
-            f"model: has {parameters:,} parameters, and {name} forms their full matrix: at most {MAX_PARAMETERS:,}; "
-            "use EKFAC or LastLayerGGN"
-        )
+        most = f"at most {MAX_PARAMETERS:,}; use EKFAC or LastLayerGGN"
+        raise UserError(f"model: has {parameters:,} parameters, and {name} forms their full matrix: {most}")

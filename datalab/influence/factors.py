@@ -3,8 +3,8 @@
 Convention: a layer's parameters are B matrices (B, out, in), the bias being the last of the ``in`` columns. B is 1 for
 a plain layer of one model, the groups of a grouped convolution, the channels of a normalisation, times the S models of
 a stack. On m examples and t positions (1, or as many as share the weights) the inputs are (B, m, t, in) and the output
-gradients (B, m, t, out), of the *sum* of the losses, so that nothing depends on how examples are batched. The gradient
-of example i is sum_t g_it a_it', (out, in). Directions, which gradients are multiplied with, are (B, k, out, in).
+gradients, of the *sum* of the losses, (B, m, t, out). The gradient of example i is sum_t g_it a_it', (out, in).
+Directions, which gradients are multiplied with, are (B, k, out, in).
 """
 
 from collections.abc import Callable
@@ -23,10 +23,8 @@ _FEW_POSITIONS, _LARGE = 3, 1 << 14
 
 
 class Factors:
-    """Of the per-example gradients of one set of matrices.
-
-    ``parts`` are the products that they are the sum of, and for each whether it is of the matrix's transpose;
-    ``rank_one`` says whether each example's gradient is a single outer product.
+    """Of the per-example gradients of one set of matrices: the sum of ``parts``, each with whether it is of the
+    matrix's transpose. ``rank_one``: whether each example's gradient is a single outer product.
     """
 
     parts: "tuple[tuple[Product, bool], ...]"
@@ -67,8 +65,16 @@ class Product(Factors):
     def parts(self) -> "tuple[tuple[Product, bool], ...]":
         return ((self, False),)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """With ``function`` of what is multiplied."""
+        return replace(self, inputs=function(self.inputs), gradients=function(self.gradients))
+
+    def part(self, start: int, size: int) -> Self:
+        """The factors of ``size`` examples from ``start``."""
+        return self.map(lambda v: v[:, start : start + size])
+
     def rotate_gradients(self, basis: Tensor) -> Self:
-        """Output gradients Q_G' g, for a basis (B, out, out): the gradients become Q_G' grad."""
+        """Output gradients Q_G' g, for a basis (B, out, out)."""
         g = torch.bmm(self.gradients.flatten(1, 2), basis).unflatten(1, self.gradients.shape[1:3])
         return replace(self, gradients=g)
 
@@ -86,14 +92,12 @@ class Product(Factors):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
-        # By weighting the output gradients of a few examples at a time.
-        _, k, m = weights.shape
-        size = max(_MULTIPLIED // (k * self.gradients[:, 0].numel()), 1)
-        total = 0
-        for start in range(0, m, size):
+        size = max(_MULTIPLIED // (weights.shape[1] * self.gradients[:, 0].numel()), 1)
+        total, start = 0, 0
+        for of_part in weights.split(size, 2):
             part = self.part(start, size)
-            weighted = torch.einsum("bkm,bmto->bmtko", weights[:, :, start : start + size], part.gradients)
-            total = total + part.back(weighted)
+            total = total + part.back(torch.einsum("bkm,bmto->bmtko", of_part, part.gradients))
+            start += size
         return total
 
 
@@ -105,20 +109,11 @@ class Dense(Product):
 
     @property
     def bias(self) -> bool:
-        """Whether there is one."""
         return self.width > self.inputs.shape[-1]
 
     @property
     def rank_one(self) -> bool:
         return self.inputs.shape[2] == 1
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """With ``function`` of what is multiplied."""
-        return Dense(function(self.inputs), function(self.gradients), self.width)
-
-    def part(self, start: int, size: int) -> Self:
-        """The factors of ``size`` examples from ``start``."""
-        return self.map(lambda v: v[:, start : start + size])
 
     def per_example(self) -> Tensor:
         """The gradient (B, m, out, in) of each example."""
@@ -128,19 +123,15 @@ class Dense(Product):
     def project(self, directions: Tensor) -> Tensor:
         """Each position's input times each direction's transpose, (B, m, t, k, out)."""
         b, k, out, n_in = directions.shape
-        m, t = self.inputs.shape[1:3]
-        product = self._affine(directions.reshape(b, k * out, n_in).mT)
-        return product.view(b, m, t, k, out)
+        return self._affine(directions.reshape(b, k * out, n_in).mT).view(b, *self.inputs.shape[1:3], k, out)
 
     def back(self, gradients: Tensor) -> Tensor:
         """sum_it u_itk a_it' for k output gradients u (B, m, t, k, out) at once, (B, k, out, in)."""
-        k, out = gradients.shape[-2:]
         u = gradients.flatten(1, 2).flatten(2).mT
-        a = self.inputs.flatten(1, 2).expand(len(u), -1, -1)
-        product = torch.bmm(u, a)
+        product = torch.bmm(u, self.inputs.flatten(1, 2).expand(len(u), -1, -1))
         if self.bias:
             product = torch.cat([product, u.sum(2, keepdim=True)], 2)
-        return product.unflatten(1, (k, out))
+        return product.unflatten(1, gradients.shape[-2:])
 
     def dot(self, directions: Tensor) -> Tensor:
         _, k, _, n_in = directions.shape
@@ -154,9 +145,8 @@ class Dense(Product):
         if self.rank_one:
             return super().weighted_total(weights)
         parts = self._chunks(_MULTIPLIED)
-        by_part = weights.split(parts[0].inputs.shape[1], 2)
-        total = sum(w @ part.per_example().flatten(2) for w, part in zip(by_part, parts, strict=True))
-        return total.unflatten(2, (self.gradients.shape[-1], -1))
+        pairs = zip(weights.split(parts[0].inputs.shape[1], 2), parts, strict=True)
+        return sum(w @ f.per_example().flatten(2) for w, f in pairs).unflatten(2, (self.gradients.shape[-1], -1))
 
     def products(self, other: Self) -> Tensor:
         if not self.rank_one:
@@ -196,9 +186,7 @@ class Dense(Product):
         return squares[:, :, 0].mT @ self.inputs[:, :, 0].square()
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
-        """At one position the square of g_j a_k is g_j^2 a_k^2: a bilinear form, and no gradient is formed. At a few,
-        the same form over pairs of positions.
-        """
+        """At one position a bilinear form of squares, where no gradient is formed; at a few, over pairs of these."""
         t = self.inputs.shape[2]
         if self.rank_one:
             return torch.mul(self.gradients[:, :, 0].square() @ weight, self.inputs[:, :, 0].square()).sum(2)
@@ -219,40 +207,34 @@ class Dense(Product):
 
 
 class Lookup(Product):
-    """An Embedding: the inputs are one-hot, so ``inputs`` are tokens (m, t) of ``width`` rows; B is 1."""
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, gradients=function(self.gradients))
-
-    def part(self, start: int, size: int) -> Self:
-        return Lookup(self.inputs[start : start + size], self.gradients[:, start : start + size], self.width)
+    """An Embedding: the inputs are one-hot, so ``inputs`` are tokens (1, m, t) of ``width`` rows; B is 1."""
 
     def merged(self) -> Self:
         """Equal tokens of an example as one, their gradients added: then all its positions differ."""
-        tokens, order = self.inputs.sort(1)
+        tokens, order = self.inputs[0].sort(1)
         new = torch.ones_like(tokens, dtype=torch.bool)
         new[:, 1:] = tokens[:, 1:] != tokens[:, :-1]
         place = new.cumsum(1) - 1
         g = self.gradients[0].gather(1, order[..., None].expand_as(self.gradients[0]))
         gradients = torch.zeros_like(g).scatter_add_(1, place[..., None].expand_as(g), g)
-        return Lookup(torch.zeros_like(tokens).scatter_(1, place, tokens), gradients[None], self.width)
+        return Lookup(torch.zeros_like(tokens).scatter_(1, place, tokens)[None], gradients[None], self.width)
 
     def per_example(self) -> Tensor:
-        m, g = len(self.inputs), self.gradients[0]
+        (tokens,), (g,) = self.inputs, self.gradients
+        m = len(tokens)
         dense = g.new_zeros(m * self.width, g.shape[-1])
-        rows = self.inputs + self.width * torch.arange(m, device=g.device)[:, None]
+        rows = tokens + self.width * torch.arange(m, device=g.device)[:, None]
         return dense.index_add_(0, rows.flatten(), g.flatten(0, 1)).view(1, m, self.width, -1).mT
 
     def project(self, directions: Tensor) -> Tensor:
         _, k, out, _ = directions.shape
         columns = directions[0].permute(2, 0, 1).reshape(self.width, k * out)
-        return columns[self.inputs].unflatten(2, (k, out))[None]
+        return columns[self.inputs].unflatten(3, (k, out))
 
     def back(self, gradients: Tensor) -> Tensor:
-        k, out = gradients.shape[-2:]
-        summed = gradients.new_zeros(self.width, k * out)
-        summed.index_add_(0, self.inputs.flatten(), gradients[0].flatten(0, 1).flatten(1))
-        return summed.T.reshape(1, k, out, self.width)
+        u = gradients[0].flatten(0, 1).flatten(1)
+        summed = u.new_zeros(self.width, u.shape[1]).index_add_(0, self.inputs.flatten(), u)
+        return summed.T.reshape(1, *gradients.shape[-2:], self.width)
 
     def square_norms(self) -> Tensor:
         return _squares(self.merged().gradients)
@@ -263,7 +245,7 @@ class Lookup(Product):
 
     def rotate_inputs(self, basis: Tensor | None) -> Product:
         """One-hot inputs are their own eigenbasis; under another their rows become dense."""
-        return self if basis is None else Dense(basis[0][self.inputs][None], self.gradients, self.width)
+        return self if basis is None else Dense(basis[0][self.inputs], self.gradients, self.width)
 
     def square_sum(self) -> Tensor:
         merged = self.merged()
@@ -310,17 +292,14 @@ def together(uses: list[tuple[Product, bool]]) -> Factors:
     groups: dict[tuple[type, bool], list[Product]] = {}
     for f, flip in uses:
         groups.setdefault((type(f), flip), []).append(f)
-    parts = tuple((_side_by_side(of_kind), flip) for (_, flip), of_kind in groups.items())
-    return parts[0][0] if len(parts) == 1 and not parts[0][1] else Shared(parts)
-
-
-def _side_by_side(uses: list[Product]) -> Product:
-    if len(uses) == 1:
-        return uses[0]
-    inputs = torch.cat([f.inputs for f in uses], 1 if isinstance(uses[0], Lookup) else 2)
-    return type(uses[0])(inputs, torch.cat([f.gradients for f in uses], 2), uses[0].width)
+    parts = []
+    for (kind, flip), (f, *more) in groups.items():
+        if more:
+            inputs, gradients = [u.inputs for u in (f, *more)], [u.gradients for u in (f, *more)]
+            f = kind(torch.cat(inputs, 2), torch.cat(gradients, 2), f.width)
+        parts.append((f, flip))
+    return parts[0][0] if len(parts) == 1 and not parts[0][1] else Shared(tuple(parts))
 
 
 def _squares(values: Tensor) -> Tensor:
-    """The sum of squares over the last two of four dimensions, in one pass over memory."""
     return torch.linalg.vector_norm(values, dim=(2, 3)).square_()

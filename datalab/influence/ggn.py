@@ -1,15 +1,15 @@
 """Curvature: the Gauss-Newton matrix H as a product with vectors, exact over the classes, from the layers' factors.
 
-H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for a cotangent of the loss's curvature, such as
-sqrt(p_c) (p - e_c) of cross-entropy (:mod:`~datalab.influence.losses`). So H v needs, at each site, the inputs times v,
-once for all classes; the C numbers G_ic' v; and one product back: 4 k P n FLOP for k vectors, half of what a forward
-and a reverse derivative take. Equivalent to ``torch.func.jvp`` followed by ``torch.func.vjp``.
+H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for a cotangent of the loss's curvature
+(:mod:`~datalab.influence.losses`). So H v needs, at each site, the inputs times v, once for all classes; the C numbers
+G_ic' v; and one product back. Equivalent to ``torch.func.jvp`` followed by ``torch.func.vjp``, at half the FLOP.
 """
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from datalab.influence import losses
 from datalab.influence.factors import Dense, Factors, turned
@@ -46,17 +46,16 @@ class GGN:
         tape = network.tape(first.x)
         factors = tape.factors(losses.over_models(loss.gradient, tape.logits, first.y))
         gradients = [part.gradients for f in factors for part, _ in f.parts]
-        of_example = loss.cotangents(tape.logits.shape[2:]) * sum(g.numel() for g in gradients)
+        of_example = tape.logits.shape[2:].numel() * sum(g.numel() for g in gradients)
         self._size = max(1, _KEPT // of_example)  # examples whose gradients for every class may be held
-        self._kept: list[Linearised] | None = None
-        kept: list[Linearised] = []
+        self._kept: list[Linearised] = []
         numbers = 0
         for linearised in self._linearise():
             numbers += sum(g.numel() + (f.inputs.numel() if isinstance(f, Dense) else 0) for *_, f, g in linearised)
             if numbers > _KEPT:
-                return
-            kept.append(linearised)
-        self._kept = kept
+                self._kept = []
+                break
+            self._kept.append(linearised)
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors of every model, (S, k, P)."""
@@ -77,8 +76,9 @@ class GGN:
             return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
         out = first[0][-1].new_zeros(models, size, size)
         for linearised in self._kept or self._linearise():
+            pairs = [(pad(f.inputs[:, :, 0], (0, int(f.bias)), value=1.0), g) for *_, f, g in linearised]
             for s in range(models):
-                _add_rank_one(out[s], [(_inputs(f, s), g[:, s, :, 0]) for *_, f, g in linearised])
+                _add_rank_one(out[s], [(a.expand(models, -1, -1)[s], g[:, s, :, 0]) for a, g in pairs])
         for of_model in out:
             of_model.triu_().add_(of_model.triu(1).mT).div_(self.n)
         return out
@@ -108,12 +108,6 @@ class GGN:
                 for site, factors in enumerate(zip(*by_class, strict=True))
                 for p, (part, flip) in enumerate(factors[0].parts)
             ]
-
-
-def _inputs(f: Dense, model: int) -> Tensor:
-    """One model's inputs (m, in) at a single position, with a one appended for the bias."""
-    a = f.inputs[model if len(f.inputs) > 1 else 0, :, 0]
-    return torch.cat([a, torch.ones_like(a[:, :1])], 1) if f.bias else a
 
 
 def _add_rank_one(out: Tensor, sites: list[tuple[Tensor, Tensor]]) -> None:

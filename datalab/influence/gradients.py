@@ -12,25 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Directions, Estimator, Top, computing, gathered, strongest
+from datalab.influence.estimator import Directions, Estimator, Top, computing, gathered, strongest, whole
+from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
 
+_NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC or ExactGGN"
 _TINY = 1e-30  # a gradient of norm 0 has cosine 0 with everything
 
 
 class GradDot(Estimator):
     """H + d I is the identity: influence is -grad L' grad l_i, self-influence the squared gradient norm.
 
-    Self-influence is |g|^2 |a|^2 at each site where weights are not shared over positions, so it costs a forward and
-    half a backward pass. It is the limit, times d, of an estimator that takes all of H, as d grows. Parameters:
-    :class:`~datalab.influence.estimator.Estimator`.
+    The limit, times d, of an estimator that takes all of H, as d grows.
     """
 
-    _state = ()
+    _state, _of_an_optimum = (), False
 
     def _fit(self, data: Held | Streamed) -> None:
-        self._damp()
         for _ in self._batches(data):
             pass  # refuses what is not finite
 
@@ -44,19 +43,13 @@ class GradDot(Estimator):
         return self._over_sites(f.square_norms() for f in self._factors(batch))
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
-        targets = self._factors(tests)
-        return self._columns(
-            data, lambda batch: (f.products(t) for f, t in zip(self._factors(batch), targets, strict=True))
-        )
+        return self._products(data, self._factors(tests), lambda f, test: f.products(test))
 
     def _gradients_at_once(self) -> int:
         return self._batch  # none is formed where weights are not shared over positions
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
-        refuse_leave_one_out(type(self).__name__)
-
-    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
-        pass  # it speaks of no optimum
+        raise UserError(f"{type(self).__name__}: {_NO_CURVATURE}")
 
 
 class GradCos(GradDot):
@@ -71,32 +64,24 @@ class GradCos(GradDot):
         whole = squares.sum(-1, keepdim=True) if self._by_layer else squares
         return torch.where(whole > 0, squares / whole, squares)
 
-    def _products(self, data: Held | Streamed, directions: Directions) -> Iterator[Tensor]:
-        lengths = sum(self._network.over_groups(v.square().sum((2, 3))) for v in directions).sqrt()
-        return self._scaled(super()._products(data, directions), lengths, data)
-
-    def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
-        return self._scaled(super()._against(data, tests), self._norms(tests), data)
-
-    def _norms(self, batch: Batch) -> Tensor:
-        """Each example's gradient norm, (S, m)."""
-        return sum(self._network.over_groups(f.square_norms()) for f in self._factors(batch)).sqrt()
-
-    def _scaled(self, columns: Iterator[Tensor], lengths: Tensor, data: Held | Streamed) -> Iterator[Tensor]:
-        """Products (S, k, m) over the k lengths (S, k) and over every example's gradient norm."""
-        start = 0
-        norms = gathered((self._norms(batch) for batch in self._batches(data)), 1, len(data))
-        for products in columns:
+    def _products(self, data: Held | Streamed, others: Sequence, *product: Callable) -> Iterator[Tensor]:
+        """Over the lengths of both, of factors' gradients or of directions."""
+        lengths, start = self._lengths(others), 0
+        norms = gathered((self._lengths(self._factors(batch)) for batch in self._batches(data)), 1, len(data))
+        for products in super()._products(data, others, *product):
             scale = (lengths[:, :, None] * norms[:, None, start : start + products.shape[2]]).clamp(min=_TINY)
             start += products.shape[2]
             yield products / (scale[..., None] if self._by_layer else scale)
 
+    def _lengths(self, values: Sequence[Factors] | Directions) -> Tensor:
+        squares = (v.square_norms() if isinstance(v, Factors) else v.square().sum((2, 3)) for v in values)
+        return sum(map(self._network.over_groups, squares)).sqrt()
+
 
 class Checkpoints:
-    """Copies of a stack along its training, evenly spaced, the last at its end: ``on_step`` of ``training.fit_many``.
-
-    After training, ``stacks`` are the copies and ``rates`` the sums of the learning rates of the steps that led to
-    each: what :class:`TracIn` takes.
+    """What :class:`TracIn` takes: copies of a stack along its training, evenly spaced, the last at its end, as
+    ``stacks``, and the sums of the learning rates of the steps that led to each, as ``rates``. An ``on_step`` of
+    ``training.fit_many``.
     """
 
     def __init__(self, recipe: Recipe, count: int):
@@ -112,7 +97,7 @@ class Checkpoints:
 
 
 class Ensemble(ABC):
-    """Several models scored as one: what TracIn and TRAK share. Their scores are no prediction in nats."""
+    """Several models scored as one: what TracIn and TRAK share."""
 
     _members: Sequence[Estimator]
 
@@ -123,17 +108,16 @@ class Ensemble(ABC):
         return self
 
     def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
-        """Influence of each example of x (n, ...), y (n,) on the loss of each test example, (n_test, n)."""
-        given = x, y, x_test, y_test
-        return self._of_rows(lambda rows, n, tests: gathered((gathered(row, 2, n) for _, row in rows), 1, tests), given)
+        """As ``Estimator.pairwise``, (n_test, n)."""
+        return self._of_rows(whole, (x, y, x_test, y_test))
 
     def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
-        """The k most harmful and helpful examples for each test example, see ``Estimator.top``."""
+        """As ``Estimator.top``."""
         return Top(*self._of_rows(lambda rows, n, _: strongest(rows, k, n), (x, y, x_test, y_test)))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
-        """Refuses, in a UserError."""
-        refuse_leave_one_out(type(self).__name__)
+        """Raises UserError."""
+        raise UserError(f"{type(self).__name__}: {_NO_CURVATURE}")
 
     def _of_rows(self, function: Callable, given: Sequence[object]) -> Tensor | tuple[Tensor, ...]:
         with computing():
@@ -147,28 +131,18 @@ class Ensemble(ABC):
 
 
 class TracIn(Ensemble):
-    """sum_t rate_t grad L(theta_t)' grad l_i(theta_t) over checkpoints, with the sign of all estimators: minus that.
+    """-sum_t rate_t grad L(theta_t)' grad l_i(theta_t) over checkpoints: TracInCP of Pruthi et al. 2020.
 
-    TracInCP of Pruthi et al. 2020; its self-influence is sum_t rate_t |grad l_i(theta_t)|^2.
-
-    Parameters
-    ----------
-    checkpoints
-        The models at T moments of one training, all of one architecture; or T stacks, whose results have S rows.
-    learning_rates
-        T numbers above 0: the learning rate at each, times the steps it stands for.
-    options
-        ``batch_size``, ``leave_out``, ``dtype``: those of :class:`~datalab.influence.estimator.Estimator`.
-
-    Raises UserError for rates that do not fit, and what :class:`~datalab.influence.estimator.Estimator` does.
+    ``checkpoints`` are the models at T moments of one training, or T stacks, whose results have S rows;
+    ``learning_rates`` T numbers above 0, the learning rate at each times the steps it stands for; ``options`` those of
+    :class:`~datalab.influence.estimator.Estimator`. Raises UserError for rates that do not fit.
     """
 
     def __init__(self, checkpoints: Sequence[nn.Module], learning_rates: Sequence[float], **options):
         self.checkpoints, self.learning_rates = list(checkpoints), [float(rate) for rate in learning_rates]
-        if not self.checkpoints or len(self.checkpoints) != len(self.learning_rates):
-            raise UserError(
-                f"learning_rates: need one per checkpoint, got {len(self.learning_rates)} for {len(self.checkpoints)}"
-            )
+        models, rates = len(self.checkpoints), len(self.learning_rates)
+        if not models or models != rates:
+            raise UserError(f"learning_rates: need one per checkpoint, got {rates} for {models}")
         if not all(rate > 0 for rate in self.learning_rates):
             raise UserError(f"learning_rates: must be above 0, got {self.learning_rates}")
         self._members = [GradDot(model, **options) for model in self.checkpoints]
@@ -178,7 +152,7 @@ class TracIn(Ensemble):
         return self._weighted(member.self_influence(x, y) for member in self._members)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
-        """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
+        """As ``Estimator.influence_on``, (n,)."""
         return self._weighted(member.influence_on(x, y, x_val, y_val) for member in self._members)
 
     def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
@@ -189,8 +163,3 @@ class TracIn(Ensemble):
 
     def _weighted(self, scores: Iterable[Tensor]) -> Tensor:
         return sum(rate * of_one for rate, of_one in zip(self.learning_rates, scores, strict=True))
-
-
-def refuse_leave_one_out(name: str) -> None:
-    """Raise UserError: what has no curvature of the training loss predicts no retraining in nats."""
-    raise UserError(f"{name}: has no curvature, so it predicts no retraining; use EKFAC or ExactGGN")

@@ -1,7 +1,6 @@
 """Curvature: the Hessian of the mean loss as a product with vectors, by differentiating twice.
 
-Unlike the Gauss-Newton matrix it may be indefinite, away from an optimum and, with saturating layers, at one.
-Equivalent to a product with ``torch.func.hessian``.
+Equivalent to a product with ``torch.func.hessian``. Unlike the Gauss-Newton matrix it may be indefinite.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +27,13 @@ class Hessian:
         if network.is_stack:
             raise UserError("curvature: the Hessian takes one model at a time; a stack takes the Gauss-Newton matrix")
         self.network, self._loss, self._batches, self.n = network, loss, batches, n
-        self._parameters = network.parameters()
-        self._order = self._places().to(network.like.device)
-        self._vectorised: bool | None = None
+        self._parameters, self._vectorised = network.parameters, None
+        # Where each number of the sites' matrices, (P,), stands among the parameters, which are those rearranged.
+        sizes = [p.numel() for p in self._parameters]
+        numbered = zip(self._parameters, torch.arange(sum(sizes)).split(sizes), strict=True)
+        places = {id(p): numbers.view(p.shape) for p, numbers in numbered}
+        arranged = [site.arrange(*(places[id(p)] for p in site.parameters)).flatten() for site in network.sites]
+        self._order = torch.cat(arranged).to(network.like.device)
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""
@@ -48,8 +51,7 @@ class Hessian:
         return torch.cat([total.flatten(1) for total in sums], 1)[None, :, self._order] / self.n
 
     def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
-        """The gradient of each batch's summed loss, to be differentiated again."""
-        # The other kernels of attention cannot be differentiated twice.
+        """The gradient of each batch's summed loss, to be differentiated again (as MATH alone can)."""
         with self.network.differentiable(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             for batch in self._batches(None):
                 y = over(batch.y, lambda of_models: of_models[0])
@@ -58,14 +60,12 @@ class Hessian:
 
     def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:
         """The derivative of the gradients along k directions, each parameter's (k, *shape)."""
-        curved = [(g, v) for g, v in zip(gradients, directions, strict=True) if g.requires_grad]
+        curved = [(g, v if vectorised else v[0]) for g, v in zip(gradients, directions, strict=True) if g.requires_grad]
         if not curved:
             return [torch.zeros_like(v) for v in directions]
+        options = {"retain_graph": True, "allow_unused": True, "is_grads_batched": vectorised}
         along, by = zip(*curved, strict=True)
-        by = by if vectorised else [v[0] for v in by]
-        second = torch.autograd.grad(
-            along, self._parameters, by, retain_graph=True, allow_unused=True, is_grads_batched=vectorised
-        )
+        second = torch.autograd.grad(along, self._parameters, by, **options)
         second = [s if s is None or vectorised else s[None] for s in second]
         return [torch.zeros_like(v) if s is None else s for s, v in zip(second, directions, strict=True)]
 
@@ -77,22 +77,11 @@ class Hessian:
             fast = self._second(gradients, first, vectorised=True)
         except RuntimeError:
             return False
-        return all(_close(a, b) for a, b in zip(plain, fast, strict=True))
+        scales = [float(a.abs().max()) for a in plain]
+        triples = zip(plain, fast, scales, strict=True)
+        return all(s < float("inf") and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * s) for a, b, s in triples)
 
     def matrix(self) -> Tensor:
         """H itself, (1, P, P)."""
         size = self.network.n_parameters
         return self.product(torch.eye(size, dtype=self.network.like.dtype, device=self.network.like.device)[None])
-
-    def _places(self) -> Tensor:
-        """Where each number of the sites' matrices, (P,), stands among the parameters, which are those rearranged."""
-        sizes = [p.numel() for p in self._parameters]
-        numbered = zip(self._parameters, torch.arange(sum(sizes)).split(sizes), strict=True)
-        places = {id(p): numbers.view(p.shape) for p, numbers in numbered}
-        arranged = [site.arrange(*(places[id(p)] for p in site.parameters())) for site in self.network.sites]
-        return torch.cat([matrix.flatten() for matrix in arranged])
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    scale = float(a.abs().max())
-    return scale < float("inf") and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * scale)

@@ -3,7 +3,6 @@
 All parameters are one vector here: directions are (S, k, P).
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Directions, Estimator, warn
+from datalab.influence.estimator import Damping, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.influence.sets import Batch, Held, Streamed
@@ -27,31 +26,17 @@ _BREAKDOWN = 1e-10  # of the largest product so far: less than that is left of a
 class MatrixFree(Estimator):
     """What these estimators share: H as a product with vectors, and how well it was inverted.
 
-    Parameters beside :class:`~datalab.influence.estimator.Estimator`'s:
-
-    curvature
-        ``"ggn"``, the Gauss-Newton matrix; or ``"hessian"``, that of the mean loss, which may be indefinite. Either way
-        ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is positive.
+    ``curvature``: ``"ggn"``, the Gauss-Newton matrix; or ``"hessian"``, that of the mean loss, which may be indefinite.
+    Either way ``"auto"`` damping takes the Gauss-Newton matrix's diagonal, which is positive.
     """
 
-    def __init__(
-        self,
-        model,
-        damping: float | Literal["auto"] = "auto",
-        *,
-        curvature: Literal["ggn", "hessian"] = "ggn",
-        **options,
-    ):
+    def __init__(self, model, damping: Damping = "auto", *, curvature: Literal["ggn", "hessian"] = "ggn", **options):
         super().__init__(model, damping, **options)
         if curvature not in CURVATURES:
             raise UserError(f"curvature: must be one of {', '.join(CURVATURES)}, got {curvature!r}")
         self.curvature = curvature
 
     def _fit(self, data: Held | Streamed) -> None:
-        self._take(data)
-        self._damp()
-
-    def _take(self, data: Held | Streamed) -> None:
         self._forget()
         self._operator = CURVATURES[self.curvature](self._network, self.loss, partial(self._batches, data), len(data))
         self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
@@ -83,11 +68,8 @@ class MatrixFree(Estimator):
         return self._operator.product(vectors) + self._d[:, None, None] * vectors
 
     def _solve(self, directions: Directions) -> Directions:
+        """By ``_solve_flat``: (H + d I)^-1 v, (S, k, P)."""
         return self._network.unflatten(self._solve_flat(self._network.flatten(directions)))
-
-    @abstractmethod
-    def _solve_flat(self, vectors: Tensor) -> Tensor:
-        """(H + d I)^-1 v, (S, k, P)."""
 
 
 class CG(MatrixFree):
@@ -95,8 +77,7 @@ class CG(MatrixFree):
 
     Conjugate gradients (Martens 2010; Koh & Liang 2017, sec. 3), equivalent to ``scipy.sparse.linalg.cg`` for many
     right-hand sides at once. Warns (:class:`~datalab.influence.estimator.InfluenceWarning`) where the tolerance was not
-    reached and where the curvature is indefinite. Parameters beside :class:`MatrixFree`'s: ``tolerance`` and
-    ``iterations``.
+    reached and where the curvature is indefinite.
     """
 
     def __init__(self, model, damping="auto", *, tolerance: float = 1e-6, iterations: int = 1000, **options):
@@ -130,20 +111,18 @@ class CG(MatrixFree):
         super()._judge(results, sets)
         if bool(self._indefinite):
             warn("curvature: indefinite along a direction; a larger damping would not be", 5)
-        elif self.residual_ > self.tolerance:
-            left = f"{self.iterations} leave a relative residual of {self.residual_:.1e}"
-            warn(f"iterations: {left}; more, or a larger damping, would do", 5)
+        elif (left := self.residual_) > self.tolerance:
+            why = f"{self.iterations} leave a relative residual of {left:.1e}; more, or a larger damping, would do"
+            warn(f"iterations: {why}", 5)
 
 
 class LiSSA(MatrixFree):
     """v <- g + (I - (H + d I) / s) v, ``depth`` times, and v / s at the end: (H + d I)^-1 g as depth grows.
 
     A truncated Neumann series (Agarwal et al. 2017; Koh & Liang 2017, sec. 3), equivalent to gradient descent with step
-    1/s. The scale s is 1.1 times the largest eigenvalue of H + d I, by power iteration: the series then converges, at
-    the rate 1 - d/s a step. Unlike the original, each step multiplies with the whole training set, so that a result is
-    no random number. Parameters beside :class:`MatrixFree`'s: ``depth``, the number of steps, and ``seed`` of the power
-    iteration. ``scale_`` is s, (S, 1, 1). Warns of a relative residual above 0.1; raises UserError where the series
-    diverges.
+    1/s; unlike the original's, each takes the whole training set. ``scale_`` is s, (S, 1, 1): 1.1 times the largest
+    eigenvalue of H + d I, by power iteration from a vector drawn with ``seed``, so that the series converges at the
+    rate 1 - d/s a step. Warns of a relative residual above 0.1; raises UserError where the series diverges.
     """
 
     def __init__(self, model, damping="auto", *, depth: int = 1000, seed: int = 0, **options):
@@ -174,20 +153,18 @@ class LiSSA(MatrixFree):
         if not self.residual_ <= 1:  # on a positive definite curvature every step shrinks it
             raise UserError("damping: the series diverges, as on an indefinite curvature; a larger one would do")
         super()._judge(results, sets)
-        if self.residual_ > _WORTH_A_WARNING:
-            left = f"{self.depth} leaves a relative residual of {self.residual_:.2g}"
-            warn(f"depth: {left}; more, or a larger damping, would do", 5)
+        if (left := self.residual_) > _WORTH_A_WARNING:
+            why = f"{self.depth} leaves a relative residual of {left:.2g}; more, or a larger damping, would do"
+            warn(f"depth: {why}", 5)
 
 
 class Arnoldi(MatrixFree):
     """H is replaced by its ``rank`` largest eigenpairs (l_r, u_r) in a Krylov subspace of ``iterations`` products.
 
     Influence is -sum_r (u_r' grad L) (u_r' grad l_i) / (l_r + d) (Schioppa et al. 2022); what is orthogonal to the
-    subspace counts nothing, as in the paper, so scores grow with ``rank`` towards the exact ones, which they equal once
-    the subspace holds every gradient. H is symmetric, so this is Lanczos' iteration, orthogonalised twice against all
-    earlier vectors. Once fitted, an example costs ``rank`` inner products. Parameters beside :class:`MatrixFree`'s:
-    ``rank``, ``iterations`` (None: twice the rank) and ``seed`` of the first vector. ``eigenvalues_`` are the l_r, (S,
-    rank), largest magnitude first.
+    subspace counts nothing, as in the paper, so scores grow with ``rank`` towards the exact ones. H is symmetric, so
+    this is Lanczos' iteration, orthogonalised twice against all earlier vectors. ``iterations``: None is twice the
+    rank; ``seed`` draws the first vector. ``eigenvalues_`` are the l_r, (S, rank), largest magnitude first.
     """
 
     _state = ("eigenvalues_", "_eigenvectors", "_mean_diagonal", "_worst")
@@ -196,13 +173,12 @@ class Arnoldi(MatrixFree):
         self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
     ):
         super().__init__(model, damping, **options)
-        iterations = 2 * rank if iterations is None else iterations
-        if not 1 <= rank <= iterations:
-            raise UserError(f"rank: must lie in 1..iterations, got {rank} of {iterations}")
-        self.rank, self.iterations, self.seed = rank, iterations, seed
+        self.rank, self.iterations, self.seed = rank, 2 * rank if iterations is None else iterations, seed
+        if not 1 <= rank <= self.iterations:
+            raise UserError(f"rank: must lie in 1..iterations, got {rank} of {self.iterations}")
 
-    def _take(self, data: Held | Streamed) -> None:
-        super()._take(data)
+    def _fit(self, data: Held | Streamed) -> None:
+        super()._fit(data)
         network, like = self._network, self._network.like
         size = network.n_parameters
         steps = min(self.iterations, size)

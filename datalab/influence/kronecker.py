@@ -7,7 +7,8 @@ sum_t a a' and Q_G those of the mean Fisher's sum_t g g'; the two differ in the 
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from torch.nn import functional
 
 from datalab.errors import UserError
 from datalab.influence import losses
-from datalab.influence.estimator import Directions, Estimator
-from datalab.influence.factors import Factors, Shared
+from datalab.influence.estimator import Damping, Directions, Estimator
+from datalab.influence.factors import Product, Shared
 from datalab.influence.sets import Batch, Held, Streamed
-from datalab.influence.tape import Tape
+from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
@@ -26,6 +27,7 @@ MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exac
 _WIDE, _ALIGNED = 512, 16
 _FLOAT64_UP_TO = 2048  # of 5,000 classes float64 takes 40 s on a core
 
+Fisher = Literal["auto", "exact", "sampled", "empirical"]
 Moments = tuple[Tensor, Tensor, float]
 Bases = tuple[Tensor | None, Tensor]
 
@@ -33,40 +35,28 @@ Bases = tuple[Tensor | None, Tensor]
 class Kronecker(Estimator):
     """H is block-diagonal over the sites, each block a diagonal in a Kronecker eigenbasis.
 
-    Parameters beside :class:`~datalab.influence.estimator.Estimator`'s:
-
-    fisher
-        ``"exact"`` over the classes (and positions), ``"sampled"`` (``samples`` classes of each example, drawn from the
-        model's probabilities with ``seed`` by its place in the training set; of other losses random signs),
-        ``"empirical"`` (the observed class), or ``"auto"``: exact up to 20 classes, sampled above.
-
-    ``eigenvalues_`` is a list of (B, out, in), one a site.
+    ``fisher``: ``"exact"`` over the classes (and positions), ``"sampled"`` (``samples`` classes of each example, drawn
+    from the model's probabilities with ``seed`` by its place in the training set; of other losses random signs),
+    ``"empirical"`` (the observed class), or ``"auto"``: exact up to 20 classes, sampled above. ``eigenvalues_`` is a
+    list of (B, out, in), one a site.
     """
 
     _state = ("_bases", "eigenvalues_")
 
     def __init__(
-        self,
-        model,
-        damping: float | Literal["auto"] = "auto",
-        *,
-        fisher: Literal["auto", "exact", "sampled", "empirical"] = "auto",
-        samples: int = 1,
-        seed: int = 0,
-        **options,
+        self, model, damping: Damping = "auto", *, fisher: Fisher = "auto", samples: int = 1, seed: int = 0, **options
     ):
         super().__init__(model, damping, **options)
         if samples < 1:
             raise UserError(f"samples: must be at least 1, got {samples}")
-        if fisher not in (kinds := ("auto", "exact", "sampled", "empirical")):
-            raise UserError(f"fisher: must be one of {', '.join(kinds)}, got {fisher!r}")
+        if fisher not in get_args(Fisher):
+            raise UserError(f"fisher: must be one of {', '.join(get_args(Fisher))}, got {fisher!r}")
         self.fisher, self.samples, self.seed = fisher, samples, seed
 
     def _fit(self, data: Held | Streamed) -> None:
         moments = self._moments(data)
         self._bases = [_bases(of_site) for of_site in moments]
         self.eigenvalues_ = self._eigenvalues(data, moments)
-        self._damp()
 
     def _damp(self) -> None:
         totals = self._over_sites(v.sum((1, 2)) for v in self.eigenvalues_)
@@ -83,7 +73,7 @@ class Kronecker(Estimator):
     def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
         """Each site's (B, out, in), in the order of its bases."""
 
-    def _tapes(self, data: Held | Streamed) -> Iterator[tuple[Tape, Iterator[Tensor]]]:
+    def _tapes(self, data: Held | Streamed) -> Iterator[tuple[ModuleTape | LayerTape, Iterator[Tensor]]]:
         """Each batch's tape and the cotangents whose squares add up to the Fisher."""
         rng = generator(self.seed, "fisher")
         for batch in self._batches(data):
@@ -91,24 +81,20 @@ class Kronecker(Estimator):
             outputs = tape.logits.shape[2:]
             kind = self.fisher
             if kind == "auto":
-                kind = "exact" if self.loss.cotangents(outputs) <= MAX_EXACT else "sampled"
+                kind = "exact" if outputs.numel() <= MAX_EXACT else "sampled"
             if kind == "empirical":
                 yield tape, iter([losses.over_models(self.loss.gradient, tape.logits, batch.y)])
             elif kind == "exact":
                 yield tape, losses.cotangents_over_models(self.loss, tape.logits, batch.y)
             else:
                 drawn = rng.random((tape.logits.shape[1], self.samples, self.loss.draws(outputs)))
-                yield tape, self._sampled(tape, batch, self._moved(torch.as_tensor(drawn)))
-
-    def _sampled(self, tape: Tape, batch: Batch, uniforms: Tensor) -> Iterator[Tensor]:
-        """A cotangent for each sample of ``uniforms`` (m, samples, draws)."""
-        for of_sample in uniforms.unbind(1):
-            yield losses.over_models(self.loss.sampled, tape.logits, batch.y, of_sample) / self.samples**0.5
+                sampled = partial(losses.over_models, self.loss.sampled, tape.logits, batch.y)
+                uniforms = self._moved(torch.as_tensor(drawn)).unbind(1)
+                yield tape, (sampled(of_sample) / self.samples**0.5 for of_sample in uniforms)
 
     def _moments(self, data: Held | Streamed) -> list[list[Moments]]:
         """Each site's mean over the training set of sum_t a a' (B or 1, in, in), or an Embedding's diagonal of it (1,
-        size); of the Fisher's sum_t g g' (B, out, out); and t. All uses are positions, but for those of a matrix and
-        its transpose: these are two.
+        size); of the Fisher's sum_t g g' (B, out, out); and t: for a matrix's uses, and for its transpose's.
         """
         sums, n = [[] for _ in self._network.shapes], len(data)
         for tape, cotangents in self._tapes(data):
@@ -123,21 +109,24 @@ class Kronecker(Estimator):
                             total[2] += g.shape[1]
         return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
 
-    def _rotated(self, batch: Batch) -> list[Factors]:
-        return [f.rotate(*bases) for f, bases in zip(self._factors(batch), self._bases, strict=True)]
-
     def _self_influence(self, batch: Batch) -> Tensor:
         pairs = zip(self._factors(batch), self._wide, strict=True)
         return self._over_sites(f.rotate(q_a, q_g).weighted_squares(w) for f, (q_a, q_g, w) in pairs)
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         # In the eigenbases a solve is a product element by element, so both sides are rotated and nothing is back.
-        pairs = zip(self._rotated(tests), self._inverse, strict=True)
-        solved = [f.per_example().mul_(w[:, None]) for f, w in pairs]
-        return self._columns(data, lambda batch: (f.dot(v) for f, v in zip(self._rotated(batch), solved, strict=True)))
+        sites = zip(self._factors(tests), self._bases, self._inverse, strict=True)
+        rotated = [(bases, f.rotate(*bases).per_example().mul_(w[:, None])) for f, bases, w in sites]
+        return self._products(data, rotated, lambda f, pair: f.rotate(*pair[0]).dot(pair[1]))
 
     def _solve(self, directions: Directions) -> Directions:
-        return [_solved(v, *bases, w) for v, bases, w in zip(directions, self._bases, self._inverse, strict=True)]
+        """Q_G ((Q_G' v Q_A) * inverse) Q_A' at each site."""
+        solved = []
+        for v, (q_a, q_g), w in zip(directions, self._bases, self._inverse, strict=True):
+            q_g, w = q_g[:, None], w[:, None]
+            v = q_g.mT @ v
+            solved.append(q_g @ (v * w) if q_a is None else q_g @ ((v @ q_a[:, None]) * w) @ q_a[:, None].mT)
+        return solved
 
 
 class KFAC(Kronecker):
@@ -145,44 +134,36 @@ class KFAC(Kronecker):
 
     A is the mean of sum_t a a' and G the mean Fisher's sum_t g g' divided by the t positions, as if inputs and output
     gradients were independent and positions uncorrelated (Grosse & Martens 2016); the eigenvalues are products of
-    theirs, summed over the two uses of a matrix that is used with its transpose as well. Parameters:
-    :class:`Kronecker`.
+    theirs, summed over the two uses of a matrix that is used with its transpose as well.
     """
 
     def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
-        def product(a: Tensor, g: Tensor, positions: float, q_a: Tensor | None, q_g: Tensor) -> Tensor:
-            of_inputs = a if q_a is None else _diagonal(q_a, a)
-            return _diagonal(q_g, g)[:, :, None] * of_inputs[:, None] / positions
-
-        pairs = zip(moments, self._bases, strict=True)
-        return [sum(product(*of_use, *bases) for of_use in of_site) for of_site, bases in pairs]
+        values = []
+        for uses, (q_a, q_g) in zip(moments, self._bases, strict=True):
+            values.append(sum(_diagonal(q_g, g)[:, :, None] * _diagonal(q_a, a)[:, None] / t for a, g, t in uses))
+        return values
 
 
 class EKFAC(Kronecker):
     """In each site's Kronecker eigenbasis, the Fisher's own diagonal: L_jk = mean of (Q_G' grad Q_A)_jk^2.
 
-    George et al. 2018; Grosse et al. 2023. Self-influence is sum_jk (Q_G' g)_j^2 (Q_A' a)_k^2 / (L_jk + d): two
-    rotations and one bilinear form, and no per-example gradient where weights are not shared over positions. ``"auto"``
-    damping is that of the exact Gauss-Newton matrix, since a rotation keeps the mean diagonal. Parameters:
-    :class:`Kronecker`.
+    George et al. 2018; Grosse et al. 2023. Self-influence is sum_jk (Q_G' g)_j^2 (Q_A' a)_k^2 / (L_jk + d): no gradient
+    is formed where weights are not shared over positions. ``"auto"`` damping is that of the exact Gauss-Newton matrix,
+    since a rotation keeps the mean diagonal.
     """
 
     def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
         sums = [0] * len(moments)
         for tape, cotangents in self._tapes(data):
-            rotated = []
+            rotated: dict[int, Product] = {}  # the inputs are the same for every class
             squares: dict[int, Tensor] = {}
             for cotangent in cotangents:
-                factors = tape.factors(cotangent)
-                if not rotated:  # the inputs are the same for every class
-                    rotated = [
-                        None if isinstance(f, Shared) else f.rotate_inputs(q_a)
-                        for f, (q_a, _) in zip(factors, self._bases, strict=True)
-                    ]
-                for i, (f, (q_a, q_g)) in enumerate(zip(factors, self._bases, strict=True)):
+                for i, (f, (q_a, q_g)) in enumerate(zip(tape.factors(cotangent), self._bases, strict=True)):
                     if isinstance(f, Shared):
                         sums[i] += f.rotate(q_a, q_g).square_sum()
                         continue
+                    if i not in rotated:
+                        rotated[i] = f.rotate_inputs(q_a)
                     g = f.rotate_gradients(q_g).gradients
                     if f.rank_one:  # the classes' squares first, then one product with the inputs'
                         squares[i] = g.square_() if i not in squares else torch.addcmul(squares[i], g, g)
@@ -191,16 +172,6 @@ class EKFAC(Kronecker):
             for i, over_classes in squares.items():
                 sums[i] += rotated[i].squares_of(over_classes)
         return [s / len(data) for s in sums]
-
-
-def _solved(v: Tensor, q_a: Tensor | None, q_g: Tensor, inverse: Tensor) -> Tensor:
-    """Q_G ((Q_G' v Q_A) * inverse) Q_A' for v (B, k, out, in)."""
-    q_g = q_g[:, None]
-    v = q_g.mT @ v
-    if q_a is None:
-        return q_g @ (v * inverse[:, None])
-    q_a = q_a[:, None]
-    return q_g @ ((v @ q_a) * inverse[:, None]) @ q_a.mT
 
 
 def _upright(a: Tensor, g: Tensor, positions: float, flip: bool, uses: int) -> Moments:
@@ -231,6 +202,6 @@ def _eigenvectors(moment: Tensor) -> Tensor:
     return torch.linalg.eigh(precise)[1].to(moment)
 
 
-def _diagonal(q: Tensor, moment: Tensor) -> Tensor:
+def _diagonal(q: Tensor | None, moment: Tensor) -> Tensor:
     """diag(Q' M Q) of each of B matrices, (B, d): eigenvalues, so at least 0 whatever was rounded."""
-    return (q * (moment @ q)).sum(1).clamp(min=0)
+    return moment if q is None else (q * (moment @ q)).sum(1).clamp(min=0)

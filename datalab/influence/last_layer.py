@@ -3,22 +3,23 @@
 ``scores_many`` scores a whole stack of models, one factorisation a model, however many targets.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from datalab.errors import UserError
 from datalab.influence import layers, losses
 from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
 from datalab.influence.exact import ExactGGN
-from datalab.influence.factors import Dense
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
-from datalab.influence.softmax import Examples, examples, factorised, with_one
-from datalab.influence.tape import Inputs, ModuleTape, Network, in_dtype, over
+from datalab.influence.softmax import Examples, examples, factorised
+from datalab.influence.tape import Inputs, LayerTape, Network, in_dtype, over
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -40,28 +41,12 @@ class Scores(NamedTuple):
     influence_on: tuple[Tensor, ...]
 
 
-class _LastTape(NamedTuple):
-    """A batch at the last layer, in float64: inputs, with a one appended for a bias, (S, m, p) and logits (S, m, C)."""
-
-    inputs: Tensor
-    logits: Tensor
-
-    def factors(self, cotangent: Tensor) -> list[Dense]:
-        return [Dense(self.inputs[:, :, None], cotangent[:, :, None], self.inputs.shape[-1])]
-
-
 class _LastLayer(Network):
     """A network of which only the last Linear layer is taken, in float64."""
 
     cure = staticmethod(lambda _: "LastLayerGGN looks at their layer alone")
 
-    def __init__(
-        self,
-        model: nn.Module | Stack | MappedStack,
-        leave_out: Sequence[str],
-        dtype: torch.dtype | None,
-        include_frozen: bool = False,
-    ):
+    def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if leave_out:
             raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
         self.is_stack = isinstance(model, Stack | MappedStack)
@@ -90,58 +75,48 @@ class _LastLayer(Network):
         """Find the layer whose output the logits are; refuses a model that has none."""
         if self.is_stack:
             return
-        outputs: list[tuple[str, Tensor]] = []
-        linear = {name: module for name, module in self.module.named_modules() if isinstance(module, nn.Linear)}
-        handles = [
-            module.register_forward_hook(lambda _, args, out, name=name: outputs.append((name, out)), prepend=True)
-            for name, module in linear.items()
-        ]
-        try:
-            with torch.no_grad():
-                logits = self.forward(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        last = [name for name, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
-        if not last or [name for name, _ in outputs].count(last[-1]) != 1:
+        outputs: list[tuple[nn.Module, Tensor]] = []
+        linear = {module: name for name, module in self.module.named_modules() if isinstance(module, nn.Linear)}
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for module in linear:
+                hook = module.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True)
+                stack.enter_context(hook)
+            logits = self.forward(x)
+        last = [module for module, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
+        if not last or [module for module, _ in outputs].count(last[-1]) != 1:
             raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
-        layer = linear[last[-1]]
+        layer = last[-1]
         if not (self._include_frozen or layer.weight.requires_grad):
-            raise UserError(
-                "model: its last layer is frozen (requires_grad=False), so it was not trained; include_frozen=True "
-                "takes it all the same"
-            )
+            why = "frozen (requires_grad=False), so it was not trained; include_frozen=True takes it all the same"
+            raise UserError(f"model: its last layer is {why}")
         self.bias = layer.bias is not None
-        self._take(*layers.alone(self.module, last[-1]))
+        self._take(*layers.alone(self.module, linear[layer]))
 
-    def tape(self, x: Inputs) -> _LastTape:
+    def tape(self, x: Inputs) -> LayerTape:
+        """Of the last layer, in float64: its inputs have a one appended for a bias."""
         if self.is_stack:
             features, logits = self._stack.features(x), self.logits(x)
         else:
             tape = super().tape(x)
             logits = tape.logits.detach()
-            same = len(tape.records) == 1 and (tape.records[0].edge[:2] == tape.edge[:2] or _passed_on(tape, logits))
+            same = len(tape.records) == 1 and tape.records[0].edge[:2] == tape.edge[:2]
+            if not same and len(tape.records) == 1:  # or differ from it by no more than what has no gradient
+                cotangent = torch.linspace(1, 2, logits.numel()).to(logits).view_as(logits)
+                _, (g,) = tape.gradients(cotangent)
+                same = torch.equal(g.reshape(-1), cotangent.reshape(-1))
             if not same:
                 raise UserError("model: its logits are not always the output of its last Linear layer")
             features = tape.records[0].inputs[:, :, 0]
-        return _LastTape(with_one(features, self.bias).expand(self.models, -1, -1), logits.double())
-
-
-def _passed_on(tape: ModuleTape, logits: Tensor) -> bool:
-    """Whether logits that are not the layer's own output differ from it by no more than what has no gradient."""
-    cotangent = torch.linspace(1, 2, logits.numel()).to(logits).view_as(logits)
-    _, (g,) = tape.gradients(cotangent)
-    return torch.equal(g.reshape(-1), cotangent.reshape(-1))
+        inputs = pad(features.double(), (0, int(self.bias)), value=1.0).expand(self.models, -1, -1)[:, :, None]
+        return LayerTape(logits.double(), [inputs], [False], lambda cotangent: [cotangent[:, :, None]])
 
 
 class LastLayerGGN(ExactGGN):
-    """H is the exact Gauss-Newton matrix of the last Linear layer, on the features that reach it; the solver is
-    Cholesky.
+    """H is the exact Gauss-Newton matrix of the last Linear layer, on the features that reach it: the title's.
 
-    The title's estimator. Any model will do whose output is that of its last Linear layer: the layers before it are not
-    differentiated. A frozen one is taken with ``include_frozen`` alone. float32 models are computed in float32 where
-    the result stays within 1e-4 of float64's. Parameters: :class:`~datalab.influence.estimator.Estimator`; ``"auto"``
-    takes the mean diagonal over all C (h + 1) parameters.
+    Any model will do whose output is that of its last Linear layer: the layers before it are not differentiated.
+    float32 models are computed in float32 where the result stays within 1e-4 of float64's. ``"auto"`` takes the mean
+    diagonal over all C (h + 1) parameters.
     """
 
     _takes = _LastLayer
@@ -170,7 +145,6 @@ class LastLayerGGN(ExactGGN):
         else:
             batches = partial(self._batches, data)
             self._streams = [_Stream(self._examples, batches, s) for s in range(network.models)]
-        self._damp()
 
     def _damp(self) -> None:
         if not self._softmax:
@@ -187,7 +161,7 @@ class LastLayerGGN(ExactGGN):
         tape = self._network.tape(batch.x)
         of_loss = (losses.over_models(f, tape.logits, batch.y) for f in (self.loss.gradient, self.loss.mass))
         probabilities = torch.softmax(tape.logits, -1)
-        return [Examples(*of_model) for of_model in zip(tape.inputs, probabilities, *of_loss, strict=True)]
+        return [Examples(*of_model) for of_model in zip(tape.inputs[0][:, :, 0], probabilities, *of_loss, strict=True)]
 
     def _self_influence(self, batch: Batch) -> Tensor:
         if not self._softmax:
@@ -225,32 +199,16 @@ def scores_many(
     relative_damping: float = 1e-3,
     targets: Sequence[Target] = (),
 ) -> Scores:
-    """Self-influence, and influence on each target's mean loss, for every model of a stack, one factorisation each.
+    """Self-influence, and influence on each target's mean loss, of S models' last layers, one factorisation each.
 
-    Parameters
-    ----------
-    features
-        (S, n, h) inputs of the last Linear layer on the training set, without the ones of the bias; an expanded
-        tensor will do.
-    logits
-        (S, n, C), C at least 2.
-    labels
-        (S, n) or (n,) int64.
-    l2, relative_damping
-        d = l2 + relative_damping * mean diagonal of H, over all C (h + 1) parameters of the layer, bias included.
-    targets
-        Any number of sets; influence on each is Koh & Liang's -grad L' (H + d I)^-1 grad l_i: positive where more
-        weight on example i raises the target's loss.
-
-    float32 features are computed in float32 where the result stays within 1e-4 of float64's, in float64 otherwise;
-    float64 features in float64. Raises UserError for shapes that do not match, labels out of range, values that are
-    not finite, or a damping too small for a positive definite matrix.
+    The training set's ``features`` are (S, n, h), without the ones of the bias, an expanded tensor will do, ``logits``
+    (S, n, C) with C at least 2, ``labels`` (S, n) or (n,) int64; d = l2 + relative_damping * mean diagonal of H over
+    all C (h + 1) parameters. float32 features are computed as by :class:`LastLayerGGN`. Raises UserError for shapes
+    that do not match, labels out of range, values that are not finite, or a damping too small.
     """
-    labels = _checked("the training set", features, logits, labels)
-    targets = [
-        Target(t.features, t.logits, _checked(f"target {k}", t.features, t.logits, t.labels, like=(features, logits)))
-        for k, t in enumerate(targets)
-    ]
+    labels = _checked("the training set", features, logits, labels, (features, logits))
+    checked = [_checked(f"target {k}", *target, (features, logits)) for k, target in enumerate(targets)]
+    targets = [target._replace(labels=of_target) for target, of_target in zip(targets, checked, strict=True)]
     own = torch.empty(features.shape[:2], dtype=features.dtype, device=features.device)
     on = torch.empty(len(targets), *own.shape, dtype=features.dtype, device=features.device)
     n, classes, width = features.shape[1], logits.shape[2], features.shape[2] + 1
@@ -271,15 +229,12 @@ def scores_many(
 def _refuse_above(size: int) -> None:
     """Raise UserError above the number of rows of a matrix that can be held."""
     if size > MAX_PARAMETERS:
-        raise UserError(
-            f"model: the last layer's curvature is a matrix of {size:,} rows, and LastLayerGGN forms it: at most "
-            f"{MAX_PARAMETERS:,}; use EKFAC, with the other layers in leave_out for the last one alone"
-        )
+        what = f"the last layer's curvature is a matrix of {size:,} rows, and LastLayerGGN forms it"
+        cure = "use EKFAC, with the other layers in leave_out for the last one alone"
+        raise UserError(f"model: {what}: at most {MAX_PARAMETERS:,}; {cure}")
 
 
-def _checked(
-    name: str, features: Tensor, logits: Tensor, labels: Tensor, like: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def _checked(name: str, features: Tensor, logits: Tensor, labels: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:
     """The labels (S, n), once everything fits together."""
     shape, classes = tuple(features.shape), logits.shape[-1]
     if features.dim() != 3 or logits.dim() != 3 or features.shape[:2] != logits.shape[:2] or classes < 2:
@@ -290,9 +245,6 @@ def _checked(
         raise UserError(f"{name}: features and logits must be finite, got NaN or infinity")
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"{name}: labels must lie in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
-    if like is not None and any(
-        (ours.shape[0], ours.shape[2]) != (theirs.shape[0], theirs.shape[2])
-        for ours, theirs in zip((features, logits), like, strict=True)
-    ):
+    if [v.shape[::2] for v in (features, logits)] != [v.shape[::2] for v in like]:
         raise UserError(f"{name}: models, features and classes must be the training set's, got {shape} and {classes}")
     return labels.expand(features.shape[:2])

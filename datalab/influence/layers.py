@@ -1,15 +1,14 @@
 """Layers: which modules are taken, and what of each is an input, an output gradient and a parameter matrix.
 
-A *use* is a place where parameters multiply something: one for each Linear, convolution, normalisation or Embedding,
-four for a MultiheadAttention (query, key, value and output projection). A *site* is a set of matrices (B, out, in), see
-:mod:`~datalab.influence.factors`, with all its uses: one, or several where modules share a parameter. Its last column
-is the bias where weight and bias always go together; otherwise the bias has a site of its own, whose input is 1. A
-normalisation's weight and bias are a (1, 2) matrix a channel.
+A *use* is a place where parameters multiply something: one for each layer, four for a MultiheadAttention (query, key,
+value and output projection). A *site* is a set of matrices (B, out, in), see :mod:`~datalab.influence.factors`, with
+all its uses: several where modules share a parameter. Its last column is the bias where weight and bias always go
+together; otherwise the bias has a site of its own, whose input is 1. A normalisation's are a (1, 2) matrix a channel.
 """
 
+import copy
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +31,15 @@ _PRUNED = {"weight_orig", "bias_orig", "weight_g", "weight_v", "in_proj_weight_o
 Part = tuple[nn.Parameter, slice]  # rows of a parameter
 
 
-class Use(ABC):
+class Use:
     """One place in a model where a weight and a bias act: all rows of a module's own, or those given.
 
     ``layer`` is the module's name, which ``leave_out`` takes; ``flipped``, whether the matrix is the weight's
-    transpose; ``shape``, that of the matrices without a bias.
+    transpose; ``shape``, that of the matrices without a bias. Every kind has
+
+    ``inputs``: what multiplies the matrices, (B or 1, m, t, in), from the module's input x (m, ...);
+    ``gradients``: (B, m, t, out), from the gradient of the module's output (m, ...);
+    ``arrange``: values of the weight's rows, in their shape, as matrices (B, out, in).
     """
 
     flipped = False
@@ -48,18 +51,6 @@ class Use(ABC):
         self.weight = weight or (module.weight, slice(None))
         self.bias = bias if weight or own is None else (own, slice(None))
         self.shape = self.arrange(self.weight[0].detach()[self.weight[1]]).shape
-
-    @abstractmethod
-    def inputs(self, x: Tensor) -> Tensor:
-        """What multiplies the matrices, (B or 1, m, t, in), from the module's input x (m, ...)."""
-
-    @abstractmethod
-    def gradients(self, g: Tensor) -> Tensor:
-        """(B, m, t, out) from the gradient of the module's output (m, ...)."""
-
-    @abstractmethod
-    def arrange(self, weight: Tensor) -> Tensor:
-        """Values of the weight's rows, in their shape, as matrices (B, out, in)."""
 
     def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Factors:
         """The weight's factors of inputs as ``inputs`` gave them and an output gradient g (m, ...)."""
@@ -93,12 +84,12 @@ class EmbeddingUse(FlippedLinearUse):
     """An Embedding on tokens (m, ...): one-hot inputs."""
 
     def inputs(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1)
+        return x.reshape(1, len(x), -1)
 
     def factors(self, inputs: Tensor, g: Tensor, bias: bool) -> Lookup:
         gradients = self.gradients(g)
         if self.module.padding_idx is not None:
-            gradients = gradients.masked_fill((inputs == self.module.padding_idx)[None, ..., None], 0.0)
+            gradients = gradients.masked_fill((inputs == self.module.padding_idx)[..., None], 0.0)
         return Lookup(inputs, gradients, self.module.num_embeddings)
 
 
@@ -125,15 +116,9 @@ class NormUse(Use):
     """A normalisation: each channel's weight multiplies its normalised value, its bias a 1."""
 
     def inputs(self, x: Tensor) -> Tensor:
-        module = self.module
-        if isinstance(module, nn.GroupNorm):
-            return self.gradients(functional.group_norm(x, module.num_groups, eps=module.eps))
-        if not isinstance(module, CHANNELS_SECOND):
-            norm = functional.layer_norm if isinstance(module, nn.LayerNorm) else functional.rms_norm
-            return self.gradients(norm(x, module.normalized_shape, eps=module.eps))
-        if module.running_mean is None:
-            return self.gradients(functional.instance_norm(x, eps=module.eps))
-        return self.gradients(functional.batch_norm(x, module.running_mean, module.running_var, eps=module.eps))
+        plain = copy.copy(self.module)
+        plain._parameters = dict.fromkeys(plain._parameters)  # neither weight nor bias
+        return self.gradients(plain.forward(x))
 
     def gradients(self, g: Tensor) -> Tensor:
         if isinstance(self.module, CHANNELS_SECOND):
@@ -150,28 +135,21 @@ class Site:
     """Matrices (B, out, in), made of a weight, a bias or both, and all their uses in the model.
 
     Of a weight used with its transpose as well, as by an Embedding tied to a Linear layer, they are the weight itself.
+    ``parameters`` are a weight, a bias, or both, in this order.
     """
 
     def __init__(self, uses: list[Use], weight: Part | None, bias: Part | None):
         self.uses, self._weight, self._bias = uses, weight, bias
-        self._parts = [part for part in (weight, bias) if part is not None]
+        self.parameters, self._rows = zip(*(part for part in (weight, bias) if part is not None), strict=True)
         self._main = next((use for use in uses if not use.flipped), uses[0])
         self.name, self.layer = self._main.name + (".bias" if weight is None else ""), self._main.layer
 
-    def parameters(self) -> list[nn.Parameter]:
-        """A weight, a bias, or both, in this order."""
-        return [parameter for parameter, _ in self._parts]
-
     def arrange(self, *values: Tensor) -> Tensor:
-        """Values of the parameters, in their shapes, as matrices (B, out, in)."""
-        values = [value[rows] for value, (_, rows) in zip(values, self._parts, strict=True)]
+        """Values of the parameters, in their shapes, or the parameters themselves, as matrices (B, out, in)."""
+        values = [value[rows] for value, rows in zip(values or self.parameters, self._rows, strict=True)]
         if self._weight is None:
             return values[0].reshape(*self._main.shape[:2], 1)
         return with_bias(self._main.arrange(values[0]), values[1] if self._bias else None)
-
-    def matrix(self) -> Tensor:
-        """The parameters, (B, out, in)."""
-        return self.arrange(*self.parameters())
 
     def factors(self, recorded: list[tuple[Use, Tensor, Tensor]]) -> Factors:
         """The factors of every use with its inputs and output gradient."""
@@ -187,35 +165,43 @@ def sites(
 ) -> tuple[dict[str, list[Use]], list[Site]]:
     """The uses of every module with parameters to take, by the module's name, and all sites, in order of registration.
 
-    ``leave_out`` names modules or parameters whose influence is not asked for; parameters with ``requires_grad=False``
-    are left out as well, unless ``include_frozen``. Raises UserError, naming all in the way and the ``leave_out`` that
-    helps, for layers and parameters that are not taken; and for dropout or batch statistics in train mode.
+    ``leave_out`` and ``include_frozen``: see :class:`~datalab.influence.estimator.Estimator`. Raises UserError, naming
+    all in the way and the ``leave_out`` that helps, for layers and parameters that are not taken; and for dropout or
+    batch statistics in train mode.
     """
-    _refuse_kinds_of_model(model)
+    for module in model.modules():
+        by = "jit" if isinstance(module, torch.jit.ScriptModule) else "compile" if hasattr(module, "_orig_mod") else ""
+        if by:
+            raise UserError(f"model: compiled by torch.{by}, its layers cannot be seen; give what it was made from")
+    parameters = list(model.parameters())
+    if any(is_lazy(p) for p in parameters):
+        raise UserError("model: has lazy layers without parameters as yet; run it once on an example first")
+    if any(p.is_inference() for p in parameters):
+        raise UserError("model: its parameters were made in torch.inference_mode, without gradients; build it outside")
     refuse_train_mode(model)
     left_out = _left_out(model, leave_out)
-    parameters = [p for p in model.parameters() if id(p) not in left_out]
+    parameters = [p for p in parameters if id(p) not in left_out]
     wanted = {id(p) for p in parameters if include_frozen or p.requires_grad}
     if parameters and not wanted:
-        raise UserError(
-            "model: all its parameters are frozen (requires_grad=False), so none was trained; include_frozen=True "
-            "takes them all the same"
-        )
-    by_module = {name: uses for name, module in model.named_modules() if wanted & _ids(uses := _uses(name, module))}
+        why = "are frozen (requires_grad=False), so none was trained; include_frozen=True takes them all the same"
+        raise UserError(f"model: all its parameters {why}")
+    return _of_modules(model, dict(model.named_modules()), wanted)
+
+
+def alone(model: nn.Module, name: str) -> tuple[dict[str, list[Use]], list[Site]]:
+    """As :func:`sites`, of one Linear layer, frozen or not."""
+    layer = model.get_submodule(name)
+    return _of_modules(model, {name: layer}, {id(p) for p in layer.parameters()})
+
+
+def _of_modules(model: nn.Module, modules: dict[str, nn.Module], wanted: set[int]):
+    by_module = {name: uses for name, module in modules.items() if wanted & _ids(uses := _uses(name, module))}
     uses = [use for of_module in by_module.values() for use in of_module]
     _refuse_not_taken(model, wanted - _ids(uses))
     found = _grouped(uses, wanted)
     if not found:
         raise UserError(f"model: has no layer with parameters to differentiate; taken are {TAKEN}")
     return by_module, found
-
-
-def alone(model: nn.Module, name: str) -> tuple[dict[str, list[Use]], list[Site]]:
-    """As :func:`sites`, of one Linear layer, frozen or not."""
-    layer = model.get_submodule(name)
-    wanted = {id(p) for p in layer.parameters()}
-    _refuse_not_taken(model, wanted - _ids(uses := _uses(name, layer)))
-    return {name: uses}, _grouped(uses, wanted)
 
 
 def _ids(uses: list[Use]) -> set[int]:
@@ -305,32 +291,20 @@ def _alike(use: Use, other: Use, parameter: int) -> bool:
     return use.shape == ((b, out, n_in) if use.flipped == other.flipped else (1, n_in, out))
 
 
-def _refuse_kinds_of_model(model: nn.Module) -> None:
-    for module in model.modules():
-        by = "jit" if isinstance(module, torch.jit.ScriptModule) else "compile" if hasattr(module, "_orig_mod") else ""
-        if by:
-            raise UserError(f"model: compiled by torch.{by}, its layers cannot be seen; give what it was made from")
-    if any(is_lazy(p) for p in model.parameters()):
-        raise UserError("model: has lazy layers without parameters as yet; run it once on an example first")
-    if any(p.is_inference() for p in model.parameters()):
-        raise UserError("model: its parameters were made in torch.inference_mode, without gradients; build it outside")
-
-
 def _refuse_not_taken(model: nn.Module, ids: set[int]) -> None:
     """Raise UserError for parameters that are in no use: one line with every layer and the ``leave_out`` that helps."""
     if not ids:
         return
     layers: dict[str, str] = {}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in ids:
-            owner, _, last = name.rpartition(".")
-            owner = owner.split(".parametrizations.")[0]
-            if isinstance(model.get_submodule(above := owner.rpartition(".")[0]), nn.MultiheadAttention):
-                owner = above
-            module = model.get_submodule(owner)
-            whole = owner and all(id(p) in ids for p in module.parameters(recurse=False) if p.requires_grad)
-            kind = f"{type(module).__name__}{_cure(module, last)}"
-            layers[owner if whole else name] = kind if whole else f"parameter of {kind}"
+    for name in [name for name, parameter in model.named_parameters() if id(parameter) in ids]:
+        owner, _, last = name.rpartition(".")
+        owner = owner.split(".parametrizations.")[0]
+        if isinstance(model.get_submodule(above := owner.rpartition(".")[0]), nn.MultiheadAttention):
+            owner = above
+        module = model.get_submodule(owner)
+        whole = owner and all(id(p) in ids for p in module.parameters(recurse=False) if p.requires_grad)
+        kind = f"{type(module).__name__}{_cure(module, last)}"
+        layers[owner if whole else name] = kind if whole else f"parameter of {kind}"
     listed = ", ".join(f"'{name}' ({kind})" for name, kind in layers.items())
     raise UserError(f"model: not taken: {listed}; taken are {TAKEN}; {left(layers)}")
 
@@ -351,33 +325,24 @@ def _cure(module: nn.Module, last: str) -> str:
 
 
 def _left_out(model: nn.Module, names: Sequence[str]) -> set[int]:
-    """The ids of the parameters under the named modules or parameters.
-
-    Raises UserError for names that are none, and for a parameter that stands under another name as well.
-    """
-    known = {name for name, _ in [*model.named_modules(remove_duplicate=False), *_named(model)]} - {""}
+    """The ids of the parameters under the named modules or parameters; refuses one that has another name as well."""
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    known = {name for name, _ in [*model.named_modules(remove_duplicate=False), *parameters]} - {""}
     for name in names:
         if name not in known:
             raise UserError(f"leave_out: the model has no '{name}'{did_you_mean(name, sorted(known))}")
     under = tuple(f"{name}." for name in names)
-    inside = {id(p): name for name, p in _named(model) if f"{name}.".startswith(under)}
-    for name, parameter in _named(model):
-        if id(parameter) in inside and not f"{name}.".startswith(under):
-            raise UserError(
-                f"leave_out: '{inside[id(parameter)]}' is tied to '{name}', one parameter with two uses; "
-                "name both layers or neither"
-            )
+    inside = {id(p): name for name, p in parameters if f"{name}.".startswith(under)}
+    for name, p in parameters:
+        if id(p) in inside and not f"{name}.".startswith(under):
+            tied = f"'{inside[id(p)]}' is tied to '{name}', one parameter with two uses"
+            raise UserError(f"leave_out: {tied}; name both layers or neither")
     return set(inside)
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return model.named_parameters(remove_duplicate=False)
-
-
-def named(layers: Iterable[str]) -> str:
+def named(layers: Collection[str]) -> str:
     """Layers, in a refusal."""
-    names = list(layers)
-    return f"layer{'s' * (len(names) > 1)} {', '.join(map(repr, names))}"
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(repr, layers))}"
 
 
 def left(layers: Iterable[str]) -> str:
@@ -387,7 +352,7 @@ def left(layers: Iterable[str]) -> str:
 
 
 def refuse_train_mode(model: nn.Module) -> None:
-    """Raise UserError, naming it, for dropout or batch statistics in train mode: they make gradients random."""
+    """Raise UserError, naming it, for dropout or batch statistics in train mode."""
     for name, module in model.named_modules():
         layer = f"model: layer '{name}' ({type(module).__name__})"
         random = isinstance(module, (*RANDOM, *BATCH_NORMS, *INSTANCE_NORMS))

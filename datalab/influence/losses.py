@@ -1,13 +1,13 @@
 """Losses: of each example's loss its value, its gradient in the model's outputs, and the Hessian there, as squares.
 
 Outputs f are (n, C), or (n, T, C) at T positions; targets y have n rows. An example's loss is the sum over its
-positions (and, where outputs are independent, over these): nothing is a mean, so that nothing depends on what else is
-in a batch. Its Hessian in f is the sum of the squares c c' of the *cotangents* c, each shaped as f: what the
-Gauss-Newton matrix is made of, by one backward pass each. A loss is a value: two of equal ``repr`` are the same.
+positions (and, where outputs are independent, over these), no mean. Its Hessian in f is the sum of the squares c c' of
+the *cotangents* c, each shaped as f: what the Gauss-Newton matrix is made of, by one backward pass each. A loss is a
+value: two of equal ``repr`` are the same.
 
 For cross-entropy that matrix is the Fisher information: the Hessian is sum_c p_c (p - e_c) (p - e_c)', exact over the
-classes, or over a few drawn from p. The *empirical* Fisher takes the observed class alone, with weight 1: it is the
-second moment of the loss gradients, and no curvature once the model fits its labels (Kunstner et al. 2019).
+classes, or over a few drawn from p. The *empirical* Fisher takes the observed class alone, with weight 1: it is no
+curvature once the model fits its labels (Kunstner et al. 2019).
 """
 
 import functools
@@ -44,7 +44,7 @@ class Loss(ABC):
 
     @abstractmethod
     def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
-        """Cotangents, each shaped as f, whose squares add up to the Hessian in f of each example."""
+        """As many cotangents as outputs, shaped as f, whose squares add up to the Hessian in f of each example."""
 
     @abstractmethod
     def sampled(self, f: Tensor, y: Targets, uniforms: Tensor) -> Tensor:
@@ -61,26 +61,15 @@ class Loss(ABC):
         """How many uniform numbers of an example ``sampled`` takes."""
         return outputs.numel()
 
-    def cotangents(self, outputs: torch.Size) -> int:
-        """How many cotangents ``curvature`` gives."""
-        return outputs.numel()
-
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Cross-entropy of a softmax over C classes, in nats, summed over positions: y (n,) or (n, T) class indices, or
     probabilities shaped as f. Equivalent to ``torch.nn.functional.cross_entropy`` with ``reduction="sum"`` an example.
 
-    Parameters
-    ----------
-    weight
-        Of each class, C numbers of at least 0.
-    label_smoothing
-        In [0, 1): so much of the target is spread evenly over the classes.
-    ignore_index
-        Positions, or examples, with this label count nothing.
-    next_token
-        Position t is to predict the label of position t + 1, as transformers' causal language models are trained.
+    ``weight``, of each class, is C numbers of at least 0; ``label_smoothing``, in [0, 1), is how much of the target is
+    spread evenly over the classes. Positions, or examples, labelled ``ignore_index`` count nothing. ``next_token``:
+    position t is to predict the label of position t + 1, as transformers' causal language models are trained.
     """
 
     weight: Sequence[float] | None = None
@@ -108,13 +97,17 @@ class CrossEntropy(Loss):
         return towards(p, self._classes(y)[..., None]) * self.mass(p, y)
 
     def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
-        root = self.mass(f.detach(), y).sqrt()
-        for cotangent in exact_cotangents(f):
+        root, p = self.mass(f.detach(), y).sqrt(), torch.softmax(f.detach(), -1)
+        for c in range(p.shape[-1]):  # whose squares add up to diag(p) - p p'
+            cotangent = towards(p, torch.full_like(p[..., :1], c, dtype=torch.int64)) * p[..., c : c + 1].sqrt()
             yield from _apart(cotangent * root)
 
     def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
-        drawn = drawn_cotangent(f, uniforms.view(*f.shape[:-1], 1))
-        return drawn * self.mass(f.detach(), y).sqrt()
+        p = torch.softmax(f.detach(), -1)
+        edges = p.cumsum(-1)
+        u = uniforms.view(*f.shape[:-1], 1).to(edges) * edges[..., -1:]
+        drawn = torch.searchsorted(edges, u, right=True).clamp(max=p.shape[-1] - 1)
+        return towards(p, drawn) * self.mass(f.detach(), y).sqrt()
 
     def draws(self, outputs: torch.Size) -> int:
         return outputs[:-1].numel()
@@ -131,9 +124,8 @@ class CrossEntropy(Loss):
         if y.is_floating_point() or y.dtype == torch.bool:
             raise UserError(f"{name}: y must be integer class labels, got {y.dtype}")
         if y.dim() != len(outputs):
-            raise UserError(
-                f"{name}: need y {_rows(outputs[:-1])} for a model that returns {_rows(outputs)}, got {tuple(y.shape)}"
-            )
+            need = f"need y {_rows(outputs[:-1])} for a model that returns {_rows(outputs)}"
+            raise UserError(f"{name}: {need}, got {tuple(y.shape)}")
         y = y.long()
         low, high = (int(v) for v in torch.aminmax(self._classes(y)))
         if low < 0 or high >= n_classes:
@@ -163,11 +155,7 @@ class CrossEntropy(Loss):
 
 
 class _Independent(Loss):
-    """A sum over outputs, each with a loss of its own: its Hessian is diagonal."""
-
-    @abstractmethod
-    def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
-        """The second derivatives, shaped as f, at least 0."""
+    """A sum over outputs, each with a loss of its own: its Hessian is ``_diagonal``, shaped as f, at least 0."""
 
     def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
         root = self._diagonal(f.detach(), y).sqrt()
@@ -178,6 +166,14 @@ class _Independent(Loss):
 
     def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
         return self._diagonal(f.detach(), y).sqrt() * _signs(f, uniforms)
+
+    def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
+        y = y[:, None] if outputs == (1,) and y.dim() == 1 else y
+        if y.shape[1:] != outputs:
+            raise UserError(f"{name}: y must be {_rows(outputs)}, as the outputs are, got {tuple(y.shape)}")
+        if not bool(torch.isfinite(y).all()):
+            raise UserError(f"{name}: y must be finite, got NaN or infinity")
+        return y
 
 
 @dataclass(frozen=True)
@@ -192,9 +188,6 @@ class SquaredError(_Independent):
 
     def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
         return torch.full_like(f, 2.0)
-
-    def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
-        return _numbers(name, y, outputs)
 
 
 @dataclass(frozen=True)
@@ -222,14 +215,12 @@ class BinaryCrossEntropy(_Independent):
         return (self._positive(f, y) + 1 - y) * torch.sigmoid(f) * torch.sigmoid(-f)
 
     def _positive(self, f: Tensor, y: Tensor) -> Tensor:
-        if self.positive_weight is None:
-            return y
-        return y * _on(self.positive_weight, f.dtype, f.device)
+        return y if self.positive_weight is None else y * _on(self.positive_weight, f.dtype, f.device)
 
     def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
         if self.positive_weight is not None and len(self.positive_weight) != outputs[-1]:
             raise UserError(f"positive_weight: need one a logit, got {len(self.positive_weight)} for {outputs[-1]}")
-        y = _numbers(name, y, outputs)
+        y = super().checked(name, y, outputs)
         if not bool(((y >= 0) & (y <= 1)).all()):
             raise UserError(f"{name}: targets must lie in [0, 1], got {float(y.min()):.3g}..{float(y.max()):.3g}")
         return y
@@ -241,9 +232,7 @@ class Weighted(Loss):
 
     loss: Loss
 
-    @property
-    def least_outputs(self) -> int:
-        return self.loss.least_outputs
+    least_outputs = property(lambda self: self.loss.least_outputs)
 
     def value(self, f: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
         return self.loss.value(f, y[0]) * y[1]
@@ -274,21 +263,23 @@ class Weighted(Loss):
 class Custom(Loss):
     """Any ``function(f, y)`` that gives each example's loss (n,), differentiable twice and convex in f.
 
-    Its derivatives are autograd's: for the Hessian one backward pass an output, so at most 100 of these. ``fit`` raises
-    UserError where the Hessian in f is not positive semidefinite, to see which it waits for every batch.
+    Its derivatives are autograd's, on at most 100 outputs. ``fit`` raises UserError where the Hessian in f is not
+    positive semidefinite, to see which it waits for every batch.
     """
 
     function: Callable[[Tensor, Targets], Tensor]
 
     def value(self, f: Tensor, y: Targets) -> Tensor:
-        losses = self.function(f, y)
-        if losses.shape != f.shape[:1]:
-            got = f"{tuple(losses.shape)} for {len(f)} examples"
-            raise UserError(f"loss: the function must give (n,) losses, got {got}")
+        losses, n = self.function(f, y), len(f)
+        if losses.shape != (n,):
+            raise UserError(f"loss: the function must give (n,) losses, got {tuple(losses.shape)} for {n} examples")
         return losses
 
-    def gradient(self, f: Tensor, y: Targets) -> Tensor:
-        return self._derivative(f, y, create_graph=False)[1]
+    def gradient(self, f: Tensor, y: Targets, leaf: Tensor | None = None) -> Tensor:
+        """Where ``leaf``, f as a leaf, is given, to be differentiated by it again."""
+        with torch.enable_grad():
+            by = f.detach().requires_grad_() if leaf is None else leaf
+            return torch.autograd.grad(self.value(by, y).sum(), by, create_graph=leaf is not None)[0]
 
     def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
         return iter(self._root(f, y).unbind(1))
@@ -297,17 +288,11 @@ class Custom(Loss):
         root = self._root(f, y)
         return torch.einsum("nc,nc...->n...", _signs(root[:, :, 0], uniforms), root.flatten(2)).view_as(f)
 
-    def _derivative(self, f: Tensor, y: Targets, create_graph: bool) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            leaf = f.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.value(leaf, y).sum(), leaf, create_graph=create_graph)
-        return leaf, gradient
-
     def _root(self, f: Tensor, y: Targets) -> Tensor:
         """(n, outputs, *outputs): cotangents of each example."""
         with torch.enable_grad():
-            leaf, gradient = self._derivative(f, y, create_graph=True)
-            flat = gradient.flatten(1)
+            leaf = f.detach().requires_grad_()
+            flat = self.gradient(f, y, leaf).flatten(1)
             if not flat.requires_grad:  # linear in f
                 flat = flat + 0 * leaf.flatten(1)
             columns = flat.sum(0)
@@ -319,9 +304,9 @@ class Custom(Loss):
         return (vectors * values.clamp(min=0).sqrt()[:, None]).mT.to(f).unflatten(2, f.shape[1:])
 
     def checked(self, name: str, y: Targets, outputs: torch.Size) -> Targets:
-        if outputs.numel() > MAX_CUSTOM_OUTPUTS:
-            at_most = f"at most {MAX_CUSTOM_OUTPUTS} outputs an example, got {outputs.numel()}"
-            raise UserError(f"loss: the Hessian of a Custom loss is formed for {at_most}")
+        if (got := outputs.numel()) > MAX_CUSTOM_OUTPUTS:
+            need = f"at most {MAX_CUSTOM_OUTPUTS} outputs an example, got {got}"
+            raise UserError(f"loss: the Hessian of a Custom loss is formed for {need}")
         return y
 
 
@@ -377,31 +362,6 @@ def _like_rows(w: Tensor, f: Tensor) -> Tensor:
 
 def _rows(shape: Sequence[int]) -> str:
     return f"(n, {', '.join(str(d) for d in shape)})" if shape else "(n,)"
-
-
-def _numbers(name: str, y: Tensor, outputs: torch.Size) -> Tensor:
-    """Targets (n, *outputs); (n,) will do where there is one output."""
-    y = y[:, None] if outputs == (1,) and y.dim() == 1 else y
-    if y.shape[1:] != outputs:
-        raise UserError(f"{name}: y must be {_rows(outputs)}, as the outputs are, got {tuple(y.shape)}")
-    if not bool(torch.isfinite(y).all()):
-        raise UserError(f"{name}: y must be finite, got NaN or infinity")
-    return y
-
-
-def exact_cotangents(logits: Tensor) -> Iterator[Tensor]:
-    """C cotangents (..., C) whose squares add up to diag(p) - p p' of logits (..., C)."""
-    p = torch.softmax(logits.detach(), -1)
-    for c in range(p.shape[-1]):
-        yield towards(p, torch.full_like(p[..., :1], c, dtype=torch.int64)) * p[..., c : c + 1].sqrt()
-
-
-def drawn_cotangent(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """A cotangent (..., C) for a class drawn from p by ``uniforms`` (..., 1) in [0, 1); unbiased for diag(p) - p p'."""
-    p = torch.softmax(logits.detach(), -1)
-    edges = p.cumsum(-1)
-    u = uniforms.to(edges) * edges[..., -1:]
-    return towards(p, torch.searchsorted(edges, u, right=True).clamp(max=p.shape[-1] - 1))
 
 
 def towards(p: Tensor, classes: Tensor) -> Tensor:

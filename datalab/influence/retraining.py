@@ -1,8 +1,8 @@
 """Ground truth: train again without what is in question, and look.
 
-Leave-one-out differences (Koh & Liang 2017, sec. 4.1), on softmax regression by refitting to convergence and on any
-model by retraining stacks of it; and the linear datamodeling score (LDS; Park et al. 2023, eq. 4), which asks whether
-the sum of the influences of a random half predicts what training on that half gives.
+Leave-one-out differences (Koh & Liang 2017, sec. 4.1), on softmax regression and on retrained stacks of any model; and
+the linear datamodeling score (LDS; Park et al. 2023, eq. 4): does the sum of the influences of a random half predict
+what training on that half gives?
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,7 @@ from datalab.errors import UserError
 from datalab.influence.estimator import Estimator
 
 Floats = NDArray[np.float64]
+Labelled = tuple[Tensor, Tensor]
 
 
 def fit_softmax(
@@ -29,12 +30,11 @@ def fit_softmax(
 ) -> nn.Linear:
     """Softmax regression at the optimum of mean cross-entropy + l2/2 |theta|^2 (bias included), in float64.
 
-    By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9; on x's device, but for the
-    optimiser's own vectors. ``kept`` (n,) chooses the examples.
+    By L-BFGS from ``start`` (C, d + 1), or 0, until no gradient entry exceeds 1e-9; ``kept`` (n,) chooses the examples.
     Equivalent to scikit-learn's LogisticRegression with C = 1 / (l2 n), except that it does not penalise the bias.
     Raises UserError where it does not converge.
     """
-    a = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], 1)
+    a = functional.pad(x.double(), (0, 1), value=1.0)
     if kept is not None:
         at = torch.as_tensor(kept, device=x.device)
         a, y = a[at], y[at]
@@ -67,22 +67,14 @@ def refitted_without(
     ``model`` is :func:`fit_softmax`'s on all of x, y.
     """
     weights = torch.cat([model.weight.data, model.bias.data[:, None]], 1)
-    before = _loss(model, x_val, y_val)
-    refits = (fit_softmax(x, y, len(weights), l2, np.arange(len(x)) != i, weights) for i in which)
-    return np.array([_loss(refit, x_val, y_val) - before for refit in refits])
-
-
-def _loss(model: nn.Linear, x: Tensor, y: Tensor) -> float:
+    refits = [fit_softmax(x, y, len(weights), l2, np.arange(len(x)) != i, weights) for i in which]
     with torch.no_grad():
-        return float(functional.cross_entropy(model(x.double()), y))
+        losses = [float(functional.cross_entropy(each(x_val.double()), y_val)) for each in (model, *refits)]
+    return np.array(losses[1:]) - losses[0]
 
 
 def removals(
-    estimators: Mapping[str, Estimator],
-    train: tuple[Tensor, Tensor],
-    target: tuple[Tensor, Tensor],
-    count: int,
-    retrain: Callable[[NDArray[np.int64]], Floats],
+    estimators: Mapping[str, Estimator], train: Labelled, target: Labelled, count: int, retrain: Callable[..., Floats]
 ) -> pd.DataFrame:
     """Leave-one-out, ``predicted`` against ``actual`` in nats: a row an estimator and removed ``example``.
 
@@ -91,10 +83,8 @@ def removals(
     :func:`refitted_without`. Both columns are means, over models and seeds; ``half_a`` and ``half_b`` are the true
     changes by either half of several seeds.
     """
-    predictions = {
-        name: e.leave_one_out(*train, *target).double().view(-1, len(train[0])).mean(0).cpu().numpy()
-        for name, e in estimators.items()
-    }
+    whole = {name: e.leave_one_out(*train, *target).double() for name, e in estimators.items()}
+    predictions = {name: v.view(-1, len(train[0])).mean(0).cpu().numpy() for name, v in whole.items()}
     order = np.argsort(next(iter(predictions.values())), kind="stable")
     removed = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
     changes = np.atleast_2d(retrain(removed))
@@ -126,16 +116,13 @@ def retrained_on_halves(
     rng: np.random.Generator,
     recipe: training.Recipe = training.RECIPE,
 ) -> Subsets:
-    """Train on ``halves`` random halves of x (n, d), y (n,), drawn with ``rng``, each once a model seed.
-
-    The losses are those of the test set x_test (n_test, d), y_test (n_test,).
-    """
+    """Train on ``halves`` random halves of x (n, d), y (n,), drawn with ``rng``, each once a model seed."""
     n = len(x)
     kept = np.zeros((halves, n), dtype=bool)
     for row in kept:
         row[rng.permutation(n)[: n // 2]] = True
     every_half, every_seed = kept.repeat(len(model_seeds), axis=0), [*model_seeds] * halves
-    losses = _trained_losses(module, x, y, every_half, every_seed, x_test, y_test, recipe)
+    losses = _trained_losses(module, x, y, x_test, y_test, every_half, every_seed, recipe)
     return Subsets(kept, losses.reshape(halves, len(model_seeds), len(x_test)))
 
 
@@ -170,26 +157,14 @@ def retrained_without(
     """The change (seeds, len(which)), in nats, of the mean target loss when each example is removed and each seed's
     model trained again: the same initialisation and batch order but for that example.
     """
-    n = len(x)
-    kept = np.ones((1 + len(which), n), dtype=bool)
+    kept = np.ones((1 + len(which), len(x)), dtype=bool)
     kept[np.arange(1, len(kept)), list(which)] = False
-    changes = []
-    for seed in model_seeds:
-        losses = _trained_losses(module, x, y, kept, [seed] * len(kept), x_val, y_val, recipe).mean(1)
-        changes.append(losses[1:] - losses[0])
-    return np.array(changes)
+    seeds = ([seed] * len(kept) for seed in model_seeds)
+    losses = [_trained_losses(module, x, y, x_val, y_val, kept, of_seed, recipe).mean(1) for of_seed in seeds]
+    return np.array([of_seed[1:] - of_seed[0] for of_seed in losses])
 
 
-def _trained_losses(
-    module: nn.Sequential,
-    x: Tensor,
-    y: NDArray[np.int64],
-    kept: NDArray[np.bool_],
-    model_seeds: Sequence[int],
-    x_test: Tensor,
-    y_test: NDArray[np.int64],
-    recipe: training.Recipe,
-) -> Floats:
+def _trained_losses(module, x, y, x_test, y_test, kept, model_seeds: Sequence[int], recipe: training.Recipe) -> Floats:
     """Cross-entropy (M, n_test), in nats, of M models, each trained on its row of ``kept`` (M, n) with its seed."""
     size = training.chunk_size(module, recipe, x.shape[1])
     labels = torch.as_tensor(y_test, device=x.device)

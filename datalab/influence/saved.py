@@ -25,7 +25,10 @@ def write(estimator: Any, path: str | Path) -> None:
     if estimator._state is None:
         raise UserError(f"{name}: needs its training set at every solve, so there is nothing to save; fit it anew")
     tensors: dict[str, Tensor] = {}
-    settings = {key: getattr(estimator, key) for key in _settings(type(estimator))}
+    inits = [vars(base)["__init__"] for base in type(estimator).__mro__[:-1] if "__init__" in vars(base)]
+    parameters = [p for init in inits for p in inspect.signature(init).parameters.values()]
+    names = {p.name for p in parameters if p.kind != p.VAR_KEYWORD} - {"self", "model", "loss"}
+    settings = {key: getattr(estimator, key) for key in sorted(names)}  # all that are kept as attributes
     settings["dtype"] = settings["dtype"] and str(settings["dtype"])[6:]
     header = {
         "estimator": name,
@@ -66,13 +69,6 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
         estimator.newton_gain_ = _rebuilt(header["newton_gain"], tensors, device)
     estimator.n_ = header["n"]
     return estimator
-
-
-def _settings(kind: type) -> list[str]:
-    """The names of all parameters that are kept as attributes, but for the model and the loss."""
-    inits = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
-    parameters = [p for init in inits for p in inspect.signature(init).parameters.values()]
-    return sorted({p.name for p in parameters if p.kind != p.VAR_KEYWORD} - {"self", "model", "loss"})
 
 
 def _digest(model: nn.Module | Stack) -> str:

@@ -1,8 +1,8 @@
 """Labelled sets: what a caller may give as examples with their targets, read in order, never copied whole.
 
 Tensors, numpy arrays (x may also be a dict of them, the keyword arguments of the model), a ``Dataset`` whose items are
-(x, y), (x, y, weight) or a dict with ``labels``, or a ``DataLoader`` of one. Of a DataLoader the data set, collation
-and workers are taken: batches are the estimator's own, and results stand in the data set's order, shuffled or not.
+(x, y), (x, y, weight) or a dict with ``labels``, or a ``DataLoader`` of one, of which the data set, collation and
+workers are taken: batches are the estimator's own, and results stand in the data set's order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
 from datalab.errors import UserError
 from datalab.influence.losses import Targets
@@ -40,8 +33,13 @@ class Batch(NamedTuple):
 class Held:
     """A set in tensors: x (n, ...), where it is, and y (n, ...), or (S, n, ...) if ``by_model``, or several such."""
 
-    def __init__(self, name: str, x: Inputs, y: Targets):
-        self.name, self.x, self.y, self.finite, self.by_model = name, x, y, False, False
+    def __init__(self, name: str, x: object, y: object):
+        if y is None:
+            raise UserError(f"{name}: need x and y, or a DataLoader or Dataset")
+        if isinstance(y, tuple) and (len(y) == 1 or not all(hasattr(v, "__len__") for v in y)):
+            y = y[0] if len(y) == 1 else list(y)
+        self.name, self.finite, self.by_model = name, False, False
+        self.x, self.y = _inputs(name, x), over(y, lambda v: tensor(name, "y", v))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -70,21 +68,18 @@ class Streamed:
         return len(self._dataset)
 
     def at(self, places: np.ndarray) -> Inputs:
-        """The inputs of the examples at ``places``."""
+        """As :class:`Held`'s; so ``parts``, as they are collated."""
         return next(self._read(Subset(self._dataset, places.tolist()), len(places))).x
 
     def parts(self, size: int) -> Iterator[Batch]:
-        """Slices of ``size`` examples, as they are collated."""
         return self._read(self._dataset, size)
 
     def _read(self, dataset: Dataset, size: int) -> Iterator[Batch]:
         start = 0
         for item in DataLoader(dataset, size, **self._options):
-            x, y = _split(self.name, item)
-            y = over(y, lambda v: tensor(self.name, "y", v))
-            batch = Batch(_inputs(self.name, x), y, start, x_of(self.name))
-            start += len(batch.x)
-            yield batch
+            held = Held(self.name, *_split(self.name, item))
+            yield Batch(held.x, held.y, start, x_of(self.name))
+            start += len(held)
 
 
 def x_of(name: str) -> str:
@@ -106,34 +101,22 @@ def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Strea
             raise UserError(f"{name}: missing; give tensors or arrays x and y, or a DataLoader or Dataset")
         first = left.pop(0)
         if isinstance(first, DataLoader):
-            sets.append(_of_loader(name, first))
+            streamed, sampler = Streamed(name, first.dataset, first.collate_fn, first.num_workers), first.sampler
+            if first.batch_size is None or not isinstance(sampler, SequentialSampler | RandomSampler):
+                cure = "give them as torch.utils.data.Subset"
+                raise UserError(f"{name}: a sampler or batch_sampler chooses examples; {cure}")
+            if (drawn := len(sampler)) != len(first.dataset):
+                raise UserError(f"{name}: the sampler draws {drawn} of {len(first.dataset)} examples; give a Subset")
+            sets.append(streamed)
         elif isinstance(first, TensorDataset) and len(first.tensors) > 1:
-            sets.append(_held(name, first.tensors[0], first.tensors[1:]))
+            sets.append(Held(name, first.tensors[0], first.tensors[1:]))
         elif isinstance(first, Dataset):
             sets.append(Streamed(name, first))
         else:
-            sets.append(_held(name, first, left.pop(0) if left else None))
+            sets.append(Held(name, first, left.pop(0) if left else None))
     if left:
         raise UserError(f"{names[-1]}: {len(left)} more argument{'s' * (len(left) > 1)} than a set takes")
     return sets
-
-
-def _of_loader(name: str, loader: DataLoader) -> Streamed:
-    streamed = Streamed(name, loader.dataset, loader.collate_fn, loader.num_workers)
-    sampler = loader.sampler
-    if loader.batch_size is None or not isinstance(sampler, SequentialSampler | RandomSampler):
-        raise UserError(f"{name}: a sampler or batch_sampler chooses examples; give them as torch.utils.data.Subset")
-    if isinstance(sampler, RandomSampler) and len(sampler) != len(loader.dataset):
-        raise UserError(f"{name}: the sampler draws {len(sampler)} of {len(loader.dataset)} examples; give a Subset")
-    return streamed
-
-
-def _held(name: str, x: object, y: object) -> Held:
-    if y is None:
-        raise UserError(f"{name}: need x and y, or a DataLoader or Dataset")
-    if isinstance(y, tuple) and (len(y) == 1 or not all(hasattr(v, "__len__") for v in y)):
-        y = y[0] if len(y) == 1 else list(y)
-    return Held(name, _inputs(name, x), over(y, lambda v: tensor(name, "y", v)))
 
 
 def _split(name: str, item: object) -> tuple[object, object]:

@@ -6,12 +6,10 @@ a_i'; both are orthogonal to adding one vector to every class, so for gradients 
 
     x' (H + d I)^-1 x  =  x_r' (H_r + d (I - 11'/C) kron I)^-1 x_r,
 
-where r leaves one class out, whichever: no rotation is needed. The blocks of H_r are symmetric in a, too: block (j,
-k) is sum_i w_ijk a_i a_i', and all blocks j >= k come of one product of the weights (C (C-1) / 2, n) with the p (p+1)
-/ 2 distinct products of features, a quarter of the work of the full matrix.
-
-In float32 the inputs are whitened first, by T with T' T = (mean a a' + delta I)^-1, formed in float64. Scores do not
-change, the condition number falls from that of the features' to that of the classes' spread, and float32 suffices.
+where r leaves one class out, whichever. Block (j, k) of H_r is sum_i w_ijk a_i a_i': all blocks j >= k come of one
+product of the weights (C (C-1) / 2, n) with the p (p+1) / 2 distinct products of features, a quarter of the work of the
+full matrix. In float32 the inputs are whitened first, by T with T' T = (mean a a' + delta I)^-1, formed in float64:
+scores do not change, and the condition number falls from that of the features to that of the classes' spread.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +17,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from datalab.influence import cholesky
 from datalab.influence.losses import towards
@@ -32,63 +31,38 @@ _SOLVE_NUMBERS = 1 << 23  # right-hand sides solved at a time, in numbers
 
 
 class Examples(NamedTuple):
-    """A batch at the last layer, in float64: inputs with a one appended (m, p), probabilities (m, C), and their labels.
-
-    ``gradient`` (m, C) is p - y without cancellation: at the label it is minus the sum of the others. ``mass`` (m, 1)
-    multiplies each example's curvature, as class weights do; None: 1.
+    """A batch at the last layer, in float64: inputs with a one appended (m, p), probabilities (m, C), the loss's
+    gradient (m, C), and the mass (m, 1) that multiplies each example's curvature, as class weights do.
     """
 
     inputs: Tensor
     probabilities: Tensor
     gradient: Tensor
-    mass: Tensor | None = None
-
-    @property
-    def scaled(self) -> Tensor:
-        """The probabilities times the mass."""
-        return self.probabilities if self.mass is None else self.probabilities * self.mass
-
-
-def with_one(features: Tensor, bias: bool = True) -> Tensor:
-    """Features (..., h) in float64, with a one appended where there is a bias."""
-    *shape, h = features.shape
-    inputs = torch.ones(*shape, h + bias, dtype=torch.float64, device=features.device)
-    inputs[..., :h] = features
-    return inputs
+    mass: Tensor | float = 1.0
 
 
 def examples(features: Tensor, logits: Tensor, labels: Tensor) -> Examples:
     """The batch of features (m, h), logits (m, C) and labels (m,) of cross-entropy, with a one for the bias."""
     probabilities = torch.softmax(logits.double(), 1)
-    return Examples(with_one(features), probabilities, towards(probabilities, labels[:, None]))
+    return Examples(pad(features.double(), (0, 1), value=1.0), probabilities, towards(probabilities, labels[:, None]))
 
 
 class SoftmaxGGN:
     """H + d I of one softmax layer, factorised once for any number of scores.
 
-    Parameters
-    ----------
-    batches
-        Yields the training set's :class:`Examples`, and can be iterated again: twice here, and once for each
-        refinement.
-    absolute, relative
-        d = absolute + relative * mean diagonal of H over all C p parameters.
-    dtype
-        Of the matrix and its factor. float32 is to be ``whitened`` once more, and solutions are refined against the
-        float64 operator.
-
-    ``damping_`` is d; ``sound`` says whether H + d I is positive definite in this dtype and, in float32 alone, the
-    first refinement of a random solution changes it by no more than 1e-5: on a wide range of ill-conditioned problems
-    that bounds the relative error of self-influence by 1e-4. Both are on the device: nothing here waits for it.
+    ``batches`` yields the training set's :class:`Examples`, and can be iterated again; ``damping_`` is d = absolute +
+    relative * mean diagonal of H over all C p parameters; ``dtype`` is that of the matrix and its factor: float32 is to
+    be ``whitened`` once more, and solutions are refined against the float64 operator. ``sound`` says whether H + d I is
+    positive definite in this dtype and, in float32 alone, the first refinement of a solution changes it by no more than
+    1e-5: on a wide range of ill-conditioned problems that bounds the relative error of self-influence by 1e-4. Nothing
+    here waits for the device.
     """
 
-    def __init__(
-        self, batches: Iterable[Examples], absolute: float, relative: float, dtype: torch.dtype = torch.float64
-    ):
+    def __init__(self, batches: Iterable[Examples], absolute: float, relative: float, dtype=torch.float64):
         self._batches, self._dtype, self._whiten = batches, dtype, None
         diagonal, spread, self.moment, self.n = 0.0, 0.0, 0.0, 0
         for batch in batches:
-            variance = batch.scaled * (1 - batch.probabilities)
+            variance = batch.probabilities * batch.mass * (1 - batch.probabilities)
             diagonal = diagonal + variance.sum(1) @ batch.inputs.square().sum(1)
             spread = spread + variance.sum(0)
             if dtype != torch.float64:
@@ -127,11 +101,9 @@ class SoftmaxGGN:
         return scores * size.square()
 
     def direction(self, gradients: Tensor) -> Tensor:
-        """(H + d I)^-1 x for T directions x (T, C, p), in float64; in float32 refined until a step changes nothing
-        beyond 1e-9.
+        """(H + d I)^-1 x for T directions x (T, C, p), in float64 (refined to 1e-9 from float32).
 
-        H is blind to one vector added to every class: the mean of x over the classes, which is 0 for a gradient, is
-        divided by d.
+        H is blind to one vector added to every class: the mean of x over these is divided by d.
         """
         mean = gradients.mean(1, keepdim=True)
         right = (gradients - mean)[:, self._kept]
@@ -163,7 +135,7 @@ class SoftmaxGGN:
         blocks = torch.zeros(len(rows), p, p, dtype=self._dtype, device=metric.device)
         same = (rows == columns).double()
         for batch in self._batches:
-            p_kept, scaled = batch.probabilities.T[self._kept], batch.scaled.T[self._kept]
+            p_kept, scaled = (p.T[self._kept] for p in (batch.probabilities, batch.probabilities * batch.mass))
             inputs = self._transformed(batch.inputs)
             size = max(_WEIGHTS // len(batch.inputs), 1)
             for start in range(0, len(rows), size):
@@ -190,7 +162,7 @@ class SoftmaxGGN:
         """(H_r + d (I - 11'/C) kron I) x for x (T, C - 1, p), in float64."""
         out = self.damping_ * (x - x.sum(1, keepdim=True) / self.n_classes)
         for batch in self._batches:
-            p, scaled = batch.probabilities[:, self._kept], batch.scaled[:, self._kept]
+            p, scaled = (p[:, self._kept] for p in (batch.probabilities, batch.probabilities * batch.mass))
             z = batch.inputs @ x.mT
             out += (scaled * (z - (z * p).sum(-1, keepdim=True)) / self.n).mT @ batch.inputs
         return out
@@ -201,14 +173,13 @@ def factorised(
 ) -> list[SoftmaxGGN]:
     """A model each: in float32 where the data are, where it pays and where it is accurate; in float64 otherwise.
 
-    The device is waited for a fixed number of times, for all of them. Raises UserError for a matrix that is not
-    positive definite.
+    The device is waited for a fixed number of times. Raises UserError for a matrix that is not positive definite.
     """
     first = next(iter(streams[0]))
-    if dtype == torch.float64 or (first.probabilities.shape[1] - 1) * first.inputs.shape[1] <= _SMALL:
-        ggns = [SoftmaxGGN(stream, absolute, relative) for stream in streams]
-    else:
-        ggns = [SoftmaxGGN(stream, absolute, relative, dtype) for stream in streams]
+    if (first.probabilities.shape[1] - 1) * first.inputs.shape[1] <= _SMALL:
+        dtype = torch.float64
+    ggns = [SoftmaxGGN(stream, absolute, relative, dtype) for stream in streams]
+    if dtype != torch.float64:
         spectra = zip(*torch.linalg.eigh(torch.stack([ggn.moment for ggn in ggns])), strict=True)
         ggns = [ggn.whitened(*spectrum) for ggn, spectrum in zip(ggns, spectra, strict=True)]
         for s, fine in enumerate(torch.stack([ggn.sound for ggn in ggns]).tolist()):

@@ -1,13 +1,10 @@
 """Tapes: one forward pass of a batch, from which every layer's factors can be taken for any cotangent of the logits.
 
 A :class:`Network` is a module or a stack of S models with its sites; all it returns has the models first: logits (S, m,
-...). For a module hooks take the inputs, and gradients are asked for at each layer's output, so nothing depends on what
-follows it. Attention runs as its own four projections while a tape is made. torch.func is the tests' oracle, not used
-here.
-
-What makes this right is looked at, not believed. Every tape walks autograd's graph: a parameter must enter it through
-its layers' own forward passes alone. On a sample of each set, factors must add up to autograd's gradients, and an
-example's logits must reach its own row of a layer and no other.
+...). For a module hooks take the inputs, and gradients are asked for at each layer's output; attention runs as its own
+four projections. That this is right is looked at: by every tape, that a parameter enters autograd's graph through its
+layers alone; on a sample of each set, that factors add up to autograd's gradients, and that an example's logits reach
+its own row of a layer and no other.
 """
 
 import contextlib
@@ -15,7 +12,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +24,7 @@ from datalab.influence import layers
 from datalab.influence.factors import Dense, Factors
 from datalab.influence.layers import Site, Use
 from datalab.mapped import MappedStack
-from datalab.stack import Stack
+from datalab.stack import Stack, Trace
 
 T = TypeVar("T")
 _ROUNDING = 2e3  # rounding errors of the dtype by which a sum over a sample may differ from autograd's
@@ -71,46 +68,29 @@ def line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class Tape(Protocol):
-    """One batch: ``logits`` (S, m, ...), and the factors of every site for a cotangent shaped as these."""
+class LayerTape(Trace):
+    """One batch of a stack: ``logits`` (S, m, ...), and each layer's factors for a cotangent shaped as these."""
 
-    logits: Tensor
-
-    def factors(self, cotangent: Tensor) -> list[Factors]: ...
+    def factors(self, cotangent: Tensor) -> list[Factors]:
+        pairs = zip(self.inputs, self.output_gradients(cotangent), self.biases, strict=True)
+        return [Dense(a, g, a.shape[-1] + bias) for a, g, bias in pairs]
 
 
 class Network:
-    """A model, or a stack of them, whose layers are taken apart.
+    """A model, or a stack of them, whose layers are taken apart; it is not changed.
 
-    Parameters
-    ----------
-    model
-        Maps x (m, ...), or keyword arguments such as transformers' models take, to logits (m, ...), or to what holds
-        them as ``logits``; or a :class:`~datalab.stack.Stack`. It is not changed.
-    leave_out
-        Names of modules or parameters whose influence is not asked for.
-    dtype
-        Compute in this precision, on a copy; None: in the model's.
-    include_frozen
-        Take parameters with ``requires_grad=False`` as well.
-
-    ``models`` is S, ``names`` and ``shapes``, (G, out, in) with G matrices a model, are the sites'; ``like`` is a
-    parameter of the dtype and device of all results. ``infinite`` turns true, on the device, where logits were not
-    finite; ``given`` names the examples that it is given next, and says where in their set they stand, for refusals.
-    Raises UserError for what is not taken, see :func:`~datalab.influence.layers.sites`.
+    The model may return what holds its logits as ``logits``. Parameters: see
+    :class:`~datalab.influence.estimator.Estimator`. ``models`` is S, ``names`` and ``shapes``, (G, out, in) with G
+    matrices a model, are the sites'; ``like`` is a parameter of the dtype and device of all results. ``infinite`` turns
+    true, on the device, where logits were not finite; ``given`` names the examples that it is given next, and says
+    where in their set they stand, for refusals. Raises UserError for what :func:`~datalab.influence.layers.sites` does.
     """
 
     infinite = torch.zeros((), dtype=torch.bool)
     cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
     given: tuple[str, Sequence[int]] = "x", ()
 
-    def __init__(
-        self,
-        model: nn.Module | Stack,
-        leave_out: Sequence[str] = (),
-        dtype: torch.dtype | None = None,
-        include_frozen: bool = False,
-    ):
+    def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if isinstance(model, MappedStack):
             raise UserError("model: of this architecture only LastLayerGGN takes a stack; list(stack) gives its models")
         self.is_stack = isinstance(model, Stack)
@@ -125,11 +105,11 @@ class Network:
 
     def _take(self, by_module: dict[str, list[Use]], sites: list[Site]) -> None:
         self._by_module, self.sites, self.names = by_module, sites, [site.name for site in sites]
-        self.shapes = [tuple(site.matrix().shape) for site in sites]
-        self.like = self.sites[0].matrix().detach()
+        self.shapes, self.like = [tuple(site.arrange().shape) for site in sites], sites[0].arrange().detach()
         self._same_for_all: dict[tuple[str, int], int] = {}
         self.uses = {use for site in self.sites for use in site.uses}
-        dtypes = {p.dtype for p in self.parameters()}
+        self.parameters = list({id(p): p for site in self.sites for p in site.parameters}.values())
+        dtypes = {p.dtype for p in self.parameters}
         if dtypes - {torch.float32, torch.float64} or len(dtypes) > 1:
             names = " and ".join(sorted(str(of_some)[6:] for of_some in dtypes))
             raise UserError(f"model: computes in {names}; give dtype=torch.float32")
@@ -143,11 +123,7 @@ class Network:
         """(S, m, ...), without a tape."""
         with torch.no_grad():
             logits = self._stack(x) if self.is_stack else self._named(x, lambda: self.forward(x)[None])
-        return self._noted(logits)
-
-    def _noted(self, logits: Tensor) -> Tensor:
-        """The logits, once ``infinite`` knows of them."""
-        self.infinite = self.infinite | ~torch.isfinite(logits.detach().sum())
+        self.infinite = self.infinite | ~torch.isfinite(logits.sum())
         return logits
 
     def _called(self, x: Inputs) -> object:
@@ -179,14 +155,19 @@ class Network:
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         if not isinstance(logits, Tensor):
             raise UserError(f"model: returns a {type(output).__name__}, and one tensor of logits is needed")
-        if logits.dtype != self.like.dtype:
-            raise UserError(f"model: its logits are {str(logits.dtype)[6:]}, {not_autocast(self.like)}")
-        return logits
+        return self._of_dtype("its logits are", logits)
 
-    def tape(self, x: Inputs) -> Tape:
+    def _of_dtype(self, what: str, values: Tensor) -> Tensor:
+        """The values; raises UserError where they are of another dtype than the parameters."""
+        if values.dtype != self.like.dtype:
+            dtype, own = str(values.dtype)[6:], str(self.like.dtype)[6:]
+            raise UserError(f"model: {what} {dtype}, and its parameters {own}: switch autocast inside it off")
+        return values
+
+    def tape(self, x: Inputs) -> "ModuleTape | LayerTape":
         """Run the batch x (m, ...) forward."""
-        tape = _StackTape(self._stack, x) if self.is_stack else self._named(x, lambda: self._taped(x))
-        self._noted(tape.logits)
+        tape = LayerTape(*self._stack.trace(x)) if self.is_stack else self._named(x, lambda: self._taped(x))
+        self.infinite = self.infinite | ~torch.isfinite(tape.logits.detach().sum())
         return tape
 
     def _taped(self, x: Inputs) -> "ModuleTape":
@@ -199,10 +180,9 @@ class Network:
                 raise
             self._called(x)  # what the model raises by itself is its own
             names = list(dict.fromkeys(name for name, _ in self._same_for_all))
-            raise UserError(
-                f"model: the output of {layers.named(names)}, the same for all examples, is used as if it were one row "
-                f"(give position indices as (1, T), and add their output as it is); {layers.left(names)}"
-            ) from error
+            what = f"the output of {layers.named(names)}, the same for all examples, is used as if it were one row"
+            cure = f"(give position indices as (1, T), and add their output as it is); {layers.left(names)}"
+            raise UserError(f"model: {what} {cure}") from error
 
     def probe(self, x: Inputs) -> None:
         """Look at how one example x (1, ...) passes through the layers.
@@ -212,11 +192,11 @@ class Network:
         """
         if self.is_stack:
             return
-        seen: list[dict[str, list[torch.Size]]] = []
+        seen: list[dict[tuple[str, int], torch.Size]] = []  # of every layer's k-th run, the input's shape
 
         def note(use: Use, x: Tensor, output: Tensor) -> Tensor:
             if use in self.uses:
-                seen[-1].setdefault(use.name, []).append(x.shape)
+                seen[-1][use.name, sum(name == use.name for name, _ in seen[-1])] = x.shape
             return output
 
         for m in (2, 3):
@@ -224,20 +204,20 @@ class Network:
             with self._recording(note), torch.no_grad():
                 self.forward(x[torch.zeros(m, dtype=torch.long)])
         two, three = seen
-        if two.keys() != three.keys() or any(len(two[name]) != len(three[name]) for name in two):
+        if two.keys() != three.keys():
             raise UserError("model: runs other layers for another number of examples; each must pass through the same")
-        shapes = {(name, k): pair for name in two for k, pair in enumerate(zip(two[name], three[name], strict=True))}
-        self._same_for_all = {at: len(a) + (a[0] != 1) for at, (a, b) in shapes.items() if a == b and a.numel()}
+        self._same_for_all = {k: len(a) + (a[0] != 1) for k, a in two.items() if a == three[k] and a.numel()}
 
     def check(self, x: Inputs) -> None:
-        """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all.
-
-        Examples that are mixed or change places, a forward pass that is random, layers cut off from the logits, and
-        layers that compute something else than their kind does.
-        """
+        """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all."""
         if self.is_stack:
             return
-        plain = refuse_mixing(self.logits, x)
+        plain, backwards = self.logits(x), torch.arange(len(x) - 1, -1, -1)
+        apart = torch.cat([self.logits(x[part]) for part in backwards.split((len(x) + 1) // 2)], 1).flip(1)
+        if apart.shape != plain.shape or not _close(apart, plain):
+            if not _close(self.logits(x), plain):
+                raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
+            raise UserError(_MIXES)
         leaves = [v.detach().requires_grad_() for v in tensors(x) if v.is_floating_point()]
         copies = iter(leaves)
         with torch.enable_grad():  # copies, as a leaf may not be written into
@@ -263,62 +243,48 @@ class Network:
 
     def _compare(self, tape: "ModuleTape", cotangent: Tensor) -> None:
         """Each site's gradient by its factors with autograd's."""
-        parameters = self.parameters()
         with self.differentiable():
-            gradients, at_layers = tape.gradients(cotangent, parameters)
-        pairs = zip(parameters, gradients, strict=True)
+            gradients, at_layers = tape.gradients(cotangent, self.parameters)
+        pairs = zip(self.parameters, gradients, strict=True)
         by_parameter = {id(p): torch.zeros_like(p) if g is None else g.to_dense() for p, g in pairs}
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
         for site, f in zip(self.sites, tape.of_sites(at_layers), strict=True):
-            wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters()))
+            wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters))
             if not bool(torch.isfinite(wanted).all()):
                 of = f"gradients of finite logits of {self.given[0]}"
                 raise UserError(f"model: {of} are not finite (the root of 0, or 0 * infinity?)")
-            # What rounding in a sum of gradients is relative to: that of their sizes.
+            # Rounding in a sum of gradients is relative to that of their sizes.
             largest = max(float(part.map(torch.abs).total().max()) for part, _ in f.parts)
             if not float((f.total() - wanted).abs().max()) <= eps * largest:
                 wrong.append(site.layer)
         if wrong:
-            what = f"{layers.named(wrong)}: computes something else than its kind does"
-            raise UserError(f"model: {what}; {layers.left(wrong)}")
+            what = "computes something else than its kind does"
+            raise UserError(f"model: {layers.named(wrong)}: {what}; {layers.left(wrong)}")
 
     @contextlib.contextmanager
     def differentiable(self) -> Iterator[None]:
         """Within, autograd takes every parameter of a site, frozen ones too, and no other."""
-        taken = {id(p) for p in self.parameters()}
-        changed = [p for p in self.module.parameters() if p.requires_grad != (id(p) in taken)]
-        try:
-            for p in changed:
-                p.requires_grad_(not p.requires_grad)
+        taken = {id(p) for p in self.parameters}
+        with contextlib.ExitStack() as stack:
+            for p in self.module.parameters():
+                stack.callback(p.requires_grad_, p.requires_grad)
+                p.requires_grad_(id(p) in taken)
             yield
-        finally:
-            for p in changed:
-                p.requires_grad_(not p.requires_grad)
 
     @contextlib.contextmanager
     def _recording(self, record: Callable[[Use, Tensor, Tensor], Tensor]) -> Iterator[None]:
         """Within, ``record`` is told of every use's input and output, and gives the output that counts."""
-        handles, replaced = [], []
-        try:
+        with contextlib.ExitStack() as stack:
             for name, uses in self._by_module.items():
                 module = self.module.get_submodule(name)
                 if isinstance(module, nn.MultiheadAttention):
                     module.forward = functools.partial(_attention, record, module, uses)
-                    replaced.append(module)
+                    stack.callback(delattr, module, "forward")
                 else:
                     hook = functools.partial(_hook, record, uses[0])
-                    handles.append(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
+                    stack.enter_context(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module in replaced:
-                del module.forward
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that the sites' matrices are made of, each once."""
-        return list({id(p): p for site in self.sites for p in site.parameters()}.values())
 
     def values(self) -> list[Tensor]:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
@@ -326,7 +292,7 @@ class Network:
             named = self._stack.parameters
             weights = {name: named[f"{name}.weight"].flatten(2) for name in self.names}
             return [layers.with_bias(w, named.get(f"{name}.bias")) for name, w in weights.items()]
-        return [site.matrix().detach() for site in self.sites]
+        return [site.arrange().detach() for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
         """(S, k, P) from each site's (S * G, k, out, in)."""
@@ -351,6 +317,10 @@ class _Record(NamedTuple):
     nodes: set[Node]  # of autograd's graph, between the input and the output
 
 
+def _hook(record: Callable, use: Use, _: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+    return record(use, args[0] if args else next(iter(kwargs.values())), output)
+
+
 class ModuleTape:
     """Of a module: a record of every use that the logits depend on."""
 
@@ -359,15 +329,15 @@ class ModuleTape:
         self._seen: dict[Use, list[_Record]] = {}
         with network.differentiable(), network._recording(self._record), torch.enable_grad():
             logits = network.forward(x)
-            self.logits, self.edge = logits[None], get_gradient_edge(logits) if logits.requires_grad else None
             if not logits.requires_grad:
                 raise UserError("model: its logits are cut off from its layers (torch.no_grad or detach inside it)")
+            self.logits, self.edge = logits[None], get_gradient_edge(logits)
             reached = self._walk(logits)
         self.records = [r for of_use in self._seen.values() for r in of_use if r.edge.node in reached]
-        self._by_use: dict[Use, list[int]] = {}
-        for i, record in enumerate(self.records):
-            self._by_use.setdefault(record.use, []).append(i)
-        missing = {s.layer: any(use in self._seen for use in s.uses) for s in network.sites if not self._at(s)}
+        at = list(enumerate(self.records))
+        self._of_site = [[i for use in site.uses for i, r in at if r.use is use] for site in network.sites]
+        pairs = zip(network.sites, self._of_site, strict=True)
+        missing = {site.layer: not self._seen.keys().isdisjoint(site.uses) for site, records in pairs if not records}
         if missing:
             why = "without a path to the logits" if any(missing.values()) else "no part of the forward pass"
             raise UserError(f"model: {layers.named(missing)}: {why}; {layers.left(missing)}")
@@ -378,15 +348,12 @@ class ModuleTape:
         if not (isinstance(x, Tensor) and isinstance(output, Tensor)):
             raise UserError(f"model: layer '{use.layer}' must map a tensor to a tensor; {layers.left([use.layer])}")
         if not output.requires_grad:
-            raise UserError(
-                f"model: layer '{use.name}' runs without gradients (torch.no_grad, or a checkpoint with "
-                "use_reentrant=True, inside the model); take that away, or leave the layer out"
-            )
-        if output.dtype != self._network.like.dtype:
-            dtype = str(output.dtype)[6:]
-            raise UserError(f"model: layer '{use.name}' computes in {dtype}, {not_autocast(self._network.like)}")
+            why = "(torch.no_grad, or a checkpoint with use_reentrant=True, inside the model)"
+            cure = "take that away, or leave the layer out"
+            raise UserError(f"model: layer '{use.name}' runs without gradients {why}; {cure}")
+        self._network._of_dtype(f"layer '{use.name}' computes in", output)
         earlier = self._seen.setdefault(use, [])
-        nodes = between(output, x)
+        nodes = between(output, get_gradient_edge(x).node if x.requires_grad else None)
         dimensions = self._network._same_for_all.get((use.name, len(earlier)))
         if dimensions is not None:
             x, output = (v[None] if x.dim() < dimensions else v for v in (x, output))
@@ -405,31 +372,19 @@ class ModuleTape:
         """All nodes that the logits depend on; raises UserError where a parameter enters outside its layers."""
         network = self._network
         names = {id(p): name for name, p in network.module.named_parameters()}
-        entry = {get_gradient_edge(p).node: p for p in network.parameters()}
-        own: dict[int, set[Node]] = {id(p): set() for p in network.parameters()}
+        entry = {get_gradient_edge(p).node: id(p) for p in network.parameters}
+        own: dict[int, set[Node]] = {at: set() for at in entry.values()}
         for use, of_use in self._seen.items():
             for part in (use.weight, use.bias):
                 if part is not None and id(part[0]) in own:
                     own[id(part[0])].update(*(record.nodes for record in of_use))
-        reached, stack, outside = set(), [logits.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node in reached:
-                continue
-            reached.add(node)
-            for following, _ in node.next_functions:
-                if (parameter := entry.get(following)) is not None and node not in own[id(parameter)]:
-                    outside.add(names[id(parameter)])
-                if following is not None:
-                    stack.append(following)
+        reached = between(logits)
+        into = ((node, entry.get(following)) for node in reached for following, _ in node.next_functions)
+        outside = sorted({names[at] for node, at in into if at is not None and node not in own[at]})
         if outside:
-            what = f"parameters {', '.join(map(repr, sorted(outside)))} act outside their layer's forward pass"
-            raise UserError(f"model: {what}; {network.cure(sorted(outside))}")
+            what = f"parameters {', '.join(map(repr, outside))} act outside their layer's forward pass"
+            raise UserError(f"model: {what}; {network.cure(outside)}")
         return reached
-
-    def _at(self, site: Site) -> list[int]:
-        """Which records are of a site's uses."""
-        return [i for use in site.uses for i in self._by_use.get(use, ())]
 
     def gradients(self, cotangent: Tensor, leaves: Sequence[Tensor] = ()) -> tuple[list[Tensor | None], list[Tensor]]:
         """At the leaves, and at every record's output."""
@@ -446,12 +401,12 @@ class ModuleTape:
     def of_sites(self, gradients: list[Tensor]) -> list[Factors]:
         """Every site's factors from the gradients at every record's output."""
         pairs = [(record.use, record.inputs, g) for record, g in zip(self.records, gradients, strict=True)]
-        return [site.factors([pairs[i] for i in self._at(site)]) for site in self._network.sites]
+        sites = zip(self._network.sites, self._of_site, strict=True)
+        return [site.factors([pairs[i] for i in records]) for site, records in sites]
 
 
-def between(output: Tensor, x: Tensor) -> set[Node]:
-    """The nodes of autograd's graph that a layer made, from its output up to its input."""
-    start = get_gradient_edge(x).node if x.requires_grad else None
+def between(output: Tensor, start: Node | None = None) -> set[Node]:
+    """The nodes of autograd's graph from ``start``, such as a layer's input, to an output."""
     nodes, stack = set(), [output.grad_fn]
     while stack:
         node = stack.pop()
@@ -461,42 +416,13 @@ def between(output: Tensor, x: Tensor) -> set[Node]:
     return nodes
 
 
-def _hook(record: Callable, use: Use, _: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
-    return record(use, args[0] if args else next(iter(kwargs.values())), output)
-
-
-class _StackTape:
-    def __init__(self, stack: Stack, x: Tensor):
-        self._trace = stack.trace(x)
-        self.logits = self._trace.logits
-
-    def factors(self, cotangent: Tensor) -> list[Factors]:
-        gradients = self._trace.output_gradients(cotangent)
-        pairs = zip(self._trace.inputs, gradients, self._trace.biases, strict=True)
-        return [Dense(a, g, a.shape[-1] + bias) for a, g, bias in pairs]
-
-
 _MIXES = "model: mixes the examples of a batch (batch statistics?); each must have its own logits"
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """The model, or where its parameters are of another dtype a copy in this one."""
-    if dtype is None or all(p.dtype == dtype for p in model.parameters()):
-        return model
-    return copy.deepcopy(model).to(dtype)
-
-
-def refuse_mixing(logits: Callable[[Inputs], Tensor], x: Inputs) -> Tensor:
-    """The logits of x (m, ...); raises UserError where an example's depend on what else is in a batch, or on chance."""
-    together = logits(x)
-    half = (len(x) + 1) // 2
-    backwards = torch.arange(len(x) - 1, -1, -1)
-    apart = torch.cat([logits(x[part]) for part in backwards.split(half)], 1).flip(1)
-    if apart.shape != together.shape or not _close(apart, together):
-        if not _close(logits(x), together):
-            raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
-        raise UserError(_MIXES)
-    return together
+    same = dtype is None or all(p.dtype == dtype for p in model.parameters())
+    return model if same else copy.deepcopy(model).to(dtype)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -504,11 +430,6 @@ def _close(a: Tensor, b: Tensor) -> bool:
     finite = torch.isfinite(a) & torch.isfinite(b)
     scale = float(torch.where(finite, b, 0.0).abs().max())
     return bool((torch.where(finite, a - b, 0.0).abs() <= torch.finfo(b.dtype).eps ** 0.5 * scale + 1e-12).all())
-
-
-def not_autocast(like: Tensor) -> str:
-    """The end of a refusal of another dtype than the parameters'."""
-    return f"and its parameters {str(like.dtype)[6:]}: switch autocast inside it off"
 
 
 def _attention(
@@ -526,18 +447,13 @@ def _attention(
     scores = q @ k.mT / q.shape[-1] ** 0.5
     if is_causal and attn_mask is None:
         attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
-    if attn_mask is not None:
-        scores = _masked(scores, attn_mask if attn_mask.dim() == 2 else attn_mask.view_as(scores))
-    if key_padding_mask is not None:
-        scores = _masked(scores, key_padding_mask[:, None, None])
+    if attn_mask is not None and attn_mask.dim() != 2:
+        attn_mask = attn_mask.view_as(scores)
+    for mask in (attn_mask, None if key_padding_mask is None else key_padding_mask[:, None, None]):
+        if mask is not None:  # true entries are shut out, numbers are added
+            scores = scores.masked_fill(mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     weights = torch.softmax(scores, -1)
     mixed = (weights @ v).transpose(1, 2).flatten(2)
     output = turned(record(uses[3], mixed, uses[3].apply(mixed)))
-    if not need_weights:
-        return output, None
-    return output, weights.mean(1) if average_attn_weights else weights
-
-
-def _masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """True entries shut out, numbers are added."""
-    return scores.masked_fill(mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    weights = weights.mean(1) if average_attn_weights else weights
+    return output, weights if need_weights else None

@@ -2,19 +2,20 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Directions, Estimator, at_once, computing, gathered
+from datalab.influence.estimator import Damping, Directions, Estimator, at_once, computing, gathered
 from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.seeds import integer
 from datalab.stack import Stack
 
+Models = nn.Module | Sequence[nn.Module]
 MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
 DIMENSIONS = 512
 _SCORES = 1 << 24  # numbers of scores held at a time, where all are not asked for
@@ -25,6 +26,8 @@ class _Projected(Estimator):
 
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
     """
+
+    _of_an_optimum = False
 
     def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
         super().__init__(model, damping, **options)
@@ -41,7 +44,6 @@ class _Projected(Estimator):
             phi, _ = self.features(batch)
             moment = moment + phi.T @ phi
         self._moment = moment / len(data)
-        self._damp()
 
     def _damp(self) -> None:
         moment = self._moment.clone()
@@ -49,20 +51,17 @@ class _Projected(Estimator):
         moment.diagonal().add_(d)
         self.factor, info = torch.linalg.cholesky_ex(moment)
         if int(info):
-            raise UserError(
-                f"damping: the projected curvature plus {float(d):.3g} is not positive definite; a larger one, or "
-                "fewer dimensions, would do"
-            )
+            why = "is not positive definite; a larger one, or fewer dimensions, would do"
+            raise UserError(f"damping: the projected curvature plus {float(d):.3g} {why}")
 
     def projection(self) -> Tensor:
         """(dimensions, P) of +-1 / sqrt(dimensions), drawn with the seed, whatever the device."""
         like, size = self._network.like, self._network.n_parameters
         dimensions = self.dimensions or max(1, min(DIMENSIONS, MAX_PROJECTION // size))
         if dimensions * size > MAX_PROJECTION:
-            raise UserError(
-                f"dimensions: {dimensions} x {size:,} parameters is more than the {MAX_PROJECTION:,} numbers that "
-                f"a projection may hold; at most {MAX_PROJECTION // size}, or leave layers out"
-            )
+            held = f"more than the {MAX_PROJECTION:,} numbers that a projection may hold"
+            cure = f"at most {MAX_PROJECTION // size}, or leave layers out"
+            raise UserError(f"dimensions: {dimensions} x {size:,} parameters is {held}; {cure}")
         generator = torch.Generator().manual_seed(integer(self.seed, "trak"))
         signs = torch.randint(0, 2, (dimensions, size), generator=generator, dtype=torch.int8)
         return signs.to(like).mul_(2).sub_(1) / dimensions**0.5
@@ -92,41 +91,22 @@ class _Projected(Estimator):
     def _solve(self, directions: Directions) -> Directions:
         raise UserError("TRAK: solves for projected gradients alone")
 
-    def _warn_where_not_converged(self, data: Held | Streamed) -> None:
-        pass
-
 
 class TRAK(Ensemble):
     """Projected gradients of several models of one kind, averaged.
 
-    The score of training example i for test example t is the mean over models of phi_t' (H + d I)^-1 phi_i, times the
-    mean of 1 - p_i (Park et al. 2023, eq. 17: the derivative of t's margin in i's weight); times the mean of 1 - p_t it
-    is that of t's loss. With the sign of all estimators: positive raises the loss. ``damping_`` is d, one a model.
+    Minus the mean over models of phi_t' (H + d I)^-1 phi_i, times the mean of 1 - p_i (Park et al. 2023, eq. 17: the
+    derivative of t's margin in i's weight), and times that of 1 - p_t, for the derivative of t's loss.
 
-    Parameters
-    ----------
-    models
-        One model or several, trained alike with seeds, or on halves, of their own.
-    damping
-        d, or ``"auto"``: l2 + 1e-3 times the mean diagonal of the projected H; the paper's is 0.
-    dimensions
-        Of the projection, which may hold 64 million numbers; None: 512, or as many as that allows.
-    seed
-        Of the projections; each model has its own.
-    options
-        ``l2``, ``batch_size``, ``leave_out``, ``dtype``: :class:`~datalab.influence.estimator.Estimator`.
-
-    The projected gradients of all of x, (n, dimensions), are held while a verb runs.
+    ``models``: one or several, trained alike with seeds, or on halves, of their own. ``damping``: d, or ``"auto"``, l2
+    + 1e-3 times the mean diagonal of the projected H; the paper's is 0. ``dimensions`` of the projection, which may
+    hold 64 million numbers; None: 512, or as many as that allows. Each model's is drawn with ``seed`` and its place.
+    ``options``: those of :class:`~datalab.influence.estimator.Estimator`. The projected gradients of all of x, (n,
+    dimensions), are held while a verb runs.
     """
 
     def __init__(
-        self,
-        models: nn.Module | Sequence[nn.Module],
-        damping: float | Literal["auto"] = "auto",
-        *,
-        dimensions: int | None = None,
-        seed: int = 0,
-        **options,
+        self, models: Models, damping: Damping = "auto", *, dimensions: int | None = None, seed: int = 0, **options
     ):
         if isinstance(models, Stack):
             raise UserError("models: TRAK averages over models, so a stack is ambiguous; list(stack) gives its models")
@@ -136,22 +116,18 @@ class TRAK(Ensemble):
         if dimensions is not None and dimensions < 1:
             raise UserError(f"dimensions: must be at least 1, got {dimensions}")
         self.models, self.dimensions, self.seed, self.damping = models, dimensions, seed, damping
-        self._members = [
-            _Projected(model, damping, dimensions, integer(seed, "model", i), **options)
-            for i, model in enumerate(models)
-        ]
+        seeds = (integer(seed, "model", i) for i in range(len(models)))
+        self._members = [_Projected(m, damping, dimensions, s, **options) for m, s in zip(models, seeds, strict=True)]
 
-    def fit(self, x, y=None) -> Self:
-        """Project the gradients of the training set x (n, ...), y (n,)."""
-        super().fit(x, y)
-        self.damping_ = [projected.damping_ for projected in self._members]
-        return self
+    @property
+    def damping_(self) -> list[float]:
+        """d of each model."""
+        return [projected.damping_ for projected in self._members]
 
-    def redamped(self, damping: float | Literal["auto"]) -> Self:
+    def redamped(self, damping: Damping) -> Self:
         """A copy with the same projected gradients under another damping."""
         other = copy.copy(self)
         other.damping, other._members = damping, [projected.redamped(damping) for projected in self._members]
-        other.damping_ = [projected.damping_ for projected in other._members]
         return other
 
     def self_influence(self, x, y=None) -> Tensor:
@@ -166,7 +142,7 @@ class TRAK(Ensemble):
             return projected._result(lambda: (quadratic * doubt.square() / len(self._members) ** 3)[None], sets)
 
     def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
-        """Influence of each example of x (n, ...), y (n,) on the mean loss of the target set, (n,)."""
+        """As ``Estimator.influence_on``, (n,)."""
         with computing():
             sets = [projected._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val)) for projected in self._members]
             tests, trains = self._features(sets)

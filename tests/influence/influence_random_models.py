@@ -213,7 +213,7 @@ class Truth:
         named = {id(p): part.unflatten(1, p.shape) for p, part in parts}
         found = []
         for site in estimator._network.sites:
-            values = zip(*(named[id(p)] for p in site.parameters()), strict=True)
+            values = zip(*(named[id(p)] for p in site.parameters), strict=True)
             found.append(torch.stack([site.arrange(*of_example) for of_example in values]))
         return found
 

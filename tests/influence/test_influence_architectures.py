@@ -212,7 +212,7 @@ def test_ekfac_of_whole_models_is_the_fishers_diagonal_in_its_bases(name):
         named = {id(p): part.unflatten(1, p.shape) for p, part in parts}
         found = []
         for site, (q_a, q_g) in zip(estimator._network.sites, estimator._bases, strict=True):
-            values = [named[id(p)] for p in site.parameters()]
+            values = [named[id(p)] for p in site.parameters]
             g = torch.stack([site.arrange(*of_example) for of_example in zip(*values, strict=True)])
             found.append(q_g.mT @ g if q_a is None else q_g.mT @ g @ q_a)
         return found
