@@ -22,6 +22,7 @@ ROOMS = (
     ("sweep",),
     ("pruning", "noise", "correction", "metrics"),
     ("framework",),
+    ("retraining",),
     ("influence",),
     ("training", "stack", "mapped", "models"),
     ("data",),

@@ -5,7 +5,7 @@
 options of all are :class:`Estimator`'s; all take trainable parameters alone, unless ``include_frozen`` is given.
 What H is (``ggn``, ``hessian``, ``losses``, ``kronecker``, ``softmax``) is kept apart from how H + d I is inverted
 (``cholesky``, ``iterative``, an eigenbasis) and from what both are made of: ``layers`` says what a layer multiplies, a
-``tape`` takes it once, ``factors`` multiplies. ``retraining`` is the ground truth.
+``tape`` takes it once, ``factors`` multiplies. The ground truth is :mod:`datalab.retraining`.
 """
 
 from pathlib import Path

@@ -13,9 +13,9 @@ import pandas as pd
 import pydantic
 import torch
 
-from datalab import ledger, noise, seeds
-from datalab.influence import EKFAC, KFAC, TRAK, DataInf, ExactGGN, GradDot, LastLayerGGN, retraining
-from datalab.influence.damping import damping_path, lds_path, relative_damping
+from datalab import ledger, noise, retraining, seeds
+from datalab.influence import EKFAC, KFAC, TRAK, DataInf, ExactGGN, GradDot, LastLayerGGN
+from datalab.influence.damping import damping_path
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
@@ -107,7 +107,7 @@ def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:
     train, target = (x, trial.tensor(p.y_train)), (x_val, trial.tensor(p.y_val))
     with quiet():
         light, title = (kind(stack, l2=recipe.l2).fit(*train) for kind in (EKFAC, LastLayerGGN))
-    heavy = light.redamped(relative_damping(light, 1.0, recipe.l2))
+    heavy = light.redamped(retraining.relative_damping(light, 1.0, recipe.l2))
     predicted = {"EKFAC": light, HEAVIER: heavy, TITLES: title}
     retrain = partial(retraining.retrained_without, module, *parts, model_seeds=drawn, recipe=recipe)
     frames.append(retraining.removals(predicted, train, target, refits, retrain).assign(kind="retrained"))
@@ -117,7 +117,7 @@ def removal_task(refits: int, model_seeds: int, **of: Any) -> Rows:
 def halves_task(halves: int, model_seeds: int, tests: int, **of: Any) -> Rows:
     """The linear datamodeling score of every estimator over its dampings, for the MLP: rows of ``kind`` "lds".
 
-    The columns are those of :func:`datalab.influence.damping.lds_path`, by the protocol's number of reference models.
+    The columns are those of :func:`datalab.retraining.lds_path`, by the protocol's number of reference models.
     """
     trial, recipe = Trial(architecture="mlp", seed=0, rates=(), **of), protocol_recipe()
     models = range(protocol().reference["models"])
@@ -131,7 +131,7 @@ def halves_task(halves: int, model_seeds: int, tests: int, **of: Any) -> Rows:
     return [
         common | {"kind": "lds", "estimator": kind.__name__} | row
         for kind in (*exact_if_small(module), EKFAC, KFAC, LastLayerGGN, DataInf, GradDot, TRAK)
-        for row in lds_path(kind, stack, RELATIVE_DAMPINGS, *sets, subsets, recipe.l2)
+        for row in retraining.lds_path(kind, stack, RELATIVE_DAMPINGS, *sets, subsets, recipe.l2)
     ]
 
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from datalab import influence, models, noise, pruning
 from datalab.influence import InfluenceWarning
-from datalab.influence.retraining import Subsets, lds, retrained_on_halves
 from datalab.record import figures
+from datalab.retraining import Subsets, lds, retrained_on_halves
 from datalab.seeds import generator
 from datalab.training import RECIPE, cosine, fit_many
 

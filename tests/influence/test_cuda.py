@@ -21,7 +21,7 @@ from datalab.influence import (
     last_layer,
 )
 from datalab.influence.estimator import computing
-from datalab.influence.retraining import fit_softmax
+from datalab.retraining import fit_softmax
 
 pytestmark = [
     pytest.mark.cuda,

@@ -7,8 +7,9 @@ from influence_oracle import arranged, flat, gradients, problem
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from datalab import retraining
 from datalab.errors import UserError
-from datalab.influence import CG, EKFAC, Arnoldi, ExactGGN, ExactHessian, GradDot, LastLayerGGN, LiSSA, retraining
+from datalab.influence import CG, EKFAC, Arnoldi, ExactGGN, ExactHessian, GradDot, LastLayerGGN, LiSSA
 
 L2 = 0.01
 

@@ -9,6 +9,7 @@ from influence_oracle import problem
 from torch import nn
 from torch.nn.utils import prune
 
+from datalab import retraining
 from datalab.errors import UserError
 from datalab.influence import (
     CG,
@@ -25,7 +26,6 @@ from datalab.influence import (
     LastLayerGGN,
     LiSSA,
     TracIn,
-    retraining,
     trak,
 )
 from datalab.influence.damping import damping_path

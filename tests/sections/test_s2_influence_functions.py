@@ -7,14 +7,14 @@ import torch
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
-from datalab import data, models, noise, pruning, seeds, stats
+from datalab import data, models, noise, pruning, retraining, seeds, stats
 from datalab.errors import UserError
-from datalab.influence import EKFAC, DataInf, retraining
-from datalab.influence.damping import relative_damping
+from datalab.influence import EKFAC, DataInf
 from datalab.influence.estimator import quiet
 from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
+from datalab.retraining import relative_damping
 from datalab.sections import s2_influence_functions as s2
 from datalab.sections.trials import flipped_labels, trial
 from datalab.sections.trials.trial import Trial

@@ -6,7 +6,7 @@ what training on that half gives?
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,10 @@ from torch.nn import functional
 
 from datalab import training
 from datalab.errors import UserError
-from datalab.influence.estimator import Estimator
+from datalab.influence import TRAK, DataInf, GradDot
+from datalab.influence.datainf import AUTO_SHARE
+from datalab.influence.estimator import AUTO_RELATIVE, Estimator, quiet
+from datalab.stack import Stack
 
 Floats = NDArray[np.float64]
 Labelled = tuple[Tensor, Tensor]
@@ -142,6 +145,51 @@ def lds(pairwise: Tensor | Floats, subsets: Subsets) -> Floats:
     predicted, actual = predicted - (m + 1) / 2, actual - (m + 1) / 2
     scale = np.sqrt((predicted**2).sum(0) * (actual**2).sum(0))
     return (predicted * actual).sum(0) / np.where(scale > 0, scale, np.inf)
+
+
+def relative_damping(estimator: Estimator | TRAK, relative: float, l2: float) -> float:
+    """d = ``l2`` + ``relative`` times the mean diagonal of H, from an estimator fitted with ``l2`` and "auto" damping.
+
+    The diagonal is read off that damping, a mean over models and sites; DataInf's and TRAK's is that of the gradients'
+    second moment.
+    """
+    automatic = float(torch.as_tensor(estimator.damping_, dtype=torch.float64).mean()) - l2
+    return l2 + relative * (automatic / (AUTO_SHARE if isinstance(estimator, DataInf) else AUTO_RELATIVE))
+
+
+def lds_path(
+    kind: type, stack: Stack, relatives: Sequence[float], train: Labelled, test: Labelled, subsets: Subsets, l2: float
+) -> list[dict[str, Any]]:
+    """The linear datamodeling score of S models' influence by an estimator of a ``kind``, or TRAK: a row a damping.
+
+    A damping is ``l2`` + ``relative_damping`` times the mean diagonal of H. ``lds`` is that of the mean of the models'
+    scores, ``each`` the mean of theirs, both means over the test examples; ``automatic`` says whether the damping is
+    the estimator's default. DataInf's is none of ``relatives``: a row more, with a ``relative_damping`` of NaN.
+    GradDot, which has none, has that row alone.
+    """
+
+    def row(relative: float, automatic: bool, alone: Tensor, together: Tensor) -> dict[str, Any]:
+        each = np.mean([lds(pairwise, subsets).mean() for pairwise in alone])
+        score = lds(together, subsets).mean()
+        return {"relative_damping": relative, "automatic": bool(automatic), "lds": score, "each": each}
+
+    rows, sets = [], (*train, *test)
+    if kind is TRAK:  # takes models, not a stack; all are given one damping
+        together, models = TRAK(list(stack), l2=l2).fit(*train), [TRAK(model, l2=l2).fit(*train) for model in stack]
+        for relative in relatives:
+            d = relative_damping(together, relative, l2)
+            alone = torch.stack([estimator.redamped(d).pairwise(*sets) for estimator in models])
+            rows.append(row(relative, relative == AUTO_RELATIVE, alone, together.redamped(d).pairwise(*sets)))
+        return rows
+    with quiet():
+        estimator = kind(stack, l2=l2).fit(*train)
+    own_rule = kind in (DataInf, GradDot)
+    for relative in [*(relatives if kind is not GradDot else ()), *([np.nan] if own_rule else ())]:
+        automatic = np.isnan(relative) if own_rule else relative == AUTO_RELATIVE
+        moved = estimator if automatic else estimator.redamped(relative_damping(estimator, relative, l2))
+        alone = moved.pairwise(*sets)
+        rows.append(row(relative, automatic, alone, alone.mean(0)))
+    return rows
 
 
 def retrained_without(
