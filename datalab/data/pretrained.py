@@ -177,8 +177,8 @@ def minilm(weights: dict, tokens):
         return functional.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-12)
 
     mask = tokens != 0
-    words, types, places = (weights[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "token_type", "position"))
-    x = norm(functional.embedding(tokens, words) + types[0] + places[: tokens.shape[1]], "embeddings.LayerNorm")
+    words, kinds, places = (weights[f"embeddings.{of}_embeddings.weight"] for of in ("word", "token_type", "position"))
+    x = norm(functional.embedding(tokens, words) + kinds[0] + places[: tokens.shape[1]], "embeddings.LayerNorm")
     for layer in range(6):
         name = f"encoder.layer.{layer}"
         of = (linear(x, f"{name}.attention.self.{kind}") for kind in ("query", "key", "value"))
@@ -233,7 +233,7 @@ def to_fine_tune(
     """For training a network's own weights: its forward pass, its shipped weights, and the rows ``ids`` (n,) as inputs.
 
     ``forward(weights, inputs)`` gives features (n, h). An image is enlarged to ``side`` pixels; a text is cut at
-    ``length`` tokens. Weights and inputs are on the CPU. Raises :class:`UserError` as :class:`Embedding` does.
+    ``length`` tokens. Raises :class:`UserError` as :class:`Embedding` does.
     """
     name = encoder_of(spec)
     download.require(name)

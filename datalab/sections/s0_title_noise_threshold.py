@@ -53,12 +53,11 @@ def tasks(p: Parameters) -> list:
 
 def memory(p: Parameters) -> float:
     """What a process needs, in bytes."""
-    return 0.9e9 + 160_000 * (max(p.caps["train"], p.large_train if p.large_datasets else 0) + p.caps["test"])
+    usual = 0.9e9 + 160_000 * (max(p.caps["train"], p.large_train if p.large_datasets else 0) + p.caps["test"])
+    return max(usual, 1.9e9 if p.fine_tuned_datasets else 0.0)
 
 
-estimate = estimated(
-    lambda p: tasks(p) + training_length.large_tasks(p) + fine_tuned.tasks(p), memory, start=25.0
-)
+estimate = estimated(lambda p: tasks(p) + training_length.large_tasks(p) + fine_tuned.tasks(p), memory, start=25.0)
 
 
 def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:

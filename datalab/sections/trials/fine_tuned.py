@@ -45,7 +45,7 @@ class FineTunedParameters(TrialParameters):
     def _has_an_encoder(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not pretrained.encoder_of(data.REGISTRY[name]):
-                raise ValueError(f"'{name}' holds neither texts nor grey images, which alone a pretrained encoder takes")
+                raise ValueError(f"'{name}' holds neither texts nor grey images, which an encoder takes")
         return names
 
     @property
@@ -217,10 +217,10 @@ def lead(
     truth, a, b = (classes == values for values in (y, ours, theirs))
 
     def difference(means: NDArray) -> NDArray:
-        sizes, *shares = np.split(means, 5, axis=-1)
-        with np.errstate(invalid="ignore"):  # a class of which nothing was drawn does not count
-            f1 = [np.where(sizes > 0, 2 * hit / (sizes + said), np.nan) for hit, said in zip(*[iter(shares)] * 2)]
-        return np.nanmean(f1[0], axis=-1) - np.nanmean(f1[1], axis=-1)
+        sizes, hit_a, said_a, hit_b, said_b = np.split(means, 5, axis=-1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 of a class of which nothing was drawn: it does not count
+            by_class = 2 * hit_a / (sizes + said_a) - 2 * hit_b / (sizes + said_b)
+        return np.nanmean(np.where(sizes > 0, by_class, np.nan), axis=-1)
 
     counted = np.concatenate([truth, truth & a, a, truth & b, b]).T
     low, high = np.quantile(difference(stats.resampled_means(counted, rng, resamples)), [0.025, 0.975])

@@ -23,7 +23,7 @@ TASK = {
     "seed": 0,
     "root_seed": 7,
     "rate": 0.4,
-    "steps": 30,
+    "steps": 60,
     "caps": {"train": 120, "validation": 60, "test": 150},
     "encoder": "fast",
     "device": "cpu",
@@ -32,15 +32,24 @@ TASK = {
 
 def tiny(name, ids):
     """A stand-in for the pretrained network, whose weights are trained as its are."""
-    weights = {"w": torch.randn(64, 24, generator=torch.Generator().manual_seed(0)) / 8}
+    weights = {"w": torch.randn(64, 24, generator=torch.Generator().manual_seed(0)) / 2}
     weights["bn.running_mean"] = torch.ones(24)
-    inputs = torch.as_tensor(data.load(name).features.iloc[ids].to_numpy(np.float32) / 8)
+    pixels = data.load(name).features.iloc[ids].to_numpy(np.float32)
+    inputs = torch.as_tensor(4 * pixels / pixels.max())
     return fine_tuned.Network(lambda w, x: torch.relu(x @ w["w"]) - w["bn.running_mean"], weights), inputs
 
 
 def run(**changed):
     given = TASK | changed
     return pd.DataFrame(fine_tuned.run_task(given.pop("rate"), given.pop("steps"), given.pop("load", tiny), **given))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """A learning rate at which the stand-in learns within these few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tuned, "RULE", dict(fine_tuned.RULE) | {"learning_rate": {"image": 0.03}})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,7 @@ def rows() -> pd.DataFrame:
 
 def test_every_arm_is_trained_twice_over_and_a_task_repeats_itself(rows):
     assert list(rows.arm) == [arm for arm in ("full", "random", "influence", "oracle") for _ in range(2)]
-    assert list(rows.trained) == [STOPPED, "30 steps"] * 4
+    assert list(rows.trained) == [STOPPED, "60 steps"] * 4
     assert rows.macro_f1.gt(0.2).all(), "above chance"
     pd.testing.assert_frame_equal(rows, run())
     assert "oracle" not in set(run(rate=0.0).arm), "with clean labels it is the arm that keeps everything"
