@@ -307,7 +307,7 @@ def datasets(names: tuple[str, ...], fetch: bool, as_json: bool) -> None:
     """
     from datalab import data
 
-    data.check_names(names)
+    data.check_names(names, encoders=fetch)
     console = RunConsole()
     if fetch:
         fetched = data.fetch(list(names) or None, progress=console.fetching)

@@ -242,6 +242,16 @@ def test_a_data_set_that_cannot_be_fetched_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "record").exists()
 
 
+def test_the_command_that_a_missing_encoder_asks_for_fetches_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    asked = []
+    monkeypatch.setattr("datalab.data.fetch", lambda names, progress: asked.extend(names) or [])
+    assert call("datasets", "--fetch", "minilm") == 0
+    assert asked == ["minilm"]
+    assert call("datasets", "minilm") == 2, "an encoder has no card"
+
+
 def test_every_section_of_the_registry_can_be_planned_in_every_profile() -> None:
     for profile in ("smoke", "quick", "paper"):
         jobs = plan.jobs(STUDY, [], profile, {})

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from datalab.data.pretrained import Embedding, embed_images, embed_texts
+from datalab.data.pretrained import Embedding, embed_images, embed_texts, encoder_of, grey_values
 from datalab.data.registry import DatasetSpec
 from datalab.data.tables import Dataset
 
@@ -22,7 +22,6 @@ RARE_SHARE = 0.01  # a level seen in fewer train rows than this joins the level 
 CLIP = 10.0  # standard deviations: what lies beyond counts as this far
 POOL_FROM = 16  # images of at least this many rows lose their margin and are pooled 2 x 2 by the fast encoder
 MARGIN = 7  # the margin is a seventh of the side: MNIST draws its digits inside the middle 20 of 28 pixels
-SMALLEST_IMAGE = 8  # images of fewer rows (satimage's 3 x 3) are no pictures: the pretrained encoder leaves them pixels
 
 
 class Encoder(Protocol):
@@ -53,13 +52,13 @@ def fast(dataset: Dataset, spec: DatasetSpec) -> Encoder:
 def pretrained(dataset: Dataset, spec: DatasetSpec) -> Encoder:
     """MiniLM for text, EfficientNet-Lite0 for images of 8 x 8 pixels and more; what has neither, as ``fast`` unpooled.
 
-    Raises :class:`UserError` when the weights are not on disk or, for text, ``transformers`` is not installed.
+    Raises :class:`UserError` when the weights are not on disk.
     """
-    if spec.modality == "text":
-        return Embedding(dataset, "minilm", embed_texts, dataset.features["text"])
-    if spec.modality == "image" and spec.grid[0] == 1 and spec.grid[1] >= SMALLEST_IMAGE:
-        pixels = dataset.features.to_numpy(dtype=np.float32).reshape(-1, *spec.grid[1:])
-        return Embedding(dataset, "efficientnet-lite0", embed_images, pixels * (255.0 / pixels.max()))
+    name = encoder_of(spec)
+    if name == "minilm":
+        return Embedding(dataset, name, embed_texts, dataset.features["text"])
+    if name:
+        return Embedding(dataset, name, embed_images, grey_values(dataset, spec))
     return Pixels(dataset, spec.grid) if spec.modality == "image" else fast(dataset, spec)
 
 

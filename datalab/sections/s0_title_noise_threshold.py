@@ -34,7 +34,7 @@ from datalab.sections.readings import (
     named_d,
     with_strata,
 )
-from datalab.sections.trials import training_length, version_1
+from datalab.sections.trials import fine_tuned, training_length, version_1
 from datalab.sections.trials.trial import HUMAN
 
 VERDICT = RULES["title_verdict"]
@@ -42,7 +42,7 @@ THRESHOLD = VERDICT["reproduced"]["crossover_interval_contains"]  # the title's 
 LEDGER = RULES["ledger_reading"]
 
 
-class Parameters(version_1.VersionOneParameters, training_length.LargeParameters):
+class Parameters(version_1.VersionOneParameters, training_length.LargeParameters, fine_tuned.FineTunedParameters):
     """What the title's section takes; ``None`` is the profile's value."""
 
 
@@ -53,10 +53,11 @@ def tasks(p: Parameters) -> list:
 
 def memory(p: Parameters) -> float:
     """What a process needs, in bytes."""
-    return 0.9e9 + 160_000 * (max(p.caps["train"], p.large_train if p.large_datasets else 0) + p.caps["test"])
+    usual = 0.9e9 + 160_000 * (max(p.caps["train"], p.large_train if p.large_datasets else 0) + p.caps["test"])
+    return max(usual, 1.9e9 if p.fine_tuned_datasets else 0.0)
 
 
-estimate = estimated(lambda p: tasks(p) + training_length.large_tasks(p), memory, start=25.0)
+estimate = estimated(lambda p: tasks(p) + training_length.large_tasks(p) + fine_tuned.tasks(p), memory, start=25.0)
 
 
 def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:

