@@ -14,7 +14,7 @@ from datalab.data import pretrained
 from datalab.errors import UserError
 from datalab.record.parameters import resolve
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.readings import STOPPED
+from datalab.sections.compare import STOPPED
 from datalab.sections.trials import fine_tuned
 from datalab.sections.trials.trial import Trial
 
