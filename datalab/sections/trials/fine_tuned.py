@@ -87,7 +87,8 @@ class Network(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The features (m, h)."""
-        return self.from_weights(dict(zip(self.names, self.values, strict=True)) | self.fixed, inputs)
+        fixed = {name: values.to(inputs.device) for name, values in self.fixed.items()}
+        return self.from_weights(dict(zip(self.names, self.values, strict=True)) | fixed, inputs)
 
 
 def shipped(name: str, ids: NDArray) -> tuple[nn.Module, Tensor]:
