@@ -136,10 +136,11 @@ def _measured(row: Mapping[str, Any]) -> str:
     except ValueError:
         return row["measured"]
     low, high = (np.nan if row[name] == "" else float(row[name]) for name in ("low", "high"))
-    width = high - low
-    digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if np.isfinite(width) and width > 0 else 3
-    limits = "" if np.isnan([low, high]).any() else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f}{limits}"
+    width = np.ptp([end for end in (value, low, high) if np.isfinite(end)] or [0.0])
+    digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
+    words = {-np.inf: "below all rates", np.inf: "above all rates"}  # where a crossover lies, or an end of its interval
+    value, low, high = (words.get(number, f"{number:.{digits}f}") for number in (value, low, high))
+    return f"{value} [{low}, {high}]" if "nan" not in (low, high) else value
 
 
 def counts(board: pd.DataFrame) -> pd.DataFrame:

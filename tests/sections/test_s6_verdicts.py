@@ -1,5 +1,6 @@
 """The board: every statement in it once, both columns apart, and a reason for each one that was not run."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -52,6 +53,15 @@ def test_a_measured_figure_is_shown_with_no_more_digits_than_its_interval_suppor
     assert row(BOARD, "TITLE.threshold")["measured"] == "12.3 [8.1, 17.9]"
     assert row(BOARD, "TITLE.threshold")["n"] == "15"
     assert row(BOARD, "S3.4.bonferroni")["measured"] == "15 tests"
+
+
+def test_an_interval_without_an_end_says_so_in_words_and_in_no_more_digits_than_its_other_end_supports():
+    ends = {"measured": 0.269181, "low": -np.inf, "high": 3.95627}
+    board = s6.board(record_claims(**{"TITLE.threshold": ends}), "study")
+    assert row(board, "TITLE.threshold")["measured"] == "0.3 [below all rates, 4.0]"
+    ends = {"measured": np.inf, "low": 12.0, "high": np.inf}
+    board = s6.board(record_claims(**{"TITLE.threshold": ends}), "study")
+    assert row(board, "TITLE.threshold")["measured"] == "above all rates [12.0, above all rates]"
 
 
 def test_every_statement_a_run_can_reach_names_the_notebook_that_measures_it():
