@@ -35,9 +35,11 @@ def by_training(
 ) -> pd.DataFrame:
     """``measure``'s table of models trained for the recipe's length and of the same stopped early, ``trained`` first.
 
-    Of ``rows`` those of the seeds that ``stopped`` has.
+    Of ``rows`` those of the data sets and seeds that ``stopped`` has.
     """
-    both = {FIXED: measure(rows[rows.seed.isin(stopped.seed)]), STOPPED: measure(stopped)}
+    unit = ["dataset", "seed"]
+    same = rows[pd.MultiIndex.from_frame(rows[unit]).isin(pd.MultiIndex.from_frame(stopped[unit]))]
+    both = {FIXED: measure(same), STOPPED: measure(stopped)}
     return pd.concat(both, names=["trained"]).reset_index("trained").reset_index(drop=True)
 
 

@@ -91,6 +91,7 @@ class StoppedParameters(TrialParameters):
 
     lengths: Lengths
     length_seeds: Count
+    stopped_sets: Count
 
 
 class ArchitectureParameters(TrialParameters):
@@ -137,13 +138,17 @@ def per_set_and_seed(
 
 
 def stopped_early(tasks: Sequence[Task], p: Any) -> list[Task]:
-    """The tasks of the first ``p.length_seeds`` seeds (all, if there are none), stopped early.
+    """Of these tasks those of the first ``p.length_seeds`` seeds and of ``p.stopped_sets`` data sets, stopped early.
 
-    Each of their models is read at the one of ``p.lengths`` that its validation labels choose.
+    The data sets are spread evenly over ``p.datasets``; parameters that name neither take all. Each model of a task is
+    read at the one of ``p.lengths`` that its validation labels choose.
 
     Their function takes ``lengths`` and hands them to :func:`datalab.sections.trials.trial.read_off`.
     """
-    longer = sum(p.lengths) / protocol().training["steps"]
+    longer, taken = sum(p.lengths) / protocol().training["steps"], tasks
+    if isinstance(p, StoppedParameters):
+        names = p.datasets[:: math.ceil(len(p.datasets) / p.stopped_sets)]
+        taken = [t for t in tasks if t.parameters["seed"] < p.length_seeds and t.parameters["dataset"] in names]
     return [
         dataclasses.replace(
             task,
@@ -151,8 +156,7 @@ def stopped_early(tasks: Sequence[Task], p: Any) -> list[Task]:
             cost=longer * task.cost,
             models=len(p.lengths) * task.models,
         )
-        for task in tasks
-        if task.parameters["seed"] < getattr(p, "length_seeds", math.inf)
+        for task in taken
     ]
 
 

@@ -41,10 +41,11 @@ def parameters_of(stem: str, **given: Any) -> Any:
 )
 def test_what_is_stopped_early_is_trained_for_every_length_in_the_first_seeds_alone(stem):
     module = importlib.import_module(f"datalab.sections.s{stem}")
-    p = parameters_of(stem, lengths=[10, 30], length_seeds=1)
-    for task in module.stopped_tasks(p):
-        assert task.parameters["lengths"] == [10, 30]
-        assert task.parameters["seed"] == 0
+    names = ["mnist5k", "satimage", "optdigits", "adult", "splice"]
+    p = parameters_of(stem, datasets=names, lengths=[10, 30], length_seeds=1, stopped_sets=3)
+    tasks = [task.parameters for task in module.stopped_tasks(p)]
+    assert all(task["lengths"] == [10, 30] and task["seed"] == 0 for task in tasks)
+    assert list(dict.fromkeys(task["dataset"] for task in tasks)) == names[::2]
 
 
 @pytest.mark.parametrize("stem", ["4_1_main_results", "4_2_influence_level"])

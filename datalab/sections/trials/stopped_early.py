@@ -35,7 +35,9 @@ def tasks(p: Any) -> tuple[list[Task], list[Task]]:
     cost = 0.14 * len(p.main_rates) + 0.4  # seconds on one core
     models = len(p.main_rates) * 7 + 14
     made = per_set_and_seed(p, f"{__name__}:run_task", cost, models, rates=list(p.main_rates))
-    return [task for task in made if task.parameters["seed"] < p.length_seeds], stopped_early(made, p)
+    stopped = stopped_early(made, p)
+    same = {(task.parameters["dataset"], task.parameters["seed"]) for task in stopped}
+    return [task for task in made if (task.parameters["dataset"], task.parameters["seed"]) in same], stopped
 
 
 def run_task(rates: Sequence[float], lengths: Sequence[int] = (), **of: Any) -> list[dict[str, Any]]:
