@@ -19,7 +19,7 @@ class Protocol:
     """
 
     def __init__(self, raw: bytes):
-        tree = yaml.safe_load(raw)
+        tree = read_yaml(raw)
         rules = {key: value for key, value in tree.items() if key not in ("profiles", "changes")}
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self.rules_sha256 = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
@@ -30,6 +30,11 @@ class Protocol:
             return self.__dict__["_tree"][name]
         except KeyError:
             raise AttributeError(f"protocol.yaml has no '{name}'") from None
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """``yaml.safe_load``, in C where PyYAML was built with it: a tenth of the time."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def frozen(node: Any) -> Any:

@@ -6,10 +6,8 @@ from functools import cached_property
 from importlib.resources import files
 from types import MappingProxyType
 
-import yaml
-
 from datalab.errors import UserError, did_you_mean
-from datalab.protocol import protocol
+from datalab.protocol import protocol, read_yaml
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class DatasetSpec:
 
 
 def _read() -> tuple[dict[str, PackageSpec], dict[str, DatasetSpec], dict[str, str]]:
-    tree = yaml.safe_load(files("datalab.data").joinpath("registry.yaml").read_text(encoding="utf-8"))
+    tree = read_yaml(files("datalab.data").joinpath("registry.yaml").read_text(encoding="utf-8"))
     packages = {
         name: PackageSpec(name=name, **{**entry, "members": MappingProxyType(entry["members"])})
         for name, entry in tree["packages"].items()

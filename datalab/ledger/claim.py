@@ -13,11 +13,9 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from datalab.errors import UserError, did_you_mean
 from datalab.ledger.rounding import RoundingInterval
-from datalab.protocol import frozen
+from datalab.protocol import frozen, read_yaml
 
 PAPER_VERDICTS = ("consistent", "contradicted", "uncheckable")
 STRENGTHS = ("strict", "strong", "natural")  # strongest first
@@ -109,7 +107,7 @@ def sha256() -> str:
 def claims() -> Mapping[str, Claim]:
     """All statements by id, in the paper's order. Read-only."""
     known = {}
-    for row in yaml.safe_load(_raw())["claims"]:
+    for row in read_yaml(_raw())["claims"]:
         check = PaperCheck(**{key: frozen(value) for key, value in row.pop("paper_check").items()})
         known[row["id"]] = Claim(paper_check=check, **{key: frozen(value) for key, value in row.items()})
     return MappingProxyType(known)
