@@ -402,6 +402,7 @@ def api_command(to: Path) -> None:
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
     """Run the command on a study (the paper's by default) and exit with its status; what is wrong is one line."""
     _write_whatever_the_terminal_takes()
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema's check of IRIs: a second to import, for no schema here
     try:
         code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)
         sys.stdout.flush()

@@ -18,6 +18,15 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, whose lines are not wrapped
 
 
+# Whole files go to the workers in this order: those that take longest first, so that none is left over at the end.
+LONGEST = ("test_notebooks.py", "test_faults.py", "test_reference.py", "test_architectures.py", "test_estimators.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the others keep their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests counted (``record_property``): a count that nobody sees proves nothing."""
     for report in terminalreporter.stats.get("passed", []):

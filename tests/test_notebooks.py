@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from datalab import ledger
+from datalab.record.checks import verify
 from datalab.sections import STUDY
 
 
@@ -25,9 +26,11 @@ def datalab(*arguments: str, cache: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One notebook's tasks on a pool of two processes, the others' in their kernels: half the imports."""
     folder = tmp_path_factory.mktemp("record")
-    done = datalab("run", "--profile", "smoke", "--to", str(folder / "smoke"), cache=folder / "cache")
-    assert done.returncode == 0, done.stdout + done.stderr
+    for how in (["2", "--workers", "2"], ["--workers", "1"]):
+        done = datalab("run", *how, "--profile", "smoke", "--to", str(folder / "smoke"), cache=folder / "cache")
+        assert done.returncode == 0, done.stdout + done.stderr
     return folder / "smoke"
 
 
@@ -55,15 +58,22 @@ def test_the_same_run_again_changes_no_byte_of_the_tables(record, tmp_path):
 
 
 def test_one_changed_byte_of_a_table_a_figure_a_raw_row_or_a_notebook_is_named(record, tmp_path):
-    for pattern in ("tables/0_primary.csv", "figures/0_curve.svg", "cells/*.parquet", "notebooks/0_*.ipynb"):
-        path = next(record.glob(pattern))
-        content = path.read_bytes()
-        path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
-        checked = datalab("verify", str(record), "--hashes-only", cache=tmp_path)
+    patterns = ("tables/0_primary.csv", "figures/0_curve.svg", "cells/*.parquet", "notebooks/0_*.ipynb")
+    whole = {path: path.read_bytes() for path in (next(record.glob(pattern)) for pattern in patterns)}
+    changed = {path: content[:50] + bytes([content[50] ^ 1]) + content[51:] for path, content in whole.items()}
+    for path, content in changed.items():
         path.write_bytes(content)
-        assert checked.returncode == 1
-        assert path.name in checked.stdout.replace("\n", "")
-    assert datalab("verify", str(record), "--hashes-only", cache=tmp_path).returncode == 0
+        findings = verify.verify(record, STUDY).findings
+        path.write_bytes(whole[path])
+        assert [finding.what for finding in findings if finding.kind == "changed"] == [str(path.relative_to(record))]
+    for path, content in changed.items():
+        path.write_bytes(content)
+    checked = datalab("verify", str(record), "--hashes-only", cache=tmp_path)
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert checked.returncode == 1
+    assert all(path.name in checked.stdout.replace("\n", "") for path in changed)
+    assert verify.verify(record, STUDY).whole
 
 
 def test_a_data_set_that_is_not_there_is_named_with_the_command_that_fetches_it(tmp_path):

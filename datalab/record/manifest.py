@@ -258,7 +258,7 @@ class Manifest(pydantic.BaseModel):
         self.sources = provenance.sources(study.ledger)
         self.git = provenance.commit()
         self.machine = provenance.machine()
-        self.packages = provenance.packages()
+        self.packages = dict(provenance.packages())
 
     def add_file(self, record: Path, path: str, section: str | None = None, timing: bool = False) -> None:
         """Enter the file ``path`` (relative to ``record``, with ``/``) as it is now."""

@@ -40,16 +40,20 @@ class SectionParameters(pydantic.BaseModel):
     @property
     def chosen_device(self) -> str:
         """Where models are trained and scored: ``"cpu"`` or ``"cuda"``."""
+        if self.device != "auto":
+            return self.device
         import torch
 
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
     def processes(self) -> int | None:
         """How many processes run the tasks: ``workers``, else one a GPU where these train; None: one a core."""
+        if self.workers or self.device == "cpu":  # neither needs torch, which takes over a second to import
+            return self.workers
         import torch
 
-        return self.workers or (torch.cuda.device_count() if self.chosen_device == "cuda" else None)
+        return torch.cuda.device_count() if self.chosen_device == "cuda" else None
 
     @property
     def needs(self) -> tuple[str, ...]:

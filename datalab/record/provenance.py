@@ -127,12 +127,13 @@ def commit() -> dict[str, Any]:
         return {"commit": None, "clean": None}
 
 
+@functools.cache
 def packages() -> dict[str, str]:
     """Every installed distribution and its version."""
     versions: dict[str, str] = {}
-    for distribution in metadata.distributions():
-        if name := distribution.metadata["Name"]:
-            versions.setdefault(name.lower().replace("_", "-"), distribution.version)
+    for known in (distribution.metadata for distribution in metadata.distributions()):  # parsed each time it is asked
+        if name := known["Name"]:
+            versions.setdefault(name.lower().replace("_", "-"), known["Version"])
     return dict(sorted(versions.items()))
 
 

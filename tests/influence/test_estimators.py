@@ -114,7 +114,7 @@ def test_all_three_verbs_equal_torch_func_gradients_and_an_explicit_inverse(name
 @pytest.mark.parametrize("name", ["LiSSA", "CG on the Hessian"])
 def test_the_series_and_the_hessians_gradients_converge_to_the_explicit_inverse(name, model_name):
     model, train, val = problem(model_name)
-    damping = 5.0 if name == "CG on the Hessian" else 0.5
+    damping = 5.0  # LiSSA's series takes a fifth of the terms that it takes at a tenth of it
     estimator = make(name, model, damping, batch_size=11).fit(*train)
     matrix = inverse(name, model_name, damping)
     g, v = (flat(by_site) for by_site in truth(model_name, "gradients"))

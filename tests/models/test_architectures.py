@@ -55,10 +55,14 @@ def test_every_architecture_overfits_64_examples_of_every_modality(architecture,
     module = models.build(architecture, p.grid, p.n_classes)
     x, y = torch.as_tensor(p.x_train), torch.as_tensor(p.y_train)
     assert len(y) == 64
-    # The patch CNN has few filters and is cheap: it takes more steps.
-    steps = 3000 if architecture == "cnn" else 400
-    stack = fit_many(module, x, p.y_train, None, [1], Recipe(steps=steps, batch_size=32, l2=0.0))
-    assert (stack.predict(x)[0] == y).all()
+    # Most need a quarter of the steps that all get; the patch CNN has few filters and is cheap: it takes more.
+    right = 0.0
+    for steps in (500, 3000) if architecture == "cnn" else (100, 400):
+        stack = fit_many(module, x, p.y_train, None, [1], Recipe(steps=steps, batch_size=32, l2=0.0))
+        right = float((stack.predict(x)[0] == y).float().mean())
+        if right == 1:
+            break
+    assert right == 1
 
 
 @pytest.mark.parametrize("architecture", models.ARCHITECTURES)

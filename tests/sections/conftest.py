@@ -1,6 +1,7 @@
 """What the tests of sections share."""
 
 import ast
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from datalab.protocol import frozen, protocol
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def brief() -> Iterator[None]:
+@contextlib.contextmanager
+def a_fifth_of_the_steps() -> Iterator[None]:
     """Models train for a fifth of the recipe's steps: what is tested here does not depend on how well they fit."""
     rules = protocol()
     tree = rules._tree
@@ -26,6 +27,13 @@ def brief() -> Iterator[None]:
     rules._tree = frozen({**tree, "training": training, "reference": reference})
     yield
     rules._tree = tree
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief() -> Iterator[None]:
+    """All that a file's tests train."""
+    with a_fifth_of_the_steps():
+        yield
 
 
 @pytest.fixture
@@ -82,11 +90,12 @@ def main_rows() -> pd.DataFrame:
 
     given = {"root_seed": 7, "rates": [0.0, 0.2], "encoder": "fast", "device": "cpu", "configurations": 3}
     given |= {"architecture": "mlp", "caps": {"train": 120, "validation": 60, "test": 120}}
-    parts = [
-        pd.DataFrame(s4_1.run_task(dataset=name, seed=seed, **given))
-        for name in ("digits", "wine", "breast_cancer")
-        for seed in (0, 1)
-    ]
+    with a_fifth_of_the_steps():  # a session's fixture may be made before a file's
+        parts = [
+            pd.DataFrame(s4_1.run_task(dataset=name, seed=seed, **given))
+            for name in ("digits", "wine", "breast_cancer")
+            for seed in (0, 1)
+        ]
     return pd.concat(parts, ignore_index=True)
 
 
