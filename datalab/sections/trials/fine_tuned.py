@@ -31,6 +31,7 @@ from datalab.training import batch_order, cosine, protocol_recipe
 
 RULE = protocol().protocol_2["fine_tuned"]
 SECONDS = {"efficientnet-lite0": 0.3, "minilm": 0.95}  # a step with its share of the looks, on one core
+WARM_UP = 0.5  # of the steps
 FIXED = ("running_mean", "running_var", "num_batches_tracked")  # a batch norm's statistics
 
 
@@ -96,6 +97,14 @@ def shipped(name: str, ids: NDArray) -> tuple[nn.Module, Tensor]:
     sizes = {"side": RULE["image_side"], "length": RULE["tokens"]}
     forward, weights, inputs = pretrained.to_fine_tune(data.load(name), data.REGISTRY[name], ids, **sizes)
     return Network(forward, weights), inputs
+
+
+def rate_at(step: int, steps: int, rate: float) -> float:
+    """The learning rate of a step, 1 the first: up to ``rate`` over ``WARM_UP`` of the steps, and a cosine to 0 on all.
+
+    Without a warm-up some runs on images never left their first large steps, whatever they were trained on.
+    """
+    return min(1.0, step / (WARM_UP * steps)) * cosine(rate, step - 1, steps)
 
 
 class Tuned(NamedTuple):
@@ -167,7 +176,7 @@ class _Runs:
         optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=RULE["weight_decay"], fused=True)
         best, best_state = None, None
         for step, rows in enumerate(torch.as_tensor(order, device=trial.device), start=1):
-            optimiser.param_groups[0]["lr"] = cosine(rate, step - 1, self.steps)
+            optimiser.param_groups[0]["lr"] = rate_at(step, self.steps, rate)
             optimiser.zero_grad()
             nn.functional.cross_entropy(model(self.x[rows]), self.y[rows]).backward()
             optimiser.step()

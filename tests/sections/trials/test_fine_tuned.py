@@ -17,6 +17,7 @@ from datalab.sections import s0_title_noise_threshold as s0
 from datalab.sections.compare import STOPPED
 from datalab.sections.trials import fine_tuned
 from datalab.sections.trials.trial import Trial
+from datalab.training import cosine
 
 TASK = {
     "dataset": "digits",
@@ -210,3 +211,11 @@ def test_the_shipped_encoders_learn_by_their_own_weights(name):
     assert losses[1] < losses[0]
     assert not any(name.endswith(fine_tuned.FIXED) for name in network.names)
     assert all(not torch.equal(old, new) for old, new in zip(before, network.values, strict=True))
+
+
+def test_the_learning_rate_rises_over_half_of_the_steps_and_then_follows_its_cosine_to_0():
+    rates = [fine_tuned.rate_at(step, 60, 1.0) for step in range(1, 61)]
+    assert rates[0] == pytest.approx(1 / 30)
+    assert 18 <= int(np.argmax(rates)) < 30
+    assert rates[29:] == [cosine(1.0, step, 60) for step in range(29, 60)]
+    assert rates[-1] < 0.001
