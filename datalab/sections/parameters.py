@@ -91,6 +91,11 @@ class StoppedParameters(TrialParameters):
 
     lengths: Lengths
     length_seeds: Count
+
+
+class FewStoppedParameters(StoppedParameters):
+    """What a section takes that does so on some of its data sets; ``None`` is the profile's value."""
+
     stopped_sets: Count
 
 
@@ -140,15 +145,17 @@ def per_set_and_seed(
 def stopped_early(tasks: Sequence[Task], p: Any) -> list[Task]:
     """Of these tasks those of the first ``p.length_seeds`` seeds and of ``p.stopped_sets`` data sets, stopped early.
 
-    The data sets are spread evenly over ``p.datasets``; parameters that name neither take all. Each model of a task is
-    read at the one of ``p.lengths`` that its validation labels choose.
+    The data sets are spread evenly over ``p.datasets``; parameters that have no such number take all. Each model of a
+    task is read at the one of ``p.lengths`` that its validation labels choose.
 
     Their function takes ``lengths`` and hands them to :func:`datalab.sections.trials.trial.read_off`.
     """
     longer, taken = sum(p.lengths) / protocol().training["steps"], tasks
     if isinstance(p, StoppedParameters):
+        taken = [task for task in taken if task.parameters["seed"] < p.length_seeds]
+    if isinstance(p, FewStoppedParameters):
         names = p.datasets[:: math.ceil(len(p.datasets) / p.stopped_sets)]
-        taken = [t for t in tasks if t.parameters["seed"] < p.length_seeds and t.parameters["dataset"] in names]
+        taken = [task for task in taken if task.parameters["dataset"] in names]
     return [
         dataclasses.replace(
             task,

@@ -22,7 +22,7 @@ from datalab.sections import compare, plots
 from datalab.sections.parameters import (
     ArchitectureParameters,
     Architectures,
-    StoppedParameters,
+    FewStoppedParameters,
     TrainingParameters,
     estimated,
     per_set_and_seed,
@@ -42,7 +42,7 @@ BASELINE = "vanilla"
 METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
 
 
-class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
+class Parameters(TrainingParameters, ArchitectureParameters, FewStoppedParameters):
     """What section 4.2 takes; ``None`` is the profile's value."""
 
     main_architectures: Architectures

@@ -73,8 +73,8 @@ def tasks(p: Parameters) -> list[Task]:
 
 
 def stopped_tasks(p: Parameters) -> list[Task]:
-    """The same of the smaller sizes and the primary cell's architecture, every model stopped early."""
-    sizes = tuple(size for size in p.scaling_sizes if size <= FEW)
+    """The same of the smallest size and the primary cell's architecture, every model stopped early."""
+    sizes = p.scaling_sizes[:1]
     small = {"scaling_sizes": sizes, "scaling_architectures": (protocol().primary_cell["architecture"],)}
     return stopped_early(tasks(p.model_copy(update=small)), p)
 

@@ -25,7 +25,7 @@ from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
-from datalab.sections.parameters import Datasets, StoppedParameters, estimated, per_set_and_seed, stopped_early
+from datalab.sections.parameters import Datasets, FewStoppedParameters, estimated, per_set_and_seed, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -35,7 +35,7 @@ STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
 
 
-class Parameters(s4_1.MainParameters, StoppedParameters):
+class Parameters(s4_1.MainParameters, FewStoppedParameters):
     """What section 5.1 takes; ``None`` is the profile's value. It reads the tasks of sections 4.1 and 3.1 as well."""
 
     monitor_datasets: Annotated[Datasets, pydantic.Field(min_length=1)]

@@ -17,8 +17,8 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import SHARE, by_set, mean_with_interval, table, tests, with_correction
 from datalab.sections.parameters import (
+    FewStoppedParameters,
     MainRates,
-    StoppedParameters,
     TrainingParameters,
     estimated,
     per_set_and_seed,
@@ -34,7 +34,7 @@ MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
 ORDERS = ("random", "low to high", "high to low")
 
 
-class Parameters(TrainingParameters, StoppedParameters):
+class Parameters(TrainingParameters, FewStoppedParameters):
     """What section 5.3 takes; ``None`` is the profile's value."""
 
     main_rates: MainRates

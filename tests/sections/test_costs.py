@@ -57,7 +57,7 @@ def test_plan_counts_a_shared_task_once_and_gives_hours_of_core_and_gpu(
     monkeypatch.setattr(machine_speed, "gpu", lambda: None)
     alone, both = printed("4.1"), printed("4.1", "4.3")
     assert alone == both  # the two sections read the same tasks
-    assert alone[0].startswith("Work: 10 different tasks, ")
+    assert alone[0].startswith("Work: 12 different tasks, ")
     assert "no CUDA device here" in alone[1]
     monkeypatch.setattr(machine_speed, "gpu", lambda: ("a card", 100.0))
     assert printed("4.1")[1].endswith("on a card, which trains MLPs as fast as 100 cores here")
