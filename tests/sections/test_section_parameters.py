@@ -36,9 +36,7 @@ def parameters_of(stem: str, **given: Any) -> Any:
     return resolve(STUDY.find(stem).load().Parameters, given, f"notebook {stem}")
 
 
-@pytest.mark.parametrize(
-    "stem", ["4_2_influence_level", "5_1_monitoring", "5_3_negative_results"]
-)
+@pytest.mark.parametrize("stem", ["4_2_influence_level", "5_1_monitoring", "5_3_negative_results"])
 def test_what_is_stopped_early_is_trained_for_every_length_in_the_first_seeds_alone(stem):
     module = importlib.import_module(f"datalab.sections.s{stem}")
     names = ["mnist5k", "satimage", "optdigits", "adult", "splice"]
