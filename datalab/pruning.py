@@ -167,34 +167,42 @@ def forgetting(correct: ArrayLike) -> Floats:
     return np.where(correct.any(0), events, len(correct) + 1).astype(np.float64)
 
 
-def confident_learning(probabilities: ArrayLike, labels: ArrayLike) -> Floats:
+def confident_learning(probabilities: ArrayLike, labels: ArrayLike, thresholds: ArrayLike | None = None) -> Floats:
     """Confident learning (Northcutt et al. 2021) on *out-of-sample* probabilities (n, C); labels (n,).
 
     The score (n,) lies in [0, 2]: above 1 for the label issues, the examples that the confident joint counts off its
     diagonal, at most 1 for the others; within each group it is (1 + margin) / 2. High = likely mislabelled = drop
     first. The issues are those that cleanlab's ``compute_confident_joint`` returns, unless the most probable class is
     itself not confident while two others are (cleanlab counts the first, the paper does not); the order within a
-    group is that of cleanlab's ``normalized_margin``.
+    group is that of cleanlab's ``normalized_margin``. ``thresholds`` as for :func:`confident_class`.
     """
-    likely = confident_class(probabilities, labels)
+    likely = confident_class(probabilities, labels, thresholds)
     issue = (likely >= 0) & (likely != label_kinds.codes(labels))
     return (1 + margin(probabilities, labels)) / 2 + issue
 
 
-def confident_class(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
+def confident_class(
+    probabilities: ArrayLike, labels: ArrayLike, thresholds: ArrayLike | None = None
+) -> NDArray[np.int64]:
     """The class (n,) each example is confidently counted in, -1 for none (Northcutt et al. 2021, eq. 1).
 
     Class j is confident for an example when its probability reaches the mean probability of j over the examples
-    labelled j; of several, the most probable. A class that no example is labelled with is never confident.
+    labelled j (or ``thresholds`` (C,), where these are others); of several, the most probable. A class that no example
+    is labelled with is never confident.
     """
     p, labels = _checked(probabilities, labels)
     if p.ndim != 2:
         raise UserError(f"probabilities: must be (n, C) with one label a row, got {p.shape} for labels {labels.shape}")
+    thresholds = class_thresholds(p, labels) if thresholds is None else thresholds
+    confident = np.where(p >= thresholds - 1e-6, p, -1.0)
+    return np.where(confident.max(1) >= 0, confident.argmax(1), -1)
+
+
+def class_thresholds(p: Floats, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean probability (C,) of each class over the examples (n,) labelled so; infinite where there are none."""
     counts = np.bincount(labels, minlength=p.shape[1])
     sums = np.bincount(labels, weights=_at_label(p, labels), minlength=p.shape[1])
-    threshold = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
-    confident = np.where(p >= threshold - 1e-6, p, -1.0)
-    return np.where(confident.max(1) >= 0, confident.argmax(1), -1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
 
 
 def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:

@@ -6,86 +6,55 @@ what is in a row.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
-import torch
+import pandas as pd
 from numpy.typing import NDArray
 
 from datalab import pruning, seeds
 from datalab.advise import pilot
-from datalab.influence import LastLayerGGN
-from datalab.influence.estimator import quiet
-from datalab.protocol import protocol
-from datalab.training import protocol_recipe
 
 REPEATS = 3
 
 
-class Scored(NamedTuple):
-    """Of every row (n,): the probability of its given label, the most probable class and that one's probability, the
-    share of repeats that count its label as wrong, and the score by which the advised method drops, highest first.
-    """
-
-    given: NDArray[np.float32]
-    suggested: NDArray[np.int32]
-    probability: NDArray[np.float32]
-    agreement: NDArray[np.float32]
-    drop: NDArray[np.float32]
-
-    def wrong(self, labels: NDArray) -> NDArray[np.bool_]:
-        """The mask (n,) of the labels flagged: as many as the repeats count on average, the least probable first."""
-        return pilot.least_confident(self.given, self.agreement.sum()) & (self.suggested != labels)
-
-
 def score(
-    pool: tuple[NDArray, NDArray],
+    trainer: pilot.Trainer,
+    rows: NDArray,
     blocks: Iterable[tuple[NDArray, NDArray]],
     labels: NDArray,
-    n_classes: int,
-    steps: int,
     method: str,
     own: NDArray | None,
     seed: int,
-) -> Scored:
-    """Score rows with ``labels`` (n,) in 0..n_classes-1, which come in ``blocks`` of row numbers and features.
+) -> pd.DataFrame:
+    """Score the rows that come in ``blocks`` of numbers and features; ``labels`` (n,) are those of all numbers.
 
-    ``pool`` holds the features (k, d) and the row numbers (k,) of what is trained on, for ``steps``; ``method`` is the
-    advised one; ``own`` (n, C) are the user's out-of-sample probabilities, used in place of the models'.
+    ``rows`` (k,) are the numbers of what the ``trainer`` holds; ``method`` is the advised one; ``own`` (n, C) are the
+    user's out-of-sample probabilities, used in place of the models'. Returns, by ascending number: ``given``, the
+    probability of the given label; ``suggested``, the most probable class, and its ``probability``; ``agreement``, the
+    share of repeats that count the label as wrong; ``wrong``, whether it is flagged: as many as the repeats count on
+    average, the least probable first; ``drop``, the score by which the method drops, highest first.
     """
-    x, rows = pool
-    y, n, per = labels[rows], len(labels), protocol().reference["models"]
-    place = np.full(n, -1)
+    y, place, repeats, parts = labels[rows], np.full(len(labels), -1), [], []
     place[rows] = np.arange(len(rows))
-    made = Scored(*(np.zeros(n, kind) for kind in (np.float32, np.int32, np.float32, np.float32, np.float32)))
     with pilot.ONE_THREAD():
-        repeats = []
         for i in range(REPEATS):
-            models = pilot.references(x, y, n_classes, seeds.generator(seed, "advise", "final", i), (steps,))
-            p = models.probabilities if own is None else own[rows]
-            threshold = np.bincount(y, weights=p[np.arange(len(y)), y]) / np.bincount(y)
-            estimator = LastLayerGGN(models.stack, l2=protocol_recipe().l2) if method == "influence" else None
-            if estimator is not None:
-                with quiet():
-                    estimator.fit(torch.from_numpy(x), torch.from_numpy(y))
-            repeats.append((models, threshold, estimator))
-        for at, features in blocks:
-            y, at_pool, total = labels[at], place[at], np.zeros((len(at), n_classes))
-            for models, threshold, estimator in repeats:
-                block = torch.from_numpy(features)
-                p = torch.softmax(models.stack(block), -1).numpy()
-                seen, folds = p[:per], p[per:]
-                unseen = np.where(at_pool[:, None] < 0, folds.mean(0), folds[models.fold[at_pool], np.arange(len(at))])
+            models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
+            p = models.probabilities(trainer.x, place[rows])[1] if own is None else own[rows]
+            influence = models.self_influence(trainer.x, y) if method == "influence" else None
+            repeats.append((models, pruning.class_thresholds(p, y), influence))
+        for at, x in blocks:
+            y, made, total = labels[at], pd.DataFrame(index=at), 0
+            made[["agreement", "drop"]] = np.zeros((len(at), 2), np.float32)
+            for models, thresholds, influence in repeats:
+                seen, unseen = models.probabilities(x, place[at])
                 unseen = unseen if own is None else own[at]
-                confident = np.where(unseen >= threshold - 1e-6, unseen, -1.0)
-                wrong = (confident.max(1) >= 0) & (confident.argmax(1) != y)
-                if estimator is not None:
-                    drop = estimator.self_influence(block, torch.from_numpy(y))[:per].double().mean(0).numpy()
-                else:
-                    drop = pruning.loss(seen, y).mean(0) if method == "loss" else pruning.margin(unseen, y) / 2 + wrong
+                confident = pruning.confident_learning(unseen, y, thresholds)
+                drop = influence(x, y) if influence else pruning.loss(seen, y).mean(0)
                 total += unseen / REPEATS
-                made.agreement[at] += wrong / np.float32(REPEATS)
-                made.drop[at] += drop / REPEATS
-            made.given[at], made.probability[at] = total[np.arange(len(at)), y], total.max(1)
-            made.suggested[at] = total.argmax(1)
-    return made
+                made["agreement"] += (confident > 1) / np.float32(REPEATS)
+                made["drop"] += (confident if method == "confident learning" else drop) / REPEATS
+            made["given"], made["suggested"] = total[np.arange(len(at)), y], total.argmax(1)
+            parts.append(made.assign(probability=total.max(1)).astype({"suggested": np.int32}))
+    scored = pd.concat(parts).sort_index().astype({"given": np.float32, "probability": np.float32})
+    flagged = pilot.least_confident(scored.given.to_numpy(), scored.agreement.sum())
+    return scored.assign(wrong=flagged & (scored.suggested != labels[scored.index]))
