@@ -83,7 +83,8 @@ def advise(
 
     Raises UserError, one line, for what cannot be advised on. Ctrl-C after two splits gives the answer so far.
     """
-    began = time.perf_counter() if began is None else began
+    started = time.perf_counter()
+    began = started if began is None else began
     if not 0 < minutes < 10_000:
         raise UserError(f"minutes: {minutes} will not do; give a number above 0, such as 10")
     if splits is not None and not (isinstance(splits, int) and 2 <= splits <= 200):
@@ -126,7 +127,7 @@ def advise(
         return lambda at: fitted(clean if at is None else frame.iloc[at])
 
     grouped = pd.factorize(table.rows.group[chosen], sort=True)[0] if "group" in table.rows else None
-    given, over = None if own is None else own[chosen], time.perf_counter() - began
+    given, over = None if own is None else own[chosen], time.perf_counter() - started
     pool = pilot.Pool(codes[chosen], len(table.names), grouped, encode, clean_codes, given)
 
     def after(pace: float) -> float:

@@ -150,7 +150,8 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
 
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
         typing = pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=names)
-        return (batch.to_pandas() for batch in pacsv.open_csv(path, reading, parsing, typing))
+        # Asked for no column, pyarrow gives all.
+        return (batch.to_pandas()[names] for batch in pacsv.open_csv(path, reading, parsing, typing))
 
     shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
     line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"
@@ -186,7 +187,7 @@ def parquet(path: Path) -> Source:
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
         return (batch.to_pandas() for batch in file.iter_batches(BLOCK, columns=names))
 
-    return Source(path.name, data, columns, [line], path.parent)
+    return Source(path.name, data, columns, [line], path.parent, rows=file.metadata.num_rows)
 
 
 def numpy_file(path: Path) -> Source:

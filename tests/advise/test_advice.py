@@ -201,6 +201,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     frame.assign(sort="x").to_csv("one.csv", index=False)
     frame.assign(sort=np.where(np.arange(len(frame)) < 3, "rare", frame.sort)).to_csv("few.csv", index=False)
     Path("header.csv").write_text("a,b\n")
+    frame[["sort", "key"]].to_csv("bare.csv", index=False)
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
     os.mkdir("folder")
@@ -213,6 +214,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["one.csv", "--label", "sort"], "one class, 'x'"),
         (["few.csv", "--label", "sort"], "class 'rare' has 3 examples; 20 are needed"),
         (["header.csv", "--label", "a"], "no rows under it"),
+        (["bare.csv", "--label", "sort", "--id", "key"], "no feature is left"),
         (["pickle.npz"], "pickled objects"),
         (["folder"], "no images by class"),
         (["nosuch.csv", "--label", "a"], "no such file"),
