@@ -6,7 +6,6 @@ the models get wrong, and every arm would look better. Where there is no clean t
 others: under noise that does not depend on the features this shrinks every gain by one factor and ranks arms rightly.
 """
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -41,7 +40,7 @@ ARMS = [(KEEP_ALL, ""), (PRIOR, ""), (RELABEL, ESTIMATED)]
 ARMS += [(method, amount) for method in (RANDOM, *SCORES) for amount in AMOUNTS]
 
 # For PyTorch too: threads in contention cost many times as much, and the order of sums would depend on them.
-ONE_THREAD = functools.partial(threadpool_limits, 1)
+ONE_THREAD = threadpool_limits.wrap(1)
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -245,14 +244,9 @@ def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
     raise UserError("groups: some class lies in too few of them to be trained on and tested; leave --group out")
 
 
+@ONE_THREAD
 def run(
-    pool: Pool,
-    seed: int,
-    minutes: float,
-    fixed: int | None,
-    began: float,
-    after: Callable[[float], float],
-    say: Callable,
+    pool: Pool, seed: int, minutes: float, fixed: int | None, began: float, after: Callable, say: Callable
 ) -> tuple[pd.DataFrame, int, str]:
     """Rows of every split within the budget; how many splits were planned; and why it stopped early, or "".
 
@@ -262,23 +256,22 @@ def run(
     number is always run. Ctrl-C after two splits ends the pilot ("interrupted"), not the answer.
     """
     stopped = ""
-    with ONE_THREAD():
-        rows = one_split(pool, seed, 0)
-        second = time.perf_counter()
-        rows += one_split(pool, seed, 1)
-        pace = time.perf_counter() - second
-        over, rest = second - began, after(pace)
-        planned = fixed or int(np.clip(1 + (60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
-        seconds = over + (planned - 1) * pace + rest
-        say(f"about {seconds / 60:.1f} minutes: {planned} splits of {pace:.1f} s, then every row")
-        try:
-            for number in range(2, planned):
-                spent = time.perf_counter() - second
-                late = over + spent + max(spent / ((number - 1) * pace), 1) * (pace + rest) > 1.05 * seconds
-                if late and fixed is None and number >= LEAST_SPLITS:
-                    stopped = "slower"
-                    break
-                rows += one_split(pool, seed, number)
-        except KeyboardInterrupt:
-            stopped = "interrupted"
+    rows = one_split(pool, seed, 0)
+    second = time.perf_counter()
+    rows += one_split(pool, seed, 1)
+    pace = time.perf_counter() - second
+    over, rest = second - began, after(pace)
+    planned = fixed or int(np.clip(1 + (60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
+    seconds = over + (planned - 1) * pace + rest
+    say(f"about {seconds / 60:.1f} minutes: {planned} splits of {pace:.1f} s, then every row")
+    try:
+        for number in range(2, planned):
+            spent = time.perf_counter() - second
+            late = over + spent + max(spent / ((number - 1) * pace), 1) * (pace + rest) > 1.05 * seconds
+            if late and fixed is None and number >= LEAST_SPLITS:
+                stopped = "slower"
+                break
+            rows += one_split(pool, seed, number)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
     return pd.DataFrame(rows), planned, stopped

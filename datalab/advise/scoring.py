@@ -17,10 +17,11 @@ from datalab.advise import pilot
 REPEATS = 3
 
 
+@pilot.ONE_THREAD
 def score(
     trainer: pilot.Trainer,
     rows: NDArray,
-    blocks: Iterable[tuple[NDArray, NDArray]],
+    blocks: Iterable,
     labels: NDArray,
     method: str,
     own: NDArray | None,
@@ -36,25 +37,24 @@ def score(
     """
     y, place, repeats, parts = labels[rows], np.full(len(labels), -1), [], []
     place[rows] = np.arange(len(rows))
-    with pilot.ONE_THREAD():
-        for i in range(REPEATS):
-            models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
-            p = models.probabilities(trainer.x, place[rows])[1] if own is None else own[rows]
-            influence = models.self_influence(trainer.x, y) if method == "influence" else None
-            repeats.append((models, pruning.class_thresholds(p, y), influence))
-        for at, x in blocks:
-            y, made, total = labels[at], pd.DataFrame(index=at), 0
-            made[["agreement", "drop"]] = np.zeros((len(at), 2), np.float32)
-            for models, thresholds, influence in repeats:
-                seen, unseen = models.probabilities(x, place[at])
-                unseen = unseen if own is None else own[at]
-                confident = pruning.confident_learning(unseen, y, thresholds)
-                drop = influence(x, y) if influence else pruning.loss(seen, y).mean(0)
-                total += unseen / REPEATS
-                made["agreement"] += (confident > 1) / np.float32(REPEATS)
-                made["drop"] += (confident if method == "confident learning" else drop) / REPEATS
-            made["given"], made["suggested"] = total[np.arange(len(at)), y], total.argmax(1)
-            parts.append(made.assign(probability=total.max(1)).astype({"suggested": np.int32}))
+    for i in range(REPEATS):
+        models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
+        p = models.probabilities(trainer.x, place[rows])[1] if own is None else own[rows]
+        influence = models.self_influence(trainer.x, y) if method == "influence" else None
+        repeats.append((models, pruning.class_thresholds(p, y), influence))
+    for at, x in blocks:
+        y, made, total = labels[at], pd.DataFrame(index=at), 0
+        made[["agreement", "drop"]] = np.zeros((len(at), 2), np.float32)
+        for models, thresholds, influence in repeats:
+            seen, unseen = models.probabilities(x, place[at])
+            unseen = unseen if own is None else own[at]
+            confident = pruning.confident_learning(unseen, y, thresholds)
+            drop = influence(x, y) if influence else pruning.loss(seen, y).mean(0)
+            total += unseen / REPEATS
+            made["agreement"] += (confident > 1) / np.float32(REPEATS)
+            made["drop"] += (confident if method == "confident learning" else drop) / REPEATS
+        made["given"], made["suggested"] = total[np.arange(len(at)), y], total.argmax(1)
+        parts.append(made.assign(probability=total.max(1)).astype({"suggested": np.int32}))
     scored = pd.concat(parts).sort_index().astype({"given": np.float32, "probability": np.float32})
     flagged = pilot.least_confident(scored.given.to_numpy(), scored.agreement.sum())
     return scored.assign(wrong=flagged & (scored.suggested != labels[scored.index]))

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t
+from threadpoolctl import threadpool_limits
 
 from datalab import data, metrics, noise, seeds, stats
 from datalab.advise import pilot, scoring, verdict
@@ -52,7 +53,7 @@ def pilot_rows(p: data.Prepared, y: NDArray, splits: int) -> pd.DataFrame:
         return lambda at: p.x_test if at is None else p.x_train[at]
 
     pool = pilot.Pool(y, p.n_classes, None, encode, clean=p.y_test)
-    with pilot.ONE_THREAD():
+    with threadpool_limits(1):
         return pd.DataFrame([row for k in range(splits) for row in pilot.one_split(pool, ROOT, k)])
 
 
@@ -71,7 +72,7 @@ def flag_rows(p: data.Prepared, y: NDArray, steps: int) -> list[dict[str, Any]]:
         arms += [(y, ~flags), (np.where(flags, other, y), np.ones(len(y), dtype=bool))]
     labels, kept = (np.stack([arm[i][~held] for arm in arms]) for i in (0, 1))
     trainer = pilot.Trainer(p.x_train[~held], p.n_classes, pilot.LENGTHS, (p.x_train[held], y[held]))
-    with pilot.ONE_THREAD():
+    with threadpool_limits(1):
         guesses, _ = trainer.arms(labels, kept, [0.0] * len(arms), p.x_test, ROOT)
     f1 = metrics.macro_f1(p.y_test, guesses, p.n_classes)
     made, flipped = [], y != p.y_train
@@ -90,7 +91,7 @@ def found_by_cleanlab(p: data.Prepared, y: NDArray) -> dict[str, tuple[NDArray, 
     from sklearn.neural_network import MLPClassifier
 
     began = time.process_time()
-    with pilot.ONE_THREAD():
+    with threadpool_limits(1):
         trainer = pilot.Trainer(p.x_train, p.n_classes, (200,))
         made = trainer.references(y, seeds.generator(ROOT, "bench advise", "folds"))
         probabilities = made.probabilities(p.x_train, np.arange(len(y)))[1]
