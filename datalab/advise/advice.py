@@ -98,17 +98,18 @@ def advise(
     named = [others.label, *(table.named.values() if others is source else ())]
     names, chosen = [name for name in others.columns if name not in named], _pool_rows(codes, seed)
     raw = table.take(others, names, chosen)
-    columns, preparing = features.Columns(raw, others, pretrained), time.perf_counter()
+    columns, preparing = features.Columns(raw, others, pretrained), -time.perf_counter()
     frame = columns.typed(raw)
+    preparing += time.perf_counter()
     doubled = frame.duplicated().to_numpy()
     detected += columns.detected
     if doubled.any():
         detected.append(f"duplicates: {doubled.sum():,} rows repeat another's features; the pilot sees each once")
         chosen, frame = chosen[~doubled], frame[~doubled]
         _enough(codes[chosen], table.names, "without duplicates ")
-    fitted = features.fit(frame)
+    fitted, preparing = features.fit(frame), preparing - time.perf_counter()
     x = fitted(frame)
-    preparing = time.perf_counter() - preparing
+    preparing += time.perf_counter()
     detected += [f"leak? {line}" for line in features.leaks(frame, codes[chosen])]
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")

@@ -35,7 +35,10 @@ def score(
     share of repeats that count the label as wrong; ``wrong``, whether it is flagged: as many as the repeats count on
     average, the least probable first; ``drop``, the score by which the method drops, highest first.
     """
-    y, place, repeats, parts = labels[rows], np.full(len(labels), -1), [], []
+    y, place, repeats = labels[rows], np.full(len(labels), -1), []
+    # Of all rows at once: kept block by block, they would lie between the blocks' freed memory and let it grow.
+    made = {name: np.zeros(len(labels), np.float32) for name in ("given", "probability", "agreement", "drop")}
+    made["suggested"] = np.zeros(len(labels), np.int32)
     place[rows] = np.arange(len(rows))
     for i in range(REPEATS):
         models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
@@ -43,18 +46,17 @@ def score(
         influence = models.self_influence(trainer.x, y) if method == "influence" else None
         repeats.append((models, pruning.class_thresholds(p, y), influence))
     for at, x in blocks:
-        y, made, total = labels[at], pd.DataFrame(index=at), 0
-        made[["agreement", "drop"]] = np.zeros((len(at), 2), np.float32)
+        y, total = labels[at], 0
         for models, thresholds, influence in repeats:
             seen, unseen = models.probabilities(x, place[at])
             unseen = unseen if own is None else own[at]
             confident = pruning.confident_learning(unseen, y, thresholds)
             drop = influence(x, y) if influence else pruning.loss(seen, y).mean(0)
             total += unseen / REPEATS
-            made["agreement"] += (confident > 1) / np.float32(REPEATS)
-            made["drop"] += (confident if method == "confident learning" else drop) / REPEATS
-        made["given"], made["suggested"] = total[np.arange(len(at)), y], total.argmax(1)
-        parts.append(made.assign(probability=total.max(1)).astype({"suggested": np.int32}))
-    scored = pd.concat(parts).sort_index().astype({"given": np.float32, "probability": np.float32})
+            made["agreement"][at] += (confident > 1) / np.float32(REPEATS)
+            made["drop"][at] += (confident if method == "confident learning" else drop) / REPEATS
+        made["given"][at], made["probability"][at] = total[np.arange(len(at)), y], total.max(1)
+        made["suggested"][at] = total.argmax(1)
+    scored = pd.DataFrame(made)[labels >= 0]
     flagged = pilot.least_confident(scored.given.to_numpy(), scored.agreement.sum())
     return scored.assign(wrong=flagged & (scored.suggested != labels[scored.index]))
