@@ -12,20 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datalab import pruning, seeds
-from datalab.advise import pilot
+from datalab.advise.pilot import ONE_THREAD, Trainer, least_confident
 
 REPEATS = 3
 
 
-@pilot.ONE_THREAD
+@ONE_THREAD
 def score(
-    trainer: pilot.Trainer,
-    rows: NDArray,
-    blocks: Iterable,
-    labels: NDArray,
-    method: str,
-    own: NDArray | None,
-    seed: int,
+    trainer: Trainer, rows: NDArray, blocks: Iterable, labels: NDArray, method: str, own: NDArray | None, seed: int
 ) -> pd.DataFrame:
     """Score the rows that come in ``blocks`` of numbers and features; ``labels`` (n,) are those of all numbers.
 
@@ -58,5 +52,5 @@ def score(
         made["given"][at], made["probability"][at] = total[np.arange(len(at)), y], total.max(1)
         made["suggested"][at] = total.argmax(1)
     scored = pd.DataFrame(made)[labels >= 0]
-    flagged = pilot.least_confident(scored.given.to_numpy(), scored.agreement.sum())
+    flagged = least_confident(scored.given.to_numpy(), scored.agreement.sum())
     return scored.assign(wrong=flagged & (scored.suggested != labels[scored.index]))
