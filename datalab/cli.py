@@ -372,12 +372,13 @@ def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any)
     Example:
       datalab advise my.csv --label species --minutes 5
     """
+    began = time.perf_counter()
     from datalab import advise
 
     to = to or Path(f"{data.resolve().stem}-advice")
     advise.check(to)
     read = {name: given.pop(name) for name in ("delimiter", "decimal", "encoding")}
-    advice = advise.advise(data, X_test=test, read=read, say=click.echo, **given)
+    advice = advise.advise(data, X_test=test, read=read, say=click.echo, began=began, **given)
     click.echo(f"\n{advice}\n")
     for path in advise.write(advice, to):
         click.echo(f"wrote {provenance.shown(path)}")

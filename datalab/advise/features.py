@@ -32,8 +32,11 @@ class Columns:
     def __init__(self, sample: pd.DataFrame, source: Source, pretrained: bool = False):
         self.folder, self.decimal, self.pretrained = source.folder, source.decimal, pretrained
         self.kinds = {name: self._kind(sample[name]) for name in sample}
-        of = {kind: [name for name, other in self.kinds.items() if other == kind] for kind in self.kinds.values()}
-        self.detected = [f"{kind}: {_listed(names)}" for kind, names in of.items()]
+        self.detected = []
+        for kind in dict.fromkeys(self.kinds.values()):
+            names = [name for name, other in self.kinds.items() if other == kind]
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            self.detected.append(f"{kind}: {str(names[:4])[1:-1]}{more}")
         if all(kind.startswith(LEFT_OUT) for kind in self.kinds.values()):
             raise UserError(f"{source.name}: no feature is left; {'; '.join(self.detected) or 'there is none'}")
 
@@ -58,33 +61,26 @@ class Columns:
 
     def typed(self, block: pd.DataFrame) -> pd.DataFrame:
         """The used columns of a block: float64 (what is no number or infinite is missing), categories and text."""
-        parts = []
-        for name, kind in self.kinds.items():
-            column = block[name]
-            if kind == "number":
-                parts.append(numbers(column, self.decimal))
-            elif kind == "date":
-                parts.append(days(column))
-            elif kind == "category":
-                parts.append(words(column).fillna("").astype("category"))
-            elif kind == "text" and not self.pretrained:
-                parts.append(words(column).fillna(""))
-            elif not kind.startswith(LEFT_OUT):
-                vectors = pd.DataFrame(self._vectors(column, kind), index=block.index)
-                parts.append(vectors.add_prefix(f"{name}["))
-        return pd.concat(parts, axis=1)
+        used = [(block[name], kind) for name, kind in self.kinds.items() if not kind.startswith(LEFT_OUT)]
+        return pd.concat([self._typed(column, kind) for column, kind in used], axis=1)
 
-    def _vectors(self, column: pd.Series, kind: str) -> NDArray:
+    def _typed(self, column: pd.Series, kind: str) -> pd.Series | pd.DataFrame:
+        if kind in ("number", "date"):
+            return numbers(column, self.decimal) if kind == "number" else days(column)
+        if kind in ("category", "text") and not (self.pretrained and kind == "text"):
+            return words(column).fillna("").astype("category" if kind == "category" else "str")
         if kind == "text":
-            return embed_texts(words(column).fillna("").tolist())
-        if kind == "image":
+            vectors = embed_texts(words(column).fillna("").tolist())
+        elif kind == "image":
             pictures = [_grey(self.folder / str(path), SIDES[self.pretrained]) for path in column]
-            return embed_images(pictures) if self.pretrained else np.stack(pictures).reshape(len(column), -1)
-        try:
-            return np.stack([np.asarray(value, dtype=np.float64).ravel() for value in column])
-        except (ValueError, TypeError):
-            different = "its vectors differ in length, or hold other than numbers"
-            raise UserError(f"column '{column.name}': {different}") from None
+            vectors = embed_images(pictures) if self.pretrained else np.stack(pictures).reshape(len(column), -1)
+        else:
+            try:
+                vectors = np.stack([np.asarray(value, dtype=np.float64).ravel() for value in column])
+            except (ValueError, TypeError):
+                different = "its vectors differ in length, or hold other than numbers"
+                raise UserError(f"column '{column.name}': {different}") from None
+        return pd.DataFrame(vectors, index=column.index).add_prefix(f"{column.name}[")
 
 
 @threadpool_limits.wrap(1)  # the order of a sum must not depend on the number of threads
@@ -180,8 +176,3 @@ def _grey(path: Path, side: int) -> NDArray[np.float32]:
             return np.asarray(picture.convert("L").resize((side, side)), dtype=np.float32)
     except OSError:
         raise UserError(f"picture '{path.name}': cannot be read as an image") from None
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(f"'{name}'" for name in names[:4]) + more

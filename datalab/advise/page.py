@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from datalab import atomic
 from datalab.advise.advice import Advice
@@ -41,11 +42,12 @@ def write(advice: Advice, folder: Path) -> list[Path]:
 def html(advice: Advice) -> str:
     """The page: the answer, four pictures, the most suspicious rows, what was detected."""
     pairs = (advice.flagged["given label"] + " → " + advice.flagged["suggested label"]).value_counts(sort=True)
+    classes = advice.hit[advice.hit.kind == "class"]
     drawn = {
         "What each arm gains over keeping everything": gain(advice.verdict.gains),
         "Flagged rows: the label given → the one suggested": bars(pairs, "rows"),
-        "Which classes are hardest to predict": bars(advice.by_class.set_index("of").loss, "mean loss (nats)"),
-        "Who is flagged, and who dropped": hit(advice.by_class, advice.by_group),
+        "Which classes are hardest to predict": bars(classes.set_index("of").loss, "mean loss (nats)"),
+        "Who is flagged, and who dropped": hit(advice.hit),
     }
     pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
     for figure in drawn.values():
@@ -77,7 +79,7 @@ def gain(gains: pd.DataFrame) -> Any:
 def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
     """The largest ``MOST`` of a table's rows as bars, a colour a column."""
     figures.style()
-    table = table.to_frame() if isinstance(table, pd.Series) else table
+    table = pd.DataFrame(table)
     table = table.nlargest(MOST, list(table)[::-1])[::-1].rename(index=_short)
     if table.empty:
         table = pd.DataFrame({"none": [0]}, index=[""])
@@ -88,42 +90,33 @@ def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
     return axes.figure
 
 
-def hit(by_class: pd.DataFrame, by_group: pd.DataFrame | None = None) -> Any:
+def hit(table: pd.DataFrame) -> Any:
     """The share of each class, and of each group, that is flagged and that the advised arm drops."""
-    groups = by_class[:0] if by_group is None else by_group.assign(of="group " + by_group.of)
-    table = 100 * pd.concat([by_class, groups]).set_index("of")[["flagged", "dropped"]]
-    return bars(table if table.dropped.any() else table[["flagged"]], "rows (%)")
+    names = table.of.where(table.kind == "class", "group " + table.of)
+    shares = 100 * table.set_index(names)[["flagged", "dropped"]]
+    return bars(shares if shares.dropped.any() else shares[["flagged"]], "rows (%)")
 
 
 def _contents(advice: Advice) -> list[dict[str, Any]]:
     """Each shown row: a picture where it has one, and its first columns in words."""
     made, folder, grid = [], advice.source.folder, advice.source.grid
     for row in advice.shown.to_dict("records"):
-        picture = next((folder / v for v in row.values() if isinstance(v, str) and v.lower().endswith(IMAGES)), None)
-        if picture is not None and picture.is_file():
-            made.append({"picture": _thumbnail(picture), "words": picture.name})
+        paths = [folder / value for value in row.values() if isinstance(value, str) and value.lower().endswith(IMAGES)]
+        if paths and paths[0].is_file():
+            picture, words = Image.open(paths[0]).convert("RGB"), paths[0].name
+            picture.thumbnail((96, 96))
         elif grid:
-            pixels = np.array([row[str(i)] for i in range(grid[0] * grid[1])], dtype=float).reshape(grid)
-            made.append({"picture": _thumbnail(pixels), "words": ""})
+            pixels, words = np.array([row[str(i)] for i in range(grid[0] * grid[1])], dtype=float).reshape(grid), ""
+            grey = 255 * (pixels - pixels.min()) / (np.ptp(pixels) or 1)
+            picture = Image.fromarray(grey.astype(np.uint8)).resize((64, 64), 0)
         else:
             first = sorted(row.items(), key=lambda item: not isinstance(item[1], str))  # words say more than numbers
-            words = " · ".join(f"{name}: {_short(str(value), 200)}" for name, value in first[:8])
-            made.append({"picture": None, "words": words})
+            picture, words = None, " · ".join(f"{name}: {_short(str(value), 200)}" for name, value in first[:8])
+        out = io.BytesIO()
+        if picture:
+            picture.save(out, "png")
+        made.append({"picture": _inline(out.getvalue(), "png") if picture else None, "words": words})
     return made
-
-
-def _thumbnail(source: Any) -> str:
-    from PIL import Image
-
-    if isinstance(source, np.ndarray):
-        grey = 255 * (source - source.min()) / (np.ptp(source) or 1)
-        picture = Image.fromarray(grey.astype(np.uint8)).resize((64, 64), 0)
-    else:
-        picture = Image.open(source).convert("RGB")
-        picture.thumbnail((96, 96))
-    out = io.BytesIO()
-    picture.save(out, "png")
-    return _inline(out.getvalue(), "png")
 
 
 def _inline(content: bytes, kind: str) -> str:

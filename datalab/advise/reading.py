@@ -5,11 +5,10 @@ by class and data in memory are a data frame. Nothing is ever unpickled.
 """
 
 import csv
-import functools
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,57 +26,68 @@ DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the st
 
 @dataclass
 class Source:
-    """``data`` is a data frame, or a function of names to batches of Arrow; ``columns`` are all names in it.
+    """``data`` gives rows, as data frames of the columns named, as often as it is called; ``columns`` are all names.
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
-    is the label's column where the source knows it; ``grid`` the height and width of pictures that the columns are.
+    is the label's column, and ``rows`` how many there are, where the source knows it; ``grid`` the height and width of
+    pictures that the columns are.
     """
 
     name: str
-    data: pd.DataFrame | Callable[[list[str]], Iterable[Any]]
+    data: Callable[[list[str]], Iterable[pd.DataFrame]]
+    columns: list[str]
     detected: list[str]
     folder: Path = Path()
     label: str | None = None
     grid: tuple[int, int] | None = None
     decimal: str = "."
-    columns: list[str] = field(default_factory=list)
+    rows: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, pd.DataFrame):
-            self.data = self.data.set_axis([str(column) for column in self.data], axis=1)
-            self.columns = list(self.data)
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
             raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one")
 
-    def blocks(self, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """The rows in order, as often as it is called, as frames of these columns (None: all), some thousand rows each.
+    def blocks(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The rows in order as frames of these columns (None: all), some thousand each; the index is a row's number.
 
         Raises UserError for a file that breaks off or changes on the way.
         """
-        names = self.columns if columns is None else list(columns)
-        if isinstance(self.data, pd.DataFrame):
-            for start in range(0, len(self.data), BLOCK):
-                yield self.data.iloc[start : start + BLOCK][names]
-            return
+        start = 0
         try:
-            for batch in self.data(names):
-                yield batch.to_pandas()
+            for block in self.data(self.columns if columns is None else columns):
+                yield block.set_axis(range(start, start := start + len(block)))
         except (ValueError, OSError) as error:
             raise unreadable(self.name, error) from None
 
-    def whole(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def whole(self, columns: list[str] | None = None) -> pd.DataFrame:
         """All rows of these columns at once. Raises UserError where there are none."""
         if not sum(map(len, parts := list(self.blocks(columns)))):
             raise UserError(f"{self.name}: a header, and no rows under it")
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts)
 
     def need(self, column: str, what: str) -> str:
         """The column's name. Raises UserError, with the closest name, where there is none."""
-        if column in self.columns:
-            return column
-        near = did_you_mean(column, self.columns)
-        near = near if "did you mean" in near else f"; it has {', '.join(self.columns[:8])}, ..."
-        raise UserError(f"{what} '{column}': no such column in {self.name}{near}")
+        if column not in self.columns:
+            raise UserError(f"{what} '{column}': no such column in {self.name}{did_you_mean(column, self.columns)}")
+        return column
+
+
+def of_frame(name: str, frame: pd.DataFrame, line: str, **more: Any) -> Source:
+    """A frame in memory, its index left out."""
+    frame, starts = frame.set_axis([str(column) for column in frame], axis=1), range(0, len(frame), BLOCK)
+    more["rows"] = len(frame)
+    return Source(name, lambda names: (frame.iloc[i : i + BLOCK][names] for i in starts), list(frame), [line], **more)
+
+
+def of_array(x: Any, name: str, extra: dict[str, Any] | None = None) -> Source:
+    """An array (n, ...), every example flat, with further columns (n,)."""
+    if x.dtype.names:
+        return of_frame(name, pd.DataFrame({part: x[part] for part in x.dtype.names}), f"array: {len(x):,} records")
+    if x.ndim < 2 or x.dtype.kind not in "biufUSO":
+        raise UserError(f"{name}: need features (n, d) of numbers or text, got {x.dtype} of shape {x.shape}")
+    frame = pd.DataFrame(x.reshape(len(x), -1)).assign(**(extra or {}))
+    line = f"array: {x.shape[0]:,} rows of {' x '.join(map(str, x.shape[1:]))}"
+    return of_frame(name, frame, line, grid=x.shape[1:3] if x.ndim == 3 else None)
 
 
 def unreadable(name: str, error: Exception) -> UserError:
@@ -106,7 +116,7 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
             return separated(path, delimiter, decimal, encoding)
     except UserError:
         raise
-    except (ValueError, OSError, LookupError) as error:  # pyarrow's own are of these
+    except (ValueError, OSError, LookupError, TypeError) as error:  # pyarrow's own are of these
         raise unreadable(path.name, error) from None
     hint = "; a pickle can run code, and is never opened: save a table instead" if kind in (".pkl", ".pickle") else ""
     raise UserError(f"file '{path.name}': read are .csv, .tsv, .parquet, .npz, .npy and folders of images{hint}")
@@ -122,28 +132,30 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
         head = stream.read(1 << 18)
     if "\x00" in head:
         raise UserError(f"file '{path.name}': holds NUL bytes, so it is no text table")
-    delimiter = delimiter or max(",;\t|", key=lambda mark: _fit(head, mark))
-    rows = _rows(head, delimiter)
-    columns = [column.strip() for column in rows[0]]
+    cut = {}
+    for mark in [delimiter] if delimiter else ",;\t|":
+        rows = csv.reader(head.splitlines(keepends=True), delimiter=mark)
+        cut[mark] = [row for row in rows if row][:500] or [[""]]
+    delimiter = max(cut, key=lambda mark: _fit(cut[mark]))
+    columns = [column.strip() for column in cut[delimiter][0]]
     if len(columns) < 2:
-        one = f"one column '{columns[0][:40]}'; a feature and a label need two (delimiter?)"
-        raise UserError(f"file '{path.name}': {one}")
+        raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
     if decimal is None:
-        cells = [cell.strip() for row in rows[1:] for cell in row]
+        cells = [cell.strip() for row in cut[delimiter][1:] for cell in row]
         commas, points = (sum(bool(re.fullmatch(number, cell)) for cell in cells) for number in (COMMA, POINT))
         decimal = "," if commas > points and delimiter != "," else "."
-    reading = pacsv.ReadOptions(
-        use_threads=False, block_size=CSV_BLOCK, skip_rows=1, column_names=columns, encoding=encoding
-    )
+    layout = {"block_size": CSV_BLOCK, "skip_rows": 1, "column_names": columns, "encoding": encoding}
+    reading = pacsv.ReadOptions(use_threads=False, **layout)
     parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
-    def stream(names: list[str]) -> Iterable[Any]:
-        types = dict.fromkeys(columns, pa.string())
-        return pacsv.open_csv(path, reading, parsing, pacsv.ConvertOptions(column_types=types, include_columns=names))
+    def data(names: list[str]) -> Iterable[pd.DataFrame]:
+        typing = pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=names)
+        # Asked for no column, pyarrow gives all.
+        return (batch.to_pandas()[names] for batch in pacsv.open_csv(path, reading, parsing, typing))
 
     shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
     line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"
-    return Source(path.name, stream, [line], path.parent, decimal=decimal, columns=columns)
+    return Source(path.name, data, columns, [line], path.parent, decimal=decimal)
 
 
 def _encoding(path: Path) -> str:
@@ -158,39 +170,38 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
 
 
-def _rows(head: str, mark: str) -> list[list[str]]:
-    return [row for row in csv.reader(head.splitlines(keepends=True), delimiter=mark) if row][:500] or [[""]]
-
-
-def _fit(head: str, mark: str) -> tuple[float, int]:
+def _fit(rows: list[list[str]]) -> tuple[float, int]:
     """The share of rows that a delimiter cuts into as many cells as the first, and how many these are."""
-    widths = np.array([len(row) for row in _rows(head, mark)])
-    return (float((widths == widths[0]).mean()) if widths[0] > 1 else 0.0, widths[0])
+    first = len(rows[0])
+    return (np.mean([len(row) == first for row in rows]) if first > 1 else 0.0, first)
 
 
 def parquet(path: Path) -> Source:
     """A Parquet file, nullable types and categories included."""
     import pyarrow.parquet as pq
 
-    # Buffered ahead, it holds the whole file in the end.
-    file = pq.ParquetFile(path, pre_buffer=False)
-    line = f"Parquet: {file.metadata.num_rows:,} rows, {len(file.schema_arrow.names)} columns"
-    data = functools.partial(file.iter_batches, BLOCK, None)  # of all row groups
-    return Source(path.name, data, [line], path.parent, columns=list(file.schema_arrow.names))
+    file = pq.ParquetFile(path, pre_buffer=False)  # buffered ahead, it holds the whole file in the end
+    columns = list(file.schema_arrow.names)
+    line = f"Parquet: {file.metadata.num_rows:,} rows, {len(columns)} columns"
+
+    def data(names: list[str]) -> Iterable[pd.DataFrame]:
+        return (batch.to_pandas() for batch in file.iter_batches(BLOCK, columns=names))
+
+    return Source(path.name, data, columns, [line], path.parent, rows=file.metadata.num_rows)
 
 
 def numpy_file(path: Path) -> Source:
     """An array (columns called 0, 1, ...), or features and labels of an ``.npz``; pickled objects are refused."""
     try:
         loaded = np.load(path, allow_pickle=False)
-        named = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        named = {} if isinstance(loaded, np.ndarray) else dict(loaded)
     except Exception as error:  # also zipfile's, zlib's and the header parser's
         if "pickle" not in str(error):
             raise unreadable(path.name, error) from None
         reason = "holds pickled objects, which can run code and are never opened; save numbers or text"
         raise UserError(f"file '{path.name}': {reason}") from None
-    if "" in named:
-        return of_array(named[""], path.name)
+    if isinstance(loaded, np.ndarray):
+        return of_array(loaded, path.name)
     named = {name: array for name, array in named.items() if isinstance(array, np.ndarray)}  # a zip may hold others
     tables = [name for name, array in named.items() if array.ndim > 1 and array.shape[1] > 1]
     if not tables:
@@ -203,28 +214,16 @@ def numpy_file(path: Path) -> Source:
     return source
 
 
-def of_array(x: Any, name: str, extra: dict[str, Any] | None = None) -> Source:
-    """An array (n, ...), every example flat, with further columns (n,)."""
-    if x.dtype.names:
-        return Source(name, pd.DataFrame({part: x[part] for part in x.dtype.names}), [f"array: {len(x):,} records"])
-    if x.ndim < 2 or x.dtype.kind not in "biufUSO":
-        raise UserError(f"{name}: need features (n, d) of numbers or text, got {x.dtype} of shape {x.shape}")
-    frame = pd.DataFrame(x.reshape(len(x), -1))
-    line = f"array: {x.shape[0]:,} rows of {' x '.join(map(str, x.shape[1:]))}"
-    return Source(name, frame.assign(**(extra or {})), [line], grid=x.shape[1:3] if x.ndim == 3 else None)
-
-
 def in_memory(data: Any) -> Source:
-    """A frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set; a frame's index is left out."""
+    """A frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set."""
     if hasattr(data, "to_pandas"):  # a Hugging Face data set, polars, pyarrow
         data = data.to_pandas()
     if isinstance(data, pd.DataFrame):
-        line = f"table: {len(data):,} rows, {data.shape[1]} columns"
-        return Source("the table", data.reset_index(drop=True), [line])
+        return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
     if hasattr(data, "nnz") and hasattr(data, "toarray"):
         return _dense(data.tocsr())
     if isinstance(data, list | tuple | pd.Series) and len(data) and isinstance(next(iter(data)), str):
-        return Source("the texts", pd.DataFrame({"text": list(data)}), [f"texts: {len(data):,}"])
+        return of_frame("the texts", pd.DataFrame({"text": list(data)}), f"texts: {len(data):,}")
     if np.ma.isMaskedArray(data):
         data = data.astype(float).filled(np.nan)
     if hasattr(data, "detach"):
@@ -243,9 +242,8 @@ def _dense(x: Any) -> Source:
     from sklearn.decomposition import TruncatedSVD
 
     found = TruncatedSVD(DIRECTIONS, random_state=0).fit_transform(x.astype(np.float64))
-    source = of_array(found / (found.std() or 1), "the sparse matrix")
-    source.detected = [f"sparse matrix: {x.shape[0]:,} rows, {x.shape[1]:,} columns brought to {DIRECTIONS} directions"]
-    return source
+    line = f"sparse matrix: {x.shape[0]:,} rows, {x.shape[1]:,} columns brought to {DIRECTIONS} directions"
+    return of_frame("the sparse matrix", pd.DataFrame(found / (found.std() or 1)), line)
 
 
 def image_folder(path: Path) -> Source:
@@ -255,4 +253,4 @@ def image_folder(path: Path) -> Source:
         raise UserError(f"folder '{path.name}': no images by class in it (class/picture.png); or name a file")
     table = pd.DataFrame([(f"{f.parent.name}/{f.name}", f.parent.name) for f in files], columns=["image", "class"])
     line = f"folder: {len(files):,} images in {table['class'].nunique()} classes"
-    return Source(path.name, table, [line], path, "class")
+    return of_frame(path.name, table, line, folder=path, label="class")

@@ -6,86 +6,55 @@ what is in a row.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
-import torch
+import pandas as pd
 from numpy.typing import NDArray
 
 from datalab import pruning, seeds
-from datalab.advise import pilot
-from datalab.influence import LastLayerGGN
-from datalab.influence.estimator import quiet
-from datalab.protocol import protocol
-from datalab.training import protocol_recipe
+from datalab.advise.pilot import ONE_THREAD, Trainer, least_confident
 
 REPEATS = 3
 
 
-class Scored(NamedTuple):
-    """Of every row (n,): the probability of its given label, the most probable class and that one's probability, the
-    share of repeats that count its label as wrong, and the score by which the advised method drops, highest first.
-    """
-
-    given: NDArray[np.float32]
-    suggested: NDArray[np.int32]
-    probability: NDArray[np.float32]
-    agreement: NDArray[np.float32]
-    drop: NDArray[np.float32]
-
-    def wrong(self, labels: NDArray) -> NDArray[np.bool_]:
-        """The mask (n,) of the labels flagged: as many as the repeats count on average, the least probable first."""
-        return pilot.least_confident(self.given, self.agreement.sum()) & (self.suggested != labels)
-
-
+@ONE_THREAD
 def score(
-    pool: tuple[NDArray, NDArray],
-    blocks: Iterable[tuple[NDArray, NDArray]],
-    labels: NDArray,
-    n_classes: int,
-    steps: int,
-    method: str,
-    own: NDArray | None,
-    seed: int,
-) -> Scored:
-    """Score rows with ``labels`` (n,) in 0..n_classes-1, which come in ``blocks`` of row numbers and features.
+    trainer: Trainer, rows: NDArray, blocks: Iterable, labels: NDArray, method: str, own: NDArray | None, seed: int
+) -> pd.DataFrame:
+    """Score the rows that come in ``blocks`` of numbers and features; ``labels`` (n,) are those of all numbers.
 
-    ``pool`` holds the features (k, d) and the row numbers (k,) of what is trained on, for ``steps``; ``method`` is the
-    advised one; ``own`` (n, C) are the user's out-of-sample probabilities, used in place of the models'.
+    ``rows`` (k,) are the numbers of what the ``trainer`` holds; ``method`` is the advised one; ``own`` (n, C) are the
+    user's out-of-sample probabilities, used in place of the models'. Returns, by ascending number: ``given``, the
+    probability of the given label; ``suggested``, the most probable class, and its ``probability``; ``agreement``, the
+    share of repeats that count the label as wrong; ``wrong``, whether it is flagged: as many as the repeats count on
+    average, the least probable first; ``drop``, the score by which the method drops, highest first.
     """
-    x, rows = pool
-    y, n, per = labels[rows], len(labels), protocol().reference["models"]
-    place = np.full(n, -1)
+    y, place, repeats = labels[rows], np.full(len(labels), -1), []
+    # Of all rows at once: kept block by block, they would lie between the blocks' freed memory and let it grow.
+    made = {name: np.zeros(len(labels), np.float32) for name in ("given", "probability", "agreement", "drop")}
+    made["suggested"] = np.zeros(len(labels), np.int32)
     place[rows] = np.arange(len(rows))
-    made = Scored(*(np.zeros(n, kind) for kind in (np.float32, np.int32, np.float32, np.float32, np.float32)))
-    with pilot.ONE_THREAD():
-        repeats = []
-        for i in range(REPEATS):
-            models = pilot.references(x, y, n_classes, seeds.generator(seed, "advise", "final", i), (steps,))
-            p = models.probabilities if own is None else own[rows]
-            threshold = np.bincount(y, weights=p[np.arange(len(y)), y]) / np.bincount(y)
-            estimator = LastLayerGGN(models.stack, l2=protocol_recipe().l2) if method == "influence" else None
-            if estimator is not None:
-                with quiet():
-                    estimator.fit(torch.from_numpy(x), torch.from_numpy(y))
-            repeats.append((models, threshold, estimator))
-        for at, features in blocks:
-            y, at_pool, total = labels[at], place[at], np.zeros((len(at), n_classes))
-            for models, threshold, estimator in repeats:
-                block = torch.from_numpy(features)
-                p = torch.softmax(models.stack(block), -1).numpy()
-                seen, folds = p[:per], p[per:]
-                unseen = np.where(at_pool[:, None] < 0, folds.mean(0), folds[models.fold[at_pool], np.arange(len(at))])
-                unseen = unseen if own is None else own[at]
-                confident = np.where(unseen >= threshold - 1e-6, unseen, -1.0)
-                wrong = (confident.max(1) >= 0) & (confident.argmax(1) != y)
-                if estimator is not None:
-                    drop = estimator.self_influence(block, torch.from_numpy(y))[:per].double().mean(0).numpy()
-                else:
-                    drop = pruning.loss(seen, y).mean(0) if method == "loss" else pruning.margin(unseen, y) / 2 + wrong
-                total += unseen / REPEATS
-                made.agreement[at] += wrong / np.float32(REPEATS)
-                made.drop[at] += drop / REPEATS
-            made.given[at], made.probability[at] = total[np.arange(len(at)), y], total.max(1)
-            made.suggested[at] = total.argmax(1)
-    return made
+    for i in range(REPEATS):
+        models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
+        p = models.probabilities(trainer.x, place[rows])[1] if own is None else own[rows]
+        influence = models.self_influence(trainer.x, y) if method == "influence" else None
+        repeats.append((models, np.bincount(y, p[np.arange(len(y)), y]) / np.bincount(y), influence))
+    for at, x in blocks:
+        y, total = labels[at], 0
+        for models, thresholds, influence in repeats:
+            seen, unseen = models.probabilities(x, place[at])
+            unseen = unseen if own is None else own[at]
+            likely = np.where(unseen >= thresholds - 1e-6, unseen, -1.0)  # pruning.confident_class, of the pool's means
+            wrong = (likely.max(1) >= 0) & (likely.argmax(1) != y)
+            if method == "confident learning":
+                drop = pruning.margin(unseen, y) / 2 + wrong
+            else:
+                drop = influence(x, y) if influence else pruning.loss(seen, y).mean(0)
+            total += unseen / REPEATS
+            made["agreement"][at] += wrong / np.float32(REPEATS)
+            made["drop"][at] += drop / REPEATS
+        made["given"][at], made["probability"][at] = total[np.arange(len(at)), y], total.max(1)
+        made["suggested"][at] = total.argmax(1)
+    scored = pd.DataFrame(made)[labels >= 0]
+    flagged = least_confident(scored.given.to_numpy(), scored.agreement.sum())
+    return scored.assign(wrong=flagged & (scored.suggested != labels[scored.index]))

@@ -115,12 +115,13 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     second += f" ({facts['splits']} splits, {judged}; 95 % for all arms at once)."
     if v.ties:
         second += f" {' and '.join(v.ties).capitalize()} does as well within a point."
-    rate = {key: f"{100 * value:.0f}" for key, value in v.noise.items()}
-    third = (
-        f"Wrong labels: {rate['low']} to {rate['high']} % (95 %); {rate['estimate']} % where the models are surest, "
+    low, high, estimate, *joint = (
+        f"{100 * v.noise[key]:.0f}" for key in ("low", "high", "estimate", "calibrated", "counted")
     )
-    third += f"{rate['calibrated']} and {rate['counted']} % by the confident joint, which counts hard rows too; "
-    third += f"{facts['flagged']:,} are listed."
+    third = (
+        f"Wrong labels: {low} to {high} % (95 %); {estimate} % where the models are surest, {' and '.join(joint)} % by"
+    )
+    third += f" the confident joint, which counts hard rows too; {facts['flagged']:,} are listed."
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:

@@ -78,8 +78,8 @@ def run_task(
         x, observed, true, x_test, y_test = known()
         advice = advise.advise(x, observed, **budget)
     rows = advice.rows.drop(columns="class_f1").to_dict("records")
-    rows += [{"kind": "line", "text": line} for line in advice.lines]
-    rows += [{"kind": "class", **row} for row in advice.by_class.astype({"of": str}).to_dict("records")]
+    rows += [{"kind": "line", "text": line} for line in advice.facts["lines"]]
+    rows += advice.hit.to_dict("records")
     flagged = advice.flagged.rename(columns=lambda name: name.replace(" ", "_")).astype({"id": str})
     if not path:
         at = advice.flagged.id.to_numpy()

@@ -79,11 +79,11 @@ def test_kept_and_dropped_rows_are_all_rows(noisy: NamedTuple, monkeypatch: pyte
         if arm[0] == pilot.RELABEL:
             labels = made.kept.label.astype(int).to_numpy()
             assert (labels == noisy.true).mean() > (noisy.y == noisy.true).mean() + 0.05
-            assert made.lines[0].startswith("Look at the")
+            assert made.facts["lines"][0].startswith("Look at the")
         else:
             assert noisy.flipped[dropped].mean() > 1.7 * noisy.flipped.mean()
-            assert made.by_class.dropped.max() > 0
-        assert "group" in made.lines[3]
+            assert made.hit.dropped.max() > 0
+        assert "group" in made.facts["lines"][3]
 
 
 def test_a_large_file_is_sampled_for_the_pilot_and_scored_whole(
@@ -116,8 +116,9 @@ def test_labels_and_features_of_every_type_are_the_same_rows(noisy: NamedTuple) 
     ):
         source = reading.read(x)
         table = advice._labelled(source, y, None, None)
-        raw = table.take(source, source.columns[:-1], np.arange(len(table.codes)))
-        made.append((table.codes, table.names.tolist(), features.Columns(raw, source).typed(raw).to_numpy()))
+        codes = table.rows.code[table.rows.code >= 0]
+        raw = table.take(source, source.columns, codes.index)
+        made.append((codes.to_numpy(), table.names.tolist(), features.Columns(raw, source).typed(raw).to_numpy()))
     for codes, names, values in made[1:4]:
         assert names == made[0][1] == ["0", "1", "2", "3"]
         np.testing.assert_array_equal(codes, made[0][0])
@@ -139,9 +140,26 @@ def test_own_probabilities_own_features_and_a_clean_test_file_are_used(noisy: Na
     clean = frame.assign(sort=np.array(["null", "eins", "zwei", "drei"])[noisy.true])[:100]
     judged = datalab.advise(frame, label="sort", ids="key", X_test=clean, splits=2)
     assert judged.rows.n_test.dropna().eq(100).all()
-    assert "clean test labels" in judged.lines[1]
+    assert "clean test labels" in judged.facts["lines"][1]
     with pytest.raises(UserError, match="test label: class 'neu'"):
         datalab.advise(frame, label="sort", X_test=clean.assign(sort="neu"), splits=2)
+
+
+def test_labels_and_ids_that_do_not_fit_the_rows_are_refused(noisy: NamedTuple) -> None:
+    for given, says in (
+        ({"y": noisy.y[:50]}, "label: 50 for 360 rows"),
+        ({"y": noisy.y, "ids": [1, 2]}, "id: 2 for 360 rows"),
+        ({"y": np.eye(4)[noisy.y]}, r"one-hot rows or votes pass .argmax\(1\)"),
+    ):
+        with pytest.raises(UserError, match=says):
+            datalab.advise(noisy.x, **given)
+
+
+def test_a_pool_holds_every_class_of_a_file_with_many() -> None:
+    codes = np.repeat(np.arange(300), 40)
+    drawn = np.bincount(codes[advice._pool_rows(codes, 1)])
+    assert drawn.sum() == advice.POOL
+    assert drawn.min() >= advice.LEAST_OF_CLASS
 
 
 def test_duplicates_and_leaks_are_said(noisy: NamedTuple) -> None:
@@ -183,6 +201,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     frame.assign(sort="x").to_csv("one.csv", index=False)
     frame.assign(sort=np.where(np.arange(len(frame)) < 3, "rare", frame.sort)).to_csv("few.csv", index=False)
     Path("header.csv").write_text("a,b\n")
+    frame[["sort", "key"]].to_csv("bare.csv", index=False)
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
     os.mkdir("folder")
@@ -195,12 +214,14 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["one.csv", "--label", "sort"], "one class, 'x'"),
         (["few.csv", "--label", "sort"], "class 'rare' has 3 examples; 20 are needed"),
         (["header.csv", "--label", "a"], "no rows under it"),
+        (["bare.csv", "--label", "sort", "--id", "key"], "no feature is left"),
         (["pickle.npz"], "pickled objects"),
         (["folder"], "no images by class"),
         (["nosuch.csv", "--label", "a"], "no such file"),
         (["good.csv", "--label", "sort", "--minutes", "0"], "minutes"),
         (["good.csv", "--label", "sort", "--splits", "1"], "splits"),
         (["good.csv", "--label", "sort", "--seed", "-1"], "seed"),
+        (["good.csv", "--label", "sort", "--delimiter", "||"], "1-character"),
         (["good.csv", "--label", "sort", "--group", "sort"], "groups"),
         (["good.csv", "--label", "sort", "--id", "nokey"], "did you mean 'key'"),
         (["good.csv", "--label", "sort", "--pred-probs", "short.npy"], "pred_probs"),

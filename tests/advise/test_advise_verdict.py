@@ -18,7 +18,7 @@ def rows(
     for split in range(splits):
         made.append({"kind": "noise", "split": split, "surest": 0.2 + rng.normal(0, 0.01)} | RATES)
         base = level + rng.normal(0, 0.02)
-        for method, amount in pilot.arms():
+        for method, amount in pilot.ARMS:
             f1 = base + gains.get((method, amount), 0.0) + (method != pilot.KEEP_ALL) * rng.normal(0, spread)
             row = {"kind": "arm", "split": split, "method": method, "amount": amount, "macro_f1": f1, "dropped": 0.1}
             made.append(row | {"n_train": 600, "n_test": 250})

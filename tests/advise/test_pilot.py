@@ -1,5 +1,7 @@
 """The pilot: what judges is never touched, groups stay whole, the budget and Ctrl-C are kept."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ SCORED = ["macro_f1", "accuracy", "class_f1", "held_out_f1"]
 def test_no_arm_is_judged_on_fewer_rows_and_test_labels_change_scores_alone(pool: pilot.Pool) -> None:
     before = pd.DataFrame(pilot.one_split(pool, 1, 0))
     arms = before[before.kind == "arm"]
-    assert set(zip(arms.method, arms.amount, strict=True)) == set(pilot.arms())
+    assert set(zip(arms.method, arms.amount, strict=True)) == set(pilot.ARMS)
     assert arms.n_test.nunique() == 1
     test = pilot.split_rows(pool, 1, 0).test
     scrambled = pool.labels.copy()
@@ -69,32 +71,33 @@ def planned(monkeypatch: pytest.MonkeyPatch, seconds: list[float], minutes: floa
     clock, took = [0.0], iter(seconds)
     monkeypatch.setattr(pilot.time, "perf_counter", lambda: clock[0])
 
-    def split(_: object, __: int, number: int, lengths: tuple = ()) -> list[dict]:
-        took_now = 0 if lengths else next(took)
+    def split(_: object, __: int, number: int) -> list[dict]:
+        took_now = next(took)
         if took_now is None:
             raise KeyboardInterrupt
         clock[0] += took_now
         return [{"split": number}]
 
     monkeypatch.setattr(pilot, "one_split", split)
-    plans: list[pilot.Plan] = []
-    rows, _, stopped = pilot.run(None, 1, minutes, fixed, 0, lambda pace: 0.6 * pace, plans.append)
-    return len(rows), plans[0], stopped, clock[0]
+    said: list[str] = []
+    rows, splits, stopped = pilot.run(None, 1, minutes, fixed, 0, lambda pace: 0.6 * pace, said.append)
+    seconds = 60 * float(re.match(r"about (\d+\.\d) minutes", said[0])[1])
+    return len(rows), (splits, seconds), stopped, clock[0]
 
 
 def test_splits_are_planned_from_the_first_ones_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned(monkeypatch, [6] * 99, 10)[0] == pilot.MOST_SPLITS
-    done, plan, stopped, spent = planned(monkeypatch, [6] * 99, 1)
+    done, (_, seconds), stopped, spent = planned(monkeypatch, [6] * 99, 1)
     assert (done, stopped) == (9, "")
-    assert spent <= plan.seconds == pytest.approx(spent, rel=0.1)
+    assert spent <= seconds == pytest.approx(spent, rel=0.12)
     assert planned(monkeypatch, [60] * 99, 1)[0] == pilot.LEAST_SPLITS
 
 
 def test_a_machine_that_gets_slower_gives_up_splits_and_keeps_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, plan, stopped, spent = planned(monkeypatch, [6, 6, *[12] * 99], 1.5)
+    done, (splits, seconds), stopped, spent = planned(monkeypatch, [6, 6, *[12] * 99], 1.5)
     assert stopped == "slower"
-    assert done < plan.splits
-    assert spent < 1.2 * plan.seconds
+    assert done < splits
+    assert spent < 1.2 * seconds
     assert planned(monkeypatch, [6, 6, *[12] * 99], 1.5, fixed=15)[0] == 15
 
 

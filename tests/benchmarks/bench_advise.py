@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t
+from threadpoolctl import threadpool_limits
 
 from datalab import data, metrics, noise, seeds, stats
 from datalab.advise import pilot, scoring, verdict
@@ -52,16 +53,16 @@ def pilot_rows(p: data.Prepared, y: NDArray, splits: int) -> pd.DataFrame:
         return lambda at: p.x_test if at is None else p.x_train[at]
 
     pool = pilot.Pool(y, p.n_classes, None, encode, clean=p.y_test)
-    with pilot.ONE_THREAD():
+    with threadpool_limits(1):
         return pd.DataFrame([row for k in range(splits) for row in pilot.one_split(pool, ROOT, k)])
 
 
 def flag_rows(p: data.Prepared, y: NDArray, steps: int) -> list[dict[str, Any]]:
     """Precision and recall of each way of flagging, and clean macro-F1 once its flags are dropped or replaced."""
     began, rows = time.process_time(), np.arange(len(y))
-    scored = scoring.score((p.x_train, rows), [(rows, p.x_train)], y, p.n_classes, steps, "", None, ROOT)
-    own = pilot.least_confident(scored.given, scored.agreement.sum()) & (scored.suggested != y)
-    found = {"advise": (own, scored.suggested, time.process_time() - began)}
+    trainer = pilot.Trainer(p.x_train, p.n_classes, (steps,))
+    scored = scoring.score(trainer, rows, [(rows, p.x_train)], y, "", None, ROOT)
+    found = {"advise": (scored.wrong.to_numpy(), scored.suggested.to_numpy(), time.process_time() - began)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found |= found_by_cleanlab(p, y)
@@ -70,12 +71,10 @@ def flag_rows(p: data.Prepared, y: NDArray, steps: int) -> list[dict[str, Any]]:
     for flags, other, _ in found.values():
         arms += [(y, ~flags), (np.where(flags, other, y), np.ones(len(y), dtype=bool))]
     labels, kept = (np.stack([arm[i][~held] for arm in arms]) for i in (0, 1))
-    validation, none = (p.x_train[held], y[held]), [0.0] * len(arms)
-    with pilot.ONE_THREAD():
-        judged = pilot.best_of_lengths(
-            p.x_train[~held], labels, kept, none, validation, p.x_test, p.n_classes, ROOT, pilot.LENGTHS
-        )
-    f1 = [metrics.macro_f1(p.y_test, guess, p.n_classes) for guess, _ in judged]
+    trainer = pilot.Trainer(p.x_train[~held], p.n_classes, pilot.LENGTHS, (p.x_train[held], y[held]))
+    with threadpool_limits(1):
+        guesses, _ = trainer.arms(labels, kept, [0.0] * len(arms), p.x_test, ROOT)
+    f1 = metrics.macro_f1(p.y_test, guesses, p.n_classes)
     made, flipped = [], y != p.y_train
     for i, (who, (flags, _, took)) in enumerate(found.items()):
         hits = (flags & flipped).sum()
@@ -92,13 +91,15 @@ def found_by_cleanlab(p: data.Prepared, y: NDArray) -> dict[str, tuple[NDArray, 
     from sklearn.neural_network import MLPClassifier
 
     began = time.process_time()
-    with pilot.ONE_THREAD():
-        made = pilot.references(p.x_train, y, p.n_classes, seeds.generator(ROOT, "bench advise", "folds"), (200,))
+    with threadpool_limits(1):
+        trainer = pilot.Trainer(p.x_train, p.n_classes, (200,))
+        made = trainer.references(y, seeds.generator(ROOT, "bench advise", "folds"))
+        probabilities = made.probabilities(p.x_train, np.arange(len(y)))[1]
     shared, found = time.process_time() - began, {}
     for filter_by in FILTERS:
         began = time.process_time()
-        flags = find_label_issues(y, made.probabilities.astype(np.float64), filter_by=filter_by, n_jobs=1)
-        found[f"cleanlab {filter_by}"] = flags, made.probabilities.argmax(1), shared + time.process_time() - began
+        flags = find_label_issues(y, probabilities.astype(np.float64), filter_by=filter_by, n_jobs=1)
+        found[f"cleanlab {filter_by}"] = flags, probabilities.argmax(1), shared + time.process_time() - began
     began = time.process_time()
     learner = CleanLearning(MLPClassifier((64,), max_iter=60, random_state=0), seed=0, cv_n_folds=5)
     issues = learner.find_label_issues(p.x_train, y)
