@@ -51,7 +51,7 @@ class Cell(pydantic.BaseModel):
     cell_type: Literal["code", "markdown", "raw"]
     source: Text
     metadata: dict[str, Any] = {}
-    id: str = ""
+    id: str = pydantic.Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
     outputs: list[Annotated[Stream | Display | Raised, pydantic.Field(discriminator="output_type")]] = []
     execution_count: int | None = None
 

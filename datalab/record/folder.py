@@ -20,8 +20,9 @@ from datalab import atomic
 from datalab.errors import UserError
 
 LARGEST = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a real record has one
-DEEPEST = 40  # lists and objects of JSON in one another
+DEEPEST, MOST_PARTS = 40, 2_000_000  # lists and objects of JSON in one another; what they have in all
 _FOLDERS, _FILES = 6, 1_000_000  # folders in one another, files in all
+_LARGEST, _BYTES = 2**28, 2**36  # bytes of any file, and of all: a sparse one costs a stranger nothing
 _LONGEST = 255  # bytes of a name, as file systems have it
 
 
@@ -41,7 +42,7 @@ class Strange(UserError):
 
 def foreign(record: Path) -> Iterator[tuple[str, str]]:
     """What in the folder no record has, and why: links, devices, names that do not print. No link is followed."""
-    waiting, count = [(record, 1)], 0
+    waiting, count, held = [(record, 1)], 0, 0
     while waiting:
         folder, depth = waiting.pop()
         try:
@@ -68,6 +69,11 @@ def foreign(record: Path) -> Iterator[tuple[str, str]]:
                     waiting.append((Path(entry.path), depth + 1))
             elif not entry.is_file(follow_symlinks=False):
                 yield name, "is no file, but a device or a pipe"
+            elif (bytes_ := entry.stat(follow_symlinks=False).st_size) > _LARGEST:
+                yield name, f"has {bytes_ / 2**20:,.0f} MiB, and no file of a record more than {_LARGEST >> 20}"
+            elif (held := held + bytes_) > _BYTES:
+                yield name, f"with it the folder holds more than {_BYTES >> 30} GiB"
+                return
 
 
 def _name(record: Path, path: Path) -> str:
@@ -149,6 +155,8 @@ def read_json(record: Path, path: str) -> Any:
 
 def parsed(text: str) -> Any:
     """JSON as :func:`read_json` takes it."""
+    if sum(map(text.count, "[{,")) > MOST_PARTS:
+        raise Strange(f"its JSON has more than {MOST_PARTS:,} parts")
     try:
         tree = json.loads(text, parse_constant=_no_number)
     except RecursionError:

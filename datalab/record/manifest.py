@@ -67,6 +67,14 @@ def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
     return AfterValidator(check)
 
 
+class _Asked(pydantic.BaseModel):
+    """What every section is asked for and results do not depend on; the others are the section's to check."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="allow")
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    record: Annotated[str, StringConstraints(max_length=4096), AfterValidator(_word)] | None = None
+
+
 class _Key(pydantic.BaseModel):
     model_config = _STRICT
     code: Hash | None = None
@@ -138,7 +146,7 @@ class _Claim(pydantic.BaseModel):
     verdict: Word
     why: str
     table: Annotated[str, AfterValidator(_path)] | None
-    row: str | None
+    row: Annotated[str, StringConstraints(max_length=1000)] | None
     cell: Whole | None
     raw: _Raw | None = None
 
@@ -172,7 +180,7 @@ class SectionRecord(pydantic.BaseModel):
     reason: str = ""
     runner: Literal["datalab run", "notebook session", ""] = ""
     key: Annotated[dict[str, Any], _of(_Key)] = {}
-    parameters: dict[Word, Any] = {}
+    parameters: Annotated[dict[Word, Any], _of(_Asked)] = {}
     device: Word = ""
     determinism: Annotated[dict[str, Any], _of(_Determinism)] = {}
     started: Time = ""

@@ -26,6 +26,9 @@ class Estimate:
     tasks: tuple[Task, ...] = ()
 
 
+MOST_VALUES = 200  # in one list: a record's parameters may be a stranger's, and each value is a task or more
+
+
 class SectionParameters(pydantic.BaseModel):
     """What every section takes. ``None`` stands for the profile's value and is filled in by :func:`resolve`."""
 
@@ -61,6 +64,11 @@ class SectionParameters(pydantic.BaseModel):
         return tuple(getattr(self, "datasets", ()))
 
     @property
+    def outside(self) -> str | None:
+        """A file of the user's that the tasks read; where a record names it, it is not opened."""
+        return getattr(self, "path", None)
+
+    @property
     def unfit(self) -> str:
         """Why a section cannot run with these, though each is in its range; empty where it can."""
         return ""
@@ -71,6 +79,8 @@ class SectionParameters(pydantic.BaseModel):
         profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
         given = {name: value for name, value in raw.items() if value is not None}
         for name, value in given.items():
+            if isinstance(value, list | tuple) and len(value) > MOST_VALUES:
+                raise ValueError(f"parameter '{name}': more than {MOST_VALUES:,} values")
             annotation = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if annotation is not bool and any(isinstance(part, bool) for part in _parts(value)):
                 raise ValueError(f"parameter '{name}': true and false are no numbers; got {value!r}")

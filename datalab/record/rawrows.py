@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_BYTES = 2**30  # of a section's raw rows unpacked; the paper's largest have a hundredth of it
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -43,6 +44,19 @@ def counted(frames: Iterable["pd.DataFrame"], where: Where, claim_id: str) -> di
     if not rows:
         raise UserError(f"claim {claim_id}: no raw row of this section has {plain}")
     return {"where": plain, "rows": rows}
+
+
+class Room:
+    """What is left of :data:`MOST_BYTES`: a stranger's small files, each within its bounds, unpack to any memory."""
+
+    def __init__(self) -> None:
+        self._left = MOST_BYTES
+
+    def take(self, frames: "Iterable[pd.DataFrame]") -> None:
+        """Raises :class:`UserError` where these frames are too much."""
+        self._left -= sum(int(frame.memory_usage(deep=True).sum()) for frame in frames)
+        if self._left < 0:
+            raise UserError(f"raw rows: unpacked they are more than {MOST_BYTES >> 20} MiB, and no section's are")
 
 
 def read(path: Path) -> "tuple[list[Finished], pd.DataFrame]":

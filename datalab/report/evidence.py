@@ -68,11 +68,11 @@ def table(record: Path, path: str, row: str | None) -> Lines:
     frame = tablediff.read(folder.inside(record, path))
     rows = list(frame.itertuples(index=False, name=None))
     label = (row or "").casefold()
-    keys = [[", ".join(cells[:width]).casefold() for width in range(1, len(cells) + 1)] for cells in rows]
-    marked = [label != "" and label in of_row for of_row in keys]
+    marked = [label != "" and f"{', '.join(cells)}, ".casefold().startswith(f"{label}, ") for cells in rows]
     if not any(marked):
         letters = [_letters(cells, label) for cells in rows]
-        marked = [0 < n == max(letters) for n in letters]
+        most = max(letters, default=0)
+        marked = [0 < n == most for n in letters]
     return Lines(tuple(frame), list(zip(marked, rows, strict=True)))
 
 

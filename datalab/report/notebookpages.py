@@ -10,12 +10,14 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
 from typing import Any
 
 import nh3
 from markupsafe import Markup
 
 from datalab.record.executed import Display, Notebook, Stream
+from datalab.record.folder import Strange
 
 Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
@@ -23,6 +25,9 @@ _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 _EMPTY_HEAD = re.compile(r"<th\b[^>]*>\s*</th>")
 _BOX = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
+MOST_LETTERS = 100_000  # of one cell's prose
+MOST_ELEMENTS = 2_000_000  # of one cell's HTML: its tags times how many are open at once
+_VOID = {"br", "col", "hr", "img", "input", "wbr", "mspace"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT = {"a", "b", "blockquote", "br", "caption", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4"}
 _TEXT |= {"h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody"}
@@ -61,8 +66,35 @@ def markdown(text: str, link: Link = lambda _: None) -> Markup:
     """Markdown as HTML, formulas as MathML; ``link`` as for :func:`cells`, by default none leads anywhere."""
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
+    if len(text) > MOST_LETTERS:
+        raise Strange(f"a cell's prose has more than {MOST_LETTERS:,} letters")
     page = markdown2html_mistune(_MATH.sub(_formula, text))
     return cleaned(_HEADING_ANCHOR.sub("", page), link)
+
+
+class _Open(HTMLParser):
+    """The most elements of a page that are open at once.
+
+    Formats that are left open are opened again in each block that follows: 17 kB become 19 MB, and 170 kB 1.9 GB. An
+    end that is not of the last one opened does not count: a parser may take it for none.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.most = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag not in _VOID:
+            self.open.append(tag)
+            self.most = max(self.most, len(self.open))
+
+    handle_startendtag = handle_starttag
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
 
 
 def contents(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -82,6 +114,8 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
             return value
         return None if ":" in value.split("/")[0] else link(value)
 
+    if (tags := page.count("<")) > MOST_ELEMENTS**0.5 and _Open(page).most * tags > MOST_ELEMENTS:
+        raise Strange("a cell's HTML leaves so many elements open that it has no end of them")
     page = _EMPTY_HEAD.sub("<td></td>", page).replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>")
     clean = nh3.clean(
         page,

@@ -5,6 +5,7 @@ import functools
 import importlib
 import inspect
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,11 @@ from datalab.report.origins import VERDICTS, Origin, origins
 from datalab.sections import STUDY
 from datalab.sweep import machine_speed
 
-_RUNS = {"script", "foreignobject", "iframe", "embed", "object", "handler", "listener", "set", "a"}
+# What matplotlib draws with, and what it says of a drawing. Nothing else is opened, of no other namespace.
+_DRAWS = {"svg", "g", "defs", "path", "use", "clipPath", "rect", "image", "pattern", "style", "text", "tspan", "title"}
+_DRAWS = {f"{{http://www.w3.org/2000/svg}}{name}" for name in _DRAWS | {"metadata"}}
+_SAYS = ("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}", "{http://creativecommons.org/ns#}", "{http://purl.org/dc/")
+_LOADS = re.compile(r"url\(\s*(?!#)|@import|image-set|\\", re.IGNORECASE)  # in CSS; a backslash could spell them
 MAIN_FIGURE = "figures/0_curve"
 
 
@@ -80,9 +85,11 @@ def _beyond_drawing(svg: str) -> str:
     except ElementTree.ParseError as error:
         return f"it is no XML, {error}"
     for element in elements:
-        name = str(element.tag).rpartition("}")[2].lower()
-        if name in _RUNS or name.startswith("animate"):
-            return f"<{name}>"
+        if element.tag not in _DRAWS and not element.tag.startswith(_SAYS):
+            return f"<{element.tag.rpartition('}')[2]}>"
+        styles = [element.text or ""] if element.tag.endswith("}style") else []
+        if _LOADS.search("\n".join([*styles, *element.attrib.values()])):
+            return "a style that loads"
         for attribute, value in element.attrib.items():
             word = attribute.rpartition("}")[2].lower()
             leads = word in ("href", "src") and not value.startswith(("#", "data:image/png;base64,"))
@@ -174,7 +181,14 @@ def _claim_pages(
     record: Path, manifest: Manifest, rows: dict[str, dict[str, Any]], made: dict[str, dict[str, Origin]], page: Any
 ) -> Iterator[tuple[str, str]]:
     checks, ids, measured = evidence.checks(record), [None, *rows, None], manifest.measured()
-    read = functools.cache(lambda path: rawrows.read(folder.inside(record, path))[1])
+    room = rawrows.Room()
+
+    @functools.cache
+    def read(path: str) -> Any:
+        rows = rawrows.read(folder.inside(record, path))[1]
+        room.take([rows])
+        return rows
+
     kinds = functools.cache(lambda stem: evidence.by_kind(manifest.sections[stem].cells, read))
     rest = functools.cache(lambda stem, where: evidence.raw_rows(json.loads(where), kinds(stem)))
     for before, (claim_id, row), after in zip(ids, rows.items(), ids[2:], strict=False):
@@ -221,6 +235,8 @@ def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]
         with contextlib.suppress(ValueError, UserError):
             module = section.load()
             parameters = module.Parameters.model_validate(manifest.sections[section.stem].parameters)
+            if parameters.outside:
+                continue
             tasks = {json.dumps([task.function, task.parameters]): task for task in module.estimate(parameters).tasks}
             new = [task for key, task in tasks.items() if key not in known]
             known |= tasks

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Content = TypeVar("Content")
 LARGEST, MOST_VALUES = 2**28, 20_000_000  # bytes of a file, unpacked too; values in it
-LONGEST = 2**24  # bytes of what a file says of itself
+LONGEST = 2**22  # bytes of what a file says of itself
+MOST_COLUMNS, MOST_LISTS = 1000, 500_000  # of a file: columns; rows, where a column holds lists, each an object
 MOST_PACKED = 50_000  # values of a file of several tasks: with it no more is lost, and it is small enough to look into
 # The key under which a file says what made its rows, as JSON: {"function", "parameters"} where they are one task's, who
 # has its key in its name; {"function", "tasks": [[key, rows, parameters], ...]} where they are several's.
@@ -210,6 +211,8 @@ def _tasks(file: "pq.ParquetFile", path: Path) -> list[Finished]:
         types = zip(task, (str, str, dict, int), strict=True)
         if not all(isinstance(value, kind) for value, kind in types) or task.count < 0:
             raise ValueError("a task has a key, a function, parameters and a number of rows")
+    if len(tasks) > max(rows, 1000):
+        raise ValueError("it has more tasks without rows than any")
     if sum(task.count for task in tasks) != rows or len({task.key for task in tasks}) != len(tasks):
         raise ValueError("its tasks are not those of its rows")
     return tasks
@@ -226,9 +229,9 @@ def _table(file: "pq.ParquetFile") -> "pa.Table":
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
     unpacked = sum(group.total_byte_size for group in groups)
-    coded = any(pa.types.is_dictionary(column.type) for column in file.schema_arrow)
-    if values > MOST_VALUES or unpacked > LARGEST or coded:
+    if values > MOST_VALUES or unpacked > LARGEST or len(file.schema_arrow) > MOST_COLUMNS:
         raise ValueError("it is too large")
+    _check_kinds(file.schema_arrow, file.metadata.num_rows)
     # Of a dictionary of long texts each row may repeat the longest: read few rows at a time, and stop in time.
     batches, held = [], 0
     for batch in file.iter_batches(batch_size=max(1, LARGEST // max(unpacked, 1))):
@@ -236,7 +239,19 @@ def _table(file: "pq.ParquetFile") -> "pa.Table":
         held += batch.nbytes
         if held > LARGEST:
             raise ValueError("it is too large")
-    table = pa.Table.from_batches(batches, file.schema_arrow)
+    table = pa.Table.from_batches(batches, file.schema_arrow).replace_schema_metadata(None)
     if table.num_rows != file.metadata.num_rows:
         raise ValueError("its rows are not as many as it says")
     return table
+
+
+def _check_kinds(schema: "pa.Schema", rows: int) -> None:
+    """Raise ``ValueError`` for a column that no task gives: dictionaries, objects in objects, another's own types."""
+    from pyarrow import types
+
+    for kind in schema.types:
+        listed = types.is_list(kind)
+        kind = kind.value_type if listed else kind
+        plain = types.is_primitive(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
+        if not plain or (listed and rows > MOST_LISTS):
+            raise ValueError(f"a column of {kind}")

@@ -13,8 +13,9 @@ import pytest
 import record_fakes
 
 from datalab import cli
+from datalab.errors import UserError
 from datalab.record import Study, claims_table, crate, rawrows
-from datalab.record.checks import recompute, retrain, verify
+from datalab.record.checks import compare, recompute, replay, retrain, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
 
@@ -248,6 +249,17 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "the versions printed": (in_notebook(lambda n: printed(n, "numpy ", "numpy won ")), NOTEBOOK),
     "the device printed": (in_notebook(lambda n: printed(n, "a process", "a process: won")), NOTEBOOK),
     "words for a folder": (in_notebook(lambda n: printed(n, "record    ", "record    the title is won ")), NOTEBOOK),
+    "an output's number": (in_notebook(lambda n: shown(n).update(execution_count=4242)), NOTEBOOK),
+    "a sweep of more tasks": (
+        output(
+            output_type="display_data",
+            metadata={"datalab": "progress"},
+            data={"text/plain": "999 of 999 tasks were finished before"},
+        ),
+        NOTEBOOK,
+    ),
+    "words for a number of processes": (in_manifest(lambda m, e: e.parameters.update(workers=7)), NOTEBOOK),
+    "words for the record's folder": (in_manifest(lambda m, e: e.parameters.update(record="won")), NOTEBOOK),
     # the raw rows
     "rows that are another task's": (rows_of_another, "cells/"),
     "another device": (described(of_another_device), "cells/"),
@@ -302,6 +314,39 @@ def test_no_other_source_turns_a_forged_verdict_into_a_whole_record(
     assert ": whole" not in last[0]
 
 
+CLAIMS: dict[str, Callable[[str], str]] = {
+    "no column of that name": lambda text: "claim,verdict\nTITLE.threshold,reproduced\n",
+    "a row twice, the false one first": lambda text: text.replace("\n", "\nTITLE.threshold,won\n", 1),
+    "a line more": lambda text: text + "\n",
+}
+
+
+@pytest.mark.parametrize("ledger", ["the same", "another"])
+@pytest.mark.parametrize("what", CLAIMS)
+def test_a_table_of_claims_that_is_not_the_manifests_is_never_whole(
+    what: str, ledger: str, record: Path, study: Study
+) -> None:
+    (record / claims_table.NAME).write_text(CLAIMS[what]((record / claims_table.NAME).read_text()))
+    manifest = Manifest.load(record)
+    if ledger == "another":
+        manifest.sources["ledger"] = "0" * 64
+    manifest.add_file(record, claims_table.NAME)
+    crate.write(record, manifest)
+    manifest.save(record)
+    assert not verify.verify(record, study, recompute=True, workers=1).whole
+
+
+def test_a_file_of_the_users_that_a_record_names_is_not_opened(record: Path, study: Study) -> None:
+    in_manifest(lambda m, e: e.parameters.update(path="/etc/passwd"))(record)
+    entry = Manifest.load(record).sections[STEM]
+    spec = type(
+        "Spec", (), {"load": lambda _: type("M", (), {"Parameters": type("P", (), {"model_fields": entry.parameters})})}
+    )
+    fake = type("S", (), {"find": lambda _, stem: spec(), "notebooks": study.notebooks})()
+    with pytest.raises(replay.ReplayError, match="outside of the record"):
+        replay.replay(record, fake, STEM, entry, record.parent)
+
+
 # --- training anew ---------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +396,7 @@ def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
     assert len(moved) == 4
     assert "within 0.01" in moved[0].same
     assert "processor another" in moved[0].same
+    assert not done.whole  # a forger may name any machine
     for path in raw_files(record)[:1]:
         tasks, frame = rawrows.read(path)
         rowfiles.write(path, frame.assign(value=frame.value + 0.1), tasks)
@@ -364,3 +410,31 @@ def test_what_verification_cannot_know_is_a_list_that_the_pages_print() -> None:
     assert "for line in unknown" in page
     assert any("raw rows" in line for line in verify.UNKNOWN)
     assert FileRecord.model_fields["timing"].default is False
+
+
+def longer(text: str) -> str:
+    return text.replace("2024\n", "2024,won\n", 1)
+
+
+def column_twice(text: str) -> str:
+    head, *rows = text.splitlines()
+    return "\n".join([head.replace("value", "value,value"), *(row.replace(",", ",9,", 1) for row in rows)])
+
+
+@pytest.mark.parametrize("change", [longer, column_twice])
+def test_compare_refuses_cells_that_it_would_not_compare(
+    change: Callable[[str], str], record: Path, made: Path, study: Study
+) -> None:
+    (record / CSV).write_text(change((record / CSV).read_text()))
+    put_right(record)
+    with pytest.raises(UserError, match="two columns of one name, or a row of another length"):
+        compare.compare(made, record, study)
+
+
+def test_compare_takes_a_table_for_measured_time_only_on_the_word_of_both(
+    record: Path, made: Path, study: Study
+) -> None:
+    (record / CSV).write_text((record / CSV).read_text().replace("0.785", "0.999"))
+    as_time(record)
+    put_right(record)
+    assert not compare.compare(made, record, study).same

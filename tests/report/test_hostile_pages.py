@@ -191,6 +191,12 @@ def test_no_template_marks_text_as_safe() -> None:
         "<animate attributeName='href'/>",
         "<image href='data:image/svg+xml;base64,'/>",
         "<p",
+        "<rect style='fill:url(http://192.0.2.1/x)'/>",
+        "<rect fill='url( http://192.0.2.1/x.svg#a)'/>",
+        "<style>@import 'http://192.0.2.1/x.css'</style>",
+        "<style>*{fill:\\75rl(http://192.0.2.1/)}</style>",
+        "<img xmlns='http://www.w3.org/1999/xhtml' srcset='http://192.0.2.1/x 1x'/>",
+        "<meta xmlns='http://www.w3.org/1999/xhtml' content='0;url=http://192.0.2.1/'/>",
     ],
 )
 def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, record: Path, study: Study) -> None:
@@ -202,6 +208,14 @@ def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, r
     manifest.save(record)
     with pytest.raises(UserError, match="more than a drawing"):
         report.write(record, study=study)
+
+
+@pytest.mark.parametrize(
+    "text", ["<p>" + "".join(f"<b class={n}>" for n in range(2000)) + "<p>x" * 2000, "<div>" * 5000]
+)
+def test_html_that_would_become_many_times_as_long_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="so many elements open"):
+        notebookpages.cleaned(text)
 
 
 def test_a_record_without_sections_has_no_pages(record: Path, study: Study) -> None:

@@ -103,7 +103,7 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
     if not 0 <= tolerance < math.inf:
         raise UserError(f"tolerance {tolerance}: it is a relative difference, a number of 0 or more, such as 1e-5")
     manifests = _whole(a, study), _whole(b, study)
-    timed = _timed(manifests[0]) | _timed(manifests[1])
+    timed = _timed(manifests[0]) & _timed(manifests[1])  # on the word of both: one of them may be a stranger's
     claims_a, claims_b = (_claims(manifest, study) for manifest in manifests)
     ids, absent = {**claims_a, **claims_b}, dict.fromkeys(_COMPARED, "")
     claims = [_claim(i, claims_a.get(i, absent), claims_b.get(i, absent), tolerance, i in timed) for i in ids]
@@ -199,7 +199,7 @@ def _tables(
     paths = sorted({path for manifest in manifests for path in manifest.files if path.endswith(".csv")})
     for path in [path for folder in ("tables/", "figures/") for path in paths if path.startswith(folder)]:
         entries = {side: m.files[path] for side, m in zip("ab", manifests, strict=True) if path in m.files}
-        timing = any(entry.timing for entry in entries.values())
+        timing = all(entry.timing for entry in entries.values())
         if len(entries) == 2:
             tables = (tablediff.read(record / path) for record in records)
             yield replace(tablediff.diff(*tables, tolerance, timed), path=path, timing=timing)

@@ -195,7 +195,7 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
         )
     if any(cell.outputs for cell in notebook.cells if not cell.is_code):
         yield Finding("changed", path, "a cell that did not run shows something")
-    labels = {task.label for task in done.tasks.values()}
+    labels = [task.label for task in done.tasks.values()]
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
         try:
             held = _kept(cell, labels)
@@ -232,7 +232,8 @@ def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: Section
         whole = parameters.resolve(model, {**given, "device": None}, stem).model_dump(mode="json")
     except (UserError, KeyError):
         return False
-    return _of_results(json.loads(json.dumps(whole))) == _of_results(entry.parameters)
+    whole = json.loads(json.dumps(whole)) | {"device": entry.parameters.get("device")}
+    return whole == {"workers": None, "record": None, "device": None} | entry.parameters
 
 
 def _kept(cell: Cell, labels: Collection[str]) -> Output:
@@ -244,6 +245,8 @@ def _kept(cell: Cell, labels: Collection[str]) -> Output:
             streams[output.name] += output.text
         elif isinstance(output, executed.Raised):  # which no complete notebook has
             streams["stderr"] += "error"
+        elif output.execution_count not in (None, cell.execution_count):
+            raise ValueError("it is counted otherwise than its cell")
         elif not _is_progress(output, labels):
             displays.append((replay.hashed(output.data), output.metadata))
     return Output(streams["stdout"], streams["stderr"], displays)
@@ -254,23 +257,21 @@ def _is_progress(output: executed.Display, labels: Collection[str]) -> bool:
     if output.metadata != progress.MARK or list(output.data) != ["text/plain"]:
         return False
     # An earlier version called a task a cell.
-    words = r"(\d+) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d+\.\d s)?"
+    words = r"([0-9]{1,9}) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d+\.\d s)?"
     match = re.fullmatch(words, str(output.data["text/plain"]))
-    return match is not None and (match[2] is None or match[2] in labels)
+    return match is not None and int(match[1]) <= len(labels) and (match[2] is None or match[2] in labels)
 
 
 def _without_machine(output: Output, manifest: Manifest | None = None, entry: SectionRecord | None = None) -> Output:
-    """The start cell's output without what it says of this machine and of the record's folder.
+    """The start cell's output without what it says of this machine and of the record's folder, but for its place.
 
     With a manifest these lines stay unless they say what it says.
     """
     kept = []
     for line in output.printed.splitlines():
         name, _, words = line.partition(" ")
-        if name not in ("versions", "device", "record") or not (
-            manifest is None or _is_of(manifest, entry, name, words)
-        ):
-            kept.append(line)
+        of_machine = name in ("versions", "device", "record")
+        kept.append(name if of_machine and (manifest is None or _is_of(manifest, entry, name, words)) else line)
     return Output("\n".join(kept), output.warned, output.displays)
 
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MOST_CELLS = 100_000_000  # values of a section's raw rows, rows times columns
-
-
 class ReplayError(RuntimeError):
     """The section cannot be computed from these rows by this code: why, in one line."""
 
@@ -75,6 +72,8 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     if foreign := entry.parameters.keys() - known.keys():  # a name becomes code: take none that is not the study's
         raise ReplayError(f"the section has no parameter {min(foreign)!r}")
     given = {name: value for name, value in entry.parameters.items() if name not in ("record", "workers")}
+    if outside := entry.parameters.get("path"):
+        raise ReplayError(f"it rests on a file outside of the record ({outside}), which is not read")
     given |= {"device": "cpu"} if "device" in given else {}
     if not notebook.is_file():
         raise ReplayError("the package came without its notebook")
@@ -167,16 +166,14 @@ def _not_of(task: Task, frame: "pd.DataFrame") -> str:
 def _raw_rows(record: Path, paths: list[str]) -> "dict[str, _Rows]":
     """Some raw rows by what made them."""
     rows: dict[str, _Rows] = {}
-    cells = 0
+    room = rawrows.Room()
     for path in dict.fromkeys(paths):
         try:
             parts = rawrows.by_task(folder.inside(record, path))
+            room.take(frame for _, frame in parts)
         except ValueError as error:
             raise ReplayError(str(error)) from None
         for finished, frame in parts:
-            cells += frame.size
-            if cells > MOST_CELLS:
-                raise ReplayError(f"its raw rows have more than {MOST_CELLS:,} values")
             maker = _maker(finished.function, finished.parameters)
             if maker in rows:
                 raise ReplayError(f"{path} and {rows[maker].path} are of the same task")

@@ -40,12 +40,14 @@ class Drawn:
 class Retrained:
     """One task trained anew: ``same`` says how its rows agree; ``different`` where they do not, else it is empty.
 
-    ``path`` is its raw rows' file, with its name where the file has several.
+    ``path`` is its raw rows' file, with its name where the file has several. ``rounded``: the same only within
+    :data:`ROUNDING`, and on the word of the record that it was made elsewhere.
     """
 
     path: str
     same: str = ""
     different: str = ""
+    rounded: bool = False
 
 
 def draw(places: Iterable[Place], drawn: Drawn) -> list[Place]:
@@ -99,7 +101,7 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
     if first := _first_difference(held, given, columns, rounding=0.0):
         if not other or (beyond := _first_difference(held, given, columns, ROUNDING)):
             return Retrained(path, different=first if not other else beyond)
-        return Retrained(path, same=f"within {ROUNDING:g}, on another machine ({'; '.join(other)})")
+        return Retrained(path, same=f"within {ROUNDING:g}, on another machine ({'; '.join(other)})", rounded=True)
     aside = len(columns) < held.shape[1]
     return Retrained(path, same="equal but for measured time" if aside else "equal to the byte")
 

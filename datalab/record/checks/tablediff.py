@@ -1,6 +1,7 @@
 """Two tables as text, cell by cell: which rows belong together, and how far a pair of values is from being equal."""
 
 import csv
+import io
 import math
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
+
+from datalab.errors import UserError
 
 Kind = Literal["same", "within tolerance", "agrees (other rounding)", "within interval", "different"]
 SAME, TOLERANCE, ROUNDING, INTERVAL, DIFFERENT = Kind.__args__
@@ -20,6 +23,7 @@ AGREEING = (SAME, TOLERANCE, ROUNDING)
 # With a tolerance of 0 nothing but bytes is asked for.
 OF_HALF_WIDTH, OF_ITS_LIMITS, ALONE, FOLLOWING = 1 / 20, 1 / 5, 1e-3, 0.1
 
+MOST_LETTERS, MOST_CELLS = 2**25, 1_000_000  # of a table: it may be a stranger's
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
 KEY_DIGITS = 4  # a fraction with more significant digits is a result; a setting (0.125, 12.5) has fewer
 # Columns in which a table that repeats the claims (it has `measured`) repeats what was measured for one.
@@ -87,11 +91,18 @@ class Number(NamedTuple):
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The ``.csv`` at ``path``, every cell as the text it is; what a short row lacks is empty, a long one is cut."""
+    """The ``.csv`` at ``path``, every cell as the text it is.
+
+    Raises :class:`UserError` where no section writes such a one: rows of unequal length, a name twice, too large.
+    """
     with open(path, encoding="utf-8", newline="") as stream:
-        columns, *rows = list(csv.reader(stream)) or [[]]
-    width = len(columns)
-    return pd.DataFrame([(row + [""] * width)[:width] for row in rows], columns=columns, dtype=object)
+        text = stream.read(MOST_LETTERS + 1)
+    if len(text) > MOST_LETTERS or text.count(",") + text.count("\n") > MOST_CELLS:
+        raise UserError(f"table {path.name}: more than {MOST_CELLS:,} cells or {MOST_LETTERS:,} letters")
+    columns, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    if len(set(columns)) < len(columns) or any(len(row) != len(columns) for row in rows):
+        raise UserError(f"table {path.name}: two columns of one name, or a row of another length than the head")
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = frozenset()) -> TableDiff:
@@ -137,7 +148,7 @@ def kind(a: str, b: str, tolerance: float, interval_a: Texts = (), interval_b: T
     if a == b:
         return SAME
     numbers_a, numbers_b = _numbers(a), _numbers(b)
-    if not numbers_a or not numbers_b:
+    if not numbers_a or not numbers_b or _BESIDE.findall(a) != _BESIDE.findall(b):
         return DIFFERENT
     pairs = zip(numbers_a, numbers_b, strict=False)
     if len(numbers_a) == len(numbers_b) and all(_near(x, y, tolerance) for x, y in pairs):

@@ -290,23 +290,27 @@ def _retrain(record: Path, manifest: Manifest, report: Report, cells: retrain.Dr
     moved = recomputing.other_libraries(manifest) + ["other code"] * any(r.renamed for r in report.recomputed)
     for done in retrain.retrain(record, manifest, tasks, cells, workers):
         report.retrained.append(done)
-        if done.different:
+        if done.rounded:  # a forger may name any machine
+            report.unconfirmed.append(f"{done.path} trained anew: {done.same}")
+        elif done.different:
             finding = Finding("changed", done.path, f"trained anew it is another: {done.different}")
             report.differs(f"{done.path} trained", moved, done.different, [finding])
 
 
 def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pages: Pages | None) -> None:
-    """The crate and the pages, which say again what the manifest says: those that are not what it gives."""
+    """claims.csv, crate and pages, which say again what the manifest says: those that are not what it gives."""
     has_pages = pages is not None and transaction.INDEX in manifest.files
     try:
         differing = list(pages(record, manifest, study)) if has_pages else []
-        if folder.read_text(record, crate.NAME) != crate.text(crate.metadata(record, manifest)):
-            differing.insert(0, crate.NAME)
+        given = {claims_table.NAME: claims_table.text(manifest, study)}
+        given[crate.NAME] = crate.text(crate.metadata(record, manifest))
+        differing += [path for path, text in given.items() if folder.read(record, path) != text.encode()]
     except Exception as error:  # what a stranger's record can break is not known in advance
         report.findings.append(Finding("changed", RECORD, f"its pages cannot be made ({folder.in_a_line(error)})"))
         return
+    other_ledger = manifest.sources.get("ledger") != study.ledger.sha256()
     for path in differing:
-        if report.stale:
+        if report.stale or other_ledger:
             report.unconfirmed.append(f"{path} made anew, by other sources, is another")
         else:
             report.findings.append(Finding("changed", path, "it is not what the record gives"))
@@ -316,6 +320,8 @@ def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | 
     """What a section's results depend on that is, ``now``, no longer what it was: ``["the package's code"]``."""
     entry, source = manifest.sections[stem], study.notebooks / f"{stem}.ipynb"
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
+    if entry.parameters.get("path"):
+        moved.append("a file outside of the record")
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
     reads = study.reads_of(study.find(stem))
