@@ -91,18 +91,22 @@ class Number(NamedTuple):
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The ``.csv`` at ``path``, every cell as the text it is.
+    """The ``.csv`` at ``path``, every cell as its text; what a row lacks is empty, what the head lacks is numbered.
 
-    Raises :class:`UserError` where no section writes such a one: rows of unequal length, a name twice, too large.
+    Raises :class:`UserError` where no section writes such a one: a name twice, too large.
     """
     with open(path, encoding="utf-8", newline="") as stream:
         text = stream.read(MOST_LETTERS + 1)
-    if len(text) > MOST_LETTERS or text.count(",") + text.count("\n") > MOST_CELLS:
-        raise UserError(f"table {path.name}: more than {MOST_CELLS:,} cells or {MOST_LETTERS:,} letters")
+    if len(text) > MOST_LETTERS:
+        raise UserError(f"table {path.name}: more than {MOST_LETTERS:,} letters")
     columns, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
-    if len(set(columns)) < len(columns) or any(len(row) != len(columns) for row in rows):
-        raise UserError(f"table {path.name}: two columns of one name, or a row of another length than the head")
-    return pd.DataFrame(rows, columns=columns, dtype=object)
+    width = max(map(len, (columns, *rows)))
+    if len(rows) * width > MOST_CELLS:
+        raise UserError(f"table {path.name}: more than {MOST_CELLS:,} cells")
+    columns += [f"(column {i + 1})" for i in range(len(columns), width)]
+    if len(set(columns)) < width:
+        raise UserError(f"table {path.name}: two columns of one name")
+    return pd.DataFrame([row + [""] * (width - len(row)) for row in rows], columns=columns, dtype=object)
 
 
 def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = frozenset()) -> TableDiff:
