@@ -30,6 +30,11 @@ def table(
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
 
 
+def below(parts: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame:
+    """Tables of equal columns one below the other, the key of each in the first column, ``name``."""
+    return pd.concat(parts, names=[name]).reset_index(name).reset_index(drop=True)
+
+
 def by_training(
     rows: pd.DataFrame, stopped: pd.DataFrame, measure: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> pd.DataFrame:
@@ -39,8 +44,7 @@ def by_training(
     """
     unit = ["dataset", "seed"]
     same = rows[pd.MultiIndex.from_frame(rows[unit]).isin(pd.MultiIndex.from_frame(stopped[unit]))]
-    both = {FIXED: measure(same), STOPPED: measure(stopped)}
-    return pd.concat(both, names=["trained"]).reset_index("trained").reset_index(drop=True)
+    return below({FIXED: measure(same), STOPPED: measure(stopped)}, "trained")
 
 
 def tally(

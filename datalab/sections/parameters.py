@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -177,7 +178,8 @@ def estimated(
     """
 
     def estimate(p: SectionParameters) -> Estimate:
-        here = tuple(dataclasses.replace(task, cost=task.cost * pace()) for task in tasks(p))
+        once = {json.dumps([task.function, task.parameters]): task for task in tasks(p)}  # as a sweep runs it
+        here = tuple(dataclasses.replace(task, cost=task.cost * pace()) for task in once.values())
         workers = max(min(p.processes or available_cores(), len(here)), 1)
         seconds = sum(task.cost for task in here) / workers + start * pace()
         sets = {task.parameters["dataset"] for task in here if "dataset" in task.parameters}

@@ -201,7 +201,7 @@ def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
     """:func:`trends` of the protocol's draw by architecture."""
     of_draw = compare.rows_of_kind(rows, draw=protocol().influence_levels["verdict_draw"])
     parts = {name: trends(part) for name, part in of_draw.groupby("architecture", sort=False)}
-    return pd.concat(parts, names=["architecture"]).reset_index("architecture").reset_index(drop=True)
+    return compare.below(parts, "architecture")
 
 
 def correlation(rows: pd.DataFrame, draw: str, method: str) -> stats.Measurement:

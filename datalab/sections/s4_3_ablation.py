@@ -16,6 +16,7 @@ from datalab.record import Statement
 from datalab.sections.compare import (
     SHARE,
     and_papers,
+    below,
     cell_text,
     difference,
     mean_with_interval,
@@ -80,8 +81,7 @@ def removals(rows: pd.DataFrame) -> pd.DataFrame:
 def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
     """:func:`removals` by architecture, Holm over the table; ``rows`` are of the same data sets and seed."""
     parts = {name: removals(part) for name, part in rows.groupby("architecture", sort=False)}
-    table = pd.concat(parts, names=["architecture"]).reset_index("architecture").reset_index(drop=True)
-    return with_correction(table)
+    return with_correction(below(parts, "architecture"))
 
 
 def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:

@@ -57,6 +57,9 @@ def test_plan_counts_a_shared_task_once_and_gives_hours_of_core_and_gpu(
     monkeypatch.setattr(machine_speed, "gpu", lambda: None)
     alone, both = printed("4.1"), printed("4.1", "4.3")
     assert alone == both  # the two sections read the same tasks
+    module = STUDY.find("4.1").load()
+    listed = module.estimate(resolve(module.Parameters, {}, "notebook x")).tasks
+    assert len(listed) == len({task.key for task in listed}) == 12  # which it lists twice where it names no others
     assert alone[0].startswith("Work: 12 different tasks, ")
     assert "no CUDA device here" in alone[1]
     monkeypatch.setattr(machine_speed, "gpu", lambda: ("a card", 100.0))
