@@ -1,6 +1,7 @@
 """What a notebook sees of the record: ``open_section`` opens its section, the :class:`Section` saves what it shows."""
 
 import functools
+import gc
 import json
 import os
 import shlex
@@ -81,6 +82,7 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
     if ipython():
         figures.style()
         tables.style()
+        gc.set_threshold(20_000, 20, 50)  # tables and figures are many small objects: look through them less often
     print(section.describe())
     by_hand = not section.driven and not papermills.output()  # whose notebook may join the record: its results only
     if by_hand and parameters.profile == "smoke" and (said := _said_by_the_reference(spec)):

@@ -27,6 +27,18 @@ REFERENCE = {  # a thin line's look by whether a word stands beside it
 }
 
 
+class Facets(sns.FacetGrid):
+    """Seaborn's grid of panels, laid out once, by :meth:`lay_out` when all is drawn, not after every step."""
+
+    def tight_layout(self, *args: Any, **kwargs: Any) -> "Facets":
+        """Nothing yet: seaborn calls this when the grid is made and after every ``map``."""
+        return self
+
+    def lay_out(self) -> None:
+        """Fit the panels to the figure, beside the legend where there is one."""
+        super().tight_layout()
+
+
 def look(i: int) -> dict[str, Any]:
     """Colour, marker and line of the i-th group."""
     return {"color": f"C{i % 7}", "marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
@@ -74,7 +86,7 @@ def intervals(
     names, groups = list(dict.fromkeys(table[label])), _groups(table, by)
     height = 0.34 * len(names) * max(1, len(groups) / 2) + 1.7
     share = "row" if panel_row else False
-    grid = sns.FacetGrid(
+    grid = Facets(
         table, col=panel, row=panel_row, sharex=share, height=height, aspect=(4 if panel else 8) / height
     )
     for (row, column, _), part in grid.facet_data():
@@ -119,7 +131,7 @@ def curves(
     words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
     table = table.assign(at=table[x].map(words.index) if words else table[x])
     groups, width = _groups(table, by), np.ptp(table["at"])
-    grid = sns.FacetGrid(table, col=panel, sharey=sharey, height=4.2, aspect=0.9 if panel else 1.7)
+    grid = Facets(table, col=panel, sharey=sharey, height=4.2, aspect=0.9 if panel else 1.7)
     for (_, column, _), part in grid.facet_data():
         axes = grid.axes[0, column]
         for _, line in thin.groupby("dataset") if thin is not None else ():
@@ -153,7 +165,7 @@ def _groups(table: pd.DataFrame, by: str | None, names: Collection[str] = ()) ->
     return {name: parts.get(name, table[:0]) for name in names or parts}
 
 
-def _finished(grid: sns.FacetGrid, title: str, *panels: str | None) -> Figure:
+def _finished(grid: Facets, title: str, *panels: str | None) -> Figure:
     """Panels by their word, or by their column and number; one title over them, and one legend under them."""
     parts = []
     for name, column in zip(("col", "row"), panels, strict=False):

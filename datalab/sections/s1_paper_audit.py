@@ -160,11 +160,11 @@ def sentence_of_statements(table: pd.DataFrame) -> str:
     )
 
 
-def printed_against_recomputed(cells: pd.DataFrame) -> sns.FacetGrid:
+def printed_against_recomputed(cells: pd.DataFrame) -> plots.Facets:
     """One panel a table and unit: what is printed (marker) and what the other printed figures allow (bar)."""
     looks = {"markers": {"consistent": "o", "contradicted": "X", "uncheckable": "s"}}
     looks["palette"] = {name: plots.LOOKS[name]["color"] for name in looks["markers"]}
-    grid = sns.FacetGrid(cells, col="group", col_wrap=2, sharex=False, sharey=False, height=2.6, aspect=1.9)
+    grid = plots.Facets(cells, col="group", col_wrap=2, sharex=False, sharey=False, height=2.6, aspect=1.9)
     grid.map(plt.hlines, "statement", "recomputed low", "recomputed high", color="#999999", linewidth=7)
     grid.map(plt.scatter, "recomputed", "statement", color="black", marker="|", s=80)
     grid.map_dataframe(sns.scatterplot, x="printed", y="statement", hue="paper", style="paper", s=70, zorder=3, **looks)
@@ -175,5 +175,6 @@ def printed_against_recomputed(cells: pd.DataFrame) -> sns.FacetGrid:
     grid.figure.suptitle(
         "Where does a printed figure lie outside what the paper's own numbers allow?", x=0.01, ha="left"
     )
+    grid.lay_out()
     grid.figure.subplots_adjust(top=0.94)
     return grid

@@ -15,8 +15,8 @@ from torch import nn
 from datalab.influence import EKFAC, GradDot
 
 n = int(sys.argv[1])
-model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
-x = torch.empty(n, 784)
+model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+x = torch.empty(n, 256)
 for part in x.split(1000):
     part.uniform_()
 y = torch.randint(0, 10, (n,))

@@ -57,7 +57,7 @@ def test_every_architecture_overfits_64_examples_of_every_modality(architecture,
     assert len(y) == 64
     # Most need a quarter of the steps that all get; the patch CNN has few filters and is cheap: it takes more.
     right = 0.0
-    for steps in (500, 3000) if architecture == "cnn" else (100, 400):
+    for steps in (500, 3000) if architecture == "cnn" else (100, 200, 400):
         stack = fit_many(module, x, p.y_train, None, [1], Recipe(steps=steps, batch_size=32, l2=0.0))
         right = float((stack.predict(x)[0] == y).float().mean())
         if right == 1:
