@@ -10,12 +10,22 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from datalab import data
-from datalab.models import ALL, REFERENCES
+from datalab.models import ALL
 from datalab.protocol import protocol
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sweep import Task, available_cores
 from datalab.sweep.machine_speed import pace
 
+LONGER = {  # CPU time of an architecture's training, of which softmax regression and the MLP take one
+    "cnn": 5.0,
+    "resnet": 25.0,
+    "convnext": 25.0,
+    "vit": 50.0,
+    "coatnet": 50.0,
+    "cct": 60.0,
+    "ft_transformer": 100.0,
+    "deep_transformer": 100.0,
+}
 Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
 Count = Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]
@@ -133,13 +143,12 @@ def per_set_and_seed(
     """A task a data set (``p.datasets`` unless others are named), architecture, if any is named, and seed.
 
     ``function`` is called with these, ``more``, and what all tasks of a section share. ``cost`` is a task's time in
-    seconds on a core where it was measured, with a reference architecture; the others take 25 times as long.
+    seconds on a core where it was measured, with a reference architecture; :data:`LONGER` has the others.
     """
     tasks = []
     for dataset, name, seed in itertools.product(datasets or p.datasets, architectures or [None], range(p.seeds)):
         key = {"dataset": dataset} | ({"architecture": name} if name else {}) | {"seed": seed}
-        longer = 25.0 if name and name not in REFERENCES else 1.0
-        tasks.append(Task(function, key | p.of_trial | more, longer * cost, models))
+        tasks.append(Task(function, key | p.of_trial | more, LONGER.get(name, 1.0) * cost, models))
     return tasks
 
 
