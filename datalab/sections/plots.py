@@ -86,9 +86,7 @@ def intervals(
     names, groups = list(dict.fromkeys(table[label])), _groups(table, by)
     height = 0.34 * len(names) * max(1, len(groups) / 2) + 1.7
     share = "row" if panel_row else False
-    grid = Facets(
-        table, col=panel, row=panel_row, sharex=share, height=height, aspect=(4 if panel else 8) / height
-    )
+    grid = Facets(table, col=panel, row=panel_row, sharex=share, height=height, aspect=(4 if panel else 8) / height)
     for (row, column, _), part in grid.facet_data():
         axes = grid.axes[row, column]
         for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
@@ -279,15 +277,16 @@ def images(examples: pd.DataFrame, score: str, *, title: str, by: str | None = N
         strips[f"{name}\nhighest"], strips[f"{name}\nlowest"] = (part.iloc[at] for at in np.split(order, 2))
     columns = max(map(len, strips.values()))
     size = (0.95 * columns, 1.75 * len(strips))
-    figure, axes = plt.subplots(len(strips), columns, figsize=size, squeeze=False)
-    for row, (word, strip) in zip(axes, strips.items(), strict=True):
-        row[0].set_ylabel(word.strip(), fontsize=10)
-        for place, example in zip(row, strip.itertuples(), strict=True):
-            place.imshow(np.reshape(example.pixels, (-1, int(example.width))), cmap="gray_r", interpolation="nearest")
+    figure, axes = plt.subplots(len(strips), figsize=size, squeeze=False)
+    for (word, strip), row in zip(strips.items(), axes[:, 0], strict=True):
+        for place, example in enumerate(strip.itertuples()):
+            picture = np.reshape(example.pixels, (-1, int(example.width)))
+            row.imshow(picture, cmap="gray_r", interpolation="nearest", extent=(place, place + 0.9, 0, 0.9))
             flipped = example.observed != example.clean
             caption = f"{example.observed} ({example.clean})" if flipped else example.observed
-            place.set(xticks=[], yticks=[])
-            place.set_title(caption, fontsize=11, loc="center", fontweight="bold" if flipped else "normal")
+            row.text(place + 0.45, 1, caption, ha="center", fontweight="bold" if flipped else "normal")
+        row.set(xlim=(-0.05, columns - 0.05), ylim=(-0.05, 1.2), xticks=[], yticks=[], frame_on=False)
+        row.set_ylabel(word.strip(), fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout()
     return figure
