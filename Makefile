@@ -25,11 +25,10 @@ reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/qu
 	$(BIN)/python -m datalab report runs/quick
 
 # One notebook is run cell by cell, as JupyterLab runs it; pytest runs all of them, as `datalab run` does.
-test: $(VENV)/.installed ## ruff, notebooks, then pytest on all cores
+test: $(VENV)/.installed ## ruff, then pytest on all cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --nbmake notebooks/1_*.ipynb
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --nbmake -n auto --dist loadfile --no-loadscope-reorder notebooks/1_*.ipynb tests
 
 lab: $(VENV)/.installed ## open JupyterLab on copies of the notebooks, in runs/lab (LAB="--no-browser": its options)
 	$(BIN)/python -m datalab lab $(LAB)
