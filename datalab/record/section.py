@@ -187,15 +187,26 @@ class Section:
         return rows
 
     def table(
-        self, frame: pd.DataFrame, name: str, caption: str, timing: bool = False, n: int | str | None = None
+        self,
+        frame: pd.DataFrame,
+        name: str,
+        caption: str,
+        timing: bool = False,
+        n: int | str | None = None,
+        seeds: int | None = None,
     ) -> Table:
         """Save ``frame`` as ``tables/<number>_<name>`` ``.csv``, ``.md`` and ``.tex``; return it for the cell to show.
 
-        ``n`` is what the table's intervals count (by default the section's data sets, else the rows); ``timing`` marks
-        measured time or memory, which differs between equal runs. The caption states the unit of every interval.
+        ``n`` is what the table's intervals count (by default its column ``sets``, else the section's data sets, else
+        the rows), ``seeds`` those of each data set (by default the section's). ``timing`` marks measured time or
+        memory, which differs between equal runs. The caption states the unit of every interval.
         """
         self._must_be_open()
-        table = Table(frame, self._name(name), caption, self._stamp(n, len(frame)), timing)
+        counted = {
+            "seeds": getattr(self.parameters, "seeds", None) if seeds is None else seeds,
+            "n": self._counted(frame) if n is None else n,
+        }
+        table = Table(frame, self._name(name), caption, self._stamp() | counted, timing)
         faces = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex(), "json": table.sidecar()}
         self._save("tables", table, faces)
         return table
@@ -209,7 +220,7 @@ class Section:
         """
         self._must_be_open()
         frame = pd.DataFrame() if data is None else data
-        behind = Table(frame, self._name(name), caption, self._stamp(None, len(frame)), timing)
+        behind = Table(frame, self._name(name), caption, self._stamp(), timing)
         faces = figures.render(figure, behind.name)
         figures.close(figure)
         self._save("figures", behind, faces if data is None else {**faces, "csv": behind.csv()})
@@ -324,12 +335,17 @@ class Section:
             raise UserError(f"name '{name}': use letters, digits, '_' and '-' only")
         return f"{self.spec.number.replace('.', '_')}_{name}"
 
-    def _stamp(self, n: int | str | None, rows: int) -> dict[str, Any]:
+    def _stamp(self) -> dict[str, Any]:
         p = self.parameters
-        sets = getattr(p, "datasets", None)
-        n = n if n is not None else f"{len(sets)} data sets" if sets else f"{rows} rows"
-        seeds = getattr(p, "seeds", None)
-        return {"section": self.spec.number, "profile": p.profile, "seeds": seeds, "root_seed": p.root_seed, "n": n}
+        return {"section": self.spec.number, "profile": p.profile, "root_seed": p.root_seed}
+
+    def _counted(self, frame: pd.DataFrame) -> int | str:
+        """What a table's intervals count, where its notebook does not say it."""
+        if "sets" in frame and len(frame):
+            fewest, most = frame["sets"].min(), frame["sets"].max()
+            return f"{most} data sets" if fewest == most else f"{fewest} to {most} data sets"
+        sets = getattr(self.parameters, "datasets", None)
+        return f"{len(sets)} data sets" if sets else f"{len(frame)} rows"
 
     def _save(self, kind: str, table: Table, faces: Mapping[str, bytes | str]) -> None:
         """Write a table, or a figure with the data behind it, by suffix; and note what the manifest says of it."""

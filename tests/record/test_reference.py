@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from datalab.record.checks import verify
@@ -55,6 +56,22 @@ def test_no_file_of_the_reference_names_a_folder_of_the_machine_that_made_it() -
     named = {path.name: folder.findall(path.read_text()) for path in files(REFERENCE) if path.suffix in TEXTS}
     assert len(named) > 400
     assert {name: of[:3] for name, of in named.items() if of} == {}
+
+
+def test_no_table_claims_more_data_sets_or_seeds_than_it_is_of() -> None:
+    """Of the tables whose rows all have as many data sets; and those that are stopped early are of one seed."""
+    wrong, counted, stopped = {}, 0, 0
+    for path in sorted((REFERENCE / "tables").glob("*.csv")):
+        stamp, sets = json.loads(path.with_suffix(".json").read_text()), pd.read_csv(path).get("sets", pd.Series())
+        if sets.nunique() == 1:
+            counted += 1
+            if stamp["n"] != f"{sets[0]} data sets":
+                wrong[path.name] = (stamp["n"], sets[0])
+        if "stopped_early" in path.name or "by_architecture" in path.name:
+            stopped += 1
+            if stamp["seeds"] not in (1, None):
+                wrong[path.name] = stamp["seeds"]
+    assert (counted > 20, stopped > 10, wrong) == (True, True, {})
 
 
 def files(record: Path) -> list[Path]:

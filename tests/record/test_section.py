@@ -139,6 +139,17 @@ def test_the_claims_stated_so_far_can_be_read_before_the_section_ends(section: S
     assert (frame["verdict"] == "not run").any()
 
 
+def test_a_table_says_of_how_many_data_sets_and_seeds_it_is(section: Section) -> None:
+    some = pd.DataFrame({"sets": [5, 8]})
+    assert section.table(some, "some", caption="T").footer.endswith("n = 5 to 8 data sets")
+    assert (
+        section.table(some[1:], "eight", caption="T", seeds=1).footer
+        == "profile smoke; seeds 1 (root 2024); n = 8 data sets"
+    )
+    assert section.table(some, "given", caption="T", n="9 data sets").footer.endswith("n = 9 data sets")
+    assert section.table(pd.DataFrame({"x": [1, 2, 3]}), "rows", caption="T").footer.endswith("n = 3 rows")
+
+
 def test_a_table_of_measured_time_says_so(section: Section) -> None:
     section.table(pd.DataFrame({"seconds": [1.0]}), "cost", caption="Cost", timing=True)
     section.finish()
