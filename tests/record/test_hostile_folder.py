@@ -409,7 +409,7 @@ def test_raw_rows_that_say_they_are_small_are_stopped_where_they_unpack(
 
 def test_no_column_is_hidden_by_what_a_file_says_to_pandas(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
-    frame = pd.DataFrame({"x": [1, 2], "y": [3, 4]}).set_index("x")
+    frame = pd.DataFrame({"x": ["a", "b"], "y": [3, 4]}).set_index("x")
     path = raw(tmp_path, pa.Table.from_pandas(frame))
     assert sorted(rowfiles.contents(path)[1]) == ["x", "y"]
 
