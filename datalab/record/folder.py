@@ -158,7 +158,7 @@ def parsed(text: str) -> Any:
     if sum(map(text.count, "[{,")) > MOST_PARTS:
         raise Strange(f"its JSON has more than {MOST_PARTS:,} parts")
     try:
-        tree = json.loads(text, parse_constant=_no_number)
+        tree = json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
     except RecursionError:
         raise Strange("its JSON is too deep") from None
     waiting = [(tree, 1)]
@@ -173,6 +173,14 @@ def parsed(text: str) -> Any:
                 raise Strange("its JSON is too deep")
             parts = [*value, *value.values()] if isinstance(value, dict) else value
             waiting += [(part, depth + 1) for part in parts]
+    return tree
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Each name once: of two another reader may take the other."""
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        raise Strange("its JSON has a name twice in one object")
     return tree
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,6 +25,12 @@ _NO_PATH = "is no path in a record"
 def _word(text: str) -> str:
     if not text.isprintable():
         raise ValueError("holds what does not print")
+    return text
+
+
+def _time(text: str) -> str:
+    if text:
+        datetime.fromisoformat(text)  # ValueError where there is no such day
     return text
 
 
@@ -48,13 +55,19 @@ def _paths(files: dict[str, Any]) -> dict[str, Any]:
 
 Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
-Time = Annotated[str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$")]
+Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
+Time = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"),
+    AfterValidator(_time),
+]
 Hash = Annotated[str, StringConstraints(pattern=r"^[\w.-]{0,64}$")]
-Whole = Annotated[int, Field(ge=0, strict=True)]
+_LARGEST = 2**63  # of a whole number: a longer one is no measurement, and no table holds it
+Whole = Annotated[int, Field(ge=0, lt=_LARGEST, strict=True)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)]
+Number = Annotated[int, Field(gt=-_LARGEST, lt=_LARGEST, strict=True)] | Annotated[float, Field(strict=True)]
 Limit = Number | Literal["inf", "-inf"] | None
-Scalar = Annotated[bool, Field(strict=True)] | Number | str | None
+Scalar = Annotated[bool, Field(strict=True)] | Number | Prose | None
 
 
 def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
@@ -120,7 +133,7 @@ class _Described(pydantic.BaseModel):
     """What the manifest says of a table or figure."""
 
     model_config = _STRICT
-    caption: str
+    caption: Prose
     stamp: dict[Word, Scalar]
     timing: bool
     cell: Whole | None
@@ -138,13 +151,13 @@ class _Claim(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, Scalar]
     id: Word
-    measured: Number | str | None
+    measured: Number | Prose | None
     low: Limit
     high: Limit
     effect_size: Limit
-    n: Number | str | None
+    n: Number | Prose | None
     verdict: Word
-    why: str
+    why: Prose
     table: Annotated[str, AfterValidator(_path)] | None
     row: Annotated[str, StringConstraints(max_length=1000)] | None
     cell: Whole | None
@@ -153,10 +166,10 @@ class _Claim(pydantic.BaseModel):
 
 class _Headline(pydantic.BaseModel):
     model_config = _STRICT
-    text: str = ""
-    caption: str = ""
-    columns: list[str] = []
-    rows: list[list[str]] = []
+    text: Prose = ""
+    caption: Prose = ""
+    columns: list[Prose] = []
+    rows: list[list[Prose]] = []
 
 
 class FileRecord(pydantic.BaseModel):
@@ -177,7 +190,7 @@ class SectionRecord(pydantic.BaseModel):
     number: Annotated[str, StringConstraints(pattern=r"^[\w.]{1,12}$")]
     title: Word
     status: Literal["complete", "failed", "interrupted", "running", "not run"] = "not run"
-    reason: str = ""
+    reason: Prose = ""
     runner: Literal["datalab run", "notebook session", ""] = ""
     key: Annotated[dict[str, Any], _of(_Key)] = {}
     parameters: Annotated[dict[Word, Any], _of(_Asked)] = {}

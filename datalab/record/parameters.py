@@ -26,6 +26,7 @@ class Estimate:
     tasks: tuple[Task, ...] = ()
 
 
+OUTSIDE = "path"  # the parameter that names a file of the user's, which the tasks read
 MOST_VALUES = 200  # in one list: a record's parameters may be a stranger's, and each value is a task or more
 
 
@@ -65,8 +66,8 @@ class SectionParameters(pydantic.BaseModel):
 
     @property
     def outside(self) -> str | None:
-        """A file of the user's that the tasks read; where a record names it, it is not opened."""
-        return getattr(self, "path", None)
+        """The file of :data:`OUTSIDE`; where a record names it, it is not opened."""
+        return getattr(self, OUTSIDE, None)
 
     @property
     def unfit(self) -> str:

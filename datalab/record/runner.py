@@ -38,9 +38,10 @@ def run(
 ) -> int:
     """Run the jobs into ``record`` and return the exit status: 0 all complete, 1 one failed, 130 interrupted.
 
-    A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first. ``resume`` is
-    the command that continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds
-    a code cell may run, ``scheduler`` the address of a Dask scheduler for the sweeps. Raises :class:`UserError`, before
+    A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first, unless it has
+    sections that the jobs, which are not all of the study's, would not make again. ``resume`` is the command that
+    continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds a code cell may
+    run, ``scheduler`` the address of a Dask scheduler for the sweeps. Raises :class:`UserError`, before
     anything is written, when the folder is not a record, holds another profile, is being written to or cannot be, or a
     data set cannot be fetched. A record that can no longer be written (a full disk) ends the run with status 1.
     """
@@ -50,13 +51,13 @@ def run(
         try:
             planned = plan.as_dict(jobs)
             console.plan(planned)
-            _check_folder(record, study, profile, fresh)
+            _check_folder(record, study, profile, fresh, jobs)
             if missing := planned["missing_datasets"]:
                 from datalab import data
 
                 data.fetch(missing, progress=console.fetching)
             with interrupts.deferred():
-                manifest = _open(record, study, profile, fresh)
+                manifest = _open(record, study, profile, fresh, jobs)
                 driver = _Driver(study, record, manifest, console, interrupts, python, timeout, scheduler)
                 try:
                     driver.run_all(jobs)
@@ -305,7 +306,7 @@ def _missing_from(fragment: dict[str, Any] | None, job: Job) -> str:
     return ""
 
 
-def _check_folder(record: Path, study: Study, profile: str, fresh: bool) -> None:
+def _check_folder(record: Path, study: Study, profile: str, fresh: bool, jobs: Sequence[Job]) -> None:
     """Refuse a folder that is not a record, is or cannot be written to, or holds another profile. Writes nothing."""
     name = provenance.shown(record)
     nearest = next(place for place in (record, *record.parents) if os.path.exists(place))
@@ -326,9 +327,22 @@ def _check_folder(record: Path, study: Study, profile: str, fresh: bool) -> None
             transaction.open_manifest(record, study, profile)
         except UserError as error:
             raise UserError(f"{error}; --fresh starts over") from None
+    elif len(jobs) < len(study.sections) and (lost := _others(record, jobs)):
+        one = len(lost) == 1
+        raise UserError(
+            f"record '{name}': --fresh would delete section{'' if one else 's'} {', '.join(lost)} too, which this run"
+            f" does not make; leave --fresh out (what has changed is run again), or choose a new folder by --to"
+        )
 
 
-def _open(record: Path, study: Study, profile: str, fresh: bool) -> Manifest:
+def _others(record: Path, jobs: Sequence[Job]) -> list[str]:
+    """The numbers of the sections that were run into a record and are not among the jobs."""
+    manifest, again = Manifest.read(record)[0], {job.section.stem for job in jobs}
+    held = manifest.sections.items() if manifest else ()
+    return [entry.number for stem, entry in held if stem not in again and entry.status != "not run"]
+
+
+def _open(record: Path, study: Study, profile: str, fresh: bool, jobs: Sequence[Job]) -> Manifest:
     """Take the record's lock and return its manifest, of an emptied folder where ``fresh`` is asked for."""
     try:
         record.mkdir(parents=True, exist_ok=True)
@@ -336,7 +350,7 @@ def _open(record: Path, study: Study, profile: str, fresh: bool) -> Manifest:
         raise UserError(f"record '{provenance.shown(record)}' cannot be written: {error.strerror}") from None
     lock.hold(record)
     try:
-        _check_folder(record, study, profile, fresh)
+        _check_folder(record, study, profile, fresh, jobs)
         if fresh:
             folder.empty(record, lock.NAME)
         return transaction.open_manifest(record, study, profile)

@@ -1,5 +1,6 @@
 """What stands behind one statement: the arithmetic, the table with its row, the raw rows."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_ROWS = 3000  # raw rows on one page; beyond that it names the files
+MOST_LINES, MOST_LETTERS = 2000, 500_000  # of a table on one page; beyond that it names the file
 MOST_MEANS = 6  # outcomes whose means a data set's line shows
 _FILE = "raw file"
 _GRID = 16  # a column of fractions that has more values than this was measured: no axis of a study has as many
@@ -22,10 +24,11 @@ Text = tuple[str, ...]
 
 
 class Lines(NamedTuple):
-    """A table as text: its head, and its rows with whether each is one that was asked for."""
+    """A table as text: its head, and its rows with whether each was asked for; a page takes the first ``fit``."""
 
     columns: Text
     rows: list[tuple[bool, Text]]
+    fit: int
 
 
 class DataSet(NamedTuple):
@@ -73,7 +76,9 @@ def table(record: Path, path: str, row: str | None) -> Lines:
         letters = [_letters(cells, label) for cells in rows]
         most = max(letters, default=0)
         marked = [0 < n == most for n in letters]
-    return Lines(tuple(frame), list(zip(marked, rows, strict=True)))
+    totals = itertools.accumulate(sum(map(len, cells)) for cells in rows[:MOST_LINES])
+    fit = sum(total <= MOST_LETTERS for total in totals)
+    return Lines(tuple(frame), list(zip(marked, rows, strict=True)), fit)
 
 
 def _letters(cells: Text, label: str) -> int:

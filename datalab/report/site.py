@@ -17,13 +17,13 @@ from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
-from datalab.record.checks import verify
+from datalab.record.checks import replay, verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
 from datalab.report.origins import VERDICTS, Origin, origins
 from datalab.sections import STUDY
-from datalab.sweep import machine_speed
+from datalab.sweep import at_most, machine_speed
 
 # What matplotlib draws with, and what it says of a drawing. Nothing else is opened, of no other namespace.
 _DRAWS = {"svg", "g", "defs", "path", "use", "clipPath", "rect", "image", "pattern", "style", "text", "tspan", "title"}
@@ -59,7 +59,7 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
             raise UserError(f"record '{name}' was left by a run that was killed; run its command again first")
         if not manifest.closed:  # killed between two sections, or while it wrote the pages
             transaction.recover(record, manifest)
-        with folder.reading(record):
+        with folder.reading(record), replay.bounded(replay.MOST_PAGES_SECONDS):
             _check_drawings(record, manifest)
             return _write(record, manifest, study)
     except OSError as error:
@@ -78,8 +78,8 @@ def _check_drawings(record: Path, manifest: Manifest) -> None:
 
 def _beyond_drawing(svg: str) -> str:
     """What in an SVG may run or load something; empty where there is nothing of the kind."""
-    if "<!ENTITY" in svg or "<?xml-" in svg:
-        return "an entity or a stylesheet"
+    if "<!ENTITY" in svg or svg.count("<?") != svg.startswith('<?xml version="1.0" encoding="utf-8"'):
+        return "an entity, a stylesheet or another encoding"
     try:
         elements = list(ElementTree.fromstring(svg).iter())
     except ElementTree.ParseError as error:
@@ -237,7 +237,9 @@ def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]
             parameters = module.Parameters.model_validate(manifest.sections[section.stem].parameters)
             if parameters.outside:
                 continue
-            tasks = {json.dumps([task.function, task.parameters]): task for task in module.estimate(parameters).tasks}
+            with at_most():
+                estimate = module.estimate(parameters)
+            tasks = {json.dumps([task.function, task.parameters]): task for task in estimate.tasks}
             new = [task for key, task in tasks.items() if key not in known]
             known |= tasks
             if new:  # an estimate is for this machine: divided by its pace it is no machine's

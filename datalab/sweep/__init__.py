@@ -2,7 +2,7 @@
 
 from datalab.sweep.pool import WORKER_ENVIRONMENT, Executor, Progress, SweepError, available_cores, run
 from datalab.sweep.rowfiles import Finished
-from datalab.sweep.task import Task
+from datalab.sweep.task import Task, at_most
 
 __all__ = [
     "WORKER_ENVIRONMENT",
@@ -11,6 +11,7 @@ __all__ = [
     "Progress",
     "SweepError",
     "Task",
+    "at_most",
     "available_cores",
     "run",
 ]

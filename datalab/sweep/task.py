@@ -4,11 +4,14 @@ The file's name holds the hash of both, of the code that can change the rows, an
 finished task is never run twice, and a task whose code has changed is never mistaken for finished.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import json
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +22,19 @@ import pandas as pd
 from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.sweep import reach, rowfiles
+
+MOST = 100_000  # tasks of a section: a profile asks for hundreds, at most thousands
+_left: ContextVar[list[int] | None] = ContextVar("_left", default=None)  # tasks that may still be made, and in all
+
+
+@contextlib.contextmanager
+def at_most(count: int = MOST) -> Iterator[None]:
+    """Raise :class:`UserError` where the block makes more tasks: a stranger's parameters multiply to any number."""
+    before = _left.set([count, count])
+    try:
+        yield
+    finally:
+        _left.reset(before)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,13 @@ class Task:
     parameters: dict[str, Any]
     cost: float = field(default=1.0, compare=False)
     models: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        """Count, where :func:`at_most` does."""
+        if left := _left.get():
+            left[0] -= 1
+            if left[0] < 0:
+                raise UserError(f"its parameters ask for more than {left[1]:,} tasks, and no section has as many")
 
     @functools.cached_property
     def key(self) -> str:

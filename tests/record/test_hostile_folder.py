@@ -3,12 +3,14 @@
 import ast
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +18,7 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import Study, folder, kernel, lock, provenance, section, transaction
+from datalab.record import Study, claims_table, crate, folder, kernel, lock, provenance, rawrows, section, transaction
 from datalab.record.checks import replay, verify
 from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
@@ -66,6 +68,16 @@ def pipe(record: Path, _: Path) -> None:
     os.mkfifo(record / "cells" / "waits.parquet")
 
 
+def socket(record: Path, _: Path) -> None:
+    os.mknod(record / "cells" / "listens.parquet", stat.S_IFSOCK | 0o600)
+
+
+def sparse(record: Path, _: Path) -> None:
+    """A file that costs nothing to send, and its reader minutes."""
+    with open(record / "cells" / "sparse.parquet", "wb") as stream:
+        stream.truncate(2**28 + 1)
+
+
 def deep(record: Path, _: Path) -> None:
     (record / "/".join("abcdefgh")).mkdir(parents=True)
 
@@ -81,6 +93,8 @@ PLANTED = {
     "a link that leads nowhere": lambda record, _: (record / "tables/x").symlink_to("/nonexistent"),
     "a link into the record itself": lambda record, _: (record / "tables/x").symlink_to(record / "claims.csv"),
     "a pipe, which would be waited at": pipe,
+    "a socket": socket,
+    "a sparse file": sparse,
     "folders without end": deep,
     "a name with a newline": lambda record, _: (record / "tables" / "x\nwhole (9 files)").write_text(""),
     "a name that moves the cursor": lambda record, _: (record / "tables" / "x\x1b[2K\x1b[1Aok").write_text(""),
@@ -270,14 +284,44 @@ def test_without_its_notebooks_the_package_says_that_a_record_cannot_be_computed
     assert all(line.endswith("the package came without its notebook") for line in done.unconfirmed)
 
 
+@pytest.mark.parametrize(("bound", "words"), [("_BYTES", "GiB"), ("_FILES", "files")])
+def test_a_folder_of_more_than_any_record_has_is_named_before_any_of_it_is_read(
+    bound: str, words: str, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, bound, 3)
+    assert "the folder holds more than" in (why := list(folder.foreign(record))[-1][1])
+    assert words in why
+
+
+def test_files_that_are_one_with_files_elsewhere_are_written_anew_and_not_through(record: Path, outside: Path) -> None:
+    for name in (Manifest.NAME, claims_table.NAME, crate.NAME):
+        os.link(record / name, outside / name)
+    before = contents(outside)
+    manifest = Manifest.load(record)
+    manifest.packages["numpy"] = "0.0"
+    claims_table.write(record, manifest, record_fakes.study(Path()))
+    crate.write(record, manifest)
+    manifest.save(record)
+    assert contents(outside) == before
+    assert "0.0" in (record / Manifest.NAME).read_text()
+
+
+def test_a_record_is_the_same_record_by_a_link_to_it_or_to_a_folder_above_it(record: Path, study: Study) -> None:
+    above, itself = record.parent / "above", record.parent / "itself"
+    above.symlink_to(record.parent.parent)
+    itself.symlink_to(record)
+    for path in (above / record.parent.name / record.name, itself):
+        assert verify.verify(path, study, owners=True).findings == []
+
+
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 
-def raw(record: Path, table: pa.Table, **how: object) -> Path:
+def raw(record: Path, table: pa.Table, made_by: str = "", **how: object) -> Path:
     path = record / "cells" / "bomb.parquet"
     with pq.ParquetWriter(path, table.schema, compression="zstd", **how) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({rowfiles.DESCRIPTION: '{"function": "x", "parameters": {}}'})
+        writer.add_key_value_metadata({rowfiles.DESCRIPTION: made_by or '{"function": "x", "parameters": {}}'})
     return path
 
 
@@ -297,6 +341,83 @@ def test_raw_rows_that_unpack_to_more_than_a_tasks_are_not_read(what: str, typed
     before = psutil.Process().memory_info().rss
     assert rowfiles.contents(path) is None
     assert psutil.Process().memory_info().rss - before < 2**30
+
+
+TENSOR = pa.fixed_shape_tensor(pa.int64(), [1])
+
+
+def many(tasks: int) -> str:
+    return json.dumps({"function": "x", "tasks": [[f"{i:016x}", 0, {}] for i in range(tasks)]})
+
+
+ODD: dict[str, tuple[pa.Table, str, dict[str, int]]] = {
+    "more columns than any": (pa.table({f"x{i}": [1] for i in range(1001)}), "", {}),
+    "objects in objects": (pa.table({"x": pa.array([{"a": {"b": 1}}])}), "", {}),
+    "pairs": (pa.table({"x": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))}), "", {}),
+    "lists of lists": (pa.table({"x": [[[1]]]}), "", {}),
+    "a type of its own": (
+        pa.table({"x": pa.ExtensionArray.from_storage(TENSOR, pa.array([[1]], TENSOR.storage_type))}),
+        "",
+        {},
+    ),
+    "too many lists": (pa.table({"x": [[1], [2]]}), "", {"MOST_LISTS": 1}),
+    "too many values": (pa.table({"x": [1, 2]}), "", {"MOST_VALUES": 1}),
+    "unpacked, more than any": (pa.table({"x": ["y" * 5000]}), "", {"LARGEST": 4096}),
+    "a description without end": (pa.table({"x": [1]}), "", {"LONGEST": 10}),
+    "tasks without rows": (pa.table({"x": pa.array([], pa.int64())}), many(1001), {}),
+    "an infinite count": (pa.table({"x": [1]}), '{"function": "x", "tasks": [["0", 1e400, {}]]}', {}),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_raw_rows_of_a_kind_that_no_task_gives_are_torn(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, made_by, bounds = ODD[what]
+    (tmp_path / "cells").mkdir()
+    path = raw(tmp_path, table, made_by=made_by)
+    for name, value in bounds.items():
+        assert rowfiles.contents(path) is not None  # so that it is the bound that refuses it
+        monkeypatch.setattr(rowfiles, name, value)
+    assert rowfiles.contents(path) is None
+
+
+def varint(number: int, length: int = 0) -> bytes:
+    """A number as a parquet footer has it, with zeros above it up to a length."""
+    parts, number = [], number << 1
+    while number or not parts or len(parts) < length:
+        parts.append(number & 127)
+        number >>= 7
+    return bytes([*(part | 128 for part in parts[:-1]), parts[-1]])
+
+
+def test_raw_rows_that_say_they_are_small_are_stopped_where_they_unpack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cells").mkdir()
+    path = raw(tmp_path, pa.table({name: ["y" * 300_000] for name in "abcd"}), use_dictionary=False)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    content = path.read_bytes()
+    for size in {group.total_byte_size, *(group.column(i).total_uncompressed_size for i in range(4))}:
+        content = content.replace(varint(size), varint(1, len(varint(size))))
+    path.write_bytes(content)
+    assert pq.ParquetFile(path).metadata.row_group(0).total_byte_size == 1
+    assert rowfiles.contents(path) is not None
+    monkeypatch.setattr(rowfiles, "LARGEST", 2**20)
+    assert rowfiles.contents(path) is None
+
+
+def test_no_column_is_hidden_by_what_a_file_says_to_pandas(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    frame = pd.DataFrame({"x": ["a", "b"], "y": [3, 4]}).set_index("x")
+    path = raw(tmp_path, pa.Table.from_pandas(frame))
+    assert sorted(rowfiles.contents(path)[1]) == ["x", "y"]
+
+
+def test_many_small_files_that_unpack_to_any_memory_are_refused(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rawrows, "MOST_BYTES", 10)
+    with pytest.raises(replay.ReplayError, match="unpacked they are more than"):
+        replay._raw_rows(record, Manifest.load(record).sections[STEM].cells)
 
 
 @pytest.mark.parametrize("made_by", ["[" * 5000, "[]", '{"function": 1, "parameters": {}}', '{"function": "x"}', "1"])

@@ -4,7 +4,10 @@ Each forgery is the smallest of its kind. ``verify`` must find it, and never cal
 """
 
 import json
+import resource
+import signal
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,10 @@ import pandas as pd
 import pytest
 import record_fakes
 
-from datalab import cli
+from datalab import cli, sweep
 from datalab.errors import UserError
 from datalab.record import Study, claims_table, crate, rawrows
-from datalab.record.checks import compare, recompute, replay, retrain, verify
+from datalab.record.checks import compare, recompute, replay, retrain, tablediff, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
 
@@ -23,6 +26,15 @@ STEM = "0_alpha"
 CSV = "tables/0_rows.csv"
 NOTEBOOK = f"notebooks/{STEM}.ipynb"
 Forge = Callable[[Path], Any]
+
+
+def in_text(path: str, old: str, new: str) -> Forge:
+    def forge(record: Path) -> None:
+        text = (record / path).read_text()
+        assert old in text
+        (record / path).write_text(text.replace(old, new, 1))
+
+    return forge
 
 
 def put_right(record: Path) -> None:
@@ -78,6 +90,18 @@ def output(**fields: Any) -> Forge:
 
 def shown(notebook: dict) -> dict:
     return next(o for c in notebook["cells"] for o in c.get("outputs", []) if "data" in o)
+
+
+def display(kind: str, content: Any, **metadata: Any) -> Forge:
+    return output(output_type="display_data", metadata=metadata, data={kind: content})
+
+
+def of_claim(**fields: Any) -> Forge:
+    return in_manifest(lambda m, e: e.claims[0].update(fields))
+
+
+def dated(started: str, ended: str) -> Forge:
+    return in_manifest(lambda m, e: (setattr(e, "started", started), setattr(e, "ended", ended)))
 
 
 def printed(notebook: dict, old: str, new: str) -> None:
@@ -267,6 +291,29 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "a raw file's name": (renamed, "cells/"),
     "a raw file's name and its tasks' keys": (of_another_code, "cells/"),
     "a task that nobody asks for": (with_one_more, "cells/"),
+    # names that look like others
+    "a table by a look-alike name": (more("tables/0_r\u043ews.csv"), "tables/0_r\u043ews.csv"),
+    "a table's twin by case": (more("tables/0_Rows.csv"), "tables/0_Rows.csv"),
+    "a name composed otherwise": (more("tables/e\u0301.csv"), "tables/e\u0301.csv"),
+    # what other readers would make of it
+    "a cell's outputs twice": (
+        in_text(NOTEBOOK, '"outputs": [', '"outputs": [{"output_type": "stream", "text": "won"}], "outputs": ['),
+        NOTEBOOK,
+    ),
+    "a formula for a spreadsheet": (of_claim(why='=HYPERLINK("http://192.0.2.1/","won")'), "TITLE.threshold"),
+    "a script among the outputs": (display("application/javascript", "alert(1)"), NOTEBOOK),
+    "a formula among the outputs": (display("text/latex", "$won$"), NOTEBOOK),
+    "a widget among the outputs": (display("application/vnd.jupyter.widget-view+json", {"model_id": "x"}), NOTEBOOK),
+    "a drawing among the outputs": (display("image/svg+xml", "<svg onload='alert(1)'/>"), NOTEBOOK),
+    "HTML as a task's name": (
+        display("text/plain", "1 of 1 tasks: <img src=x onerror=alert(1)>: 1.0 s", datalab="progress"),
+        NOTEBOOK,
+    ),
+    "a cell's name that is markup": (in_notebook(lambda n: n["cells"][3].update(id='"><script>')), NOTEBOOK),
+    # numbers and times that cannot be
+    "less than no data sets": (of_claim(n=-4), "TITLE.threshold"),
+    "an end before its beginning": (dated("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"), STEM),
+    "an end that is still to come": (dated("2026-01-02T00:00:00Z", "9999-01-01T00:00:00"), STEM),
 }
 
 
@@ -275,14 +322,16 @@ def test_a_forgery_is_named_though_its_hashes_are_right(what: str, record: Path,
     forge, named = FORGERIES[what]
     forge(record)
     put_right(record)
-    done = verify.verify(record, study, recompute=True, workers=1)
-    assert not done.whole
-    assert any(finding.what.startswith(named) for finding in done.findings), done.findings
+    for recompute_too in (False, True):  # most are named by the owners of things alone, without a computation
+        done = verify.verify(record, study, recompute=recompute_too, workers=1, owners=True)
+        if any(finding.what.startswith(named) for finding in done.findings):
+            return
+    pytest.fail(f"{what}: {done.findings}")
 
 
 def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:
     record_property("forgeries of a record that verify names", len(FORGERIES))
-    assert len(FORGERIES) >= 50
+    assert len(FORGERIES) >= 72
 
 
 LOOPHOLES = {
@@ -345,6 +394,56 @@ def test_a_file_of_the_users_that_a_record_names_is_not_opened(record: Path, stu
     fake = type("S", (), {"find": lambda _, stem: spec(), "notebooks": study.notebooks})()
     with pytest.raises(replay.ReplayError, match="outside of the record"):
         replay.replay(record, fake, STEM, entry, record.parent)
+
+
+def test_what_rests_on_a_file_of_the_users_is_not_called_a_forgery(record: Path, study: Study) -> None:
+    in_manifest(lambda m, e: e.parameters.update(path="/etc/passwd"))(record)
+    moved = verify._moved(Manifest.load(record), study, STEM, dict.fromkeys(verify.SOURCES))
+    assert "a file outside of the record" in moved
+
+
+# --- what has no end -------------------------------------------------------------------------------------------------
+
+
+def test_parameters_that_multiply_to_more_tasks_than_any_section_has_are_one_line(
+    record: Path, study: Study, tmp_path: Path
+) -> None:
+    in_manifest(lambda m, e: e.parameters.update(count=150_000))(record)
+    entry = Manifest.load(record).sections[STEM]
+    with pytest.raises(replay.ReplayError, match="ask for more than 100,000 tasks"):
+        replay.replay(record, study, STEM, entry, tmp_path)
+
+
+def test_no_more_tasks_are_counted_than_are_made_within_and_none_without_a_bound() -> None:
+    with sweep.at_most(2):
+        for _ in range(2):
+            sweep.Task("a:b", {})
+        with pytest.raises(UserError, match="tasks"):
+            sweep.Task("a:b", {})
+    sweep.Task("a:b", {})
+
+
+def endless() -> None:
+    while True:
+        pass
+
+
+def test_a_section_that_ends_in_no_time_is_stopped_and_what_bound_it_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(replay.ReplayError, match="it takes more than"), replay.bounded(0.05):
+        endless()
+    monkeypatch.setattr(replay, "MOST_MEMORY", 2**20)
+    with pytest.raises(MemoryError), replay.bounded():
+        bytearray(2**28)
+    assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a worker process ended"), MemoryError()])
+def test_a_process_that_dies_of_a_section_leaves_a_line(error: Exception) -> None:
+    running: Future = Future()
+    running.set_exception(error)
+    assert recompute._result(STEM, running).problem.startswith(type(error).__name__)
 
 
 # --- training anew ---------------------------------------------------------------------------------------------------
@@ -432,6 +531,37 @@ def test_compare_overlooks_no_cell_beyond_the_head_and_no_column_of_a_name_that_
     put_right(record)
     with pytest.raises(UserError, match="two columns of one name"):
         compare.compare(made, record, study)
+
+
+TOO_LARGE = {
+    "letters": ("a\n1\n", "MOST_LETTERS"),
+    "cells": ("a,b\n1,2\n", "MOST_CELLS"),
+    "columns": ("a,b\n1,2\n", "MOST_COLUMNS"),
+    "a cell": ("a\n" + "x" * 200_000, ""),
+}
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_a_table_larger_than_any_is_not_taken_apart(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, bound = TOO_LARGE[what]
+    (tmp_path / "t.csv").write_text(text)
+    if bound:
+        tablediff.read(tmp_path / "t.csv")
+        monkeypatch.setattr(tablediff, bound, 1)
+    with pytest.raises(UserError, match=r"table t\.csv: "):
+        tablediff.read(tmp_path / "t.csv")
+
+
+def test_what_a_cell_says_of_the_paper_is_compared_too() -> None:
+    assert tablediff.kind("0.7; paper 0.8", "0.7; paper 0.9", 1e-5) == tablediff.DIFFERENT
+    assert tablediff.kind("0.7000001; paper 0.8", "0.7; paper 0.8", 1e-5) == tablediff.TOLERANCE
+
+
+def test_compare_says_that_a_table_is_another_in_another_form(record: Path, made: Path, study: Study) -> None:
+    in_text("tables/0_rows.md", "0.785", "0.999")(record)
+    put_right(record)
+    done = compare.compare(made, record, study)
+    assert any(group["different"] == ["tables/0_rows.md"] for group in done.files)
 
 
 def test_compare_takes_a_table_for_measured_time_only_on_the_word_of_both(

@@ -45,6 +45,7 @@ TEXTS: dict[str, Callable[[str], str]] = {
     "NaN for a time": lambda text: text.replace('"wall_seconds": ', '"wall_seconds": NaN, "x": ', 1),
     "an infinite time": lambda text: text.replace('"wall_seconds": ', '"wall_seconds": 1e999, "x": ', 1),
     "a number without end": lambda text: text.replace('"bytes": ', f'"bytes": {"9" * 5000}, "x": ', 1),
+    "a name twice": lambda text: text.replace('"profile": ', '"profile": "paper",\n "profile": ', 1),
     "a list": lambda text: "[]",
     "nothing": lambda text: "",
     "another JSON": lambda text: "1",
@@ -70,7 +71,23 @@ def places(tree: Any, at: tuple = ()) -> list[tuple]:
     return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
 
 
-VALUES = [None, True, -1, 0.5, 10**30, "", "x" * 5000, "a\x1b[2K\nb", "‮", [], {}, [[]], {"a": {"b": []}}, [None]]
+VALUES = [
+    None,
+    True,
+    -1,
+    0.5,
+    10**30,
+    10**4000,
+    "",
+    "x" * 5000,
+    "a\x1b[2K\nb",
+    "‮",
+    [],
+    {},
+    [[]],
+    {"a": {"b": []}},
+    [None],
+]
 
 
 def changed(tree: dict, rng: random.Random) -> dict:
@@ -126,6 +143,38 @@ def test_a_changed_manifest_is_never_computed_into_a_traceback(record: Path, stu
         assert all(str(finding).isprintable() for finding in done.findings)
 
 
+BEYOND: dict[str, Callable[[dict], Any]] = {
+    "words for a number of processes": lambda part: part["parameters"].update(workers="won"),
+    "a folder on two lines": lambda part: part["parameters"].update(record="a\nwhole"),
+    "a folder without end": lambda part: part["parameters"].update(record="x" * 5000),
+    "a row without end": lambda part: part["claims"][0].update(row="x" * 1001),
+    "a reason without end": lambda part: part["claims"][0].update(why="x" * 20_001),
+    "a headline without end": lambda part: part["headline"].append({"text": "x" * 20_001}),
+    "a caption without end": lambda part: next(iter(part["tables"].values())).update(caption="x" * 20_001),
+    "a number that no table holds": lambda part: part["claims"][0].update(measured=10**4000),
+    "a count that no machine has": lambda part: part.update(code_cells=10**30),
+    "less than none": lambda part: part.update(code_cells=-1),
+    "a month that is none": lambda part: part.update(ended="2026-13-01T00:00:00Z"),
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+def test_what_no_section_says_of_itself_is_refused_when_the_manifest_is_read(what: str, record: Path) -> None:
+    tree = json.loads((record / "record.json").read_text())
+    del tree["sha256"]
+    BEYOND[what](tree["sections"][STEM])
+    (record / "record.json").write_text(_rendered(tree))
+    manifest, problem = Manifest.read(record)
+    assert manifest is None
+    assert "cannot be read" in problem
+    assert len(problem) < 400
+
+
+def test_json_of_more_parts_than_any_is_not_taken_apart() -> None:
+    with pytest.raises(folder.Strange, match="more than 2,000,000 parts"):
+        folder.parsed("[" + "0," * 2_000_001 + "0]")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"cells": 1}', b'{"cells": [{"cell_type": "code"}]}', b"\xff"]
 )
@@ -168,6 +217,7 @@ def test_a_path_that_no_file_system_holds_is_one_line(
         ({"datasets": '["digits", "wine"]'}, "-y 'datasets: "),
         ({"datasets": []}, "datasets"),
         ({"root_seed": 10**30}, "root_seed"),
+        ({"noise_rates": [i / 1000 for i in range(201)]}, "more than 200 values"),
         ({"seeds": "a\x1b[2K\nb"}, "seeds"),
     ],
 )

@@ -15,7 +15,7 @@ from record_fakes import run
 from datalab.errors import UserError
 from datalab.record import Study, plan, runner
 from datalab.record.checks import verify
-from datalab.record.manifest import Manifest
+from datalab.record.manifest import Manifest, SectionRecord
 
 
 def contents(record: Path, *folders: str) -> dict[str, bytes]:
@@ -119,8 +119,22 @@ def test_two_runs_from_scratch_give_the_same_tables_and_another_seed_does_not(
     assert other["tables/0_rows.csv"] != same["tables/0_rows.csv"]
 
 
+def test_fresh_refuses_to_delete_sections_that_the_run_does_not_make(record: Path, study: Study) -> None:
+    before = contents(record)
+    with pytest.raises(UserError, match=r"--fresh would delete sections 0, 6 too, .* leave --fresh out") as caught:
+        run(study, record, "3.4", fresh=True)
+    assert len(str(caught.value).splitlines()) == 1
+    assert {path: content for path, content in contents(record).items() if path != ".lock"} == before
+
+
 def test_fresh_starts_over(record: Path, study: Study) -> None:
-    created = Manifest.load(record).files
+    manifest = Manifest.load(record)
+    created = manifest.files
+    for stem, status in (("0_alpha", None), ("6_gamma", "not run")):  # which has nothing to lose
+        del manifest.sections[stem]
+        if status:
+            manifest.sections[stem] = SectionRecord(number="6", title="x", status=status)
+    manifest.save(record)
     (record / "tables" / "stray.csv").write_text("x")
     assert run(study, record, "3.4", fresh=True) == 0
     manifest = Manifest.load(record)

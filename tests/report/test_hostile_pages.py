@@ -3,17 +3,18 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import browser
 import pytest
 
-from datalab import report
+from datalab import data, report, sweep
 from datalab.errors import UserError
-from datalab.record import Study, crate
-from datalab.record.manifest import Manifest
-from datalab.report import notebookpages, pages, site
+from datalab.record import Study, claims_table, crate, rawrows
+from datalab.record.manifest import Manifest, SectionRecord
+from datalab.report import evidence, notebookpages, pages, site
 
 STEM = "0_alpha"
 RUN = "document.documentElement.dataset.ran='yes'"
@@ -121,6 +122,7 @@ def hostile(record: Path) -> Path:
         ("image/png", '"><script>'),
         ("text/markdown", "\n\n".join(MARKDOWN)),
         ("text/plain", MARKUP[0]),
+        *((kind, MARKUP[0]) for kind in ("text/latex", "application/javascript", "image/svg+xml", "text/x-won")),
     ):
         outputs.append({"output_type": "display_data", "metadata": {}, "data": {kind: text}})
     outputs.append({"output_type": "error", "ename": MARKUP[1], "evalue": MARKUP[0], "traceback": []})
@@ -135,8 +137,6 @@ def hostile(record: Path) -> Path:
     manifest.packages["x"] = MARKUP[1]
     manifest.add_file(record, f"notebooks/{STEM}.ipynb", STEM, True)
     manifest.save(record)
-    from datalab.record import claims_table
-
     claims_table.write(record, manifest, record_study())
     crate.write(record, manifest)
     manifest.save(record)
@@ -197,6 +197,8 @@ def test_no_template_marks_text_as_safe() -> None:
         "<style>*{fill:\\75rl(http://192.0.2.1/)}</style>",
         "<img xmlns='http://www.w3.org/1999/xhtml' srcset='http://192.0.2.1/x 1x'/>",
         "<meta xmlns='http://www.w3.org/1999/xhtml' content='0;url=http://192.0.2.1/'/>",
+        "<?xml-stylesheet type='text/xsl' href='http://192.0.2.1/x.xsl'?>",
+        "<?won?>",
     ],
 )
 def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, record: Path, study: Study) -> None:
@@ -208,6 +210,64 @@ def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, r
     manifest.save(record)
     with pytest.raises(UserError, match="more than a drawing"):
         report.write(record, study=study)
+
+
+def test_a_drawing_says_no_encoding_in_which_a_browser_would_read_another(record: Path) -> None:
+    svg = (record / "figures/0_curve.svg").read_text()
+    assert "encoding" in site._beyond_drawing(svg.replace('encoding="utf-8"', 'encoding="shift_jis"'))
+    assert "encoding" in site._beyond_drawing(svg.replace("<!DOCTYPE", "<!ENTITY", 1))
+
+
+def in_section(record: Path, change: Callable[[Manifest, SectionRecord], object]) -> None:
+    manifest = Manifest.load(record)
+    change(manifest, manifest.sections[STEM])
+    claims_table.write(record, manifest, record_study())
+    crate.write(record, manifest)
+    manifest.save(record)
+
+
+def test_a_claims_page_shows_so_much_of_a_table_and_names_the_file(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "MOST_LINES", 3)
+    report.write(record, study=study)
+    page = (record / "report/claims/TITLE.threshold.html").read_text()
+    assert "first 3 of 4 rows" in page
+    assert page.count('href="../../tables/0_rows.csv"') == 2
+    monkeypatch.setattr(evidence, "MOST_LETTERS", 1)
+    assert evidence.table(record, "tables/0_rows.csv", "0").fit == 0
+
+
+def test_raw_rows_that_unpack_to_any_memory_are_on_no_page(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_section(record, lambda m, e: e.claims[0].update(raw={"where": {"seed": 2024}, "rows": 4}))
+    monkeypatch.setattr(rawrows, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="unpacked they are more than"):
+        report.write(record, study=study)
+
+
+def test_prose_without_end_and_a_table_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="more than 100,000 letters"):
+        notebookpages.markdown("x" * 100_001)
+    (tmp_path / "t.csv").write_text("a,b\n")
+    assert evidence.table(tmp_path, "t.csv", "x").rows == []
+
+
+def test_what_it_costs_is_not_asked_of_a_users_file_or_of_parameters_without_end(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datalab.sections import STUDY
+
+    manifest = Manifest.load(record)
+    given = {"profile": "smoke", "path": "/etc/passwd", "label": "x"}
+    manifest.sections = {"7_your_data": SectionRecord(number="7", title="x", parameters=given)}
+    monkeypatch.setattr(STUDY.find("7_your_data").load(), "estimate", lambda p: pytest.fail("it was asked"))
+    assert site._costs(manifest, STUDY) == {}
+    given = {"profile": "smoke", "seeds": 1000, "datasets": list(data.REGISTRY)[:60]}
+    manifest.sections = {"3_1_problem_formulation": SectionRecord(number="3.1", title="x", parameters=given)}
+    monkeypatch.setattr(site, "at_most", lambda: sweep.at_most(100))
+    assert site._costs(manifest, STUDY) == {}
 
 
 @pytest.mark.parametrize(

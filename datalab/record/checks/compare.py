@@ -49,9 +49,9 @@ class Comparison:
 
     ``a`` and ``b`` say of each ``record``, ``profile``, ``created`` and ``commit``; ``timing`` whether measured time
     and memory count; ``counts`` how many claims, tables and cells there are, and how many of each kind of difference.
-    ``sections`` are those whose status differs (``stem``, ``a``, ``b``), ``files`` raw cells and images by hash
-    (``what``, ``same``, ``different``, ``only_a``, ``only_b``), ``environment`` the settings that differ (``what``,
-    ``a``, ``b`` and the ``sections`` it is true of; none: the whole record).
+    ``sections`` are those whose status differs (``stem``, ``a``, ``b``), ``files`` raw cells, images and tables in
+    other forms than ``.csv``, by hash (``what``, ``same``, ``different``, ``only_a``, ``only_b``), ``environment`` the
+    settings that differ (``what``, ``a``, ``b`` and the ``sections`` it is true of; none: the whole record).
     """
 
     a: dict[str, str | None]
@@ -126,6 +126,7 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
         files=(
             _files("raw cells", "cells/", (".parquet",), *manifests),
             _files("figures' images", "figures/", (".svg", ".png"), *manifests),
+            _files("tables in other forms", "tables/", (".md", ".tex"), *manifests),
         ),
         environment=tuple(_environment(*manifests)),
     )

@@ -6,6 +6,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,15 @@ def recompute(
     with ProcessPoolExecutor(max_workers=count, env={**provenance.DETERMINISM, "MPLBACKEND": "agg"}) as pool:
         largest_first = sorted(stems, key=size, reverse=True)
         running = {stem: pool.submit(of_section, record, manifest, study, stem) for stem in largest_first}
-        return [running[stem].result() for stem in stems]
+        return [_result(stem, running[stem]) for stem in stems]
+
+
+def _result(stem: str, running: "Future[Recomputed]") -> Recomputed:
+    """What a process gave; where it died, of whatever a stranger's record made of it, that it did."""
+    try:
+        return running.result()
+    except Exception as error:
+        return Recomputed(stem, problem=folder.in_a_line(error))
 
 
 def other_libraries(manifest: Manifest) -> list[str]:
@@ -87,7 +96,8 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
     with tempfile.TemporaryDirectory() as place:
         stage = Path(place)
         try:
-            done = replay.replay(record, study, stem, entry, stage)
+            with replay.bounded():
+                done = replay.replay(record, study, stem, entry, stage)
             made = {path: folder.read(stage, path) for path in done.fragment["files"]}
             differences = [
                 *_files(record, listed, made),

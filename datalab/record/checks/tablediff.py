@@ -23,7 +23,7 @@ AGREEING = (SAME, TOLERANCE, ROUNDING)
 # With a tolerance of 0 nothing but bytes is asked for.
 OF_HALF_WIDTH, OF_ITS_LIMITS, ALONE, FOLLOWING = 1 / 20, 1 / 5, 1e-3, 0.1
 
-MOST_LETTERS, MOST_CELLS = 2**25, 1_000_000  # of a table: it may be a stranger's
+MOST_LETTERS, MOST_CELLS, MOST_COLUMNS = 2**25, 1_000_000, 1000  # of a table: it may be a stranger's
 TINY = 1e-12  # what is left of zero after cancellation: two values this close are equal whatever their ratio
 KEY_DIGITS = 4  # a fraction with more significant digits is a result; a setting (0.125, 12.5) has fewer
 # Columns in which a table that repeats the claims (it has `measured`) repeats what was measured for one.
@@ -93,16 +93,19 @@ class Number(NamedTuple):
 def read(path: Path) -> pd.DataFrame:
     """The ``.csv`` at ``path``, every cell as its text; what a row lacks is empty, what the head lacks is numbered.
 
-    Raises :class:`UserError` where no section writes such a one: a name twice, too large.
+    Raises :class:`UserError` where no section writes such a one: a name twice, too large, no CSV.
     """
     with open(path, encoding="utf-8", newline="") as stream:
         text = stream.read(MOST_LETTERS + 1)
     if len(text) > MOST_LETTERS:
         raise UserError(f"table {path.name}: more than {MOST_LETTERS:,} letters")
-    columns, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    try:
+        columns, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as error:  # a cell of over 100,000 letters
+        raise UserError(f"table {path.name}: {error}") from None
     width = max(map(len, (columns, *rows)))
-    if len(rows) * width > MOST_CELLS:
-        raise UserError(f"table {path.name}: more than {MOST_CELLS:,} cells")
+    if len(rows) * width > MOST_CELLS or width > MOST_COLUMNS:
+        raise UserError(f"table {path.name}: more than {MOST_CELLS:,} cells, or than {MOST_COLUMNS:,} columns")
     columns += [f"(column {i + 1})" for i in range(len(columns), width)]
     if len(set(columns)) < width:
         raise UserError(f"table {path.name}: two columns of one name")

@@ -2,16 +2,19 @@
 
 import csv
 import io
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, provenance, transaction
 from datalab.record.checks import recompute as recomputing
-from datalab.record.checks import retrain
+from datalab.record.checks import replay, retrain
 from datalab.record.checks.recompute import Finding, Kind, Recomputed
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
+from datalab.record.parameters import OUTSIDE
 from datalab.record.section import BY_HAND
 from datalab.record.study import Study
 
@@ -194,6 +197,8 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
                 "it gives a reason, though it is complete",
             ),
             (bool(entry.process), "a process is named, though it is complete"),
+            (_seconds(entry.started) > _seconds(entry.ended), "it ended before it began"),
+            (_seconds(entry.ended) > time.time() + 86_400, "it ended at a time that is still to come"),
             (
                 asked.get("device") == "cpu" and entry.device != "cpu",
                 f"it was to run on the cpu, and says {entry.device}",
@@ -201,6 +206,11 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         ):
             if wrong:
                 yield Finding("changed", stem, why)
+
+
+def _seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text or "1970-01-01")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _sections(record: Path, manifest: Manifest, broken: Set[str]) -> Iterator[Finding]:
@@ -301,7 +311,8 @@ def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pag
     """claims.csv, crate and pages, which say again what the manifest says: those that are not what it gives."""
     has_pages = pages is not None and transaction.INDEX in manifest.files
     try:
-        differing = list(pages(record, manifest, study)) if has_pages else []
+        with replay.bounded(replay.MOST_PAGES_SECONDS):
+            differing = list(pages(record, manifest, study)) if has_pages else []
         given = {claims_table.NAME: claims_table.text(manifest, study)}
         given[crate.NAME] = crate.text(crate.metadata(record, manifest))
         differing += [path for path, text in given.items() if folder.read(record, path) != text.encode()]
@@ -320,7 +331,7 @@ def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | 
     """What a section's results depend on that is, ``now``, no longer what it was: ``["the package's code"]``."""
     entry, source = manifest.sections[stem], study.notebooks / f"{stem}.ipynb"
     moved = [words for name, words in SOURCES.items() if name != "lock" and entry.key.get(name) != now[name]]
-    if entry.parameters.get("path"):
+    if entry.parameters.get(OUTSIDE):
         moved.append("a file outside of the record")
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
