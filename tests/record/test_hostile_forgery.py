@@ -17,7 +17,7 @@ import record_fakes
 
 from datalab import cli, sweep
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, rawrows
+from datalab.record import Study, claims_table, crate, executed, progress, rawrows
 from datalab.record.checks import compare, recompute, replay, retrain, tablediff, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
@@ -571,3 +571,54 @@ def test_compare_takes_a_table_for_measured_time_only_on_the_word_of_both(
     as_time(record)
     put_right(record)
     assert not compare.compare(made, record, study).same
+
+
+def test_what_the_start_cell_says_of_the_machine_is_left_out_and_its_place_is_not() -> None:
+    def told(printed: str) -> replay.Output:
+        return recompute._without_machine(replay.Output(printed, "", []))
+
+    assert told("device  cpu\nseeds  2") == told("device  cuda\nseeds  2")
+    assert told("device  cpu\nseeds  2") != told("seeds  2\ndevice  cpu")
+    assert told("device  cpu\nseeds  2") != told("seeds  2")
+
+
+def test_progress_counts_tasks_that_are_called_the_same_and_no_more() -> None:
+    def left(count: int) -> bool:
+        data = {"text/plain": f"{count} of {count} tasks: digits: 1.5 s"}
+        shown = executed.Display(output_type="display_data", data=data, metadata=progress.MARK)
+        return recompute._is_progress(shown, ["digits", "digits"])
+
+    assert (left(2), left(3)) == (True, False)
+
+
+def test_compare_takes_a_claim_for_measured_time_only_on_the_word_of_both(record: Path, made: Path) -> None:
+    resting = in_manifest(lambda m, e: e.claims[0].update(table=CSV))
+    resting(record)
+    own = Manifest.load(record)
+    as_time(record)
+    assert compare._timed(own) == set()
+    assert compare._timed(Manifest.load(record)) == {own.sections[STEM].claims[0]["id"]}
+    of_claim(measured=0.123)(record)
+    put_right(record)
+    done = compare.compare(made, record, record_fakes.study(Path()))
+    assert [claim.timing for claim in done.claims] == [False]
+
+
+def test_by_another_ledger_claims_that_differ_are_not_confirmed_and_no_forgery(record: Path, study: Study) -> None:
+    (record / claims_table.NAME).write_text((record / claims_table.NAME).read_text() + "\n")
+    in_manifest(lambda m, e: m.sources.update(ledger="0" * 64))(record)
+    manifest, report = Manifest.load(record), verify.Report()
+    verify._derived(record, manifest, study, report, None)
+    assert report.findings == []
+    assert report.unconfirmed == [f"{claims_table.NAME} made anew, by other sources, is another"]
+
+
+def test_rows_that_agree_by_rounding_on_the_records_word_alone_are_not_confirmed(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = retrain.Retrained("cells/x.parquet", same="within 1e-06, on another machine", rounded=True)
+    monkeypatch.setattr(retrain, "retrain", lambda *_: [rounded])
+    report = verify.Report()
+    verify._retrain(record, Manifest.load(record), report, retrain.Drawn(1, seed=0), workers=1)
+    assert [line for line in report.unconfirmed if "cells/x.parquet trained anew" in line]
+    assert not report.whole
