@@ -98,17 +98,31 @@ def statements_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims:
     return int(match[1]) == len(claims) - verdicts.get(ledger.UNTESTABLE, 0)
 
 
+def verdicts_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
+    """How many statements hold in direction, do not (with what they are instead), and stay open."""
+    hold, do_not, null, opposite, difference, stay_open, shown = (int(part) for part in match.groups())
+    counted = {ledger.DIRECTION: hold, ledger.NULL: null, ledger.OPPOSITE: opposite, ledger.DIFFERENCE: difference}
+    counted |= {ledger.INCONCLUSIVE: stay_open, ledger.SHOWN: shown}
+    verdicts = claims.verdict.value_counts()
+    return do_not == null + opposite + difference and counted == {name: verdicts.get(name, 0) for name in counted}
+
+
 def nothing_below(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
     """That nothing says that pruning pays up to a rate: no lower limit of version 1's cell is above 0 there."""
     primary = tables["0_version_1"].set_index("noise rate (%)")
     return not (primary.low[primary.index <= float(match[1])] > 0).any()
 
 
+COUNTED = (
+    r"(\d+) hold in direction, (\d+) do not \((\d+) null, (\d+) opposite, (\d+) where .*?\), (\d+) stay open, "
+    r"and (\d+) are"
+)
 RULES: dict[str, Callable[[re.Match, dict[str, pd.DataFrame], pd.DataFrame], bool]] = {
     r"title is \**(refuted|reproduced|inconclusive)": title_verdict,
     r"beats random (?:subsampling )?from ([\d.]+) % (?:flipped labels )?on": beats_random_from,
     r"(\d+) that a run can reach": statements_counted,
     r"a run can reach (\d+)": statements_counted,
+    COUNTED: verdicts_counted,
     r"[Bb]elow about (\d+) % wrong labels nothing": nothing_below,
 }
 
@@ -164,6 +178,10 @@ CLAIMS.index = pd.Index(["TITLE.threshold", "ABS.x"], name="id")
         ("the title is **inconclusive**", "the title is **refuted**"),
         ("pruning beats random subsampling from 20 % flipped labels on", "pruning beats random from 12.5 % on"),
         ("of the 1 that a run can reach", "of the 126 that a run can reach"),
+        (
+            "0 hold in direction, 0 do not (0 null, 0 opposite, 0 where the paper claims none), 1 stay open, and 0 are",
+            "1 hold in direction, 0 do not (0 null, 0 opposite, 0 where the paper claims none), 0 stay open, and 0 are",
+        ),
         ("Below about 10 % wrong labels nothing here", "Below about 15 % wrong labels nothing here says it pays"),
     ],
 )
