@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 
 from datalab import audit, ledger
 from datalab.audit import Outcome
@@ -162,16 +161,19 @@ def sentence_of_statements(table: pd.DataFrame) -> str:
 
 def printed_against_recomputed(cells: pd.DataFrame) -> plots.Facets:
     """One panel a table and unit: what is printed (marker) and what the other printed figures allow (bar)."""
-    looks = {"markers": {"consistent": "o", "contradicted": "X", "uncheckable": "s"}}
-    looks["palette"] = {name: plots.LOOKS[name]["color"] for name in looks["markers"]}
+    markers = {"consistent": "o", "contradicted": "X", "uncheckable": "s"}
+    looks = {name: {"marker": marker, "color": plots.LOOKS[name]["color"]} for name, marker in markers.items()}
     grid = plots.Facets(cells, col="group", col_wrap=2, sharex=False, sharey=False, height=2.6, aspect=1.9)
-    grid.map(plt.hlines, "statement", "recomputed low", "recomputed high", color="#999999", linewidth=7)
-    grid.map(plt.scatter, "recomputed", "statement", color="black", marker="|", s=80)
-    grid.map_dataframe(sns.scatterplot, x="printed", y="statement", hue="paper", style="paper", s=70, zorder=3, **looks)
+    for (_, panel, _), part in grid.facet_data():
+        axes = grid.axes[panel]
+        axes.hlines(part["statement"], part["recomputed low"], part["recomputed high"], color="#999999", linewidth=7)
+        axes.scatter(part["recomputed"], part["statement"], color="black", marker="|", s=80)
+        for verdict, rows in part.groupby("paper"):
+            axes.scatter(rows["printed"], rows["statement"], s=70, zorder=3, edgecolor="white", **looks[verdict])
     for axes in grid.axes.flat:
         axes.set_ylim(len(axes.get_yticks()) - 0.4, -0.6)
     grid.set_titles("{col_name}").set_axis_labels("printed; bar: what the other figures allow", "")
-    grid.add_legend(title="printed")
+    grid.add_legend({name: plt.Line2D([], [], linestyle="", **look) for name, look in looks.items()}, title="printed")
     grid.figure.suptitle(
         "Where does a printed figure lie outside what the paper's own numbers allow?", x=0.01, ha="left"
     )
