@@ -192,9 +192,10 @@ def test_json_holds_what_is_printed_and_nothing_else_is(tmp_path: Path, capsys: 
 
 
 def test_a_records_answer_is_three_plain_sentences(capsys: pytest.CaptureFixture) -> None:
-    lines = [{"text": text} for text in ("**Against** random.", "b", "Against [all](x.html).", "d", "The `title`.")]
+    texts = ("**On** 40 sets.", "b", "By size.", "c", "Against keeping [everything](x.html).", "d", "The `title`.")
+    lines = [{"text": text} for text in texts]
     RunConsole().answer(SimpleNamespace(headline=[*lines, {"columns": [], "rows": []}]))
-    assert capsys.readouterr().out.splitlines() == ["Against random.", "Against all.", "The title."]
+    assert capsys.readouterr().out.splitlines() == ["On 40 sets.", "Against keeping everything.", "The title."]
     RunConsole().answer(None)  # the record has no such section
     assert capsys.readouterr().out == ""
 

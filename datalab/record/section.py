@@ -168,7 +168,9 @@ class Section:
             "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
             "record": shlex.quote(provenance.shown(self.record)),
         }
-        smoke = [SMOKE] if p.profile == "smoke" else []
+        own = type(p).model_fields.keys() - SectionParameters.model_fields.keys()
+        scaled = own or getattr(self.spec.load(), "READS", ())  # else every profile computes the same
+        smoke = [SMOKE] if p.profile == "smoke" and scaled else []
         return "\n".join([*smoke, *(f"{name:<9} {line}" for name, line in lines.items())])
 
     def sweep(self, tasks: Any) -> pd.DataFrame:

@@ -339,4 +339,4 @@ def test_verify_says_stale_when_the_code_has_moved_on_and_the_record_stays_whole
     monkeypatch.setattr("datalab.record.provenance.code_sha256", lambda: "other")
     report = verify.verify(record, study)
     assert report.whole
-    assert report.stale == ["the package's code changed after sections 0, 3.4, 6 ran"]
+    assert report.stale == ["the package's code changed after all 3 sections ran"]

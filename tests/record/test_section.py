@@ -19,6 +19,7 @@ from datalab.record import Section, Statement, claims_table, provenance
 from datalab.record import section as module
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
+from datalab.sections import start
 
 matplotlib.use("agg")
 
@@ -107,6 +108,14 @@ def test_a_smoke_run_says_that_it_is_no_evidence_and_the_end_links_to_all_that_w
         assert (tmp_path / link.split("(")[1][:-1]).exists()
     assert "[the report](record/index.html), once `datalab report` has written it" in shown
     assert "No evidence" not in record_fakes.start("0_alpha", {"profile": "quick", "record": "other"}).describe()
+
+
+def test_an_audit_that_is_the_same_in_every_profile_is_not_called_no_evidence_and_a_board_of_a_smoke_run_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name, warned in (("1_paper_audit", False), ("6_verdicts", True)):
+        start(name, {"profile": "smoke", "record": str(tmp_path / name)})
+        assert ("No evidence" in capsys.readouterr().out) == warned
 
 
 def test_a_claim_needs_an_id_of_the_ledger_and_a_table_of_this_section(section: Section) -> None:

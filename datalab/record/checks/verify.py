@@ -349,7 +349,8 @@ def stale(manifest: Manifest, study: Study) -> Iterator[str]:
     for name, words in SOURCES.items():
         behind = [entry.number for entry in ran if entry.key.get(name) != now[name]]
         if behind:
-            yield f"{words} changed after section{'s' * (len(behind) > 1)} {', '.join(behind)} ran"
+            named = f"section{'s' * (len(behind) > 1)} {', '.join(behind)}"
+            yield f"{words} changed after {f'all {len(ran)} sections' if 1 < len(behind) == len(ran) else named} ran"
     for stem, entry in manifest.sections.items():
         source, then = study.notebooks / f"{stem}.ipynb", entry.key.get("notebook")
         if then and source.is_file() and provenance.notebook_sha256(source) != then:
