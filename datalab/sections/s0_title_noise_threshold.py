@@ -326,7 +326,8 @@ def answer(crossover: pd.DataFrame, full: pd.DataFrame, by_size: pd.DataFrame) -
         )
     for stratum, part in by_size.groupby("stratum", sort=False) if len(by_size) else ():
         sizes = {name: _spread(at) for name, at in part.groupby("trained on", sort=False)}
-        each = [f"from {low} to {high} with {name} training examples" for name, (low, high, *_) in sizes.items()]
+        ranges = {name: low if low == high else f"from {low} to {high}" for name, (low, high, *_) in sizes.items()}
+        each = [f"{rates} with {name} training examples" for name, rates in ranges.items()]
         lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover is {'; '.join(each)}.")
     for stratum, part in full[full.arm.isin(["influence, quota", "influence, no quota"])].groupby(
         "stratum", sort=False
