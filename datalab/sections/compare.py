@@ -194,7 +194,8 @@ def together(rows: pd.DataFrame, by: str | Sequence[str], then: str = "rate") ->
 def curves(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """A column as an array (sets, seeds, rates), and the noise rates (rates,); one row a data set, seed and rate."""
     wide = rows.pivot(index=["dataset", "seed"], columns="rate", values=column)
-    return np.stack([wide.loc[name].to_numpy() for name in rows.dataset.unique()]), wide.columns.to_numpy()
+    places = wide.index.get_level_values("dataset").get_indexer_for
+    return np.stack([wide.to_numpy()[places([name])] for name in rows.dataset.unique()]), wide.columns.to_numpy()
 
 
 def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) -> pd.DataFrame:

@@ -1,11 +1,12 @@
 """Does a record say what its raw rows give? Every table, figure, output and verdict, computed anew and compared."""
 
 import ast
+import gc
 import json
 import re
 import shlex
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -57,21 +58,34 @@ class Recomputed:
 
 
 def recompute(
-    record: Path, manifest: Manifest, study: Study, stems: list[str], workers: int | None = None
+    record: Path,
+    manifest: Manifest,
+    study: Study,
+    stems: list[str],
+    workers: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Recomputed]:
-    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this)."""
+    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this).
+
+    ``meanwhile`` is called once, in this process.
+    """
     from joblib.externals.loky import ProcessPoolExecutor
 
     count = min(workers or provenance.machine()["cores"], len(stems))
     if count <= 1:
+        meanwhile()
         return [of_section(record, manifest, study, stem) for stem in stems]
 
     def size(stem: str) -> int:
-        return sum(manifest.files[path].bytes for path in manifest.sections[stem].cells if path in manifest.files)
+        made = (manifest.files[path] for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/")))
+        return sum(entry.bytes for entry in made)
 
-    with ProcessPoolExecutor(max_workers=count, env={**provenance.DETERMINISM, "MPLBACKEND": "agg"}) as pool:
+    environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
+    # A worker ends soon and what it imports is much: it collects nothing.
+    with ProcessPoolExecutor(max_workers=count, env=environment, initializer=gc.disable) as pool:
         largest_first = sorted(stems, key=size, reverse=True)
         running = {stem: pool.submit(of_section, record, manifest, study, stem) for stem in largest_first}
+        meanwhile()
         return [_result(stem, running[stem]) for stem in stems]
 
 

@@ -98,9 +98,12 @@ def verify(
     report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
     if recompute and not problem:
         record, whole = record.resolve(), report.whole
-        _recompute(record, manifest, study, report, workers)
-        if whole:
-            _derived(record, manifest, study, report, pages)
+
+        def meanwhile() -> None:
+            if whole:
+                _derived(record, manifest, study, report, pages)
+
+        _recompute(record, manifest, study, report, workers, meanwhile)
         if cells is not None:
             _retrain(record, manifest, report, cells, workers)
     return report
@@ -263,7 +266,14 @@ def _by_id(text: str) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, workers: int | None) -> None:
+def _recompute(
+    record: Path,
+    manifest: Manifest,
+    study: Study,
+    report: Report,
+    workers: int | None,
+    meanwhile: Callable[[], None],
+) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken, known = {finding.what for finding in report.findings}, {section.stem for section in study.sections}
     complete = {stem: entry for stem, entry in manifest.sections.items() if entry.status == "complete"}
@@ -274,7 +284,7 @@ def _recompute(record: Path, manifest: Manifest, study: Study, report: Report, w
     ]
     libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
     renamed: set[str] = set()
-    for done in recomputing.recompute(record, manifest, study, stems, workers):
+    for done in recomputing.recompute(record, manifest, study, stems, workers, meanwhile):
         report.recomputed.append(done)
         moved = [*_moved(manifest, study, done.stem, now), *libraries]
         section = f"section {manifest.sections[done.stem].number} computed"
