@@ -41,6 +41,7 @@ def render(figure: Any, name: str) -> dict[str, bytes]:
     import matplotlib
 
     figure = getattr(figure, "figure", figure)
+    figure.set_layout_engine(None)  # all is in its place: a layout is one drawing more for each of the two
     box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])  # once, for both
     svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
