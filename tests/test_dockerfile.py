@@ -57,7 +57,7 @@ def test_its_steps_give_a_folder_in_which_both_commands_are_ready_to_run(home: P
     assert "--extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt -e .[test,dask]" in asked
     (command,) = map(json.loads, steps("CMD"))
     assert "-m datalab run --profile quick" in shell(f"{' '.join(command)} -n")
-    assert "-m pytest -n auto" in shell("make test -n")
+    assert "-m pytest --nbmake -n auto" in shell("make test -n")
     assert "pip install" not in shell("make -n reproduce test")  # all is there
     assert shell(".venv/bin/python -m datalab --version").startswith("datalab, version ")
     assert shell("git status --porcelain") == ""

@@ -15,20 +15,30 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**30  # of a section's raw rows unpacked; the paper's largest have a hundredth of it
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+LENGTHS = "lengths"  # of a task: those that each of its models chose from; its rows do not repeat them
+
+
+def with_lengths(frame: "pd.DataFrame", parameters: Mapping[str, Any]) -> "pd.DataFrame":
+    """A task's rows with :data:`LENGTHS` as a column, where its ``parameters`` name any and no column tells them."""
+    lengths = parameters.get(LENGTHS)
+    if not lengths or "steps" in frame:
+        return frame
+    return frame.assign(**{LENGTHS: ", ".join(map(str, lengths))})
 
 
 def matches(frame: "pd.DataFrame", where: Where) -> "np.ndarray":
     """Which rows (n,) have, in each column named in ``where``, its value or one of its values.
 
     Of several mappings any one will do. Numbers match to 9 digits. A frame that lacks a column has no such row: a
-    record's cells differ in kind.
+    record's cells differ in kind; but where the value is ``None``, such rows are those that have none.
     """
     import numpy as np
 
     if not isinstance(where, Mapping):
         return np.logical_or.reduce([matches(frame, condition) for condition in where])
-    mask = np.full(len(frame), set(where) <= set(frame.columns))
-    for column in where if mask.any() else ():
+    needed = {column for column, value in where.items() if value is not None}
+    mask = np.full(len(frame), needed <= set(frame.columns))
+    for column in frame.columns.intersection(list(where)) if mask.any() else ():
         values = where[column] if isinstance(where[column], list | tuple) else [where[column]]
         mask &= np.logical_or.reduce([_equal(frame[column], value) for value in values])
     return mask
@@ -79,6 +89,8 @@ def _whole(path: Path, content: Any) -> Any:
 
 
 def _equal(column: "pd.Series", value: Any) -> "np.ndarray":
+    if value is None:
+        return column.isna().to_numpy()
     if isinstance(value, int | float) and not isinstance(value, bool):
         import pandas as pd
 

@@ -185,7 +185,7 @@ class Section:
         with nullcontext() if self.driven else progress:
             rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
         self._cells.update((task.key, None) for task in tasks)
-        self._raw.append(rows)
+        self._raw.append(rawrows.with_lengths(rows, tasks[0].parameters if tasks else {}))
         return rows
 
     def table(

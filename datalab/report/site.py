@@ -185,9 +185,11 @@ def _claim_pages(
 
     @functools.cache
     def read(path: str) -> Any:
-        rows = rawrows.read(folder.inside(record, path))[1]
-        room.take([rows])
-        return rows
+        import pandas as pd
+
+        parts = rawrows.by_task(folder.inside(record, path))
+        room.take(frame for _, frame in parts)
+        return pd.concat([rawrows.with_lengths(frame, task.parameters) for task, frame in parts], ignore_index=True)
 
     kinds = functools.cache(lambda stem: evidence.by_kind(manifest.sections[stem].cells, read))
     rest = functools.cache(lambda stem, where: evidence.raw_rows(json.loads(where), kinds(stem)))

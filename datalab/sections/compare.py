@@ -12,8 +12,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from datalab import seeds, stats
+from datalab.record import rawrows
 
 FIXED, STOPPED = "the recipe's length", "stopped early"  # how long a model was trained: see ``by_training``
+RAW_FIXED = {rawrows.LENGTHS: None}  # the raw rows of the recipe's length
 Bounds = tuple[float, float] | None  # the ends of a quantity's range
 SHARE, SIGNED, RATIO = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)  # an F1 or an AUROC; a correlation; a ratio
 

@@ -292,9 +292,10 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     scores = {pair: level(rows, *pair, rate).to_numpy() for pair in itertools.product(ROWS, METRICS)}
     f1 = {method: scores[method, "macro_f1"] for method in ROWS}
     ours, base, both = f1["datalab_paper"], f1["vanilla"], ("datalab_paper", "vanilla")
+    architectures = list(rows.architecture.unique())
 
     def where(table: str, row: str, *methods: str, **more: Any) -> dict[str, Any]:
-        raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods))}
+        raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods)), "architecture": architectures}
         return {"table": table, "row": row, "raw": raw | more}
 
     def over_vanilla(method: str, *names: str) -> dict[str, NDArray]:

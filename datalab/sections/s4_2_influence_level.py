@@ -270,12 +270,12 @@ def curves(rows: pd.DataFrame) -> Figure:
 def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the protocol's draw and the variant ``paper``."""
     draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]
-    both = (BASELINE, ours)
+    both, raw = (BASELINE, ours), compare.RAW_FIXED | {"architecture": list(rows.architecture.unique())}
     f1 = {method: by_level(rows, draw, method) for method in both}
     lowest, *_, highest = tilts = list(f1[BASELINE])
 
     def at(table: str, row: str, *methods: str, **where: Any) -> dict[str, Any]:
-        return {"table": table, "row": row, "raw": {"draw": draw, "method": list(methods), **where}}
+        return {"table": table, "row": row, "raw": raw | {"draw": draw, "method": list(methods)} | where}
 
     statements = []
     for tilt, name in zip(tilts, NAMES, strict=True):

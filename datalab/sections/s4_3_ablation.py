@@ -157,7 +157,7 @@ def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[State
     f1 = scores(rows, "paper", rate)
     phi = shapley_values(f1)
     share = table[(table.variant == "paper") & (table["noise rate (%)"] == 100 * rate)].set_index("component")
-    raw = {"part": "ablation", "variant": "paper", "rate": rate}
+    raw = {"part": "ablation", "variant": "paper", "rate": rate, "architecture": list(rows.architecture.unique())}
 
     def where(row: str, *sets: tuple[bool, ...]) -> dict[str, Any]:
         raws = [raw | dict(zip(COMPONENTS, on, strict=True)) for on in dict.fromkeys(sets)]

@@ -286,7 +286,11 @@ def verdicts(
     systems = {"architecture": "mlp", "method": ["full", "influence"], "strata": "leverage", "part": "stratum"}
     strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
     gains = {method: weights_gain(weighted, method, "datalab_paper") for method in PRUNED_BY}
-    pruned = {"table": "existing", "row": "datalab_paper", "raw": {"weights": ["none", "datalab_paper"]}}
+    pruned = {
+        "table": "existing",
+        "row": "datalab_paper",
+        "raw": compare.RAW_FIXED | {"weights": ["none", "datalab_paper"]},
+    }
 
     windows = late(streams).groupby("dataset", sort=False).window.unique()
     shifted = [{"part": "shifted", "dataset": name, "window": seen} for name, seen in windows.items()]

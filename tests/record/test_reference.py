@@ -74,6 +74,17 @@ def test_no_table_claims_more_data_sets_or_seeds_than_it_is_of() -> None:
     assert (counted > 20, stopped > 10, wrong) == (True, True, {})
 
 
+def test_no_statement_rests_on_rows_of_another_training_or_architecture() -> None:
+    """Each method is trained once on every data set and seed; the tables beside have rows of equal names."""
+    sections = Manifest.load(REFERENCE).sections
+    for stem in ("4_1_main_results", "4_2_influence_level", "4_3_ablation", "5_3_negative_results"):
+        entry = sections[stem]
+        once = len(entry.parameters["datasets"]) * entry.parameters["seeds"]
+        rows = [claim["raw"]["rows"] for claim in entry.claims if claim["raw"]]
+        assert len(rows) > 2, stem
+        assert {n % once for n in rows} == {0}, stem
+
+
 def files(record: Path) -> list[Path]:
     return sorted(p for p in record.rglob("*") if p.is_file() and p.name not in (Manifest.NAME, ".lock"))
 

@@ -165,7 +165,7 @@ class _Replayed(section.Section):
         """The raw rows of these tasks, in their order."""
         import pandas as pd
 
-        frames = []
+        frames, tasks = [], list(tasks)
         for task in {task.key: task for task in tasks}.values():
             name = _maker(task.function, task.parameters)
             if name not in self._rows:
@@ -181,8 +181,9 @@ class _Replayed(section.Section):
                 self.strange[path] = why
             self.tasks[path, finished.key] = task
             frames.append(frame)
-        self._raw.append(pd.concat(frames, ignore_index=True))
-        return self._raw[-1].copy()
+        rows = pd.concat(frames, ignore_index=True)
+        self._raw.append(rawrows.with_lengths(rows.copy(), tasks[0].parameters))
+        return rows
 
     def _cell_number(self) -> int:
         return self._shell.number
