@@ -132,6 +132,9 @@ class Interrupts:
         self.check()
 
 
+_BROKEN = ("failed", "interrupted")
+
+
 @dataclass
 class _Driver:
     """One run over one record, whose lock is held and in which interruptions wait until they are asked for."""
@@ -158,7 +161,7 @@ class _Driver:
         for job in jobs:
             self.manifest.sections.setdefault(job.section.stem, self._entry(job))
         refreshed = False
-        for job in jobs:
+        for place, job in enumerate(jobs, 1):
             key = self._key(job)
             current = is_current(self.record, self.manifest, job.section.stem, key)
             self.interrupts.check()
@@ -169,7 +172,8 @@ class _Driver:
                 self._refresh()
                 refreshed = True
             statuses = {stem: entry.status for stem, entry in self.manifest.sections.items()}
-            if broken := [stem for stem in job.reads if statuses.get(stem) in ("failed", "interrupted")]:
+            settled = set(job.reads) - {other.section.stem for other in jobs[place:]}  # the others' turn is to come
+            if broken := [stem for stem in job.reads if stem in settled and statuses.get(stem) in _BROKEN]:
                 self._refuse(job, f"needs {', '.join(broken)}, which did not complete")
             else:
                 self._run_one(job, key)

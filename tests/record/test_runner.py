@@ -52,6 +52,16 @@ def test_a_claim_leads_to_the_executed_cell_that_made_its_table(made: Path) -> N
     assert (made / claim["table"]).exists()
 
 
+def test_a_section_that_failed_before_and_whose_turn_is_to_come_holds_up_none_that_reads_it(
+    record: Path, study: Study
+) -> None:
+    first, second, reader = record_fakes.SECTIONS
+    reader_first = Study((first, reader, second), study.ledger, study.notebooks)
+    assert run(reader_first, record, second.number, mode="raise") == 1
+    assert run(reader_first, record) == 0
+    assert {entry.status for entry in Manifest.load(record).sections.values()} == {"complete"}
+
+
 def test_the_same_command_again_runs_nothing_and_changes_no_byte(
     record: Path, capfd: pytest.CaptureFixture, study: Study
 ) -> None:

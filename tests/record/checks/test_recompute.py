@@ -372,6 +372,19 @@ def test_raw_rows_are_found_by_the_values_a_claim_names() -> None:
     assert rawrows.matches(frame, {"on": False}).tolist() == [False, True, False, True]
     assert rawrows.matches(frame, {"absent": 1}).tolist() == [False] * 4
     assert rawrows.matches(frame, [{"method": "b"}, {"rate": 0.3}]).tolist() == [False, True, True, False]
+    assert rawrows.matches(frame, {"absent": None, "rate": 0.1}).tolist() == [True, True, False, True]
+
+
+def test_rows_of_models_that_chose_their_length_are_told_from_those_of_equal_names() -> None:
+    fixed = pd.DataFrame({"method": ["a", "b"]})
+    chosen = rawrows.with_lengths(fixed, {"lengths": [100, 400]})
+    assert rawrows.with_lengths(fixed, {"seed": 1}) is fixed
+    assert chosen.lengths.tolist() == ["100, 400"] * 2
+    both = pd.concat([fixed, chosen], ignore_index=True)
+    assert rawrows.matches(both, {"lengths": None}).tolist() == [True, True, False, False]
+    assert rawrows.counted([fixed, chosen], {"lengths": None, "method": "a"}, "X")["rows"] == 1
+    told = pd.DataFrame({"steps": [100]})
+    assert rawrows.with_lengths(told, {"lengths": [100, 400]}) is told
 
 
 def test_a_hash_is_of_the_whole_file(tmp_path: Path) -> None:
