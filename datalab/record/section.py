@@ -24,7 +24,7 @@ from datalab.record.parameters import SectionParameters, given_in, missing_datas
 from datalab.record.progress import Progress, ipython
 from datalab.record.study import SectionSpec, Study
 from datalab.record.tables import Table, exact, flat, is_missing, shown_rows
-from datalab.sweep import cluster
+from datalab.sweep import Task, cluster
 
 # `datalab run` holds the lock, judges the notebook and merges its outputs; it tells the kernel so by these.
 RECORD, STAGE = "DATALAB_RECORD", "DATALAB_STAGE"
@@ -152,7 +152,7 @@ class Section:
         self._claims: dict[str, dict[str, Any]] = {}
         self._headline: list[dict[str, Any]] = []
         self._cells: dict[str, None] = {}
-        self._raw: list[pd.DataFrame] = []
+        self._raw: dict[frozenset[str], pd.DataFrame] = {}  # by the keys of the tasks of one sweep
         self._began = time.monotonic(), provenance.cpu_seconds()
 
     def describe(self) -> str:
@@ -185,8 +185,16 @@ class Section:
         with nullcontext() if self.driven else progress:
             rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
         self._cells.update((task.key, None) for task in tasks)
-        self._raw.append(rawrows.with_lengths(rows, tasks[0].parameters if tasks else {}))
+        self._keep(rows, tasks)
         return rows
+
+    def _keep(self, rows: pd.DataFrame, tasks: Sequence[Task]) -> None:
+        """Raw rows that statements may rest on, whatever the notebook makes of them; the same tasks swept again, once.
+
+        ``tasks`` are those of one sweep, which choose from the same lengths of training or from none.
+        """
+        own = rawrows.with_lengths(rows.copy(deep=False), tasks[0].parameters if tasks else {})
+        self._raw[frozenset(task.key for task in tasks)] = own
 
     def table(
         self,
@@ -253,7 +261,7 @@ class Section:
                 "table": None if table is None else f"tables/{table}.csv",
                 "row": None if statement.row is None else str(statement.row),
                 "cell": self._cell_number() if table is None else tables[table]["cell"],
-                "raw": None if raw is None else rawrows.counted(self._raw, raw, claim_id),
+                "raw": None if raw is None else rawrows.counted(self._raw.values(), raw, claim_id),
             }
 
     def headline(self, what: str | pd.DataFrame) -> None:

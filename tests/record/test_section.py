@@ -20,6 +20,7 @@ from datalab.record import section as module
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.sections import start
+from datalab.sweep import Task
 
 matplotlib.use("agg")
 
@@ -146,6 +147,15 @@ def test_the_claims_stated_so_far_can_be_read_before_the_section_ends(section: S
     frame = section.claims().set_index("id")
     assert frame.loc["TITLE.threshold", "measured"] == 0.5
     assert (frame["verdict"] == "not run").any()
+
+
+def test_the_same_tasks_swept_again_are_counted_once_and_no_change_of_the_notebooks(section: Section) -> None:
+    tasks = [Task("record_fakes:cell", {"index": i, "seed": 1, "nap": 0.0}) for i in range(2)]
+    rows = section.sweep(tasks)
+    rows["seed"] = 2
+    assert list(section.sweep(tasks[::-1]).seed) == [1, 1]
+    section.verdicts([Statement("TITLE.threshold", 1.0, 0.0, 2.0, verdict="inconclusive", raw={"seed": 1})])
+    assert section._claims["TITLE.threshold"]["raw"] == {"where": {"seed": 1}, "rows": 2}
 
 
 def test_a_table_says_of_how_many_data_sets_and_seeds_it_is(section: Section) -> None:

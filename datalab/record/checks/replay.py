@@ -182,7 +182,7 @@ class _Replayed(section.Section):
             self.tasks[path, finished.key] = task
             frames.append(frame)
         rows = pd.concat(frames, ignore_index=True)
-        self._raw.append(rawrows.with_lengths(rows.copy(), tasks[0].parameters))
+        self._keep(rows, tasks)
         return rows
 
     def _cell_number(self) -> int:
