@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -97,17 +96,10 @@ class TrialParameters(SectionParameters):
         }
 
 
-class StoppedParameters(TrialParameters):
-    """What a section takes that lets every model choose its length as well; ``None`` is the profile's value."""
+class StoppedParameters(SectionParameters):
+    """What a section takes whose models are stopped early; ``None`` is the profile's value."""
 
-    lengths: Lengths
-    length_seeds: Count
-
-
-class FewStoppedParameters(StoppedParameters):
-    """What a section takes that does so on some of its data sets; ``None`` is the profile's value."""
-
-    stopped_sets: Count
+    stopped_lengths: Lengths
 
 
 class ArchitectureParameters(TrialParameters):
@@ -152,29 +144,26 @@ def per_set_and_seed(
     return tasks
 
 
-def stopped_early(tasks: Sequence[Task], p: Any) -> list[Task]:
-    """Of these tasks those of the first ``p.length_seeds`` seeds and of ``p.stopped_sets`` data sets, stopped early.
-
-    The data sets are spread evenly over ``p.datasets``; parameters that have no such number take all. Each model of a
-    task is read at the one of ``p.lengths`` that its validation labels choose.
+def stopped_early(tasks: Sequence[Task], p: StoppedParameters) -> list[Task]:
+    """These tasks with each model read at the one of ``p.stopped_lengths`` that its validation labels choose.
 
     Their function takes ``lengths`` and hands them to :func:`datalab.sections.trials.trial.read_off`.
     """
-    longer, taken = sum(p.lengths) / protocol().training["steps"], tasks
-    if isinstance(p, StoppedParameters):
-        taken = [task for task in taken if task.parameters["seed"] < p.length_seeds]
-    if isinstance(p, FewStoppedParameters):
-        names = p.datasets[:: math.ceil(len(p.datasets) / p.stopped_sets)]
-        taken = [task for task in taken if task.parameters["dataset"] in names]
+    longer = sum(p.stopped_lengths) / protocol().training["steps"]
     return [
         dataclasses.replace(
             task,
-            parameters=task.parameters | {"lengths": list(p.lengths)},
+            parameters=task.parameters | {"lengths": list(p.stopped_lengths)},
             cost=longer * task.cost,
-            models=len(p.lengths) * task.models,
+            models=len(p.stopped_lengths) * task.models,
         )
-        for task in taken
+        for task in tasks
     ]
+
+
+def of_first_seed(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of the first seed: what is dear is done once a data set."""
+    return [task for task in tasks if task.parameters["seed"] == 0]
 
 
 def estimated(

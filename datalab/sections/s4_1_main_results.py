@@ -16,7 +16,7 @@ import pandas as pd
 import pydantic
 from numpy.typing import ArrayLike, NDArray
 
-from datalab import data, framework, ledger, metrics, seeds, stats
+from datalab import data, framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, measured, table, with_correction
@@ -28,9 +28,10 @@ from datalab.sections.parameters import (
     TrainingParameters,
     estimated,
     per_set_and_seed,
+    stopped_early,
 )
 from datalab.sections.sentences import digits, listed
-from datalab.sections.trials import arms, stopped_early
+from datalab.sections.trials import arms, untuned
 from datalab.sections.trials.trial import DATALAB, Trial, influence_kept, probabilities, transitions
 from datalab.sweep import Task
 from datalab.training import protocol_recipe
@@ -53,7 +54,7 @@ PAPER_METRICS = ("precision", "recall", "macro_f1", "accuracy")
 RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
 
 
-class MainParameters(TrainingParameters):
+class MainParameters(TrainingParameters, StoppedParameters):
     """What the main results take, here and in section 5.1; ``None`` is the profile's value."""
 
     main_rates: MainRates
@@ -61,12 +62,17 @@ class MainParameters(TrainingParameters):
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
 
 
-class Parameters(MainParameters, ArchitectureParameters, StoppedParameters):
+class Parameters(MainParameters, ArchitectureParameters):
     """What sections 4.1 and 4.3 take; ``None`` is the profile's value."""
 
 
 def tasks(p: MainParameters) -> list[Task]:
-    """One task a data set, architecture and seed, with all rates, methods and ablations."""
+    """One task a data set, architecture and seed, with all rates, methods and ablations; every model stopped early."""
+    return stopped_early(untuned.tasks(p), p)
+
+
+def tuned_tasks(p: MainParameters) -> list[Task]:
+    """The same for the recipe's length, its penalties tuned in place of it."""
     q, rates = p.configurations, len(p.main_rates)
     by_hand = 4 * q + protocol().random_subsets - 1 + 7  # four tuned arms; reference models and folds are seven
     mapped = q + len(framework.VARIANTS) * (q + 7)  # the loss correction; each variant, and seven of its ablations
@@ -77,15 +83,10 @@ def tasks(p: MainParameters) -> list[Task]:
 
 
 def architecture_tasks(p: Parameters) -> list[Task]:
-    """The same of the other architectures, untuned, of one seed and the verdict rate; if none is named, of the main.
-
-    Untuned but for a second configuration, the least that an arm may try.
-    """
-    if not p.other_architectures:
-        return tasks(p)
+    """The same of the other architectures, untuned and for the recipe's length; of one seed and the verdict rate."""
     small = {"datasets": p.framework_datasets, "main_architectures": p.other_architectures, "seeds": 1}
-    small |= {"main_rates": (protocol().framework["verdict_rate"],), "configurations": 2}
-    return tasks(p.model_copy(update=small))
+    small |= {"main_rates": (protocol().framework["verdict_rate"],)}
+    return untuned.tasks(p.model_copy(update=small)) if p.other_architectures else untuned.tasks(p)
 
 
 def memory(p: MainParameters) -> float:
@@ -93,7 +94,12 @@ def memory(p: MainParameters) -> float:
     return 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
 
 
-estimate = estimated(lambda p: [*tasks(p), *architecture_tasks(p), *itertools.chain(*stopped_early.tasks(p))], memory)
+def all_tasks(p: Parameters) -> list[Task]:
+    """All that the section trains."""
+    return [*tasks(p), *untuned.tasks(p), *tuned_tasks(p), *architecture_tasks(p)]
+
+
+estimate = estimated(all_tasks, memory)
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
@@ -104,20 +110,8 @@ def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[
     ``weights_auroc``, the chance that a clean example outweighs a flipped one. ``given`` is as for :class:`Trial`.
     """
     trial = Trial(rates=tuple(rates), **given)
-    y, n_classes = trial.prepared.y_test, trial.prepared.n_classes
     of_task = {"dataset": trial.dataset, "architecture": trial.architecture, "seed": trial.seed}
-    rows = []
-    for row, p in decide(trial, configurations):
-        predicted = p.argmax(1)
-        scores = {
-            "precision": metrics.macro_precision(y, predicted, n_classes),
-            "recall": metrics.macro_recall(y, predicted, n_classes),
-            "macro_f1": metrics.macro_f1(y, predicted, n_classes),
-            "accuracy": metrics.accuracy(y, predicted),
-            "ece": metrics.ece(y, p),
-        }
-        rows.append(of_task | row | scores)
-    return rows
+    return [of_task | row | arms.scores(trial, p) for row, p in decide(trial, configurations)]
 
 
 def decide(trial: Trial, configurations: int) -> list[arms.Decision]:
@@ -139,7 +133,7 @@ def decide(trial: Trial, configurations: int) -> list[arms.Decision]:
         tuned, lambdas[variant] = arms.tuned_datalab(trial, variant, arms.lambda_pairs(configurations))
         decisions += tuned
     for rows, train in arms.ablations(trial, lambdas):
-        of_models = zip(rows, probabilities(train(protocol_recipe()), trial.x_test), strict=True)
+        of_models = zip(rows, probabilities(train(recipe=protocol_recipe()), trial.x_test), strict=True)
         decisions += [arms.Decision({"part": "ablation"} | row, p) for row, p in of_models]
     return decisions
 

@@ -7,6 +7,7 @@ them, and F1 is read against the level. The data set is the unit; it counts by i
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from datalab.sections import compare, plots
 from datalab.sections.parameters import (
     ArchitectureParameters,
     Architectures,
-    FewStoppedParameters,
+    StoppedParameters,
     TrainingParameters,
     estimated,
+    of_first_seed,
     per_set_and_seed,
     stopped_early,
 )
@@ -42,14 +44,19 @@ BASELINE = "vanilla"
 METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
 
 
-class Parameters(TrainingParameters, ArchitectureParameters, FewStoppedParameters):
+class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
     """What section 4.2 takes; ``None`` is the profile's value."""
 
     main_architectures: Architectures
 
 
 def tasks(p: Parameters) -> list[Task]:
-    """One task a data set, architecture and seed, with all levels, draws and methods."""
+    """One task a data set and architecture, of the first seed, with all levels, draws and methods; stopped early."""
+    return stopped_early(of_first_seed(fixed_tasks(p)), p)
+
+
+def fixed_tasks(p: Parameters) -> list[Task]:
+    """The same of every seed, for the recipe's length."""
     trained = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"]
     architectures, draws = p.main_architectures, list(DRAWS)
     return per_set_and_seed(p, f"{__name__}:run_task", 1.1, trained, architectures=architectures, draws=draws)
@@ -58,19 +65,14 @@ def tasks(p: Parameters) -> list[Task]:
 def architecture_tasks(p: Parameters) -> list[Task]:
     """The same of the other architectures, of one seed and by the protocol's draw; if none is named, of the main."""
     if not p.other_architectures:
-        return tasks(p)
+        return fixed_tasks(p)
     small = {"datasets": p.framework_datasets, "main_architectures": p.other_architectures, "seeds": 1}
-    made = tasks(p.model_copy(update=small))
+    made = fixed_tasks(p.model_copy(update=small))
     draws = {"draws": [protocol().influence_levels["verdict_draw"]]}
     return [replace(task, parameters=task.parameters | draws, cost=task.cost / len(DRAWS)) for task in made]
 
 
-def stopped_tasks(p: Parameters) -> list[Task]:
-    """The same, every model stopped early."""
-    return stopped_early(tasks(p), p)
-
-
-estimate = estimated(lambda p: tasks(p) + architecture_tasks(p) + stopped_tasks(p), memory=1e9)
+estimate = estimated(lambda p: tasks(p) + fixed_tasks(p) + architecture_tasks(p), memory=1e9)
 
 
 def run_task(draws: Sequence[str], lengths: Sequence[int] = (), **given: Any) -> list[dict[str, Any]]:
@@ -97,10 +99,9 @@ def run_task(draws: Sequence[str], lengths: Sequence[int] = (), **given: Any) ->
 
     # All at the default lambdas: nothing is tuned, so that levels differ by their data alone.
     kept, labels, lambdas = np.array(kept), np.tile(observed, (len(kept), 1)), trial.default_lambdas(len(kept))
-    trained = {BASELINE: lambda recipe: trial.fit(study, labels, kept, recipe=recipe)}
+    trained = {BASELINE: partial(trial.fit, study, labels, kept)}
     for variant, method in DATALAB.items():
-        given = (study, study.datalab(variant=variant), labels, lambdas, kept)
-        trained[method] = lambda recipe, given=given: trial.fit_datalab(*given, recipe)
+        trained[method] = partial(trial.fit_datalab, study, study.datalab(variant=variant), labels, lambdas, kept)
     common = {"dataset": study.dataset, "architecture": study.architecture, "seed": study.seed}
     common["realised_rate"] = flipped.mean()
     return [

@@ -23,10 +23,10 @@ from datalab.sections.compare import (
     tests,
     with_correction,
 )
-from datalab.sections.s4_1_main_results import Parameters, architecture_tasks, estimate, tasks
+from datalab.sections.s4_1_main_results import Parameters, architecture_tasks, estimate, tasks, tuned_tasks
 from datalab.sections.trials.arms import COMPONENTS
 
-__all__ = ["Parameters", "architecture_tasks", "estimate", "tasks"]
+__all__ = ["Parameters", "architecture_tasks", "estimate", "tasks", "tuned_tasks"]
 
 TITLES = dict(zip(COMPONENTS, ("Feature Extraction", "Adaptive Weighting", "Regularization"), strict=True))
 IN_LEDGER = dict(zip(COMPONENTS, ("fe", "aw", "reg"), strict=True))

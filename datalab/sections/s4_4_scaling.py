@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from datalab import correction, ledger, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.record.parameters import SectionParameters
 from datalab.sections import compare, plots
-from datalab.sections.parameters import Architectures, Count, Datasets, Lengths, estimated, stopped_early
+from datalab.sections.parameters import Architectures, Count, Datasets, StoppedParameters, estimated, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -34,7 +33,7 @@ GAIN = "Relative Gain (%)"
 Size = Annotated[int, pydantic.Field(ge=50, le=10_000_000, strict=True)]
 
 
-class Parameters(SectionParameters):
+class Parameters(StoppedParameters):
     """What section 4.4 takes; ``None`` is the profile's value."""
 
     scaling_datasets: Datasets
@@ -42,7 +41,6 @@ class Parameters(SectionParameters):
     scaling_architectures: Architectures
     scaling_seeds: Count
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
-    lengths: Lengths
     encoder: Literal["fast", "pretrained"]
 
     @pydantic.field_validator("scaling_sizes")
@@ -136,7 +134,7 @@ def _methods(study: Trial, size: int, lengths: Sequence[int]) -> list[dict[str, 
     rows += [{"method": method} for method in ("label_noise", *DATALAB.values())]
     scored = []
     for fit in fits:
-        predicted = trial.read_off(study, lambda of, fit=fit: fit(recipe=recipe_at(size, of)), lengths)
+        predicted = trial.read_off(study, lambda recipe, fit=fit: fit(recipe=recipe_at(size, recipe)), lengths)
         scored += trial.scores_on_test_set(study, predicted)
     return [row | scores for row, scores in zip(rows, scored, strict=True)]
 

@@ -6,6 +6,7 @@ monitor on a stream that shifts, and DATA-LAB's weights on top of published prun
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
-from datalab.sections.parameters import Datasets, FewStoppedParameters, estimated, per_set_and_seed, stopped_early
+from datalab.sections.parameters import Datasets, estimated, of_first_seed, per_set_and_seed, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -35,7 +36,7 @@ STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
 
 
-class Parameters(s4_1.MainParameters, FewStoppedParameters):
+class Parameters(s4_1.MainParameters):
     """What section 5.1 takes; ``None`` is the profile's value. It reads the tasks of sections 4.1 and 3.1 as well."""
 
     monitor_datasets: Annotated[Datasets, pydantic.Field(min_length=1)]
@@ -60,18 +61,18 @@ def stream_tasks(p: Parameters) -> list[Task]:
 
 
 def weights_tasks(p: Parameters) -> list[Task]:
-    """A task a data set and seed: DATA-LAB's weights on top of published pruning."""
+    """A task a data set, of the first seed: DATA-LAB's weights on top of published pruning; all stopped early."""
+    return stopped_early(of_first_seed(fixed_weights_tasks(p)), p)
+
+
+def fixed_weights_tasks(p: Parameters) -> list[Task]:
+    """The same of every seed, for the recipe's length."""
     return per_set_and_seed(p, f"{__name__}:weights_task", cost=0.7, models=8)
-
-
-def stopped_tasks(p: Parameters) -> list[Task]:
-    """The same weights, every model stopped early."""
-    return stopped_early(weights_tasks(p), p)
 
 
 def tasks(p: Parameters) -> list[Task]:
     """The section's own tasks; those of sections 3.1 and 4.1, which it reads too, are reused where they have run."""
-    return stream_tasks(p) + weights_tasks(p) + stopped_tasks(p)
+    return stream_tasks(p) + weights_tasks(p) + fixed_weights_tasks(p)
 
 
 estimate = estimated(tasks, memory=9e8, start=12)
@@ -149,11 +150,10 @@ def weights_task(lengths: Sequence[int] = (), **given: Any) -> list[dict[str, An
     observed, rows = study.observed, []
     for method in PRUNED_BY:
         kept = pruning.keep(getattr(pruning, method)(p, observed[0]), observed[0], keep)[None]
-        trained = {"none": lambda recipe, kept=kept: trial.fit(study, observed, kept, recipe=recipe)}
+        trained = {"none": partial(trial.fit, study, observed, kept)}
         for variant, name in DATALAB.items():
             module, lambdas = study.datalab(variant=variant, projection=False), trial.default_lambdas(1)
-            of_model = (study, module, observed, lambdas, kept)
-            trained[name] = lambda recipe, of_model=of_model: trial.fit_datalab(*of_model, recipe)
+            trained[name] = partial(trial.fit_datalab, study, module, observed, lambdas, kept)
         for weights, train in trained.items():
             row = {"dataset": study.dataset, "seed": study.seed, "method": method, "weights": weights}
             scores = trial.scores_on_test_set(study, trial.read_off(study, train, lengths))

@@ -4,7 +4,7 @@ A task is a data set and seed: the MLP without its examples of highest self-infl
 ensembles, at every noise rate. The data set is the unit of every table; it counts by its mean over seeds and draws.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,43 +17,43 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import RAW_FIXED, SHARE, by_set, mean_with_interval, table, tests, with_correction
 from datalab.sections.parameters import (
-    FewStoppedParameters,
     MainRates,
+    StoppedParameters,
     TrainingParameters,
     estimated,
+    of_first_seed,
     per_set_and_seed,
     stopped_early,
 )
 from datalab.sections.trials import trial
-from datalab.sections.trials.trial import DATALAB, Trial
+from datalab.sections.trials.trial import DATALAB, Train, Trial
 from datalab.sweep import Task
 from datalab.training import AnyStack, Recipe, fit_many
 
-Train = Callable[[Recipe], AnyStack]
 MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
 ORDERS = ("random", "low to high", "high to low")
 
 
-class Parameters(TrainingParameters, FewStoppedParameters):
+class Parameters(TrainingParameters, StoppedParameters):
     """What section 5.3 takes; ``None`` is the profile's value."""
 
     main_rates: MainRates
 
 
 def tasks(p: Parameters) -> list[Task]:
-    """One task a data set and seed, with all rates and methods."""
+    """One task a data set, of the first seed, with all rates and methods; every model stopped early."""
+    return stopped_early(of_first_seed(fixed_tasks(p)), p)
+
+
+def fixed_tasks(p: Parameters) -> list[Task]:
+    """The same of every seed, for the recipe's length."""
     rates, shares = list(p.main_rates), protocol().negative_results["dropped"]
     # References, filtering with its controls and three orders at each rate; four members twice, two of DATA-LAB.
     trained = len(rates) * (2 + 1 + len(shares) * (2 + protocol().random_subsets) + 3) + 10
     return per_set_and_seed(p, f"{__name__}:run_task", 1.0 + 0.4 * len(rates), trained, rates=rates)
 
 
-def stopped_tasks(p: Parameters) -> list[Task]:
-    """The same at the protocol's verdict rate, every model stopped early."""
-    return stopped_early(tasks(p.model_copy(update={"main_rates": (protocol().framework["verdict_rate"],)})), p)
-
-
-estimate = estimated(lambda p: tasks(p) + stopped_tasks(p), memory=9e8)
+estimate = estimated(lambda p: tasks(p) + fixed_tasks(p), memory=9e8)
 
 
 def run_task(rates: Sequence[float], lengths: Sequence[int] = (), **given: Any) -> list[dict[str, Any]]:
@@ -94,10 +94,7 @@ def _filtering(study: Trial, influence: NDArray, lengths: Sequence[int]) -> list
                 arms.append((row | {"method": "random", "dropped": share, "draw": draw}, observed, stay))
     rows, labels, kept = zip(*arms, strict=True)
 
-    def train(recipe: Recipe) -> AnyStack:
-        return trial.fit(study, np.array(labels), np.array(kept), recipe=recipe)
-
-    return _scored(study, rows, train, lengths)
+    return _scored(study, rows, partial(trial.fit, study, np.array(labels), np.array(kept)), lengths)
 
 
 def _curriculum(study: Trial, influence: NDArray, lengths: Sequence[int]) -> list[dict[str, Any]]:
@@ -158,7 +155,7 @@ def _ensembles(study: Trial, lengths: Sequence[int]) -> list[dict[str, Any]]:
     for name in MEMBERS:
         module = models.build(name, data.grid, data.n_classes, protocol().training["hidden"])
         alone = partial(trial.fit, study, observed[None], module=module)
-        (p[f"member {name}"],), (on_validation,) = seen(lambda recipe, alone=alone: alone(recipe=recipe))
+        (p[f"member {name}"],), (on_validation,) = seen(alone)
         validated[f"member {name}"] = metrics.macro_f1(noisy_validation, on_validation.argmax(1), data.n_classes)
     different = np.mean(list(p.values()), 0)
     p |= {"best member by validation": p[max(validated, key=validated.get)], "four different models": different}
@@ -166,8 +163,8 @@ def _ensembles(study: Trial, lengths: Sequence[int]) -> list[dict[str, Any]]:
     same = partial(fit_many, study.classifier(), study.x, observed, None, model_seeds)
     p["four seeds of the MLP"] = seen(same)[0].mean(0)
     for variant, method in DATALAB.items():
-        given = (study, study.datalab(variant=variant), observed[None], trial.default_lambdas(1))
-        (p[method],), _ = seen(lambda recipe, given=given: trial.fit_datalab(*given, recipe=recipe))
+        module = study.datalab(variant=variant)
+        (p[method],), _ = seen(partial(trial.fit_datalab, study, module, observed[None], trial.default_lambdas(1)))
     predicted = np.stack([of_method.argmax(1) for of_method in p.values()])
     f1, accuracy = metrics.macro_f1(data.y_test, predicted, data.n_classes), metrics.accuracy(data.y_test, predicted)
     row = {"part": "ensemble", "rate": rate}

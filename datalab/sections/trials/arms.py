@@ -4,17 +4,26 @@ Every arm may try the same number of configurations, and the noisy validation la
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from datalab import correction, framework, pruning
+from datalab import correction, framework, metrics, pruning
 from datalab.protocol import protocol
-from datalab.sections.trials.trial import DATALAB, Trial, chosen, fit, fit_datalab, probabilities, seen_in_weights
-from datalab.training import AnyStack, Recipe
+from datalab.sections.trials.trial import (
+    DATALAB,
+    Train,
+    Trial,
+    chosen,
+    fit,
+    fit_datalab,
+    probabilities,
+    seen_in_weights,
+)
 
 COMPONENTS = ("projection", "weighting", "regularisation")
 
@@ -24,6 +33,18 @@ class Decision(NamedTuple):
 
     row: dict[str, Any]
     probabilities: NDArray[np.float32]
+
+
+def scores(trial: Trial, p: NDArray[np.float32]) -> dict[str, float]:
+    """Of probabilities (n_test, C) on the clean test set: precision, recall and F1 (macro), accuracy and ECE."""
+    y, n_classes, predicted = trial.prepared.y_test, trial.prepared.n_classes, p.argmax(1)
+    return {
+        "precision": metrics.macro_precision(y, predicted, n_classes),
+        "recall": metrics.macro_recall(y, predicted, n_classes),
+        "macro_f1": metrics.macro_f1(y, predicted, n_classes),
+        "accuracy": metrics.accuracy(y, predicted),
+        "ece": metrics.ece(y, p),
+    }
 
 
 def penalties(configurations: int) -> NDArray[np.float64]:
@@ -108,9 +129,7 @@ def tuned_datalab(trial: Trial, variant: str, grid: NDArray) -> tuple[list[Decis
     return decisions, lambdas
 
 
-def ablations(
-    trial: Trial, lambdas: dict[str, NDArray]
-) -> Iterator[tuple[list[dict[str, Any]], Callable[[Recipe], AnyStack]]]:
+def ablations(trial: Trial, lambdas: dict[str, NDArray]) -> Iterator[tuple[list[dict[str, Any]], Train]]:
     """Every set of components but the whole, at the lambdas (rates, 2) of each variant's whole.
 
     Rows, and what trains their models by a recipe.
@@ -127,5 +146,4 @@ def ablations(
                 row = {"rate": trial.rates[i], "method": DATALAB[variant], "variant": variant}
                 row |= {"lambda1": lambda1, "lambda2": lambda2}
                 rows.append(row | dict(zip(COMPONENTS, (projection, weighting, share > 0), strict=True)))
-            given = (trial, module, trial.observed[[i for *_, i in arms]], pairs)
-            yield rows, lambda recipe, given=given: fit_datalab(*given, recipe=recipe)
+            yield rows, partial(fit_datalab, trial, module, trial.observed[[i for *_, i in arms]], pairs)

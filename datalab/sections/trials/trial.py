@@ -23,6 +23,7 @@ from datalab.training import AnyStack, Recipe, fit_many, protocol_recipe
 
 FOLDS = 5
 DATALAB = {"paper": "datalab_paper", "label-aware": "datalab_label_aware"}  # a variant's name as a method
+Train = Callable[..., AnyStack]  # train(recipe=...) gives a stack
 HUMAN = "human"  # the noise kind of labels that single raters gave (vader-tweets); it has one rate, its own
 
 
@@ -246,12 +247,12 @@ def fit_datalab(
 
 def read_off(
     trial: Trial,
-    train: Callable[[Recipe], AnyStack],
+    train: Train,
     lengths: Sequence[int] = (),
     rates: ArrayLike = 0,
     what: Callable[[AnyStack], NDArray] | None = None,
 ) -> NDArray:
-    """What is read off models that ``train`` makes with a recipe, a row a model: ``what`` of the stack, (S, ...).
+    """What is read off models that ``train(recipe=...)`` makes, a row a model: ``what`` of the stack, (S, ...).
 
     The recipe is the protocol's. Where ``lengths`` are named it is the protocol's with as many steps, and each model is
     read at the length at which its macro-F1 on its own noisy validation labels is best, the shortest of equals.
@@ -260,13 +261,11 @@ def read_off(
     """
     what = what or (lambda stack: stack.predict(trial.x_test).cpu().numpy())
     if not lengths:
-        return what(train(protocol_recipe()))
+        return what(train(recipe=protocol_recipe()))
     best, read = -np.inf, None
     for steps in sorted(lengths):
-        stack = train(protocol_recipe(steps))
-        noisy = trial.observed_validation[np.broadcast_to(rates, len(stack))]
-        guesses, n_classes = stack.predict(trial.x_val).cpu().numpy(), trial.prepared.n_classes
-        seen = np.array([metrics.macro_f1(*pair, n_classes) for pair in zip(noisy, guesses, strict=True)])
+        stack = train(recipe=protocol_recipe(steps))
+        seen = validation_f1(trial, stack, trial.observed_validation[np.broadcast_to(rates, len(stack))])
         better, values = seen > best, what(stack)
         read = values if read is None else np.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, read)
         best = np.maximum(best, seen)
@@ -281,10 +280,14 @@ def default_lambdas(models_: int) -> NDArray[np.float64]:
 
 def chosen(trial: Trial, stack: AnyStack, validation: NDArray, configurations: int) -> list[int]:
     """The model of each rate whose macro-F1 on the validation labels (rates, n_val) is highest; the first of equals."""
-    predicted = stack.predict(trial.x_val).cpu().numpy().reshape(len(validation), configurations, -1)
-    n_classes = trial.prepared.n_classes
-    scores = [metrics.macro_f1(y, guesses, n_classes) for y, guesses in zip(validation, predicted, strict=True)]
-    return [rate * configurations + int(np.argmax(f1)) for rate, f1 in enumerate(scores)]
+    f1 = validation_f1(trial, stack, np.repeat(validation, configurations, 0)).reshape(-1, configurations)
+    return [rate * configurations + int(best) for rate, best in enumerate(f1.argmax(1))]
+
+
+def validation_f1(trial: Trial, stack: AnyStack, labels: NDArray) -> NDArray[np.float64]:
+    """The macro-F1 (S,) of every model on its own validation labels (S, n_val)."""
+    pairs = zip(labels, stack.predict(trial.x_val).cpu().numpy(), strict=True)
+    return np.array([metrics.macro_f1(y, guesses, trial.prepared.n_classes) for y, guesses in pairs])
 
 
 def scores_on_test_set(trial: Trial, predicted: AnyStack | NDArray) -> list[dict[str, float]]:
