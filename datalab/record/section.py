@@ -185,16 +185,16 @@ class Section:
         with nullcontext() if self.driven else progress:
             rows = sweep.run(tasks, folder, self.parameters.processes, progress, executor=cluster.executor())
         self._cells.update((task.key, None) for task in tasks)
-        self._keep(rows, tasks)
-        return rows
+        return self._kept(rows, tasks)
 
-    def _keep(self, rows: pd.DataFrame, tasks: Sequence[Task]) -> None:
-        """Raw rows that statements may rest on, whatever the notebook makes of them; the same tasks swept again, once.
+    def _kept(self, rows: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
+        """The rows, which statements may rest on whatever the notebook makes of them; the same tasks swept again, once.
 
         ``tasks`` are those of one sweep, which choose from the same lengths of training or from none.
         """
-        own = rawrows.with_lengths(rows.copy(deep=False), tasks[0].parameters if tasks else {})
-        self._raw[frozenset(task.key for task in tasks)] = own
+        rows = rawrows.with_lengths(rows, tasks[0].parameters if tasks else {})
+        self._raw[frozenset(task.key for task in tasks)] = rows.copy(deep=False)
+        return rows
 
     def table(
         self,

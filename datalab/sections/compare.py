@@ -12,10 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from datalab import seeds, stats
-from datalab.record import rawrows
+from datalab.record import Statement, rawrows
 
 FIXED, STOPPED = "the recipe's length", "stopped early"  # how long a model was trained: see ``by_training``
-RAW_FIXED = {rawrows.LENGTHS: None}  # the raw rows of the recipe's length
 Bounds = tuple[float, float] | None  # the ends of a quantity's range
 SHARE, SIGNED, RATIO = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)  # an F1 or an AUROC; a correlation; a ratio
 
@@ -47,6 +46,28 @@ def by_training(
     unit = ["dataset", "seed"]
     same = rows[pd.MultiIndex.from_frame(rows[unit]).isin(pd.MultiIndex.from_frame(stopped[unit]))]
     return below({FIXED: measure(same), STOPPED: measure(stopped)}, "trained")
+
+
+def raw_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """What tells the raw rows of this training from those of another: the lengths that its models chose from."""
+    return {rawrows.LENGTHS: rows[rawrows.LENGTHS].iloc[0] if rawrows.LENGTHS in rows else None}
+
+
+def verdicts_by_training(stopped: Sequence[Statement], fixed: Sequence[Statement]) -> pd.DataFrame:
+    """A row a statement that both have: what was measured and its verdict, stopped early and at the recipe's length."""
+    other = {statement.id: statement for statement in fixed}
+    return pd.DataFrame(
+        {
+            "statement": one.id,
+            "measured": one.measured,
+            "verdict": one.verdict,
+            f"measured, {FIXED}": other[one.id].measured,
+            f"verdict, {FIXED}": other[one.id].verdict,
+            "the same": one.verdict == other[one.id].verdict,
+        }
+        for one in stopped
+        if one.id in other
+    )
 
 
 def tally(

@@ -310,7 +310,7 @@ def verdicts(rows: pd.DataFrame, agreement: pd.DataFrame) -> list[Statement]:
     """
     own, moved = agreement[agreement[TILT] == 0], agreement[agreement[TILT] != 0]
     turned, sure = int(moved["reversed pairs"].sum()), int(moved["both significant"].sum())
-    where = {"table": "agreement", "row": "all targets", "raw": compare.RAW_FIXED}
+    where = {"table": "agreement", "row": "all targets", "raw": compare.raw_of(rows)}
     name, d, pairs = clearest_reversal(rows)
     counts = f"the clearest of {pairs} pairs: {name}; {turned} reversed on average, {sure} with both significant (Holm)"
     how = {"side": "greater", "metric": None, "tests": pairs, "beside": counts}

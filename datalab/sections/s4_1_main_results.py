@@ -19,7 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from datalab import data, framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, measured, table, with_correction
+from datalab.sections.compare import (
+    SHARE,
+    by_set,
+    difference,
+    mean_with_interval,
+    measured,
+    raw_of,
+    table,
+    with_correction,
+)
 from datalab.sections.parameters import (
     ArchitectureParameters,
     Architectures,
@@ -290,7 +299,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
 
     def where(table: str, row: str, *methods: str, **more: Any) -> dict[str, Any]:
         raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods)), "architecture": architectures}
-        return {"table": table, "row": row, "raw": raw | more}
+        return {"table": table, "row": row, "raw": raw_of(rows) | raw | more}
 
     def over_vanilla(method: str, *names: str) -> dict[str, NDArray]:
         return {metric: scores[method, metric] - scores["vanilla", metric] for metric in names}

@@ -271,7 +271,7 @@ def curves(rows: pd.DataFrame) -> Figure:
 def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     """The section's statements, on the protocol's draw and the variant ``paper``."""
     draw, ours = protocol().influence_levels["verdict_draw"], DATALAB["paper"]
-    both, raw = (BASELINE, ours), compare.RAW_FIXED | {"architecture": list(rows.architecture.unique())}
+    both, raw = (BASELINE, ours), compare.raw_of(rows) | {"architecture": list(rows.architecture.unique())}
     f1 = {method: by_level(rows, draw, method) for method in both}
     lowest, *_, highest = tilts = list(f1[BASELINE])
 

@@ -20,6 +20,7 @@ from datalab.sections.compare import (
     cell_text,
     difference,
     mean_with_interval,
+    raw_of,
     tests,
     with_correction,
 )
@@ -46,6 +47,11 @@ def scores(rows: pd.DataFrame, variant: str, rate: float) -> pd.DataFrame:
     own = rows[(rows.part == "ablation") & (rows.variant == variant) & (rows.rate == rate)]
     wide = own.pivot_table("macro_f1", "dataset", list(COMPONENTS), sort=False)
     return wide.set_axis([tuple(bool(on) for on in column) for column in wide.columns], axis=1)[list(SETS)]
+
+
+def rates(rows: pd.DataFrame) -> list[float]:
+    """The noise rates at which components were switched off."""
+    return sorted(rows[rows.part == "ablation"].rate.unique())
 
 
 def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
@@ -101,7 +107,7 @@ def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
 def all_sets(rows: pd.DataFrame) -> pd.DataFrame:
     """F1 of every set of components, a row per variant, rate and set."""
     lines = []
-    for variant, rate, on in itertools.product(framework.VARIANTS, sorted(rows.rate.unique()), SETS):
+    for variant, rate, on in itertools.product(framework.VARIANTS, rates(rows), SETS):
         f1 = scores(rows, variant, rate)[on]
         names = ", ".join(TITLES[name] for name in itertools.compress(COMPONENTS, on)) or "none"
         row = {"variant": variant, "noise rate (%)": 100 * rate, "components on": names}
@@ -131,7 +137,7 @@ def contributions(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     the total gain's interval excludes 0: elsewhere it would be a ratio to nothing.
     """
     printed, resamples, lines = ledger.printed(), protocol().statistics["resamples"], []
-    for variant, rate in itertools.product(framework.VARIANTS, sorted(rows.rate.unique())):
+    for variant, rate in itertools.product(framework.VARIANTS, rates(rows)):
         values = shapley_values(scores(rows, variant, rate))
         gain = values.sum(axis=1).to_numpy()
         total = mean_with_interval(gain, "total gain")
@@ -157,7 +163,8 @@ def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[State
     f1 = scores(rows, "paper", rate)
     phi = shapley_values(f1)
     share = table[(table.variant == "paper") & (table["noise rate (%)"] == 100 * rate)].set_index("component")
-    raw = {"part": "ablation", "variant": "paper", "rate": rate, "architecture": list(rows.architecture.unique())}
+    raw = raw_of(rows) | {"part": "ablation", "variant": "paper", "rate": rate}
+    raw["architecture"] = list(rows.architecture.unique())
 
     def where(row: str, *sets: tuple[bool, ...]) -> dict[str, Any]:
         raws = [raw | dict(zip(COMPONENTS, on, strict=True)) for on in dict.fromkeys(sets)]

@@ -253,7 +253,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
 
     def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:
-        raw = compare.RAW_FIXED | {"method": list(methods), "size": list(sizes)}
+        raw = compare.raw_of(rows) | {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
     def relative(*sizes: int) -> dict[str, float]:
@@ -265,13 +265,13 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         reached = int(rows[rows["size"] == size].n.max())
         where = {"table": "scaling", "row": name}
         trained = ledger.show(
-            f"T4.{name}.size", reached, n=rows.seed.nunique(), raw=compare.RAW_FIXED | {"size": size}, **where
+            f"T4.{name}.size", reached, n=rows.seed.nunique(), raw=compare.raw_of(rows) | {"size": size}, **where
         )
         statements.append(replace(trained, why="trained on as many, where there are"))
         for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
             level = by_seed(rows, method, size)
             levels = level, level - by_seed(rows, method, 1000)
-            where["raw"] = compare.RAW_FIXED | {"method": method, "size": sorted({size, 1000})}
+            where["raw"] = compare.raw_of(rows) | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
         gain = f1(ours, size) / f1("vanilla", size) - 1
         statements.append(ledger.judge(f"T4.{name}.rel_gain", gain, **relative(size), **at(name, [size], *both)))
@@ -289,6 +289,6 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
         ]
-    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=compare.RAW_FIXED)
+    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=compare.raw_of(rows))
     listed = ", ".join(f"{size:,}" for size in sizes)
     return [*statements, replace(count, measured=listed, why="the sizes of this run")]

@@ -284,12 +284,13 @@ def verdicts(
     ``failures`` are those of :func:`datalab.sections.failure_predictor.failures`.
     """
     systems = {"architecture": "mlp", "method": ["full", "influence"], "strata": "leverage", "part": "stratum"}
+    systems |= compare.raw_of(metric_rows)
     strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
     gains = {method: weights_gain(weighted, method, "datalab_paper") for method in PRUNED_BY}
     pruned = {
         "table": "existing",
         "row": "datalab_paper",
-        "raw": compare.RAW_FIXED | {"weights": ["none", "datalab_paper"]},
+        "raw": compare.raw_of(weighted) | {"weights": ["none", "datalab_paper"]},
     }
 
     windows = late(streams).groupby("dataset", sort=False).window.unique()
@@ -306,13 +307,13 @@ def verdicts(
     if rates[0] == 0 < rates[1]:
         clean, noisy = (by_set(rows, "macro_f1", part="main", method="vanilla", rate=rate) for rate in rates)
         stress[f"{100 * rates[1]:g} % flipped labels"] = clean - noisy
-        raw += [{"part": "main", "method": "vanilla", "rate": rates}]
+        raw += [compare.raw_of(rows) | {"part": "main", "method": "vanilla", "rate": rates}]
     if len(silence) > 1 or not stress:
         stress["shifted streams"] = silent["accuracy falls"]
         raw += shifted
     of_stress = {"table": "silence", "row": "noise and shifts", "raw": raw}
     return [
-        *predictor_verdicts(failures),
+        *predictor_verdicts(failures, compare.raw_of(rows)),
         ledger.judge("S5.1.benchmarks_underestimate", tilted_less_natural(metric_rows), side="greater", **strata),
         ledger.judge_all("S5.1.existing_improved", gains, side="greater", **pruned),
         ledger.judge_all("S5.1.fail_silently", silent, side="greater", **of_silence),
@@ -321,11 +322,14 @@ def verdicts(
     ]
 
 
-def predictor_verdicts(frame: pd.DataFrame) -> list[Statement]:
-    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule."""
+def predictor_verdicts(frame: pd.DataFrame, raw: dict[str, Any]) -> list[Statement]:
+    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule.
+
+    ``raw`` tells the rows that the failures in ``frame`` are of.
+    """
     f1, lead = failure_predictor.measurements(frame)[LOGISTIC]
     where = {"table": "predictor", "row": LOGISTIC, "side": "greater"}
-    where["raw"] = {"part": "main", "method": ["influence", "random", "label_noise"]}
+    where["raw"] = raw | {"part": "main", "method": ["influence", "random", "label_noise"]}
     made = [ledger.judge_level(claim, f1, lead, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
     fewest = protocol().title_verdict["min_datasets"]
     if f1.n >= fewest:

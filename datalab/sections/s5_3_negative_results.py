@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import RAW_FIXED, SHARE, by_set, mean_with_interval, table, tests, with_correction
+from datalab.sections.compare import SHARE, by_set, mean_with_interval, raw_of, table, tests, with_correction
 from datalab.sections.parameters import (
     MainRates,
     StoppedParameters,
@@ -237,7 +237,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         return by_set(rows, "macro_f1", part=part, method=method, rate=at, **where)
 
     def at(part: str, row: str, *methods: str, table: str = "", **where: object) -> dict[str, Any]:
-        raw = RAW_FIXED | {"part": part, "rate": rate, "method": list(methods), **where}
+        raw = raw_of(rows) | {"part": part, "rate": rate, "method": list(methods), **where}
         return {"table": table or part, "row": row, "raw": raw}
 
     order = f1("curriculum", "low to high") - f1("curriculum", "random")

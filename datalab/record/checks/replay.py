@@ -181,9 +181,7 @@ class _Replayed(section.Section):
                 self.strange[path] = why
             self.tasks[path, finished.key] = task
             frames.append(frame)
-        rows = pd.concat(frames, ignore_index=True)
-        self._keep(rows, tasks)
-        return rows
+        return self._kept(pd.concat(frames, ignore_index=True), tasks)
 
     def _cell_number(self) -> int:
         return self._shell.number
