@@ -144,10 +144,11 @@ def per_set_and_seed(
     return tasks
 
 
-def stopped_early(tasks: Sequence[Task], p: StoppedParameters) -> list[Task]:
+def stopped_early(tasks: Sequence[Task], p: StoppedParameters, once: int) -> list[Task]:
     """These tasks with each model read at the one of ``p.stopped_lengths`` that its validation labels choose.
 
-    Their function takes ``lengths`` and hands them to :func:`datalab.sections.trials.trial.read_off`.
+    Their function takes ``lengths`` and hands them to :func:`datalab.sections.trials.trial.read_off`. ``once`` of a
+    task's models, its references and folds, are trained for the recipe's length alone.
     """
     longer = sum(p.stopped_lengths) / protocol().training["steps"]
     return [
@@ -155,7 +156,7 @@ def stopped_early(tasks: Sequence[Task], p: StoppedParameters) -> list[Task]:
             task,
             parameters=task.parameters | {"lengths": list(p.stopped_lengths)},
             cost=longer * task.cost,
-            models=len(p.stopped_lengths) * task.models,
+            models=once + len(p.stopped_lengths) * (task.models - once),
         )
         for task in tasks
     ]

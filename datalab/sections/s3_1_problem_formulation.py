@@ -48,7 +48,7 @@ class Parameters(TrainingParameters, StoppedParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, of the first seed, with nine systems and both kinds of strata; all stopped early."""
-    return stopped_early(of_first_seed(fixed_tasks(p)), p)
+    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=2 * len(ARCHITECTURES))
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:

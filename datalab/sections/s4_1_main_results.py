@@ -77,7 +77,7 @@ class Parameters(MainParameters, ArchitectureParameters):
 
 def tasks(p: MainParameters) -> list[Task]:
     """One task a data set, architecture and seed, with all rates, methods and ablations; every model stopped early."""
-    return stopped_early(untuned.tasks(p), p)
+    return stopped_early(untuned.tasks(p), p, once=7 * len(p.main_rates))
 
 
 def tuned_tasks(p: MainParameters) -> list[Task]:

@@ -52,7 +52,7 @@ class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set and architecture, of the first seed, with all levels, draws and methods; stopped early."""
-    return stopped_early(of_first_seed(fixed_tasks(p)), p)
+    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=protocol().reference["models"])
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:

@@ -74,7 +74,7 @@ def stopped_tasks(p: Parameters) -> list[Task]:
     """The same of the smallest size and the primary cell's architecture, every model stopped early."""
     sizes = p.scaling_sizes[:1]
     small = {"scaling_sizes": sizes, "scaling_architectures": (protocol().primary_cell["architecture"],)}
-    return stopped_early(tasks(p.model_copy(update=small)), p)
+    return stopped_early(tasks(p.model_copy(update=small)), p, once=7 * len(sizes))
 
 
 estimate = estimated(lambda p: tasks(p) + stopped_tasks(p), lambda p: 1e9 + 2000 * max(p.scaling_sizes))

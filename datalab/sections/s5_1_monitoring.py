@@ -62,7 +62,7 @@ def stream_tasks(p: Parameters) -> list[Task]:
 
 def weights_tasks(p: Parameters) -> list[Task]:
     """A task a data set, of the first seed: DATA-LAB's weights on top of published pruning; all stopped early."""
-    return stopped_early(of_first_seed(fixed_weights_tasks(p)), p)
+    return stopped_early(of_first_seed(fixed_weights_tasks(p)), p, once=protocol().reference["models"])
 
 
 def fixed_weights_tasks(p: Parameters) -> list[Task]:

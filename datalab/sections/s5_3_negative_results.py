@@ -42,7 +42,8 @@ class Parameters(TrainingParameters, StoppedParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, of the first seed, with all rates and methods; every model stopped early."""
-    return stopped_early(of_first_seed(fixed_tasks(p)), p)
+    references = protocol().reference["models"] * len(p.main_rates)
+    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=references)
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:

@@ -59,19 +59,19 @@ def test_no_file_of_the_reference_names_a_folder_of_the_machine_that_made_it() -
 
 
 def test_no_table_claims_more_data_sets_or_seeds_than_it_is_of() -> None:
-    """Of the tables whose rows all have as many data sets; and those that are stopped early are of one seed."""
-    wrong, counted, stopped = {}, 0, 0
+    """Of those whose rows have as many data sets; two trainings side by side are of one seed but in 4.1 and 4.3."""
+    wrong, counted, beside = {}, 0, 0
     for path in sorted((REFERENCE / "tables").glob("*.csv")):
         stamp, sets = json.loads(path.with_suffix(".json").read_text()), pd.read_csv(path).get("sets", pd.Series())
         if sets.nunique() == 1:
             counted += 1
             if stamp["n"] != f"{sets[0]} data sets":
                 wrong[path.name] = (stamp["n"], sets[0])
-        if "stopped_early" in path.name or "by_architecture" in path.name:
-            stopped += 1
-            if stamp["seeds"] not in (1, None):
+        if "by_training" in path.name or "by_architecture" in path.name:
+            beside += 1
+            if stamp["seeds"] not in (1, None) and not path.name.startswith(("4_1_by_training", "4_3_by_training")):
                 wrong[path.name] = stamp["seeds"]
-    assert (counted > 20, stopped > 10, wrong) == (True, True, {})
+    assert (counted > 20, beside > 10, wrong) == (True, True, {})
 
 
 def test_no_statement_rests_on_rows_of_another_training_or_architecture() -> None:
@@ -79,7 +79,8 @@ def test_no_statement_rests_on_rows_of_another_training_or_architecture() -> Non
     sections = Manifest.load(REFERENCE).sections
     for stem in ("4_1_main_results", "4_2_influence_level", "4_3_ablation", "5_3_negative_results"):
         entry = sections[stem]
-        once = len(entry.parameters["datasets"]) * entry.parameters["seeds"]
+        seeds = entry.parameters["seeds"] if stem.startswith(("4_1", "4_3")) else 1
+        once = len(entry.parameters["datasets"]) * seeds
         rows = [claim["raw"]["rows"] for claim in entry.claims if claim["raw"]]
         assert len(rows) > 2, stem
         assert {n % once for n in rows} == {0}, stem

@@ -85,12 +85,12 @@ def test_weights_on_pruned_sets_have_their_base():
 def test_the_abstracts_f1_is_judged_by_its_lead_over_the_trivial_rule_on_enough_data_sets(configurations, sets, why):
     frame = configurations(sets)
     rule = failure_predictor.predictor(frame).set_index("rule").loc["logistic regression"]
-    for statement in s5_1.predictor_verdicts(frame):
+    for statement in s5_1.predictor_verdicts(frame, {}):
         figures = (statement.measured, statement.low, statement.high)
         assert figures == pytest.approx((rule.F1, rule["F1 low"], rule["F1 high"]))
         assert statement.n == sets
         assert why in statement.why
-    assert f"difference {rule['less the trivial rule']:+.4f} [" in s5_1.predictor_verdicts(configurations(20))[
+    assert f"difference {rule['less the trivial rule']:+.4f} [" in s5_1.predictor_verdicts(configurations(20), {})[
         0
     ].why or (sets == 12)
 

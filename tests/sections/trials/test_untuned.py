@@ -1,4 +1,4 @@
-"""Section 4.1's methods, each trained as long as its own noisy validation says."""
+"""Section 4.1's methods with nothing tuned, each trained as long as its own noisy validation says."""
 
 import itertools
 
@@ -7,11 +7,12 @@ import pytest
 
 from datalab.framework import VARIANTS
 from datalab.sections import compare, s4_1_main_results, s4_3_ablation
-from datalab.sections.trials import arms, stopped_early
+from datalab.sections.trials import arms, untuned
 
 USUAL = 40  # the recipe's steps in these tests
 TASK = {
     "dataset": "wine",
+    "architecture": "mlp",
     "seed": 0,
     "root_seed": 7,
     "rates": [0.0, 0.2],
@@ -23,31 +24,31 @@ TASK = {
 
 
 def test_every_method_and_ablation_has_a_row_and_a_task_repeats_itself():
-    rows = pd.DataFrame(stopped_early.run_task(**TASK))
+    rows = pd.DataFrame(untuned.run_task(**TASK))
     assert set(rows.method) == set(s4_1_main_results.ROWS)
-    methods = rows[rows.part == stopped_early.METHODS]
+    methods = rows[rows.part == "main"]
     assert methods.groupby("rate").method.apply(set).eq(set(s4_1_main_results.ROWS)).all()
-    for variant, own in rows[rows.part == stopped_early.ABLATION].groupby("variant"):
+    for variant, own in rows[rows.part == "ablation"].groupby("variant"):
         assert len(own) == len(own.drop_duplicates(list(arms.COMPONENTS))) == 8, variant
-    pd.testing.assert_frame_equal(rows, pd.DataFrame(stopped_early.run_task(**TASK)))
+    pd.testing.assert_frame_equal(rows, pd.DataFrame(untuned.run_task(**TASK)))
 
 
 def test_with_one_length_stopping_early_is_training_for_it():
-    fixed = pd.DataFrame(stopped_early.run_task(**TASK | {"lengths": []}))
-    pd.testing.assert_frame_equal(fixed, pd.DataFrame(stopped_early.run_task(**TASK | {"lengths": [USUAL]})))
-    assert not fixed.equals(pd.DataFrame(stopped_early.run_task(**TASK | {"lengths": [5]})))
+    fixed = pd.DataFrame(untuned.run_task(**TASK | {"lengths": []}))
+    pd.testing.assert_frame_equal(fixed, pd.DataFrame(untuned.run_task(**TASK | {"lengths": [USUAL]})))
+    assert not fixed.equals(pd.DataFrame(untuned.run_task(**TASK | {"lengths": [5]})))
 
 
 def test_a_gain_is_over_vanilla_trained_alike():
     def of_training(vanilla: float, gain: float) -> pd.DataFrame:
         rows = []
         for dataset, lead in (("wine", 0.5), ("digits", 1.5)):
-            base = {"part": stopped_early.METHODS, "dataset": dataset, "seed": 0, "rate": 0.2}
+            base = {"part": "main", "dataset": dataset, "seed": 0, "rate": 0.2}
             rows += [base | {"method": "vanilla", "macro_f1": vanilla}]
             rows += [base | {"method": "clean", "macro_f1": vanilla + lead * gain}]
         return pd.DataFrame(rows)
 
-    table = stopped_early.gains(of_training(0.5, 0.1), of_training(0.6, 0.03), s4_1_main_results.ROWS)
+    table = untuned.gains(of_training(0.5, 0.1), of_training(0.6, 0.03), s4_1_main_results.ROWS)
     table = table.set_index("trained")
     assert table["less vanilla"][compare.FIXED] == pytest.approx(0.10)
     assert table["less vanilla"][compare.STOPPED] == pytest.approx(0.03)
@@ -58,7 +59,7 @@ def test_a_removal_is_compared_with_the_whole_model_trained_alike():
     def of_training(f1: float) -> pd.DataFrame:
         rows = []
         for dataset, on, variant in itertools.product(("wine", "digits"), s4_3_ablation.SETS, VARIANTS):
-            base = {"part": stopped_early.ABLATION, "dataset": dataset, "seed": 0, "rate": 0.2, "variant": variant}
+            base = {"part": "ablation", "dataset": dataset, "seed": 0, "rate": 0.2, "variant": variant}
             rows.append(base | dict(zip(arms.COMPONENTS, on, strict=True)) | {"macro_f1": f1 * sum(on)})
         return pd.DataFrame(rows)
 
