@@ -204,15 +204,12 @@ class Stack(Models):
         # max, since argmax over an inner dimension is several times slower.
         return torch.cat([self._forward(block, self._layers).max(1).indices for block in x.split(rows)], dim=1)
 
-    def backward(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
-        """Fill ``gradients`` with those of each model's mean (or weighted mean) cross-entropy.
-
-        x is (S, n, d), labels (S, n) int64, weights (S, n); a weighted loss is divided by n, not by the weights' sum.
-        """
+    def backward(self, x: Tensor, labels: Tensor) -> None:
+        """Fill ``gradients`` with those of each model's mean cross-entropy on x (S, n, d), labels (S, n) int64."""
         g = torch.softmax(self._forward(x, self._layers), 1)
         target = labels.unsqueeze(1)
         g.scatter_add_(1, target, g.new_full((), -1).expand_as(target))
-        g *= 1 / labels.shape[1] if weights is None else (weights / labels.shape[1]).unsqueeze(1)
+        g *= 1 / labels.shape[1]
         for layer, names, need_input in self._backwards():
             if names:
                 layer.fill(g, [self.gradients[name] for name in names])
