@@ -173,20 +173,11 @@ class Stack(Models):
     ):
         if not isinstance(module, nn.Sequential) or type(module[-1]) is not nn.Linear:
             raise TypeError(f"a stack takes an nn.Sequential whose last layer is Linear; got {module}")
-        super().__init__(module, size, dtype, device)
         self._layers = [
             (_batched(layer), [f"{i}.{name}" for name, _ in layer.named_parameters()]) for i, layer in enumerate(module)
         ]
+        super().__init__(module, size, dtype, device)
         self._first = next(i for i, (_, names) in enumerate(self._layers) if names)
-
-    @staticmethod
-    def takes(module: nn.Module) -> bool:
-        """Whether a stack can be made of the module."""
-        try:
-            Stack(module, 1)
-        except TypeError:
-            return False
-        return True
 
     def features(self, x: Tensor) -> Tensor:
         """The inputs (S, n, h) of the last Linear layer for x (n, d), shared by all models, or (S, n, d).

@@ -1,5 +1,6 @@
 """Train many models at once: one per (labels, kept subset, seed), stacked in one program of batched matrix products."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -41,8 +42,9 @@ def make_stack(
     settings: Mapping[str, Tensor] | None = None,
 ) -> AnyStack:
     """The fastest stack that takes the module: layers batched by hand where all of them can be, else mapped."""
-    if Stack.takes(module) and not settings:
-        return Stack(module, size, dtype, device)
+    with contextlib.suppress(TypeError):  # a layer that has no batched form
+        if not settings:
+            return Stack(module, size, dtype, device)
     return MappedStack(module, size, dtype, device, settings)
 
 
