@@ -115,12 +115,11 @@ def run_task(
         observed, clean = trial.observed[i], trial.prepared.y_train
         realised = noise.realised_rate(clean, observed)
         row = {"dataset": trial.dataset, "noise": trial.noise_kind, "seed": trial.seed}
-        row["train_cap"] = trial.caps["train"]
-        row |= {"rate": realised if rates[i] is None else rates[i], "realised_rate": realised}
-        largest = clean == np.bincount(clean).argmax()
+        row |= {"train_cap": trial.caps["train"], "rate": realised if rates[i] is None else rates[i]}
+        row["realised_rate"] = realised
+        right, largest = observed == clean, clean == np.bincount(clean).argmax()
+        dropped = {"largest": right & largest, "rest": right & ~largest}
         for arm, mask in arms:
-            right = observed == clean
-            dropped = {"largest": right & largest, "rest": right & ~largest}
             made = {f"dropped_{name}": float(np.mean(~mask[part])) for name, part in dropped.items()}
             made |= {"n_kept": int(mask.sum()), "flipped_kept": float(np.mean(~right[mask]))}
             rows.append((i, row | arm | made))
