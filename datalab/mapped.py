@@ -1,8 +1,8 @@
 """A stack of S models of any architecture: one model's code, mapped over the models by ``torch.vmap``.
 
 :class:`MappedStack` offers what :class:`~datalab.stack.Stack` does, for layers that have no batched form written by
-hand. A module that defines ``objective(x, labels, **settings)`` is trained on that scalar; any other on its mean, or
-weighted mean, cross-entropy.
+hand. A module that defines ``objective(x, labels, **settings)`` is trained on that scalar; any other on its mean
+cross-entropy.
 """
 
 import copy
@@ -27,13 +27,10 @@ class _Within(nn.Module):
         return function(self.module, *inputs)
 
 
-def _objective(
-    module: nn.Module, x: Tensor, labels: Tensor, weights: Tensor | None, settings: Mapping[str, Tensor]
-) -> Tensor:
+def _objective(module: nn.Module, x: Tensor, labels: Tensor, settings: Mapping[str, Tensor]) -> Tensor:
     if hasattr(module, "objective"):
         return module.objective(x, labels, **settings)
-    losses = cross_entropy(module(x), labels, reduction="none")
-    return losses.mean() if weights is None else (weights * losses).mean()
+    return cross_entropy(module(x), labels, reduction="none").mean()
 
 
 class MappedStack(Models):
@@ -73,12 +70,12 @@ class MappedStack(Models):
         with torch.no_grad():
             return self._mapped(function, axes)(self.parameters, x, *by_model)
 
-    def backward(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
-        """Fill ``gradients`` with those of each model's objective on x (S, n, d), labels (S, n), weights (S, n)."""
+    def backward(self, x: Tensor, labels: Tensor) -> None:
+        """Fill ``gradients`` with those of each model's objective on x (S, n, d), labels (S, n)."""
         leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
-        axes = (0, 0, 0, None if weights is None else 0, 0 if self.settings else None)
+        axes = (0, 0, 0, 0 if self.settings else None)
         # The models share nothing, so the gradient of the sum of their objectives is each one's own.
-        total = self._mapped(_objective, axes)(leaves, x, labels, weights, self.settings).sum()
+        total = self._mapped(_objective, axes)(leaves, x, labels, self.settings).sum()
         computed = torch.autograd.grad(total, list(leaves.values()))
         for gradient, values in zip(self.gradients.values(), computed, strict=True):
             gradient.copy_(values)

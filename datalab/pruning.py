@@ -190,10 +190,19 @@ def confident_class(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.i
     p, labels = _checked(probabilities, labels)
     if p.ndim != 2:
         raise UserError(f"probabilities: must be (n, C) with one label a row, got {p.shape} for labels {labels.shape}")
+    return confident_at(p, class_means(p, labels))
+
+
+def class_means(p: Floats, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean probability (C,) of every class over the rows of p (n, C) labelled with it; inf where there is none."""
     counts = np.bincount(labels, minlength=p.shape[1])
     sums = np.bincount(labels, weights=_at_label(p, labels), minlength=p.shape[1])
-    threshold = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
-    confident = np.where(p >= threshold - 1e-6, p, -1.0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
+
+
+def confident_at(p: Floats, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The most probable class (n,) of p (n, C) among those that reach their thresholds (C,), -1 for none."""
+    confident = np.where(p >= thresholds - 1e-6, p, -1.0)
     return np.where(confident.max(1) >= 0, confident.argmax(1), -1)
 
 

@@ -173,20 +173,11 @@ class Stack(Models):
     ):
         if not isinstance(module, nn.Sequential) or type(module[-1]) is not nn.Linear:
             raise TypeError(f"a stack takes an nn.Sequential whose last layer is Linear; got {module}")
-        super().__init__(module, size, dtype, device)
         self._layers = [
             (_batched(layer), [f"{i}.{name}" for name, _ in layer.named_parameters()]) for i, layer in enumerate(module)
         ]
+        super().__init__(module, size, dtype, device)
         self._first = next(i for i, (_, names) in enumerate(self._layers) if names)
-
-    @staticmethod
-    def takes(module: nn.Module) -> bool:
-        """Whether a stack can be made of the module."""
-        try:
-            Stack(module, 1)
-        except TypeError:
-            return False
-        return True
 
     def features(self, x: Tensor) -> Tensor:
         """The inputs (S, n, h) of the last Linear layer for x (n, d), shared by all models, or (S, n, d).
@@ -204,15 +195,12 @@ class Stack(Models):
         # max, since argmax over an inner dimension is several times slower.
         return torch.cat([self._forward(block, self._layers).max(1).indices for block in x.split(rows)], dim=1)
 
-    def backward(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
-        """Fill ``gradients`` with those of each model's mean (or weighted mean) cross-entropy.
-
-        x is (S, n, d), labels (S, n) int64, weights (S, n); a weighted loss is divided by n, not by the weights' sum.
-        """
+    def backward(self, x: Tensor, labels: Tensor) -> None:
+        """Fill ``gradients`` with those of each model's mean cross-entropy on x (S, n, d), labels (S, n) int64."""
         g = torch.softmax(self._forward(x, self._layers), 1)
         target = labels.unsqueeze(1)
         g.scatter_add_(1, target, g.new_full((), -1).expand_as(target))
-        g *= 1 / labels.shape[1] if weights is None else (weights / labels.shape[1]).unsqueeze(1)
+        g *= 1 / labels.shape[1]
         for layer, names, need_input in self._backwards():
             if names:
                 layer.fill(g, [self.gradients[name] for name in names])

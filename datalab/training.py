@@ -1,5 +1,6 @@
 """Train many models at once: one per (labels, kept subset, seed), stacked in one program of batched matrix products."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -41,8 +42,9 @@ def make_stack(
     settings: Mapping[str, Tensor] | None = None,
 ) -> AnyStack:
     """The fastest stack that takes the module: layers batched by hand where all of them can be, else mapped."""
-    if Stack.takes(module) and not settings:
-        return Stack(module, size, dtype, device)
+    with contextlib.suppress(TypeError):  # a layer that has no batched form
+        if not settings:
+            return Stack(module, size, dtype, device)
     return MappedStack(module, size, dtype, device, settings)
 
 
@@ -97,13 +99,12 @@ def fit_many(
     seeds: Sequence[int],
     recipe: Recipe = RECIPE,
     *,
-    weights: np.ndarray | None = None,
     l2: Sequence[float] | None = None,
     settings: Mapping[str, Tensor] | None = None,
     order: np.ndarray | None = None,
     on_step: Callable[[int, AnyStack], None] | None = None,
 ) -> AnyStack:
-    """Train S models of one architecture, each on its own labels, kept subset, seed, weights and penalty.
+    """Train S models of one architecture, each on its own labels, kept subset, seed and penalty.
 
     Parameters
     ----------
@@ -118,8 +119,6 @@ def fit_many(
         (S, n) bool, which examples each model trains on; None for all.
     seeds
         S integers: a model's initialisation and batch order.
-    weights
-        (S, n) example weights of the loss; None for ones.
     l2
         S penalties l2/2 |theta|^2, in place of the recipe's.
     settings
@@ -144,7 +143,6 @@ def fit_many(
     models = np.arange(size)[:, None]
     index = torch.as_tensor(rows, device=x.device)
     batch_labels = torch.as_tensor(labels[models, rows], device=x.device)
-    batch_weights = None if weights is None else torch.as_tensor(weights[models, rows], dtype=x.dtype, device=x.device)
 
     flat = stack.flat.requires_grad_(False)
     flat.grad = stack.flat_gradient
@@ -154,17 +152,15 @@ def fit_many(
     penalty = None if l2 is None else _of_each_model(stack, l2)
     batch_x = torch.empty(size * recipe.batch_size, x.shape[1], dtype=x.dtype, device=x.device)
 
-    def move(rows: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+    def move(rows: Tensor, labels: Tensor) -> None:
         torch.index_select(x, 0, rows.view(-1), out=batch_x)
-        stack.backward(batch_x.view(size, recipe.batch_size, -1), labels, weights)
+        stack.backward(batch_x.view(size, recipe.batch_size, -1), labels)
         if penalty is not None:
             stack.flat_gradient.addcmul_(penalty, flat)
         optimiser.step()
 
     if x.is_cuda:
-        move = _recorded(
-            move, (index[0], batch_labels[0], None if batch_weights is None else batch_weights[0]), optimiser
-        )
+        move = _recorded(move, (index[0], batch_labels[0]), optimiser)
         rates = torch.tensor(
             [cosine(recipe.learning_rate, i, recipe.steps) for i in range(recipe.steps)], device=x.device
         )
@@ -173,21 +169,21 @@ def fit_many(
             rate.copy_(rates[step])
         else:
             optimiser.param_groups[0]["lr"] = cosine(recipe.learning_rate, step, recipe.steps)
-        move(index[step], batch_labels[step], None if batch_weights is None else batch_weights[step])
+        move(index[step], batch_labels[step])
         if on_step is not None:
             on_step(step + 1, stack)
     return stack
 
 
 def _recorded(
-    move: Callable[..., None], first: Sequence[Tensor | None], optimiser: torch.optim.Optimizer
+    move: Callable[..., None], first: Sequence[Tensor], optimiser: torch.optim.Optimizer
 ) -> Callable[..., None]:
     """A training step as a CUDA graph, recorded once and replayed: small models wait for launches more than for sums.
 
     ``first`` are the inputs of one step; the graph reads its own copies, into which every call's are written. What the
     warm-up moved is put back.
     """
-    inputs = [None if value is None else value.clone() for value in first]
+    inputs = [value.clone() for value in first]
     (flat,) = optimiser.param_groups[0]["params"]
     before, aside = flat.clone(), torch.cuda.Stream(flat.device)
     aside.wait_stream(torch.cuda.current_stream(flat.device))
@@ -202,10 +198,9 @@ def _recorded(
     for values in optimiser.state[flat].values():
         values.zero_()
 
-    def replay(*given: Tensor | None) -> None:
+    def replay(*given: Tensor) -> None:
         for own, value in zip(inputs, given, strict=True):
-            if own is not None:
-                own.copy_(value)
+            own.copy_(value)
         graph.replay()
 
     return replay

@@ -16,7 +16,6 @@ def fit_loop(
     kept: np.ndarray,
     seeds: Sequence[int],
     recipe: Recipe,
-    weights: np.ndarray | None = None,
 ) -> list[nn.Sequential]:
     """One ordinary module, autograd and ``torch.optim.Adam`` per model."""
     order = batch_order(kept, seeds, recipe.steps * recipe.batch_size).reshape(len(seeds), recipe.steps, -1)
@@ -28,8 +27,7 @@ def fit_loop(
         optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.l2)
         for step, rows in enumerate(order[s]):
             optimiser.param_groups[0]["lr"] = cosine(recipe.learning_rate, step, recipe.steps)
-            losses = nn.functional.cross_entropy(model(x[rows]), torch.as_tensor(labels[s, rows]), reduction="none")
-            loss = losses.mean() if weights is None else (losses * torch.as_tensor(weights[s, rows])).mean()
+            loss = nn.functional.cross_entropy(model(x[rows]), torch.as_tensor(labels[s, rows]))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -1,4 +1,4 @@
-"""Stacks by vmap: each model's own labels, weights, penalty and settings, as a loop would have them."""
+"""Stacks by vmap: each model's own labels, penalty and settings, as a loop would have them."""
 
 import numpy as np
 import pytest
@@ -42,11 +42,10 @@ def test_layers_written_by_hand_are_used_where_all_of_them_are_and_mapped_ones_e
 
 def test_a_mapped_mlp_is_the_mlp_written_by_hand():
     x, labels, seeds = problem()
-    weights = np.random.default_rng(1).uniform(0, 2, labels.shape)
     module = models.build("mlp", (1, 1, 12), 4, 8)
-    by_hand = fit_many(module, x, labels, None, seeds, RECIPE, weights=weights)
+    by_hand = fit_many(module, x, labels, None, seeds, RECIPE)
     wrapped = nn.Sequential(nn.Identity(), *module)  # a layer that no hand-written form has
-    mapped = fit_many(wrapped, x, labels, None, seeds, RECIPE, weights=weights)
+    mapped = fit_many(wrapped, x, labels, None, seeds, RECIPE)
     assert isinstance(mapped, MappedStack)
     torch.testing.assert_close(mapped(x), by_hand(x), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(mapped.features(x), by_hand.features(x), rtol=1e-9, atol=1e-12)

@@ -38,14 +38,14 @@ def score(
         models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
         p = models.probabilities(trainer.x, place[rows])[1] if own is None else own[rows]
         influence = models.self_influence(trainer.x, y) if method == "influence" else None
-        repeats.append((models, np.bincount(y, p[np.arange(len(y)), y]) / np.bincount(y), influence))
+        repeats.append((models, pruning.class_means(p, y), influence))
     for at, x in blocks:
         y, total = labels[at], 0
         for models, thresholds, influence in repeats:
             seen, unseen = models.probabilities(x, place[at])
             unseen = unseen if own is None else own[at]
-            likely = np.where(unseen >= thresholds - 1e-6, unseen, -1.0)  # pruning.confident_class, of the pool's means
-            wrong = (likely.max(1) >= 0) & (likely.argmax(1) != y)
+            likely = pruning.confident_at(unseen, thresholds)  # by the pool's means, in whichever block a row comes
+            wrong = (likely >= 0) & (likely != y)
             if method == "confident learning":
                 drop = pruning.margin(unseen, y) / 2 + wrong
             else:

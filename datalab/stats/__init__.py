@@ -17,7 +17,6 @@ from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
     Interval,
     cohens_dz,
-    equivalent,
     paired_bootstrap,
     paired_summary,
     sign_flip_test,
@@ -47,7 +46,6 @@ __all__ = [
     "crossover_label",
     "decide",
     "effect_needed",
-    "equivalent",
     "f1",
     "holm",
     "isotonic",

@@ -208,18 +208,6 @@ def cohens_dz(d: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(t / np.sqrt(n)), float(low), float(high), confidence, n)
 
 
-def equivalent(d: ArrayLike, sesoi: float, confidence: float = 0.90) -> bool | np.ndarray:
-    """True where the t-interval lies inside (-sesoi, sesoi): two one-sided tests at (1 - confidence) / 2 each.
-
-    ``sesoi``, the smallest effect size of interest, is in the units of ``d``. Agrees with ``pingouin.tost``.
-    """
-    if not sesoi > 0:
-        raise UserError(f"sesoi: {sesoi} is no effect size; use a number above 0")
-    interval = t_interval(d, confidence)
-    inside = (np.asarray(interval.low) > -sesoi) & (np.asarray(interval.high) < sesoi)
-    return bool(inside) if inside.ndim == 0 else inside
-
-
 def paired_summary(d: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> dict[str, float]:
     """The whole protocol on one row of differences ``d (n,)``, for a table: intervals, p-values, floor, effect sizes.
 

@@ -31,15 +31,18 @@ class SumsOfSquares(NamedTuple):
 
 def sums_of_squares(y: Floats, units: ArrayLike) -> SumsOfSquares:
     """The decomposition of y (rows, levels); ``units`` (rows,) names the unit that a row belongs to."""
-    of_unit, mean = _averaging(units), y.mean()
-    unit_mean = (of_unit @ y.mean(1)) @ (of_unit > 0)  # of each row
-    level, level_within = _of_levels(y, mean, of_unit)
+    units, mean = plain(units, "units"), y.mean()
+    member = np.array([units == name for name in dict.fromkeys(units)], dtype=float)  # (units, rows)
+    sizes = member.sum(1, keepdims=True)
+    of_unit = member / sizes  # averages a unit's rows
+    unit_mean = (of_unit @ y.mean(1)) @ member  # of each row
+    levels = of_unit @ y  # each unit's means at the levels
     return SumsOfSquares(
         total=((y - mean) ** 2).sum(),
-        level=level,
+        level=len(y) * ((y.mean(0) - mean) ** 2).sum(),
         rows=y.shape[1] * ((y.mean(1) - mean) ** 2).sum(),
         within=((y - unit_mean[:, None]) ** 2).sum(),
-        level_within=level_within,
+        level_within=(sizes * (levels - levels.mean(1, keepdims=True)) ** 2).sum(),
     )
 
 
@@ -81,20 +84,3 @@ def _agreement(c: Floats) -> Floats:
     units, levels = c.shape[-2:]
     pairs = (c.sum(-2) ** 2).sum(-1) - (c**2).sum((-2, -1))
     return pairs / (units * (units - 1) * levels)
-
-
-def _averaging(units: ArrayLike) -> Floats:
-    """The matrix (units, rows) that averages each unit's rows, in the order in which the units first appear."""
-    units = plain(units, "units")
-    member = np.array([units == name for name in dict.fromkeys(units)], dtype=float)
-    return member / member.sum(1, keepdims=True)
-
-
-def _level(y: Floats, mean: float) -> float:
-    return len(y) * ((y.mean(0) - mean) ** 2).sum()
-
-
-def _of_levels(y: Floats, mean: float, of_unit: Floats) -> tuple[float, float]:
-    means = of_unit @ y  # (units, levels)
-    sizes = (of_unit > 0).sum(1, keepdims=True)
-    return _level(y, mean), (sizes * (means - means.mean(1, keepdims=True)) ** 2).sum()

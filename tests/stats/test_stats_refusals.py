@@ -21,7 +21,6 @@ def rng(seed=0):
         (lambda: stats.t_interval([1.0, 2.0], 95), "confidence"),
         (lambda: stats.paired_bootstrap([1.0, 2.0, 3.0], rng(), 10, 0.99), "resamples"),
         (lambda: stats.cohens_dz(np.ones((2, 3))), "differences"),
-        (lambda: stats.equivalent([1.0, 2.0], 0), "sesoi"),
         (lambda: stats.holm([0.1, np.nan]), "p-values"),
         (lambda: stats.bonferroni([]), "p-values"),
         (lambda: stats.p_floor(0), "n"),

@@ -130,15 +130,16 @@ def run_task(rate: float, steps: int, encoder_of: Encoder = shipped, **of: Any) 
     p, observed = trial.prepared, trial.observed[0]
     network, inputs = encoder_of(trial.dataset, np.concatenate([p.train_ids, p.val_ids, p.test_ids]))
     parts = inputs.to(trial.device).split([len(p.train_ids), len(p.val_ids), len(p.test_ids)])
-    run = _Runs(trial, network.to(trial.device), parts, steps)
+    tuner = _Tuner(trial, network.to(trial.device), parts, steps)
     everything = np.ones(len(observed), dtype=bool)
     keep, quota, rng = RULE["keep_fraction"], RULE["quota"], trial.rng("random", rate, RULE["keep_fraction"], 0)
     kept = {"full": everything, "random": pruning.random_subset(observed, keep, quota, rng=rng)}
-    runs = {"full": run(everything, scored := [])}
-    kept["influence"] = pruning.keep(scored[0], observed, keep, quota)
+    full, model = tuner.train(everything)
+    kept["influence"] = pruning.keep(tuner.self_influence(model), observed, keep, quota)
     if rate:
         kept["oracle"] = pruning.oracle(observed, p.y_train)
-    runs |= {arm: run(mask) for arm, mask in kept.items() if arm != "full"}
+    del model  # its memory, before the next is trained
+    runs = {"full": full} | {arm: tuner.train(mask)[0] for arm, mask in kept.items() if arm != "full"}
     row = {"dataset": trial.dataset, "seed": trial.seed, "rate": rate}
     row |= {"realised_rate": noise.realised_rate(p.y_train, observed)}
     rows = []
@@ -156,7 +157,7 @@ def run_task(rate: float, steps: int, encoder_of: Encoder = shipped, **of: Any) 
     return rows
 
 
-class _Runs:
+class _Tuner:
     """Trains the network on all that a mask keeps, from the same start, in the same batch order."""
 
     def __init__(self, trial: Trial, network: nn.Module, parts: tuple[Tensor, ...], steps: int):
@@ -165,10 +166,10 @@ class _Runs:
         self.y = trial.tensor(trial.observed[0])
         self.seed = trial.model_seed("fine-tuned")
 
-    def __call__(self, kept: NDArray[np.bool_], scored: list[NDArray] | None = None) -> dict[str, Tuned]:
+    def train(self, kept: NDArray[np.bool_]) -> tuple[dict[str, Tuned], nn.Sequential]:
         """The run at its whole length, and at the look where noisy validation was best, the first of equals.
 
-        Where ``scored`` is a list, the self-influence (n,) of all training examples at the latter is added to it.
+        And the model at the latter.
         """
         model, trial = self._start(), self.trial
         order = batch_order(kept[None], [self.seed], self.steps * RULE["batch_size"])[0].reshape(self.steps, -1)
@@ -187,14 +188,16 @@ class _Runs:
                     best, best_state = (step, seen), copy.deepcopy(model.state_dict())
         whole = Tuned(self.steps, seen, self._predicted(model))
         model.load_state_dict(best_state)
-        if scored is not None:
-            features = _outputs(model[0], self.x)
-            with torch.inference_mode():
-                logits = model[1](features)
-            found = last_layer.scores_many(features[None], logits[None], self.y[None], l2=protocol_recipe().l2)
-            scored.append(found.self_influence[0].double().cpu().numpy())
         predicted = whole.predicted if best[0] == self.steps else self._predicted(model)
-        return {STOPPED: Tuned(*best, predicted), f"{self.steps} steps": whole}
+        return {STOPPED: Tuned(*best, predicted), f"{self.steps} steps": whole}, model
+
+    def self_influence(self, model: nn.Sequential) -> NDArray[np.float64]:
+        """The title's score (n,) of all training examples, at the last layer of a trained model."""
+        features = _outputs(model[0], self.x)
+        with torch.inference_mode():
+            logits = model[1](features)
+        found = last_layer.scores_many(features[None], logits[None], self.y[None], l2=protocol_recipe().l2)
+        return found.self_influence[0].double().cpu().numpy()
 
     def _start(self) -> nn.Sequential:
         """The encoder as it was shipped under a new linear head, the same for every arm."""

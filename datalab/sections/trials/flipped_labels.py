@@ -43,11 +43,8 @@ def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> list[
     model at a time, and up to a second for it, only at ``agreement_rate``. There also rows of ``kind`` "agreement"
     (``spearman`` with the ``other`` score); and of ``kind`` "cost" (``seconds`` to fit and score, a model).
     """
-    trial, per_rate, recipe = (
-        Trial(architecture="mlp", rates=(), **of),
-        protocol().reference["models"],
-        protocol_recipe(),
-    )
+    trial = Trial(architecture="mlp", rates=(), **of)
+    per_rate, recipe = protocol().reference["models"], protocol_recipe()
     p, x, stem = trial.prepared, trial.x, (trial.root_seed, trial.dataset, trial.seed, "mislabelled")
     streams = [seeds.generator(*stem, rate) for rate in rates]
     observed, observed_validation = (

@@ -15,6 +15,7 @@ from datalab import pruning
 from datalab.influence import last_layer
 from datalab.protocol import protocol
 from datalab.sections.trials.trial import (
+    Looks,
     Trial,
     features,
     fit,
@@ -24,7 +25,7 @@ from datalab.sections.trials.trial import (
     scores_on_test_set,
     self_influence,
 )
-from datalab.training import AnyStack, chunk_size, protocol_recipe
+from datalab.training import chunk_size, protocol_recipe
 
 CHECK_EVERY = 10  # steps between two looks at the training set, for forgetting and the area under the margin
 Scores = dict[str, NDArray[np.float64]]
@@ -54,17 +55,8 @@ def all_scores(trial: Trial, observed: NDArray, observed_validation: NDArray) ->
     (rates, n_val) and with clean labels, ``influence`` is the self-influence; the others are those of
     :mod:`datalab.pruning`.
     """
-    predicted: list[NDArray] = []
-    margins: list[NDArray] = []
-    seen = np.repeat(observed, protocol().reference["models"], axis=0)
-
-    def look(step: int, stack: AnyStack) -> None:
-        if step % CHECK_EVERY == 0:
-            logits = stack(trial.x).cpu().numpy()
-            predicted.append(logits.argmax(-1))
-            margins.append(pruning.logit_margin(logits, seen))
-
-    stack, labels = references(trial, observed, on_step=look)
+    looks = Looks(trial, observed, CHECK_EVERY)
+    stack, labels = references(trial, observed, on_step=looks)
     logits = stack(trial.x)
     validation = (features(stack, trial.x_val), stack(trial.x_val))
     noisy = trial.tensor(np.repeat(observed_validation, protocol().reference["models"], axis=0))
@@ -76,11 +68,10 @@ def all_scores(trial: Trial, observed: NDArray, observed_validation: NDArray) ->
         targets=[last_layer.Target(*validation, y) for y in (noisy, trial.tensor(trial.prepared.y_val))],
     )
     p = torch.softmax(logits, -1).cpu().numpy()
-    right = np.stack(predicted, axis=1) == labels[:, None]  # (models, looks, n)
     scores = dict(zip(("harm_noisy", "harm_clean"), influence.influence_on, strict=True))
     scores |= {"el2n": pruning.el2n(p, labels), "loss": pruning.loss(p, labels), "margin": pruning.margin(p, labels)}
-    scores["forgetting"] = np.stack([pruning.forgetting(history) for history in right])
-    scores |= {"influence": influence.self_influence, "area_under_margin": np.mean(margins, axis=0)}
+    scores["forgetting"] = np.stack([pruning.forgetting(of_model) for of_model in np.stack(looks.right, axis=1)])
+    scores |= {"influence": influence.self_influence, "area_under_margin": np.mean(looks.margins, axis=0)}
     means = {name: mean_of_references(values) for name, values in scores.items()}
     means["keep_hardest"] = pruning.keep_hardest(means["influence"])
     unseen = out_of_sample(trial, observed)

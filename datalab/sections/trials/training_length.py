@@ -20,6 +20,7 @@ from datalab.protocol import protocol
 from datalab.sections.parameters import AnyDatasets, Count, Datasets, Fractions, Lengths, Rates, TrialParameters
 from datalab.sections.trials.trial import (
     HUMAN,
+    Looks,
     Trial,
     fit,
     mean_of_references,
@@ -114,12 +115,11 @@ def run_task(
         observed, clean = trial.observed[i], trial.prepared.y_train
         realised = noise.realised_rate(clean, observed)
         row = {"dataset": trial.dataset, "noise": trial.noise_kind, "seed": trial.seed}
-        row["train_cap"] = trial.caps["train"]
-        row |= {"rate": realised if rates[i] is None else rates[i], "realised_rate": realised}
-        largest = clean == np.bincount(clean).argmax()
+        row |= {"train_cap": trial.caps["train"], "rate": realised if rates[i] is None else rates[i]}
+        row["realised_rate"] = realised
+        right, largest = observed == clean, clean == np.bincount(clean).argmax()
+        dropped = {"largest": right & largest, "rest": right & ~largest}
         for arm, mask in arms:
-            right = observed == clean
-            dropped = {"largest": right & largest, "rest": right & ~largest}
             made = {f"dropped_{name}": float(np.mean(~mask[part])) for name, part in dropped.items()}
             made |= {"n_kept": int(mask.sum()), "flipped_kept": float(np.mean(~right[mask]))}
             rows.append((i, row | arm | made))
@@ -255,24 +255,12 @@ def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, dict[str,
     """
     by_method, validation = {}, []
     for steps in lengths:
-        margins = _Margins(trial, steps)
-        stack, labels = references(trial, recipe=protocol_recipe(steps), on_step=margins)
+        looks = Looks(trial, trial.observed, max(steps // LOOKS, 1))
+        stack, labels = references(trial, recipe=protocol_recipe(steps), on_step=looks)
         loss = mean_of_references(pruning.loss(probabilities(stack, trial.x), labels))
         own = {"influence": self_influence(trial, stack, labels), "loss": loss}
-        by_method[steps] = own | {"AUM": mean_of_references(np.mean(margins.seen, axis=0))}
+        by_method[steps] = own | {"AUM": mean_of_references(np.mean(looks.margins, axis=0))}
         guesses = stack.predict(trial.x_val).cpu().numpy().reshape(len(trial.rates), -1, len(trial.x_val))
         pairs = zip(trial.observed_validation, guesses, strict=True)
         validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
     return by_method, [lengths[i] for i in np.argmax(validation, axis=0)]
-
-
-class _Margins:
-    """The margins (models, n) of the references at every look at them in training."""
-
-    def __init__(self, trial: Trial, steps: int):
-        self.trial, self.every, self.seen = trial, max(steps // LOOKS, 1), []
-        self.labels = np.repeat(trial.observed, protocol().reference["models"], axis=0)
-
-    def __call__(self, step: int, stack: AnyStack) -> None:
-        if step % self.every == 0:
-            self.seen.append(pruning.logit_margin(stack(self.trial.x).cpu().numpy(), self.labels))

@@ -138,6 +138,26 @@ def references(
     return fit_many(trial.classifier(), trial.x, labels, None, model_seeds, recipe, on_step=on_step), labels
 
 
+class Looks:
+    """Looks at the references in training, every so many steps: the ``on_step`` of :func:`references`.
+
+    Of all looks (looks, rates * models, n): ``margins`` (:func:`datalab.pruning.logit_margin`), and whether a model is
+    ``right`` about the labels ``observed`` (rates, n).
+    """
+
+    def __init__(self, trial: Trial, observed: NDArray, every: int):
+        self.x, self.every = trial.x, every
+        self.labels = np.repeat(observed, protocol().reference["models"], axis=0)
+        self.margins: list[NDArray[np.float32]] = []
+        self.right: list[NDArray[np.bool_]] = []
+
+    def __call__(self, step: int, stack: AnyStack) -> None:
+        if step % self.every == 0:
+            logits = stack(self.x).cpu().numpy()
+            self.margins.append(pruning.logit_margin(logits, self.labels))
+            self.right.append(logits.argmax(-1) == self.labels)
+
+
 def features(stack: AnyStack, x: torch.Tensor) -> torch.Tensor:
     """What reaches the last layer of every model, (S, n, h)."""
     return stack.features(x).expand(len(stack), -1, -1)

@@ -84,14 +84,9 @@ def _task(
     references, steps = rule.reference["models"], rule.training["steps"]
     crossed = len(rates) * (2 + len(keep) * (1 + rule.random_subsets) + references)
     rivals = len(arms) * (len(rule.methods["primary_cell_only"]) + rule.random_subsets - 1 + FOLDS)
-    cost = (
-        steps
-        * (crossed + rivals)
-        * _STEP[architecture]
-        * machine_speed.REFERENCE
-        * max(1.0, p.caps["train"] / 1000) ** 0.1
-    )
-    return Task(f"{__name__}:run_task", given, cost, crossed + rivals)
+    models = crossed + rivals
+    cost = steps * models * _STEP[architecture] * machine_speed.REFERENCE * max(1.0, p.caps["train"] / 1000) ** 0.1
+    return Task(f"{__name__}:run_task", given, cost, models)
 
 
 def run_task(
@@ -108,9 +103,8 @@ def run_task(
     rows, labels, kept = [], [], []
     for rate, observed, scores in zip(rates, trial.observed, by_rate, strict=True):
         realised = noise.realised_rate(clean, observed)
-        row = {"dataset": trial.dataset, "architecture": trial.architecture}
-        row |= {"noise": trial.noise_kind, "seed": trial.seed}
-        row |= {"rate": rate, "realised_rate": realised}
+        row = {"dataset": trial.dataset, "architecture": trial.architecture, "noise": trial.noise_kind}
+        row |= {"seed": trial.seed, "rate": rate, "realised_rate": realised}
         for arm, mask in arms(trial, rate, observed, scores, keep_fractions):
             flipped = float(np.mean(observed[mask] != clean[mask]))
             rows.append(row | arm | {"n_kept": int(mask.sum()), "flipped_kept": flipped})

@@ -77,7 +77,7 @@ def test_the_oracle_drops_exactly_the_flipped_and_the_pruned_keep_equally_many(r
 
 def test_arms_start_alike_and_see_their_common_examples_in_one_order(monkeypatch):
     """Every arm's first weights, and the labels and the order of the batches it is given."""
-    starts, seen, start = [], [], fine_tuned._Runs._start
+    starts, seen, start = [], [], fine_tuned._Tuner._start
     order = fine_tuned.batch_order
 
     def watched_start(self):
@@ -90,7 +90,7 @@ def test_arms_start_alike_and_see_their_common_examples_in_one_order(monkeypatch
         seen.append((kept[0], found[0]))
         return found
 
-    monkeypatch.setattr(fine_tuned._Runs, "_start", watched_start)
+    monkeypatch.setattr(fine_tuned._Tuner, "_start", watched_start)
     monkeypatch.setattr(fine_tuned, "batch_order", watched_order)
     run(steps=2)
     assert len(starts) == 4
@@ -142,8 +142,8 @@ def test_all_is_trained_but_the_statistics_of_a_batch_norm(monkeypatch):
         networks.append(network)
         return network, inputs
 
-    copies, copy = [], fine_tuned._Runs._start
-    monkeypatch.setattr(fine_tuned._Runs, "_start", lambda self: copies.append(copy(self)) or copies[-1])
+    copies, copy = [], fine_tuned._Tuner._start
+    monkeypatch.setattr(fine_tuned._Tuner, "_start", lambda self: copies.append(copy(self)) or copies[-1])
     run(steps=2, load=kept)
     shipped = networks[0]
     assert torch.equal(shipped.values[0], tiny("digits", [0])[0].values[0]), "an arm must not train another's start"

@@ -55,7 +55,7 @@ def test_every_arm_is_trained_for_every_length(rows):
 
 
 def test_a_rival_drops_what_its_own_score_says(monkeypatch):
-    """The examples that :class:`_Margins` puts last on every look are those that AUM drops, and no other arm does."""
+    """The examples that :class:`Looks` puts last on every look are those that AUM drops, and no other arm does."""
     kept, arm = {}, training_length._arm
 
     def spy(method, mask, *more):
@@ -63,10 +63,10 @@ def test_a_rival_drops_what_its_own_score_says(monkeypatch):
         return arm(method, mask, *more)
 
     def last_thirty(self, step, stack):
-        self.seen.append(np.tile(np.arange(90.0), (len(self.labels), 1)))
+        self.margins.append(np.tile(np.arange(90.0), (len(self.labels), 1)))
 
     monkeypatch.setattr(training_length, "_arm", spy)
-    monkeypatch.setattr(training_length._Margins, "__call__", last_thirty)
+    monkeypatch.setattr(training_length.Looks, "__call__", last_thirty)
     training_length.run_task(**{**TASK, "rates": [0.3]})
     assert all((~mask).nonzero()[0].min() == 63 for mask in kept["AUM"])
     assert not any((kept["AUM"][0] == mask).all() for mask in kept["loss"] + kept["cross-validated loss"])
