@@ -30,8 +30,8 @@ class GradDot(Estimator):
     _state, _of_an_optimum = (), False
 
     def _fit(self, data: Held | Streamed) -> None:
-        for _ in self._batches(data):
-            pass  # refuses what is not finite
+        for batch in self._batches(data):  # refuses what is not finite
+            self._network.logits(batch.x)
 
     def _damp(self) -> None:
         self.damping_ = None
