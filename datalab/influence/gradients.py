@@ -17,7 +17,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
 
-_NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC or ExactGGN"
+_NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC"
 _TINY = 1e-30  # a gradient of norm 0 has cosine 0 with everything
 
 
