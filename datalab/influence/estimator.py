@@ -319,7 +319,6 @@ class Estimator(ABC):
             bad.append(torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in tensors(x)]).any(0))
             if not bool(bad[-1].any()):
                 bad_logits.append((~torch.isfinite(network.logits(x))).transpose(0, 1).flatten(1).any(1))
-        network.infinite = Network.infinite
         dtype = str(network.like.dtype)[6:]
         _refuse(data, bad, f"{data.name}: x must be finite in {dtype}, got NaN or infinity", "")
         why = "; has its training diverged, or does an input overflow?"
@@ -397,6 +396,7 @@ class Estimator(ABC):
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         self._refuse_unfitted()
+        self._network.infinite = Network.infinite  # not after a set without such logits: another's may be under way
         sets = self._checked(names, given)
         if not self._probed:  # a loaded one
             self._probe(sets[0])

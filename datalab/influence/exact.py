@@ -125,5 +125,5 @@ def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor
 def _refuse_above(parameters: int, name: str) -> None:
     """Raise UserError above the number of parameters whose full matrix can be held."""
     if parameters > MAX_PARAMETERS:
-        most = f"at most {MAX_PARAMETERS:,}; use EKFAC or LastLayerGGN"
+        most = f"at most {MAX_PARAMETERS:,}; use EKFAC"
         raise UserError(f"model: has {parameters:,} parameters, and {name} forms their full matrix: {most}")

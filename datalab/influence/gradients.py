@@ -17,7 +17,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
 
-_NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC or ExactGGN"
+_NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC"
 _TINY = 1e-30  # a gradient of norm 0 has cosine 0 with everything
 
 
@@ -30,8 +30,8 @@ class GradDot(Estimator):
     _state, _of_an_optimum = (), False
 
     def _fit(self, data: Held | Streamed) -> None:
-        for _ in self._batches(data):
-            pass  # refuses what is not finite
+        for batch in self._batches(data):  # refuses what is not finite
+            self._network.logits(batch.x)
 
     def _damp(self) -> None:
         self.damping_ = None

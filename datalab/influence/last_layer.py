@@ -136,7 +136,9 @@ class LastLayerGGN(ExactGGN):
         _, classes, width = network.shapes[0]
         if len(self._outputs) > 1:
             raise UserError(f"model: LastLayerGGN takes outputs (n, C), got {tuple(self._outputs)} for each example")
-        _refuse_above((classes - self._softmax) * width)
+        on = " on each of list(stack)" if network.is_stack else ""
+        cure = f"use EKFAC{on}, with the other layers in leave_out for the last one alone"
+        _refuse_above((classes - self._softmax) * width, cure)
         if not self._softmax:
             return super()._fit(data)
         if network.models * len(data) * (2 * classes + width) <= _HELD:
@@ -212,7 +214,7 @@ def scores_many(
     own = torch.empty(features.shape[:2], dtype=features.dtype, device=features.device)
     on = torch.empty(len(targets), *own.shape, dtype=features.dtype, device=features.device)
     n, classes, width = features.shape[1], logits.shape[2], features.shape[2] + 1
-    _refuse_above((classes - 1) * width)
+    _refuse_above((classes - 1) * width, "use EKFAC on the models themselves")
     held = ((classes - 1) * width) ** 2 + 2 * n * (2 * classes + width)
     for models in torch.arange(len(own)).split(max(at_once(features.device, _HELD) // held, 1)):
         trains = [examples(features[s], logits[s], labels[s]) for s in models.tolist()]
@@ -226,11 +228,10 @@ def scores_many(
     return Scores(own, tuple(on))
 
 
-def _refuse_above(size: int) -> None:
+def _refuse_above(size: int, cure: str) -> None:
     """Raise UserError above the number of rows of a matrix that can be held."""
     if size > MAX_PARAMETERS:
         what = f"the last layer's curvature is a matrix of {size:,} rows, and LastLayerGGN forms it"
-        cure = "use EKFAC, with the other layers in leave_out for the last one alone"
         raise UserError(f"model: {what}: at most {MAX_PARAMETERS:,}; {cure}")
 
 

@@ -150,8 +150,12 @@ def tensor(name: str, which: str, values: object) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {which} must be a tensor or an array of numbers: {line(error)}") from None
     if values.is_nested or values.layout != torch.strided:
-        kind, cure = ("nested", "to_padded_tensor") if values.is_nested else ("sparse", "to_dense")
-        raise UserError(f"{name}: {which} is a {kind} tensor; give {which}.{cure}()")
+        kind, cure = "sparse", f"{which}.to_dense()"
+        if values.is_nested:
+            alike = len({row.shape for row in values.unbind()}) == 1
+            padded = f"{which}.to_padded_tensor({0 if which.startswith('x') else -100})"  # what cross-entropy ignores
+            kind, cure = "nested", f"torch.stack({which}.unbind())" if alike else padded
+        raise UserError(f"{name}: {which} is a {kind} tensor; give {cure}")
     if values.dim() == 0:
         raise UserError(f"{name}: {which} must have a row for each example, got a single number")
     return values

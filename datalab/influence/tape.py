@@ -82,8 +82,9 @@ class Network:
     The model may return what holds its logits as ``logits``. Parameters: see
     :class:`~datalab.influence.estimator.Estimator`. ``models`` is S, ``names`` and ``shapes``, (G, out, in) with G
     matrices a model, are the sites'; ``like`` is a parameter of the dtype and device of all results. ``infinite`` turns
-    true, on the device, where logits were not finite; ``given`` names the examples that it is given next, and says
-    where in their set they stand, for refusals. Raises UserError for what :func:`~datalab.influence.layers.sites` does.
+    true, on the device, where logits were not finite since a verb began; ``given`` names the examples that it is given
+    next, and says where in their set they stand, for refusals. Raises UserError for what
+    :func:`~datalab.influence.layers.sites` does.
     """
 
     infinite = torch.zeros((), dtype=torch.bool)
@@ -122,8 +123,11 @@ class Network:
     def logits(self, x: Inputs) -> Tensor:
         """(S, m, ...), without a tape."""
         with torch.no_grad():
-            logits = self._stack(x) if self.is_stack else self._named(x, lambda: self.forward(x)[None])
-        self.infinite = self.infinite | ~torch.isfinite(logits.sum())
+            return self._noted(self._stack(x)) if self.is_stack else self._named(x, lambda: self.forward(x)[None])
+
+    def _noted(self, logits: Tensor) -> Tensor:
+        """The logits of any forward pass, once it is noted whether they are finite."""
+        self.infinite = self.infinite | ~torch.isfinite(logits.detach().sum())
         return logits
 
     def _called(self, x: Inputs) -> object:
@@ -155,7 +159,7 @@ class Network:
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         if not isinstance(logits, Tensor):
             raise UserError(f"model: returns a {type(output).__name__}, and one tensor of logits is needed")
-        return self._of_dtype("its logits are", logits)
+        return self._noted(self._of_dtype("its logits are", logits))
 
     def _of_dtype(self, what: str, values: Tensor) -> Tensor:
         """The values; raises UserError where they are of another dtype than the parameters."""
@@ -166,8 +170,10 @@ class Network:
 
     def tape(self, x: Inputs) -> "ModuleTape | LayerTape":
         """Run the batch x (m, ...) forward."""
-        tape = LayerTape(*self._stack.trace(x)) if self.is_stack else self._named(x, lambda: self._taped(x))
-        self.infinite = self.infinite | ~torch.isfinite(tape.logits.detach().sum())
+        if not self.is_stack:
+            return self._named(x, lambda: self._taped(x))
+        tape = LayerTape(*self._stack.trace(x))
+        self._noted(tape.logits)
         return tape
 
     def _taped(self, x: Inputs) -> "ModuleTape":

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import LastLayerGGN, softmax
+from datalab.influence import EKFAC, LastLayerGGN, softmax
 from datalab.influence.last_layer import Target, scores_many
+from datalab.stack import Stack
 
 L2 = 1e-4
 
@@ -211,6 +212,10 @@ def test_a_last_layer_too_wide_to_factorise_is_refused_and_many_classes_stream()
     x, y = torch.randn(20, 3), torch.arange(20)
     with pytest.raises(UserError, match=r"a matrix of 49,467 rows, .* at most 15,000; use EKFAC"):
         LastLayerGGN(wide).fit(x, y)
+    stack = Stack(wide, 2)
+    with pytest.raises(UserError, match=r"at most 15,000; use EKFAC on each of list\(stack\), with .* in leave_out"):
+        LastLayerGGN(stack).fit(x, y)
+    assert [EKFAC(m, 0.1, leave_out=["0"]).fit(x, y).self_influence(x, y).shape for m in list(stack)] == [(20,)] * 2
     many = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 300)).double()
     whole = LastLayerGGN(many, 0.1).fit(x.double(), y)
     weights = softmax._WEIGHTS

@@ -166,7 +166,7 @@ REFUSED = {
     "a sparse tensor": (lambda x, y: (x.to_sparse(), y), r"x is a sparse tensor; give x\.to_dense\(\)"),
     "a nested tensor": (
         lambda x, y: (torch.nested.nested_tensor(list(x)), y),
-        r"x is a nested tensor; give x\.to_padded_tensor\(\)",
+        r"x is a nested tensor; give torch\.stack\(x\.unbind\(\)\)",
     ),
     "labels beyond int64": (lambda x, y: (x, np.full(len(y), 2**64 - 1, np.uint64)), "labels must lie in"),
     "an iterable data set": (lambda x, y: (DataLoader(Stream()),), "IterableDataset has no order to return to"),
@@ -186,6 +186,20 @@ REFUSED = {
     ),
     "a dict of unlike lengths": (lambda x, y: ({"x": x, "z": x[1:]}, y), "as many examples in each tensor"),
 }
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.parametrize(("which", "length"), [("x", 12), ("x", 11), ("y", 5), ("y", 4)])
+def test_what_a_refusal_of_a_nested_tensor_names_is_taken(layout, which, length):
+    """Before: a call without the padding that it needs."""
+    wide = nn.Sequential(nn.Unflatten(1, (1, 12)), nn.Linear(12, 15), nn.Flatten(), nn.Unflatten(1, (5, 3))).double()
+    given = {"x": torch.randn(8, 12).double(), "y": torch.arange(40).view(8, 5) % 3}
+    rows = [row[:length] if i else row for i, row in enumerate(given[which])]
+    given[which] = torch.nested.nested_tensor(rows, layout=layout)
+    with pytest.raises(UserError, match="is a nested tensor; give ") as caught:
+        EKFAC(wide, 0.1).fit(*given.values())
+    given[which] = eval(str(caught.value).partition("; give ")[2], {"torch": torch}, given)
+    assert EKFAC(wide, 0.1).fit(*given.values()).self_influence(*given.values()).isfinite().all()
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -1,5 +1,7 @@
 """Models that a tape would score wrongly: each is scored right or refused in one line, whatever example comes first."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,22 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from datalab.errors import UserError
-from datalab.influence import CG, EKFAC, KFAC, TRAK, DataInf, ExactGGN, ExactHessian, GradCos, GradDot, LastLayerGGN
+from datalab.influence import (
+    CG,
+    EKFAC,
+    KFAC,
+    TRAK,
+    Arnoldi,
+    DataInf,
+    ExactGGN,
+    ExactHessian,
+    GradCos,
+    GradDot,
+    LastLayerGGN,
+    LiSSA,
+    TracIn,
+)
+from datalab.stack import Stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::datalab.influence.InfluenceWarning")
 KINDS = {
@@ -198,6 +215,41 @@ def test_logits_that_are_not_finite_are_counted_and_the_first_is_named(name):
     network = fitted._members[0]._network if name == "TRAK" else fitted._network
     network.module.weight.data[0, 0] = 1e200
     assert "not finite for 2 of 40 examples" in refusal(lambda: fitted.self_influence(x, y))
+
+
+ALL = KINDS | {
+    "LiSSA": partial(LiSSA, depth=1),
+    "Arnoldi": partial(Arnoldi, rank=2),
+    "CG, Hessian": partial(CG, curvature="hessian"),
+    "TracIn": lambda model, *_: TracIn([model], [0.1]),
+    "LastLayerGGN, stack": lambda model, d: LastLayerGGN(twice(model), d),
+    "EKFAC, stack": lambda model, d: EKFAC(twice(model), d),
+}
+
+
+def twice(model: nn.Linear) -> Stack:
+    stack = Stack(nn.Sequential(model), 2, dtype=torch.float64)
+    for value, own in zip(stack.parameters.values(), model.parameters(), strict=True):
+        value.copy_(own.detach())
+    return stack
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_logit_of_minus_infinity_is_refused_wherever_it_stands_though_all_gradients_are_finite(name):
+    x, y = data()
+    y, x[:, 0] = 1 + y % 2, 0
+    model = nn.Linear(12, CLASSES).double()
+    model.weight.data[0, 0] = -1e308
+    bad = x.clone()
+    bad[17, 0] = 20  # in no sample that is looked at before
+    of = "not finite for 1 of 40 examples, first for"
+    assert f"{of} x[17]" in refusal(lambda: ALL[name](model, 0.1).fit(bad, y))
+    fitted = ALL[name](model, 0.1).fit(x, y)
+    assert f"{of} x[17]" in refusal(lambda: fitted.self_influence(bad, y))
+    for verb, target in (("influence_on", "x_val"), ("pairwise", "x_test"), ("top", "x_test")):
+        assert f"{of} {target}[17]" in refusal(lambda: getattr(fitted, verb)(x, y, bad, y))  # noqa: B023
+        assert f"{of} x[17]" in refusal(lambda: getattr(fitted, verb)(bad, y, x[:3], y[:3]))  # noqa: B023
+    fitted.pairwise(x, y, x[:3], y[:3])
 
 
 @pytest.mark.parametrize("name", sorted(set(KINDS) - {"LastLayerGGN"}))
