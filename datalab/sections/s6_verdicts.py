@@ -53,13 +53,13 @@ ADVICE = {
         "notebook 0 has it rate by rate. Test before you prune.",
     ),
     "T1.if_vs_vanilla": (
-        "At 20 % wrong labels and 200 steps of training, pruning by influence is better than keeping everything, in F1 "
-        "and in accuracy.",
-        "At 20 % wrong labels and 200 steps of training, pruning by influence is not better than keeping everything in "
-        "both F1 and accuracy.",
-        "At 20 % wrong labels and 200 steps of training, pruning by influence is not shown to beat keeping everything "
-        "in both F1 and accuracy (notebooks 0 and 7 have each rate, stopped early): keep all unless a smaller set is "
-        "worth something in itself.",
+        "At 20 % wrong labels, all stopped early, pruning by influence is better than keeping everything, in F1 and in "
+        "accuracy.",
+        "At 20 % wrong labels, all stopped early, pruning by influence is not better than keeping everything in both "
+        "F1 and accuracy.",
+        "At 20 % wrong labels, all stopped early, pruning by influence is not shown to beat keeping everything in both "
+        "F1 and accuracy (notebooks 0 and 7 have each rate): keep all unless a smaller set is worth something in "
+        "itself.",
     ),
     "T1.full_vs_vanilla": (
         "Weights by DATA-LAB as worded pay.",

@@ -482,6 +482,27 @@ def test_rows_trained_anew_are_equal_and_invented_ones_are_named(
     assert len([f for f in done.findings if f.what.startswith("cells/") and "trained anew" in f.detail]) == 3
 
 
+def test_training_anew_has_a_bound_that_a_strangers_sizes_cannot_move(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain, "MOST_HOURS", 0.0)
+    monkeypatch.setattr("datalab.sweep.machine_speed.pace", lambda: 1e9)
+    with pytest.raises(UserError, match=r"would take .* hours here, more than 0\.0; draw fewer"):
+        verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(3, seed=7))
+
+
+@pytest.mark.parametrize("path", ["manifest.json", CSV])
+def test_what_changes_while_the_record_is_verified_is_named(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def after(*given: Any) -> None:  # the last of the reading that is done
+        (record / path).write_bytes((record / path).read_bytes() + b"\n")
+
+    monkeypatch.setattr(verify, "_derived", after)
+    found = verify.verify(record, study, recompute=True, workers=1).findings
+    assert [(finding.what, finding.detail) for finding in found] == [(path, "while the record was verified")]
+
+
 def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
     record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Columns of raw rows that hold measured time or memory, or name the process: they differ between equal runs.
 MEASURED = frozenset({"seconds", "memory", "train", "infer", "pid"})
 Place = tuple[str, str]  # of a task's raw rows: the path of the file, and the task's key in it
+MOST_HOURS = 12
 ROUNDING = 0.01  # of a number, or of one: what another processor or another library may move a score by
 
 
@@ -69,6 +70,7 @@ def retrain(
     if not chosen:
         return []
     _check_data(chosen)
+    _check_time(chosen.values(), workers)
     here, other = provenance.machine(), []
     for name in ("processor", "python", "system"):
         if manifest.machine.get(name) != here[name]:
@@ -87,6 +89,15 @@ def _check_data(chosen: Mapping[Place, Task]) -> None:
     if missing := data.missing(dict.fromkeys(name for name in given if isinstance(name, str))):
         words = " ".join(missing)
         raise UserError(f"to train tasks anew their data must be on this disk: datalab datasets --fetch {words}")
+
+
+def _check_time(chosen: Iterable[Task], workers: int | None) -> None:
+    """How long training takes is the record's word: a stranger's sizes must not keep this machine busy for days."""
+    from datalab.sweep import machine_speed
+
+    hours = sum(task.cost for task in chosen) * machine_speed.pace() / 3600 / (workers or sweep.available_cores())
+    if hours > MOST_HOURS:
+        raise UserError(f"the drawn tasks would take {hours:,.0f} hours here, more than {MOST_HOURS}; draw fewer")
 
 
 def _compared(record: Path, place: Place, task: Task, made: Path, other: list[str]) -> Retrained:

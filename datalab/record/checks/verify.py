@@ -85,6 +85,7 @@ def verify(
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
     if strange := [Finding("added", path, why) for path, why in folder.foreign(record)]:
         return Report(strange)  # nothing in it was read
+    before = _digest(record)
     manifest, problem = Manifest.read(record)
     if manifest is None:
         return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
@@ -106,6 +107,7 @@ def verify(
         _recompute(record, manifest, study, report, workers, meanwhile)
         if cells is not None:
             _retrain(record, manifest, report, cells, workers)
+        report.findings.extend(_since(record, manifest, before, {finding.what for finding in report.findings}))
     return report
 
 
@@ -129,6 +131,19 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
         unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
         if not (path in manifest.files or path in (manifest.NAME, lock.NAME) or unlisted):
             yield Finding("added", path, "the manifest does not list it")
+
+
+def _digest(record: Path) -> str:
+    return folder.sha256(record, Manifest.NAME) if folder.has(record, Manifest.NAME) else ""
+
+
+def _since(record: Path, manifest: Manifest, before: str, known: Set[str]) -> Iterator[Finding]:
+    """What was changed while the record was verified: its parts were read at several times, one after another."""
+    if _digest(record) != before:
+        yield Finding("changed", Manifest.NAME, "while the record was verified")
+    for finding in _files(record, manifest):
+        if finding.what not in known:
+            yield Finding(finding.kind, finding.what, "while the record was verified")
 
 
 def _timing(manifest: Manifest) -> Iterator[Finding]:
