@@ -182,7 +182,12 @@ def estimated(
         workers = max(min(p.processes or available_cores(), len(here)), 1)
         seconds = sum(task.cost for task in here) / workers + start * pace()
         sets = {task.parameters["dataset"] for task in here if "dataset" in task.parameters}
-        what = f"{len(here)} tasks{f' on {len(sets)} data sets' if sets else ''}, {workers} processes"
+        on = f" on {_some(len(sets), 'data set')}" if sets else ""
+        what = f"{_some(len(here), 'task')}{on}, {workers} process{'es' * (workers > 1)}"
         return Estimate(seconds, workers * (memory(p) if callable(memory) else memory), what, here)
 
     return estimate
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
