@@ -50,7 +50,10 @@ def by_training(
 
 def raw_of(rows: pd.DataFrame) -> dict[str, Any]:
     """What tells the raw rows of this training from those of another: the lengths that its models chose from."""
-    return {rawrows.LENGTHS: rows[rawrows.LENGTHS].iloc[0] if rawrows.LENGTHS in rows else None}
+    if rawrows.LENGTHS not in rows:
+        return {rawrows.LENGTHS: None}
+    (lengths,) = rows[rawrows.LENGTHS].unique()  # of one training
+    return {rawrows.LENGTHS: lengths}
 
 
 def verdicts_by_training(stopped: Sequence[Statement], fixed: Sequence[Statement]) -> pd.DataFrame:

@@ -116,7 +116,8 @@ def _curriculum(study: Trial, influence: NDArray, lengths: Sequence[int]) -> lis
 
 
 def _scored(study: Trial, rows: Sequence[dict[str, Any]], train: Train, lengths: Sequence[int]) -> list[dict[str, Any]]:
-    predicted = trial.read_off(study, train, lengths, [study.rates.index(row["rate"]) for row in rows])
+    validation = study.observed_validation[[study.rates.index(row["rate"]) for row in rows]]
+    predicted = trial.read_off(study, train, lengths, validation)
     return [row | scores for row, scores in zip(rows, trial.scores_on_test_set(study, predicted), strict=True)]
 
 
@@ -150,7 +151,7 @@ def _ensembles(study: Trial, lengths: Sequence[int]) -> list[dict[str, Any]]:
 
     def seen(train: Train) -> list[NDArray]:
         # Probabilities (S, n_test, C) on the test set, and on the validation set.
-        return np.split(trial.read_off(study, train, lengths, at, both), [len(study.x_test)], axis=1)
+        return np.split(trial.read_off(study, train, lengths, noisy_validation, both), [len(study.x_test)], axis=1)
 
     p, validated = {}, {}  # probabilities (n_test, C), and F1 on the noisy validation labels
     for name in MEMBERS:

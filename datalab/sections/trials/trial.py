@@ -269,23 +269,24 @@ def read_off(
     trial: Trial,
     train: Train,
     lengths: Sequence[int] = (),
-    rates: ArrayLike = 0,
+    validation: NDArray | None = None,
     what: Callable[[AnyStack], NDArray] | None = None,
 ) -> NDArray:
     """What is read off models that ``train(recipe=...)`` makes, a row a model: ``what`` of the stack, (S, ...).
 
     The recipe is the protocol's. Where ``lengths`` are named it is the protocol's with as many steps, and each model is
-    read at the length at which its macro-F1 on its own noisy validation labels is best, the shortest of equals.
-    ``rates`` (S,) or one for all: the places of the models' rates among the trial's. ``what``: None for the classes
+    read at the length at which its macro-F1 on the validation labels is best, the shortest of equals. ``validation``
+    (S, n_val), or (n_val,) for all: None for the noisy labels of the trial's first rate. ``what``: None for the classes
     predicted on the test set, (S, n_test).
     """
     what = what or (lambda stack: stack.predict(trial.x_test).cpu().numpy())
     if not lengths:
         return what(train(recipe=protocol_recipe()))
+    validation = trial.observed_validation[0] if validation is None else validation
     best, read = -np.inf, None
     for steps in sorted(lengths):
         stack = train(recipe=protocol_recipe(steps))
-        seen = validation_f1(trial, stack, trial.observed_validation[np.broadcast_to(rates, len(stack))])
+        seen = validation_f1(trial, stack, np.broadcast_to(validation, (len(stack), len(trial.x_val))))
         better, values = seen > best, what(stack)
         read = values if read is None else np.where(better.reshape(-1, *[1] * (values.ndim - 1)), values, read)
         best = np.maximum(best, seen)

@@ -24,7 +24,7 @@ from datalab.sections.trials.trial import DATALAB, Train, Trial
 from datalab.sweep import Task
 from datalab.training import AnyStack
 
-CASE = ["dataset", "seed", "rate"]
+CASE = ["dataset", "architecture", "seed", "rate"]
 
 
 def tasks(p: Any) -> list[Task]:
@@ -54,8 +54,10 @@ def run_task(rates: Sequence[float], lengths: Sequence[int] = (), **of: Any) -> 
         return trials.probabilities(stack, trial.x_test)
 
     for of_models, train in itertools.chain(_methods(trial), arms.ablations(judged, lambdas)):
-        at = [rates.index(row["rate"]) for row in of_models]
-        for row, p in zip(of_models, trials.read_off(trial, train, lengths, at, probabilities), strict=True):
+        validation = trial.observed_validation[[rates.index(row["rate"]) for row in of_models]]
+        if of_models[0]["method"] == "clean":  # the upper bound knows every clean label
+            validation = trial.prepared.y_val
+        for row, p in zip(of_models, trials.read_off(trial, train, lengths, validation, probabilities), strict=True):
             row = of_task | {"part": "ablation"} | row | arms.scores(trial, p)
             rows.append(row)
             if row["part"] == "main" and "variant" in row and row["rate"] in judged.rates:

@@ -1,6 +1,7 @@
 """A trial: whose flips are whose, what a model may have seen, and that stacking changes nothing."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -92,11 +93,12 @@ def test_each_model_is_read_at_the_length_its_own_noisy_validation_likes_best_th
         seen[steps] = f1(steps)
     chosen = [max(lengths, key=lambda steps, i=i: (round(seen[steps][i], 12), -steps)) for i in range(2)]
     assert chosen[0] != 1  # else the test shows nothing
-    read = shared.read_off(trial, train, lengths, rates=[0, 1])
+    read = shared.read_off(trial, train, lengths, trial.observed_validation)
     for i, steps in enumerate(chosen):
         expected = train(protocol_recipe(steps)).predict(trial.x_test).numpy()[i]
         np.testing.assert_array_equal(read[i], expected)
     fixed = train(protocol_recipe()).predict(trial.x_test).numpy()
     np.testing.assert_array_equal(shared.read_off(trial, train), fixed)
-    logits = shared.read_off(trial, train, lengths, [0, 1], lambda stack: shared.probabilities(stack, trial.x_test))
+    probabilities = partial(shared.probabilities, x=trial.x_test)
+    logits = shared.read_off(trial, train, lengths, trial.observed_validation, probabilities)
     np.testing.assert_array_equal(logits.argmax(-1), read)

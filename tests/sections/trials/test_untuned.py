@@ -39,11 +39,24 @@ def test_with_one_length_stopping_early_is_training_for_it():
     assert not fixed.equals(pd.DataFrame(untuned.run_task(**TASK | {"lengths": [5]})))
 
 
+def test_the_upper_bounds_length_is_chosen_by_clean_labels_and_the_others_by_noisy_ones(monkeypatch):
+    asked = []
+    read_off = untuned.trials.read_off
+    monkeypatch.setattr(untuned.trials, "read_off", lambda *given: (asked.append(given[3]), read_off(*given))[1])
+    rows = pd.DataFrame(untuned.run_task(**TASK))
+    clean, noisy = [v for v in asked if v.ndim == 1], [v for v in asked if v.ndim == 2]
+    assert len(clean) == 1
+    assert len(noisy) == len(asked) - 1 > 8
+    assert (noisy[0][0] == clean[0]).all()  # nothing is flipped at the first rate
+    assert (noisy[0][1] != clean[0]).any()
+    assert rows[rows.method == "clean"].groupby("part").size().to_dict() == {"main": 2}
+
+
 def test_a_gain_is_over_vanilla_trained_alike():
     def of_training(vanilla: float, gain: float) -> pd.DataFrame:
         rows = []
         for dataset, lead in (("wine", 0.5), ("digits", 1.5)):
-            base = {"part": "main", "dataset": dataset, "seed": 0, "rate": 0.2}
+            base = {"part": "main", "dataset": dataset, "architecture": "mlp", "seed": 0, "rate": 0.2}
             rows += [base | {"method": "vanilla", "macro_f1": vanilla}]
             rows += [base | {"method": "clean", "macro_f1": vanilla + lead * gain}]
         return pd.DataFrame(rows)
