@@ -1,9 +1,10 @@
 """Section 4.1: does DATA-LAB beat plain training, and what else does? Its tasks serve sections 4.3 and 5.1 too.
 
-A task is a data set, architecture and seed, with all noise rates, methods and ablations. Every arm may try the same
-number of configurations, chosen by macro-F1 on a validation set as noisy as the training set. :func:`decide` does all
-of that and sees no test label; :func:`run_task` scores what it decided. In the tables the data set is the unit; it
-counts by its mean over architectures, seeds and draws.
+A task is a data set, architecture and seed, with all noise rates, methods and ablations. The primary ones, every model
+stopped early, are those of ``trials/untuned.py``. :func:`run_task` is the tuned one, for the recipe's length: every arm
+may try the same number of configurations, chosen by macro-F1 on a validation set as noisy as the training set.
+:func:`decide` does all of that and sees no test label. In the tables the data set is the unit; it counts by its mean
+over architectures, seeds and draws.
 """
 
 import itertools
@@ -112,7 +113,7 @@ estimate = estimated(all_tasks, memory)
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
-    """The rows of one task: ``precision``, ``recall``, ``macro_f1``, ``accuracy`` and ``ece`` on the clean test set.
+    """The rows of one tuned task, with :func:`~datalab.sections.trials.arms.scores` on the clean test set.
 
     ``part`` is "main" (a row per rate, method and draw of a random subset) or "ablation" (per rate, variant and set of
     components that are on). A row of DATA-LAB carries its weights' effective sample size as a share of n, ``ess``, and
@@ -255,7 +256,7 @@ def headline(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
 
 
 def weights(rows: pd.DataFrame) -> pd.DataFrame:
-    """What the tuned weights look like: effective sample size, AUROC for clean labels and the lambdas chosen."""
+    """What the tuned weights look like, at 200 steps: effective sample size, AUROC for clean labels, lambdas chosen."""
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
         return (

@@ -97,7 +97,7 @@ def run_task(draws: Sequence[str], lengths: Sequence[int] = (), **given: Any) ->
         kept.append(mask)
         sets.append({"draw": draw, "tilt": tilt, "flipped": flipped[mask].mean(), "mean_rank": ranks[mask].mean()})
 
-    # All at the default lambdas: nothing is tuned, so that levels differ by their data alone.
+    # All at the default lambdas: nothing but the length is tuned, so that levels differ by their data.
     kept, labels, lambdas = np.array(kept), np.tile(observed, (len(kept), 1)), trial.default_lambdas(len(kept))
     trained = {BASELINE: partial(trial.fit, study, labels, kept)}
     for variant, method in DATALAB.items():

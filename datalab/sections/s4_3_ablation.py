@@ -1,4 +1,4 @@
-"""Section 4.3: which of DATA-LAB's components earns its keep? Its tasks are section 4.1's, both kinds.
+"""Section 4.3: which of DATA-LAB's components earns its keep? Its tasks are section 4.1's, of every kind.
 
 The data set is the unit; it counts by its mean over architectures and seeds.
 """

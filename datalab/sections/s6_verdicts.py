@@ -34,13 +34,13 @@ _ELSEWHERE = {
 FINDINGS = {
     "TITLE.threshold": "Is there a noise rate from which influence pruning beats random, and is it 15 %?",
     "TITLE.only_when": "Is influence pruning no better than random at or below that rate?",
-    "T1.if_vs_vanilla": "Does influence pruning beat keeping everything, at 20 % flipped labels?",
+    "T1.if_vs_vanilla": "Does influence pruning beat keeping everything, at 20 % flipped labels, all stopped early?",
     "T1.full_vs_vanilla": "Does DATA-LAB, as the paper words it, beat plain training?",
     "S4.1.consistent_all": "On every benchmark?",
     "S3.3.kl_prevents_collapse": "Does the KL term keep the weights from collapsing?",
     "S4.3.aw_most": "Do the adaptive weights contribute most?",
     "S4.2.baseline_drops": "Does the baseline fall as the influence level rises, noise held equal?",
-    "S5.3.filtering": "Does removing high-influence examples hurt, at 20 % flipped labels?",
+    "S5.3.filtering": "Does removing high-influence examples hurt, at 20 % flipped labels, all stopped early?",
     "ABS.framework_f1": "Can failures of influence pruning be foreseen better than by always expecting one?",
 }
 
