@@ -32,7 +32,7 @@ def tasks(p: Any) -> list[Task]:
 
     ``p`` is section 4.1's parameters.
     """
-    cost = 0.16 * len(p.main_rates) + 0.4  # seconds on one core
+    cost = 0.55 * len(p.main_rates) + 0.4  # seconds on one core
     models = len(p.main_rates) * 15 + 14  # references, folds and methods are fifteen; the ablations
     given = {"architectures": p.main_architectures, "rates": list(p.main_rates)}
     return per_set_and_seed(p, f"{__name__}:run_task", cost, models, **given)
