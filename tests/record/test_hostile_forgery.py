@@ -491,14 +491,17 @@ def test_training_anew_has_a_bound_that_a_strangers_sizes_cannot_move(
         verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(3, seed=7))
 
 
-@pytest.mark.parametrize("path", ["manifest.json", CSV])
+@pytest.mark.parametrize("path", [Manifest.NAME, CSV])
 def test_what_changes_while_the_record_is_verified_is_named(
     record: Path, study: Study, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    def after(*given: Any) -> None:  # the last of the reading that is done
+    recomputing = verify._recompute
+
+    def then_changed(*given: Any) -> None:
+        recomputing(*given)
         (record / path).write_bytes((record / path).read_bytes() + b"\n")
 
-    monkeypatch.setattr(verify, "_derived", after)
+    monkeypatch.setattr(verify, "_recompute", then_changed)
     found = verify.verify(record, study, recompute=True, workers=1).findings
     assert [(finding.what, finding.detail) for finding in found] == [(path, "while the record was verified")]
 
