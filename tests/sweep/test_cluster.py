@@ -24,7 +24,7 @@ def trained() -> list[Task]:
     section = STUDY.find("3.1").load()
     caps = {"train": 100, "validation": 50, "test": 100}
     given = {"profile": "smoke", "device": "cpu", "datasets": ["wine"], "seeds": 3, "caps": caps}
-    return section.tasks(resolve(section.Parameters, given, "3.1"))
+    return section.fixed_tasks(resolve(section.Parameters, given, "3.1"))
 
 
 def bytes_of(grid: list[Task], folder: Path) -> list[bytes]:
