@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from datalab.sweep import reach
+
 PACKAGE = Path(__file__).resolve().parents[1] / "datalab"
 # From the top down; the rooms of one line may use each other, as long as no circle of their files comes of it.
 ROOMS = (
@@ -86,6 +88,20 @@ def test_every_arrow_points_down_the_rooms() -> None:
 
 def test_no_arrows_run_in_a_circle() -> None:
     assert circle(modules()) == []
+
+
+def test_a_room_that_a_task_depends_on_whole_imports_none_that_it_reaches_by_name() -> None:
+    """Else a change there would pass a task's key by."""
+    by_name = {Path(place).stem for place in reach.BY_NAME}
+    whole = set(LEVEL) - by_name - {Path(place).stem for place in reach.NEVER} - {"__init__"}
+    assert {"data", "training", "seeds"} <= whole
+    within = modules()
+    assert not {
+        (module, target)
+        for module in within
+        for target in arrows(module, within)
+        if room(module) in whole and room(target) in by_name
+    }
 
 
 def test_every_room_has_its_place_in_the_order() -> None:

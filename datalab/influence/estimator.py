@@ -73,7 +73,8 @@ class Estimator(ABC):
     ----------
     model
         Maps x (n, ...), or keyword arguments where x is a dict, to outputs (n, C) or (n, T, C); or a
-        :class:`~datalab.stack.Stack`. It is not changed; its device is that of all results.
+        :class:`~datalab.stack.Stack`. It is not changed; its device is that of all results. Once it is trained further,
+        or ``train()`` is called, a fitted estimator refuses to score.
     damping
         d, at least 0, or ``"auto"``: l2 + 1e-3 * mean diagonal of H, of each model of a stack.
     l2
@@ -131,6 +132,7 @@ class Estimator(ABC):
         self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
         with computing():
             (data,) = self._checked(["x, y"], (x, y))
+            before = self._network.state()
             self._probe(data)
             self._look(data)
             self.n_ = len(data)
@@ -139,6 +141,8 @@ class Estimator(ABC):
                 self._damp()
                 if self._of_an_optimum:
                     self._warn_where_not_converged(data)
+                # A buffer in which forward passes count themselves is none of the model's state.
+                self._as_fitted = {k: v for k, v in self._network.state().items() if before.get(k) == v}
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -148,7 +152,7 @@ class Estimator(ABC):
 
     def redamped(self, damping: Damping) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
-        self._refuse_unfitted()
+        self._refuse_unless_fitted()
         _refuse_below_0("damping", damping, "'auto' or ")
         other = copy.copy(self)
         other.damping = damping
@@ -191,7 +195,7 @@ class Estimator(ABC):
 
         Raises UserError for an estimator that needs its training set again.
         """
-        self._refuse_unfitted()
+        self._refuse_unless_fitted()
         saved.write(self, path)
 
     @abstractmethod
@@ -344,6 +348,8 @@ class Estimator(ABC):
         """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
         if self.damping == "auto":
             d = self.l2 + AUTO_RELATIVE * mean_diagonal
+            if bool((d == 0).any()):
+                raise UserError("damping: 'auto' is 0, for the curvature is 0 everywhere; give a number above 0")
         else:
             d = torch.full_like(mean_diagonal, float(self.damping))
         self.damping_ = d if self._network.is_stack else float(d[0])
@@ -390,12 +396,17 @@ class Estimator(ABC):
                 self._refuse_infinite(data)
             raise UserError("model: influence is not finite, though every gradient is")
 
-    def _refuse_unfitted(self) -> None:
+    def _refuse_unless_fitted(self) -> None:
+        """Raise UserError where there was no ``fit``, or the model is no longer as it was then."""
         if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
+        self._network.refuse_train_mode()
+        now = self._network.state()
+        if changed := [name for name, value in self._as_fitted.items() if now.get(name) != value]:
+            raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
-        self._refuse_unfitted()
+        self._refuse_unless_fitted()
         self._network.infinite = Network.infinite  # not after a set without such logits: another's may be under way
         sets = self._checked(names, given)
         if not self._probed:  # a loaded one

@@ -36,18 +36,19 @@ class Factors:
 
     def square_norms(self) -> Tensor:
         """The squared norm (B, m) of each example's gradient."""
-        return torch.cat([_squares(part.per_example()) for part in self._chunks()], 1)
+        return torch.cat([_squares(part.per_example()) for part in self.chunks()], 1)
 
     def square_sum(self) -> Tensor:
         """sum_i of each example's squared gradient, element by element, (B, out, in), for rotated factors."""
-        return sum(part.per_example().square().sum(1) for part in self._chunks())
+        return sum(part.per_example().square().sum(1) for part in self.chunks())
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
         """sum_jk weight_jk grad_jk^2 of each example, (B, m), for rotated factors and a weight (B, out, in)."""
         flat = weight.flatten(1)[..., None]
-        return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self._chunks()], 1)
+        return torch.cat([(part.per_example().square_().flatten(2) @ flat)[..., 0] for part in self.chunks()], 1)
 
-    def _chunks(self, numbers: int = _SQUARED) -> list[Self]:
+    def chunks(self, numbers: int = _SQUARED) -> list[Self]:
+        """Of so few examples each that their gradients are at most so many numbers."""
         first, _ = self.parts[0]
         size = max(numbers // (first.gradients[:, 0, 0].numel() * first.width), 1)
         return [self.part(start, size) for start in range(0, first.gradients.shape[1], size)]
@@ -138,13 +139,13 @@ class Dense(Product):
         t = self.inputs.shape[2]
         if k * t > n_in if t == 1 else k > 2:  # where forming gradients is cheaper than projecting every position
             flat = directions.flatten(2)
-            return torch.cat([flat @ part.per_example().flatten(2).mT for part in self._chunks(_MULTIPLIED)], 2)
+            return torch.cat([flat @ part.per_example().flatten(2).mT for part in self.chunks(_MULTIPLIED)], 2)
         return super().dot(directions)
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         if self.rank_one:
             return super().weighted_total(weights)
-        parts = self._chunks(_MULTIPLIED)
+        parts = self.chunks(_MULTIPLIED)
         pairs = zip(weights.split(parts[0].inputs.shape[1], 2), parts, strict=True)
         return sum(w @ f.per_example().flatten(2) for w, f in pairs).unflatten(2, (self.gradients.shape[-1], -1))
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from datalab.errors import UserError
 from datalab.influence import losses
 from datalab.influence.estimator import Damping, Directions, Estimator
-from datalab.influence.factors import Product, Shared
+from datalab.influence.factors import Factors, Product, Shared
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
@@ -25,6 +25,7 @@ from datalab.seeds import generator
 MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
 
 _WIDE, _ALIGNED = 512, 16
+_ROTATED = 1 << 18  # numbers of rotated gradients formed at a time, which with their factors stay in a core's cache
 _FLOAT64_UP_TO = 2048  # of 5,000 classes float64 takes 40 s on a core
 
 Fisher = Literal["auto", "exact", "sampled", "empirical"]
@@ -110,22 +111,25 @@ class Kronecker(Estimator):
         return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
 
     def _self_influence(self, batch: Batch) -> Tensor:
-        pairs = zip(self._factors(batch), self._wide, strict=True)
-        return self._over_sites(f.rotate(q_a, q_g).weighted_squares(w) for f, (q_a, q_g, w) in pairs)
+        return self._over_sites(map(_weighted, self._factors(batch), self._wide))
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
-        # In the eigenbases a solve is a product element by element, so both sides are rotated and nothing is back.
-        sites = zip(self._factors(tests), self._bases, self._inverse, strict=True)
-        rotated = [(bases, f.rotate(*bases).per_example().mul_(w[:, None])) for f, bases, w in sites]
-        return self._products(data, rotated, lambda f, pair: f.rotate(*pair[0]).dot(pair[1]))
+        # In the eigenbases a solve is a product element by element: there, and back, or there with both sides.
+        sides: list[tuple[Bases | None, Tensor]] = []
+        for f, bases, w in zip(self._factors(tests), self._bases, self._inverse, strict=True):
+            v = f.rotate(*bases).per_example().mul_(w[:, None])
+            out, n_in = v.shape[2:]
+            positions = sum(part.gradients.shape[2] for part, _ in f.parts)
+            back = v.shape[1] * out * n_in * (out + n_in) < len(data) * positions * (out**2 + n_in**2)
+            sides.append((None, _back(v, *bases)) if back else (bases, v))
+        return self._products(data, sides, lambda f, side: (f.rotate(*side[0]) if side[0] else f).dot(side[1]))
 
     def _solve(self, directions: Directions) -> Directions:
         """Q_G ((Q_G' v Q_A) * inverse) Q_A' at each site."""
         solved = []
         for v, (q_a, q_g), w in zip(directions, self._bases, self._inverse, strict=True):
-            q_g, w = q_g[:, None], w[:, None]
-            v = q_g.mT @ v
-            solved.append(q_g @ (v * w) if q_a is None else q_g @ ((v @ q_a[:, None]) * w) @ q_a[:, None].mT)
+            v = q_g[:, None].mT @ v
+            solved.append(_back((v if q_a is None else v @ q_a[:, None]) * w[:, None], q_a, q_g))
         return solved
 
 
@@ -172,6 +176,19 @@ class EKFAC(Kronecker):
             for i, over_classes in squares.items():
                 sums[i] += rotated[i].squares_of(over_classes)
         return [s / len(data) for s in sums]
+
+
+def _weighted(f: Factors, site: tuple[Tensor | None, Tensor, Tensor]) -> Tensor:
+    """sum_jk w_jk (Q_G' grad Q_A)_jk^2 of each example, (B, m): of gradients that have to be formed a few at a time."""
+    q_a, q_g, w = site
+    parts = [f] if f.rank_one else f.chunks(_ROTATED)
+    return torch.cat([part.rotate(q_a, q_g).weighted_squares(w) for part in parts], 1)
+
+
+def _back(v: Tensor, q_a: Tensor | None, q_g: Tensor) -> Tensor:
+    """Q_G v Q_A' of each of k directions (B, k, out, in)."""
+    v = q_g[:, None] @ v
+    return v if q_a is None else v @ q_a[:, None].mT
 
 
 def _upright(a: Tensor, g: Tensor, positions: float, flip: bool, uses: int) -> Moments:

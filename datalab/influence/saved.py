@@ -3,7 +3,6 @@
 Nothing in a file is executed: its header names an estimator among those known here, and its settings are plain JSON.
 """
 
-import hashlib
 import inspect
 import json
 from pathlib import Path
@@ -34,7 +33,7 @@ def write(estimator: Any, path: str | Path) -> None:
         "estimator": name,
         "settings": settings,
         "loss": repr(estimator.loss),
-        "model": _digest(estimator.model),
+        "model": estimator._as_fitted,
         "n": estimator.n_,
         "state": {key: _flattened(key, getattr(estimator, key), tensors) for key in estimator._state},
         "newton_gain": _flattened("newton_gain", getattr(estimator, "newton_gain_", None), tensors),
@@ -57,11 +56,13 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
         raise UserError(f"path: {path} is no estimator saved by save(path): {error}") from None
     if header["loss"] != repr(loss):
         raise UserError(f"loss: {path} was fitted with {header['loss']}, got {loss!r}")
-    if header["model"] != _digest(model):
-        raise UserError(f"model: its parameters are not those that {path} was fitted on")
     settings["dtype"] = settings["dtype"] and getattr(torch, settings["dtype"])
     estimator = kind(model, **settings, loss=loss)
     estimator._network = kind._takes(model, estimator.leave_out, estimator.dtype, estimator.include_frozen)
+    estimator._as_fitted, now = header["model"], estimator._network.state()
+    if differs := [name for name, value in estimator._as_fitted.items() if now.get(name) != value]:
+        what = ", ".join(map(repr, differs[:3]))
+        raise UserError(f"model: it is not the one that {path} was fitted on ({what})")
     device = estimator._network.like.device
     for key, layout in header["state"].items():
         setattr(estimator, key, _rebuilt(layout, tensors, device))
@@ -69,16 +70,6 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
         estimator.newton_gain_ = _rebuilt(header["newton_gain"], tensors, device)
     estimator.n_ = header["n"]
     return estimator
-
-
-def _digest(model: nn.Module | Stack) -> str:
-    """Of all parameters' names, shapes and bytes."""
-    named = model.named_parameters() if isinstance(model, nn.Module) else model.parameters.items()
-    digest = hashlib.sha256()
-    for name, value in named:
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _flattened(key: str, value: object, tensors: dict[str, Tensor]) -> object:

@@ -10,6 +10,7 @@ its own row of a layer and no other.
 import contextlib
 import copy
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -17,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import CheckpointError
 
 from datalab.errors import UserError
@@ -115,6 +117,21 @@ class Network:
             names = " and ".join(sorted(str(of_some)[6:] for of_some in dtypes))
             raise UserError(f"model: computes in {names}; give dtype=torch.float32")
 
+    def state(self) -> dict[str, str]:
+        """What tells one state of the model from another: the SHA-256 of how it is built and of each parameter and
+        buffer, by name, but for those whose bytes are not at hand (sparse, quantised or lazy ones).
+        """
+        module = self._stack.module if self.is_stack else self.module
+        named = (
+            self._stack.parameters if self.is_stack else dict(module.named_parameters()) | dict(module.named_buffers())
+        )
+        hashes = {"how it is built": hashlib.sha256(repr(module).encode())}
+        for name, v in named.items():
+            if not (is_lazy(v) or v.is_quantized) and v.layout == torch.strided:
+                hashes[name] = hashlib.sha256(f"{tuple(v.shape)} {v.dtype}".encode())
+                hashes[name].update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return {name: of_one.hexdigest() for name, of_one in hashes.items()}
+
     @property
     def n_parameters(self) -> int:
         """The number of parameters of one model that influence is taken over."""
@@ -155,7 +172,7 @@ class Network:
         versions = [v._version for v in tensors(x)]
         output = self._called(x)
         if [v._version for v in tensors(x)] != versions:
-            raise UserError("model: writes into its input; let it work on a copy, x.clone()")
+            raise UserError(f"model: writes into its input; {_COPY}")
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
         if not isinstance(logits, Tensor):
             raise UserError(f"model: returns a {type(output).__name__}, and one tensor of logits is needed")
@@ -189,6 +206,11 @@ class Network:
             what = f"the output of {layers.named(names)}, the same for all examples, is used as if it were one row"
             cure = f"(give position indices as (1, T), and add their output as it is); {layers.left(names)}"
             raise UserError(f"model: {what} {cure}") from error
+
+    def refuse_train_mode(self) -> None:
+        """Raise UserError where a layer's outputs are random, or depend on the batch."""
+        if not self.is_stack:  # whose models are run in eval mode
+            layers.refuse_train_mode(self.module)
 
     def probe(self, x: Inputs) -> None:
         """Look at how one example x (1, ...) passes through the layers.
@@ -319,6 +341,7 @@ class _Record(NamedTuple):
 
     use: Use
     inputs: Tensor
+    version: int  # of the inputs, which may be a view of what the model works on
     edge: GradientEdge
     nodes: set[Node]  # of autograd's graph, between the input and the output
 
@@ -340,6 +363,8 @@ class ModuleTape:
             self.logits, self.edge = logits[None], get_gradient_edge(logits)
             reached = self._walk(logits)
         self.records = [r for of_use in self._seen.values() for r in of_use if r.edge.node in reached]
+        if written := [r.use.layer for r in self.records if r.inputs._version != r.version]:
+            raise UserError(f"model: writes into what {layers.named(written)} took, after it ran; {_COPY}")
         at = list(enumerate(self.records))
         self._of_site = [[i for use in site.uses for i, r in at if r.use is use] for site in network.sites]
         pairs = zip(network.sites, self._of_site, strict=True)
@@ -371,7 +396,7 @@ class ModuleTape:
         with torch.no_grad():
             inputs = use.inputs(x.detach())
         # The edge stays that of this output whatever works on it in place.
-        earlier.append(_Record(use, inputs, get_gradient_edge(output), nodes))
+        earlier.append(_Record(use, inputs, inputs._version, get_gradient_edge(output), nodes))
         return output
 
     def _walk(self, logits: Tensor) -> set[Node]:
@@ -399,6 +424,10 @@ class ModuleTape:
             found = torch.autograd.grad(self.logits, wanted, cotangent, retain_graph=True, allow_unused=True)
         except CheckpointError:
             raise UserError("model: a checkpoint recomputes another forward pass; switch checkpointing off") from None
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise UserError(f"model: writes into what its gradient needs; {_COPY}") from error
         return list(found[: len(leaves)]), list(found[len(leaves) :])
 
     def factors(self, cotangent: Tensor) -> list[Factors]:
@@ -422,6 +451,7 @@ def between(output: Tensor, start: Node | None = None) -> set[Node]:
     return nodes
 
 
+_COPY = "let it work on a copy, x.clone()"
 _MIXES = "model: mixes the examples of a batch (batch statistics?); each must have its own logits"
 
 

@@ -295,7 +295,7 @@ def test_load_refuses_what_was_not_saved_on_this_model_with_this_loss(tmp_path):
         influence.load(path, model, loss=SquaredError())
     with torch.no_grad():
         model[0].weight[0, 0] += 1e-9
-    with pytest.raises(UserError, match="model: its parameters are not those"):
+    with pytest.raises(UserError, match=r"model: it is not the one that .*0\.weight"):
         influence.load(path, model)
     (tmp_path / "pickle").write_bytes(b"\x80\x04K\x01.")
     for other in ("pickle", "absent"):

@@ -10,6 +10,22 @@ from datalab.sweep import reach
 # A package like ours. What the task can reach says `1`, what it cannot `-1`; an edit replaces the digit.
 FILES = {
     "training.py": "STEPS = 1",
+    "pruning.py": "def keep():\n    return 1\n\n\ndef shown():\n    return -1\n",
+    "influence/__init__.py": '''
+from datalab.influence.kronecker import EKFAC
+from datalab.influence.last_layer import LastLayerGGN
+
+ALL = (-1, EKFAC)
+''',
+    "influence/estimator.py": "class Estimator:\n    batch = 1\n",
+    "influence/kronecker.py": "class EKFAC:\n    wide = -1\n",
+    "influence/last_layer.py": '''
+from datalab.influence.estimator import Estimator
+
+
+class LastLayerGGN(Estimator):
+    damping = 1
+''',
     "cli.py": "X = -1",
     "ledger/claim.py": "X = -1",
     "record/tables.py": "X = -1",
@@ -19,7 +35,7 @@ FILES = {
     "sections/s4_1_main.py": '''
 from functools import cache
 
-from datalab import stats
+from datalab import influence, pruning, stats
 from datalab.record import Statement
 from datalab.sections import shared, whole
 from datalab.sections.trial import Trial, unused_by_the_task
@@ -63,6 +79,7 @@ def run_task(seed: int):
     from datalab.sections.late import inside
 
     step(), Model().used(), Trial(seed).references(), shared.folds(), stats.t_test([1, 1])
+    influence.LastLayerGGN, pruning.keep()
     return [inside(g) for g in GRID], list(map(repr, [whole]))
 
 
@@ -163,7 +180,7 @@ def edit(package: Path, name: str, number: int) -> None:
 
 
 def test_the_edits_are_many_and_of_every_kind() -> None:
-    assert len(edits("1")) == 15
+    assert len(edits("1")) == 18
     assert len(edits("-1")) == 15
 
 

@@ -1,0 +1,218 @@
+"""A fitted estimator scores the model that it was fitted on, or refuses: here the model changes after ``fit``."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from datalab import influence
+from datalab.errors import UserError
+from datalab.influence import (
+    CG,
+    EKFAC,
+    KFAC,
+    TRAK,
+    DataInf,
+    ExactGGN,
+    ExactHessian,
+    GradDot,
+    LastLayerGGN,
+    TracIn,
+    losses,
+)
+
+KINDS = {
+    "EKFAC": lambda model: EKFAC(model, 0.1),
+    "KFAC": lambda model: KFAC(model, 0.1),
+    "ExactGGN": lambda model: ExactGGN(model, 0.1),
+    "ExactHessian": lambda model: ExactHessian(model, 5.0),
+    "LastLayerGGN": lambda model: LastLayerGGN(model, 0.1),
+    "CG": lambda model: CG(model, 0.1),
+    "DataInf": lambda model: DataInf(model, 0.1),
+    "GradDot": lambda model: GradDot(model),
+    "TRAK": lambda model: TRAK(model, 0.1),
+    "TracIn": lambda model: TracIn([model], [0.1]),
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings(action="ignore", category=influence.InfluenceWarning):
+        yield
+
+
+def data(n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(3)
+    return torch.randn(n, 6, generator=g).double(), torch.arange(n) % 3
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    normed = nn.BatchNorm1d(4)
+    normed.running_mean += 0.3
+    return nn.Sequential(nn.Linear(6, 4), normed, nn.Tanh(), nn.Linear(4, 3)).double().eval()
+
+
+def trained_on(model: nn.Sequential) -> None:
+    x, y = data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def other_statistics(model: nn.Sequential) -> None:
+    model[1].running_mean[0] += 1e-9
+
+
+def through_data(model: nn.Sequential) -> None:
+    model[3].weight.data[0, 0] *= 1 + 1e-12
+
+
+def other_layer(model: nn.Sequential) -> None:
+    model[3] = nn.Linear(4, 3).double()
+
+
+def other_activation(model: nn.Sequential) -> None:
+    model[2] = nn.ReLU()
+
+
+def in_train_mode(model: nn.Sequential) -> None:
+    model.train()
+
+
+CHANGES = [trained_on, other_statistics, through_data, other_layer, other_activation, in_train_mode]
+
+
+def refusal(run: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as raised:
+        run()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_that_changed_after_fit_is_not_scored(name, change):
+    """Before: old curvature and new gradients, in silence; in train mode the model's statistics were written over."""
+    model, (x, y) = network(), data()
+    fitted = KINDS[name](model).fit(x, y)
+    fitted.self_influence(x, y), fitted.influence_on(x, y, x, y)  # as it was
+    change(model)
+    statistics = model[1].running_mean.clone()
+    verbs = [fitted.self_influence, lambda *a: fitted.influence_on(*a, *a), lambda *a: fitted.pairwise(*a, *a)]
+    for verb in [*verbs, lambda *a: fitted.top(*a, *a, k=1)]:
+        message = refusal(lambda verb=verb: verb(x, y))
+        wanted = "is in train mode; call model.eval() first" if change is in_train_mode else "changed after fit"
+        assert wanted in message
+    assert torch.equal(model[1].running_mean, statistics)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_changed_is_neither_damped_anew_nor_saved_nor_loaded(change, tmp_path):
+    """Before: ``save`` wrote the new parameters' digest beside the old curvature, and ``load`` saw parameters alone."""
+    model, (x, y) = network(), data()
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    fitted.save(tmp_path / "before")
+    influence.load(tmp_path / "before", model).self_influence(x, y)
+    change(model)
+    refusal(lambda: fitted.redamped(0.2))
+    refusal(lambda: fitted.save(tmp_path / "after"))
+    assert not (tmp_path / "after").exists()
+    refusal(lambda: influence.load(tmp_path / "before", model).self_influence(x, y))
+
+
+def test_a_model_that_changed_back_is_scored_as_before():
+    model, (x, y) = network(), data()
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    scores = fitted.self_influence(x, y)
+    model[0].weight.data.neg_()
+    refusal(lambda: fitted.self_influence(x, y))
+    model[0].weight.data.neg_()
+    model.train().eval()
+    assert torch.equal(fitted.self_influence(x, y), scores)
+
+
+class Counting(nn.Module):
+    """Counts its forward passes in a buffer, which its logits do not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x)
+
+
+def test_what_forward_passes_write_by_themselves_is_no_change(tmp_path):
+    model, (x, y) = Counting().double(), data()
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    scores = fitted.self_influence(x, y)
+    fitted.save(tmp_path / "file")
+    assert torch.equal(fitted.self_influence(x, y), scores)
+    assert torch.allclose(influence.load(tmp_path / "file", model).self_influence(x, y), scores)
+
+
+def test_a_copy_in_another_precision_stays_what_it_was():
+    """``dtype`` scores a copy: what happens to the model afterwards is another's."""
+    model, (x, y) = network(), data()
+    fitted = EKFAC(model, 0.1, dtype=torch.float32).fit(x, y)
+    scores = fitted.self_influence(x, y)
+    trained_on(model)
+    assert torch.equal(fitted.self_influence(x, y), scores)
+
+
+class Overwrites(nn.Module):
+    """Writes into what its first layer took, for every example or, by its sign, for few."""
+
+    def __init__(self, few: bool):
+        super().__init__()
+        self.first, self.last, self.few = nn.Linear(6, 4), nn.Linear(4, 3), few
+
+    def forward(self, x):
+        hidden = x * 2.0
+        logits = self.last(torch.tanh(self.first(hidden)))
+        with torch.no_grad():
+            hidden[hidden[:, 0] > 3.0 if self.few else slice(None)] = 0.0
+        return logits
+
+
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layers_input_that_is_overwritten_after_it_ran_is_refused(few, frozen):
+    """Before: "computes something else than its kind does" where a sampled example was hit, else a wrong score."""
+    model, (x, y) = Overwrites(few).double(), data()
+    model.last.requires_grad_(not frozen)
+    for fit in (EKFAC(model, 0.1).fit, GradDot(model).fit):
+        assert "into what layer 'first' took, after it ran; let it work on a copy" in refusal(lambda fit=fit: fit(x, y))
+
+
+class Spoils(nn.Module):
+    """Writes into what autograd keeps of tanh."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.last(hidden.mul(1.0)) + hidden.mul_(2.0)[:, :3]
+
+
+def test_what_autograd_cannot_go_back_through_is_one_line():
+    """Before: RuntimeError."""
+    x, y = data()
+    assert "writes into what its gradient needs; let it work on a copy" in refusal(
+        lambda: EKFAC(Spoils().double()).fit(x, y)
+    )
+
+
+@pytest.mark.parametrize("kind", [CG, EKFAC, KFAC, ExactGGN, LastLayerGGN, DataInf])
+def test_no_curvature_at_all_needs_a_damping_in_numbers(kind):
+    """Before: CG fitted with a damping of 0, and gave scores that were not finite."""
+    x, y = data()
+    model = nn.Linear(6, 3).double()
+    ignored = losses.CrossEntropy(ignore_index=7)
+    assert "damping: " in refusal(lambda: kind(model, loss=ignored).fit(x, torch.full_like(y, 7)))
