@@ -36,7 +36,8 @@ _FORMULA = {"math", "mfrac", "mi", "mn", "mo", "mover", "mrow", "mspace", "msqrt
 _FORMULA |= {"msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover", "mpadded", "mphantom"}
 _ATTRIBUTES = {"*": {"class", "style"}, "a": {"href"}, "div": {"tabindex", "role", "aria-label"}}
 _ATTRIBUTES |= {f"h{n}": {"id"} for n in range(1, 5)}
-_ATTRIBUTES |= {"td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan", "scope"}, "math": {"xmlns", "display"}}
+_ATTRIBUTES |= {"td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan", "scope"}}
+_ATTRIBUTES |= {"math": {"xmlns", "display", "tabindex"}}
 _ATTRIBUTES |= {"mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "separator"}}
 _ATTRIBUTES["mo"] |= {"movablelimits"}
 _ATTRIBUTES |= {"mi": {"mathvariant"}, "mstyle": {"displaystyle", "scriptlevel", "mathvariant"}}
@@ -153,7 +154,8 @@ def _formula(match: re.Match[str]) -> str:
     if literal is not None:
         return literal
     # What the converter leaves of "<" is no element; the page is cleaned in any case.
-    return convert(block or inline, display="block" if block else "inline").replace("\n", " ")
+    formula = convert(block or inline, display="block" if block else "inline").replace("\n", " ")
+    return formula.replace("<math ", '<math tabindex="0" ', 1) if block else formula  # it scrolls, by keyboard too
 
 
 def _output(output: Any, figures: Mapping[str, str], link: Link) -> Markup:

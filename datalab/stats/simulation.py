@@ -257,11 +257,11 @@ def _decided(made: Any, side: str, small: float, alpha: float, tails: float) -> 
 
 
 def _simulated_share(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    """Of F1 of 10 runs at 5 levels: data sets differ by .18, runs by .02; ``spread`` is of each set's own pattern."""
+    """Of F1 of 2 runs at 5 levels: data sets differ by .18, runs by .02; ``spread`` is of each set's own pattern."""
     levels = np.arange(5) - 2.0
     patterns = rng.normal(size=(units, 2)) @ np.stack([levels, levels**2 - 2]) * spread / np.sqrt(2)
     common = np.sqrt(truth / (1 - truth) * (0.18**2 + 0.02**2 + 2.4 * spread**2) / 2) * levels
-    y = rng.normal(0, 0.18, (units, 1, 1)) + patterns[:, None] + common + rng.normal(0, 0.02, (units, 10, 5))
+    y = rng.normal(0, 0.18, (units, 1, 1)) + patterns[:, None] + common + rng.normal(0, 0.02, (units, 2, 5))
     return jackknifed(common_share, y)
 
 

@@ -1,15 +1,17 @@
 """Does a record say what its raw rows give? Every table, figure, output and verdict, computed anew and compared."""
 
 import ast
-import gc
 import json
+import multiprocessing
+import os
 import re
 import shlex
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from datalab.record.study import Study
 from datalab.sweep import Task
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
+PRELOADED = ("IPython.core.interactiveshell", "matplotlib.pyplot", "pingouin", "seaborn")  # beside the sections' own
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 
 
@@ -69,8 +72,6 @@ def recompute(
 
     ``meanwhile`` is called once, in this process.
     """
-    from joblib.externals.loky import ProcessPoolExecutor
-
     count = min(workers or provenance.machine()["cores"], len(stems))
     if count <= 1:
         meanwhile()
@@ -80,13 +81,29 @@ def recompute(
         made = (manifest.files[path] for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/")))
         return sum(entry.bytes for entry in made)
 
-    environment = {**provenance.DETERMINISM, "MPLBACKEND": "agg"}
-    # A worker ends soon and what it imports is much: it collects nothing.
-    with ProcessPoolExecutor(max_workers=count, env=environment, initializer=gc.disable) as pool:
+    with _pool(count, study) as pool:
         largest_first = sorted(stems, key=size, reverse=True)
         running = {stem: pool.submit(of_section, record, manifest, study, stem) for stem in largest_first}
         meanwhile()
         return [_result(stem, running[stem]) for stem in stems]
+
+
+def _pool(workers: int, study: Study) -> ProcessPoolExecutor:
+    """Processes under the switches of a run, forked from one that has imported what the sections do, once for all."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, *(section.module for section in study.sections)])
+    before = dict(os.environ)
+    try:
+        _as_in_a_run()
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return ProcessPoolExecutor(workers, context, _as_in_a_run)
+
+
+def _as_in_a_run() -> None:
+    os.environ.update({**provenance.DETERMINISM, "MPLBACKEND": "agg"})
 
 
 def _result(stem: str, running: "Future[Recomputed]") -> Recomputed:
