@@ -72,6 +72,8 @@ def recompute(
 
     ``meanwhile`` is called once, in this process.
     """
+    from joblib import wrap_non_picklable_objects
+
     count = min(workers or provenance.machine()["cores"], len(stems))
     if count <= 1:
         meanwhile()
@@ -83,7 +85,8 @@ def recompute(
 
     with _pool(count, study) as pool:
         largest_first = sorted(stems, key=size, reverse=True)
-        running = {stem: pool.submit(of_section, record, manifest, study, stem) for stem in largest_first}
+        sent = wrap_non_picklable_objects(study, keep_wrapper=False)  # it may hold modules
+        running = {stem: pool.submit(of_section, record, manifest, sent, stem) for stem in largest_first}
         meanwhile()
         return [_result(stem, running[stem]) for stem in stems]
 
