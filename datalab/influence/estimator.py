@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import losses, saved
+from datalab.influence import layers, losses, saved
 from datalab.influence.factors import Factors
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.progress import watched
@@ -245,11 +245,18 @@ class Estimator(ABC):
 
     def _mean_gradient(self, data: Held | Streamed) -> Directions:
         """The gradient of the mean loss, as one direction: each site's (S * G, 1, out, in)."""
-        sums = None
+        return self._mean_loss(data)[1]
+
+    def _mean_loss(self, data: Held | Streamed) -> tuple[Tensor, Directions]:
+        """The mean loss (S,), and its gradient."""
+        sums, loss = None, 0
         for batch in self._batches(data):
-            totals = [f.total() for f in self._factors(batch)]
+            logits, totals = self._network.total(
+                batch.x, lambda z, y=batch.y: losses.over_models(self.loss.gradient, z, y)
+            )
+            loss = loss + losses.over_models(self.loss.value, logits, batch.y).sum(1)
             sums = totals if sums is None else [a.add_(b) for a, b in zip(sums, totals, strict=True)]
-        return [total[:, None] / len(data) for total in sums]
+        return loss / len(data), [total[:, None] / len(data) for total in sums]
 
     def _product(self, data: Held | Streamed, directions: Directions) -> Tensor:
         """Each of k directions times each example's gradient, (S, k, n)."""
@@ -356,14 +363,11 @@ class Estimator(ABC):
         return d
 
     def _warn_where_not_converged(self, data: Held | Streamed) -> None:
-        pairs = zip(self._mean_gradient(data), self._network.values(), strict=True)
+        loss, gradient = self._mean_loss(data)
+        pairs = zip(gradient, self._network.values(), strict=True)
         residual = [g + self.l2 * w[:, None] for g, w in pairs]
         pairs = zip(residual, self._solve(residual), strict=True)
         gain = self._over_sites((r * v).sum((1, 2, 3)) for r, v in pairs) / 2
-        total = torch.zeros_like(gain)
-        for batch in self._batches(data):
-            total += losses.over_models(self.loss.value, self._network.logits(batch.x), batch.y).sum(1)
-        loss = total / len(data)
         self.newton_gain_ = self._result(lambda: gain[:, None], [data])[..., 0]
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
@@ -400,7 +404,8 @@ class Estimator(ABC):
         """Raise UserError where there was no ``fit``, or the model is no longer as it was then."""
         if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
-        self._network.refuse_train_mode()
+        if not self._network.is_stack:  # whose models are run in eval mode
+            layers.refuse_train_mode(self._network.module)
         now = self._network.state()
         if changed := [name for name, value in self._as_fitted.items() if now.get(name) != value]:
             raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")

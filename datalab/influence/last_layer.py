@@ -44,7 +44,7 @@ class Scores(NamedTuple):
 class _LastLayer(Network):
     """A network of which only the last Linear layer is taken, in float64."""
 
-    cure = staticmethod(lambda _: "LastLayerGGN looks at their layer alone")
+    cure, _by_tape = staticmethod(lambda _: "LastLayerGGN looks at their layer alone"), True
 
     def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if leave_out:

@@ -89,7 +89,7 @@ class Network:
     :func:`~datalab.influence.layers.sites` does.
     """
 
-    infinite = torch.zeros((), dtype=torch.bool)
+    infinite, _by_tape = torch.zeros((), dtype=torch.bool), False
     cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
     given: tuple[str, Sequence[int]] = "x", ()
 
@@ -193,6 +193,24 @@ class Network:
         self._noted(tape.logits)
         return tape
 
+    def total(self, x: Inputs, gradient: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The logits (S, m, ...) of a batch, and each site's sum over its examples, (S * G, out, in), of the gradients
+        of the loss whose gradient in the logits ``gradient`` gives.
+        """
+        if self.is_stack or self._by_tape:
+            tape = self.tape(x)
+            return tape.logits, [f.total() for f in tape.factors(gradient(tape.logits))]
+        with self.differentiable(), torch.enable_grad():
+            logits = self._named(x, lambda: self.forward(x))[None]
+            found = torch.autograd.grad(logits, self.parameters, gradient(logits.detach()), allow_unused=True)
+        return logits.detach(), self._arranged(found)
+
+    def _arranged(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+        """Each site's (G, out, in), from the parameters' gradients."""
+        pairs = zip(self.parameters, gradients, strict=True)
+        by_parameter = {id(p): torch.zeros_like(p) if g is None else g.to_dense() for p, g in pairs}
+        return [site.arrange(*(by_parameter[id(p)] for p in site.parameters)).detach() for site in self.sites]
+
     def _taped(self, x: Inputs) -> "ModuleTape":
         try:
             return ModuleTape(self, x)
@@ -206,11 +224,6 @@ class Network:
             what = f"the output of {layers.named(names)}, the same for all examples, is used as if it were one row"
             cure = f"(give position indices as (1, T), and add their output as it is); {layers.left(names)}"
             raise UserError(f"model: {what} {cure}") from error
-
-    def refuse_train_mode(self) -> None:
-        """Raise UserError where a layer's outputs are random, or depend on the batch."""
-        if not self.is_stack:  # whose models are run in eval mode
-            layers.refuse_train_mode(self.module)
 
     def probe(self, x: Inputs) -> None:
         """Look at how one example x (1, ...) passes through the layers.
@@ -273,12 +286,9 @@ class Network:
         """Each site's gradient by its factors with autograd's."""
         with self.differentiable():
             gradients, at_layers = tape.gradients(cotangent, self.parameters)
-        pairs = zip(self.parameters, gradients, strict=True)
-        by_parameter = {id(p): torch.zeros_like(p) if g is None else g.to_dense() for p, g in pairs}
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
-        for site, f in zip(self.sites, tape.of_sites(at_layers), strict=True):
-            wanted = site.arrange(*(by_parameter[id(p)] for p in site.parameters))
+        for site, f, wanted in zip(self.sites, tape.of_sites(at_layers), self._arranged(gradients), strict=True):
             if not bool(torch.isfinite(wanted).all()):
                 of = f"gradients of finite logits of {self.given[0]}"
                 raise UserError(f"model: {of} are not finite (the root of 0, or 0 * infinity?)")
