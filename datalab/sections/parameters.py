@@ -122,6 +122,10 @@ class TrainingParameters(TrialParameters):
         return f"parameter 'datasets': '{self.datasets[0]}' alone cannot be compared; name two or more" if alone else ""
 
 
+class StoppedTraining(TrainingParameters, StoppedParameters):
+    """What a section takes that trains on the profile's data sets and stops early; ``None`` is the profile's value."""
+
+
 def per_set_and_seed(
     p: TrialParameters,
     function: str,
@@ -162,9 +166,9 @@ def stopped_early(tasks: Sequence[Task], p: StoppedParameters, once: int) -> lis
     ]
 
 
-def of_first_seed(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of the first seed: what is dear is done once a data set."""
-    return [task for task in tasks if task.parameters["seed"] == 0]
+def stopped_once(tasks: Sequence[Task], p: StoppedParameters, once: int) -> list[Task]:
+    """The same of the tasks of the first seed: what is dear is done once a data set."""
+    return stopped_early([task for task in tasks if task.parameters["seed"] == 0], p, once)
 
 
 def estimated(

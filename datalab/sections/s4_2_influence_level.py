@@ -26,9 +26,8 @@ from datalab.sections.parameters import (
     StoppedParameters,
     TrainingParameters,
     estimated,
-    of_first_seed,
     per_set_and_seed,
-    stopped_early,
+    stopped_once,
 )
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
@@ -52,7 +51,7 @@ class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set and architecture, of the first seed, with all levels, draws and methods; stopped early."""
-    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=protocol().reference["models"])
+    return stopped_once(fixed_tasks(p), p, once=protocol().reference["models"])
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:

@@ -26,7 +26,7 @@ from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
-from datalab.sections.parameters import Datasets, estimated, of_first_seed, per_set_and_seed, stopped_early
+from datalab.sections.parameters import Datasets, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -62,7 +62,7 @@ def stream_tasks(p: Parameters) -> list[Task]:
 
 def weights_tasks(p: Parameters) -> list[Task]:
     """A task a data set, of the first seed: DATA-LAB's weights on top of published pruning; all stopped early."""
-    return stopped_early(of_first_seed(fixed_weights_tasks(p)), p, once=protocol().reference["models"])
+    return stopped_once(fixed_weights_tasks(p), p, once=protocol().reference["models"])
 
 
 def fixed_weights_tasks(p: Parameters) -> list[Task]:

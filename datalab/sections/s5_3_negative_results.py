@@ -16,15 +16,7 @@ from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import SHARE, by_set, mean_with_interval, raw_of, table, tests, with_correction
-from datalab.sections.parameters import (
-    MainRates,
-    StoppedParameters,
-    TrainingParameters,
-    estimated,
-    of_first_seed,
-    per_set_and_seed,
-    stopped_early,
-)
+from datalab.sections.parameters import MainRates, StoppedTraining, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Train, Trial
 from datalab.sweep import Task
@@ -34,7 +26,7 @@ MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
 ORDERS = ("random", "low to high", "high to low")
 
 
-class Parameters(TrainingParameters, StoppedParameters):
+class Parameters(StoppedTraining):
     """What section 5.3 takes; ``None`` is the profile's value."""
 
     main_rates: MainRates
@@ -43,7 +35,7 @@ class Parameters(TrainingParameters, StoppedParameters):
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, of the first seed, with all rates and methods; every model stopped early."""
     references = protocol().reference["models"] * len(p.main_rates)
-    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=references)
+    return stopped_once(fixed_tasks(p), p, once=references)
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:
