@@ -17,6 +17,7 @@ from datalab.sections import compare
 
 RULES = protocol().protocol_2
 STRATA = RULES["strata"]["names"]
+THRESHOLD = RULES["title_verdict"]["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
 UNTOUCHED, LOOKED_AT = "untouched", "looked at before"  # data sets, by whether a run had seen them before version 2
 RATE = "noise rate (%)"

@@ -7,7 +7,7 @@ stay.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,13 @@ from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import RATE, READINGS, RULES, STRATA, early_stopped, named_d, with_strata
+from datalab.sections.readings import RATE, READINGS, RULES, STRATA, THRESHOLD, early_stopped, named_d, with_strata
 from datalab.sections.trials import fine_tuned, training_length, version_1
 from datalab.sections.trials.trial import HUMAN
 
 VERDICT = RULES["title_verdict"]
-THRESHOLD = VERDICT["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 LEDGER = RULES["ledger_reading"]
+FEW_READINGS = (LEDGER, "F1, no quota")
 
 
 class Parameters(version_1.VersionOneParameters, training_length.LargeParameters, fine_tuned.FineTunedParameters):
@@ -113,7 +113,7 @@ def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return compare.below({name: measure(part) for name, part in several.items()}, "stratum")
 
 
-def by_length(rows: pd.DataFrame, root_seed: int, which: Sequence[str] = (LEDGER, "F1, no quota")) -> pd.DataFrame:
+def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
 
     ``rows`` are all of the task's rows. ``trained`` is in steps, or says that noisy validation chose.
@@ -121,7 +121,7 @@ def by_length(rows: pd.DataFrame, root_seed: int, which: Sequence[str] = (LEDGER
     lengths = sorted(rows.steps.unique())
     trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: early_stopped(rows)}
     parts = []
-    for (length, part), reading in itertools.product(trained.items(), which):
+    for (length, part), reading in itertools.product(trained.items(), FEW_READINGS):
         d = readings.differences(part, READINGS[reading])
         fixed = d[d.reference_steps.isin(_everywhere(d))]
         reference = fixed.reference_steps.map("{:.0f} steps".format)
@@ -151,7 +151,7 @@ def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.Data
     return compare.crossovers(compare.together(d, by), "d", root_seed, by)
 
 
-def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
+def mechanism(rows: pd.DataFrame) -> pd.DataFrame:
     """What a quota does to one skewed data set, and to the mean of all of them: who is dropped, what the model says.
 
     In %: of the rightly labelled examples of the largest class, and of the others, the share dropped; the share of the
@@ -169,7 +169,7 @@ def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
     skewed = [name for name in rows.dataset.unique() if data.stratum(name) == "skewed"]
     rows = readings.arms(rows[rows.method.isin(["full", "random", "influence"])]).assign(**{RATE: 100 * rows.rate})
     rows = rows[rows.rate.isin([0, VERDICT["refuted"]["behind_at_rate_at_least"]])]
-    rows = compare.below({dataset: rows[rows.dataset == dataset], "all skewed": rows[rows.dataset.isin(skewed)]}, "on")
+    rows = compare.below({"adult": rows[rows.dataset == "adult"], "all skewed": rows[rows.dataset.isin(skewed)]}, "on")
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
         shown = {name: 100 * compare.by_set(part, column).mean() for column, name in columns.items()}
@@ -196,7 +196,7 @@ def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         ends = {"low": np.nan, "high": np.nan, "lowest_rate": rates[0], "highest_rate": rates[-1]}
         return known | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
 
-    frame = compare.table(d[d.reading.isin([LEDGER, "F1, no quota"])], ["reading", "stratum", "dataset"], measure)
+    frame = compare.table(d[d.reading.isin(FEW_READINGS)], ["reading", "stratum", "dataset"], measure)
     return frame.sort_values(["reading", "crossover"], ascending=[False, True], kind="stable", ignore_index=True)
 
 

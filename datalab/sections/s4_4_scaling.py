@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datalab import correction, ledger, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, plots
+from datalab.sections import compare, parameters, plots
 from datalab.sections.parameters import Architectures, Count, Datasets, StoppedParameters, estimated, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
@@ -37,16 +37,11 @@ class Parameters(StoppedParameters):
     """What section 4.4 takes; ``None`` is the profile's value."""
 
     scaling_datasets: Datasets
-    scaling_sizes: tuple[Size, ...] = pydantic.Field(min_length=2)
+    scaling_sizes: Annotated[tuple[Size, ...], pydantic.Field(min_length=2), parameters.RISING]
     scaling_architectures: Architectures
     scaling_seeds: Count
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("scaling_sizes")
-    @classmethod
-    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(sizes)))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -279,12 +274,10 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         few, many = (f1(ours, *some) / f1("vanilla", *some) - 1 for some in (small, large))
         later = f1("vanilla", *large) - f1("vanilla", *small)
         ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
-        ends = [min(names), max(names)]
+        ends, of_few = [min(names), max(names)], at("1K and 5K less the others", sizes, *both)
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge(
-                "S4.4.low_data", few - many, **relative(*sizes), **at("1K and 5K less the others", sizes, *both)
-            ),
+            ledger.judge("S4.4.low_data", few - many, **relative(*sizes), **of_few),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),

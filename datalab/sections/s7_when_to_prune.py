@@ -19,13 +19,12 @@ from datalab import data, stats
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import LOOKED_AT, RATE, RULES, UNTOUCHED, named_d, with_strata
+from datalab.sections.readings import LOOKED_AT, RATE, RULES, THRESHOLD, UNTOUCHED, named_d, with_strata
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import tasks
 from datalab.sections.trials.trial import HUMAN
 
 MARGIN = RULES["when_to_prune"]["margin"]
-THRESHOLD = RULES["title_verdict"]["reproduced"]["crossover_interval_contains"]  # the title's 15 %
 PRUNED_ARMS = ("influence, quota", "influence, no quota", "loss, quota", "loss, no quota", "confident learning")
 # A predictor: the columns that a logistic regression is fitted on; the two rules of the title fit nothing.
 TITLE_RULE, HALF_RULE = "noise above 15 % (the title)", "noise above half of what is pruned"
