@@ -34,6 +34,7 @@ from datalab.training import AnyStack, fit_many, protocol_recipe
 
 STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
+KEYS = {"dataset": "data set", "kind": "shift"}  # of a stream, as its tables name them
 
 
 class Parameters(s4_1.MainParameters):
@@ -170,14 +171,13 @@ def monitors(streams: pd.DataFrame) -> pd.DataFrame:
     with a failure, and ``delay`` alarm less failure over these: below 0 the monitor warns first. ``AUROC`` is the
     chance that a window of low accuracy has the larger statistic.
     """
-    rows = streams.rename(columns={"dataset": "data set", "kind": "shift"})
-    rows = rows.merge(pd.DataFrame({"statistic": STATISTICS}), how="cross")
+    rows = streams.rename(columns=KEYS).merge(pd.DataFrame({"statistic": STATISTICS}), how="cross")
 
     def line(part: pd.DataFrame) -> dict[str, float]:
         by_seed = [watched(windows, part.statistic.iloc[0]) for _, windows in part.groupby("seed", sort=False)]
         return pd.DataFrame(by_seed).mean().to_dict() | {"seeds": len(by_seed)}
 
-    return compare.table(rows, ["data set", "shift", "statistic"], line)
+    return compare.table(rows, [*KEYS.values(), "statistic"], line)
 
 
 def watched(windows: pd.DataFrame, statistic: str) -> dict[str, float]:
@@ -221,9 +221,7 @@ def silence(streams: pd.DataFrame) -> pd.DataFrame:
         row = mean_with_interval(fall, "accuracy falls by") | mean_with_interval(sure, "confidence falls by")
         return row | mean_with_interval(fall / 2 - sure, "half less it") | {"seeds": len(mean)}
 
-    return compare.table(
-        late(streams).rename(columns={"dataset": "data set", "kind": "shift"}), ["data set", "shift"], line
-    )
+    return compare.table(late(streams).rename(columns=KEYS), [*KEYS.values()], line)
 
 
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
@@ -287,16 +285,13 @@ def verdicts(
     systems |= compare.raw_of(metric_rows)
     strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
     gains = {method: weights_gain(weighted, method, "datalab_paper") for method in PRUNED_BY}
-    pruned = {
-        "table": "existing",
-        "row": "datalab_paper",
-        "raw": compare.raw_of(weighted) | {"weights": ["none", "datalab_paper"]},
-    }
+    raw = compare.raw_of(weighted) | {"weights": ["none", "datalab_paper"]}
+    pruned = {"table": "existing", "row": "datalab_paper", "raw": raw}
 
     windows = late(streams).groupby("dataset", sort=False).window.unique()
     shifted = [{"part": "shifted", "dataset": name, "window": seen} for name, seen in windows.items()]
-    silent = {"accuracy falls": "accuracy falls by", "confidence by less than half": "half less it"}
-    silent = {name: silence[column].to_numpy() for name, column in silent.items()}
+    falls = silence["accuracy falls by"].to_numpy()
+    silent = {"accuracy falls": falls, "confidence by less than half": silence["half less it"].to_numpy()}
     of_silence = {"table": "silence", "row": "all streams", "metric": "accuracy", "raw": shifted}
 
     auroc = monitors[monitors.statistic == "influence"].AUROC.dropna().to_numpy()
@@ -309,7 +304,7 @@ def verdicts(
         stress[f"{100 * rates[1]:g} % flipped labels"] = clean - noisy
         raw += [compare.raw_of(rows) | {"part": "main", "method": "vanilla", "rate": rates}]
     if len(silence) > 1 or not stress:
-        stress["shifted streams"] = silent["accuracy falls"]
+        stress["shifted streams"] = falls
         raw += shifted
     of_stress = {"table": "silence", "row": "noise and shifts", "raw": raw}
     return [
@@ -331,8 +326,7 @@ def predictor_verdicts(frame: pd.DataFrame, raw: dict[str, Any]) -> list[Stateme
     where = {"table": "predictor", "row": LOGISTIC, "side": "greater"}
     where["raw"] = raw | {"part": "main", "method": ["influence", "random", "label_noise"]}
     made = [ledger.judge_level(claim, f1, lead, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
-    fewest = protocol().title_verdict["min_datasets"]
-    if f1.n >= fewest:
-        return made
-    few = f"{f1.n} data sets are fewer than the {fewest} that a verdict needs"
-    return [replace(one, verdict=ledger.INCONCLUSIVE, why=few) for one in made]
+    if f1.n < (fewest := protocol().title_verdict["min_datasets"]):
+        few = f"{f1.n} data sets are fewer than the {fewest} that a verdict needs"
+        made = [replace(one, verdict=ledger.INCONCLUSIVE, why=few) for one in made]
+    return made

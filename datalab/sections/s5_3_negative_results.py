@@ -177,9 +177,8 @@ def filtering(rows: pd.DataFrame) -> pd.DataFrame:
 
     def line(removed: pd.DataFrame) -> dict[str, Any]:
         base = by_set(everything, "macro_f1", rate=removed.rate.iloc[0])
-        filtered, random, relabelled = (
-            by_set(removed, "macro_f1", method=name) for name in ("influence", "random", "relabelled")
-        )
+        methods = ("influence", "random", "relabelled")
+        filtered, random, relabelled = (by_set(removed, "macro_f1", method=name) for name in methods)
         d = filtered - base
         return (
             mean_with_interval(d, "less everything")
@@ -203,8 +202,8 @@ def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
             return row | {"p (Wilcoxon)": np.nan, "note": "the base row"} | sets
         d = f1 - by_set(rows, "macro_f1", rate=part.rate.iloc[0], order=ORDERS[0])
         narrow = mean_with_interval(d, "90 %", confidence=0.90)
-        row |= mean_with_interval(d, "less random order")
-        row |= {"90 % low": narrow["90 % low"], "90 % high": narrow["90 % high"]}
+        del narrow["90 %"]
+        row |= mean_with_interval(d, "less random order") | narrow
         return row | {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "note": ""} | sets
 
     return with_correction(table(rows, ["noise rate (%)", "order"], line))
@@ -259,11 +258,9 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     ]
     lowest, highest = rows.rate.min(), rows.rate.max()
     if lowest < highest:
-        low, high = (
-            f1("filtering", "influence", end, dropped=share) - f1("filtering", "everything", end)
-            for end in (lowest, highest)
-        )
-        ends = {"hurts at the lowest rate": -low, "helps at the highest": high}
+        without, whole = partial(f1, "filtering", "influence", dropped=share), partial(f1, "filtering", "everything")
+        ends = {"hurts at the lowest rate": whole(lowest) - without(lowest)}
+        ends["helps at the highest"] = without(highest) - whole(highest)
         of_ends = at("filtering", "both ends", *pair, rate=[lowest, highest], dropped=[0, share])
         made.append(ledger.judge_all("S5.3.filtering_vs_title", ends, side="greater", **of_ends))
     return made
