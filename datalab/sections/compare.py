@@ -131,11 +131,6 @@ def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
     return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
 
 
-def effect_size(d: ArrayLike) -> dict[str, float]:
-    """Cohen's d_z of paired differences (n,), one a data set, with its interval; nan on fewer than two."""
-    return measured(stats.EffectSize(np.asarray(d, dtype=float)), "d_z")
-
-
 def with_correction(
     frame: pd.DataFrame,
     p: str = "p (Wilcoxon)",
