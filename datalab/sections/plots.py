@@ -182,10 +182,7 @@ _BEYOND = 4  # where "always" and "never" are drawn, in points beyond the rates 
 
 
 def crossings(crossovers: pd.DataFrame) -> pd.DataFrame:
-    """A table of crossovers as it is drawn: in %, "always" and "never" beyond the rates, no limit at the estimate.
-
-    :func:`name_ends` writes the two words at the axis.
-    """
+    """A table of crossovers as it is drawn: in %, "always" and "never" beyond the rates, no limit at the estimate."""
     top = 100 * crossovers.highest_rate.max()
     values = {name: crossovers[name].fillna(crossovers.crossover) for name in ("crossover", "low", "high")}
     return crossovers.assign(**{name: np.clip(100 * x, -_BEYOND, top + _BEYOND) for name, x in values.items()})

@@ -64,10 +64,7 @@ def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def primary_table(d: pd.DataFrame) -> pd.DataFrame:
-    """d by stratum, reading and noise rate: mean and 95 % t-interval over the sets' means, t-test's p, Holm over all.
-
-    ``d`` is :func:`read_by`'s.
-    """
+    """d by stratum, reading and noise rate: mean, 95 % t-interval over the sets' means, t-test's p, Holm over all."""
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         means = compare.by_set(part, "d")
@@ -123,18 +120,14 @@ def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     parts = []
     for (length, part), reading in itertools.product(trained.items(), FEW_READINGS):
         d = readings.differences(part, READINGS[reading])
-        fixed = d[d.reference_steps.isin(_everywhere(d))]
+        cases = d.groupby("reference_steps").size()
+        everywhere = cases.index[cases == len(d[["dataset", "seed", "rate"]].drop_duplicates())]
+        fixed = d[d.reference_steps.isin(everywhere)]
         reference = fixed.reference_steps.map("{:.0f} steps".format)
         d = pd.concat([fixed.assign(reference=reference), d[d.reference_chosen].assign(reference=STOPPED)])
         parts.append(d.assign(reading=reading, trained=length))
     by = ["stratum", "reading", "reference", "trained"]
     return compare.crossovers(compare.together(with_strata(pd.concat(parts)), by), "d", root_seed, by)
-
-
-def _everywhere(d: pd.DataFrame) -> list[int]:
-    """The references' lengths that every data set, seed and rate has."""
-    counts = d.groupby("reference_steps").size()
-    return list(counts[counts == len(d[["dataset", "seed", "rate"]].drop_duplicates())].index)
 
 
 def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -284,10 +277,7 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
 
 
 def answer(crossover: pd.DataFrame, full: pd.DataFrame, by_size: pd.DataFrame) -> list[str]:
-    """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
-
-    The arguments are :func:`crossovers`', :func:`readings.against_full_table`'s and :func:`by_size`'s.
-    """
+    """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all."""
     lines = []
     for stratum in STRATA:
         at = _on_all(crossover, stratum)

@@ -160,10 +160,7 @@ def beside_vanilla(rows: pd.DataFrame, method: str, metric: str, rate: float, na
 
 
 def cells(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
-    """A row per cell of table 4.1 at one rate: the paper's figure, ours, the difference to vanilla, and its tests.
-
-    p is the Wilcoxon test's over the data sets; Holm's correction is over the whole table.
-    """
+    """A row per cell of table 4.1 at one rate: the paper's figure, ours, its difference to vanilla; Holm over all."""
     printed, lines = ledger.printed(), []
     for method, metric in itertools.product(ROWS, METRICS):
         paper = (0.01 if metric == "accuracy" else 1.0) * printed.get(claim_id(method, metric), np.nan)

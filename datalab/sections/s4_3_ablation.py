@@ -47,10 +47,7 @@ def rates(rows: pd.DataFrame) -> list[float]:
 
 
 def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
-    """Table 4.3 cell by cell, a row per variant and configuration; deltas are to the full model, paired by data set.
-
-    p is the Wilcoxon test's; Holm's correction is over the whole table.
-    """
+    """Table 4.3 cell by cell, a row per variant and configuration; deltas to the full model, paired; Holm over all."""
     printed, lines = ledger.printed(), []
     for variant, (on, (name, key)) in itertools.product(framework.VARIANTS, ROWS.items()):
         f1 = scores(rows, variant, rate)

@@ -235,12 +235,9 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
 
 
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
-    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none.
-
-    Few examples are up to 5,000.
-    """
+    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none."""
     ours, both, printed = DATALAB["paper"], ("vanilla", DATALAB["paper"]), ledger.printed()
-    sizes = [int(size) for size in sorted(rows["size"].unique())]
+    sizes, of_rows = [int(size) for size in sorted(rows["size"].unique())], compare.raw_of(rows)
     names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
     small, large = [size for size in sizes if size <= FEW], [size for size in sizes if size > FEW]
 
@@ -248,7 +245,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
 
     def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:
-        raw = compare.raw_of(rows) | {"method": list(methods), "size": list(sizes)}
+        raw = of_rows | {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
     def relative(*sizes: int) -> dict[str, float]:
@@ -258,15 +255,13 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     statements = []
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
-        where = {"table": "scaling", "row": name}
-        trained = ledger.show(
-            f"T4.{name}.size", reached, n=rows.seed.nunique(), raw=compare.raw_of(rows) | {"size": size}, **where
-        )
+        where = {"table": "scaling", "row": name, "raw": of_rows | {"size": size}}
+        trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), **where)
         statements.append(replace(trained, why="trained on as many, where there are"))
         for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
             level = by_seed(rows, method, size)
             levels = level, level - by_seed(rows, method, 1000)
-            where["raw"] = compare.raw_of(rows) | {"method": method, "size": sorted({size, 1000})}
+            where["raw"] = of_rows | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
         gain = f1(ours, size) / f1("vanilla", size) - 1
         statements.append(ledger.judge(f"T4.{name}.rel_gain", gain, **relative(size), **at(name, [size], *both)))
@@ -282,6 +277,6 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
         ]
-    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=compare.raw_of(rows))
-    listed = ", ".join(f"{size:,}" for size in sizes)
-    return [*statements, replace(count, measured=listed, why="the sizes of this run")]
+    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=of_rows)
+    measured = ", ".join(f"{size:,}" for size in sizes)
+    return [*statements, replace(count, measured=measured, why="the sizes of this run")]

@@ -277,10 +277,7 @@ def verdicts(
     rows: pd.DataFrame, metric_rows: pd.DataFrame, streams: pd.DataFrame, weighted: pd.DataFrame,
     failures: pd.DataFrame, monitors: pd.DataFrame, silence: pd.DataFrame,
 ) -> list[Statement]:  # fmt: skip
-    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables.
-
-    ``failures`` are those of :func:`datalab.sections.failure_predictor.failures`.
-    """
+    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables."""
     systems = {"architecture": "mlp", "method": ["full", "influence"], "strata": "leverage", "part": "stratum"}
     systems |= compare.raw_of(metric_rows)
     strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
@@ -318,10 +315,7 @@ def verdicts(
 
 
 def predictor_verdicts(frame: pd.DataFrame, raw: dict[str, Any]) -> list[Statement]:
-    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule.
-
-    ``raw`` tells the rows that the failures in ``frame`` are of.
-    """
+    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule."""
     f1, lead = failure_predictor.measurements(frame)[LOGISTIC]
     where = {"table": "predictor", "row": LOGISTIC, "side": "greater"}
     where["raw"] = raw | {"part": "main", "method": ["influence", "random", "label_noise"]}

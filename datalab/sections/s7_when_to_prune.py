@@ -46,10 +46,7 @@ estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.cap
 
 
 def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of synthetic noise, one a model, by how training ended: the shortest length but one, the longest, early.
-
-    ``rows`` are all of the tasks' rows; the tables below are drawn from what this returns.
-    """
+    """The rows of synthetic noise, one a model, by how training ended: early, at the second length, at the longest."""
     rows = rows[rows.noise != HUMAN]
     lengths = sorted(rows.steps.unique())
     fixed = {f"{n:.0f} steps": rows[rows.steps == n] for n in (lengths[min(1, len(lengths) - 1)], lengths[-1])}
@@ -214,15 +211,11 @@ def answer(full: pd.DataFrame, predictors: pd.DataFrame, rules: pd.DataFrame) ->
     )
     lines = [f"Stopped early, pruned arms ahead of keeping everything (F1 points, unadjusted 95 %): {where}."]
     for which, part in predictors.groupby("data sets", sort=False):
-        shown = part.sort_values("balanced accuracy", ascending=False, kind="stable")
-        each = [_percent(r, "balanced accuracy", r.predictor) for _, r in shown.iterrows()]
+        shown = part.sort_values("balanced accuracy", ascending=False, kind="stable").set_index("predictor")
+        shown = (100 * shown[[f"balanced accuracy{end}" for end in ("", " low", " high")]]).reset_index()
+        each = ["{} {:.0f} [{:.0f}, {:.0f}]".format(*r) for r in shown.itertuples(index=False)]
         lines.append(f"Balanced accuracy (%) of the sign against random, data sets {which}: {'; '.join(each)}.")
     for (stratum, which), part in rules.groupby(["stratum", "data sets"], sort=False):
         each = [f"{r.rule} {100 * r.d:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]" for _, r in part.iterrows()]
         lines.append(f"F1 points gained over always keeping everything, {stratum} sets {which}: {'; '.join(each)}.")
     return lines
-
-
-def _percent(row: pd.Series, column: str, name: str) -> str:
-    value, low, high = (100 * row[f"{column}{end}"] for end in ("", " low", " high"))
-    return f"{name} {value:.0f} [{low:.0f}, {high:.0f}]"
