@@ -64,7 +64,7 @@ def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     frame = compare.below({name: readings.arms(every[name]) for name in (STOPPED, list(every)[-1])}, "trained")
     names = {"keep all": "keep all", "influence, no quota": "prune 30 %", "oracle": "oracle"}
     frame = frame[frame.arm.isin(names)].astype({"macro_f1": float})
-    frame = frame.assign(arm=frame.arm.map(names) + ", " + frame.trained, stratum=frame.dataset.map(data.stratum))
+    frame = frame.assign(arm=frame.arm.map(names) + ", " + frame.trained)
     by = ["stratum", "arm", RATE]
     frame = compare.together(with_strata(frame), by[:2])
 
@@ -75,15 +75,15 @@ def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return compare.table(frame, by, measure)
 
 
-def cases(every: Mapping[str, pd.DataFrame], reading: str = RULES["predictors"]["reading"]) -> pd.DataFrame:
+def cases(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Every case with ``d`` (influence less random, the clean test set's) and what is known without a clean label.
 
     ``gap`` is the full model's noisy training accuracy less its noisy validation accuracy, ``noisy error`` its noisy
     validation error, ``validation_d`` the difference of influence from random on the noisy validation labels.
     """
-    parts = []
+    reading, parts = readings.READINGS[RULES["predictors"]["reading"]], []
     for trained, part in every.items():
-        d = readings.differences(part, readings.READINGS[reading])
+        d = readings.differences(part, reading)
         full = part[part.method == "full"].set_index(["dataset", "seed", "rate"])
         known = pd.DataFrame({"gap": full.train_accuracy - full.validation_accuracy})
         known["noisy error"] = 1 - full.validation_accuracy
@@ -178,7 +178,7 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     to win.
     """
     d = readings.against_full(stopped)
-    d, unit = d[d.arm.isin(PRUNED_ARMS)], ["stratum", "dataset", "seed", "rate"]
+    d, unit = d[d.arm.isin(PRUNED_ARMS)], ["dataset", "seed", "rate"]
     gain = d.pivot(index=unit, columns="arm", values="d")[list(PRUNED_ARMS)]
     seen = d.pivot(index=unit, columns="arm", values="validation_d")[list(PRUNED_ARMS)]
     rate = gain.index.get_level_values("rate")
