@@ -131,11 +131,6 @@ def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
     return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
 
 
-def effect_size(d: ArrayLike) -> dict[str, float]:
-    """Cohen's d_z of paired differences (n,), one a data set, with its interval; nan on fewer than two."""
-    return measured(stats.EffectSize(np.asarray(d, dtype=float)), "d_z")
-
-
 def with_correction(
     frame: pd.DataFrame,
     p: str = "p (Wilcoxon)",
@@ -161,10 +156,10 @@ def tuned_elsewhere(rows: pd.DataFrame, setting: str, value: str, alone: object)
 
 
 def cell_text(row: Mapping[str, float], name: str, printed: float | None, decimals: int = 3) -> str:
-    """Ours beside the paper's, in one cell of a table in the paper's shape: ``0.712 [0.650, 0.774]; paper 0.65``."""
+    """Ours beside the paper's, if it prints any, in one cell: ``0.712 [0.650, 0.774]; paper 0.65``."""
     value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
     limits = "" if np.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-    return f"{value:.{decimals}f}{limits}; paper {'prints none' if printed is None else f'{printed:g}'}"
+    return f"{value:.{decimals}f}{limits}; paper {'prints none' if pd.isna(printed) else f'{printed:g}'}"
 
 
 def beside_paper(
@@ -175,37 +170,22 @@ def beside_paper(
     A row a ``label``; ``columns`` maps the names of ours to the names in the paper; ``decimals`` of a column are 3
     unless it names others.
     """
-
-    def line(row: pd.Series) -> dict[str, Any]:
-        places = decimals or {}
-        cells = {
-            title: cell_text(row, name, row[f"{title}, paper"], places.get(name, 3)) for name, title in columns.items()
-        }
-        return {label: row[label]} | cells
-
-    return pd.DataFrame([line(row) for _, row in frame.iterrows()])
+    made = frame[[label]].reset_index(drop=True)
+    for name, title in columns.items():
+        places = (decimals or {}).get(name, 3)
+        made[title] = [cell_text(row, name, row[f"{title}, paper"], places) for _, row in frame.iterrows()]
+    return made
 
 
-def paper_shape(
-    cells: pd.DataFrame,
-    rows: str,
-    columns: str,
-    ours: str = "ours",
-    paper: str = "paper",
-    decimals: int = 3,
-    **more: Any,
-) -> pd.DataFrame:
+def paper_shape(cells: pd.DataFrame, rows: str, columns: str, decimals: int = 3, **more: Any) -> pd.DataFrame:
     """A table with the paper's rows and columns from a long one: a row per ``rows``, a column per ``columns``.
 
-    Each cell sets ``ours`` with its interval beside ``paper``; ``more`` names columns to add, each by a function of
-    the group.
+    Each cell sets the column ``ours`` with its interval beside ``paper``; ``more`` names columns to add, each by a
+    function of the group.
     """
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
-        texts = {
-            cell[columns]: cell_text(cell, ours, None if np.isnan(cell[paper]) else cell[paper], decimals)
-            for _, cell in part.iterrows()
-        }
+        texts = {cell[columns]: cell_text(cell, "ours", cell.paper, decimals) for _, cell in part.iterrows()}
         return texts | {name: make(part) for name, make in more.items()}
 
     return table(cells, rows, line)

@@ -54,20 +54,17 @@ def _above_0(rates: tuple[float, ...]) -> tuple[float, ...]:
     return _rising(rates)
 
 
-Rates = Annotated[tuple[Rate, ...], pydantic.AfterValidator(_rising)]
-Fractions = Annotated[tuple[Fraction, ...], pydantic.AfterValidator(_rising)]
+RISING = pydantic.AfterValidator(_rising)
+Rates = Annotated[tuple[Rate, ...], RISING]
+Fractions = Annotated[tuple[Fraction, ...], RISING]
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
 RatesAbove0 = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_above_0)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 AnyDatasets = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]  # or none
-Lengths = Annotated[
-    tuple[Annotated[int, pydantic.Field(ge=1, strict=True)], ...],
-    pydantic.Field(min_length=1),
-    pydantic.AfterValidator(_rising),
-]
-AnyArchitectures = Annotated[  # or none
-    tuple[Literal[tuple(ALL)], ...], pydantic.AfterValidator(lambda names: tuple(dict.fromkeys(names)))
-]
+_Length = Annotated[int, pydantic.Field(ge=1, strict=True)]
+Lengths = Annotated[tuple[_Length, ...], pydantic.Field(min_length=1), RISING]
+_DISTINCT = pydantic.AfterValidator(lambda names: tuple(dict.fromkeys(names)))
+AnyArchitectures = Annotated[tuple[Literal[tuple(ALL)], ...], _DISTINCT]  # or none
 Architectures = Annotated[AnyArchitectures, pydantic.Field(min_length=1)]
 
 
@@ -122,6 +119,10 @@ class TrainingParameters(TrialParameters):
         return f"parameter 'datasets': '{self.datasets[0]}' alone cannot be compared; name two or more" if alone else ""
 
 
+class StoppedTraining(TrainingParameters, StoppedParameters):
+    """What a section takes that trains on the profile's data sets and stops early; ``None`` is the profile's value."""
+
+
 def per_set_and_seed(
     p: TrialParameters,
     function: str,
@@ -162,9 +163,9 @@ def stopped_early(tasks: Sequence[Task], p: StoppedParameters, once: int) -> lis
     ]
 
 
-def of_first_seed(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of the first seed: what is dear is done once a data set."""
-    return [task for task in tasks if task.parameters["seed"] == 0]
+def stopped_once(tasks: Sequence[Task], p: StoppedParameters, once: int) -> list[Task]:
+    """The same of the tasks of the first seed: what is dear is done once a data set."""
+    return stopped_early([task for task in tasks if task.parameters["seed"] == 0], p, once)
 
 
 def estimated(

@@ -115,7 +115,6 @@ def curves(
     by: str | None = None,
     panel: str | None = None,
     band: bool = False,
-    thin: pd.DataFrame | None = None,
     sharey: bool = True,
     horizontal: Mapping[str, float] = MappingProxyType({"": 0.0}),
     vertical: Mapping[str, float] = MappingProxyType({}),
@@ -123,8 +122,8 @@ def curves(
 ) -> Figure:
     """A line per group of ``by`` over ``x``, with bars (or a ``band``) for its interval; a panel per ``panel``.
 
-    ``thin`` has the same columns, drawn as thin grey lines, one a ``dataset``. ``horizontal`` and ``vertical`` map a
-    word to the place of a thin dotted line ("": a whole one without a word). Words of x are drawn at even steps.
+    ``horizontal`` and ``vertical`` map a word to the place of a thin dotted line ("": a whole one without a word).
+    Words of x are drawn at even steps.
     """
     words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
     table = table.assign(at=table[x].map(words.index) if words else table[x])
@@ -132,8 +131,6 @@ def curves(
     grid = Facets(table, col=panel, sharey=sharey, height=4.2, aspect=0.9 if panel else 1.7)
     for (_, column, _), part in grid.facet_data():
         axes = grid.axes[0, column]
-        for _, line in thin.groupby("dataset") if thin is not None else ():
-            axes.plot(line[x], line[value], color="#bbbbbb", linewidth=0.7, linestyle="-", zorder=1)
         for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
             shift = 0.012 * (i - (len(groups) - 1) / 2)
             at = rows["at"] * (1 + shift) if logx else rows["at"] + shift * width * (not band)
@@ -176,12 +173,8 @@ def _finished(grid: Facets, title: str, *panels: str | None) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout()
     if any(labels):
-        below = {
-            "loc": "upper center",
-            "ncols": min(4, len(labels)),
-            "bbox_to_anchor": (0.5, 0.1 / figure.get_figheight()),
-        }
-        figure.legend(handles, labels, **below)
+        under = (0.5, 0.1 / figure.get_figheight())
+        figure.legend(handles, labels, loc="upper center", ncols=min(4, len(labels)), bbox_to_anchor=under)
     return figure
 
 
@@ -189,10 +182,7 @@ _BEYOND = 4  # where "always" and "never" are drawn, in points beyond the rates 
 
 
 def crossings(crossovers: pd.DataFrame) -> pd.DataFrame:
-    """A table of crossovers as it is drawn: in %, "always" and "never" beyond the rates, no limit at the estimate.
-
-    :func:`name_ends` writes the two words at the axis.
-    """
+    """A table of crossovers as it is drawn: in %, "always" and "never" beyond the rates, no limit at the estimate."""
     top = 100 * crossovers.highest_rate.max()
     values = {name: crossovers[name].fillna(crossovers.crossover) for name in ("crossover", "low", "high")}
     return crossovers.assign(**{name: np.clip(100 * x, -_BEYOND, top + _BEYOND) for name, x in values.items()})
@@ -239,13 +229,7 @@ LOOKS = {
 
 
 def stacked(
-    table: pd.DataFrame,
-    label: str,
-    parts: Sequence[str],
-    *,
-    title: str,
-    xlabel: str,
-    notes: Sequence[str] = (),
+    table: pd.DataFrame, label: str, parts: Sequence[str], *, title: str, xlabel: str, notes: Sequence[str] = ()
 ) -> Figure:
     """A horizontal bar a row of ``table``, stacked from its columns ``parts``; a row's note stands at its bar's end.
 

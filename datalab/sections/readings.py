@@ -5,8 +5,6 @@ stratum.
 counted (a *reading*) and of which data sets (a *stratum*: balanced or skewed, known before any training).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -17,6 +15,7 @@ from datalab.sections import compare
 
 RULES = protocol().protocol_2
 STRATA = RULES["strata"]["names"]
+THRESHOLD = RULES["title_verdict"]["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
 UNTOUCHED, LOOKED_AT = "untouched", "looked at before"  # data sets, by whether a run had seen them before version 2
 RATE = "noise rate (%)"
@@ -46,14 +45,13 @@ MODEL = ["dataset", "noise", "seed", "rate", "method", "quota", "keep_fraction",
 CASE = MODEL[:4]
 
 
-def early_stopped(rows: pd.DataFrame, model: Sequence[str] = MODEL) -> pd.DataFrame:
+def early_stopped(rows: pd.DataFrame) -> pd.DataFrame:
     """Of every model the row of the length with the best macro-F1 on its noisy validation labels, shortest of equals.
 
-    So each arm stops by its own noisy labels, random, influence, full and oracle alike. ``model`` names the columns
-    that tell models apart.
+    So each arm stops by its own noisy labels, random, influence, full and oracle alike.
     """
     rows = rows.sort_values("steps", kind="stable", ignore_index=True)
-    return rows.loc[rows.groupby(list(model), sort=False, dropna=False).validation_f1.idxmax()]
+    return rows.loc[rows.groupby(MODEL, sort=False, dropna=False).validation_f1.idxmax()]
 
 
 def differences(rows: pd.DataFrame, reading: tuple[str, str]) -> pd.DataFrame:
@@ -73,8 +71,7 @@ def differences(rows: pd.DataFrame, reading: tuple[str, str]) -> pd.DataFrame:
     d = own[own.method == "influence"].join(random, on=CASE).join(full, on=CASE)
     d["d"], d["d_full"] = d[metric] - d[f"random {metric}"], d[metric] - d[f"full {metric}"]
     d["validation_d"] = d[seen] - d[f"random {seen}"]
-    d["stratum"] = [data.stratum(name) for name in d.dataset]
-    columns = ["stratum", *CASE, "train_cap", "realised_rate", "reference_steps", "reference_chosen", "steps"]
+    columns = [*CASE, "train_cap", "realised_rate", "reference_steps", "reference_chosen", "steps"]
     return d[[*columns, "d", "d_full", "validation_d"]]
 
 
@@ -106,14 +103,14 @@ def against_full(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
     d = pd.concat([own[own.method != "full"], full.assign(**half)])
     d = d.join(full.set_index(CASE)[[metric, seen]].add_prefix("full "), on=CASE)
     d["d"], d["validation_d"] = d[metric] - d[f"full {metric}"], d[seen] - d[f"full {seen}"]
-    d["stratum"] = [data.stratum(name) for name in d.dataset]
-    return d[["stratum", *CASE, "arm", "d", "validation_d"]]
+    return d[[*CASE, "arm", "d", "validation_d"]]
 
 
 def with_strata(d: pd.DataFrame) -> pd.DataFrame:
-    """The differences with their noise rate in %, and whether a set was looked at before; balanced sets first."""
+    """The differences with stratum, noise rate in %, and whether a set was looked at before; balanced sets first."""
     looked_at = {name: bool(data.REGISTRY[name].looked_at) for name in d.dataset.unique()}
-    d = d.assign(**{RATE: 100 * d.rate, "data sets": d.dataset.map(looked_at).map({True: LOOKED_AT, False: UNTOUCHED})})
+    d = d.assign(stratum=d.dataset.map(data.stratum), **{RATE: 100 * d.rate})
+    d["data sets"] = d.dataset.map(looked_at).map({True: LOOKED_AT, False: UNTOUCHED})
     return d.sort_values("stratum", key=lambda s: s.map(STRATA.index), kind="stable", ignore_index=True)
 
 
@@ -127,7 +124,6 @@ def against_full_table(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataF
 
     ``rows`` has one row a model. The last arm prunes nothing, and corrects the logits for half the log class shares.
     """
-    stopped = against_full(rows, metric)
     by = ["stratum", "arm", RATE]
-    d = compare.together(with_strata(stopped), by[:2])
+    d = compare.together(with_strata(against_full(rows, metric)), by[:2])
     return compare.table(d, by, lambda part: named_d(means := compare.by_set(part, "d")) | {"sets": len(means)})

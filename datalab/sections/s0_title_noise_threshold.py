@@ -7,7 +7,7 @@ stay.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,24 +22,13 @@ from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import (
-    LOOKED_AT,
-    PRIMARY_KEEP,
-    RATE,
-    READINGS,
-    RULES,
-    STRATA,
-    UNTOUCHED,
-    early_stopped,
-    named_d,
-    with_strata,
-)
+from datalab.sections.readings import RATE, READINGS, RULES, STRATA, THRESHOLD, early_stopped, named_d, with_strata
 from datalab.sections.trials import fine_tuned, training_length, version_1
 from datalab.sections.trials.trial import HUMAN
 
 VERDICT = RULES["title_verdict"]
-THRESHOLD = VERDICT["reproduced"]["crossover_interval_contains"]  # the title's 15 %, as a fraction
 LEDGER = RULES["ledger_reading"]
+FEW_READINGS = (LEDGER, "F1, no quota")
 
 
 class Parameters(version_1.VersionOneParameters, training_length.LargeParameters, fine_tuned.FineTunedParameters):
@@ -65,8 +54,7 @@ def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS)
 
     ``rows`` has one row a model. The references are those whose length noisy validation chose.
     """
-    parts = {name: readings.differences(rows, reading) for name, reading in which.items()}
-    d = pd.concat(parts, names=["reading", None]).reset_index("reading")
+    d = compare.below({name: readings.differences(rows, reading) for name, reading in which.items()}, "reading")
     return with_strata(d[d.reference_chosen])
 
 
@@ -76,10 +64,7 @@ def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def primary_table(d: pd.DataFrame) -> pd.DataFrame:
-    """d by stratum, reading and noise rate: mean and 95 % t-interval over the sets' means, t-test's p, Holm over all.
-
-    ``d`` is :func:`read_by`'s.
-    """
+    """d by stratum, reading and noise rate: mean, 95 % t-interval over the sets' means, t-test's p, Holm over all."""
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         means = compare.by_set(part, "d")
@@ -94,10 +79,9 @@ def primary_table(d: pd.DataFrame) -> pd.DataFrame:
 def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """The crossover by stratum and reading: on the untouched sets (the confirmation), on those looked at, on all."""
     by = ["stratum", "data sets", "reading"]
-    order = [UNTOUCHED, LOOKED_AT, "all"]
     d = and_all(and_all(d, "data sets"), "stratum")
-    d = d.sort_values("data sets", key=lambda s: s.map(order.index), kind="stable")
-    d = d.sort_values("stratum", key=lambda s: s.map([*STRATA, "all"].index), kind="stable")
+    for column, order in {"data sets": (readings.UNTOUCHED, readings.LOOKED_AT), "stratum": STRATA}.items():
+        d = d.sort_values(column, key=lambda s, order=order: s.map([*order, "all"].index), kind="stable")
     return compare.crossovers(d, "d", root_seed, by)
 
 
@@ -122,12 +106,11 @@ def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
             lines.append({"of": a, "from": b} | apart | {"sets": part.dataset.nunique()})
         return pd.DataFrame(lines)
 
-    parts = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}
-    frames = {name: measure(part) for name, part in parts.items()}
-    return pd.concat(frames, names=["stratum", None]).reset_index("stratum").reset_index(drop=True)
+    several = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}
+    return compare.below({name: measure(part) for name, part in several.items()}, "stratum")
 
 
-def by_length(rows: pd.DataFrame, root_seed: int, which: Sequence[str] = (LEDGER, "F1, no quota")) -> pd.DataFrame:
+def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
 
     ``rows`` are all of the task's rows. ``trained`` is in steps, or says that noisy validation chose.
@@ -135,20 +118,16 @@ def by_length(rows: pd.DataFrame, root_seed: int, which: Sequence[str] = (LEDGER
     lengths = sorted(rows.steps.unique())
     trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: early_stopped(rows)}
     parts = []
-    for (length, part), reading in itertools.product(trained.items(), which):
+    for (length, part), reading in itertools.product(trained.items(), FEW_READINGS):
         d = readings.differences(part, READINGS[reading])
-        fixed = d[d.reference_steps.isin(_everywhere(d))]
+        cases = d.groupby("reference_steps").size()
+        everywhere = cases.index[cases == len(d[["dataset", "seed", "rate"]].drop_duplicates())]
+        fixed = d[d.reference_steps.isin(everywhere)]
         reference = fixed.reference_steps.map("{:.0f} steps".format)
         d = pd.concat([fixed.assign(reference=reference), d[d.reference_chosen].assign(reference=STOPPED)])
         parts.append(d.assign(reading=reading, trained=length))
-    d = compare.together(with_strata(pd.concat(parts)), ["stratum", "reading", "reference", "trained"])
-    return compare.crossovers(d, "d", root_seed, ["stratum", "reading", "reference", "trained"])
-
-
-def _everywhere(d: pd.DataFrame) -> list[int]:
-    """The references' lengths that every data set, seed and rate has."""
-    counts = d.groupby("reference_steps").size()
-    return list(counts[counts == len(d[["dataset", "seed", "rate"]].drop_duplicates())].index)
+    by = ["stratum", "reading", "reference", "trained"]
+    return compare.crossovers(compare.together(with_strata(pd.concat(parts)), by), "d", root_seed, by)
 
 
 def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -165,7 +144,7 @@ def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.Data
     return compare.crossovers(compare.together(d, by), "d", root_seed, by)
 
 
-def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
+def mechanism(rows: pd.DataFrame) -> pd.DataFrame:
     """What a quota does to one skewed data set, and to the mean of all of them: who is dropped, what the model says.
 
     In %: of the rightly labelled examples of the largest class, and of the others, the share dropped; the share of the
@@ -183,14 +162,14 @@ def mechanism(rows: pd.DataFrame, dataset: str = "adult") -> pd.DataFrame:
     skewed = [name for name in rows.dataset.unique() if data.stratum(name) == "skewed"]
     rows = readings.arms(rows[rows.method.isin(["full", "random", "influence"])]).assign(**{RATE: 100 * rows.rate})
     rows = rows[rows.rate.isin([0, VERDICT["refuted"]["behind_at_rate_at_least"]])]
-    parts = {dataset: rows[rows.dataset == dataset], "all skewed": rows[rows.dataset.isin(skewed)]}
-    rows = pd.concat(parts, names=["on", None]).reset_index("on")
+    rows = compare.below({"adult": rows[rows.dataset == "adult"], "all skewed": rows[rows.dataset.isin(skewed)]}, "on")
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
         shown = {name: 100 * compare.by_set(part, column).mean() for column, name in columns.items()}
         return shown | {"sets": part.dataset.nunique()}
 
-    return compare.table(compare.together(rows, ["on", RATE, "arm"]), ["on", RATE, "arm"], measure)
+    by = ["on", RATE, "arm"]
+    return compare.table(compare.together(rows, by), by, measure)
 
 
 def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -210,7 +189,7 @@ def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         ends = {"low": np.nan, "high": np.nan, "lowest_rate": rates[0], "highest_rate": rates[-1]}
         return known | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
 
-    frame = compare.table(d[d.reading.isin([LEDGER, "F1, no quota"])], ["reading", "stratum", "dataset"], measure)
+    frame = compare.table(d[d.reading.isin(FEW_READINGS)], ["reading", "stratum", "dataset"], measure)
     return frame.sort_values(["reading", "crossover"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
@@ -220,21 +199,14 @@ def goes_with(by_dataset: pd.DataFrame) -> pd.DataFrame:
     ``by_dataset`` is the table of that name. 95 % limits by Fisher's z (pingouin); p unadjusted, Holm beside it.
     """
     at_0 = next(name for name in by_dataset if name.startswith("d at "))
-
-    def measure(part: pd.DataFrame) -> list[dict[str, Any]]:
-        lines = []
-        for y, x in itertools.product(("crossover", at_0), ("balance", "classes", "clean F1")):
+    pairs, lines = list(itertools.product(("crossover", at_0), ("balance", "classes", "clean F1"))), []
+    for reading, part in by_dataset.groupby("reading", sort=False):
+        for y, x in pairs if len(part) > 4 else ():
             found = pingouin.corr(part[x], part[y].clip(-1, 1), method="spearman").iloc[0]
             low, high = found.filter(like="CI95").iloc[0]
-            lines.append(
-                {"of": y, "with": x, "rho": found.r, "low": low, "high": high, "p": found.p_val, "sets": found.n}
-            )
-        return lines
-
-    several = by_dataset.groupby("reading", sort=False).filter(lambda part: len(part) > 4)
-    groups = several.groupby("reading", sort=False)
-    frame = pd.DataFrame([{"reading": name} | line for name, part in groups for line in measure(part)])
-    return compare.with_correction(frame, "p") if len(frame) else frame
+            line = {"reading": reading, "of": y, "with": x, "rho": found.r, "low": low, "high": high}
+            lines.append(line | {"p": found.p_val, "sets": found.n})
+    return compare.with_correction(pd.DataFrame(lines), "p") if lines else pd.DataFrame()
 
 
 def power(d: pd.DataFrame) -> pd.DataFrame:
@@ -247,13 +219,11 @@ def power(d: pd.DataFrame) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         means = compare.by_set(part, "d")
         interval = named_d(means)
-        effect = smallest / means.std()
-
-        def needed(alpha: float) -> float:
-            return float(np.ceil(pingouin.power_ttest(d=effect, power=0.8, alpha=alpha, contrast="one-sample")))
-
         shown = {"sets": len(means), "SD between sets": means.std(), "half-width": interval["high"] - interval["d"]}
-        return shown | {"sets needed at .05": needed(0.05), "sets needed at .005": needed(0.005)}
+        how = {"d": smallest / means.std(), "power": 0.8, "contrast": "one-sample"}
+        for level in (".05", ".005"):
+            shown[f"sets needed at {level}"] = float(np.ceil(pingouin.power_ttest(**how, alpha=float(level))))
+        return shown
 
     part = d[d.reading == LEDGER].groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
     return compare.table(part, ["stratum", RATE], measure)
@@ -276,11 +246,15 @@ def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.table(d, ["reading", "on"], measure)
 
 
+def _on_all(crossover: pd.DataFrame, stratum: str) -> pd.DataFrame:
+    return compare.rows_of_kind(crossover, stratum=stratum, **{"data sets": "all"})
+
+
 def title_verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
     """The verdict on the title by version 2's rule, read on :func:`read_by` and :func:`crossovers`."""
     own = d[d.stratum == VERDICT["stratum"]]
     wide = {name: part.pivot_table("d", "dataset", "rate") for name, part in own.groupby("reading", sort=False)}
-    at = crossover[(crossover.stratum == VERDICT["stratum"]) & (crossover["data sets"] == "all")].set_index("reading")
+    at = _on_all(crossover, VERDICT["stratum"]).set_index("reading")
     limits = {name: (at.low[name], at.high[name]) for name in at.index} or dict.fromkeys(wide, (np.nan, np.nan))
     return ledger.title_verdict_2(sorted(own.rate.unique()), wide, limits)
 
@@ -289,32 +263,24 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     """The title's two statements, in the ledger's reading on the balanced sets: where the threshold is, and that there
     is no gain at or below it (the mean of d over the rates up to 15 %)."""
     verdict = title_verdict(d, crossover).measured()
-    at = crossover[(crossover.stratum == VERDICT["stratum"]) & (crossover["data sets"] == "all")]
-    row = at[at.reading == LEDGER].iloc[0]
-    raw = {
-        "quota": READINGS[LEDGER][1],
-        "keep_fraction": PRIMARY_KEEP,
-        "noise": protocol().primary_cell["noise"],
-        "train_cap": int(d.train_cap.iloc[0]),
-    }
+    row = _on_all(crossover, VERDICT["stratum"]).set_index("reading").loc[LEDGER]
+    raw = {"quota": READINGS[LEDGER][1], "keep_fraction": readings.PRIMARY_KEEP}
+    raw |= {"noise": protocol().primary_cell["noise"], "train_cap": int(d.train_cap.iloc[0])}
+    shown, judged = 100 * row[["crossover", "low", "high"]], {"verdict": verdict.verdict, "why": verdict.why}
     where = {"n": int(row.sets), "table": "crossover", "row": f"balanced, all, {LEDGER}", "raw": raw}
-    shown = 100 * row[["crossover", "low", "high"]]
-    threshold = Statement("TITLE.threshold", *shown, verdict=verdict.verdict, why=verdict.why, **where)
     low = d[(d.stratum == VERDICT["stratum"]) & (d.reading == LEDGER) & (d.rate <= THRESHOLD + 1e-9)]
-    where |= {"table": "primary", "row": f"balanced, {LEDGER}, mean of the rates up to 15 %"}
-    del where["n"]
-    below = ledger.judge("TITLE.only_when", compare.by_set(low, "d"), side="not_greater", **where)
-    return [threshold, below]
+    of_low = {"table": "primary", "row": f"balanced, {LEDGER}, mean of the rates up to 15 %", "raw": raw}
+    return [
+        Statement("TITLE.threshold", *shown, **judged, **where),
+        ledger.judge("TITLE.only_when", compare.by_set(low, "d"), side="not_greater", **of_low),
+    ]
 
 
 def answer(crossover: pd.DataFrame, full: pd.DataFrame, by_size: pd.DataFrame) -> list[str]:
-    """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
-
-    The arguments are :func:`crossovers`', :func:`readings.against_full_table`'s and :func:`by_size`'s.
-    """
+    """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all."""
     lines = []
     for stratum in STRATA:
-        at = crossover[(crossover.stratum == stratum) & (crossover["data sets"] == "all")]
+        at = _on_all(crossover, stratum)
         if at.empty:
             continue
         least, most, low, high = _spread(at)
@@ -329,9 +295,8 @@ def answer(crossover: pd.DataFrame, full: pd.DataFrame, by_size: pd.DataFrame) -
         ranges = {name: low if low == high else f"from {low} to {high}" for name, (low, high, *_) in sizes.items()}
         each = [f"{rates} with {name} training examples" for name, rates in ranges.items()]
         lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover is {'; '.join(each)}.")
-    for stratum, part in full[full.arm.isin(["influence, quota", "influence, no quota"])].groupby(
-        "stratum", sort=False
-    ):
+    pruned = full[full.arm.isin(["influence, quota", "influence, no quota"])]
+    for stratum, part in pruned.groupby("stratum", sort=False):
         best, ahead = part.loc[part.d.idxmax()], sorted(part[RATE][part.low > 0].unique())
         shown = f" [{100 * best.low:+.1f}, {100 * best.high:+.1f}]" if best.sets > 1 else ""
         where = sentences.listed((f"{rate:g} %" for rate in ahead), "no rate")

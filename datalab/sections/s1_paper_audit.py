@@ -42,7 +42,7 @@ def estimate(parameters: Parameters) -> Estimate:
 def statements(claims: Mapping[str, Claim]) -> pd.DataFrame:
     """All statements: where, what, as printed, the paper column and what it rests on."""
     verdicts = {key: ledger.paper_column(claim) for key, claim in claims.items()}
-    rows = [
+    return pd.DataFrame(
         {
             "statement": key,
             "section": claim.section.split("/")[0],
@@ -56,13 +56,12 @@ def statements(claims: Mapping[str, Claim]) -> pd.DataFrame:
             "why": claim.paper_check.note,
         }
         for key, claim in claims.items()
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def checks(claims: Mapping[str, Claim], outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     """Every recomputed check: the formula, what it gives and may give, the status, and whether the ledger agrees."""
-    rows = [
+    return pd.DataFrame(
         {
             "statement": key,
             "section": claims[key].section,
@@ -75,8 +74,7 @@ def checks(claims: Mapping[str, Claim], outcomes: Mapping[str, Outcome]) -> pd.D
             "ledger agrees": audit.agrees(outcome, claims[key].paper_check),
         }
         for key, outcome in outcomes.items()
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def cells(claims: Mapping[str, Claim], outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
@@ -84,7 +82,7 @@ def cells(claims: Mapping[str, Claim], outcomes: Mapping[str, Outcome]) -> pd.Da
 
     ``miss`` is the distance between the two intervals in percent of the printed figure; 0 when they meet.
     """
-    rows = [
+    return pd.DataFrame(
         {
             "statement": key,
             "group": next(panel for start, panel in _PANELS.items() if key.startswith(start)),
@@ -100,8 +98,7 @@ def cells(claims: Mapping[str, Claim], outcomes: Mapping[str, Outcome]) -> pd.Da
         }
         for key, outcome in outcomes.items()
         if outcome.printed is not None and isinstance(outcome.interval, RoundingInterval)
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def contradictions(claims: Mapping[str, Claim], cells: pd.DataFrame) -> pd.DataFrame:

@@ -21,14 +21,7 @@ from datalab import ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, plots
-from datalab.sections.parameters import (
-    StoppedParameters,
-    TrainingParameters,
-    estimated,
-    of_first_seed,
-    per_set_and_seed,
-    stopped_early,
-)
+from datalab.sections.parameters import StoppedTraining, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import Trial
 from datalab.sweep import Task
@@ -42,13 +35,13 @@ UNIT = ["dataset", "seed"]
 TAU, RATIO, TILT = "Kendall's tau", "variance ratio", "tilt of the target"
 
 
-class Parameters(TrainingParameters, StoppedParameters):
+class Parameters(StoppedTraining):
     """What section 3.1 takes; ``None`` is the profile's value."""
 
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, of the first seed, with nine systems and both kinds of strata; all stopped early."""
-    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=2 * len(ARCHITECTURES))
+    return stopped_once(fixed_tasks(p), p, once=2 * len(ARCHITECTURES))
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:
@@ -207,12 +200,9 @@ def agreement(rows: pd.DataFrame) -> pd.DataFrame:
         tau = [kendalltau(plain[name].round(12), other[name].round(12)).statistic for name in plain]
         ratio = over_seeds(variances(rows, strata, tilt) / variances(rows, strata, 0.0)).mean()
         pairs = reversed_pairs(plain, other)
-        row = (
-            {"strata": strata, TILT: tilt}
-            | compare.mean_with_interval(tau, TAU, bounds=compare.SIGNED)
-            | {"pairs": len(pairs)}
-        )
-        row |= {"reversed pairs": pairs["reversed"].sum(), "both significant": pairs["both significant"].sum()}
+        row = {"strata": strata, TILT: tilt} | compare.mean_with_interval(tau, TAU, bounds=compare.SIGNED)
+        row |= {"pairs": len(pairs), "reversed pairs": pairs["reversed"].sum()}
+        row |= {"both significant": pairs["both significant"].sum()}
         return row | compare.mean_with_interval(ratio, RATIO, bounds=compare.RATIO) | {"sets": plain.shape[1]}
 
     return pd.DataFrame([row(*key) for key in itertools.product(STRATA, protocol().stratified_metric["tilts"])])

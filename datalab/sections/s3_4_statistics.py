@@ -145,15 +145,15 @@ def rated(rows: pd.DataFrame, promised: pd.Series | float, words: tuple[str, str
     return frame.assign(reading=np.select([below, above], words, "holds"))
 
 
-def example(p: Parameters, units: int = 15) -> tuple[pd.DataFrame, dict[str, float]]:
+def example(p: Parameters) -> tuple[pd.DataFrame, dict[str, float]]:
     """One simulated comparison under the whole protocol: as a table, and as ``stats.paired_summary`` returns it.
 
     The true mean is the smallest effect of interest, the spread over data sets twice that, both in F1.
     """
     rng = generator(p.root_seed, "example row")
-    row = stats.paired_summary(rng.normal(p.effect, 2 * p.effect, units), rng)
-    shown = [name for name in QUANTITIES if name in row]
-    return pd.DataFrame({"quantity": [QUANTITIES[name] for name in shown], "value": [row[name] for name in shown]}), row
+    row = stats.paired_summary(rng.normal(p.effect, 2 * p.effect, size=15), rng)
+    shown = [(title, row[name]) for name, title in QUANTITIES.items() if name in row]
+    return pd.DataFrame(shown, columns=["quantity", "value"]), row
 
 
 def levels(rows: pd.DataFrame) -> pd.DataFrame:
@@ -264,14 +264,9 @@ def shown(
     """
     row = frame[(frame[list(where)] == pd.Series(where)).all(axis=1)].iloc[0]
     rate = f"{row['rate']:.2f} % [{row['low']:.2f}, {row['high']:.2f}] of simulated studies"
-    share = {name: row[column] / 100 for name, column in (("measured", "rate"), ("low", "low"), ("high", "high"))}
+    measured = row[["rate", "low", "high"]] / 100 if setting is None else [setting]
+    why = f"a setting, nothing to compare it to; {rate} where {row['promised']:g} % is promised: {row['reading']}"
+    found = {"table": table, "row": " ".join(map(str, where.values())), "raw": {"what": what} | where}
     return Statement(
-        claim,
-        **(share if setting is None else {"measured": setting}),
-        n=f"{row['simulations']} simulated studies",
-        verdict=ledger.SHOWN,
-        why=f"a setting, nothing to compare it to; {rate} where {row['promised']:g} % is promised: {row['reading']}",
-        table=table,
-        row=" ".join(str(value) for value in where.values()),
-        raw={"what": what} | where,
+        claim, *measured, n=f"{row['simulations']} simulated studies", verdict=ledger.SHOWN, why=why, **found
     )

@@ -20,22 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 from datalab import data, framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import (
-    SHARE,
-    by_set,
-    difference,
-    mean_with_interval,
-    measured,
-    raw_of,
-    table,
-    with_correction,
-)
+from datalab.sections import compare
+from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, table, with_correction
 from datalab.sections.parameters import (
     ArchitectureParameters,
     Architectures,
     MainRates,
-    StoppedParameters,
-    TrainingParameters,
+    StoppedTraining,
     estimated,
     per_set_and_seed,
     stopped_early,
@@ -64,7 +55,7 @@ PAPER_METRICS = ("precision", "recall", "macro_f1", "accuracy")
 RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
 
 
-class MainParameters(TrainingParameters, StoppedParameters):
+class MainParameters(StoppedTraining):
     """What the main results take, here and in section 5.1; ``None`` is the profile's value."""
 
     main_rates: MainRates
@@ -104,12 +95,7 @@ def memory(p: MainParameters) -> float:
     return 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
 
 
-def all_tasks(p: Parameters) -> list[Task]:
-    """All that the section trains."""
-    return [*tasks(p), *untuned.tasks(p), *tuned_tasks(p), *architecture_tasks(p)]
-
-
-estimate = estimated(all_tasks, memory)
+estimate = estimated(lambda p: [*tasks(p), *untuned.tasks(p), *tuned_tasks(p), *architecture_tasks(p)], memory)
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
@@ -174,10 +160,7 @@ def beside_vanilla(rows: pd.DataFrame, method: str, metric: str, rate: float, na
 
 
 def cells(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
-    """A row per cell of table 4.1 at one rate: the paper's figure, ours, the difference to vanilla, and its tests.
-
-    p is the Wilcoxon test's over the data sets; Holm's correction is over the whole table.
-    """
+    """A row per cell of table 4.1 at one rate: the paper's figure, ours, its difference to vanilla; Holm over all."""
     printed, lines = ledger.printed(), []
     for method, metric in itertools.product(ROWS, METRICS):
         paper = (0.01 if metric == "accuracy" else 1.0) * printed.get(claim_id(method, metric), np.nan)
@@ -249,7 +232,7 @@ def headline(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
     for (variant, method), rival in itertools.product(DATALAB.items(), RIVALS):
         ours, base = (level(rows, name, "macro_f1", rate).to_numpy() for name in (method, rival))
         row = {"variant": variant, "against": rival, "Ours F1": ours.mean(), "Baseline F1": base.mean()}
-        row |= measured(relative_gain(ours, base), "gain (%)", scale=100) | difference(ours - base)
+        row |= compare.measured(relative_gain(ours, base), "gain (%)", scale=100) | difference(ours - base)
         sets = {"sets better": int((ours > base).sum()), "sets": len(ours)}
         lines.append(row | {"p floor": stats.p_floor(len(ours))} | sets)
     return pd.DataFrame(lines)
@@ -300,7 +283,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
 
     def where(table: str, row: str, *methods: str, **more: Any) -> dict[str, Any]:
         raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods)), "architecture": architectures}
-        return {"table": table, "row": row, "raw": raw_of(rows) | raw | more}
+        return {"table": table, "row": row, "raw": compare.raw_of(rows) | raw | more}
 
     def over_vanilla(method: str, *names: str) -> dict[str, NDArray]:
         return {metric: scores[method, metric] - scores["vanilla", metric] for metric in names}
@@ -346,5 +329,5 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
         ledger.show("S4.1.baseline_f1", base.mean(), n=n, **where("headline", "paper", "vanilla")),
         ledger.judge_all("S4.1.consistent_all", on_each, **by_seeds, **better, **all_sets),
         ledger.judge_all("S4.1.range", on_each, **by_seeds, **spread, **ends),
-        ledger.judge_p("S4.1.wilcoxon", p, ours - base, **where("headline", "paper, against vanilla", *both)),
+        ledger.judge_p("S4.1.wilcoxon", p, ours - base, **against_vanilla),
     ]

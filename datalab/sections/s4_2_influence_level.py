@@ -26,9 +26,8 @@ from datalab.sections.parameters import (
     StoppedParameters,
     TrainingParameters,
     estimated,
-    of_first_seed,
     per_set_and_seed,
-    stopped_early,
+    stopped_once,
 )
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
@@ -52,7 +51,7 @@ class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set and architecture, of the first seed, with all levels, draws and methods; stopped early."""
-    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=protocol().reference["models"])
+    return stopped_once(fixed_tasks(p), p, once=protocol().reference["models"])
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:
@@ -156,7 +155,7 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
             | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"], compare.SHARE)
             | compare.and_papers(100 * (ours - base), "Gap (pp)", printed[f"{key}.gap_pp"])
             | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
-            | compare.effect_size(ours - base)
+            | compare.measured(stats.EffectSize((ours - base).to_numpy()), "d_z")
             | {"flipped labels (%)": 100 * sets.flipped.mean(), "mean rank": sets.mean_rank.mean(), "sets": len(base)}
         )
 
@@ -184,7 +183,7 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
         tilts = f1.columns.to_numpy(dtype=float)
         deviations, means = tilts - tilts.mean(), f1.mean()
         slope = f1.to_numpy() @ deviations / (deviations**2).sum()
-        of_sets = _moments(compare.rows_of_kind(rows, draw=draw, method=method))
+        of_sets = moments(rows, draw, method)
         return (
             {"draw": draw, "method": method}
             | compare.mean_with_interval(slope, "slope")
@@ -205,13 +204,9 @@ def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.below(parts, "architecture")
 
 
-def correlation(rows: pd.DataFrame, draw: str, method: str) -> stats.Measurement:
-    """The mean over data sets of Pearson's r of level and F1 over each one's runs."""
-    return stats.mean_correlation(_moments(compare.rows_of_kind(rows, draw=draw, method=method)))
-
-
-def _moments(part: pd.DataFrame) -> NDArray[np.float64]:
+def moments(rows: pd.DataFrame, draw: str, method: str) -> NDArray[np.float64]:
     """Of level and F1 over the runs of each data set, (sets, 6)."""
+    part = compare.rows_of_kind(rows, draw=draw, method=method)
     return np.array([stats.moments(runs.tilt, runs.macro_f1) for _, runs in part.groupby("dataset", sort=False)])
 
 
@@ -296,7 +291,7 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     of_baseline, of_ours = (at("trends", f"matched, {method}", method, **ends) for method in both)
     of_both = at("trends", "matched, both", *both, **ends)
 
-    r = {method: correlation(rows, draw, method) for method in both}
+    r = {method: stats.mean_correlation(moments(rows, draw, method)) for method in both}
     weaker = stats.Measurement(abs(r[BASELINE].values) - abs(r[ours].values), bounds=compare.SIGNED)
     negative = at("trends", "matched, vanilla", BASELINE) | {"side": "less", "metric": None}
     of_two = at("trends", f"matched, {ours}", *both) | {"side": "greater", "metric": None}

@@ -13,17 +13,8 @@ import pandas as pd
 from datalab import framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import (
-    SHARE,
-    and_papers,
-    below,
-    cell_text,
-    difference,
-    mean_with_interval,
-    raw_of,
-    tests,
-    with_correction,
-)
+from datalab.sections import compare
+from datalab.sections.compare import SHARE, and_papers, cell_text, mean_with_interval, tests, with_correction
 from datalab.sections.s4_1_main_results import Parameters, architecture_tasks, estimate, tasks, tuned_tasks
 from datalab.sections.trials.arms import COMPONENTS
 
@@ -40,6 +31,7 @@ ROWS = {
     (True, True, False): ("w/o Regularization", "wo_reg"),
     NONE: ("w/o All (baseline)", "wo_all"),
 }
+REMOVALS = {on: names for on, names in ROWS.items() if on != FULL}
 
 
 def scores(rows: pd.DataFrame, variant: str, rate: float) -> pd.DataFrame:
@@ -55,10 +47,7 @@ def rates(rows: pd.DataFrame) -> list[float]:
 
 
 def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
-    """Table 4.3 cell by cell, a row per variant and configuration; deltas are to the full model, paired by data set.
-
-    p is the Wilcoxon test's; Holm's correction is over the whole table.
-    """
+    """Table 4.3 cell by cell, a row per variant and configuration; deltas to the full model, paired; Holm over all."""
     printed, lines = ledger.printed(), []
     for variant, (on, (name, key)) in itertools.product(framework.VARIANTS, ROWS.items()):
         f1 = scores(rows, variant, rate)
@@ -77,17 +66,16 @@ def removals(rows: pd.DataFrame) -> pd.DataFrame:
     lines, rate = [], protocol().framework["verdict_rate"]
     for variant in framework.VARIANTS:
         f1 = scores(rows, variant, rate)
-        for on, (name, _) in ROWS.items():
-            if on != FULL:
-                row = {"variant": variant, "configuration": name}
-                lines.append(row | difference(f1[on] - f1[FULL], "less the full model") | {"sets": len(f1)})
+        for on, (name, _) in REMOVALS.items():
+            row = {"variant": variant, "configuration": name}
+            lines.append(row | compare.difference(f1[on] - f1[FULL], "less the full model") | {"sets": len(f1)})
     return pd.DataFrame(lines)
 
 
 def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
     """:func:`removals` by architecture, Holm over the table; ``rows`` are of the same data sets and seed."""
     parts = {name: removals(part) for name, part in rows.groupby("architecture", sort=False)}
-    return with_correction(below(parts, "architecture"))
+    return with_correction(compare.below(parts, "architecture"))
 
 
 def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
@@ -95,7 +83,7 @@ def paper_shape(cells: pd.DataFrame, variant: str) -> pd.DataFrame:
     lines = []
     for row in cells[cells.variant == variant].to_dict("records"):
         delta, p = f"the base row; paper {row['Delta vs Full, paper']:g}", "the base row"
-        if row["configuration"] != ROWS[FULL][0]:
+        if not row["note"]:
             delta = cell_text(row, "Delta vs Full", row["Delta vs Full, paper"])
             ours = "too few data sets" if np.isnan(row["p (Wilcoxon)"]) else f"{row['p (Wilcoxon)']:.3g}"
             p = f"{ours}; paper {'<' if row['p, paper'] == 0.001 else ''}{row['p, paper']:g}"
@@ -163,43 +151,36 @@ def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[State
     f1 = scores(rows, "paper", rate)
     phi = shapley_values(f1)
     share = table[(table.variant == "paper") & (table["noise rate (%)"] == 100 * rate)].set_index("component")
-    raw = raw_of(rows) | {"part": "ablation", "variant": "paper", "rate": rate}
+    raw = compare.raw_of(rows) | {"part": "ablation", "variant": "paper", "rate": rate}
     raw["architecture"] = list(rows.architecture.unique())
 
     def where(row: str, *sets: tuple[bool, ...]) -> dict[str, Any]:
         raws = [raw | dict(zip(COMPONENTS, on, strict=True)) for on in dict.fromkeys(sets)]
         return {"table": "cells", "row": row, "raw": raws}
 
-    def removed(key: str, d: pd.Series, where: dict[str, Any]) -> list[Statement]:
-        p = tests(d)["p (Wilcoxon)"]
-        return [ledger.judge(f"T3.{key}.delta", d, **where), ledger.judge_p(f"T3.{key}.p", p, d, **where)]
+    statements = []
+    for on, (name, key) in ROWS.items():
+        of_removal = where(f"paper, {name}", on, FULL)
+        statements.append(ledger.judge_level(f"T3.{key}.f1", f1[on], f1[on] - f1[FULL], **of_removal))
+    for on, (name, key) in REMOVALS.items():
+        d, of_removal = f1[on] - f1[FULL], where(f"paper, {name}", on, FULL)
+        statements.append(ledger.judge(f"T3.{key}.delta", d, **of_removal))
+        statements.append(ledger.judge_p(f"T3.{key}.p", tests(d)["p (Wilcoxon)"], d, **of_removal))
+    lost = {name: f1[FULL] - f1[on] for on, (name, _) in REMOVALS.items()}
+    statements.append(ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)))
 
-    lost = {name: f1[FULL] - f1[on] for on, (name, _) in ROWS.items() if on != FULL}
-    how, gain = {"side": "greater", "table": "contributions", "raw": raw}, phi.sum(axis=1)
-
-    def of_gain(name: str) -> Statement:
+    how = {"side": "greater", "table": "contributions", "raw": raw}
+    for name, title in TITLES.items():
         # There is a share only of a gain that is there.
-        both = {"the component": phi[name], "the total gain": gain}
-        where = {"row": f"paper, {TITLES[name]}", "in_its_unit": False, "beside": shares[name]}
-        return ledger.judge_all(f"S4.3.share_{IN_LEDGER[name]}", both, **where, **how)
-
-    shares = {name: f"share of the gain (%): {share['share of gain (%)'][title]}" for name, title in TITLES.items()}
+        both = {"the component": phi[name], "the total gain": phi.sum(axis=1)}
+        of_share = {"row": f"paper, {title}", "beside": f"share of the gain (%): {share['share of gain (%)'][title]}"}
+        claim = f"S4.3.share_{IN_LEDGER[name]}"
+        statements.append(ledger.judge_all(claim, both, in_its_unit=False, **of_share, **how))
     f, w, r = (phi[name] for name in COMPONENTS)
     most = {"weighting over regularisation": w - r, "weighting over feature extraction": w - f}
     via = {"weighting": w, "regularisation": r, "both over feature extraction": w + r - f}
     return [
-        *(
-            ledger.judge_level(f"T3.{key}.f1", f1[on], f1[on] - f1[FULL], **where(f"paper, {name}", on, FULL))
-            for on, (name, key) in ROWS.items()
-        ),
-        *(
-            made
-            for on, (name, key) in ROWS.items()
-            if on != FULL
-            for made in removed(key, f1[on] - f1[FULL], where(f"paper, {name}", on, FULL))
-        ),
-        ledger.judge_all("T3.full_is_best", lost, side="greater", **where("paper", *ROWS)),
-        *(of_gain(name) for name in TITLES),
+        *statements,
         ledger.judge_all("S4.3.aw_most", most, row="paper", **how),
         ledger.judge("S4.3.reg_over_fe", r - f, row="paper", **how),
         ledger.judge_all("S6.via", via, row="paper", **how),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datalab import correction, ledger, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, plots
+from datalab.sections import compare, parameters, plots
 from datalab.sections.parameters import Architectures, Count, Datasets, StoppedParameters, estimated, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
@@ -37,16 +37,11 @@ class Parameters(StoppedParameters):
     """What section 4.4 takes; ``None`` is the profile's value."""
 
     scaling_datasets: Datasets
-    scaling_sizes: tuple[Size, ...] = pydantic.Field(min_length=2)
+    scaling_sizes: Annotated[tuple[Size, ...], pydantic.Field(min_length=2), parameters.RISING]
     scaling_architectures: Architectures
     scaling_seeds: Count
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.field_validator("scaling_sizes")
-    @classmethod
-    def _rising(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(sizes)))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -240,12 +235,9 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
 
 
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
-    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none.
-
-    Few examples are up to 5,000.
-    """
+    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none."""
     ours, both, printed = DATALAB["paper"], ("vanilla", DATALAB["paper"]), ledger.printed()
-    sizes = [int(size) for size in sorted(rows["size"].unique())]
+    sizes, of_rows = [int(size) for size in sorted(rows["size"].unique())], compare.raw_of(rows)
     names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
     small, large = [size for size in sizes if size <= FEW], [size for size in sizes if size > FEW]
 
@@ -253,7 +245,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
 
     def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:
-        raw = compare.raw_of(rows) | {"method": list(methods), "size": list(sizes)}
+        raw = of_rows | {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
     def relative(*sizes: int) -> dict[str, float]:
@@ -263,15 +255,13 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     statements = []
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
-        where = {"table": "scaling", "row": name}
-        trained = ledger.show(
-            f"T4.{name}.size", reached, n=rows.seed.nunique(), raw=compare.raw_of(rows) | {"size": size}, **where
-        )
+        where = {"table": "scaling", "row": name, "raw": of_rows | {"size": size}}
+        trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), **where)
         statements.append(replace(trained, why="trained on as many, where there are"))
         for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
             level = by_seed(rows, method, size)
             levels = level, level - by_seed(rows, method, 1000)
-            where["raw"] = compare.raw_of(rows) | {"method": method, "size": sorted({size, 1000})}
+            where["raw"] = of_rows | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
         gain = f1(ours, size) / f1("vanilla", size) - 1
         statements.append(ledger.judge(f"T4.{name}.rel_gain", gain, **relative(size), **at(name, [size], *both)))
@@ -279,16 +269,14 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         few, many = (f1(ours, *some) / f1("vanilla", *some) - 1 for some in (small, large))
         later = f1("vanilla", *large) - f1("vanilla", *small)
         ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
-        ends = [min(names), max(names)]
+        ends, of_few = [min(names), max(names)], at("1K and 5K less the others", sizes, *both)
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge(
-                "S4.4.low_data", few - many, **relative(*sizes), **at("1K and 5K less the others", sizes, *both)
-            ),
+            ledger.judge("S4.4.low_data", few - many, **relative(*sizes), **of_few),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
         ]
-    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=compare.raw_of(rows))
-    listed = ", ".join(f"{size:,}" for size in sizes)
-    return [*statements, replace(count, measured=listed, why="the sizes of this run")]
+    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=of_rows)
+    measured = ", ".join(f"{size:,}" for size in sizes)
+    return [*statements, replace(count, measured=measured, why="the sizes of this run")]

@@ -26,7 +26,7 @@ from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
 from datalab.sections.failure_predictor import LOGISTIC
-from datalab.sections.parameters import Datasets, estimated, of_first_seed, per_set_and_seed, stopped_early
+from datalab.sections.parameters import Datasets, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -34,6 +34,7 @@ from datalab.training import AnyStack, fit_many, protocol_recipe
 
 STATISTICS = ("influence", "leverage", "low confidence")
 PRUNED_BY = ("el2n", "loss")
+KEYS = {"dataset": "data set", "kind": "shift"}  # of a stream, as its tables name them
 
 
 class Parameters(s4_1.MainParameters):
@@ -62,7 +63,7 @@ def stream_tasks(p: Parameters) -> list[Task]:
 
 def weights_tasks(p: Parameters) -> list[Task]:
     """A task a data set, of the first seed: DATA-LAB's weights on top of published pruning; all stopped early."""
-    return stopped_early(of_first_seed(fixed_weights_tasks(p)), p, once=protocol().reference["models"])
+    return stopped_once(fixed_weights_tasks(p), p, once=protocol().reference["models"])
 
 
 def fixed_weights_tasks(p: Parameters) -> list[Task]:
@@ -170,14 +171,13 @@ def monitors(streams: pd.DataFrame) -> pd.DataFrame:
     with a failure, and ``delay`` alarm less failure over these: below 0 the monitor warns first. ``AUROC`` is the
     chance that a window of low accuracy has the larger statistic.
     """
-    rows = streams.rename(columns={"dataset": "data set", "kind": "shift"})
-    rows = rows.merge(pd.DataFrame({"statistic": STATISTICS}), how="cross")
+    rows = streams.rename(columns=KEYS).merge(pd.DataFrame({"statistic": STATISTICS}), how="cross")
 
     def line(part: pd.DataFrame) -> dict[str, float]:
         by_seed = [watched(windows, part.statistic.iloc[0]) for _, windows in part.groupby("seed", sort=False)]
         return pd.DataFrame(by_seed).mean().to_dict() | {"seeds": len(by_seed)}
 
-    return compare.table(rows, ["data set", "shift", "statistic"], line)
+    return compare.table(rows, [*KEYS.values(), "statistic"], line)
 
 
 def watched(windows: pd.DataFrame, statistic: str) -> dict[str, float]:
@@ -221,9 +221,7 @@ def silence(streams: pd.DataFrame) -> pd.DataFrame:
         row = mean_with_interval(fall, "accuracy falls by") | mean_with_interval(sure, "confidence falls by")
         return row | mean_with_interval(fall / 2 - sure, "half less it") | {"seeds": len(mean)}
 
-    return compare.table(
-        late(streams).rename(columns={"dataset": "data set", "kind": "shift"}), ["data set", "shift"], line
-    )
+    return compare.table(late(streams).rename(columns=KEYS), [*KEYS.values()], line)
 
 
 def existing(rows: pd.DataFrame) -> pd.DataFrame:
@@ -279,24 +277,18 @@ def verdicts(
     rows: pd.DataFrame, metric_rows: pd.DataFrame, streams: pd.DataFrame, weighted: pd.DataFrame,
     failures: pd.DataFrame, monitors: pd.DataFrame, silence: pd.DataFrame,
 ) -> list[Statement]:  # fmt: skip
-    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables.
-
-    ``failures`` are those of :func:`datalab.sections.failure_predictor.failures`.
-    """
+    """The section's statements: of the rows of sections 4.1 and 3.1, of its own two kinds, and of its tables."""
     systems = {"architecture": "mlp", "method": ["full", "influence"], "strata": "leverage", "part": "stratum"}
     systems |= compare.raw_of(metric_rows)
     strata = {"table": "strata", "row": "all", "metric": "accuracy", "raw": systems}
     gains = {method: weights_gain(weighted, method, "datalab_paper") for method in PRUNED_BY}
-    pruned = {
-        "table": "existing",
-        "row": "datalab_paper",
-        "raw": compare.raw_of(weighted) | {"weights": ["none", "datalab_paper"]},
-    }
+    raw = compare.raw_of(weighted) | {"weights": ["none", "datalab_paper"]}
+    pruned = {"table": "existing", "row": "datalab_paper", "raw": raw}
 
     windows = late(streams).groupby("dataset", sort=False).window.unique()
     shifted = [{"part": "shifted", "dataset": name, "window": seen} for name, seen in windows.items()]
-    silent = {"accuracy falls": "accuracy falls by", "confidence by less than half": "half less it"}
-    silent = {name: silence[column].to_numpy() for name, column in silent.items()}
+    falls = silence["accuracy falls by"].to_numpy()
+    silent = {"accuracy falls": falls, "confidence by less than half": silence["half less it"].to_numpy()}
     of_silence = {"table": "silence", "row": "all streams", "metric": "accuracy", "raw": shifted}
 
     auroc = monitors[monitors.statistic == "influence"].AUROC.dropna().to_numpy()
@@ -309,7 +301,7 @@ def verdicts(
         stress[f"{100 * rates[1]:g} % flipped labels"] = clean - noisy
         raw += [compare.raw_of(rows) | {"part": "main", "method": "vanilla", "rate": rates}]
     if len(silence) > 1 or not stress:
-        stress["shifted streams"] = silent["accuracy falls"]
+        stress["shifted streams"] = falls
         raw += shifted
     of_stress = {"table": "silence", "row": "noise and shifts", "raw": raw}
     return [
@@ -323,16 +315,12 @@ def verdicts(
 
 
 def predictor_verdicts(frame: pd.DataFrame, raw: dict[str, Any]) -> list[Statement]:
-    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule.
-
-    ``raw`` tells the rows that the failures in ``frame`` are of.
-    """
+    """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule."""
     f1, lead = failure_predictor.measurements(frame)[LOGISTIC]
     where = {"table": "predictor", "row": LOGISTIC, "side": "greater"}
     where["raw"] = raw | {"part": "main", "method": ["influence", "random", "label_noise"]}
     made = [ledger.judge_level(claim, f1, lead, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
-    fewest = protocol().title_verdict["min_datasets"]
-    if f1.n >= fewest:
-        return made
-    few = f"{f1.n} data sets are fewer than the {fewest} that a verdict needs"
-    return [replace(one, verdict=ledger.INCONCLUSIVE, why=few) for one in made]
+    if f1.n < (fewest := protocol().title_verdict["min_datasets"]):
+        few = f"{f1.n} data sets are fewer than the {fewest} that a verdict needs"
+        made = [replace(one, verdict=ledger.INCONCLUSIVE, why=few) for one in made]
+    return made

@@ -16,15 +16,7 @@ from datalab import ledger, metrics, models, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections.compare import SHARE, by_set, mean_with_interval, raw_of, table, tests, with_correction
-from datalab.sections.parameters import (
-    MainRates,
-    StoppedParameters,
-    TrainingParameters,
-    estimated,
-    of_first_seed,
-    per_set_and_seed,
-    stopped_early,
-)
+from datalab.sections.parameters import MainRates, StoppedTraining, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Train, Trial
 from datalab.sweep import Task
@@ -34,7 +26,7 @@ MEMBERS = ("softmax", "mlp", "cnn", "resnet")  # four different models
 ORDERS = ("random", "low to high", "high to low")
 
 
-class Parameters(TrainingParameters, StoppedParameters):
+class Parameters(StoppedTraining):
     """What section 5.3 takes; ``None`` is the profile's value."""
 
     main_rates: MainRates
@@ -43,7 +35,7 @@ class Parameters(TrainingParameters, StoppedParameters):
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set, of the first seed, with all rates and methods; every model stopped early."""
     references = protocol().reference["models"] * len(p.main_rates)
-    return stopped_early(of_first_seed(fixed_tasks(p)), p, once=references)
+    return stopped_once(fixed_tasks(p), p, once=references)
 
 
 def fixed_tasks(p: Parameters) -> list[Task]:
@@ -185,9 +177,8 @@ def filtering(rows: pd.DataFrame) -> pd.DataFrame:
 
     def line(removed: pd.DataFrame) -> dict[str, Any]:
         base = by_set(everything, "macro_f1", rate=removed.rate.iloc[0])
-        filtered, random, relabelled = (
-            by_set(removed, "macro_f1", method=name) for name in ("influence", "random", "relabelled")
-        )
+        methods = ("influence", "random", "relabelled")
+        filtered, random, relabelled = (by_set(removed, "macro_f1", method=name) for name in methods)
         d = filtered - base
         return (
             mean_with_interval(d, "less everything")
@@ -211,8 +202,8 @@ def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
             return row | {"p (Wilcoxon)": np.nan, "note": "the base row"} | sets
         d = f1 - by_set(rows, "macro_f1", rate=part.rate.iloc[0], order=ORDERS[0])
         narrow = mean_with_interval(d, "90 %", confidence=0.90)
-        row |= mean_with_interval(d, "less random order")
-        row |= {"90 % low": narrow["90 % low"], "90 % high": narrow["90 % high"]}
+        del narrow["90 %"]
+        row |= mean_with_interval(d, "less random order") | narrow
         return row | {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "note": ""} | sets
 
     return with_correction(table(rows, ["noise rate (%)", "order"], line))
@@ -267,11 +258,9 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     ]
     lowest, highest = rows.rate.min(), rows.rate.max()
     if lowest < highest:
-        low, high = (
-            f1("filtering", "influence", end, dropped=share) - f1("filtering", "everything", end)
-            for end in (lowest, highest)
-        )
-        ends = {"hurts at the lowest rate": -low, "helps at the highest": high}
+        without, whole = partial(f1, "filtering", "influence", dropped=share), partial(f1, "filtering", "everything")
+        ends = {"hurts at the lowest rate": whole(lowest) - without(lowest)}
+        ends["helps at the highest"] = without(highest) - whole(highest)
         of_ends = at("filtering", "both ends", *pair, rate=[lowest, highest], dropped=[0, share])
         made.append(ledger.judge_all("S5.3.filtering_vs_title", ends, side="greater", **of_ends))
     return made

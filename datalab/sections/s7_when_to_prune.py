@@ -6,7 +6,7 @@ clean test set. Rules are fitted on the data sets that had been looked at before
 the untouched ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,25 +19,13 @@ from datalab import data, stats
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import (
-    LOOKED_AT,
-    PRIMARY_KEEP,
-    RATE,
-    READINGS,
-    RULES,
-    UNTOUCHED,
-    early_stopped,
-    named_d,
-    with_strata,
-)
+from datalab.sections.readings import LOOKED_AT, RATE, RULES, THRESHOLD, UNTOUCHED, named_d, with_strata
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import tasks
 from datalab.sections.trials.trial import HUMAN
 
 MARGIN = RULES["when_to_prune"]["margin"]
-THRESHOLD = RULES["title_verdict"]["reproduced"]["crossover_interval_contains"]  # the title's 15 %
 PRUNED_ARMS = ("influence, quota", "influence, no quota", "loss, quota", "loss, no quota", "confident learning")
-CASE = ["dataset", "seed", "rate", "trained"]
 # A predictor: the columns that a logistic regression is fitted on; the two rules of the title fit nothing.
 TITLE_RULE, HALF_RULE = "noise above 15 % (the title)", "noise above half of what is pruned"
 PREDICTORS = {
@@ -58,30 +46,25 @@ estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.cap
 
 
 def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of synthetic noise, one a model, by how training ended: the shortest length but one, the longest, early.
-
-    ``rows`` are all of the tasks' rows; the tables below are drawn from what this returns.
-    """
+    """The rows of synthetic noise, one a model, by how training ended: early, at the second length, at the longest."""
     rows = rows[rows.noise != HUMAN]
     lengths = sorted(rows.steps.unique())
     fixed = {f"{n:.0f} steps": rows[rows.steps == n] for n in (lengths[min(1, len(lengths) - 1)], lengths[-1])}
-    return {STOPPED: early_stopped(rows)} | fixed
+    return {STOPPED: readings.early_stopped(rows)} | fixed
 
 
 def against_everything(every: Mapping[str, pd.DataFrame], metric: str = "macro_f1") -> pd.DataFrame:
     """Every arm less keeping everything, trained alike: by training, stratum, arm and noise rate, over the sets."""
-    parts = {name: readings.against_full_table(part, metric) for name, part in every.items()}
-    return pd.concat(parts, names=["trained", None]).reset_index("trained").reset_index(drop=True)
+    tables = {trained: readings.against_full_table(part, metric) for trained, part in every.items()}
+    return compare.below(tables, "trained")
 
 
 def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Macro-F1 of keeping everything and of pruning 30 %, stopped early and trained to the end, over the sets."""
-    parts = {name: readings.arms(every[name]) for name in (STOPPED, list(every)[-1])}
-    frame = pd.concat(parts, names=["trained", None]).reset_index("trained")
+    frame = compare.below({name: readings.arms(every[name]) for name in (STOPPED, list(every)[-1])}, "trained")
     names = {"keep all": "keep all", "influence, no quota": "prune 30 %", "oracle": "oracle"}
-    frame = frame[frame.arm.isin(names)]
-    frame["arm"] = frame.arm.map(names) + ", " + frame.trained
-    frame = frame.assign(stratum=[data.stratum(name) for name in frame.dataset]).astype({"macro_f1": float})
+    frame = frame[frame.arm.isin(names)].astype({"macro_f1": float})
+    frame = frame.assign(arm=frame.arm.map(names) + ", " + frame.trained)
     by = ["stratum", "arm", RATE]
     frame = compare.together(with_strata(frame), by[:2])
 
@@ -92,21 +75,20 @@ def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return compare.table(frame, by, measure)
 
 
-def cases(every: Mapping[str, pd.DataFrame], reading: str = RULES["predictors"]["reading"]) -> pd.DataFrame:
+def cases(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Every case with ``d`` (influence less random, the clean test set's) and what is known without a clean label.
 
     ``gap`` is the full model's noisy training accuracy less its noisy validation accuracy, ``noisy error`` its noisy
     validation error, ``validation_d`` the difference of influence from random on the noisy validation labels.
     """
-    parts = []
+    reading, parts = readings.READINGS[RULES["predictors"]["reading"]], []
     for trained, part in every.items():
-        d = readings.differences(part, READINGS[reading])
+        d = readings.differences(part, reading)
         full = part[part.method == "full"].set_index(["dataset", "seed", "rate"])
         known = pd.DataFrame({"gap": full.train_accuracy - full.validation_accuracy})
         known["noisy error"] = 1 - full.validation_accuracy
-        parts.append(
-            d[d.reference_chosen].join(known.astype(float), on=["dataset", "seed", "rate"]).assign(trained=trained)
-        )
+        d = d[d.reference_chosen].join(known.astype(float), on=known.index.names)
+        parts.append(d.assign(trained=trained))
     frame = with_strata(pd.concat(parts, ignore_index=True))
     specs = [data.REGISTRY[name] for name in frame.dataset]
     frame["balance"] = [spec.balance for spec in specs]
@@ -121,16 +103,16 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     A case of a looked-at set is foretold by a rule fitted on the other looked-at sets; an untouched one by the rule
     fitted on all that were looked at. Where only one outcome was seen, that is foretold.
     """
-    pruned = 1 - PRIMARY_KEEP
+    pruned = 1 - readings.PRIMARY_KEEP
     p = frame.assign(**{TITLE_RULE: frame.rate > THRESHOLD, HALF_RULE: frame.rate > pruned / 2})
     p = p.astype({TITLE_RULE: float, HALF_RULE: float})
     looked_at = frame["data sets"] == LOOKED_AT
-    held_out = [
-        (frame.dataset == name, looked_at & (frame.dataset != name)) for name in frame.dataset[looked_at].unique()
-    ]
+    asked = [(~looked_at, looked_at)]
+    for dataset in frame.dataset[looked_at].unique():
+        asked.append((frame.dataset == dataset, looked_at & (frame.dataset != dataset)))
     for name, columns in PREDICTORS.items():
         p[name] = np.nan
-        for out, fitted in [*held_out, (~looked_at, looked_at)]:
+        for out, fitted in asked:
             p.loc[out, name] = _fitted(frame[fitted], frame[out], columns)
     return p
 
@@ -158,18 +140,17 @@ def predictors(p: pd.DataFrame) -> pd.DataFrame:
     for which in (LOOKED_AT, UNTOUCHED):
         part = p[p["data sets"] == which]
         for name in names if len(part) else ():
-            guess = part[name] > 0.5
-            pays = part.pays
+            guess, pays = part[name] > 0.5, part.pays
             columns = {"a": guess & pays, "b": pays, "c": ~guess & ~pays, "d": ~pays}
             counts = part.assign(**columns).groupby("dataset", sort=False)[list(columns)].sum().to_numpy()
             figures = {"balanced accuracy": stats.jackknifed(balanced_accuracy, counts, bounds=(0, 1))}
             of_sets = part.assign(brier=(part[name] - pays) ** 2, lead=part[name] - pays).groupby("dataset")
             figures["Brier score"] = stats.Measurement(of_sets.brier.mean().to_numpy(), (0, 1))
             figures["foretold less seen"] = stats.Measurement(of_sets.lead.mean().to_numpy(), (-1, 1))
-            shown = {}
+            line = {"data sets": which, "predictor": name}
             for word, measured in figures.items():
-                shown |= compare.measured(measured, word)
-            lines.append({"data sets": which, "predictor": name} | shown | {"sets": part.dataset.nunique()})
+                line |= compare.measured(measured, word)
+            lines.append(line | {"sets": part.dataset.nunique()})
     return pd.DataFrame(lines)
 
 
@@ -197,25 +178,21 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     to win.
     """
     d = readings.against_full(stopped)
-    d, unit = d[d.arm.isin(PRUNED_ARMS)], ["stratum", "dataset", "seed", "rate"]
+    d, unit = d[d.arm.isin(PRUNED_ARMS)], ["dataset", "seed", "rate"]
     gain = d.pivot(index=unit, columns="arm", values="d")[list(PRUNED_ARMS)]
     seen = d.pivot(index=unit, columns="arm", values="validation_d")[list(PRUNED_ARMS)]
     rate = gain.index.get_level_values("rate")
-    best = seen.to_numpy().argmax(1)
-    picked = gain.to_numpy()[np.arange(len(gain)), best]
-    made: Mapping[str, Callable[[], np.ndarray]] = {
-        "pilot: the best arm on noisy validation, if ahead by a point": lambda: np.where(
-            seen.max(axis=1) > MARGIN, picked, 0
-        ),
-        "the title: prune above 15 % noise": lambda: np.where(rate > THRESHOLD, gain["influence, quota"], 0),
-        "always prune 30 %": lambda: gain["influence, quota"].to_numpy(),
-        "always what confident learning flags": lambda: gain["confident learning"].to_numpy(),
-        "hindsight: the best arm on the test set": lambda: np.maximum(gain.max(axis=1), 0).to_numpy(),
+    picked = gain.to_numpy()[np.arange(len(gain)), seen.to_numpy().argmax(1)]
+    always = gain["influence, quota"]
+    gains = {
+        "pilot: the best arm on noisy validation, if ahead by a point": np.where(seen.max(axis=1) > MARGIN, picked, 0),
+        "the title: prune above 15 % noise": np.where(rate > THRESHOLD, always, 0),
+        "always prune 30 %": always,
+        "always what confident learning flags": gain["confident learning"],
+        "hindsight: the best arm on the test set": np.maximum(gain.max(axis=1), 0),
     }
-    gains = {name: pd.Series(make(), gain.index, name="d") for name, make in made.items()}
-    frame = pd.concat(gains, names=["rule"]).reset_index()
-    frame["loses"], frame["prunes"] = frame.d < -MARGIN, frame.d != 0
-    frame = with_strata(frame)
+    frame = compare.below({rule: pd.Series(d, gain.index, name="d").reset_index() for rule, d in gains.items()}, "rule")
+    frame = with_strata(frame.assign(loses=frame.d < -MARGIN, prunes=frame.d != 0))
     by = ["stratum", "data sets", "rule"]
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
@@ -234,15 +211,11 @@ def answer(full: pd.DataFrame, predictors: pd.DataFrame, rules: pd.DataFrame) ->
     )
     lines = [f"Stopped early, pruned arms ahead of keeping everything (F1 points, unadjusted 95 %): {where}."]
     for which, part in predictors.groupby("data sets", sort=False):
-        shown = part.sort_values("balanced accuracy", ascending=False, kind="stable")
-        each = [_percent(r, "balanced accuracy", r.predictor) for _, r in shown.iterrows()]
+        shown = part.sort_values("balanced accuracy", ascending=False, kind="stable").set_index("predictor")
+        shown = (100 * shown[[f"balanced accuracy{end}" for end in ("", " low", " high")]]).reset_index()
+        each = ["{} {:.0f} [{:.0f}, {:.0f}]".format(*r) for r in shown.itertuples(index=False)]
         lines.append(f"Balanced accuracy (%) of the sign against random, data sets {which}: {'; '.join(each)}.")
     for (stratum, which), part in rules.groupby(["stratum", "data sets"], sort=False):
         each = [f"{r.rule} {100 * r.d:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]" for _, r in part.iterrows()]
         lines.append(f"F1 points gained over always keeping everything, {stratum} sets {which}: {'; '.join(each)}.")
     return lines
-
-
-def _percent(row: pd.Series, column: str, name: str) -> str:
-    value, low, high = (100 * row[f"{column}{end}"] for end in ("", " low", " high"))
-    return f"{name} {value:.0f} [{low:.0f}, {high:.0f}]"

@@ -103,11 +103,9 @@ def answer(rows: pd.DataFrame) -> str:
 
 def suspicious(rows: pd.DataFrame) -> pd.DataFrame:
     """The labels that look most wrong, and the true ones where they are known."""
-    flagged = of_kind(rows, "flagged").head(SHOWN)
-    names = [
-        name for name in ("id", "given_label", "suggested_label", "true_label", "score", "agreement") if name in flagged
-    ]
-    return flagged[names].rename(columns=lambda name: name.replace("_", " "))
+    names = ["id", "given_label", "suggested_label", "true_label", "score", "agreement"]
+    flagged = of_kind(rows, "flagged").head(SHOWN).filter(names)
+    return flagged.rename(columns=lambda name: name.replace("_", " "))
 
 
 def against_truth(rows: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:

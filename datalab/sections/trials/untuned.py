@@ -28,10 +28,7 @@ CASE = ["dataset", "architecture", "seed", "rate"]
 
 
 def tasks(p: Any) -> list[Task]:
-    """A task a data set, architecture and seed, with all rates and methods, for the recipe's length.
-
-    ``p`` is section 4.1's parameters.
-    """
+    """A task a data set, architecture and seed of section 4.1, with all rates and methods, for the recipe's length."""
     cost = 0.55 * len(p.main_rates) + 0.4  # seconds on one core
     models = len(p.main_rates) * 15 + 14  # references, folds and methods are fifteen; the ablations
     given = {"architectures": p.main_architectures, "rates": list(p.main_rates)}
@@ -96,8 +93,7 @@ def _methods(trial: Trial) -> Iterator[tuple[list[dict[str, Any]], Train]]:
 def gains(fixed: pd.DataFrame, stopped: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     """F1 of every method less vanilla's, all at the recipe's length and all stopped early, by noise rate.
 
-    ``names`` are the methods' names in the table. Paired by data set; means with 95 % t-intervals, Wilcoxon's p, Holm
-    over the table.
+    ``names`` are the methods' names in the table. Paired by data set; Holm over the table.
     """
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
