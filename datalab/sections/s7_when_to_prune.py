@@ -120,8 +120,8 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
 def _fitted(known: pd.DataFrame, asked: pd.DataFrame, columns: list[str]) -> np.ndarray:
     if asked.empty or known.pays.nunique() < 2:
         return np.full(len(asked), float(known.pays.mean()) if len(known) else 0.5)
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known[columns], known.pays)
-    return model.predict_proba(asked[columns])[:, 1]
+    x, wanted = known[columns].to_numpy(), asked[columns].to_numpy()  # as frames they are checked for half a second
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(x, known.pays).predict_proba(wanted)[:, 1]
 
 
 def balanced_accuracy(counts: np.ndarray) -> float:
