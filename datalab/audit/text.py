@@ -9,10 +9,16 @@ from math import prod
 
 import numpy as np
 
-from datalab.audit.figures import ABLATIONS, BENCHMARKS, LEVELS, METHODS, PARTS, SIZES, Figures
-from datalab.audit.shapes import (
+from datalab.audit.figures import (
+    ABLATIONS,
+    BENCHMARKS,
     INCONSISTENT,
+    LEVELS,
+    METHODS,
+    PARTS,
+    SIZES,
     UNCHECKABLE,
+    Figures,
     Outcome,
     difference,
     equals,
