@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from datalab import atomic
 from datalab.errors import UserError
 
@@ -38,6 +40,19 @@ def printable(text: str) -> str:
 
 class Strange(UserError):
     """A file of the record is not what it must be: why, in one line."""
+
+
+class Form(pydantic.BaseModel):
+    """What a part of such a file must be: these fields, of these types, and no others."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def misfit(error: pydantic.ValidationError) -> str:
+    """What in a file has not its form, the first of all, and where it stands."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{printable(place)[:100]}: {printable(first['msg'])[:200]}"
 
 
 def foreign(record: Path) -> Iterator[tuple[str, str]]:

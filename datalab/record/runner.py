@@ -12,7 +12,6 @@ from typing import Any
 
 from datalab.errors import UserError
 from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction
-from datalab.record.checks import verify
 from datalab.record.console import RunConsole
 from datalab.record.execution import Execution
 from datalab.record.kernel import kill_group, started_with
@@ -83,7 +82,7 @@ def is_current(record: Path, manifest: Manifest, stem: str, key: Mapping[str, An
     if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
         return False
     paths = [*manifest.files_of(stem), *entry.cells]
-    return not any(verify.change(record, path, manifest.files.get(path)) for path in paths)
+    return not any(manifest.change(record, path) for path in paths)
 
 
 class Interrupts:

@@ -134,7 +134,7 @@ def _pack(record: Path, manifest: Manifest, stem: str, keys: Iterable[str]) -> N
     ``keys`` are those of the tasks of section ``stem``; another section rests on all that is in its files.
     """
     before = {other: entry.cells for other, entry in manifest.sections.items()}
-    whole = {path for path in _cells(manifest) if _is_whole(record, manifest, path)}
+    whole = {path for path in _cells(manifest) if not manifest.change(record, path)}
     users: dict[str, list[str]] = {}
     for other, paths in before.items():
         tasks = (task for path in paths if path in whole for task in rowfiles.tasks_in(record / path))
@@ -176,17 +176,13 @@ def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
 
 def drop_changed_cells(record: Path, manifest: Manifest) -> list[str]:
     """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
-    changed = [path for path in _cells(manifest) if not _is_whole(record, manifest, path)]
+    changed = [path for path in _cells(manifest) if manifest.change(record, path)]
     _drop(record, manifest, changed)
     return changed
 
 
 def _cells(manifest: Manifest) -> list[str]:
     return [path for path in manifest.files if path.startswith("cells/")]
-
-
-def _is_whole(record: Path, manifest: Manifest, path: str) -> bool:
-    return folder.has(record, path) and folder.sha256(record, path) == manifest.files[path].sha256
 
 
 def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> None:

@@ -12,7 +12,7 @@ from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, provenance, transaction
 from datalab.record.checks import bounds, retrain
 from datalab.record.checks import recompute as recomputing
-from datalab.record.checks.recompute import Finding, Kind, Recomputed
+from datalab.record.checks.recompute import Finding, Recomputed
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.record.parameters import OUTSIDE
 from datalab.record.section import BY_HAND
@@ -111,19 +111,10 @@ def verify(
     return report
 
 
-def change(record: Path, path: str, entry: FileRecord | None) -> Kind | None:
-    """What happened to one file since it was entered; ``None`` when it is whole."""
-    if entry is None or (size := folder.size(record, path)) is None:
-        return "missing"
-    if size != entry.bytes or folder.sha256(record, path) != entry.sha256:
-        return "changed"
-    return None
-
-
 def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
     """The files that are not what the manifest says, then those that it does not list."""
     for path, entry in manifest.files.items():
-        kind = change(record, path, entry) if manifest.closed or path not in _SPANNING else None
+        kind = manifest.change(record, path) if manifest.closed or path not in _SPANNING else None
         if kind:
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
     for path in folder.walk(record):
