@@ -32,8 +32,9 @@ from typing import Annotated, Any
 import pandas as pd
 import pydantic
 
-from datalab.record import Section, SectionSpec, Statement, Study, open_section
+from datalab.record import Section, SectionSpec, Statement, Study, open_section, rawrows
 from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sweep import Finished
 
 HERE = Path(__file__).resolve().parent
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
@@ -235,6 +236,12 @@ def write_notebooks(folder: Path) -> Path:
             cell["id"] = f"{section.stem}-{position}"
         nbformat.write(notebook, folder / f"{section.stem}.ipynb")
     return folder
+
+
+def rows(path: Path) -> tuple[list[Finished], pd.DataFrame]:
+    """The tasks of a file of raw rows, and all its rows."""
+    tasks, frames = zip(*rawrows.by_task(path), strict=True)
+    return list(tasks), pd.concat(frames, ignore_index=True)
 
 
 def papermill(notebook: Path, record: Path, *more: str) -> list[str]:

@@ -69,23 +69,15 @@ class Room:
             raise UserError(f"raw rows: unpacked they are more than {MOST_BYTES >> 20} MiB, and no section's are")
 
 
-def read(path: Path) -> "tuple[list[Finished], pd.DataFrame]":
-    """A file's tasks, as it describes them, and all its rows.
+def by_task(path: Path) -> "list[tuple[Finished, pd.DataFrame]]":
+    """A file's tasks, as it describes them, each with its rows.
 
     Raises :class:`UserError` where it is torn, too large, or does not say what made it.
     """
-    return _whole(path, rowfiles.contents(path))
-
-
-def by_task(path: Path) -> "list[tuple[Finished, pd.DataFrame]]":
-    """The same, each task with its own rows."""
-    return _whole(path, rowfiles.by_task(path))
-
-
-def _whole(path: Path, content: Any) -> Any:
-    if content is None:
+    parts = rowfiles.by_task(path)
+    if parts is None:
         raise UserError(f"raw rows {path.name}: torn, too large, or silent on what made them; run the section again")
-    return content
+    return parts
 
 
 def _equal(column: "pd.Series", value: Any) -> "np.ndarray":

@@ -95,7 +95,7 @@ def run(
         head = f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of"
         lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in failures]
         raise SweepError("\n  ".join([f"{head} {failures[0][1]}", *lines]))
-    finished |= {task.key: rowfiles.contents(task.path(folder))[1] for task in missing}
+    finished |= {task.key: rowfiles.by_task(task.path(folder))[0][1] for task in missing}
     return pd.concat([finished[task.key] for task in tasks], ignore_index=True) if tasks else pd.DataFrame()
 
 

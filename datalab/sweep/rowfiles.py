@@ -87,18 +87,12 @@ def write(path: Path, rows: "pd.DataFrame | pa.Table", tasks: Collection[Finishe
         writer.add_key_value_metadata({DESCRIPTION: json.dumps(made_by)})
 
 
-def contents(path: Path) -> tuple[list[Finished], pd.DataFrame] | None:
-    """The tasks of a file, and all their rows, one task's after the other's.
+def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
+    """The tasks of a file, each with its rows as they were.
 
     None when the file is absent, torn, altered (pages have checksums), silent on what made it, or larger than any may
     be: a compressed file of a stranger may hold a thousand times what it seems to.
     """
-    opened = _opened(path, _table)
-    return None if opened is None else (opened[0], opened[1].to_pandas())
-
-
-def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
-    """The tasks of a file, each with its rows as they were; None where :func:`contents` is."""
     parts = _parts(path)
     return None if parts is None else [(task, part.to_pandas()) for task, part in parts]
 

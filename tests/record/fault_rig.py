@@ -154,8 +154,8 @@ class Rig:
 
     def finished(self) -> set[int]:
         """The cells whose rows can be read."""
-        files = [rowfiles.contents(path) for path in (self.seen / "cells").glob("*.parquet")]
-        return {int(index) for _, frame in filter(None, files) for index in frame["index"]}
+        files = [rowfiles.by_task(path) for path in (self.seen / "cells").glob("*.parquet")]
+        return {int(index) for parts in filter(None, files) for _, frame in parts for index in frame["index"]}
 
     def entry(self, stem: str = "3_4_beta") -> SectionRecord:
         return Manifest.load(self.seen).sections[stem]

@@ -105,7 +105,7 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
     path = place[0] if len(tasks) == 1 else f"{place[0]}: {task.label}"
     if not task.path(made).is_file():
         return Retrained(path, different="it cannot be trained here")
-    held, given = tasks[place[1]], rawrows.read(task.path(made))[1]
+    held, given = tasks[place[1]], rawrows.by_task(task.path(made))[0][1]
     if list(held.columns) != list(given.columns) or len(held) != len(given):
         return Retrained(path, different="it has other columns, or more or fewer rows")
     columns = [name for name in held if name not in MEASURED]
