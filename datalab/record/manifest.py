@@ -193,6 +193,11 @@ class SectionRecord(pydantic.BaseModel):
     headline: list[Annotated[dict[str, Any], _of(_Headline)]] = []
     cells: list[Annotated[str, AfterValidator(_cell)]] = []
 
+    def described(self, path: str) -> dict[str, Any] | None:
+        """What the section says of one of its tables or figures; ``None`` where it made none of this name."""
+        kind, _, name = path.partition("/")
+        return {"tables": self.tables, "figures": self.figures}.get(kind, {}).get(name.split(".")[0])
+
 
 class Manifest(pydantic.BaseModel):
     """The whole record: provenance, one entry a section, one a file."""

@@ -141,8 +141,7 @@ def _timing(manifest: Manifest) -> Iterator[Finding]:
     """The tables and figures that are marked as measured time, or not, unlike what their section says of them."""
     for path, entry in manifest.files.items():
         if owner := manifest.sections.get(entry.section or ""):
-            place, _, name = path.partition("/")
-            described = {"tables": owner.tables, "figures": owner.figures}.get(place, {}).get(name.split(".")[0])
+            described = owner.described(path)
             if described and described["timing"] != entry.timing:
                 yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
 
@@ -173,12 +172,8 @@ def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifes
         return name == kept and owner.status in ("complete", "failed", "interrupted") and entry.timing
     if place == "cells":
         return (path in used or owner.status != "complete") and name.endswith(".parquet") and not entry.timing
-    described = {"tables": owner.tables, "figures": owner.figures}.get(place, {})
-    stem, _, suffix = name.partition(".")
-    known = stem in described and suffix in (
-        ("csv", "md", "tex", "json") if place == "tables" else ("svg", "png", "csv")
-    )
-    return known
+    suffixes = {"tables": ("csv", "md", "tex", "json"), "figures": ("svg", "png", "csv")}.get(place, ())
+    return owner.described(path) is not None and name.partition(".")[2] in suffixes
 
 
 def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
