@@ -1,5 +1,6 @@
 """One writer a record: a lock that the operating system drops when its holder dies, and that names its holder."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -26,27 +27,23 @@ def hold(record: Path) -> None:
     path = record.resolve() / NAME
     if path in _held:
         return
-    name = printable(record.name)
-    descriptor = None
-    try:
-        descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
-        deadline = time.monotonic() + _PATIENCE
-        while not _locked(descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"record '{name}': {holder(record)} is writing to it; wait for it, or choose another folder"
-                )
-            time.sleep(0.02)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, (json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n").encode())
-    except BaseException as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if not isinstance(error, OSError):
-            raise
-        why = f"{NAME} is a link" if error.errno == errno.ELOOP else error.strerror
-        raise UserError(f"record '{name}': cannot be locked ({why}); choose a folder that can be written") from None
-    _held[path] = descriptor
+    name, deadline = printable(record.name), time.monotonic() + _PATIENCE
+    with contextlib.ExitStack() as undone:
+        try:
+            descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
+            undone.callback(os.close, descriptor)
+            while not _locked(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    who = holder(record)
+                    raise UserError(f"record '{name}': {who} is writing to it; wait for it, or choose another folder")
+                time.sleep(0.02)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, (json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n").encode())
+        except OSError as error:
+            why = f"{NAME} is a link" if error.errno == errno.ELOOP else error.strerror
+            raise UserError(f"record '{name}': cannot be locked ({why}); choose a folder that can be written") from None
+        _held[path] = descriptor
+        undone.pop_all()
 
 
 def release(record: Path) -> None:
