@@ -279,9 +279,7 @@ if __name__ == "__main__":
 
     notebooks = Path(sys.argv.pop(1))
     if "FAKE_PYTHON" in os.environ:
-        from datalab.record import runner
-
-        runner.run = functools.partial(runner.run, python=os.environ["FAKE_PYTHON"])
+        sys.executable = os.environ["FAKE_PYTHON"]
     if "FAKE_HOLD" in os.environ:
         hold(os.environ["FAKE_HOLD"])
     main(study=importlib.import_module("record_fakes").study(notebooks))  # whose classes other processes know

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from typing import Any
 from datalab.errors import UserError
 from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction
 from datalab.record.console import RunConsole
-from datalab.record.execution import Execution
-from datalab.record.kernel import kill_group, started_with
+from datalab.record.execution import Execution, kill_group, started_with
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
 from datalab.record.study import Study
@@ -31,7 +29,6 @@ def run(
     profile: str,
     fresh: bool = False,
     resume: str = "the same command",
-    python: str = sys.executable,
     timeout: float | None = None,
     scheduler: str | None = None,
 ) -> int:
@@ -39,10 +36,10 @@ def run(
 
     A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first, unless it has
     sections that the jobs, which are not all of the study's, would not make again. ``resume`` is the command that
-    continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds a code cell may
-    run, ``scheduler`` the address of a Dask scheduler for the sweeps. Raises :class:`UserError`, before
-    anything is written, when the folder is not a record, holds another profile, is being written to or cannot be, or a
-    data set cannot be fetched. A record that can no longer be written (a full disk) ends the run with status 1.
+    continues after an interruption, ``timeout`` the seconds a code cell may run, ``scheduler`` the address of a Dask
+    scheduler for the sweeps. Raises :class:`UserError`, before anything is written, when the folder is not a record,
+    holds another profile, is being written to or cannot be, or a data set cannot be fetched. A record that can no
+    longer be written (a full disk) ends the run with status 1.
     """
     record = folder.named(record).resolve()  # the kernels work in another folder
     console, interrupts = RunConsole(), Interrupts()
@@ -57,7 +54,7 @@ def run(
                 data.fetch(missing, progress=console.fetching)
             with interrupts.deferred():
                 manifest = _open(record, study, profile, fresh, jobs)
-                driver = _Driver(study, record, manifest, console, interrupts, python, timeout, scheduler)
+                driver = _Driver(study, record, manifest, console, interrupts, timeout, scheduler)
                 try:
                     driver.run_all(jobs)
                 finally:
@@ -143,7 +140,6 @@ class _Driver:
     manifest: Manifest
     console: RunConsole
     interrupts: Interrupts
-    python: str
     timeout: float | None
     scheduler: str | None
     changed: bool = False  # whether this run has written to the record
@@ -227,7 +223,7 @@ class _Driver:
         environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
         environment |= {cluster.SCHEDULER: self.scheduler} if self.scheduler else {}
         try:
-            execution = Execution(job.notebook, given, target, environment, self.python, self.timeout)
+            execution = Execution(job.notebook, given, target, environment, self.timeout)
             began, cpu = time.monotonic(), provenance.cpu_seconds()
             self.console.begin(job)
             try:

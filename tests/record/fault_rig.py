@@ -20,7 +20,7 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import kernel, section
+from datalab.record import execution, section
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.sweep import rowfiles
@@ -165,8 +165,8 @@ class Rig:
 
     def kernel(self) -> psutil.Process:
         given = {section.RECORD: str(self.record.resolve())}
-        wait_for(lambda: self.running() and list(kernel.started_with(given)))
-        return next(kernel.started_with(given))
+        wait_for(lambda: self.running() and list(execution.started_with(given)))
+        return next(execution.started_with(given))
 
 
 class Disk:

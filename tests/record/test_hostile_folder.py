@@ -18,7 +18,18 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, folder, kernel, lock, provenance, rawrows, section, transaction
+from datalab.record import (
+    Study,
+    claims_table,
+    crate,
+    execution,
+    folder,
+    lock,
+    provenance,
+    rawrows,
+    section,
+    transaction,
+)
 from datalab.record.checks import replay, verify
 from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
@@ -223,7 +234,7 @@ def test_a_process_named_with_more_than_a_writer_notes_is_refused(record: Path) 
     manifest, problem = Manifest.read(record)
     assert manifest is None
     assert "process" in problem
-    assert not hasattr(kernel, "connection")
+    assert not hasattr(execution, "connection")
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
@@ -458,7 +469,8 @@ TOUCHES = {"read_text", "read_bytes", "unlink", "rmtree", "rglob", "glob", "open
 TOUCHES |= {"is_file", "exists", "write_text", "write_bytes", "rmdir", "stat", "scandir", "walk", "replace"}
 # Functions that touch files of their own, or the user's: what they are.
 ELSEWHERE = {
-    "record/kernel.py": "the kernel's private folder",
+    "record/execution.py:Kernel": "the kernel's private folder",
+    "record/execution.py:_private_folder": "the kernel's private folder",
     "record/lab.py:copy": "the package's notebooks, copied",
     "record/lab.py:_guide": "the project's README, copied",
     "record/papermills.py:_keep": "the notebook that papermill wrote, and the package's own",
