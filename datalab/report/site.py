@@ -17,7 +17,7 @@ from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
-from datalab.record.checks import bounds, verify
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
@@ -59,7 +59,7 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
             raise UserError(f"record '{name}' was left by a run that was killed; run its command again first")
         if not manifest.closed:  # killed between two sections, or while it wrote the pages
             transaction.recover(record, manifest)
-        with folder.reading(record), bounds.bounded(bounds.MOST_PAGES_SECONDS):
+        with folder.reading(record), folder.bounded(folder.MOST_PAGES_SECONDS):
             _check_drawings(record, manifest)
             return _write(record, manifest, study)
     except OSError as error:

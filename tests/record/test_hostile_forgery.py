@@ -17,8 +17,8 @@ import record_fakes
 
 from datalab import cli, sweep
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, executed, progress
-from datalab.record.checks import bounds, compare, recompute, replay, retrain, tablediff, verify
+from datalab.record import Study, claims_table, crate, executed, folder, progress
+from datalab.record.checks import compare, recompute, replay, retrain, tablediff, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
 
@@ -430,10 +430,10 @@ def endless() -> None:
 
 def test_a_section_that_ends_in_no_time_is_stopped_and_what_bound_it_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)
-    with pytest.raises(UserError, match="it takes more than"), bounds.bounded(0.05):
+    with pytest.raises(UserError, match="it takes more than"), folder.bounded(0.05):
         endless()
-    monkeypatch.setattr(bounds, "MOST_MEMORY", 2**20)
-    with pytest.raises(MemoryError), bounds.bounded():
+    monkeypatch.setattr(folder, "MOST_MEMORY", 2**20)
+    with pytest.raises(MemoryError), folder.bounded():
         bytearray(2**28)
     assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from datalab.errors import UserError
 from datalab.record import executed, folder, parameters, progress, provenance
-from datalab.record.checks import bounds, replay
+from datalab.record.checks import replay
 from datalab.record.checks.replay import Output
 from datalab.record.executed import Cell
 from datalab.record.folder import printable
@@ -127,7 +127,7 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
     with tempfile.TemporaryDirectory() as place:
         stage = Path(place)
         try:
-            with bounds.bounded():
+            with folder.bounded():
                 done = replay.replay(record, study, stem, entry, stage)
             made = {path: folder.read(stage, path) for path in done.fragment["files"]}
             differences = [

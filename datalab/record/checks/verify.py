@@ -10,8 +10,8 @@ from pathlib import Path
 
 from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, provenance, transaction
-from datalab.record.checks import bounds, retrain
 from datalab.record.checks import recompute as recomputing
+from datalab.record.checks import retrain
 from datalab.record.checks.recompute import Finding, Recomputed
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.record.parameters import OUTSIDE
@@ -322,7 +322,7 @@ def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pag
     """claims.csv, crate and pages, which say again what the manifest says: those that are not what it gives."""
     has_pages = pages is not None and transaction.INDEX in manifest.files
     try:
-        with bounds.bounded(bounds.MOST_PAGES_SECONDS):
+        with folder.bounded(folder.MOST_PAGES_SECONDS):
             differing = list(pages(record, manifest, study)) if has_pages else []
         given = {claims_table.NAME: claims_table.text(manifest, study)}
         given[crate.NAME] = crate.text(crate.metadata(record, manifest))
