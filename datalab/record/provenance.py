@@ -20,19 +20,11 @@ from threadpoolctl import threadpool_info
 from datalab import atomic
 from datalab.protocol import protocol
 from datalab.record.study import Ledger
-from datalab.sweep import available_cores
+from datalab.sweep.pool import ONE_THREAD, available_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What makes a run repeatable byte for byte: one thread an operation, and hashes that do not change between processes.
-DETERMINISM = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}
+DETERMINISM = ONE_THREAD | {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def project() -> Path | None:

@@ -244,11 +244,7 @@ def follows(a: str, b: str, share: float) -> bool:
     if _ANY_NUMBER.sub("#", a) != _ANY_NUMBER.sub("#", b):
         return False
     pairs = zip(_ANY_NUMBER.findall(a), _ANY_NUMBER.findall(b), strict=True)
-    return all(x == y or (_fractions(x, y) and math.isclose(float(x), float(y), rel_tol=share)) for x, y in pairs)
-
-
-def _fractions(*numbers: str) -> bool:
-    return any(set(".e") & set(number) for number in numbers)
+    return all(x == y or (set(".e") & {*x, *y} and math.isclose(float(x), float(y), rel_tol=share)) for x, y in pairs)
 
 
 def _moved_little(a: Sequence[Number], b: Sequence[Number]) -> bool:
