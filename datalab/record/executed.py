@@ -40,6 +40,9 @@ class Raised(Form):
     traceback: list[str]
 
 
+Output = Annotated[Stream | Display | Raised, pydantic.Field(discriminator="output_type")]
+
+
 class Cell(Form):
     """One cell; attachments, which no notebook of a study has, are refused."""
 
@@ -47,9 +50,7 @@ class Cell(Form):
     source: Text
     metadata: dict[str, Any] = pydantic.Field({})
     id: str = pydantic.Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
-    outputs: list[Annotated[Stream | Display | Raised, pydantic.Field(discriminator="output_type")]] = pydantic.Field(
-        []
-    )
+    outputs: list[Output] = pydantic.Field([])
     execution_count: int | None = None
 
     @property

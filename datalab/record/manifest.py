@@ -269,11 +269,8 @@ class Manifest(pydantic.BaseModel):
 
     def add_file(self, record: Path, path: str, section: str | None = None, timing: bool = False) -> None:
         """Enter the file ``path`` (relative to ``record``, with ``/``) as it is now."""
-        size = folder.size(record, path)
-        if size is None:
-            raise FileNotFoundError(2, "there is no such file", path)
-        digest = folder.sha256(record, path)
-        self.files[path] = FileRecord(sha256=digest, bytes=size, section=section, timing=timing)
+        held = {"sha256": folder.sha256(record, path), "bytes": folder.size(record, path)}
+        self.files[path] = FileRecord(**held, section=section, timing=timing)
 
     def change(self, record: Path, path: str) -> Literal["changed", "missing"] | None:
         """What happened to one file since it was entered; ``None`` when it is whole."""

@@ -110,13 +110,10 @@ def sources(ledger: Ledger) -> dict[str, str | None]:
 
 def commit() -> dict[str, Any]:
     """``{"commit": hash or None, "clean": bool or None}`` of the checkout's git tree; an installation has none."""
-    if project() is None:
-        return {"commit": None, "clean": None}
-    try:
-        head = _git("rev-parse", "HEAD")
-        return {"commit": head, "clean": not _git("status", "--porcelain")}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "clean": None}
+    with suppress(OSError, subprocess.SubprocessError):
+        if project() is not None:
+            return {"commit": _git("rev-parse", "HEAD"), "clean": not _git("status", "--porcelain")}
+    return {"commit": None, "clean": None}
 
 
 @functools.cache

@@ -327,10 +327,10 @@ def _check_folder(record: Path, study: Study, profile: str, fresh: bool, jobs: S
         except UserError as error:
             raise UserError(f"{error}; --fresh starts over") from None
     elif len(jobs) < len(study.sections) and (lost := _others(record, jobs)):
-        one = len(lost) == 1
+        what = f"section{'s' * (len(lost) > 1)} {', '.join(lost)}"
         raise UserError(
-            f"record '{name}': --fresh would delete section{'' if one else 's'} {', '.join(lost)} too, which this run"
-            f" does not make; leave --fresh out (what has changed is run again), or choose a new folder by --to"
+            f"record '{name}': --fresh would delete {what} too, which this run does not make; leave --fresh out (what"
+            " has changed is run again), or choose a new folder by --to"
         )
 
 

@@ -44,9 +44,8 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
     if not folder.has(record, Manifest.NAME):
         raise UserError(f"record '{name}': there is no {Manifest.NAME} in it; name a record, such as runs/quick")
     with folder.reading(record):
-        broken = [
-            finding for finding in verify.verify(record, study, owners=True).findings if finding.kind != "incomplete"
-        ]
+        findings = verify.verify(record, study, owners=True).findings
+        broken = [finding for finding in findings if finding.kind != "incomplete"]
     if broken:
         raise UserError(f"record '{name}' is not what its manifest says ({broken[0]}); see: datalab verify {name}")
     record = _copied(record, to) if to is not None else record

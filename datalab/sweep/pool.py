@@ -143,9 +143,7 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
 def _worker() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(
-        max_workers=1, initializer=_start_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT
-    )
+    return ProcessPoolExecutor(1, initializer=_start_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT)
 
 
 def _start_worker(parent: int) -> None:

@@ -231,9 +231,8 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
         yield Finding("changed", path, "its code cells are not counted 1, 2, and so on")
         return
     if (entry.code_cells, entry.code_cells_ran) != (len(code), len(code)):
-        yield Finding(
-            "changed", Manifest.NAME, f"section {entry.number} has {len(code)} code cells, and all of them ran"
-        )
+        detail = f"section {entry.number} has {len(code)} code cells, and all of them ran"
+        yield Finding("changed", Manifest.NAME, detail)
     if any(cell.outputs for cell in notebook.cells if not cell.is_code):
         yield Finding("changed", path, "a cell that did not run shows something")
     labels = [task.label for task in done.tasks.values()]

@@ -217,12 +217,8 @@ def _kinds(
         kinds[column] = kind(a[column], b[column], tolerance, *texts)
     ends = {limit for _, *both in intervals for limit in both}
     for value, *both in intervals:
-        as_far = kinds[value]
-        if (
-            tolerance
-            and as_far in AGREEING
-            and agree([a[name] for name in (value, *both)], [b[name] for name in (value, *both)])
-        ):
+        as_far, texts = kinds[value], ([side[name] for name in (value, *both)] for side in (a, b))
+        if tolerance and as_far in AGREEING and agree(*texts):
             as_far = ROUNDING
         if as_far in (ROUNDING, INTERVAL):
             kinds |= {limit: as_far for limit in both if kinds[limit] == DIFFERENT}

@@ -154,9 +154,8 @@ def _owners(manifest: Manifest) -> Iterator[Finding]:
         if entry.section and owner is None:
             yield Finding("added", path, f"its section {entry.section} is not in the record")
         elif not _is_owned(path, entry, owner, manifest, used):
-            yield Finding(
-                "added", path, "nothing of a record is called so" if owner is None else "its section has none"
-            )
+            why = "nothing of a record is called so" if owner is None else "its section has none"
+            yield Finding("added", path, why)
     for path in used - manifest.files.keys():
         yield Finding("missing", path, "a section rests on it, and the manifest does not list it")
 
@@ -190,23 +189,19 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         by_run, asked = entry.runner == "datalab run", entry.parameters
         key = entry.key.get("parameters", {})
         given = {name: value for name, value in asked.items() if name not in ("workers", "record")}
+        reason = "" if by_run or f"notebooks/{stem}.ipynb" in manifest.files else BY_HAND
+        elsewhere = asked.get("device") == "cpu" and entry.device != "cpu"
         for wrong, why in (
             (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
             (by_run and not entry.key.get("notebook"), "it does not say which notebook ran"),
             (by_run and key != given, "its key has other parameters than it"),
             (not by_run and bool(key), "its key has parameters, and it was run by hand"),
             (entry.runner == "", "it does not say what ran it"),
-            (
-                entry.reason != ("" if by_run or f"notebooks/{stem}.ipynb" in manifest.files else BY_HAND),
-                "it gives a reason, though it is complete",
-            ),
+            (entry.reason != reason, "it gives a reason, though it is complete"),
             (bool(entry.process), "a process is named, though it is complete"),
             (_seconds(entry.started) > _seconds(entry.ended), "it ended before it began"),
             (_seconds(entry.ended) > time.time() + 86_400, "it ended at a time that is still to come"),
-            (
-                asked.get("device") == "cpu" and entry.device != "cpu",
-                f"it was to run on the cpu, and says {entry.device}",
-            ),
+            (elsewhere, f"it was to run on the cpu, and says {entry.device}"),
         ):
             if wrong:
                 yield Finding("changed", stem, why)
