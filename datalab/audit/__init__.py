@@ -40,11 +40,8 @@ def verdict(outcome: Outcome) -> str:
 
 def agrees(outcome: Outcome, declared: Any) -> bool:
     """Whether code and ledger say the same: figures and interval to four decimals, and the status exactly."""
-    return (
-        same(outcome.recomputed, declared.recomputed)
-        and same(ends(outcome.interval), declared.interval)
-        and outcome.status == declared.status
-    )
+    figures = same(outcome.recomputed, declared.recomputed) and same(ends(outcome.interval), declared.interval)
+    return figures and outcome.status == declared.status
 
 
 def same(computed: Any, declared: Any) -> bool:

@@ -93,13 +93,9 @@ class _Ran(Form):
     end_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
 
 
-_CLOCK = r"[\d:.TZ+-]{1,40}"
-_CLOCKS = pydantic.TypeAdapter(
-    dict[
-        Literal["iopub.execute_input", "iopub.status.busy", "iopub.status.idle", "shell.execute_reply"],
-        Annotated[str, pydantic.StringConstraints(pattern=f"^{_CLOCK}$")],
-    ]
-)
+_Clock = Annotated[str, pydantic.StringConstraints(pattern=r"^[\d:.TZ+-]{1,40}$")]
+_Message = Literal["iopub.execute_input", "iopub.status.busy", "iopub.status.idle", "shell.execute_reply"]
+_CLOCKS = pydantic.TypeAdapter(dict[_Message, _Clock])
 
 
 class _Papermill(Form):

@@ -177,7 +177,9 @@ class Kernel:
     """
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self._private = Path(_private_folder())
+        # A Unix socket's path has at most 107 characters, whatever TMPDIR says.
+        long = len(tempfile.gettempdir()) > 100 - len("/datalab-12345678/kernel-ipc-5")
+        self._private = Path(tempfile.mkdtemp(prefix="datalab-", dir="/tmp" if long else None))
         self._log = open(self._private / "kernel.log", "w+b")  # noqa: SIM115 - closed by close()
         self._environment, self._folder = environment, folder
         self.manager: Any = None
@@ -252,11 +254,3 @@ def started_with(environment: Mapping[str, str]) -> Iterator[psutil.Process]:
         with suppress(psutil.Error, OSError):
             if "ipykernel_launcher" in process.cmdline() and environment.items() <= process.environ().items():
                 yield process
-
-
-def _private_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="datalab-")
-    if len(folder) <= 100 - len("/kernel-ipc-5"):  # a Unix socket's path has at most 107 characters
-        return folder
-    shutil.rmtree(folder)
-    return tempfile.mkdtemp(prefix="datalab-", dir="/tmp")  # short, whatever TMPDIR says

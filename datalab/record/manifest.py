@@ -48,11 +48,8 @@ Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)] 
 Inner = Annotated[str, AfterValidator(_path)]  # of a file in the record
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
 Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
-Time = Annotated[
-    str,
-    StringConstraints(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"),
-    AfterValidator(_time),
-]
+_TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"
+Time = Annotated[str, StringConstraints(pattern=_TIME), AfterValidator(_time)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[\w.-]{0,64}$")]
 _LARGEST = 2**63  # of a whole number: a longer one is no measurement, and no table holds it
 Whole = Annotated[int, Field(ge=0, lt=_LARGEST, strict=True)]

@@ -470,7 +470,6 @@ TOUCHES |= {"is_file", "exists", "write_text", "write_bytes", "rmdir", "stat", "
 # Functions that touch files of their own, or the user's: what they are.
 ELSEWHERE = {
     "record/execution.py:Kernel": "the kernel's private folder",
-    "record/execution.py:_private_folder": "the kernel's private folder",
     "record/lab.py:copy": "the package's notebooks, copied",
     "record/lab.py:_guide": "the project's README, copied",
     "record/papermills.py:_keep": "the notebook that papermill wrote, and the package's own",

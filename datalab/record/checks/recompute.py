@@ -327,6 +327,5 @@ def _is_of(manifest: Manifest, entry: SectionRecord | None, name: str, words: st
         return re.fullmatch(rf"{re.escape(entry.device)}, \d+ threads? a process", words) is not None
     python, *libraries = words.split(", ")
     pairs = (library.rsplit(" ", 1) for library in libraries)
-    return python == f"Python {manifest.machine['python']}" and all(
-        len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs
-    )
+    known = all(len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs)
+    return known and python == f"Python {manifest.machine['python']}"
