@@ -61,12 +61,7 @@ Scalar = Annotated[bool, Field(strict=True)] | Number | Prose | None
 
 def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
     """A dict of this form, left as the dict it is."""
-
-    def check(value: dict[str, Any]) -> dict[str, Any]:
-        form.model_validate(value)
-        return value
-
-    return AfterValidator(check)
+    return AfterValidator(lambda value: form.model_validate(value) and value)
 
 
 class _Asked(pydantic.BaseModel):

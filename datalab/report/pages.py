@@ -6,6 +6,7 @@ import hashlib
 import math
 import posixpath
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,6 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 def asset(name: str) -> Markup:
     """A file of ``static/``, as it is."""
-    from importlib.resources import files
-
     return Markup(files("datalab.report").joinpath("static", name).read_text(encoding="utf-8"))
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
+
 from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
@@ -184,7 +186,6 @@ def _claim_pages(
 
     @functools.cache
     def read(path: str) -> Any:
-        import pandas as pd
 
         parts = rawrows.by_task(folder.inside(record, path))
         room.take(frame for _, frame in parts)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import threading
 import time
 import warnings
@@ -148,8 +149,6 @@ def _worker() -> Any:
 
 def _start_worker(parent: int) -> None:
     """Workers are deaf to Ctrl-C (the parent decides), and gone when the parent is gone, however it died."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
