@@ -339,7 +339,7 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
     Example:
       datalab lab --no-browser --ip 0.0.0.0
     """
-    from datalab.record import lab, provenance
+    from datalab.record import lab
 
     command = lab.command(study, options)
     os.execve(command[0], command, os.environ | provenance.kernel_environment())

@@ -211,13 +211,6 @@ class Manifest(pydantic.BaseModel):
     files: dict[Inner, FileRecord] = {}
 
     @classmethod
-    def create(cls, profile: str, study: Study) -> "Manifest":
-        """The manifest of a new record, with what is here now: package, sources, commit, machine."""
-        manifest = cls(profile=profile, created=provenance.now())
-        manifest.refresh(study)
-        return manifest
-
-    @classmethod
     def load(cls, record: Path) -> "Manifest":
         """Read and check ``record.json``.
 

@@ -28,7 +28,9 @@ def open_manifest(record: Path, study: Study, profile: str) -> Manifest:
     """
     folder.check(record)
     if not folder.has(record, Manifest.NAME):
-        return Manifest.create(profile, study)
+        manifest = Manifest(profile=profile, created=provenance.now())
+        manifest.refresh(study)
+        return manifest
     manifest, name = Manifest.load(record), provenance.shown(record)
     known = {section.stem for section in study.sections}
     for stem in manifest.sections.keys() - known:
@@ -107,10 +109,7 @@ def is_page(path: str) -> bool:
 
 def read_fragment(stage: Path) -> dict[str, Any] | None:
     """What a section that reached its ``finish()`` left for :func:`merge`; ``None`` when it did not."""
-    try:
-        return folder.read_json(stage, FRAGMENT)
-    except FileNotFoundError:
-        return None
+    return folder.read_json(stage, FRAGMENT) if folder.has(stage, FRAGMENT) else None
 
 
 def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any]) -> None:
