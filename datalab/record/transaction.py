@@ -119,12 +119,13 @@ def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any])
     manifest, and their files are deleted by :func:`close`.
     """
     stage = record / STAGING / stem
+    told = manifest.sections[stem].model_dump() | fragment["section"]
+    entry = SectionRecord.model_validate(told | {"cells": []})
     for path in fragment["files"]:
         folder.move(stage, path, record)
-        manifest.add_file(record, path, section=stem, timing=path in fragment["timing"])
-    entry = manifest.sections[stem].model_dump() | fragment["section"]
-    manifest.sections[stem] = SectionRecord.model_validate(entry | {"cells": []})
-    _pack(record, manifest, stem, entry["cells"])
+        manifest.add_file(record, path, section=stem, timing=entry.described(path)["timing"])
+    manifest.sections[stem] = entry
+    _pack(record, manifest, stem, told["cells"])
 
 
 def _pack(record: Path, manifest: Manifest, stem: str, keys: Iterable[str]) -> None:
