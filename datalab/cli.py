@@ -227,9 +227,9 @@ def compare_command(
     with folder.reading(a), folder.reading(b):
         comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
     if page is not None:
-        from datalab.report.comparison import write
+        from datalab.report import pages
 
-        write(comparison, page)
+        pages.write_comparison(comparison, page)
     if as_json:
         _print_json(comparison.as_dict())
     else:
@@ -339,7 +339,7 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
     Example:
       datalab lab --no-browser --ip 0.0.0.0
     """
-    from datalab.record import lab, provenance
+    from datalab.record import lab
 
     command = lab.command(study, options)
     os.execve(command[0], command, os.environ | provenance.kernel_environment())

@@ -32,8 +32,9 @@ from typing import Annotated, Any
 import pandas as pd
 import pydantic
 
-from datalab.record import Section, SectionSpec, Statement, Study, open_section
+from datalab.record import Section, SectionSpec, Statement, Study, open_section, rawrows
 from datalab.record.parameters import Estimate, SectionParameters
+from datalab.sweep import Finished
 
 HERE = Path(__file__).resolve().parent
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
@@ -237,6 +238,12 @@ def write_notebooks(folder: Path) -> Path:
     return folder
 
 
+def rows(path: Path) -> tuple[list[Finished], pd.DataFrame]:
+    """The tasks of a file of raw rows, and all its rows."""
+    tasks, frames = zip(*rawrows.by_task(path), strict=True)
+    return list(tasks), pd.concat(frames, ignore_index=True)
+
+
 def papermill(notebook: Path, record: Path, *more: str) -> list[str]:
     """What plain papermill is told, as its users call it, behind its name."""
     arguments = [str(notebook), "out.ipynb", "-k", "python3", "--language", "python"]
@@ -272,9 +279,7 @@ if __name__ == "__main__":
 
     notebooks = Path(sys.argv.pop(1))
     if "FAKE_PYTHON" in os.environ:
-        from datalab.record import runner
-
-        runner.run = functools.partial(runner.run, python=os.environ["FAKE_PYTHON"])
+        sys.executable = os.environ["FAKE_PYTHON"]
     if "FAKE_HOLD" in os.environ:
         hold(os.environ["FAKE_HOLD"])
     main(study=importlib.import_module("record_fakes").study(notebooks))  # whose classes other processes know

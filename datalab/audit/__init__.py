@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from datalab.audit import table_4_1, tables_4_2_to_4_5, text
-from datalab.audit.figures import Figures
-from datalab.audit.shapes import Outcome
+from datalab.audit import tables, text
+from datalab.audit.figures import Figures, Outcome
 from datalab.ledger import PAPER_WORDS, Claim, RoundingInterval, find
 
 __all__ = ["DECIMALS", "Figures", "Outcome", "agrees", "basis", "ends", "outcomes", "same", "verdict"]
@@ -16,7 +15,7 @@ DECIMALS = 4  # to which the ledger declares its recomputed figures
 def outcomes(statements: Mapping[str, Claim]) -> dict[str, Outcome]:
     """Every check's outcome by statement id, in the ledger's order."""
     figures, checks = Figures(statements), {}
-    for topic in (*text.TOPICS, *table_4_1.TOPICS, *tables_4_2_to_4_5.TOPICS):
+    for topic in (*text.TOPICS, *tables.TOPICS):
         checks |= topic(figures)
     return {key: checks[key] for key in statements if key in checks}
 
@@ -41,11 +40,8 @@ def verdict(outcome: Outcome) -> str:
 
 def agrees(outcome: Outcome, declared: Any) -> bool:
     """Whether code and ledger say the same: figures and interval to four decimals, and the status exactly."""
-    return (
-        same(outcome.recomputed, declared.recomputed)
-        and same(ends(outcome.interval), declared.interval)
-        and outcome.status == declared.status
-    )
+    figures = same(outcome.recomputed, declared.recomputed) and same(ends(outcome.interval), declared.interval)
+    return figures and outcome.status == declared.status
 
 
 def same(computed: Any, declared: Any) -> bool:

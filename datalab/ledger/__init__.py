@@ -3,7 +3,6 @@
 from typing import Any
 
 from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, paper_column, printed, sha256
-from datalab.ledger.claim_verdict import judge, judge_all, judge_level, judge_p, read, show
 from datalab.ledger.rounding import RoundingInterval
 from datalab.ledger.title import title_verdict, title_verdict_2
 from datalab.ledger.verdict import (
@@ -19,6 +18,12 @@ from datalab.ledger.verdict import (
     VERDICTS,
     Verdict,
     automatic,
+    judge,
+    judge_all,
+    judge_level,
+    judge_p,
+    read,
+    show,
 )
 
 __all__ = [

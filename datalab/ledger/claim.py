@@ -118,9 +118,8 @@ def find(claim_id: str) -> Claim:
     known = claims()
     if claim_id not in known:
         close = did_you_mean(claim_id, list(known))
-        raise UserError(
-            f"unknown claim '{claim_id}'{close if '?' in close else '; `datalab claims` lists all of them'}"
-        )
+        hint = close if "?" in close else "; `datalab claims` lists all of them"
+        raise UserError(f"unknown claim '{claim_id}'{hint}")
     return known[claim_id]
 
 

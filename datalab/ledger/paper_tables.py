@@ -5,15 +5,14 @@ from typing import Any
 
 from datalab.ledger.claim import claims
 
-_TITLES = {
-    "T1": "Table 4.1: main results",
-    "T1b": "Table 4.1b: benchmark by benchmark",
-    "T2": "Table 4.2: by influence level",
-    "T3": "Table 4.3: ablation",
-    "T4": "Table 4.4: by training size",
-    "T5": "Table 4.5: overhead",
+_TABLES = {  # title, and head of the first column
+    "T1": ("Table 4.1: main results", "method"),
+    "T1b": ("Table 4.1b: benchmark by benchmark", "benchmark"),
+    "T2": ("Table 4.2: by influence level", "level"),
+    "T3": ("Table 4.3: ablation", "configuration"),
+    "T4": ("Table 4.4: by training size", "size"),
+    "T5": ("Table 4.5: overhead", "component"),
 }
-_HEADS = {"T1": "method", "T1b": "benchmark", "T2": "level", "T3": "configuration", "T4": "size", "T5": "component"}
 # As the paper words them; where it prints the key itself the key stands.
 _ROWS = {
     "T1.vanilla": "Baseline (vanilla)",
@@ -62,16 +61,11 @@ def paper_tables(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
             grids.setdefault(table, {}).setdefault(row, {})[column] = rows[claim_id]
     tables = []
     for key, grid in grids.items():
-        columns = list(dict.fromkeys(column for row in grid.values() for column in row))
-        tables.append(
-            {
-                "key": key,
-                "title": _TITLES[key],
-                "head": _HEADS[key],
-                "columns": [_COLUMNS.get(column, column) for column in columns],
-                "rows": [(_row(key, row), [cells.get(c) for c in columns]) for row, cells in grid.items()],
-            }
-        )
+        columns = dict.fromkeys(column for row in grid.values() for column in row)
+        words = [_COLUMNS.get(column, column) for column in columns]
+        named = [(_row(key, row), [cells.get(c) for c in columns]) for row, cells in grid.items()]
+        title, head = _TABLES[key]
+        tables.append({"key": key, "title": title, "head": head, "columns": words, "rows": named})
     return tables
 
 

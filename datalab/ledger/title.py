@@ -60,9 +60,8 @@ def title_verdict(
     """
     rate, lower, upper = (np.asarray(values, dtype=float) for values in (rates, low, high))
     if rate.ndim != 1 or lower.shape != rate.shape or upper.shape != rate.shape or not rate.size:
-        raise UserError(
-            f"title verdict: rates {rate.shape}, low {lower.shape}, high {upper.shape}; all three must be (r,), r >= 1"
-        )
+        shapes = f"rates {rate.shape}, low {lower.shape}, high {upper.shape}"
+        raise UserError(f"title verdict: {shapes}; all three must be (r,), r >= 1")
     if not (np.all(rate >= 0) and np.all(rate < 1)):
         raise UserError(f"title verdict: rates are {rate.tolist()}; they must be fractions in [0, 1), 0.15 for 15 %")
     if not np.all(lower <= upper):
@@ -85,7 +84,7 @@ def title_verdict(
     early = rule["refuted"]["lower_limit_above_0_at_rate_at_most"]
     late = rule["refuted"]["upper_limit_below_0_at_rate_at_least"]
     flat = reproduced["upper_limit_below_sesoi_at_rate_at_most"]
-    clear = reproduced["lower_limit_above_0_at_rate_at_least"]
+    clear, small = reproduced["lower_limit_above_0_at_rate_at_least"], upper < sesoi("f1")
     needed = Condition("needed", f"at least {fewest} data sets", n_datasets >= fewest, f"{n_datasets}")
     refutes = (
         at_rates("refutes", "influence beats random at a rate", "<=", early, lower > 0),
@@ -94,9 +93,7 @@ def title_verdict(
     reproduces = (
         Condition("reproduces", f"the crossover interval {contains}", left <= target <= right, shown),
         Condition("reproduces", f"the crossover interval {inside}", least < left and right < most, shown),
-        at_rates(
-            "reproduces", "the upper limit is below the smallest effect at rates", "<=", flat, upper < sesoi("f1")
-        ),
+        at_rates("reproduces", "the upper limit is below the smallest effect at rates", "<=", flat, small),
         at_rates("reproduces", "the lower limit is above 0 at rates", ">=", clear, lower > 0),
     )
     return _concluded(needed, refutes, reproduces, rule["otherwise"])
@@ -124,23 +121,15 @@ def title_verdict_2(
     early = rate <= bounds["ahead_at_rate_at_most"] + 1e-9
     late = rate >= bounds["behind_at_rate_at_least"] - 1e-9
     p = [_refuting(values[:, early], values[:, late]) for values in d.values()]
-    refutes = [
-        Condition(
-            "refutes",
-            f"{reading}: gain at a low rate, or loss at a high one",
-            bool(q < bounds["alpha"]),
-            f"p {q:.2g} (Holm)",
-        )
-        for reading, q in zip(readings, stats.holm(p), strict=True)
-    ]
     target, (least, most) = rule["reproduced"].values()
-    reproduces = []
-    for reading in readings:
+    inside = f"the crossover interval contains {100 * target:g} % inside ({100 * least:g}, {100 * most:g}) %"
+    refutes, reproduces = [], []
+    for reading, q in zip(readings, stats.holm(p), strict=True):
+        text = f"{reading}: gain at a low rate, or loss at a high one"
+        refutes.append(Condition("refutes", text, bool(q < bounds["alpha"]), f"p {q:.2g} (Holm)"))
         low, high = crossovers[reading]
         held = bool(low <= target <= high and least < low and high < most)
-        text = (
-            f"{reading}: the crossover interval contains {100 * target:g} % inside ({100 * least:g}, {100 * most:g}) %"
-        )
+        text = f"{reading}: {inside}"
         reproduces.append(Condition("reproduces", text, held, f"[{100 * low:.3g} %, {100 * high:.3g} %]"))
     needed = Condition("needed", f"at least {fewest} balanced data sets", n >= fewest, f"{n}")
     return _concluded(needed, refutes, reproduces, rule["otherwise"])

@@ -1,14 +1,14 @@
 """``claims.csv``: one row a statement of the paper: what the paper says, what was measured, and where it stands."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from datalab import atomic
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
-
-if TYPE_CHECKING:
-    import pandas as pd
+from datalab.record.tables import Table
 
 NAME = "claims.csv"
 LEDGER = ("id", "section", "text", "reported", "unit", "paper_check", "paper_strength", "unsupported")
@@ -41,17 +41,14 @@ def trail(manifest: Manifest, row: dict[str, Any], study: Study) -> dict[str, An
     return steps | {"commit": manifest.git.get("commit")}
 
 
-def frame(manifest: Manifest, study: Study, dtype: type | None = None) -> "pd.DataFrame":
+def frame(manifest: Manifest, study: Study, dtype: type | None = None) -> pd.DataFrame:
     """The same as a data frame with the columns of ``claims.csv``."""
-    import pandas as pd
 
     return pd.DataFrame(rows(manifest, study), columns=COLUMNS, dtype=dtype)
 
 
 def text(manifest: Manifest, study: Study) -> str:
     """The bytes of ``claims.csv`` as the manifest's claims and the ledger give them."""
-    from datalab.record.tables import Table
-
     return Table(frame(manifest, study, dtype=object), "claims", "").csv()
 
 

@@ -61,9 +61,8 @@ class RunConsole:
             words = (job["notebook"], job["what"], f"{job['models']:,}" if job["models"] else "–", span(job["seconds"]))
             rows.append((*words, f"{job['memory_bytes'] / 2**30:.1f} GiB"))
         self.table(("notebook", "what runs", "models", "time", "memory"), rows)
-        self.say(
-            f"Estimated time in all: about {span(planned['seconds'])}. Finished cells of an earlier run are reused."
-        )
+        took = span(planned["seconds"])
+        self.say(f"Estimated time in all: about {took}. Finished cells of an earlier run are reused.")
         if missing := planned["missing_datasets"]:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 

@@ -7,52 +7,50 @@ import pydantic
 from pydantic import BeforeValidator
 
 from datalab.record import folder
-from datalab.record.folder import Strange
+from datalab.record.folder import Form, Strange
 
-_STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Text = Annotated[str, BeforeValidator(lambda v: "".join(v) if isinstance(v, list) else v)]  # a file has lines
 # A text by its media type; what is no text (JSON) stays what it is.
 Data = dict[str, Text | dict[str, Any]]
 
 
-class Stream(pydantic.BaseModel):
+class Stream(Form):
     """What a cell printed."""
 
-    model_config = _STRICT
     output_type: Literal["stream"]
     name: Literal["stdout", "stderr"]
     text: Text
 
 
-class Display(pydantic.BaseModel):
+class Display(Form):
     """What a cell showed, or gave."""
 
-    model_config = _STRICT
     output_type: Literal["display_data", "execute_result"]
     data: Data
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = pydantic.Field({})
     execution_count: int | None = None
 
 
-class Raised(pydantic.BaseModel):
+class Raised(Form):
     """The error a cell ended in."""
 
-    model_config = _STRICT
     output_type: Literal["error"]
     ename: str
     evalue: str
     traceback: list[str]
 
 
-class Cell(pydantic.BaseModel):
+Output = Annotated[Stream | Display | Raised, pydantic.Field(discriminator="output_type")]
+
+
+class Cell(Form):
     """One cell; attachments, which no notebook of a study has, are refused."""
 
-    model_config = _STRICT
     cell_type: Literal["code", "markdown", "raw"]
     source: Text
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = pydantic.Field({})
     id: str = pydantic.Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
-    outputs: list[Annotated[Stream | Display | Raised, pydantic.Field(discriminator="output_type")]] = []
+    outputs: list[Output] = pydantic.Field([])
     execution_count: int | None = None
 
     @property
@@ -66,10 +64,9 @@ class Cell(pydantic.BaseModel):
         return self.cell_type == "code" and bool(self.source.strip())
 
 
-class Notebook(pydantic.BaseModel):
+class Notebook(Form):
     """A notebook of format 4."""
 
-    model_config = _STRICT
     cells: list[Cell]
     metadata: dict[str, Any]
     nbformat: Literal[4]
@@ -81,17 +78,14 @@ def read(record: Path, path: str) -> Notebook:
     try:
         return Notebook.model_validate(folder.read_json(record, path))
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Strange(f"is no executed notebook ({place[:80]}: {first['msg']})") from None
+        raise Strange(f"is no executed notebook ({folder.misfit(error)})") from None
     except ValueError as error:
         raise Strange(f"is no executed notebook ({error})") from None
 
 
-class _Ran(pydantic.BaseModel):
+class _Ran(Form):
     """What running it adds to a cell's metadata: clocks and a status, and no words."""
 
-    model_config = _STRICT
     duration: float | None = None
     exception: bool | None = None
     status: Literal["completed", "failed", "pending"] = "completed"
@@ -99,30 +93,24 @@ class _Ran(pydantic.BaseModel):
     end_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
 
 
-_CLOCK = r"[\d:.TZ+-]{1,40}"
-_CLOCKS = pydantic.TypeAdapter(
-    dict[
-        Literal["iopub.execute_input", "iopub.status.busy", "iopub.status.idle", "shell.execute_reply"],
-        Annotated[str, pydantic.StringConstraints(pattern=f"^{_CLOCK}$")],
-    ]
-)
+_Clock = Annotated[str, pydantic.StringConstraints(pattern=r"^[\d:.TZ+-]{1,40}$")]
+_Message = Literal["iopub.execute_input", "iopub.status.busy", "iopub.status.idle", "shell.execute_reply"]
+_CLOCKS = pydantic.TypeAdapter(dict[_Message, _Clock])
 
 
-class _Papermill(pydantic.BaseModel):
-    model_config = _STRICT
+class _Papermill(Form):
     default_parameters: dict[str, Any] = pydantic.Field({}, max_length=0)
     environment_variables: dict[str, Any] = pydantic.Field({}, max_length=0)
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = pydantic.Field({})
     duration: float | None = None
     version: str = pydantic.Field("", pattern=r"^[\w.+]{0,40}$")
 
 
-class _Language(pydantic.BaseModel):
+class _Language(Form):
     """The kernel's language, as ipykernel words it."""
 
-    model_config = _STRICT
     name: Literal["python"]
-    codemirror_mode: dict[Literal["name", "version"], Literal["ipython", 3]] = {}
+    codemirror_mode: dict[Literal["name", "version"], Literal["ipython", 3]] = pydantic.Field({})
     file_extension: Literal[".py"] = ".py"
     mimetype: Literal["text/x-python"] = "text/x-python"
     nbconvert_exporter: Literal["python"] = "python"

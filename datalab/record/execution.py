@@ -1,21 +1,27 @@
 """Running one notebook on a kernel of its own, and judging it by what its cells did.
 
+The kernel is this interpreter, in a process group of its own, over private sockets.
 papermill puts the parameters in; its status is not asked for: after Ctrl-C or the death of a kernel papermill writes
 every cell as completed, and ``sys.exit(0)`` is a success to it.
 """
 
 import logging
 import os
+import shutil
+import signal
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from datalab import atomic
 from datalab.record import provenance
-from datalab.record.kernel import Kernel
 
 SAVE_EVERY = 30.0  # seconds between two saves of a notebook that runs: saving after each cell costs more than the cells
 _TOO_LONG = "ran longer than"
@@ -35,11 +41,10 @@ class Execution(threading.Thread):
         parameters: dict[str, Any],
         target: Path,
         environment: Mapping[str, str],
-        python: str,
         timeout: float | None = None,
     ) -> None:
         super().__init__(daemon=True, name=f"notebook {source.stem}")
-        self.kernel = Kernel({**os.environ, **provenance.kernel_environment(), **environment}, source.parent, python)
+        self.kernel = Kernel({**os.environ, **provenance.kernel_environment(), **environment}, source.parent)
         self.notebook: Any = None
         self.cell = self.cells = 0
         self.target = target
@@ -163,3 +168,89 @@ def _mark(cell: Any, status: str, seconds: float | None = None) -> None:
 
 def _is_code(cell: Any) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())
+
+
+class Kernel:
+    """An IPython kernel run by this interpreter, not by whichever kernelspec is called python3.
+
+    The ipc transport in a private folder: TCP ports collide about once in a hundred parallel starts.
+    """
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        # A Unix socket's path has at most 107 characters, whatever TMPDIR says.
+        long = len(tempfile.gettempdir()) > 100 - len("/datalab-12345678/kernel-ipc-5")
+        self._private = Path(tempfile.mkdtemp(prefix="datalab-", dir="/tmp" if long else None))
+        self._log = open(self._private / "kernel.log", "w+b")  # noqa: SIM115 - closed by close()
+        self._environment, self._folder = environment, folder
+        self.manager: Any = None
+        self.process: psutil.Process | None = None
+        self._ended = False
+
+    def start(self) -> None:
+        """Start the kernel's process. Raises ``OSError`` when the interpreter cannot be started."""
+        from jupyter_client import AsyncKernelManager  # half a second that a run with nothing to do need not spend
+        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+        from jupyter_core.utils import run_sync
+
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        # A shell command that fails (`!command`, `%sx`) is an error of its cell, as it is under `%%bash`.
+        argv += ["--InteractiveShell.system_raise_on_error=True"]
+        spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+        class ThisInterpreter(KernelSpecManager):
+            def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+                return spec
+
+        where = {"transport": "ipc", "connection_file": str(self._private / "kernel.json")}
+        self.manager = AsyncKernelManager(**where, kernel_name="python3", kernel_spec_manager=ThisInterpreter())
+        told = {"env": self._environment, "cwd": str(self._folder), "stdout": self._log, "stderr": self._log}
+        run_sync(self.manager.start_kernel)(**told)
+        with suppress(psutil.Error):
+            self.process = psutil.Process(self.manager.provisioner.pid)
+        if self._ended:  # the driver gave up while the process was being started
+            self.kill()
+
+    def kill(self) -> None:
+        """End the kernel and every process it started, at once. Safe to call twice and from another thread."""
+        self._ended = True
+        if self.process is not None:
+            kill_group(self.process)
+
+    def last_words(self) -> str:
+        """The last line the kernel's process wrote outside the notebook: why it could not start, for instance."""
+        self._log.flush()
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        """Kill what still lives and remove the private folder."""
+        self.kill()
+        self._log.close()
+        shutil.rmtree(self._private, ignore_errors=True)
+
+
+def kill_group(process: psutil.Process) -> None:
+    """Kill a kernel with its process group (its sweep's workers are in it) and wait until all are gone."""
+    family = []
+    with suppress(psutil.Error):
+        family = process.children(recursive=True)
+    with suppress(ProcessLookupError, PermissionError, psutil.Error):
+        # A kernel leads a group of its own; never signal the group of whoever asked.
+        if process.is_running() and os.getpgid(process.pid) == process.pid != os.getpgid(0):
+            os.killpg(process.pid, signal.SIGKILL)
+    for member in [*family, process]:
+        with suppress(psutil.Error):
+            member.kill()
+    psutil.wait_procs([*family, process], timeout=5)
+
+
+def started_with(environment: Mapping[str, str]) -> Iterator[psutil.Process]:
+    """The kernels of this user that were started with this ``environment``.
+
+    A process's own environment tells, and nothing that a record says: that may be a stranger's.
+    """
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if "ipykernel_launcher" in process.cmdline() and environment.items() <= process.environ().items():
+                yield process

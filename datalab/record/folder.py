@@ -9,12 +9,18 @@ import hashlib
 import json
 import math
 import os
+import resource
 import shutil
+import signal
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
+import pydantic
 
 from datalab import atomic
 from datalab.errors import UserError
@@ -24,6 +30,8 @@ DEEPEST, MOST_PARTS = 40, 2_000_000  # lists and objects of JSON in one another;
 _FOLDERS, _FILES = 6, 1_000_000  # folders in one another, files in all
 _LARGEST, _BYTES = 2**28, 2**36  # bytes of any file, and of all: a sparse one costs a stranger nothing
 _LONGEST = 255  # bytes of a name, as file systems have it
+# What computing a section, and all pages, may take: the largest of a real record takes a hundredth of it. Bytes.
+MOST_SECONDS, MOST_PAGES_SECONDS, MOST_MEMORY = 600, 3600, 8 * 2**30
 
 
 def printable(text: str) -> str:
@@ -38,6 +46,19 @@ def printable(text: str) -> str:
 
 class Strange(UserError):
     """A file of the record is not what it must be: why, in one line."""
+
+
+class Form(pydantic.BaseModel):
+    """What a part of such a file must be: these fields, of these types, and no others."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def misfit(error: pydantic.ValidationError) -> str:
+    """What in a file has not its form, the first of all, and where it stands."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{printable(place)[:100]}: {printable(first['msg'])[:200]}"
 
 
 def foreign(record: Path) -> Iterator[tuple[str, str]]:
@@ -258,6 +279,33 @@ def reading(record: Path) -> Iterator[None]:
     except (Exception, RecursionError, MemoryError) as error:
         words = f"record '{printable(str(record))}': cannot be read ({in_a_line(error)}); see: datalab verify"
         raise UserError(words) from error
+
+
+@contextmanager
+def bounded(seconds: float = MOST_SECONDS) -> Iterator[None]:
+    """Let nothing in a stranger's record make the block endless: it may take so many seconds and 8 GiB, and no more.
+
+    Raises :class:`UserError`, or ``MemoryError``. Outside of the main thread there is no bound to the time.
+    """
+
+    def late(*_: Any) -> None:
+        raise UserError(f"it takes more than {seconds / 60:g} minutes, and no honest one does")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    held = getattr(psutil.Process().memory_info(), "data", 0)  # what is there already is not the block's
+    most = min((held + MOST_MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)))
+    timed = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGALRM, late) if timed else None
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+        if timed:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def in_a_line(error: BaseException) -> str:

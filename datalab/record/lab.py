@@ -67,9 +67,6 @@ def _guide(study: Study) -> str:
     """The project's README, whose links hold from the copies; a list of the notebooks where there is none."""
     if (project := provenance.project()) is None:
         return "\n".join(f"- [{s.number}: {s.title}](notebooks/{s.stem}.ipynb)" for s in study.sections)
-    text = (
-        (project / "README.md")
-        .read_text(encoding="utf-8")
-        .replace("](notebooks)", f"](notebooks/{study.sections[0].stem}.ipynb)")
-    )
+    text = (project / "README.md").read_text(encoding="utf-8")
+    text = text.replace("](notebooks)", f"](notebooks/{study.sections[0].stem}.ipynb)")
     return re.sub(r"\]\((?!https?:|notebooks/|#)", f"]({'../' * len(PLACE.parts)}", text)

@@ -1,5 +1,6 @@
 """One writer a record: a lock that the operating system drops when its holder dies, and that names its holder."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -7,6 +8,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from datalab.errors import UserError
@@ -14,7 +16,7 @@ from datalab.record.folder import printable
 
 NAME = ".lock"
 _PATIENCE = 0.5  # seconds: who only looks whether a record is held (`verify`) takes its lock for a moment
-_held: dict[Path, int] = {}  # open file descriptors
+_held: dict[Path, contextlib.ExitStack] = {}  # open files
 
 
 def hold(record: Path) -> None:
@@ -26,49 +28,37 @@ def hold(record: Path) -> None:
     path = record.resolve() / NAME
     if path in _held:
         return
-    name = printable(record.name)
-    descriptor = None
-    try:
-        descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
-        deadline = time.monotonic() + _PATIENCE
-        while not _locked(descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"record '{name}': {holder(record)} is writing to it; wait for it, or choose another folder"
-                )
-            time.sleep(0.02)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, (json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n").encode())
-    except BaseException as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if not isinstance(error, OSError):
-            raise
-        why = f"{NAME} is a link" if error.errno == errno.ELOOP else error.strerror
-        raise UserError(f"record '{name}': cannot be locked ({why}); choose a folder that can be written") from None
-    _held[path] = descriptor
+    name, deadline = printable(record.name), time.monotonic() + _PATIENCE
+    with contextlib.ExitStack() as undone:
+        try:
+            descriptor = undone.enter_context(_opened(path, os.O_RDWR | os.O_CREAT))
+            while not _locked(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    who = holder(record)
+                    raise UserError(f"record '{name}': {who} is writing to it; wait for it, or choose another folder")
+                time.sleep(0.02)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, (json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n").encode())
+        except OSError as error:
+            why = f"{NAME} is a link" if error.errno == errno.ELOOP else error.strerror
+            raise UserError(f"record '{name}': cannot be locked ({why}); choose a folder that can be written") from None
+        _held[path] = undone.pop_all()
 
 
 def release(record: Path) -> None:
     """Give the lock back; a lock that is not held is left alone."""
-    descriptor = _held.pop(record.resolve() / NAME, None)
-    if descriptor is not None:
-        os.close(descriptor)
+    if held := _held.pop(record.resolve() / NAME, None):
+        held.close()
 
 
 def holder(record: Path) -> str:
     """``"process 123 on host"``: who wrote its name into the lock last."""
     try:
-        descriptor = _opened(record.resolve() / NAME, os.O_RDONLY)
-    except OSError:
-        return "another process"
-    try:
-        who = json.loads(os.read(descriptor, 1000))
+        with _opened(record.resolve() / NAME, os.O_RDONLY) as descriptor:
+            who = json.loads(os.read(descriptor, 1000))
         return f"process {int(who['pid'])} on {printable(str(who['host']))[:80]}"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return "another process"
-    finally:
-        os.close(descriptor)
 
 
 def is_held(record: Path) -> bool:
@@ -76,24 +66,22 @@ def is_held(record: Path) -> bool:
     path = record.resolve() / NAME
     if path in _held:
         return True
-    try:
-        descriptor = _opened(path, os.O_RDONLY)
-    except OSError:  # there is none, or nobody can be writing to the record through it
-        return False
-    try:
+    with contextlib.suppress(OSError), _opened(path, os.O_RDONLY) as descriptor:
         return not _locked(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
+    return False  # there is none, or nobody can be writing to the record through it
 
 
-def _opened(path: Path, flags: int) -> int:
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
     """The lock's file, which must be a plain one of a single name: what is written to it is written nowhere else."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise OSError(errno.EINVAL, "is no plain file")
+        yield descriptor
+    finally:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no plain file")
-    return descriptor
 
 
 def _locked(descriptor: int, how: int) -> bool:

@@ -14,12 +14,10 @@ from pydantic import AfterValidator, Field, StringConstraints
 from datalab import __version__, atomic
 from datalab.errors import UserError
 from datalab.record import folder, provenance
-from datalab.record.folder import printable
+from datalab.record.folder import Form, printable
 from datalab.record.study import Study
 
 # A manifest may be a stranger's: every field has a form, so that what reads it meets no surprise.
-_STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-_NO_PATH = "is no path in a record"
 
 
 def _word(text: str) -> str:
@@ -36,7 +34,7 @@ def _time(text: str) -> str:
 
 def _path(text: str) -> str:
     if not folder.is_inner(text):
-        raise ValueError(_NO_PATH)
+        raise ValueError("is no path in a record")
     return text
 
 
@@ -46,21 +44,12 @@ def _cell(path: str) -> str:
     return path
 
 
-def _paths(files: dict[str, Any]) -> dict[str, Any]:
-    for path in files:
-        if not folder.is_inner(path):
-            raise ValueError(f"'{printable(path)[:80]}' {_NO_PATH}")
-    return files
-
-
 Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
+Inner = Annotated[str, AfterValidator(_path)]  # of a file in the record
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
 Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
-Time = Annotated[
-    str,
-    StringConstraints(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"),
-    AfterValidator(_time),
-]
+_TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"
+Time = Annotated[str, StringConstraints(pattern=_TIME), AfterValidator(_time)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[\w.-]{0,64}$")]
 _LARGEST = 2**63  # of a whole number: a longer one is no measurement, and no table holds it
 Whole = Annotated[int, Field(ge=0, lt=_LARGEST, strict=True)]
@@ -72,12 +61,7 @@ Scalar = Annotated[bool, Field(strict=True)] | Number | Prose | None
 
 def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
     """A dict of this form, left as the dict it is."""
-
-    def check(value: dict[str, Any]) -> dict[str, Any]:
-        form.model_validate(value)
-        return value
-
-    return AfterValidator(check)
+    return AfterValidator(lambda value: form.model_validate(value) and value)
 
 
 class _Asked(pydantic.BaseModel):
@@ -88,40 +72,35 @@ class _Asked(pydantic.BaseModel):
     record: Annotated[str, StringConstraints(max_length=4096), AfterValidator(_word)] | None = None
 
 
-class _Key(pydantic.BaseModel):
-    model_config = _STRICT
+class _Key(Form):
     code: Hash | None = None
     protocol: Hash | None = None
     ledger: Hash | None = None
     lock: Hash | None = None
     notebook: Hash | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     reads: Hash | None = None
 
 
-class _Determinism(pydantic.BaseModel):
-    model_config = _STRICT
+class _Determinism(Form):
     threads: Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")] | None = None
     hash_seed: Literal["0"] | None = None
     on: bool = False
     torch: bool = False
 
 
-class _Process(pydantic.BaseModel):
-    model_config = _STRICT
+class _Process(Form):
     pid: Whole = 0
     started: float = 0.0
     host: Word = ""
 
 
-class _Git(pydantic.BaseModel):
-    model_config = _STRICT
+class _Git(Form):
     commit: Hash | None = None
     clean: bool | None = None
 
 
-class _Machine(pydantic.BaseModel):
-    model_config = _STRICT
+class _Machine(Form):
     processor: Word = ""
     cores: Whole = 0
     memory_bytes: Whole = 0
@@ -129,26 +108,24 @@ class _Machine(pydantic.BaseModel):
     python: Word = ""
 
 
-class _Described(pydantic.BaseModel):
+class _Described(Form):
     """What the manifest says of a table or figure."""
 
-    model_config = _STRICT
     caption: Prose
     stamp: dict[Word, Scalar]
     timing: bool
     cell: Whole | None
 
 
-class _Raw(pydantic.BaseModel):
-    model_config = _STRICT
+class _Raw(Form):
     where: dict[Word, Scalar | list[Scalar]] | list[dict[Word, Scalar | list[Scalar]]]
     rows: Whole
 
 
-class _Claim(pydantic.BaseModel):
+class _Claim(Form):
     """What a section states of a claim; what else it may say (in time) are words and numbers."""
 
-    model_config = pydantic.ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Scalar]
     id: Word
     measured: Number | Prose | None
@@ -158,24 +135,22 @@ class _Claim(pydantic.BaseModel):
     n: Number | Prose | None
     verdict: Word
     why: Prose
-    table: Annotated[str, AfterValidator(_path)] | None
+    table: Inner | None
     row: Annotated[str, StringConstraints(max_length=1000)] | None
     cell: Whole | None
     raw: _Raw | None = None
 
 
-class _Headline(pydantic.BaseModel):
-    model_config = _STRICT
+class _Headline(Form):
     text: Prose = ""
     caption: Prose = ""
-    columns: list[Prose] = []
-    rows: list[list[Prose]] = []
+    columns: list[Prose] = Field([])
+    rows: list[list[Prose]] = Field([])
 
 
-class FileRecord(pydantic.BaseModel):
+class FileRecord(Form):
     """One file: its hash, its size, the section that wrote it, and whether it holds measured time or memory."""
 
-    model_config = _STRICT
     sha256: Hash
     bytes: Whole
     section: Stem | None = None
@@ -210,6 +185,11 @@ class SectionRecord(pydantic.BaseModel):
     headline: list[Annotated[dict[str, Any], _of(_Headline)]] = []
     cells: list[Annotated[str, AfterValidator(_cell)]] = []
 
+    def described(self, path: str) -> dict[str, Any] | None:
+        """What the section says of one of its tables or figures; ``None`` where it made none of this name."""
+        kind, _, name = path.partition("/")
+        return {"tables": self.tables, "figures": self.figures}.get(kind, {}).get(name.split(".")[0])
+
 
 class Manifest(pydantic.BaseModel):
     """The whole record: provenance, one entry a section, one a file."""
@@ -228,14 +208,7 @@ class Manifest(pydantic.BaseModel):
     packages: dict[Word, Word] = {}
     closed: bool = False  # whether the last writer came to its end; False while it runs, or after it was killed
     sections: dict[Stem, SectionRecord] = {}
-    files: Annotated[dict[str, FileRecord], AfterValidator(_paths)] = {}
-
-    @classmethod
-    def create(cls, profile: str, study: Study) -> "Manifest":
-        """The manifest of a new record, with what is here now: package, sources, commit, machine."""
-        manifest = cls(profile=profile, created=provenance.now())
-        manifest.refresh(study)
-        return manifest
+    files: dict[Inner, FileRecord] = {}
 
     @classmethod
     def load(cls, record: Path) -> "Manifest":
@@ -261,9 +234,7 @@ class Manifest(pydantic.BaseModel):
         except FileNotFoundError:
             return None, "is missing"
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            return None, f"cannot be read ({printable(place)[:100]}: {printable(first['msg'])[:200]})"
+            return None, f"cannot be read ({folder.misfit(error)})"
         except (OSError, ValueError, LookupError, TypeError) as error:
             return None, f"cannot be read ({printable(str(error).splitlines()[0])[:200]})"
         return manifest, "" if whole else "was changed after it was written"
@@ -283,11 +254,15 @@ class Manifest(pydantic.BaseModel):
 
     def add_file(self, record: Path, path: str, section: str | None = None, timing: bool = False) -> None:
         """Enter the file ``path`` (relative to ``record``, with ``/``) as it is now."""
-        size = folder.size(record, path)
-        if size is None:
-            raise FileNotFoundError(2, "there is no such file", path)
-        digest = folder.sha256(record, path)
-        self.files[path] = FileRecord(sha256=digest, bytes=size, section=section, timing=timing)
+        held = {"sha256": folder.sha256(record, path), "bytes": folder.size(record, path)}
+        self.files[path] = FileRecord(**held, section=section, timing=timing)
+
+    def change(self, record: Path, path: str) -> Literal["changed", "missing"] | None:
+        """What happened to one file since it was entered; ``None`` when it is whole."""
+        entry, size = self.files.get(path), folder.size(record, path)
+        if entry is None or size is None:
+            return "missing"
+        return None if size == entry.bytes and folder.sha256(record, path) == entry.sha256 else "changed"
 
     def files_of(self, stem: str) -> list[str]:
         """The paths one section wrote."""

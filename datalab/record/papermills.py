@@ -24,9 +24,8 @@ def output() -> Path | None:
             from papermill.cli import papermill
 
             given = parent.cmdline()[words.index("papermill") + 1 :]
-            return Path(
-                parent.cwd(), papermill.make_context("papermill", given, resilient_parsing=True).params["output_path"]
-            )
+            parsed = papermill.make_context("papermill", given, resilient_parsing=True)
+            return Path(parent.cwd(), parsed.params["output_path"])
     return None
 
 

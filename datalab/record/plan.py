@@ -63,18 +63,17 @@ def seconds(planned: Sequence[Job]) -> float:
 def as_dict(planned: Sequence[Job]) -> dict[str, Any]:
     """The jobs and their costs, in seconds of this machine and of one core of it; all of it JSON can hold."""
     tasks = {task.key: task for job in planned for task in job.estimate.tasks}.values()
-    costs = [(job, job.estimate) for job in planned]
     return {
         "notebooks": [
             {
                 "notebook": job.section.stem,
-                "what": cost.what,
+                "what": job.estimate.what,
                 "parameters": job.parameters.model_dump(mode="json"),
-                "models": sum(task.models for task in cost.tasks),
-                "seconds": round(cost.seconds, 1),
-                "memory_bytes": round(cost.memory),
+                "models": sum(task.models for task in job.estimate.tasks),
+                "seconds": round(job.estimate.seconds, 1),
+                "memory_bytes": round(job.estimate.memory),
             }
-            for job, cost in costs
+            for job in planned
         ],
         "tasks": len(tasks),
         "models": sum(task.models for task in tasks),

@@ -20,19 +20,11 @@ from threadpoolctl import threadpool_info
 from datalab import atomic
 from datalab.protocol import protocol
 from datalab.record.study import Ledger
-from datalab.sweep import available_cores
+from datalab.sweep.pool import ONE_THREAD, available_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What makes a run repeatable byte for byte: one thread an operation, and hashes that do not change between processes.
-DETERMINISM = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}
+DETERMINISM = ONE_THREAD | {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def project() -> Path | None:
@@ -118,13 +110,10 @@ def sources(ledger: Ledger) -> dict[str, str | None]:
 
 def commit() -> dict[str, Any]:
     """``{"commit": hash or None, "clean": bool or None}`` of the checkout's git tree; an installation has none."""
-    if project() is None:
-        return {"commit": None, "clean": None}
-    try:
-        head = _git("rev-parse", "HEAD")
-        return {"commit": head, "clean": not _git("status", "--porcelain")}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "clean": None}
+    with suppress(OSError, subprocess.SubprocessError):
+        if project() is not None:
+            return {"commit": _git("rev-parse", "HEAD"), "clean": not _git("status", "--porcelain")}
+    return {"commit": None, "clean": None}
 
 
 @functools.cache

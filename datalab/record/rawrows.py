@@ -3,22 +3,20 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from datalab.errors import UserError
 from datalab.sweep import Finished, rowfiles
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
 
 MOST_BYTES = 2**30  # of a section's raw rows unpacked; the paper's largest have a hundredth of it
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 LENGTHS = "lengths"  # of a task: those that each of its models chose from; its rows do not repeat them
 
 
-def with_lengths(frame: "pd.DataFrame", parameters: Mapping[str, Any]) -> "pd.DataFrame":
+def with_lengths(frame: pd.DataFrame, parameters: Mapping[str, Any]) -> pd.DataFrame:
     """A task's rows with :data:`LENGTHS` as a column, where its ``parameters`` name any and no column tells them."""
     lengths = parameters.get(LENGTHS)
     if not lengths or "steps" in frame:
@@ -26,13 +24,12 @@ def with_lengths(frame: "pd.DataFrame", parameters: Mapping[str, Any]) -> "pd.Da
     return frame.assign(**{LENGTHS: ", ".join(map(str, lengths))})
 
 
-def matches(frame: "pd.DataFrame", where: Where) -> "np.ndarray":
+def matches(frame: pd.DataFrame, where: Where) -> np.ndarray:
     """Which rows (n,) have, in each column named in ``where``, its value or one of its values.
 
     Of several mappings any one will do. Numbers match to 9 digits. A frame that lacks a column has no such row: a
     record's cells differ in kind; but where the value is ``None``, such rows are those that have none.
     """
-    import numpy as np
 
     if not isinstance(where, Mapping):
         return np.logical_or.reduce([matches(frame, condition) for condition in where])
@@ -44,7 +41,7 @@ def matches(frame: "pd.DataFrame", where: Where) -> "np.ndarray":
     return mask
 
 
-def counted(frames: Iterable["pd.DataFrame"], where: Where, claim_id: str) -> dict[str, Any]:
+def counted(frames: Iterable[pd.DataFrame], where: Where, claim_id: str) -> dict[str, Any]:
     """``where`` as JSON can hold it, with the number of rows in ``frames`` that match it.
 
     Raises :class:`UserError` when there are none.
@@ -62,38 +59,28 @@ class Room:
     def __init__(self) -> None:
         self._left = MOST_BYTES
 
-    def take(self, frames: "Iterable[pd.DataFrame]") -> None:
+    def take(self, frames: Iterable[pd.DataFrame]) -> None:
         """Raises :class:`UserError` where these frames are too much."""
         self._left -= sum(int(frame.memory_usage(deep=True).sum()) for frame in frames)
         if self._left < 0:
             raise UserError(f"raw rows: unpacked they are more than {MOST_BYTES >> 20} MiB, and no section's are")
 
 
-def read(path: Path) -> "tuple[list[Finished], pd.DataFrame]":
-    """A file's tasks, as it describes them, and all its rows.
+def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]]:
+    """A file's tasks, as it describes them, each with its rows.
 
     Raises :class:`UserError` where it is torn, too large, or does not say what made it.
     """
-    return _whole(path, rowfiles.contents(path))
-
-
-def by_task(path: Path) -> "list[tuple[Finished, pd.DataFrame]]":
-    """The same, each task with its own rows."""
-    return _whole(path, rowfiles.by_task(path))
-
-
-def _whole(path: Path, content: Any) -> Any:
-    if content is None:
+    parts = rowfiles.by_task(path)
+    if parts is None:
         raise UserError(f"raw rows {path.name}: torn, too large, or silent on what made them; run the section again")
-    return content
+    return parts
 
 
-def _equal(column: "pd.Series", value: Any) -> "np.ndarray":
+def _equal(column: pd.Series, value: Any) -> np.ndarray:
     if value is None:
         return column.isna().to_numpy()
     if isinstance(value, int | float) and not isinstance(value, bool):
-        import pandas as pd
-
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
         return abs(numbers - value) <= 1e-9 * max(1.0, abs(value))
     return (column == value).to_numpy(dtype=bool)

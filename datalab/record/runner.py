@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,8 @@ from typing import Any
 
 from datalab.errors import UserError
 from datalab.record import claims_table, folder, lock, plan, progress, provenance, section, transaction
-from datalab.record.checks import verify
 from datalab.record.console import RunConsole
-from datalab.record.execution import Execution
-from datalab.record.kernel import kill_group, started_with
+from datalab.record.execution import Execution, kill_group, started_with
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.plan import Job
 from datalab.record.study import Study
@@ -32,7 +29,6 @@ def run(
     profile: str,
     fresh: bool = False,
     resume: str = "the same command",
-    python: str = sys.executable,
     timeout: float | None = None,
     scheduler: str | None = None,
 ) -> int:
@@ -40,10 +36,10 @@ def run(
 
     A section that is complete, whole and unchanged is not run again. ``fresh`` deletes the record first, unless it has
     sections that the jobs, which are not all of the study's, would not make again. ``resume`` is the command that
-    continues after an interruption, ``python`` the interpreter of the kernels, ``timeout`` the seconds a code cell may
-    run, ``scheduler`` the address of a Dask scheduler for the sweeps. Raises :class:`UserError`, before
-    anything is written, when the folder is not a record, holds another profile, is being written to or cannot be, or a
-    data set cannot be fetched. A record that can no longer be written (a full disk) ends the run with status 1.
+    continues after an interruption, ``timeout`` the seconds a code cell may run, ``scheduler`` the address of a Dask
+    scheduler for the sweeps. Raises :class:`UserError`, before anything is written, when the folder is not a record,
+    holds another profile, is being written to or cannot be, or a data set cannot be fetched. A record that can no
+    longer be written (a full disk) ends the run with status 1.
     """
     record = folder.named(record).resolve()  # the kernels work in another folder
     console, interrupts = RunConsole(), Interrupts()
@@ -58,7 +54,7 @@ def run(
                 data.fetch(missing, progress=console.fetching)
             with interrupts.deferred():
                 manifest = _open(record, study, profile, fresh, jobs)
-                driver = _Driver(study, record, manifest, console, interrupts, python, timeout, scheduler)
+                driver = _Driver(study, record, manifest, console, interrupts, timeout, scheduler)
                 try:
                     driver.run_all(jobs)
                 finally:
@@ -83,7 +79,7 @@ def is_current(record: Path, manifest: Manifest, stem: str, key: Mapping[str, An
     if entry is None or entry.status != "complete" or entry.runner != "datalab run" or entry.key != key:
         return False
     paths = [*manifest.files_of(stem), *entry.cells]
-    return not any(verify.change(record, path, manifest.files.get(path)) for path in paths)
+    return not any(manifest.change(record, path) for path in paths)
 
 
 class Interrupts:
@@ -144,7 +140,6 @@ class _Driver:
     manifest: Manifest
     console: RunConsole
     interrupts: Interrupts
-    python: str
     timeout: float | None
     scheduler: str | None
     changed: bool = False  # whether this run has written to the record
@@ -228,7 +223,7 @@ class _Driver:
         environment = {section.RECORD: str(self.record), section.STAGE: str(stage)}
         environment |= {cluster.SCHEDULER: self.scheduler} if self.scheduler else {}
         try:
-            execution = Execution(job.notebook, given, target, environment, self.python, self.timeout)
+            execution = Execution(job.notebook, given, target, environment, self.timeout)
             began, cpu = time.monotonic(), provenance.cpu_seconds()
             self.console.begin(job)
             try:
@@ -332,10 +327,10 @@ def _check_folder(record: Path, study: Study, profile: str, fresh: bool, jobs: S
         except UserError as error:
             raise UserError(f"{error}; --fresh starts over") from None
     elif len(jobs) < len(study.sections) and (lost := _others(record, jobs)):
-        one = len(lost) == 1
+        what = f"section{'s' * (len(lost) > 1)} {', '.join(lost)}"
         raise UserError(
-            f"record '{name}': --fresh would delete section{'' if one else 's'} {', '.join(lost)} too, which this run"
-            f" does not make; leave --fresh out (what has changed is run again), or choose a new folder by --to"
+            f"record '{name}': --fresh would delete {what} too, which this run does not make; leave --fresh out (what"
+            " has changed is run again), or choose a new folder by --to"
         )
 
 

@@ -284,12 +284,9 @@ class Section:
     def finish(self) -> None:
         """Close the section: write its part of the record, show its verdicts and the files saved."""
         self._must_be_open()
-        files = [path for kind in ("figures", "tables") for path in folder.names(self._stage, kind)]
-        timed = {f"{kind}/{name}" for kind, saved in self._saved.items() for name in saved if saved[name]["timing"]}
         wall, cpu = self._began
         fragment = {
-            "files": files,
-            "timing": [path for path in files if path.rsplit(".", 1)[0] in timed],
+            "files": [path for kind in ("figures", "tables") for path in folder.names(self._stage, kind)],
             "section": {
                 "parameters": self.parameters.model_dump(mode="json"),
                 "device": provenance.device(self.parameters.device),

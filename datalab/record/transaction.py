@@ -28,7 +28,9 @@ def open_manifest(record: Path, study: Study, profile: str) -> Manifest:
     """
     folder.check(record)
     if not folder.has(record, Manifest.NAME):
-        return Manifest.create(profile, study)
+        manifest = Manifest(profile=profile, created=provenance.now())
+        manifest.refresh(study)
+        return manifest
     manifest, name = Manifest.load(record), provenance.shown(record)
     known = {section.stem for section in study.sections}
     for stem in manifest.sections.keys() - known:
@@ -107,10 +109,7 @@ def is_page(path: str) -> bool:
 
 def read_fragment(stage: Path) -> dict[str, Any] | None:
     """What a section that reached its ``finish()`` left for :func:`merge`; ``None`` when it did not."""
-    try:
-        return folder.read_json(stage, FRAGMENT)
-    except FileNotFoundError:
-        return None
+    return folder.read_json(stage, FRAGMENT) if folder.has(stage, FRAGMENT) else None
 
 
 def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any]) -> None:
@@ -120,12 +119,13 @@ def merge(record: Path, manifest: Manifest, stem: str, fragment: dict[str, Any])
     manifest, and their files are deleted by :func:`close`.
     """
     stage = record / STAGING / stem
+    told = manifest.sections[stem].model_dump() | fragment["section"]
+    entry = SectionRecord.model_validate(told | {"cells": []})
     for path in fragment["files"]:
         folder.move(stage, path, record)
-        manifest.add_file(record, path, section=stem, timing=path in fragment["timing"])
-    entry = manifest.sections[stem].model_dump() | fragment["section"]
-    manifest.sections[stem] = SectionRecord.model_validate(entry | {"cells": []})
-    _pack(record, manifest, stem, entry["cells"])
+        manifest.add_file(record, path, section=stem, timing=entry.described(path)["timing"])
+    manifest.sections[stem] = entry
+    _pack(record, manifest, stem, told["cells"])
 
 
 def _pack(record: Path, manifest: Manifest, stem: str, keys: Iterable[str]) -> None:
@@ -134,7 +134,7 @@ def _pack(record: Path, manifest: Manifest, stem: str, keys: Iterable[str]) -> N
     ``keys`` are those of the tasks of section ``stem``; another section rests on all that is in its files.
     """
     before = {other: entry.cells for other, entry in manifest.sections.items()}
-    whole = {path for path in _cells(manifest) if _is_whole(record, manifest, path)}
+    whole = {path for path in _cells(manifest) if not manifest.change(record, path)}
     users: dict[str, list[str]] = {}
     for other, paths in before.items():
         tasks = (task for path in paths if path in whole for task in rowfiles.tasks_in(record / path))
@@ -176,17 +176,13 @@ def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
 
 def drop_changed_cells(record: Path, manifest: Manifest) -> list[str]:
     """Delete the raw cells that are not what the manifest says, and return their paths: they are computed again."""
-    changed = [path for path in _cells(manifest) if not _is_whole(record, manifest, path)]
+    changed = [path for path in _cells(manifest) if manifest.change(record, path)]
     _drop(record, manifest, changed)
     return changed
 
 
 def _cells(manifest: Manifest) -> list[str]:
     return [path for path in manifest.files if path.startswith("cells/")]
-
-
-def _is_whole(record: Path, manifest: Manifest, path: str) -> bool:
-    return folder.has(record, path) and folder.sha256(record, path) == manifest.files[path].sha256
 
 
 def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> None:

@@ -4,14 +4,13 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import pandas as pd
 
 from datalab.record import folder, rawrows
 from datalab.record.checks import tablediff
 from datalab.record.tables import exact
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MOST_ROWS = 3000  # raw rows on one page; beyond that it names the files
 MOST_LINES, MOST_LETTERS = 2000, 500_000  # of a table on one page; beyond that it names the file
@@ -87,12 +86,11 @@ def _letters(cells: Text, label: str) -> int:
     return sum(len(word) for word in words if re.search(rf"(?<![\w.]){re.escape(word)}(?![\w.])", label))
 
 
-def by_kind(paths: Sequence[str], read: "Callable[[str], pd.DataFrame]") -> list["pd.DataFrame"]:
+def by_kind(paths: Sequence[str], read: Callable[[str], pd.DataFrame]) -> list[pd.DataFrame]:
     """The rows of raw files, without pixels, with each one's path: a frame for all files of the same columns.
 
     ``read`` gives the rows of one path.
     """
-    import pandas as pd
 
     kinds: dict[Text, list[pd.DataFrame]] = {}
     for path in paths:
@@ -101,12 +99,11 @@ def by_kind(paths: Sequence[str], read: "Callable[[str], pd.DataFrame]") -> list
     return [pd.concat(parts, ignore_index=True) for parts in kinds.values()]
 
 
-def raw_rows(where: rawrows.Where, kinds: Sequence["pd.DataFrame"]) -> RawRows:
+def raw_rows(where: rawrows.Where, kinds: Sequence[pd.DataFrame]) -> RawRows:
     """The rows of :func:`by_kind` that match ``where``, without columns that are empty in all of them.
 
     Of very many rows each data set shows as many as any other.
     """
-    import pandas as pd
 
     parts = [rows[rawrows.matches(rows, where)] for rows in kinds]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True).dropna(axis=1, how="all")

@@ -6,14 +6,19 @@ import hashlib
 import math
 import posixpath
 from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from jinja2.filters import do_filesizeformat
 from markupsafe import Markup
 
-from datalab import ledger
+from datalab import atomic, ledger
+from datalab.errors import UserError
 from datalab.protocol import protocol
+from datalab.record import provenance
+from datalab.record.checks.compare import Comparison
 from datalab.record.manifest import Manifest
 from datalab.record.progress import span
 from datalab.record.tables import exact
@@ -65,10 +70,20 @@ def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
     return environment().get_template(template).render(**given)
 
 
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write one page that needs no other file: the verdicts that changed, the claims, the tables, the environment.
+
+    Raises :class:`UserError` where that cannot be.
+    """
+    template = environment().get_template("comparison.html.j2")
+    try:
+        atomic.write(path, template.render(c=comparison.as_dict(), style=asset("style.css")))
+    except OSError as error:
+        raise UserError(f"page '{provenance.shown(path)}': cannot be written ({error.strerror})") from None
+
+
 def asset(name: str) -> Markup:
     """A file of ``static/``, as it is."""
-    from importlib.resources import files
-
     return Markup(files("datalab.report").joinpath("static", name).read_text(encoding="utf-8"))
 
 

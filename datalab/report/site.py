@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
+
 from datalab import atomic, data, ledger
 from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
-from datalab.record.checks import bounds, verify
+from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
@@ -44,9 +46,8 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
     if not folder.has(record, Manifest.NAME):
         raise UserError(f"record '{name}': there is no {Manifest.NAME} in it; name a record, such as runs/quick")
     with folder.reading(record):
-        broken = [
-            finding for finding in verify.verify(record, study, owners=True).findings if finding.kind != "incomplete"
-        ]
+        findings = verify.verify(record, study, owners=True).findings
+        broken = [finding for finding in findings if finding.kind != "incomplete"]
     if broken:
         raise UserError(f"record '{name}' is not what its manifest says ({broken[0]}); see: datalab verify {name}")
     record = _copied(record, to) if to is not None else record
@@ -59,7 +60,7 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
             raise UserError(f"record '{name}' was left by a run that was killed; run its command again first")
         if not manifest.closed:  # killed between two sections, or while it wrote the pages
             transaction.recover(record, manifest)
-        with folder.reading(record), bounds.bounded(bounds.MOST_PAGES_SECONDS):
+        with folder.reading(record), folder.bounded(folder.MOST_PAGES_SECONDS):
             _check_drawings(record, manifest)
             return _write(record, manifest, study)
     except OSError as error:
@@ -185,7 +186,6 @@ def _claim_pages(
 
     @functools.cache
     def read(path: str) -> Any:
-        import pandas as pd
 
         parts = rawrows.by_task(folder.inside(record, path))
         room.take(frame for _, frame in parts)

@@ -57,10 +57,8 @@ def summary(scheduler: str) -> str:
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
             return f"Cluster: {workers} workers at {scheduler}, dashboard {client.dashboard_link}"
     except (OSError, ValueError) as error:
-        text = str(error).splitlines()[0]
-        raise UserError(
-            f"--scheduler: nobody answers at '{scheduler}', give one like tcp://host:8786 ({text})"
-        ) from None
+        words = f"nobody answers at '{scheduler}', give one like tcp://host:8786 ({str(error).splitlines()[0]})"
+        raise UserError(f"--scheduler: {words}") from None
 
 
 def _dask() -> tuple[ModuleType, ModuleType]:

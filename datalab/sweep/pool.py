@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import threading
 import time
 import warnings
@@ -19,15 +20,16 @@ from datalab.sweep import rowfiles
 from datalab.sweep.task import Task
 
 _ATTEMPTS = 3
-# Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
-# unmaps every large buffer, and dask trims them, which doubles the cost of small trainings).
-WORKER_ENVIRONMENT = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
 }
+# Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
+# unmaps every large buffer, and dask trims them, which doubles the cost of small trainings).
+WORKER_ENVIRONMENT = ONE_THREAD | {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 
 Progress = Callable[[int, int, int, str], None]
 Attempt = tuple[Task, pd.DataFrame | str, float]  # a task; its rows, or what went wrong; its seconds
@@ -95,7 +97,7 @@ def run(
         head = f"{len(failures)} of {len(tasks)} tasks failed (the others are kept), the first because of"
         lines = [f"{task.function} {json.dumps(task.parameters)}: {error}" for task, error in failures]
         raise SweepError("\n  ".join([f"{head} {failures[0][1]}", *lines]))
-    finished |= {task.key: rowfiles.contents(task.path(folder))[1] for task in missing}
+    finished |= {task.key: rowfiles.by_task(task.path(folder))[0][1] for task in missing}
     return pd.concat([finished[task.key] for task in tasks], ignore_index=True) if tasks else pd.DataFrame()
 
 
@@ -142,15 +144,11 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
 def _worker() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(
-        max_workers=1, initializer=_start_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT
-    )
+    return ProcessPoolExecutor(1, initializer=_start_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT)
 
 
 def _start_worker(parent: int) -> None:
     """Workers are deaf to Ctrl-C (the parent decides), and gone when the parent is gone, however it died."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -9,15 +9,14 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import types
 
 from datalab import atomic
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 Content = TypeVar("Content")
 LARGEST, MOST_VALUES = 2**28, 20_000_000  # bytes of a file, unpacked too; values in it
@@ -64,10 +63,8 @@ def _words(parameters: Mapping[str, Any], most: int) -> str:
     return "_".join(str(v) for v in list(parameters.values())[:most] if isinstance(v, str | int))
 
 
-def write(path: Path, rows: "pd.DataFrame | pa.Table", tasks: Collection[Finished]) -> None:
+def write(path: Path, rows: pd.DataFrame | pa.Table, tasks: Collection[Finished]) -> None:
     """Write the rows of these tasks, one after the other. Equal tasks and rows give equal bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
     table = table.replace_schema_metadata(None).combine_chunks()  # pandas' description would be half of a small file
@@ -77,7 +74,7 @@ def write(path: Path, rows: "pd.DataFrame | pa.Table", tasks: Collection[Finishe
         made_by["tasks"] = [[task.key, task.count, task.parameters] for task in tasks]
     else:
         made_by["parameters"] = first.parameters
-    words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]  # scores rarely repeat
+    words = [field.name for field in table.schema if not types.is_floating(field.type)]  # scores rarely repeat
     how = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "use_dictionary": words}
     with (
         atomic.replacing(path) as partial,
@@ -87,18 +84,12 @@ def write(path: Path, rows: "pd.DataFrame | pa.Table", tasks: Collection[Finishe
         writer.add_key_value_metadata({DESCRIPTION: json.dumps(made_by)})
 
 
-def contents(path: Path) -> tuple[list[Finished], pd.DataFrame] | None:
-    """The tasks of a file, and all their rows, one task's after the other's.
+def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
+    """The tasks of a file, each with its rows as they were.
 
     None when the file is absent, torn, altered (pages have checksums), silent on what made it, or larger than any may
     be: a compressed file of a stranger may hold a thousand times what it seems to.
     """
-    opened = _opened(path, _table)
-    return None if opened is None else (opened[0], opened[1].to_pandas())
-
-
-def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
-    """The tasks of a file, each with its rows as they were; None where :func:`contents` is."""
     parts = _parts(path)
     return None if parts is None else [(task, part.to_pandas()) for task, part in parts]
 
@@ -165,9 +156,8 @@ def _shared_out(group: Iterable[tuple[Finished, int]]) -> list[list[Finished]]:
     return files
 
 
-def _gather(target: Path, tasks: list[Finished], sources: "Mapping[str, tuple[Path, pa.Table | None]]") -> None:
+def _gather(target: Path, tasks: list[Finished], sources: Mapping[str, tuple[Path, pa.Table | None]]) -> None:
     """Write one file of tasks that lie elsewhere, some of them read already."""
-    import pyarrow as pa
 
     parts = {key: part for key, (_, part) in sources.items() if part is not None}
     for path in {sources[task.key][0] for task in tasks if task.key not in parts}:
@@ -177,7 +167,7 @@ def _gather(target: Path, tasks: list[Finished], sources: "Mapping[str, tuple[Pa
     write(target, pa.concat_tables([parts[task.key] for task in tasks]), tasks)
 
 
-def _parts(path: Path) -> "list[tuple[Finished, pa.Table]] | None":
+def _parts(path: Path) -> list[tuple[Finished, pa.Table]] | None:
     opened = _opened(path, _table)
     if opened is None:
         return None
@@ -185,10 +175,8 @@ def _parts(path: Path) -> "list[tuple[Finished, pa.Table]] | None":
     return [(task, opened[1].slice(start, task.count)) for task, start in zip(opened[0], starts, strict=False)]
 
 
-def _opened(path: Path, look: Callable[["pq.ParquetFile"], Content]) -> tuple[list[Finished], Content] | None:
+def _opened(path: Path, look: Callable[[pq.ParquetFile], Content]) -> tuple[list[Finished], Content] | None:
     """The tasks of a file and what a look into it gives; None where it is torn, or not what it says."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         if path.stat().st_size > LARGEST:
@@ -199,7 +187,7 @@ def _opened(path: Path, look: Callable[["pq.ParquetFile"], Content]) -> tuple[li
         return None
 
 
-def _tasks(file: "pq.ParquetFile", path: Path) -> list[Finished]:
+def _tasks(file: pq.ParquetFile, path: Path) -> list[Finished]:
     described, rows = file.metadata.metadata[DESCRIPTION.encode()], file.metadata.num_rows
     if len(described) > LONGEST:
         raise ValueError("it says too much of itself")
@@ -218,13 +206,12 @@ def _tasks(file: "pq.ParquetFile", path: Path) -> list[Finished]:
     return tasks
 
 
-def _schema(file: "pq.ParquetFile") -> "pa.Schema":
+def _schema(file: pq.ParquetFile) -> pa.Schema:
     return file.schema_arrow.remove_metadata()
 
 
-def _table(file: "pq.ParquetFile") -> "pa.Table":
+def _table(file: pq.ParquetFile) -> pa.Table:
     """All rows. Raises ``ValueError`` where they are more than any file may have."""
-    import pyarrow as pa
 
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
@@ -245,10 +232,8 @@ def _table(file: "pq.ParquetFile") -> "pa.Table":
     return table
 
 
-def _check_kinds(schema: "pa.Schema", rows: int) -> None:
+def _check_kinds(schema: pa.Schema, rows: int) -> None:
     """Raise ``ValueError`` for a column that no task gives: dictionaries, objects in objects, another's own types."""
-    from pyarrow import types
-
     for kind in schema.types:
         listed = types.is_list(kind)
         kind = kind.value_type if listed else kind

@@ -67,9 +67,8 @@ class Task:
     @property
     def label(self) -> str:
         """The parameters that are plain words or numbers, for people: ``adult mlp symmetric 3``."""
-        return " ".join(
-            str(v) for v in self.parameters.values() if isinstance(v, str | int) and not isinstance(v, bool)
-        )
+        plain = (v for v in self.parameters.values() if isinstance(v, str | int) and not isinstance(v, bool))
+        return " ".join(map(str, plain))
 
     def path(self, folder: Path) -> Path:
         """Where the finished task's rows lie before they are packed."""

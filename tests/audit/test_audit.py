@@ -10,18 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalab import audit, ledger
-from datalab.audit.figures import LEVELS, Figures
-from datalab.audit.shapes import (
+from datalab.audit.figures import (
     CONSISTENT,
     INCONSISTENT,
+    LEVELS,
     UNCHECKABLE,
+    Figures,
     correlation_with_rank,
     equals,
     order,
     relative_gain,
     sign,
 )
-from datalab.audit.table_4_1 import corrected, harmonic_mean, positive_rate
+from datalab.audit.tables import corrected, harmonic_mean, positive_rate
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull
 
 LEDGER = ledger.claims()

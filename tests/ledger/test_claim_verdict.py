@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from datalab import ledger, stats
-from datalab.ledger import claim_verdict
+from datalab.ledger import verdict as rules
 from datalab.protocol import protocol
 
 WHERE = {"table": "cells", "row": "a row"}
@@ -108,7 +108,7 @@ def test_one_data_set_settles_nothing():
     ("claim_id", "side"), [("T1.if.f1", "greater"), ("T1.full.precision", "less"), ("S4.2.gap_widens", "greater")]
 )
 def test_the_claimed_side_is_where_the_papers_figures_lie(claim_id, side):
-    assert claim_verdict.reported_side(ledger.find(claim_id)) == side
+    assert rules.reported_side(ledger.find(claim_id)) == side
 
 
 def test_no_estimate_can_be_shown_in_place_of_what_was_judged():

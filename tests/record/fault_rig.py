@@ -20,7 +20,7 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import kernel, section
+from datalab.record import execution, section
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.sweep import rowfiles
@@ -154,8 +154,8 @@ class Rig:
 
     def finished(self) -> set[int]:
         """The cells whose rows can be read."""
-        files = [rowfiles.contents(path) for path in (self.seen / "cells").glob("*.parquet")]
-        return {int(index) for _, frame in filter(None, files) for index in frame["index"]}
+        files = [rowfiles.by_task(path) for path in (self.seen / "cells").glob("*.parquet")]
+        return {int(index) for parts in filter(None, files) for _, frame in parts for index in frame["index"]}
 
     def entry(self, stem: str = "3_4_beta") -> SectionRecord:
         return Manifest.load(self.seen).sections[stem]
@@ -165,8 +165,8 @@ class Rig:
 
     def kernel(self) -> psutil.Process:
         given = {section.RECORD: str(self.record.resolve())}
-        wait_for(lambda: self.running() and list(kernel.started_with(given)))
-        return next(kernel.started_with(given))
+        wait_for(lambda: self.running() and list(execution.started_with(given)))
+        return next(execution.started_with(given))
 
 
 class Disk:

@@ -1,6 +1,5 @@
 """A notebook's kernel computes with the package that its driver runs, whichever one is installed."""
 
-import sys
 from pathlib import Path
 
 import nbformat
@@ -20,7 +19,7 @@ def test_a_kernel_imports_the_package_of_the_checkout_that_runs_it(tmp_path: Pat
     cell = nbformat.v4.new_code_cell("import datalab\n\nprint(datalab.__file__)")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), source)
     monkeypatch.setattr(provenance, "PACKAGE", other / "datalab")
-    execution = Execution(source, {}, tmp_path / "executed.ipynb", {}, sys.executable, timeout=60)
+    execution = Execution(source, {}, tmp_path / "executed.ipynb", {}, timeout=60)
     execution.start()
     execution.join()
     assert execution.notebook.cells[-1].outputs[0].text.strip() == str(other / "datalab/__init__.py")

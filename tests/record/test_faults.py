@@ -240,7 +240,7 @@ def test_ctrl_c_in_a_notebook_stops_it_with_its_processes(
     ("names", "hold"),
     [
         (["0", "3.4"], "datalab.record.runner:_Driver._key@2"),
-        (["3.4"], "datalab.record.kernel:Kernel.kill"),
+        (["3.4"], "datalab.record.execution:Kernel.kill"),
         (["3.4"], "datalab.record.transaction:merge"),
         (["3.4"], "datalab.record.crate:write"),
     ],

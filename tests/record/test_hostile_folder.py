@@ -18,7 +18,18 @@ import record_fakes
 
 from datalab import cli
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, folder, kernel, lock, provenance, rawrows, section, transaction
+from datalab.record import (
+    Study,
+    claims_table,
+    crate,
+    execution,
+    folder,
+    lock,
+    provenance,
+    rawrows,
+    section,
+    transaction,
+)
 from datalab.record.checks import replay, verify
 from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
@@ -223,7 +234,7 @@ def test_a_process_named_with_more_than_a_writer_notes_is_refused(record: Path) 
     manifest, problem = Manifest.read(record)
     assert manifest is None
     assert "process" in problem
-    assert not hasattr(kernel, "connection")
+    assert not hasattr(execution, "connection")
 
 
 # --- code ------------------------------------------------------------------------------------------------------------
@@ -339,7 +350,7 @@ def test_raw_rows_that_unpack_to_more_than_a_tasks_are_not_read(what: str, typed
     import psutil
 
     before = psutil.Process().memory_info().rss
-    assert rowfiles.contents(path) is None
+    assert rowfiles.by_task(path) is None
     assert psutil.Process().memory_info().rss - before < 2**30
 
 
@@ -377,9 +388,9 @@ def test_raw_rows_of_a_kind_that_no_task_gives_are_torn(
     (tmp_path / "cells").mkdir()
     path = raw(tmp_path, table, made_by=made_by)
     for name, value in bounds.items():
-        assert rowfiles.contents(path) is not None  # so that it is the bound that refuses it
+        assert rowfiles.by_task(path) is not None  # so that it is the bound that refuses it
         monkeypatch.setattr(rowfiles, name, value)
-    assert rowfiles.contents(path) is None
+    assert rowfiles.by_task(path) is None
 
 
 def varint(number: int, length: int = 0) -> bytes:
@@ -402,16 +413,16 @@ def test_raw_rows_that_say_they_are_small_are_stopped_where_they_unpack(
         content = content.replace(varint(size), varint(1, len(varint(size))))
     path.write_bytes(content)
     assert pq.ParquetFile(path).metadata.row_group(0).total_byte_size == 1
-    assert rowfiles.contents(path) is not None
+    assert rowfiles.by_task(path) is not None
     monkeypatch.setattr(rowfiles, "LARGEST", 2**20)
-    assert rowfiles.contents(path) is None
+    assert rowfiles.by_task(path) is None
 
 
 def test_no_column_is_hidden_by_what_a_file_says_to_pandas(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     frame = pd.DataFrame({"x": ["a", "b"], "y": [3, 4]}).set_index("x")
     path = raw(tmp_path, pa.Table.from_pandas(frame))
-    assert sorted(rowfiles.contents(path)[1]) == ["x", "y"]
+    assert sorted(rowfiles.by_task(path)[0][1]) == ["x", "y"]
 
 
 def test_many_small_files_that_unpack_to_any_memory_are_refused(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +436,7 @@ def test_raw_rows_that_say_nothing_sound_of_what_made_them_are_torn(made_by: str
     with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("x", pa.int64())])) as writer:
         writer.write_table(pa.table({"x": [1]}))
         writer.add_key_value_metadata({rowfiles.DESCRIPTION: made_by})
-    assert rowfiles.contents(tmp_path / "a.parquet") is None
+    assert rowfiles.by_task(tmp_path / "a.parquet") is None
 
 
 def test_a_function_that_raw_rows_name_is_never_called(record: Path, study: Study) -> None:
@@ -458,7 +469,7 @@ TOUCHES = {"read_text", "read_bytes", "unlink", "rmtree", "rglob", "glob", "open
 TOUCHES |= {"is_file", "exists", "write_text", "write_bytes", "rmdir", "stat", "scandir", "walk", "replace"}
 # Functions that touch files of their own, or the user's: what they are.
 ELSEWHERE = {
-    "record/kernel.py": "the kernel's private folder",
+    "record/execution.py:Kernel": "the kernel's private folder",
     "record/lab.py:copy": "the package's notebooks, copied",
     "record/lab.py:_guide": "the project's README, copied",
     "record/papermills.py:_keep": "the notebook that papermill wrote, and the package's own",

@@ -17,8 +17,8 @@ import record_fakes
 
 from datalab import cli, sweep
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, executed, progress, rawrows
-from datalab.record.checks import bounds, compare, recompute, replay, retrain, tablediff, verify
+from datalab.record import Study, claims_table, crate, executed, folder, progress
+from datalab.record.checks import compare, recompute, replay, retrain, tablediff, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
 
@@ -138,7 +138,7 @@ def raw_files(record: Path) -> list[Path]:
 
 def rows_of_another(record: Path) -> None:
     first = raw_files(record)[0]
-    tasks, frame = rawrows.read(first)
+    tasks, frame = record_fakes.rows(first)
     rowfiles.write(first, frame.assign(seed=frame.seed + 1), tasks)
 
 
@@ -147,7 +147,7 @@ def described(change: Callable[[list[rowfiles.Finished]], list[rowfiles.Finished
 
     def forge(record: Path) -> None:
         for path in raw_files(record):
-            tasks, frame = rawrows.read(path)
+            tasks, frame = record_fakes.rows(path)
             rowfiles.write(path, frame, change(tasks))
 
     return forge
@@ -168,7 +168,7 @@ def renamed(record: Path, name: str = "") -> None:
 
 def of_another_code(record: Path) -> None:
     """Keys that today's code does not give, and the name that follows from them."""
-    tasks, frame = rawrows.read(raw_files(record)[0])
+    tasks, frame = record_fakes.rows(raw_files(record)[0])
     tasks = [task._replace(key=f"{number:016x}") for number, task in enumerate(tasks)]
     rowfiles.write(raw_files(record)[0], frame, tasks)
     renamed(record, rowfiles.file_name(tasks))
@@ -177,7 +177,7 @@ def of_another_code(record: Path) -> None:
 def with_one_more(record: Path) -> None:
     """Rows in a section's file that no section asks for."""
     path = raw_files(record)[0]
-    tasks, frame = rawrows.read(path)
+    tasks, frame = record_fakes.rows(path)
     last = tasks[-1]._replace(key="0123456789abcdef", parameters=tasks[-1].parameters | {"index": 99})
     more = pd.concat([frame, frame.tail(last.count).assign(index=99)], ignore_index=True)
     rowfiles.write(path, more, [*tasks, last])
@@ -430,10 +430,10 @@ def endless() -> None:
 
 def test_a_section_that_ends_in_no_time_is_stopped_and_what_bound_it_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)
-    with pytest.raises(UserError, match="it takes more than"), bounds.bounded(0.05):
+    with pytest.raises(UserError, match="it takes more than"), folder.bounded(0.05):
         endless()
-    monkeypatch.setattr(bounds, "MOST_MEMORY", 2**20)
-    with pytest.raises(MemoryError), bounds.bounded():
+    monkeypatch.setattr(folder, "MOST_MEMORY", 2**20)
+    with pytest.raises(MemoryError), folder.bounded():
         bytearray(2**28)
     assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
@@ -457,7 +457,7 @@ def invented(record: Path, study: Study, to: Path, monkeypatch: pytest.MonkeyPat
         return [row | {"value": 0.99} for row in honest(**given)]
 
     for path in raw_files(record):
-        tasks, frame = rawrows.read(path)
+        tasks, frame = record_fakes.rows(path)
         rowfiles.write(path, frame.assign(value=0.99), tasks)
     manifest = Manifest.load(record)
     for path, entry in list(manifest.files.items()):
@@ -511,7 +511,7 @@ def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
 ) -> None:
     in_manifest(lambda m, e: m.machine.update(processor="another"))(record)
     for path in raw_files(record)[:1]:
-        tasks, frame = rawrows.read(path)
+        tasks, frame = record_fakes.rows(path)
         rowfiles.write(path, frame.assign(value=frame.value + 0.001), tasks)
     put_right(record)
     done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
@@ -521,7 +521,7 @@ def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
     assert "processor another" in moved[0].same
     assert not done.whole  # a forger may name any machine
     for path in raw_files(record)[:1]:
-        tasks, frame = rawrows.read(path)
+        tasks, frame = record_fakes.rows(path)
         rowfiles.write(path, frame.assign(value=frame.value + 0.1), tasks)
     put_right(record)
     done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))

@@ -16,7 +16,8 @@ from datalab import cli, sweep
 from datalab.errors import UserError
 from datalab.record.parameters import resolve
 from datalab.sections import STUDY
-from datalab.sweep import Executor, SweepError, Task, cluster
+from datalab.sweep import SweepError, Task, cluster
+from datalab.sweep.pool import Executor
 
 
 def trained() -> list[Task]:

@@ -125,6 +125,6 @@ def test_workers_die_with_their_driver_and_the_next_run_completes(tmp_path):
     assert alive == []
     before = len(ran(tmp_path))
     assert run_child(script, tmp_path).returncode == 0
-    finished = [rowfiles.contents(path)[1] for path in (tmp_path / "cells").glob("*.parquet")]
+    finished = [rowfiles.by_task(path)[0][1] for path in (tmp_path / "cells").glob("*.parquet")]
     assert sorted(pd.concat(finished).number) == list(range(8))
     assert len(ran(tmp_path)) - 8 <= 2, f"at most one running cell a worker is repeated (ran {before} before the kill)"

@@ -46,7 +46,7 @@ def test_the_same_tasks_give_the_same_bytes_in_whatever_order_they_are_finished_
 def test_packed_rows_are_what_they_were_by_task_and_are_not_computed_again(tmp_path: Path) -> None:
     folder, grid = tmp_path / "cells", tasks(tmp_path, 4)
     finish(folder, grid[:3], word=[None, None])
-    before = {task.key: rowfiles.contents(task.path(folder))[1] for task in grid[:3]}
+    before = {task.key: rowfiles.by_task(task.path(folder))[0][1] for task in grid[:3]}
     assert len(packed(folder, grid[:3])) == 1
     parts = rowfiles.by_task(next(folder.iterdir()))
     assert [task.parameters for task, _ in parts] == [task.parameters for task in grid[:3]]
@@ -116,6 +116,6 @@ def test_a_file_that_lists_other_tasks_than_it_can_have_is_torn(listed: object, 
     with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
         writer.write_table(pa.table({"x": [1, 2]}))
         writer.add_key_value_metadata({rowfiles.DESCRIPTION: json.dumps({"function": "a:b", "tasks": listed})})
-    assert rowfiles.contents(path) is None
+    assert rowfiles.by_task(path) is None
     assert rowfiles.tasks_in(path) == []
     assert rowfiles.rows_of(tmp_path, {"0123456789abcdef"}) == {}

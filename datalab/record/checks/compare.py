@@ -10,16 +10,7 @@ from typing import Any
 from datalab.errors import UserError
 from datalab.record import claims_table, provenance
 from datalab.record.checks import tablediff, verify
-from datalab.record.checks.tablediff import (
-    AGREEING,
-    ALONE,
-    DIFFERENT,
-    FOLLOWING,
-    INTERVAL,
-    ROUNDING,
-    TOLERANCE,
-    TableDiff,
-)
+from datalab.record.checks.tablediff import AGREEING, DIFFERENT, INTERVAL, ROUNDING, TOLERANCE, TableDiff
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 from datalab.record.tables import exact
@@ -169,7 +160,7 @@ def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float
     kinds = {name: tablediff.kind(a[name], b[name], tolerance) for name in _FIGURES}
     measured = tablediff.kind(a["measured"], b["measured"], tolerance, *((row["low"], row["high"]) for row in (a, b)))
     alone = measured == DIFFERENT and not (a["low"] or b["low"])
-    if tolerance and alone and tablediff.follows(a["measured"], b["measured"], ALONE):
+    if tolerance and alone and tablediff.follows(a["measured"], b["measured"], tablediff.ALONE):
         measured = ROUNDING
     moved = [name for name in fields if kinds.get(name) != TOLERANCE and name not in ("verdict", "measured")]
     if "verdict" in fields:
@@ -190,7 +181,7 @@ def _follows(name: str, a: dict[str, str], b: dict[str, str]) -> bool:
     """Whether what stands beside a claim's estimate, which agrees, is the same but for other rounding."""
     if name in ("low", "high"):
         return tablediff.agree(*([row[end] for end in ("measured", "low", "high")] for row in (a, b)))
-    return tablediff.follows(a[name], b[name], FOLLOWING)
+    return tablediff.follows(a[name], b[name], tablediff.FOLLOWING)
 
 
 def _tables(

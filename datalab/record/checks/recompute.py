@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from datalab.errors import UserError
 from datalab.record import executed, folder, parameters, progress, provenance
-from datalab.record.checks import bounds, replay
+from datalab.record.checks import replay
 from datalab.record.checks.replay import Output
 from datalab.record.executed import Cell
 from datalab.record.folder import printable
@@ -130,7 +130,7 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
     with tempfile.TemporaryDirectory() as place:
         stage = Path(place)
         try:
-            with bounds.bounded():
+            with folder.bounded():
                 done = replay.replay(record, study, stem, entry, stage)
             made = {path: folder.read(stage, path) for path in done.fragment["files"]}
             differences = [
@@ -234,9 +234,8 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
         yield Finding("changed", path, "its code cells are not counted 1, 2, and so on")
         return
     if (entry.code_cells, entry.code_cells_ran) != (len(code), len(code)):
-        yield Finding(
-            "changed", Manifest.NAME, f"section {entry.number} has {len(code)} code cells, and all of them ran"
-        )
+        detail = f"section {entry.number} has {len(code)} code cells, and all of them ran"
+        yield Finding("changed", Manifest.NAME, detail)
     if any(cell.outputs for cell in notebook.cells if not cell.is_code):
         yield Finding("changed", path, "a cell that did not run shows something")
     labels = [task.label for task in done.tasks.values()]
@@ -331,6 +330,5 @@ def _is_of(manifest: Manifest, entry: SectionRecord | None, name: str, words: st
         return re.fullmatch(rf"{re.escape(entry.device)}, \d+ threads? a process", words) is not None
     python, *libraries = words.split(", ")
     pairs = (library.rsplit(" ", 1) for library in libraries)
-    return python == f"Python {manifest.machine['python']}" and all(
-        len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs
-    )
+    known = all(len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs)
+    return known and python == f"Python {manifest.machine['python']}"

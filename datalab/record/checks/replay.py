@@ -12,16 +12,15 @@ import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from datalab.record import folder, rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED, OUTSIDE
 from datalab.record.study import Study
 from datalab.sweep import Finished, Task, at_most, rowfiles
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class ReplayError(RuntimeError):
@@ -42,7 +41,7 @@ class _Rows(NamedTuple):
 
     path: str
     finished: Finished
-    frame: "pd.DataFrame"
+    frame: pd.DataFrame
 
 
 class Replay(NamedTuple):
@@ -126,9 +125,8 @@ class _Replayed(section.Section):
         self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
 
-    def sweep(self, tasks: Any) -> "pd.DataFrame":
+    def sweep(self, tasks: Any) -> pd.DataFrame:
         """The raw rows of these tasks, in their order."""
-        import pandas as pd
 
         frames, tasks = [], list(tasks)
         for task in {task.key: task for task in tasks}.values():
@@ -152,7 +150,7 @@ class _Replayed(section.Section):
         return self._shell.number
 
 
-def _not_of(task: Task, frame: "pd.DataFrame") -> str:
+def _not_of(task: Task, frame: pd.DataFrame) -> str:
     """Why these cannot be the rows of the task: they say of its data set, its seed and the like that it is another."""
     for name, value in task.parameters.items():
         if (isinstance(value, str) or name == "seed") and name in frame and frame[name].nunique(dropna=False) == 1:

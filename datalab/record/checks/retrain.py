@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
 
 from datalab import sweep
 from datalab.errors import UserError
@@ -18,9 +20,6 @@ from datalab.record.checks import recompute
 from datalab.record.manifest import Manifest
 from datalab.record.tables import exact
 from datalab.sweep import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Columns of raw rows that hold measured time or memory, or name the process: they differ between equal runs.
 MEASURED = frozenset({"seconds", "memory", "train", "infer", "pid"})
@@ -105,7 +104,7 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
     path = place[0] if len(tasks) == 1 else f"{place[0]}: {task.label}"
     if not task.path(made).is_file():
         return Retrained(path, different="it cannot be trained here")
-    held, given = tasks[place[1]], rawrows.read(task.path(made))[1]
+    held, given = tasks[place[1]], rawrows.by_task(task.path(made))[0][1]
     if list(held.columns) != list(given.columns) or len(held) != len(given):
         return Retrained(path, different="it has other columns, or more or fewer rows")
     columns = [name for name in held if name not in MEASURED]
@@ -117,10 +116,8 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
     return Retrained(path, same="equal but for measured time" if aside else "equal to the byte")
 
 
-def _first_difference(held: "pd.DataFrame", given: "pd.DataFrame", columns: list[str], rounding: float) -> str:
+def _first_difference(held: pd.DataFrame, given: pd.DataFrame, columns: list[str], rounding: float) -> str:
     """Where two frames of equal shape part by more than ``rounding``; empty where they do not."""
-    import numpy as np
-    import pandas as pd
 
     for name in columns:
         a, b = held[name], given[name]

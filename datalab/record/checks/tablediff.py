@@ -217,12 +217,8 @@ def _kinds(
         kinds[column] = kind(a[column], b[column], tolerance, *texts)
     ends = {limit for _, *both in intervals for limit in both}
     for value, *both in intervals:
-        as_far = kinds[value]
-        if (
-            tolerance
-            and as_far in AGREEING
-            and agree([a[name] for name in (value, *both)], [b[name] for name in (value, *both)])
-        ):
+        as_far, texts = kinds[value], ([side[name] for name in (value, *both)] for side in (a, b))
+        if tolerance and as_far in AGREEING and agree(*texts):
             as_far = ROUNDING
         if as_far in (ROUNDING, INTERVAL):
             kinds |= {limit: as_far for limit in both if kinds[limit] == DIFFERENT}
@@ -244,11 +240,7 @@ def follows(a: str, b: str, share: float) -> bool:
     if _ANY_NUMBER.sub("#", a) != _ANY_NUMBER.sub("#", b):
         return False
     pairs = zip(_ANY_NUMBER.findall(a), _ANY_NUMBER.findall(b), strict=True)
-    return all(x == y or (_fractions(x, y) and math.isclose(float(x), float(y), rel_tol=share)) for x, y in pairs)
-
-
-def _fractions(*numbers: str) -> bool:
-    return any(set(".e") & set(number) for number in numbers)
+    return all(x == y or (set(".e") & {*x, *y} and math.isclose(float(x), float(y), rel_tol=share)) for x, y in pairs)
 
 
 def _moved_little(a: Sequence[Number], b: Sequence[Number]) -> bool:

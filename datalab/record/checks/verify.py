@@ -10,9 +10,9 @@ from pathlib import Path
 
 from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, provenance, transaction
-from datalab.record.checks import bounds, retrain
 from datalab.record.checks import recompute as recomputing
-from datalab.record.checks.recompute import Finding, Kind, Recomputed
+from datalab.record.checks import retrain
+from datalab.record.checks.recompute import Finding, Recomputed
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.record.parameters import OUTSIDE
 from datalab.record.section import BY_HAND
@@ -111,19 +111,10 @@ def verify(
     return report
 
 
-def change(record: Path, path: str, entry: FileRecord | None) -> Kind | None:
-    """What happened to one file since it was entered; ``None`` when it is whole."""
-    if entry is None or (size := folder.size(record, path)) is None:
-        return "missing"
-    if size != entry.bytes or folder.sha256(record, path) != entry.sha256:
-        return "changed"
-    return None
-
-
 def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
     """The files that are not what the manifest says, then those that it does not list."""
     for path, entry in manifest.files.items():
-        kind = change(record, path, entry) if manifest.closed or path not in _SPANNING else None
+        kind = manifest.change(record, path) if manifest.closed or path not in _SPANNING else None
         if kind:
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
     for path in folder.walk(record):
@@ -150,8 +141,7 @@ def _timing(manifest: Manifest) -> Iterator[Finding]:
     """The tables and figures that are marked as measured time, or not, unlike what their section says of them."""
     for path, entry in manifest.files.items():
         if owner := manifest.sections.get(entry.section or ""):
-            place, _, name = path.partition("/")
-            described = {"tables": owner.tables, "figures": owner.figures}.get(place, {}).get(name.split(".")[0])
+            described = owner.described(path)
             if described and described["timing"] != entry.timing:
                 yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
 
@@ -164,9 +154,8 @@ def _owners(manifest: Manifest) -> Iterator[Finding]:
         if entry.section and owner is None:
             yield Finding("added", path, f"its section {entry.section} is not in the record")
         elif not _is_owned(path, entry, owner, manifest, used):
-            yield Finding(
-                "added", path, "nothing of a record is called so" if owner is None else "its section has none"
-            )
+            why = "nothing of a record is called so" if owner is None else "its section has none"
+            yield Finding("added", path, why)
     for path in used - manifest.files.keys():
         yield Finding("missing", path, "a section rests on it, and the manifest does not list it")
 
@@ -182,12 +171,8 @@ def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifes
         return name == kept and owner.status in ("complete", "failed", "interrupted") and entry.timing
     if place == "cells":
         return (path in used or owner.status != "complete") and name.endswith(".parquet") and not entry.timing
-    described = {"tables": owner.tables, "figures": owner.figures}.get(place, {})
-    stem, _, suffix = name.partition(".")
-    known = stem in described and suffix in (
-        ("csv", "md", "tex", "json") if place == "tables" else ("svg", "png", "csv")
-    )
-    return known
+    suffixes = {"tables": ("csv", "md", "tex", "json"), "figures": ("svg", "png", "csv")}.get(place, ())
+    return owner.described(path) is not None and name.partition(".")[2] in suffixes
 
 
 def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
@@ -204,23 +189,19 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         by_run, asked = entry.runner == "datalab run", entry.parameters
         key = entry.key.get("parameters", {})
         given = {name: value for name, value in asked.items() if name not in ("workers", "record")}
+        reason = "" if by_run or f"notebooks/{stem}.ipynb" in manifest.files else BY_HAND
+        elsewhere = asked.get("device") == "cpu" and entry.device != "cpu"
         for wrong, why in (
             (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
             (by_run and not entry.key.get("notebook"), "it does not say which notebook ran"),
             (by_run and key != given, "its key has other parameters than it"),
             (not by_run and bool(key), "its key has parameters, and it was run by hand"),
             (entry.runner == "", "it does not say what ran it"),
-            (
-                entry.reason != ("" if by_run or f"notebooks/{stem}.ipynb" in manifest.files else BY_HAND),
-                "it gives a reason, though it is complete",
-            ),
+            (entry.reason != reason, "it gives a reason, though it is complete"),
             (bool(entry.process), "a process is named, though it is complete"),
             (_seconds(entry.started) > _seconds(entry.ended), "it ended before it began"),
             (_seconds(entry.ended) > time.time() + 86_400, "it ended at a time that is still to come"),
-            (
-                asked.get("device") == "cpu" and entry.device != "cpu",
-                f"it was to run on the cpu, and says {entry.device}",
-            ),
+            (elsewhere, f"it was to run on the cpu, and says {entry.device}"),
         ):
             if wrong:
                 yield Finding("changed", stem, why)
@@ -336,7 +317,7 @@ def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pag
     """claims.csv, crate and pages, which say again what the manifest says: those that are not what it gives."""
     has_pages = pages is not None and transaction.INDEX in manifest.files
     try:
-        with bounds.bounded(bounds.MOST_PAGES_SECONDS):
+        with folder.bounded(folder.MOST_PAGES_SECONDS):
             differing = list(pages(record, manifest, study)) if has_pages else []
         given = {claims_table.NAME: claims_table.text(manifest, study)}
         given[crate.NAME] = crate.text(crate.metadata(record, manifest))

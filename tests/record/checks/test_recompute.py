@@ -109,7 +109,7 @@ def other_parameter(notebook: dict) -> None:
 
 def other_raw_row(record: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
-    tasks, frame = rawrows.read(path)
+    tasks, frame = record_fakes.rows(path)
     rowfiles.write(path, frame.assign(value=frame.value + 0.001), tasks)
 
 
@@ -262,10 +262,10 @@ def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
 def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path) -> None:
     path = sorted((record / "cells").glob("*.parquet"))[0]
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
-    assert rowfiles.contents(path) is None
+    assert rowfiles.by_task(path) is None
     assert rowfiles.tasks_in(path) == []
     with pytest.raises(UserError, match="silent on what made them"):
-        rawrows.read(path)
+        rawrows.by_task(path)
 
 
 def test_a_parameters_name_is_never_run_as_code(record: Path, tmp_path: Path, checked: Verify) -> None:
