@@ -5,6 +5,7 @@ by cell in an IPython shell of this process, with the section's recorded paramet
 rows where a run would compute them.
 """
 
+import atexit
 import base64
 import contextlib
 import hashlib
@@ -216,7 +217,9 @@ def _shell() -> Any:
     InteractiveShell.clear_instance()
     Shell.clear_instance()
     without_history = Config(HistoryManager={"enabled": False})
-    return Shell.instance(config=without_history, display_pub_class=CapturingDisplayPublisher, displayhook_class=Hook)
+    shell = Shell.instance(config=without_history, display_pub_class=CapturingDisplayPublisher, displayhook_class=Hook)
+    atexit.unregister(shell.atexit_operations)  # which keeps every shell, with all its names, until the process ends
+    return shell
 
 
 def _run(shell: Any, number: int, source: str) -> Output:
