@@ -24,26 +24,9 @@ from datalab.influence.trak import TRAK
 from datalab.stack import Stack
 
 __all__ = [
-    "CG",
-    "EKFAC",
-    "KFAC",
-    "TRAK",
-    "Arnoldi",
-    "DataInf",
-    "Estimator",
-    "ExactGGN",
-    "ExactHessian",
-    "GradCos",
-    "GradDot",
-    "InfluenceWarning",
-    "LastLayerGGN",
-    "LiSSA",
-    "Top",
-    "TracIn",
-    "last_layer",
-    "load",
-    "losses",
-]
+    "CG", "EKFAC", "KFAC", "TRAK", "Arnoldi", "DataInf", "Estimator", "ExactGGN", "ExactHessian", "GradCos", "GradDot",
+    "InfluenceWarning", "LastLayerGGN", "LiSSA", "Top", "TracIn", "last_layer", "load", "losses",
+]  # fmt: skip
 
 _KINDS = (Arnoldi, EKFAC, ExactGGN, ExactHessian, GradCos, GradDot, KFAC, LastLayerGGN)
 
@@ -51,8 +34,8 @@ _KINDS = (Arnoldi, EKFAC, ExactGGN, ExactHessian, GradCos, GradDot, KFAC, LastLa
 def load(path: str | Path, model: nn.Module | Stack, *, loss: losses.Loss | None = None) -> Estimator:
     """The fitted estimator that ``save(path)`` wrote, on the model it was fitted on.
 
-    ``loss`` is that of the fit, None for cross-entropy. Raises UserError for another file, another model (its
-    parameters are compared) or another loss.
+    ``loss`` is that of the fit, None for cross-entropy. Raises UserError for another file, another model (how it is
+    built, its state dict, what is trainable) or another loss.
     """
     with computing():
         estimator = saved.read({kind.__name__: kind for kind in _KINDS}, path, model, loss or losses.CrossEntropy())

@@ -30,7 +30,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
-from datalab.influence.tape import Inputs, Network, line, over, tensors
+from datalab.influence.tape import Inputs, Network, close, line, over, tensors
 from datalab.seeds import generator
 from datalab.stack import Stack
 
@@ -98,6 +98,7 @@ class Estimator(ABC):
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
     _by_layer, _probed, _of_an_optimum = False, False, True
+    _sample: tuple[Inputs, Tensor] | None = None  # two examples and their logits
     _batch = _BATCH
 
     def __init__(
@@ -134,7 +135,7 @@ class Estimator(ABC):
             (data,) = self._checked(["x, y"], (x, y))
             before = self._network.state()
             self._probe(data)
-            self._look(data)
+            sample = self._look(data)
             self.n_ = len(data)
             try:
                 self._fit(data)
@@ -143,6 +144,7 @@ class Estimator(ABC):
                     self._warn_where_not_converged(data)
                 # A buffer in which forward passes count themselves is none of the model's state.
                 self._as_fitted = {k: v for k, v in self._network.state().items() if before.get(k) == v}
+                self._sample = sample, self._network.logits(sample)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -342,14 +344,16 @@ class Estimator(ABC):
         why = ", though the logits are (the root of 0, or 0 * infinity inside it?)"
         _refuse(data, bad, "model: the gradient is not finite", why)
 
-    def _look(self, data: Held | Streamed) -> None:
-        """Let the network check itself on examples drawn from across the set, in another order than the set's."""
+    def _look(self, data: Held | Streamed) -> Inputs:
+        """Let the network check itself on examples drawn from across the set, in another order than the set's: two."""
         n = len(data)
         size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
         places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
         self._network.given = x_of(data.name), places
-        self._network.check(over(data.at(places), self._moved))
+        sample = over(data.at(places), self._moved)
+        self._network.check(sample)
+        return rows(sample, 0, 2)
 
     def _automatic(self, mean_diagonal: Tensor) -> Tensor:
         """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
@@ -409,6 +413,8 @@ class Estimator(ABC):
         now = self._network.state()
         if changed := [name for name, value in self._as_fitted.items() if now.get(name) != value]:
             raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
+        if self._sample and not close(self._network.logits(self._sample[0]), self._sample[1]):  # a loaded one has none
+            raise UserError("model: its logits changed after fit, though no parameter did; fit the estimator anew")
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         self._refuse_unless_fitted()
@@ -486,7 +492,7 @@ def whole(tests: Iterator[tuple[int, Iterator[Tensor]]], n: int, n_tests: int) -
 
 def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``Top``'s fields, with the models first, from ``pairwise`` in batches."""
-    if not (isinstance(k, Integral) and 1 <= k <= n):
+    if not (isinstance(k, Integral) and not isinstance(k, bool) and 1 <= k <= n):
         raise UserError(f"k: must lie in 1..{n}, the number of examples, got {k!r}")
     found = []
     for _, columns in tests:

@@ -12,6 +12,7 @@ import copy
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -118,18 +119,21 @@ class Network:
             raise UserError(f"model: computes in {names}; give dtype=torch.float32")
 
     def state(self) -> dict[str, str]:
-        """What tells one state of the model from another: the SHA-256 of how it is built and of each parameter and
-        buffer, by name, but for those whose bytes are not at hand (sparse, quantised or lazy ones).
+        """What tells one state of the model from another: the SHA-256 of how it is built and what of it is taken, and
+        of everything in its state dict, but what has no bytes at hand (sparse, quantised, lazy, or on ``meta``).
         """
-        module = self._stack.module if self.is_stack else self.module
-        named = (
-            self._stack.parameters if self.is_stack else dict(module.named_parameters()) | dict(module.named_buffers())
-        )
-        hashes = {"how it is built": hashlib.sha256(repr(module).encode())}
+        module, named = (self._stack.module, self._stack.parameters) if self.is_stack else (self.module, {})
+        named = named or {name: v for name, v in module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+        first: dict[int, str] = {}
+        tied = {name: first.setdefault(id(v), name) for name, v in named.items() if isinstance(v, nn.Parameter)}
+        sites = [] if self._by_tape else [*zip(self.names, self.shapes, strict=True)]
+        built = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)), tied, sites
+        hashes = {"how it is built": hashlib.sha256(repr(built).encode())}
         for name, v in named.items():
-            if not (is_lazy(v) or v.is_quantized) and v.layout == torch.strided:
+            if not (is_lazy(v) or v.is_quantized or v.is_meta) and v.layout == torch.strided:
                 hashes[name] = hashlib.sha256(f"{tuple(v.shape)} {v.dtype}".encode())
-                hashes[name].update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                plain = v.detach().cpu().resolve_conj().resolve_neg().contiguous()
+                hashes[name].update(plain.flatten().view(torch.uint8).numpy())
         return {name: of_one.hexdigest() for name, of_one in hashes.items()}
 
     @property
@@ -255,8 +259,8 @@ class Network:
             return
         plain, backwards = self.logits(x), torch.arange(len(x) - 1, -1, -1)
         apart = torch.cat([self.logits(x[part]) for part in backwards.split((len(x) + 1) // 2)], 1).flip(1)
-        if apart.shape != plain.shape or not _close(apart, plain):
-            if not _close(self.logits(x), plain):
+        if apart.shape != plain.shape or not close(apart, plain):
+            if not close(self.logits(x), plain):
                 raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
             raise UserError(_MIXES)
         leaves = [v.detach().requires_grad_() for v in tensors(x) if v.is_floating_point()]
@@ -265,7 +269,7 @@ class Network:
             tape = self._taped(over(x, lambda v: next(copies).clone() if v.is_floating_point() else v))
         if not bool(torch.isfinite(plain).all()):
             return  # named, with how many more there are, when the whole set has been read
-        if plain.shape != tape.logits.shape or not _close(tape.logits, plain):
+        if plain.shape != tape.logits.shape or not close(tape.logits, plain):
             raise UserError("model: its layers compute something else under a tape; does one of them act by its name?")
         cotangent = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(plain)
         self._compare(tape, cotangent)
@@ -471,7 +475,7 @@ def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     return model if same else copy.deepcopy(model).to(dtype)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
     """Whether logits are the same but for rounding; where they are not finite nothing is said."""
     finite = torch.isfinite(a) & torch.isfinite(b)
     scale = float(torch.where(finite, b, 0.0).abs().max())

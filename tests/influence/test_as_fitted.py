@@ -1,5 +1,6 @@
 """A fitted estimator scores the model that it was fitted on, or refuses: here the model changes after ``fit``."""
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -131,6 +132,110 @@ def test_a_model_that_changed_back_is_scored_as_before():
     model[0].weight.data.neg_()
     model.train().eval()
     assert torch.equal(fitted.self_influence(x, y), scores)
+
+
+class Attributes(nn.Module):
+    """Its logits depend on what is no parameter and no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale, self.act, self.mask = nn.Linear(6, 3), 1.0, torch.tanh, torch.ones(3).double()
+
+    def forward(self, x):
+        return self.act(self.layer(x)) * self.scale * self.mask
+
+
+def doubled(model: nn.Module) -> None:
+    model.scale = 2.0
+
+
+def other_function(model: nn.Module) -> None:
+    model.act = torch.relu
+
+
+def masked(model: nn.Module) -> None:
+    model.mask[0] = 0
+
+
+def hooked(model: nn.Module) -> None:
+    model.layer.register_forward_hook(lambda module, args, output: 3 * output)
+
+
+@pytest.mark.parametrize("change", [doubled, other_function, masked, hooked])
+def test_a_model_whose_logits_changed_by_no_parameter_is_not_scored(change):
+    model, (x, y) = Attributes().double(), data()
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    fitted.self_influence(x, y)
+    change(model)
+    assert "its logits changed after fit" in refusal(lambda: fitted.self_influence(x, y))
+
+
+def tied() -> nn.Sequential:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 6, bias=False), nn.Linear(6, 3)).double()
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_weight_that_is_tied_no_longer_is_a_change(frozen, tmp_path):
+    model, (x, y) = tied(), data()
+    model[0].weight.requires_grad_(not frozen)
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    fitted.save(tmp_path / "file")
+    model[2].weight = nn.Parameter(model[0].weight.detach().clone(), requires_grad=not frozen)  # the same values
+    assert "changed after fit" in refusal(lambda: fitted.self_influence(x, y))
+    assert "not the one" in refusal(lambda: influence.load(tmp_path / "file", model))
+
+
+def test_a_file_is_of_the_layers_that_were_taken(tmp_path):
+    """Before: scored over other layers in silence, or a traceback of shapes."""
+    (x, y), model = data(), nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 3)).double()
+    model[0].requires_grad_(False)
+    EKFAC(model, 0.1).fit(x, y).save(tmp_path / "file")
+    influence.load(tmp_path / "file", model).self_influence(x, y)
+    for first, second in ((True, False), (True, True)):
+        model[0].requires_grad_(first), model[2].requires_grad_(second)
+        assert "how it is built" in refusal(lambda: influence.load(tmp_path / "file", model))
+
+
+class Rotary(nn.Module):
+    """Keeps a table as long as the longest input so far, which no state dict has; its words hold an address."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.of = nn.Linear(1, 3), object()
+        self.register_buffer("table", torch.empty(0), persistent=False)
+        self.register_buffer("phase", torch.ones(2, dtype=torch.complex64).conj())
+        self.register_buffer("absent", torch.empty(3, device="meta"), persistent=False)
+
+    def extra_repr(self):
+        return f"of={self.of}"
+
+    def forward(self, x):
+        if len(self.table) < x.shape[1]:
+            self.register_buffer("table", torch.arange(x.shape[1]).to(x), persistent=False)
+        return self.layer(torch.cos(x * self.table[: x.shape[1]]).sum(1, keepdim=True))
+
+
+def test_a_cache_that_grows_and_an_address_in_words_are_no_change(tmp_path):
+    (x, y), longer = data(), torch.randn(12, 8).double()
+    model = Rotary().double()
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    fitted.save(tmp_path / "file")
+    wanted = fitted.self_influence(x, y)
+    for _ in range(2):
+        fitted.influence_on(x, y, longer, y)
+    assert torch.equal(copy.deepcopy(fitted).self_influence(x, y), wanted)
+    again = Rotary().double()
+    again.load_state_dict(model.state_dict())
+    assert torch.allclose(influence.load(tmp_path / "file", again).self_influence(x, y), wanted)
+
+
+def test_one_object_is_not_two_checkpoints_and_true_is_no_number():
+    model, (x, y) = network(), data()
+    assert "one model is there twice" in refusal(lambda: TracIn([model, model], [0.1, 0.1]))
+    assert "k: must lie in" in refusal(lambda: GradDot(model).fit(x, y).top(x, y, x, y, k=True))
 
 
 class Counting(nn.Module):
