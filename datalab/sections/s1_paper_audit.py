@@ -9,10 +9,10 @@ import pandas as pd
 from datalab import audit, ledger
 from datalab.audit import Outcome
 from datalab.ledger import Claim, RoundingInterval
+from datalab.ledger.claim import STRENGTHS
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import plots
 
-STRENGTHS = ("strict", "strong", "natural")
 _WORDS = {"f1": "F1", "T1": "table 4.1", "vs": "against"}
 _TITLES = {"C23_accuracy_vs_p_r": "C23 accuracy against precision and recall"}
 # The panels of the figure by the beginning of a statement's id, the longer before the shorter.

@@ -19,7 +19,6 @@ import pytest
 import record_fakes
 
 from datalab import cli
-from datalab.errors import UserError
 from datalab.record import execution, section
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest, SectionRecord
@@ -91,8 +90,6 @@ class Rig:
         """Leave no process behind, whatever a failed test has left."""
         left = [psutil.Process(process.pid) for process in self.started if process.poll() is None]
         left = [member for process in left for member in family(process)]
-        with suppress(UserError, LookupError, psutil.NoSuchProcess):
-            left += family(psutil.Process(self.entry().process["kernel"]))
         for process in filter(alive, left):
             process.kill()
 
