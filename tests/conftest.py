@@ -22,6 +22,11 @@ os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, wh
 LONGEST = ("test_notebooks.py", "test_faults.py", "test_reference.py", "test_architectures.py", "test_estimators.py")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of faults wait for one another's processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first; the others keep their order."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
