@@ -64,6 +64,9 @@ def _meant(module: str, statement: ast.stmt) -> Iterator[str]:
             yield f"{modules[part.value.id]}:{part.attr}"
         elif isinstance(part, ast.ImportFrom):
             yield from (f"{part.module}:{alias.name}" for alias in part.names)
+            for alias in part.names:  # `b` in `a.b.c`, where `b` is a module: what is used of it is not known
+                whole = f"{part.module}.{alias.name}"
+                yield from (f"{whole}:{name}" for name in _definitions(whole))
         elif isinstance(part, ast.Name) and part not in through:
             yield f"{module}:{part.id}"
             if whole := modules.get(part.id):  # what is used of it is not known
