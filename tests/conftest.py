@@ -22,6 +22,7 @@ os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, wh
 LONGEST = ("test_notebooks.py", "test_faults.py", "test_reference.py", "test_architectures.py", "test_estimators.py")
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests of faults wait for one another's processes."""
     return (os.cpu_count() or 1) + 1
