@@ -5,13 +5,25 @@ bias being the last column (a normalisation has a 1 x 2 matrix a channel, an att
 """
 
 import math
+from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 from torch.nn import functional
 
+from datalab.errors import UserError
+
 CLASSES = 4
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 class Tokens(nn.Module):

@@ -2,14 +2,13 @@
 
 import copy
 import warnings
-from collections.abc import Callable
 
 import pytest
 import torch
+from influence_oracle import refusal
 from torch import nn
 
 from datalab import influence
-from datalab.errors import UserError
 from datalab.influence import (
     CG,
     EKFAC,
@@ -84,12 +83,6 @@ def in_train_mode(model: nn.Sequential) -> None:
 
 
 CHANGES = [trained_on, other_statistics, through_data, other_layer, other_activation, in_train_mode]
-
-
-def refusal(run: Callable[[], object]) -> str:
-    with pytest.raises(UserError) as raised:
-        run()
-    return str(raised.value)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from influence_oracle import refusal
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from datalab.errors import UserError
 from datalab.influence import (
     CG,
     EKFAC,
@@ -74,13 +74,6 @@ def brute_force(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         loss = functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
         rows.append(torch.cat([g.to_dense().flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
     return torch.stack(rows)
-
-
-def refusal(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 OUT_OF_ORDER = {
