@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import layers, losses, saved
-from datalab.influence.factors import Factors
+from datalab.influence.factors import Factors, at_once
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
@@ -98,7 +98,7 @@ class Estimator(ABC):
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
     _by_layer, _probed, _of_an_optimum = False, False, True
-    _sample: tuple[Inputs, Tensor] | None = None  # two examples and their logits
+    _sample: tuple[Inputs, Tensor] | None = None  # two examples, in a loaded one made up, and their logits
     _batch = _BATCH
 
     def __init__(
@@ -135,7 +135,7 @@ class Estimator(ABC):
             (data,) = self._checked(["x, y"], (x, y))
             before = self._network.state()
             self._probe(data)
-            sample = self._look(data)
+            sample = rows(self._look(data), 0, 2)
             self.n_ = len(data)
             try:
                 self._fit(data)
@@ -197,8 +197,9 @@ class Estimator(ABC):
 
         Raises UserError for an estimator that needs its training set again.
         """
-        self._refuse_unless_fitted()
-        saved.write(self, path)
+        with computing():
+            self._refuse_unless_fitted()
+            saved.write(self, path)
 
     @abstractmethod
     def _fit(self, data: Held | Streamed) -> None:
@@ -345,7 +346,7 @@ class Estimator(ABC):
         _refuse(data, bad, "model: the gradient is not finite", why)
 
     def _look(self, data: Held | Streamed) -> Inputs:
-        """Let the network check itself on examples drawn from across the set, in another order than the set's: two."""
+        """Let the network check itself on examples drawn from across the set, in another order than the set's."""
         n = len(data)
         size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
@@ -353,7 +354,7 @@ class Estimator(ABC):
         self._network.given = x_of(data.name), places
         sample = over(data.at(places), self._moved)
         self._network.check(sample)
-        return rows(sample, 0, 2)
+        return sample
 
     def _automatic(self, mean_diagonal: Tensor) -> Tensor:
         """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
@@ -410,10 +411,9 @@ class Estimator(ABC):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
         if not self._network.is_stack:  # whose models are run in eval mode
             layers.refuse_train_mode(self._network.module)
-        now = self._network.state()
-        if changed := [name for name, value in self._as_fitted.items() if now.get(name) != value]:
+        if changed := self._network.changed(self._as_fitted):
             raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
-        if self._sample and not close(self._network.logits(self._sample[0]), self._sample[1]):  # a loaded one has none
+        if self._sample and not close(self._network.logits(self._sample[0]), self._sample[1]):
             raise UserError("model: its logits changed after fit, though no parameter did; fit the estimator anew")
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
@@ -527,11 +527,6 @@ def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:
         whole.narrow(axis, start, part.shape[axis]).copy_(part)
         start += part.shape[axis]
     return whole
-
-
-def at_once(device: torch.device, numbers: int) -> int:
-    """How many numbers may be held at a time, where ``numbers`` may on a CPU."""
-    return numbers if device.type == "cpu" else numbers << 4
 
 
 def _refuse_below_0(name: str, value: object, other: str = "") -> None:

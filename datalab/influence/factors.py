@@ -50,7 +50,7 @@ class Factors:
     def chunks(self, numbers: int = _SQUARED) -> list[Self]:
         """Of so few examples each that their gradients are at most so many numbers."""
         first, _ = self.parts[0]
-        size = max(numbers // (first.gradients[:, 0, 0].numel() * first.width), 1)
+        size = max(at_once(first.gradients.device, numbers) // (first.gradients[:, 0, 0].numel() * first.width), 1)
         return [self.part(start, size) for start in range(0, first.gradients.shape[1], size)]
 
 
@@ -93,7 +93,7 @@ class Product(Factors):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
-        size = max(_MULTIPLIED // (weights.shape[1] * self.gradients[:, 0].numel()), 1)
+        size = max(at_once(weights.device, _MULTIPLIED) // (weights.shape[1] * self.gradients[:, 0].numel()), 1)
         total, start = 0, 0
         for of_part in weights.split(size, 2):
             part = self.part(start, size)
@@ -281,6 +281,11 @@ class Shared(Factors):
     def rotate(self, inputs: Tensor, gradients: Tensor) -> Self:
         bases = ((gradients, inputs) if flip else (inputs, gradients) for _, flip in self.parts)
         return Shared(tuple((f.rotate(*pair), flip) for (f, flip), pair in zip(self.parts, bases, strict=True)))
+
+
+def at_once(device: torch.device, numbers: int) -> int:
+    """How many numbers may be held at a time, where ``numbers`` may on a CPU; few at a time would leave a GPU idle."""
+    return numbers if device.type == "cpu" else max(numbers << 4, 1 << 26)
 
 
 def turned(values: Tensor, flip: bool) -> Tensor:

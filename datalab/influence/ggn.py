@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from datalab.influence import losses
-from datalab.influence.factors import Dense, Factors, turned
+from datalab.influence.factors import Dense, Factors, at_once, turned
 from datalab.influence.losses import Loss
 from datalab.influence.sets import Batch
 from datalab.influence.tape import Network
@@ -47,12 +47,13 @@ class GGN:
         factors = tape.factors(losses.over_models(loss.gradient, tape.logits, first.y))
         gradients = [part.gradients for f in factors for part, _ in f.parts]
         of_example = tape.logits.shape[2:].numel() * sum(g.numel() for g in gradients)
-        self._size = max(1, _KEPT // of_example)  # examples whose gradients for every class may be held
+        most = at_once(network.like.device, _KEPT)
+        self._size = max(1, most // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] = []
         numbers = 0
         for linearised in self._linearise():
             numbers += sum(g.numel() + (f.inputs.numel() if isinstance(f, Dense) else 0) for *_, f, g in linearised)
-            if numbers > _KEPT:
+            if numbers > most:
                 self._kept = []
                 break
             self._kept.append(linearised)
@@ -62,7 +63,7 @@ class GGN:
         out = torch.zeros_like(vectors)
         for linearised in self._kept or self._linearise():
             widest = max(g[0, 0].numel() for *_, g in linearised)  # positions of all examples of the batch
-            k = max(1, _PROJECTED // (widest * self.network.models))
+            k = max(1, at_once(vectors.device, _PROJECTED) // (widest * self.network.models))
             for i in range(0, vectors.shape[1], k):
                 out[:, i : i + k] += self._of_batch(linearised, vectors[:, i : i + k])
         return out / self.n

@@ -94,7 +94,11 @@ class EmbeddingUse(FlippedLinearUse):
 
 
 class ConvUse(Use):
-    """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches."""
+    """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches.
+
+    A patch's channels come last, as the weight's do in ``arrange``: so what it takes of a row lies in one piece, which
+    is copied two to six times as fast as by ``functional.unfold``; on a GPU that starts a kernel an example.
+    """
 
     def inputs(self, x: Tensor) -> Tensor:
         module, mode = self.module, self.module.padding_mode
@@ -103,13 +107,18 @@ class ConvUse(Use):
         kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
         if x.dim() == 3:  # a line is an image of height 1
             x, kernel, dilation, stride = x[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
-        return self.gradients(functional.unfold(x, kernel, dilation, 0, stride))
+        x = x.unflatten(1, (module.groups, -1)).permute(1, 0, 3, 4, 2).contiguous()  # (G, m, h, w, channels)
+        axes = list(zip(x.shape[2:4], x.stride()[2:4], kernel, dilation, stride, strict=True))
+        places = [(n - d * (k - 1) - 1) // s + 1 for n, _, k, d, s in axes]
+        steps = [by * s for _, by, _, _, s in axes] + [by * d for _, by, _, d, _ in axes]
+        patches = x.as_strided((*x.shape[:2], *places, *kernel, x.shape[4]), (*x.stride()[:2], *steps, x.stride(4)))
+        return patches.reshape(*x.shape[:2], math.prod(places), -1)
 
     def gradients(self, g: Tensor) -> Tensor:
         return g.flatten(2).unflatten(1, (self.module.groups, -1)).permute(1, 0, 3, 2).contiguous()
 
     def arrange(self, weight: Tensor) -> Tensor:
-        return weight.flatten(1).unflatten(0, (self.module.groups, -1))
+        return weight.movedim(1, -1).flatten(1).unflatten(0, (self.module.groups, -1))
 
 
 class NormUse(Use):

@@ -1,6 +1,7 @@
 """Fitted estimators as safetensors files: the tensors that ``fit`` took, and in the header all that rebuilds the rest.
 
 Nothing in a file is executed: its header names an estimator among those known here, and its settings are plain JSON.
+Of the training set it holds the shape and range of an example, and the model's logits on two made up after these.
 """
 
 import inspect
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence.losses import Loss
+from datalab.influence.tape import Inputs, Rows, close
 from datalab.stack import Stack
 
-_KEY = "datalab.influence"
+_KEY = "datalab.influence/2"  # the layout of what is kept: since 2 the channels of a convolution's patch come last
+_LOGITS = "logits"
 
 
 def write(estimator: Any, path: str | Path) -> None:
@@ -34,6 +37,7 @@ def write(estimator: Any, path: str | Path) -> None:
         "settings": settings,
         "loss": repr(estimator.loss),
         "model": estimator._as_fitted,
+        "example": _example(estimator, tensors),
         "n": estimator.n_,
         "state": {key: _flattened(key, getattr(estimator, key), tensors) for key in estimator._state},
         "newton_gain": _flattened("newton_gain", getattr(estimator, "newton_gain_", None), tensors),
@@ -59,17 +63,45 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
     settings["dtype"] = settings["dtype"] and getattr(torch, settings["dtype"])
     estimator = kind(model, **settings, loss=loss)
     estimator._network = kind._takes(model, estimator.leave_out, estimator.dtype, estimator.include_frozen)
-    estimator._as_fitted, now = header["model"], estimator._network.state()
-    if differs := [name for name, value in estimator._as_fitted.items() if now.get(name) != value]:
-        what = ", ".join(map(repr, differs[:3]))
-        raise UserError(f"model: it is not the one that {path} was fitted on ({what})")
-    device = estimator._network.like.device
+    estimator._as_fitted, device = header["model"], estimator._network.like.device
+    other = f"model: it is not the one that {path} was fitted on"
+    if differs := estimator._network.changed(estimator._as_fitted):
+        raise UserError(f"{other} ({', '.join(map(repr, differs[:3]))})")
+    if header["example"]:
+        estimator._sample = _made_up(header["example"], device), tensors[_LOGITS].to(device)
+        if not close(estimator._network.logits(estimator._sample[0]), estimator._sample[1]):
+            raise UserError(f"{other} (its logits are others, though its parameters are the same)")
     for key, layout in header["state"].items():
         setattr(estimator, key, _rebuilt(layout, tensors, device))
     if header["newton_gain"] is not None:
         estimator.newton_gain_ = _rebuilt(header["newton_gain"], tensors, device)
     estimator.n_ = header["n"]
     return estimator
+
+
+def _example(estimator: Any, tensors: dict[str, Tensor]) -> dict[str, list] | None:
+    """Of each input the shape, dtype, least and largest value, once the logits of two such examples are put down; None
+    where the model takes none that are made up.
+    """
+    if estimator._sample is None:
+        return None
+    x = estimator._sample[0]
+    named = x.tensors if isinstance(x, Rows) else {"": x}
+    like = {k: [[*v.shape[1:]], str(v.dtype)[6:], float(v.min()), float(v.max())] for k, v in named.items()}
+    try:
+        _flattened(_LOGITS, estimator._network.logits(_made_up(like, estimator._network.like.device)), tensors)
+    except Exception:  # the model is the caller's: it may want a token that ends each text, say
+        return None
+    return like
+
+
+def _made_up(like: dict[str, list], device: torch.device) -> Inputs:
+    generator, made = torch.Generator().manual_seed(0), {}
+    for name, (shape, dtype, low, high) in like.items():
+        whole = not dtype.startswith("float")
+        values = low + (high - low + whole) * torch.rand(2, *shape, generator=generator, dtype=torch.float64)
+        made[name] = (values.floor() if whole else values).to(device, getattr(torch, dtype))
+    return made[""] if "" in made else Rows(made)
 
 
 def _flattened(key: str, value: object, tensors: dict[str, Tensor]) -> object:

@@ -122,8 +122,9 @@ class Network:
         """What tells one state of the model from another: the SHA-256 of how it is built and what of it is taken, and
         of everything in its state dict, but what has no bytes at hand (sparse, quantised, lazy, or on ``meta``).
         """
-        module, named = (self._stack.module, self._stack.parameters) if self.is_stack else (self.module, {})
-        named = named or {name: v for name, v in module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+        module = self._stack.module if self.is_stack else self.module
+        named = self._stack.parameters if self.is_stack else module.state_dict(keep_vars=True)
+        named = {name: v for name, v in named.items() if isinstance(v, Tensor)}
         first: dict[int, str] = {}
         tied = {name: first.setdefault(id(v), name) for name, v in named.items() if isinstance(v, nn.Parameter)}
         sites = [] if self._by_tape else [*zip(self.names, self.shapes, strict=True)]
@@ -135,6 +136,11 @@ class Network:
                 plain = v.detach().cpu().resolve_conj().resolve_neg().contiguous()
                 hashes[name].update(plain.flatten().view(torch.uint8).numpy())
         return {name: of_one.hexdigest() for name, of_one in hashes.items()}
+
+    def changed(self, since: dict[str, str]) -> list[str]:
+        """What of a state, as ``state`` gives it, is another now."""
+        now = self.state()
+        return [name for name, value in since.items() if now.get(name) != value]
 
     @property
     def n_parameters(self) -> int:

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pydantic
 import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from datalab import ledger, noise, retraining, seeds
 from datalab.influence import EKFAC, KFAC, TRAK, DataInf, ExactGGN, GradDot, LastLayerGGN
-from datalab.influence.damping import damping_path
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
 from datalab.record import Statement
@@ -137,7 +138,8 @@ def halves_task(halves: int, model_seeds: int, tests: int, **of: Any) -> Rows:
 
 def picture_task(rate: float, **of: Any) -> Rows:
     """One MLP on labels flipped at ``rate``, scored by EK-FAC: rows of ``kind`` "example" (score and labels, and the
-    pixels of those to be shown) and "damping" (:func:`datalab.influence.damping.damping_path`).
+    pixels of those to be shown) and "damping": from one curvature, how the scores move with it, the one choice that
+    every estimator leaves to its user (``own``: the estimator's; ``spearman``: with the scores under that).
     """
     trial, l2 = Trial(architecture="mlp", seed=0, rates=(), **of), protocol_recipe().l2
     p, name = trial.prepared, (trial.root_seed, trial.dataset, "pictures")
@@ -146,8 +148,12 @@ def picture_task(rate: float, **of: Any) -> Rows:
     stack = fit_many(trial.classifier(), x, observed, None, [seeds.integer(*name)], protocol_recipe())
     with quiet():
         estimator = EKFAC(stack.model(0), l2=l2).fit(x, y)
-    scores = estimator.self_influence(x, y).double().cpu().numpy()
-    path = damping_path(estimator, PATH, x, y, flipped=observed != p.y_train).to_dict("records")
+    scores, path = estimator.self_influence(x, y).double().cpu().numpy(), []
+    for damping in sorted({*map(float, PATH), estimator.damping_}):
+        under = estimator.redamped(damping).self_influence(x, y).double().cpu().numpy()
+        row = {"damping": damping, "own": damping == estimator.damping_, "median": float(np.median(under))}
+        row |= {"spearman": float(spearmanr(under, scores).statistic)}
+        path.append(row | {"auroc": float(roc_auc_score(observed != p.y_train, under))})
     examples = labelled_examples(p, observed, {"score": scores})
     kinds = (("example", examples), ("damping", path))
     return [{"dataset": trial.dataset, "kind": kind} | row for kind, rows in kinds for row in rows]

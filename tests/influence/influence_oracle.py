@@ -165,7 +165,8 @@ def arranged(model: nn.Module, named: dict[str, Tensor]) -> list[Tensor]:
             elif isinstance(module, nn.Linear):
                 weight = weight[:, None]
             elif isinstance(module, nn.Conv1d | nn.Conv2d):
-                weight = weight.reshape(len(weight), module.groups, module.out_channels // module.groups, -1)
+                last = weight.movedim(2, -1)  # a patch's channels
+                weight = last.reshape(len(weight), module.groups, module.out_channels // module.groups, -1)
             else:
                 weight = weight.reshape(len(weight), -1, 1, 1)
         if bias is not None:
@@ -262,7 +263,7 @@ def _inputs(module: nn.Module, x: Tensor) -> Tensor:
         # a convolution with the identity as its kernel cuts out the patches
         per_group = module.in_channels // module.groups
         size = per_group * math.prod(module.kernel_size)
-        identity = torch.eye(size, dtype=x.dtype).view(size, per_group, *module.kernel_size)
+        identity = torch.eye(size, dtype=x.dtype).view(size, *module.kernel_size, per_group).movedim(-1, 1)
         clone = type(module)(
             module.in_channels, size * module.groups, module.kernel_size, module.stride, module.padding,
             module.dilation, module.groups, False, module.padding_mode,

@@ -6,6 +6,8 @@ import warnings
 import pytest
 import torch
 from influence_oracle import refusal
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from datalab import influence
@@ -251,6 +253,71 @@ def test_what_forward_passes_write_by_themselves_is_no_change(tmp_path):
     fitted.save(tmp_path / "file")
     assert torch.equal(fitted.self_influence(x, y), scores)
     assert torch.allclose(influence.load(tmp_path / "file", model).self_influence(x, y), scores)
+
+
+class Sloped(nn.Module):
+    """Something of how it computes is no parameter."""
+
+    slope = 1.0
+
+    def __init__(self, needs_a_token: int | None = None):
+        super().__init__()
+        self.embedding, self.head, self.needs_a_token = nn.Embedding(50, 4), nn.Linear(4, 3), needs_a_token
+
+    def forward(self, tokens, scale):
+        if self.needs_a_token is not None:
+            assert (tokens == self.needs_a_token).any(1).all(), "no end"
+        return self.head(torch.tanh(self.slope * self.embedding(tokens).mean(1) * scale))
+
+
+def texts(n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    g = torch.Generator().manual_seed(3)
+    tokens = torch.randint(0, 49, (n, 6), generator=g)
+    tokens[:, -1] = 49
+    return {"tokens": tokens, "scale": torch.rand(n, 1, generator=g, dtype=torch.float64)}, torch.arange(n) % 3
+
+
+def of_another_slope(model: Sloped) -> None:
+    model.slope = 0.5
+
+
+def hooked(model: Sloped) -> None:
+    model.embedding.register_forward_hook(lambda _, __, output: output * 2)
+
+
+@pytest.mark.parametrize("change", [of_another_slope, hooked])
+def test_what_no_parameter_says_is_seen_by_load_too(change, tmp_path):
+    """Before: a file was loaded onto a model with another attribute or a hook, and scored it in silence."""
+    torch.manual_seed(0)
+    model, (x, y) = Sloped().double().eval(), texts()
+    EKFAC(model, 0.1).fit(x, y).save(tmp_path / "file")
+    again = influence.load(tmp_path / "file", model)
+    again.save(tmp_path / "copy")
+    assert torch.equal(
+        influence.load(tmp_path / "copy", model).self_influence(x, y), EKFAC(model, 0.1).fit(x, y).self_influence(x, y)
+    )
+    change(model)
+    for file in ("file", "copy"):
+        assert "its logits are others" in refusal(lambda file=file: influence.load(tmp_path / file, model))
+    assert "changed after fit" in refusal(lambda: again.self_influence(x, y))
+
+
+def test_a_model_that_takes_no_examples_that_are_made_up_is_saved_all_the_same(tmp_path):
+    torch.manual_seed(0)
+    model, (x, y) = Sloped(needs_a_token=49).double().eval(), texts()
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    fitted.save(tmp_path / "file")
+    assert torch.equal(influence.load(tmp_path / "file", model).self_influence(x, y), fitted.self_influence(x, y))
+
+
+def test_a_file_of_another_layout_is_refused(tmp_path):
+    """Before version 2 the channels of a convolution's patches came first."""
+    (x, y), model = data(), network()
+    EKFAC(model, 0.1).fit(x, y).save(tmp_path / "file")
+    with safe_open(tmp_path / "file", "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "old", {"datalab.influence": header["datalab.influence/2"]})
+    assert "no estimator saved by save" in refusal(lambda: influence.load(tmp_path / "old", model))
 
 
 def test_a_copy_in_another_precision_stays_what_it_was():

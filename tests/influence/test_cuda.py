@@ -102,7 +102,6 @@ def test_a_batch_on_a_gpu_is_of_thousands_unless_memory_is_short():
     assert EKFAC(model, 0.05, batch_size=7).fit(*train)._batch == 7
 
 
-@pytest.mark.xfail(reason="one wait a model is left, 14 of eight models against 8 of two on an H200", strict=True)
 def test_no_stacked_model_waits_for_the_device():
     """As many synchronisations for eight models' last layers as for two."""
     g = torch.Generator().manual_seed(0)
