@@ -23,7 +23,6 @@ from datalab.ledger.verdict import (
     judge_level,
     judge_p,
     read,
-    show,
 )
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "printed",
     "read",
     "sha256",
-    "show",
     "statements",
     "title_verdict",
     "title_verdict_2",

@@ -296,11 +296,6 @@ def read(
     return Statement(claim_id, estimate, low, high, verdict=verdict.verdict, why=verdict.why, **where)
 
 
-def show(claim_id: str, measured: float | None, **where: Any) -> Statement:
-    """A level with nothing to compare it to; ``where`` is as for :func:`read`."""
-    return read(claim_id, measured, **where)
-
-
 def _difference(made: Statement) -> str:
     limits = "" if made.low is None else f" [{made.low:+.4f}, {made.high:+.4f}], d_z {made.effect_size:+.2f}"
     return "no difference" if made.measured is None else f"difference {made.measured:+.4f}{limits}"

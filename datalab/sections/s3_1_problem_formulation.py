@@ -305,7 +305,7 @@ def verdicts(rows: pd.DataFrame, agreement: pd.DataFrame) -> list[Statement]:
     counts = f"the clearest of {pairs} pairs: {name}; {turned} reversed on average, {sure} with both significant (Holm)"
     how = {"side": "greater", "metric": None, "tests": pairs, "beside": counts}
     tau = own[TAU].min()
-    plain = ledger.show("S3.1.stratified_metric", tau, **where | {"row": "tilt 0"})
+    plain = ledger.read("S3.1.stratified_metric", tau, **where | {"row": "tilt 0"})
     same = f"at its own weights it orders the systems as plain accuracy does (tau {tau:.3f})"
     return [
         ledger.judge_all("S3.1.standard_metric", d, **how, **where),

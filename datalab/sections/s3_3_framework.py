@@ -199,5 +199,5 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     }
     return [
         ledger.judge("S3.3.kl_prevents_collapse", high - low, side="greater", metric=None, **where),
-        *(replace(ledger.show(claim, high.mean(), **of_all), measured=None, why=note) for claim, note in built.items()),
+        *(replace(ledger.read(claim, high.mean(), **of_all), measured=None, why=note) for claim, note in built.items()),
     ]

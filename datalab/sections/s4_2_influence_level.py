@@ -300,7 +300,7 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     where = at("variance", draw, *both) | {"side": "greater", "metric": "variance_share", "scale": 100}
     explained = stats.jackknifed(stats.common_share, scores(rows, draw))
     other = f"p = {share.p:.2g}; eta squared {share['total (%)']:.1f} % of the total"
-    count = ledger.show("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
+    count = ledger.read("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
     return [
         *statements,
         ledger.judge_all("S4.2.baseline_drops", falls, side="less", **of_baseline),

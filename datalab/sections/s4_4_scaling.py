@@ -256,7 +256,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
         where = {"table": "scaling", "row": name, "raw": of_rows | {"size": size}}
-        trained = ledger.show(f"T4.{name}.size", reached, n=rows.seed.nunique(), **where)
+        trained = ledger.read(f"T4.{name}.size", reached, n=rows.seed.nunique(), **where)
         statements.append(replace(trained, why="trained on as many, where there are"))
         for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
             level = by_seed(rows, method, size)
@@ -277,6 +277,6 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),
         ]
-    count = ledger.show("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=of_rows)
+    count = ledger.read("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=of_rows)
     measured = ", ".join(f"{size:,}" for size in sizes)
     return [*statements, replace(count, measured=measured, why="the sizes of this run")]

@@ -163,7 +163,7 @@ def architecture_change() -> Statement:
     """
     full, plain = (deployed(framework.DataLab((1, 1, 64), 10, projection=on, weighting=on)) for on in (True, False))
     added = [name for name, _ in full.named_parameters() if name not in dict(plain.named_parameters())]
-    made = ledger.show("S5.1.no_arch_change", len(added), table="cells", row="paper, Total", raw={"variant": "paper"})
+    made = ledger.read("S5.1.no_arch_change", len(added), table="cells", row="paper, Total", raw={"variant": "paper"})
     why = f"counted: the deployed model has {len(added)} parameter tensors more, the projection's {', '.join(added)}"
     return replace(made, verdict=ledger.OPPOSITE if added else ledger.DIRECTION, why=why)
 
