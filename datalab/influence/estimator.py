@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import layers, losses, saved
-from datalab.influence.factors import Factors, at_once
+from datalab.influence.factors import Factors
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
@@ -527,6 +527,11 @@ def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:
         whole.narrow(axis, start, part.shape[axis]).copy_(part)
         start += part.shape[axis]
     return whole
+
+
+def at_once(device: torch.device, numbers: int) -> int:
+    """How many numbers may be held at a time, where ``numbers`` may on a CPU."""
+    return numbers if device.type == "cpu" else numbers << 4
 
 
 def _refuse_below_0(name: str, value: object, other: str = "") -> None:

@@ -24,7 +24,7 @@ class ExactGGN(Estimator):
     _state = ("_curvature",)
 
     def _fit(self, data: Held | Streamed) -> None:
-        refuse_above(self._network.n_parameters, type(self).__name__)
+        _refuse_above(self._network.n_parameters, type(self).__name__)
         self._curvature = GGN(self._network, self.loss, partial(self._batches, data), len(data)).matrix()
 
     def _damp(self) -> None:
@@ -91,7 +91,7 @@ class ExactHessian(Estimator):
     _state = ("eigenvalues_", "_basis", "_mean_diagonal")
 
     def _fit(self, data: Held | Streamed) -> None:
-        refuse_above(self._network.n_parameters, type(self).__name__)
+        _refuse_above(self._network.n_parameters, type(self).__name__)
         operator = Hessian(self._network, self.loss, partial(self._batches, data), len(data))
         curvature = operator.matrix()[0].double()
         self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
@@ -122,8 +122,8 @@ def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor
     return (u @ target + ((g @ target) * leverage).sum(1)) / n
 
 
-def refuse_above(rows: int, name: str, cure: str = "use EKFAC") -> None:
-    """Raise UserError above the number of rows of a matrix that can be held."""
-    if rows > MAX_PARAMETERS:
-        what = f"its curvature is a matrix of {rows:,} rows, and {name} forms it"
-        raise UserError(f"model: {what}: at most {MAX_PARAMETERS:,}; {cure}")
+def _refuse_above(parameters: int, name: str) -> None:
+    """Raise UserError above the number of parameters whose full matrix can be held."""
+    if parameters > MAX_PARAMETERS:
+        most = f"at most {MAX_PARAMETERS:,}; use EKFAC"
+        raise UserError(f"model: has {parameters:,} parameters, and {name} forms their full matrix: {most}")

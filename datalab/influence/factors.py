@@ -16,7 +16,7 @@ from torch import Tensor
 
 # Numbers of per-example gradients formed at a time: to be squared they should stay in the cache, as one side of a
 # matrix product they should be many.
-_SQUARED, _MULTIPLIED = 1 << 20, 1 << 22
+_SQUARED, _MULTIPLIED, _ON_A_GPU = 1 << 20, 1 << 22, 1 << 26
 # Up to so many positions of a layer of so many parameters, a product over pairs of positions, which is one large matrix
 # product, outruns forming each example's gradient (measured at 16 x 28 to 512 x 513).
 _FEW_POSITIONS, _LARGE = 3, 1 << 14
@@ -50,7 +50,7 @@ class Factors:
     def chunks(self, numbers: int = _SQUARED) -> list[Self]:
         """Of so few examples each that their gradients are at most so many numbers."""
         first, _ = self.parts[0]
-        size = max(at_once(first.gradients.device, numbers) // (first.gradients[:, 0, 0].numel() * first.width), 1)
+        size = max(_formed(numbers, first.gradients) // (first.gradients[:, 0, 0].numel() * first.width), 1)
         return [self.part(start, size) for start in range(0, first.gradients.shape[1], size)]
 
 
@@ -93,7 +93,7 @@ class Product(Factors):
 
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
-        size = max(at_once(weights.device, _MULTIPLIED) // (weights.shape[1] * self.gradients[:, 0].numel()), 1)
+        size = max(_formed(_MULTIPLIED, weights) // (weights.shape[1] * self.gradients[:, 0].numel()), 1)
         total, start = 0, 0
         for of_part in weights.split(size, 2):
             part = self.part(start, size)
@@ -283,9 +283,9 @@ class Shared(Factors):
         return Shared(tuple((f.rotate(*pair), flip) for (f, flip), pair in zip(self.parts, bases, strict=True)))
 
 
-def at_once(device: torch.device, numbers: int) -> int:
-    """How many numbers may be held at a time, where ``numbers`` may on a CPU; few at a time would leave a GPU idle."""
-    return numbers if device.type == "cpu" else max(numbers << 4, 1 << 26)
+def _formed(numbers: int, like: Tensor) -> int:
+    """How many numbers of gradients to form at a time: ``numbers`` on a CPU; on a GPU many more, or it would idle."""
+    return numbers if like.device.type == "cpu" else _ON_A_GPU
 
 
 def turned(values: Tensor, flip: bool) -> Tensor:

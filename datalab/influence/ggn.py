@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from datalab.influence import losses
-from datalab.influence.factors import Dense, Factors, at_once, turned
+from datalab.influence.estimator import at_once
+from datalab.influence.factors import Dense, Factors, turned
 from datalab.influence.losses import Loss
 from datalab.influence.sets import Batch
 from datalab.influence.tape import Network

@@ -14,9 +14,8 @@ from torch.nn.functional import pad
 
 from datalab.errors import UserError
 from datalab.influence import layers, losses
-from datalab.influence.estimator import AUTO_RELATIVE, Directions, Estimator
-from datalab.influence.exact import ExactGGN, refuse_above
-from datalab.influence.factors import at_once
+from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
+from datalab.influence.exact import ExactGGN
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.softmax import Examples, examples, factorised
@@ -139,7 +138,7 @@ class LastLayerGGN(ExactGGN):
             raise UserError(f"model: LastLayerGGN takes outputs (n, C), got {tuple(self._outputs)} for each example")
         on = " on each of list(stack)" if network.is_stack else ""
         cure = f"use EKFAC{on}, with the other layers in leave_out for the last one alone"
-        refuse_above((classes - self._softmax) * width, type(self).__name__, cure)
+        _refuse_above((classes - self._softmax) * width, cure)
         if not self._softmax:
             return super()._fit(data)
         if network.models * len(data) * (2 * classes + width) <= _HELD:
@@ -215,7 +214,7 @@ def scores_many(
     own = torch.empty(features.shape[:2], dtype=features.dtype, device=features.device)
     on = torch.empty(len(targets), *own.shape, dtype=features.dtype, device=features.device)
     n, classes, width = features.shape[1], logits.shape[2], features.shape[2] + 1
-    refuse_above((classes - 1) * width, "LastLayerGGN", "use EKFAC on the models themselves")
+    _refuse_above((classes - 1) * width, "use EKFAC on the models themselves")
     held = ((classes - 1) * width) ** 2 + 2 * n * (2 * classes + width)
     for models in torch.arange(len(own)).split(max(at_once(features.device, _HELD) // held, 1)):
         trains = [examples(features[s], logits[s], labels[s]) for s in models.tolist()]
@@ -227,6 +226,13 @@ def scores_many(
                 gradients = torch.stack([batch.gradient.T @ batch.inputs / len(batch.inputs) for batch in batches])
                 on[:, s] = -((train.inputs @ ggn.direction(gradients).mT) * train.gradient).sum(-1)
     return Scores(own, tuple(on))
+
+
+def _refuse_above(size: int, cure: str) -> None:
+    """Raise UserError above the number of rows of a matrix that can be held."""
+    if size > MAX_PARAMETERS:
+        what = f"the last layer's curvature is a matrix of {size:,} rows, and LastLayerGGN forms it"
+        raise UserError(f"model: {what}: at most {MAX_PARAMETERS:,}; {cure}")
 
 
 def _checked(name: str, features: Tensor, logits: Tensor, labels: Tensor, like: tuple[Tensor, Tensor]) -> Tensor:

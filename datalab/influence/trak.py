@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Damping, Directions, Estimator, computing, gathered
-from datalab.influence.factors import at_once
+from datalab.influence.estimator import Damping, Directions, Estimator, at_once, computing, gathered
 from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed

@@ -198,7 +198,7 @@ def test_lastlayerggn_refuses_a_model_that_does_not_end_in_a_linear_layer():
 @pytest.mark.parametrize("build", [ExactGGN, ExactHessian])
 def test_a_full_matrix_is_refused_above_15_000_parameters_and_the_alternatives_named(build):
     model, train = nn.Linear(9, 1501), (torch.zeros(2, 9), torch.tensor([0, 1]))
-    with pytest.raises(UserError, match=r"15,010 rows.*at most 15,000; use EKFAC$"):
+    with pytest.raises(UserError, match=r"15,010 parameters.*at most 15,000; use EKFAC$"):
         build(model).fit(*train)
     assert EKFAC(model, 1.0).fit(*train).self_influence(*train).shape == (2,)
 
