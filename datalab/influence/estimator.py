@@ -16,6 +16,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -254,9 +255,8 @@ class Estimator(ABC):
         """The mean loss (S,), and its gradient."""
         sums, loss = None, 0
         for batch in self._batches(data):
-            logits, totals = self._network.total(
-                batch.x, lambda z, y=batch.y: losses.over_models(self.loss.gradient, z, y)
-            )
+            gradient = partial(losses.over_models, self.loss.gradient, y=batch.y)
+            logits, totals = self._network.total(batch.x, gradient)
             loss = loss + losses.over_models(self.loss.value, logits, batch.y).sum(1)
             sums = totals if sums is None else [a.add_(b) for a, b in zip(sums, totals, strict=True)]
         return loss / len(data), [total[:, None] / len(data) for total in sums]

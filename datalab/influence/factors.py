@@ -94,12 +94,9 @@ class Product(Factors):
     def weighted_total(self, weights: Tensor) -> Tensor:
         """k weighted sums (B, k, out, in) of the examples' gradients, for weights (B, k, m)."""
         size = max(_formed(_MULTIPLIED, weights) // (weights.shape[1] * self.gradients[:, 0].numel()), 1)
-        total, start = 0, 0
-        for of_part in weights.split(size, 2):
-            part = self.part(start, size)
-            total = total + part.back(torch.einsum("bkm,bmto->bmtko", of_part, part.gradients))
-            start += size
-        return total
+        parts = [self.part(start, size) for start in range(0, weights.shape[2], size)]
+        pairs = zip(weights.split(size, 2), parts, strict=True)
+        return sum(f.back(torch.einsum("bkm,bmto->bmtko", w, f.gradients)) for w, f in pairs)
 
 
 class Dense(Product):

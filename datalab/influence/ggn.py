@@ -90,10 +90,8 @@ class GGN:
         by_site = self.network.unflatten(vectors)
         projected = [f.project(turned(by_site[site], flip)) for site, flip, f, _ in linearised]
         # (S, m, k, C): each class's gradient times each vector, summed over the sites
-        along = sum(
-            over_groups(torch.einsum("cbmto,bmtko->bmkc", g, z))
-            for (*_, g), z in zip(linearised, projected, strict=True)
-        )
+        pairs = zip(linearised, projected, strict=True)
+        along = sum(over_groups(torch.einsum("cbmto,bmtko->bmkc", g, z)) for (*_, g), z in pairs)
         back = [0] * len(by_site)
         for site, flip, f, g in linearised:
             weights = along.repeat_interleave(g.shape[1] // len(along), 0)

@@ -144,9 +144,7 @@ class TracIn(Ensemble):
         if not models or models != rates:
             raise UserError(f"learning_rates: need one per checkpoint, got {rates} for {models}")
         if len(set(map(id, self.checkpoints))) < models:
-            raise UserError(
-                "checkpoints: one model is there twice; keep copies along the training, copy.deepcopy(model)"
-            )
+            raise UserError("checkpoints: one model is there twice; keep copies, copy.deepcopy(model)")
         if not all(rate > 0 for rate in self.learning_rates):
             raise UserError(f"learning_rates: must be above 0, got {self.learning_rates}")
         self._members = [GradDot(model, **options) for model in self.checkpoints]

@@ -23,7 +23,6 @@ from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
-
 _WIDE, _ALIGNED = 512, 16
 _ROTATED = 1 << 18  # numbers of rotated gradients formed at a time, which with their factors stay in a core's cache
 _FLOAT64_UP_TO = 2048  # of 5,000 classes float64 takes 40 s on a core

@@ -96,8 +96,8 @@ class EmbeddingUse(FlippedLinearUse):
 class ConvUse(Use):
     """A Conv1d or Conv2d of any stride, padding, dilation and groups, as one linear layer a group on its patches.
 
-    A patch's channels come last, as the weight's do in ``arrange``: so what it takes of a row lies in one piece, which
-    is copied two to six times as fast as by ``functional.unfold``; on a GPU that starts a kernel an example.
+    A patch's channels come last, so that what it takes of a row lies in one piece: copied two to six times as fast as
+    by ``functional.unfold``, which on a GPU starts a kernel an example.
     """
 
     def inputs(self, x: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from datalab.influence.tape import Inputs, Rows, close
 from datalab.stack import Stack
 
 _KEY = "datalab.influence/2"  # the layout of what is kept: since 2 the channels of a convolution's patch come last
-_LOGITS = "logits"
 
 
 def write(estimator: Any, path: str | Path) -> None:
@@ -68,7 +67,7 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
     if differs := estimator._network.changed(estimator._as_fitted):
         raise UserError(f"{other} ({', '.join(map(repr, differs[:3]))})")
     if header["example"]:
-        estimator._sample = _made_up(header["example"], device), tensors[_LOGITS].to(device)
+        estimator._sample = _made_up(header["example"], device), tensors["logits"].to(device)
         if not close(estimator._network.logits(estimator._sample[0]), estimator._sample[1]):
             raise UserError(f"{other} (its logits are others, though its parameters are the same)")
     for key, layout in header["state"].items():
@@ -80,16 +79,14 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
 
 
 def _example(estimator: Any, tensors: dict[str, Tensor]) -> dict[str, list] | None:
-    """Of each input the shape, dtype, least and largest value, once the logits of two such examples are put down; None
-    where the model takes none that are made up.
-    """
+    """Of each input the shape, dtype, least and largest value, once the logits of two such examples are put down."""
     if estimator._sample is None:
         return None
     x = estimator._sample[0]
     named = x.tensors if isinstance(x, Rows) else {"": x}
     like = {k: [[*v.shape[1:]], str(v.dtype)[6:], float(v.min()), float(v.max())] for k, v in named.items()}
     try:
-        _flattened(_LOGITS, estimator._network.logits(_made_up(like, estimator._network.like.device)), tensors)
+        _flattened("logits", estimator._network.logits(_made_up(like, estimator._network.like.device)), tensors)
     except Exception:  # the model is the caller's: it may want a token that ends each text, say
         return None
     return like
