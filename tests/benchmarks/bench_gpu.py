@@ -1,10 +1,13 @@
-"""One GPU beside one core: a training step of many models, and fit and scores of the influence estimators.
+"""One GPU beside one core, and beside kronfluence on the same GPU, where that is installed.
 
-Times are the best of several rounds, the device waited for; a core's figures are of fewer examples. Writes ``gpu.csv``
-and ``gpu.md`` into ``--out``.
+A training step of many models, and fit and scores of the influence estimators. Times are the best of several rounds,
+the device waited for; a core's figures are of fewer examples. Writes ``gpu.csv``, ``gpu.md`` and ``peer.csv`` into
+``--out``.
 """
 
 import argparse
+import importlib.util
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,17 +28,23 @@ ESTIMATORS = {
     "DataInf": lambda model: influence.DataInf(model, 1e-3),
     "GradDot": lambda model: influence.GradDot(model),
 }
-ROWS = {"cuda": 50_000, "cpu": 2_000}
+ROWS = {"mlp": (50_000, 2_000), "cnn": (50_000, 2_000), "resnet18": (4_000, 64)}  # examples on the GPU, and on a core
+LARGE = ("EKFAC", "LastLayerGGN", "GradDot")  # of a ResNet-18
+TESTS, PEERS_ROWS = {"mlp": 100, "cnn": 100, "resnet18": 16}, {"mlp": 8_192, "cnn": 8_192, "resnet18": 512}
 
 
 def problem(kind: str, n: int, device: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """A model with random weights, n random examples of 784 features, and labels of 10 classes."""
+    """A model with random weights, n random examples, and labels of 10 classes."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "influence"))
+    from test_influence_architectures import ResNet18
+
     torch.manual_seed(0)
     mlp = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
     cnn = [nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 16, 5, 2), nn.ReLU(), nn.Conv2d(16, 32, 5, 2), nn.ReLU()]
     cnn += [nn.Flatten(), nn.Linear(512, 10)]
-    model = nn.Sequential(*(mlp if kind == "mlp" else cnn)).to(device).eval()
-    return model, torch.randn(n, 784, device=device), torch.randint(10, (n,), device=device)
+    model = ResNet18(32, 10) if kind == "resnet18" else nn.Sequential(*(mlp if kind == "mlp" else cnn))
+    x = torch.randn(n, *((3, 32, 32) if kind == "resnet18" else (784,)), device=device)
+    return model.to(device).eval(), x, torch.randint(10, (n,), device=device)
 
 
 def seconds(action: Callable[[], object], device: str, rounds: int) -> float:
@@ -58,19 +67,26 @@ def training() -> Iterator[dict[str, object]]:
             yield {"what": "training step of one MLP", "of": f"{size} models", "device": device, "microseconds": each}
 
 
+def verbs(make: Callable, fitted: object, model: nn.Module, x: torch.Tensor, y: torch.Tensor, tests: int) -> dict:
+    """What is timed: of our estimators and of a peer's alike."""
+    return {
+        "fit": lambda: make(model, x, y),
+        "self_influence": lambda: fitted.self_influence(x, y),
+        "pairwise": lambda: fitted.pairwise(x, y, x[:tests], y[:tests]),
+    }
+
+
 def scoring() -> Iterator[dict[str, object]]:
     """Microseconds an example, of fit and of every verb."""
-    for kind in ("mlp", "cnn"):
-        for name, make in ESTIMATORS.items():
-            for device, n in ROWS.items():
+    for kind, sizes in ROWS.items():
+        for name in LARGE if kind == "resnet18" else ESTIMATORS:
+            for device, n in zip(("cuda", "cpu"), sizes, strict=True):
                 model, x, y = problem(kind, n, device)
-                fitted = make(model).fit(x, y)
-                verbs = {
-                    "fit": lambda make=make, model=model, x=x, y=y: make(model).fit(x, y),
-                    "self_influence": lambda fitted=fitted, x=x, y=y: fitted.self_influence(x, y),
-                    "influence_on": lambda fitted=fitted, x=x, y=y: fitted.influence_on(x, y, x[:500], y[:500]),
-                }
-                for verb, action in verbs.items():
+
+                def make(model: nn.Module, x: torch.Tensor, y: torch.Tensor, name: str = name) -> influence.Estimator:
+                    return ESTIMATORS[name](model).fit(x, y)
+
+                for verb, action in verbs(make, make(model, x, y), model, x, y, TESTS[kind]).items():
                     each = 1e6 * seconds(action, device, rounds=3 if device == "cuda" else 1) / n
                     yield {
                         "what": f"{verb}, an example",
@@ -78,6 +94,29 @@ def scoring() -> Iterator[dict[str, object]]:
                         "device": device,
                         "microseconds": each,
                     }
+
+
+def beside_kronfluence() -> Iterator[dict[str, object]]:
+    """EK-FAC, of sampled labels, on the GPU: seconds of both, and how many times ours kronfluence takes."""
+    import peers
+
+    peer = peers.peer("kronfluence", "EK-FAC")
+    makes = {
+        "ours": lambda model, x, y: influence.EKFAC(model, 1e-3, fisher="sampled").fit(x, y),
+        "kronfluence": lambda model, x, y: peer.fit(model, x, y, 1e-3),
+    }
+    for kind, n in PEERS_ROWS.items():
+        model, x, y = problem(kind, n, "cuda")
+        timed = {
+            by: {
+                verb: seconds(action, "cuda", rounds=2)
+                for verb, action in verbs(make, make(model, x, y), model, x, y, TESTS[kind]).items()
+            }
+            for by, make in makes.items()
+        }
+        for verb, ours in timed["ours"].items():
+            theirs = timed["kronfluence"][verb]
+            yield {"model": kind, "what": verb, "ours": ours, "kronfluence": theirs, "ratio": theirs / ours}
 
 
 def main() -> None:
@@ -101,6 +140,10 @@ def main() -> None:
     text = f"{card}\n\n{wide.round(3).to_markdown(index=False)}\n"
     (out / "gpu.md").write_text(text, encoding="utf-8")
     print(text)
+    if importlib.util.find_spec("kronfluence"):
+        beside = pd.DataFrame(beside_kronfluence())
+        beside.to_csv(out / "peer.csv", index=False)
+        print(beside.to_markdown(index=False, floatfmt=".3g"))
 
 
 if __name__ == "__main__":
