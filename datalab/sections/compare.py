@@ -200,8 +200,10 @@ def together(rows: pd.DataFrame, by: str | Sequence[str], then: str = "rate") ->
 def curves(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """A column as an array (sets, seeds, rates), and the noise rates (rates,); one row a data set, seed and rate."""
     wide = rows.pivot(index=["dataset", "seed"], columns="rate", values=column)
-    places = wide.index.get_level_values("dataset").get_indexer_for
-    return np.stack([wide.to_numpy()[places([name])] for name in rows.dataset.unique()]), wide.columns.to_numpy()
+    sets, seeds_of_set = np.unique(wide.index.codes[0], return_counts=True)
+    shape = len(sets), *set(seeds_of_set), len(wide.columns)  # as many seeds of each
+    places = wide.index.levels[0].get_indexer(rows.dataset.unique())
+    return wide.to_numpy().reshape(shape)[places], wide.columns.to_numpy()
 
 
 def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) -> pd.DataFrame:

@@ -44,19 +44,35 @@ def reached(function: str) -> dict[str, str]:
     sources: dict[str, str] = {}
     waiting = [function]
     while waiting:
-        place = waiting.pop()
-        module, _, name = place.partition(":")
-        statements = _definitions(module).get(name, [])
-        if place not in sources and statements:
-            sources[place] = "\n".join(map(ast.unparse, statements))
-            waiting += [meant for statement in statements for meant in _meant(module, statement)]
+        if (place := waiting.pop()) not in sources and (source := _source(place)):
+            sources[place] = source
+            waiting += _next(place)
     return sources
+
+
+@functools.cache
+def _source(place: str) -> str:
+    """Of a definition, as ``module:name``; empty for a name that is none."""
+    return "\n".join(map(ast.unparse, _statements(place)))
+
+
+@functools.cache
+def _next(place: str) -> list[str]:
+    """What a definition may mean: where to go on from there."""
+    module, found = place.partition(":")[0], {}
+    for statement in _statements(place):
+        found |= dict.fromkeys(_meant(module, statement))
+    return list(found)
+
+
+def _statements(place: str) -> list[ast.stmt]:
+    module, _, name = place.partition(":")
+    return _definitions(module).get(name, [])
 
 
 def _meant(module: str, statement: ast.stmt) -> Iterator[str]:
     """Every name, as ``module:name``, that a statement of ``module`` may mean: its own, or one that it imports."""
-    top = (part for statements in _definitions(module).values() for part in statements)
-    modules = _imported_modules(top) | _imported_modules(ast.walk(statement))
+    modules = _modules(module) | _imported_modules(ast.walk(statement))
     through = set()  # `trial` in `trial.references`: only that is meant
     for part in ast.walk(statement):
         if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id in modules:
@@ -71,6 +87,12 @@ def _meant(module: str, statement: ast.stmt) -> Iterator[str]:
             yield f"{module}:{part.id}"
             if whole := modules.get(part.id):  # what is used of it is not known
                 yield from (f"{whole}:{name}" for name in _definitions(whole))
+
+
+@functools.cache
+def _modules(module: str) -> dict[str, str]:
+    """What a module imports at its top."""
+    return _imported_modules(part for statements in _definitions(module).values() for part in statements)
 
 
 def _imported_modules(parts: Iterable[ast.AST]) -> dict[str, str]:

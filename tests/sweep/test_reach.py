@@ -156,7 +156,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget() -> None:
-    for cached in (reach.code_hash, reach._rooms_below, reach._definitions):
+    for cached in filter(lambda made: hasattr(made, "cache_clear"), vars(reach).values()):
         cached.cache_clear()
 
 
