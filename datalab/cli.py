@@ -31,6 +31,7 @@ from datalab.record.parameters import parse_value
 from datalab.record.tables import exact
 from datalab.sweep import cluster
 
+SAFE_PATH = "PYTHONSAFEPATH"
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")
 _COMPLETION = '\b\nCompletion, in bash (zsh and fish alike):\n  eval "$(_DATALAB_COMPLETE=bash_source datalab)"'
 
@@ -342,6 +343,7 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
     from datalab.record import lab
 
     command = lab.command(study, options)
+    os.environ.pop(SAFE_PATH)  # whoever writes notebooks may import what lies beside them
     os.execve(command[0], command, os.environ | provenance.kernel_environment())
 
 
@@ -403,6 +405,9 @@ def api_command(to: Path) -> None:
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
     """Run the command on a study (the paper's by default) and exit with its status; what is wrong is one line."""
     _write_whatever_the_terminal_takes()
+    os.environ[SAFE_PATH] = (
+        "1"  # what is started from here imports nothing from the folder one stands in: a stranger's?
+    )
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema's check of IRIs: a second to import, for no schema here
     try:
         code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)

@@ -35,7 +35,7 @@ def load(path: str | Path, model: nn.Module | Stack, *, loss: losses.Loss | None
     """The fitted estimator that ``save(path)`` wrote, on the model it was fitted on.
 
     ``loss`` is that of the fit, None for cross-entropy. Raises UserError for another file, another model (how it is
-    built, its state dict, what is trainable) or another loss.
+    built, its state dict, what is trainable, its logits on two examples in the file) or another loss.
     """
     with computing():
         estimator = saved.read({kind.__name__: kind for kind in _KINDS}, path, model, loss or losses.CrossEntropy())

@@ -31,7 +31,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
-from datalab.influence.tape import Inputs, Network, close, line, over, tensors
+from datalab.influence.tape import Inputs, Network, line, over, tensors
 from datalab.seeds import generator
 from datalab.stack import Stack
 
@@ -99,7 +99,7 @@ class Estimator(ABC):
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
     _by_layer, _probed, _of_an_optimum = False, False, True
-    _sample: tuple[Inputs, Tensor] | None = None  # two examples, in a loaded one made up, and their logits
+    _sample: tuple[Inputs, Tensor] | None = None  # two examples, and some of their logits
     _batch = _BATCH
 
     def __init__(
@@ -145,7 +145,7 @@ class Estimator(ABC):
                     self._warn_where_not_converged(data)
                 # A buffer in which forward passes count themselves is none of the model's state.
                 self._as_fitted = {k: v for k, v in self._network.state().items() if before.get(k) == v}
-                self._sample = sample, self._network.logits(sample)
+                self._sample = sample, self._network.answer(sample)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -193,14 +193,15 @@ class Estimator(ABC):
         """
         return self._scored(self._leave_one_out, (x, y, x_val, y_val), "x_val, y_val")
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, examples: bool = True) -> None:
         """Write what ``fit`` took, without the model, to ``path``: :func:`~datalab.influence.load` reads it back.
 
-        Raises UserError for an estimator that needs its training set again.
+        With two training examples, by whose logits ``load`` knows the model, unless ``examples`` is false. Raises
+        UserError for an estimator that needs its training set again.
         """
         with computing():
             self._refuse_unless_fitted()
-            saved.write(self, path)
+            saved.write(self, path, examples)
 
     @abstractmethod
     def _fit(self, data: Held | Streamed) -> None:
@@ -413,7 +414,7 @@ class Estimator(ABC):
             layers.refuse_train_mode(self._network.module)
         if changed := self._network.changed(self._as_fitted):
             raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
-        if self._sample and not close(self._network.logits(self._sample[0]), self._sample[1]):
+        if self._sample and not self._network.answers(*self._sample):
             raise UserError("model: its logits changed after fit, though no parameter did; fit the estimator anew")
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:

@@ -1,7 +1,6 @@
 """Fitted estimators as safetensors files: the tensors that ``fit`` took, and in the header all that rebuilds the rest.
 
 Nothing in a file is executed: its header names an estimator among those known here, and its settings are plain JSON.
-Of the training set it holds the shape and range of an example, and the model's logits on two made up after these.
 """
 
 import inspect
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence.losses import Loss
-from datalab.influence.tape import Inputs, Rows, close
+from datalab.influence.tape import Rows
 from datalab.stack import Stack
 
 _KEY = "datalab.influence/2"  # the layout of what is kept: since 2 the channels of a convolution's patch come last
 
 
-def write(estimator: Any, path: str | Path) -> None:
+def write(estimator: Any, path: str | Path, examples: bool) -> None:
     """Write a fitted estimator; raises UserError for one that needs its training set again."""
     name = type(estimator).__name__
     if estimator._state is None:
@@ -36,7 +35,7 @@ def write(estimator: Any, path: str | Path) -> None:
         "settings": settings,
         "loss": repr(estimator.loss),
         "model": estimator._as_fitted,
-        "example": _example(estimator, tensors),
+        "examples": _flattened("examples", _examples(estimator) if examples else None, tensors),
         "n": estimator.n_,
         "state": {key: _flattened(key, getattr(estimator, key), tensors) for key in estimator._state},
         "newton_gain": _flattened("newton_gain", getattr(estimator, "newton_gain_", None), tensors),
@@ -66,9 +65,10 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
     other = f"model: it is not the one that {path} was fitted on"
     if differs := estimator._network.changed(estimator._as_fitted):
         raise UserError(f"{other} ({', '.join(map(repr, differs[:3]))})")
-    if header["example"]:
-        estimator._sample = _made_up(header["example"], device), tensors["logits"].to(device)
-        if not close(estimator._network.logits(estimator._sample[0]), estimator._sample[1]):
+    if header["examples"]:
+        names, values, logits = _rebuilt(header["examples"], tensors, device)
+        estimator._sample = values[0] if names == [""] else Rows(dict(zip(names, values, strict=True))), logits
+        if not estimator._network.answers(*estimator._sample):
             raise UserError(f"{other} (its logits are others, though its parameters are the same)")
     for key, layout in header["state"].items():
         setattr(estimator, key, _rebuilt(layout, tensors, device))
@@ -78,27 +78,11 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
     return estimator
 
 
-def _example(estimator: Any, tensors: dict[str, Tensor]) -> dict[str, list] | None:
-    """Of each input the shape, dtype, least and largest value, once the logits of two such examples are put down."""
-    if estimator._sample is None:
-        return None
-    x = estimator._sample[0]
+def _examples(estimator: Any) -> list | None:
+    """The two examples by which the model is known, by the names of its arguments, and some of their logits."""
+    x, logits = estimator._sample or (None, None)
     named = x.tensors if isinstance(x, Rows) else {"": x}
-    like = {k: [[*v.shape[1:]], str(v.dtype)[6:], float(v.min()), float(v.max())] for k, v in named.items()}
-    try:
-        _flattened("logits", estimator._network.logits(_made_up(like, estimator._network.like.device)), tensors)
-    except Exception:  # the model is the caller's: it may want a token that ends each text, say
-        return None
-    return like
-
-
-def _made_up(like: dict[str, list], device: torch.device) -> Inputs:
-    generator, made = torch.Generator().manual_seed(0), {}
-    for name, (shape, dtype, low, high) in like.items():
-        whole = not dtype.startswith("float")
-        values = low + (high - low + whole) * torch.rand(2, *shape, generator=generator, dtype=torch.float64)
-        made[name] = (values.floor() if whole else values).to(device, getattr(torch, dtype))
-    return made[""] if "" in made else Rows(made)
+    return None if x is None or any(v.is_complex() for v in named.values()) else [[*named], [*named.values()], logits]
 
 
 def _flattened(key: str, value: object, tensors: dict[str, Tensor]) -> object:

@@ -142,6 +142,18 @@ class Network:
         now = self.state()
         return [name for name, value in since.items() if now.get(name) != value]
 
+    def answer(self, x: Inputs) -> Tensor:
+        """Its logits of a few examples, at most 65,536 evenly spread among them, by which a model is known again."""
+        logits = self.logits(x).flatten()
+        return logits[torch.linspace(0, len(logits) - 1, min(len(logits), 1 << 16), dtype=torch.float64).long()]
+
+    def answers(self, x: Inputs, before: Tensor) -> bool:
+        """Whether it answers as before; not where it no longer takes these examples."""
+        try:
+            return close(self.answer(x), before)
+        except Exception:  # the model is the caller's
+            return False
+
     @property
     def n_parameters(self) -> int:
         """The number of parameters of one model that influence is taken over."""
@@ -265,7 +277,7 @@ class Network:
             return
         plain, backwards = self.logits(x), torch.arange(len(x) - 1, -1, -1)
         apart = torch.cat([self.logits(x[part]) for part in backwards.split((len(x) + 1) // 2)], 1).flip(1)
-        if apart.shape != plain.shape or not close(apart, plain):
+        if not close(apart, plain):
             if not close(self.logits(x), plain):
                 raise UserError("model: its forward pass is random (dropout inside it?); call model.eval() first")
             raise UserError(_MIXES)
@@ -275,7 +287,7 @@ class Network:
             tape = self._taped(over(x, lambda v: next(copies).clone() if v.is_floating_point() else v))
         if not bool(torch.isfinite(plain).all()):
             return  # named, with how many more there are, when the whole set has been read
-        if plain.shape != tape.logits.shape or not close(tape.logits, plain):
+        if not close(tape.logits, plain):
             raise UserError("model: its layers compute something else under a tape; does one of them act by its name?")
         cotangent = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(plain)
         self._compare(tape, cotangent)
@@ -483,6 +495,8 @@ def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 def close(a: Tensor, b: Tensor) -> bool:
     """Whether logits are the same but for rounding; where they are not finite nothing is said."""
+    if a.shape != b.shape:
+        return False
     finite = torch.isfinite(a) & torch.isfinite(b)
     scale = float(torch.where(finite, b, 0.0).abs().max())
     return bool((torch.where(finite, a - b, 0.0).abs() <= torch.finfo(b.dtype).eps ** 0.5 * scale + 1e-12).all())

@@ -258,56 +258,92 @@ def test_what_forward_passes_write_by_themselves_is_no_change(tmp_path):
 class Sloped(nn.Module):
     """Something of how it computes is no parameter."""
 
-    slope = 1.0
+    slope, outputs = 1.0, 3
 
-    def __init__(self, needs_a_token: int | None = None):
+    def __init__(self):
         super().__init__()
-        self.embedding, self.head, self.needs_a_token = nn.Embedding(50, 4), nn.Linear(4, 3), needs_a_token
+        self.embedding, self.head = nn.Embedding(50, 4), nn.Linear(4, 3)
 
-    def forward(self, tokens, scale):
-        if self.needs_a_token is not None:
-            assert (tokens == self.needs_a_token).any(1).all(), "no end"
-        return self.head(torch.tanh(self.slope * self.embedding(tokens).mean(1) * scale))
+    def forward(self, tokens, scale, mask):
+        if self.slope is None:
+            raise ValueError("no slope")
+        assert (tokens == 49).any(1).all(), "no end"
+        of_text = (self.embedding(tokens.int()) * mask[..., None]).mean(1)
+        return self.head(torch.tanh(self.slope * of_text * scale))[:, : self.outputs]
 
 
 def texts(n: int = 12) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     g = torch.Generator().manual_seed(3)
     tokens = torch.randint(0, 49, (n, 6), generator=g)
     tokens[:, -1] = 49
-    return {"tokens": tokens, "scale": torch.rand(n, 1, generator=g, dtype=torch.float64)}, torch.arange(n) % 3
+    scale = 1e6 * torch.rand(n, 1, generator=g, dtype=torch.float64)
+    return {"tokens": tokens.to(torch.uint16), "scale": scale, "mask": tokens > 4}, torch.arange(n) % 3
 
 
 def of_another_slope(model: Sloped) -> None:
-    model.slope = 0.5
+    model.slope = -1.0
 
 
 def hooked(model: Sloped) -> None:
-    model.embedding.register_forward_hook(lambda _, __, output: output * 2)
+    model.embedding.register_forward_hook(lambda _, __, output: -output)
 
 
-@pytest.mark.parametrize("change", [of_another_slope, hooked])
+def failing(model: Sloped) -> None:
+    model.slope = None
+
+
+def of_fewer_outputs(model: Sloped) -> None:
+    model.outputs = 2
+
+
+@pytest.mark.parametrize("change", [of_another_slope, hooked, failing, of_fewer_outputs])
 def test_what_no_parameter_says_is_seen_by_load_too(change, tmp_path):
     """Before: a file was loaded onto a model with another attribute or a hook, and scored it in silence."""
     torch.manual_seed(0)
     model, (x, y) = Sloped().double().eval(), texts()
-    EKFAC(model, 0.1).fit(x, y).save(tmp_path / "file")
+    fitted = EKFAC(model, 0.1).fit(x, y)
+    scores = fitted.self_influence(x, y)
+    fitted.save(tmp_path / "file")
     again = influence.load(tmp_path / "file", model)
     again.save(tmp_path / "copy")
-    assert torch.equal(
-        influence.load(tmp_path / "copy", model).self_influence(x, y), EKFAC(model, 0.1).fit(x, y).self_influence(x, y)
-    )
+    assert torch.equal(influence.load(tmp_path / "copy", model).self_influence(x, y), scores)
     change(model)
     for file in ("file", "copy"):
         assert "its logits are others" in refusal(lambda file=file: influence.load(tmp_path / file, model))
-    assert "changed after fit" in refusal(lambda: again.self_influence(x, y))
+    for estimator in (fitted, again):
+        assert "changed after fit" in refusal(lambda estimator=estimator: estimator.self_influence(x, y))
 
 
-def test_a_model_that_takes_no_examples_that_are_made_up_is_saved_all_the_same(tmp_path):
+class Real(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, a, b=None):
+        return self.layer(a.real.clone())
+
+
+@pytest.mark.parametrize("x", [torch.randn(12, 6, dtype=torch.complex128), {"a": data()[0], "b": torch.ones(12, 0)}])
+def test_a_file_holds_two_examples_unless_it_is_asked_not_to_or_cannot(x, tmp_path):
     torch.manual_seed(0)
-    model, (x, y) = Sloped(needs_a_token=49).double().eval(), texts()
+    model, y = Real().double(), data()[1]
     fitted = EKFAC(model, 0.1).fit(x, y)
+    fitted.save(tmp_path / "with")
+    fitted.save(tmp_path / "without", examples=False)
+    with safe_open(tmp_path / "without", "pt") as file:
+        assert not any(key.startswith("examples") for key in file.keys())  # noqa: SIM118
+    for file in ("with", "without"):
+        again = influence.load(tmp_path / file, model)
+        torch.testing.assert_close(again.self_influence(x, y), fitted.self_influence(x, y))
+
+
+def test_of_many_logits_a_file_holds_some(tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Embedding(3, 40_000).eval(), torch.tensor([[0, 1], [2, 0], [1, 1]])
+    fitted = GradDot(model).fit(x, x)
     fitted.save(tmp_path / "file")
-    assert torch.equal(influence.load(tmp_path / "file", model).self_influence(x, y), fitted.self_influence(x, y))
+    assert (tmp_path / "file").stat().st_size < 400_000
+    influence.load(tmp_path / "file", model).self_influence(x, x)
 
 
 def test_a_file_of_another_layout_is_refused(tmp_path):

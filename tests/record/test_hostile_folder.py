@@ -269,6 +269,29 @@ def test_from_within_the_record_neither_its_notebooks_nor_its_modules_nor_its_ma
     assert "added: matplotlibrc" in done.stdout
 
 
+def test_processes_that_a_command_starts_import_nothing_from_the_record_it_stands_in(
+    record: Path, study: Study, tmp_path: Path
+) -> None:
+    """Before: ``python -c`` and ``python -m``, as which pools start, looked for modules in the working directory."""
+    proof, script = tmp_path / "proof", tmp_path / "elsewhere" / "script.py"
+    for name in ("multiprocessing", "IPython", "struct", "joblib", "seaborn", "numpy", "datalab"):
+        (record / f"{name}.py").write_text(PLANT.format(proof=str(proof)))
+    script.parent.mkdir()
+    script.write_text(
+        "import pathlib, datalab.cli, record_fakes\n"
+        "if __name__ == '__main__':\n"
+        f"    study = record_fakes.study(pathlib.Path({str(study.notebooks)!r}))\n"
+        "    datalab.cli.main(['verify', '.', '--cells', '1'], study=study)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{PACKAGE.parent}:{Path(record_fakes.__file__).parent}"}
+    environment.pop("PYTHONSAFEPATH", None)
+    done = subprocess.run([sys.executable, script], cwd=record, capture_output=True, text=True, env=environment)
+    assert "Computed anew from the raw rows" in done.stdout, done.stderr
+    assert "trained anew: " in done.stdout, done.stdout
+    assert not proof.exists()
+    assert not done.stderr
+
+
 def put_right(record: Path) -> None:
     """What a forger does: write all hashes anew, so that every file is what the manifest says."""
     manifest = Manifest.load(record)
