@@ -21,6 +21,7 @@ from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
+from datalab.record.section import no_evidence
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
 from datalab.report.origins import VERDICTS, Origin, origins
@@ -146,6 +147,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
         "stale": list(verify.stale(manifest, study)),
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
+        "no_evidence": no_evidence(entry.parameters for entry in manifest.sections.values()),
         "verdicts": _counts([row["verdict"] for row in rows.values()], ledger.VERDICTS),
         "paper": _counts([row["paper_check"] for row in rows.values()], ledger.PAPER_VERDICTS),
     }
