@@ -33,10 +33,10 @@ TONE |= dict.fromkeys((ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE, "contrad
 
 # A table cell's statement ends in its column; these columns it names as the ledger's ids do.
 _COLUMNS = {"f1": "F1", "p": "p-value"}
-_PERCENT = re.compile(
-    r'<(code|pre|script|style)\b.*?</\1>|<(?:[^<>"]|"[^"]*")*>|(?:(?<=\d)|(?<=\d</strong>)) (?=(?:<small>)?%)',
-    re.DOTALL,
-)
+# What of a page stays as it is: code, tags; and the spaces of "15 %" and "< 0", of which a line may not end.
+_KEPT = r'<(code|pre|script|style)\b.*?</\1>|<(?:[^<>"]|"[^"]*")*>'
+_JOINED = r"(?:(?<=\d)|(?<=\d</strong>)) (?=(?:<small>)?%)|(?<=&[lg]t;) (?=\d)"
+_SPACES = re.compile(f"{_KEPT}|{_JOINED}", re.DOTALL)
 _MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")
 
 
@@ -81,8 +81,8 @@ def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
 
 
 def unbroken(page: str) -> str:
-    """A page in whose text no line ends between a figure and its "%"; code and what stands in tags stay as they are."""
-    return _PERCENT.sub(lambda found: "\N{NO-BREAK SPACE}" if found[0] == " " else found[0], page)
+    """A page in whose text no line ends between a figure and its "%" or "<"; code and tags stay as they are."""
+    return _SPACES.sub(lambda found: "\N{NO-BREAK SPACE}" if found[0] == " " else found[0], page)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:

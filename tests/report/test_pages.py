@@ -296,12 +296,25 @@ def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:
 
 def test_no_line_of_a_page_ends_between_a_figure_and_its_percent_sign() -> None:
     page = '<p title="15 % > 3 %">15~% of <code>5 %</code> <a href="x?7 %">7~%</a></p><pre>1 %</pre>'
-    page += "<strong>8</strong>~% 9~<small>%</small>"
+    page += "<strong>8</strong>~% 9~<small>%</small> &lt;~0~% to 5"
     assert pages.unbroken(page.replace("~", " ")) == page.replace("~", "\N{NO-BREAK SPACE}")
 
 
 def test_the_answers_figures_have_a_true_minus_and_their_names_and_dates_a_hyphen() -> None:
     assert pages.minus("(-0.01 [-0.02, 0.1]), T-1, 2026-01-02, 1e-05") == "(−0.01 [−0.02, 0.1]), T-1, 2026-01-02, 1e-05"
+
+
+def test_the_titles_page_says_of_each_condition_of_its_rule_whether_it_held(
+    parsed: dict[Path, Page], site: Path
+) -> None:
+    rule = pd.read_csv(site / "tables/0_verdict.csv", dtype=str)
+    claims = [
+        (path.stem, table) for path, page in parsed.items() if path.parent.name == "claims" for table in page.tables
+    ]
+    [(name, shown)] = [(name, table) for name, table in claims if table[0] == [*rule]]
+    assert name == "TITLE.threshold"
+    assert [row[2] for row in shown[1:]] == rule.held.tolist()
+    assert "gain at a low rate" in shown[2][1]
 
 
 def test_a_table_cells_heading_names_its_column_and_only_a_longer_text_keeps_its_full_stop() -> None:
