@@ -418,6 +418,7 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
         code = 0
     except (UserError, click.ClickException) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        text = text.replace("is not a valid integer range", "is not a whole number")  # click's words for its own type
         click.echo(f"datalab: {printable(' '.join(text.split()))}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):

@@ -54,6 +54,7 @@ WRONG = [
     (["plan", "nosuch"], "unknown notebook"),
     (["verify", "nosuch"], "no such folder"),
     (["compare", "nosuch", "nosuch"], "no such folder"),
+    (["verify", "nosuch", "--cells", "x"], "'--cells': 'x' is not a whole number"),
     (["compare", "nosuch"], "Missing argument 'OTHER_RECORD'"),
     (["compare", "nosuch", "nosuch", "--tolerance", "-1"], "a number of 0 or more"),
     (["claims", "TITLE.treshold"], "did you mean 'TITLE.threshold'"),
