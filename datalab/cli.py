@@ -28,6 +28,7 @@ from datalab.record.console import RunConsole, plain
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
 from datalab.record.parameters import parse_value
+from datalab.record.section import no_evidence
 from datalab.record.tables import exact
 from datalab.sweep import cluster
 
@@ -139,7 +140,10 @@ def run(study: Study, to: Path | None, fresh: bool, timeout: float | None, **ask
     with cluster.scheduler_of(scheduler, local is not None, workers) as address:
         if address:
             click.echo(cluster.summary(address))
-        return runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
+        code = runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
+    if code != runner.INTERRUPTED:
+        RunConsole().lines(no_evidence(job.parameters.model_dump() for job in jobs))
+    return code
 
 
 @cli.command("verify")
@@ -203,8 +207,8 @@ def _state(checked: verify.Report, hashes_only: bool) -> str:
 
 
 @cli.command("compare")
-@click.argument("a", type=RECORD)
-@click.argument("b", type=RECORD)
+@click.argument("a", type=RECORD, metavar="RECORD")
+@click.argument("b", type=RECORD, metavar="OTHER_RECORD")
 @click.option(
     "--tolerance", default=compare.DEFAULT_TOLERANCE, show_default=True, help="A relative difference that is none."
 )
@@ -257,7 +261,9 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
     pages = report.write(record, to, study)
     console = RunConsole()
     console.say(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
-    console.answer(Manifest.load(to or record).sections.get(study.sections[0].stem))
+    sections = Manifest.load(to or record).sections
+    console.answer(sections.get(study.sections[0].stem))
+    console.lines(no_evidence(entry.parameters for entry in sections.values()))
 
 
 @cli.command()
@@ -417,6 +423,7 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
         code = 0
     except (UserError, click.ClickException) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        text = text.replace("is not a valid integer range", "is not a whole number")  # click's words for its own type
         click.echo(f"datalab: {printable(' '.join(text.split()))}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):

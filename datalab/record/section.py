@@ -36,6 +36,14 @@ SMOKE = (
 )
 
 
+def no_evidence(sections: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The line :data:`SMOKE` where one of these sections, given by their parameters, was scaled down to it."""
+    own = [
+        given.keys() - SectionParameters.model_fields.keys() for given in sections if given.get("profile") == "smoke"
+    ]
+    return [SMOKE] if any(own) else []
+
+
 @dataclass(frozen=True)
 class Statement:
     """What was measured for one claim of the ledger.

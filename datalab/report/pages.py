@@ -5,6 +5,7 @@ import functools
 import hashlib
 import math
 import posixpath
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -30,6 +31,14 @@ UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped", "ratio")
 TONE = dict.fromkeys((ledger.REPRODUCED, ledger.DIRECTION, "consistent"), "good") | {ledger.INCONCLUSIVE: "open"}
 TONE |= dict.fromkeys((ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE, "contradicted"), "bad")
 
+# A table cell's statement ends in its column; these columns it names as the ledger's ids do.
+_COLUMNS = {"f1": "F1", "p": "p-value"}
+# What of a page stays as it is: code, tags; and the spaces of "15 %" and "< 0", of which a line may not end.
+_KEPT = r'<(code|pre|script|style)\b.*?</\1>|<(?:[^<>"]|"[^"]*")*>'
+_JOINED = r"(?:(?<=\d)|(?<=\d</strong>)) (?=(?:<small>)?%)|(?<=&[lg]t;) (?=\d)"
+_SPACES = re.compile(f"{_KEPT}|{_JOINED}", re.DOTALL)
+_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")
+
 
 @functools.cache
 def environment() -> jinja2.Environment:
@@ -42,7 +51,8 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, notebookpages.markdown)}
+    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, titled, dotted, minus)}
+    env.filters["markdown"] = notebookpages.markdown
     env.filters["duration"] = lambda seconds: "–" if seconds is None else span(seconds)
     env.filters["size"] = lambda count: "–" if count is None else do_filesizeformat(count, binary=True)
     env.globals["policy"] = policy
@@ -67,7 +77,12 @@ def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
         return posixpath.relpath(target, posixpath.dirname(path) or ".")
 
     given = {"to": to, "manifest": manifest, "here": path, "script": ""} | context
-    return environment().get_template(template).render(**given)
+    return unbroken(environment().get_template(template).render(**given))
+
+
+def unbroken(page: str) -> str:
+    """A page in whose text no line ends between a figure and its "%" or "<"; code and tags stay as they are."""
+    return _SPACES.sub(lambda found: "\N{NO-BREAK SPACE}" if found[0] == " " else found[0], page)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -77,7 +92,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     """
     template = environment().get_template("comparison.html.j2")
     try:
-        atomic.write(path, template.render(c=comparison.as_dict(), style=asset("style.css")))
+        atomic.write(path, unbroken(template.render(c=comparison.as_dict(), style=asset("style.css"))))
     except OSError as error:
         raise UserError(f"page '{provenance.shown(path)}': cannot be written ({error.strerror})") from None
 
@@ -130,6 +145,25 @@ def unit(row: Mapping[str, Any]) -> str:
     numeric = isinstance(value, int | float) and not printed.startswith("[")  # of a range something else is measured
     same = name in UNITS or isinstance(value, int) or row["excluded"]
     return name if numeric and same and name not in ("ratio", "probability") else ""
+
+
+def titled(row: Mapping[str, Any]) -> str:
+    """A statement as a heading: without a last full stop, a table's cell as "Table 4.1, Ours (full), F1"."""
+    text = row["text"].removesuffix(".")
+    name, colon, column = text.rpartition(": ")
+    if not colon or ledger.find(row["id"]).kind != "table_cell":
+        return row["text"] if ". " in text else text
+    return f"{name}, {_COLUMNS.get(column, column)}"
+
+
+def dotted(name: str) -> Markup:
+    """An id that a narrow column breaks at its dots alone."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
+def minus(text: str) -> str:
+    """A text, or HTML, with a true minus before its figures."""
+    return type(text)(_MINUS.sub("−", text))
 
 
 def strip(row: Mapping[str, Any], printed: float | None) -> dict[str, float] | None:

@@ -20,7 +20,8 @@ from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
 from datalab.record.checks import verify
-from datalab.record.manifest import Manifest
+from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record.section import no_evidence
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
 from datalab.report.origins import VERDICTS, Origin, origins
@@ -33,6 +34,7 @@ _DRAWS = {f"{{http://www.w3.org/2000/svg}}{name}" for name in _DRAWS | {"metadat
 _SAYS = ("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}", "{http://creativecommons.org/ns#}", "{http://purl.org/dc/")
 _LOADS = re.compile(r"url\(\s*(?!#)|@import|image-set|\\", re.IGNORECASE)  # in CSS; a backslash could spell them
 MAIN_FIGURE = "figures/0_curve"
+TITLE, RULE = "TITLE.threshold", "0_verdict"  # the statement that the protocol has a rule of its own for, and its table
 
 
 def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[str]:
@@ -146,6 +148,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
         "stale": list(verify.stale(manifest, study)),
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
+        "no_evidence": no_evidence(entry.parameters for entry in manifest.sections.values()),
         "verdicts": _counts([row["verdict"] for row in rows.values()], ledger.VERDICTS),
         "paper": _counts([row["paper_check"] for row in rows.values()], ledger.PAPER_VERDICTS),
     }
@@ -205,9 +208,20 @@ def _claim_pages(
         of |= {"saved": entry.tables.get(saved) if entry else None}
         of |= {"strip": pages.strip(row, claim.value), "shown": rest(stem, json.dumps(raw["where"])) if raw else None}
         of |= {"table": evidence.table(record, row["table"], row["row"]) if row["table"] else None}
+        of |= {"rule": _rule(record, entry) if claim_id == TITLE and entry else []}
         yield page("claim", f"report/claims/{claim_id}.html", **of)
         if raw:
             yield page("rawrows", f"report/rows/{claim_id}.html", row=row, raw=raw, shown=of["shown"])
+
+
+def _rule(record: Path, entry: SectionRecord) -> list[dict[str, Any]]:
+    """The conditions of the protocol's rule for the title and which of them held, as parts of a finding."""
+    path = f"tables/{RULE}.csv"
+    if RULE not in entry.tables or not folder.has(record, path):
+        return []
+    table = evidence.table(record, path, None)
+    rows = [cells for _, cells in table.rows[: table.fit]]
+    return [{"text": f"{entry.tables[RULE]['caption']}:"}, {"columns": table.columns, "rows": rows}]
 
 
 def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:

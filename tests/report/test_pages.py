@@ -13,7 +13,7 @@ import pytest
 from datalab import ledger, report
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
-from datalab.report import evidence
+from datalab.report import evidence, pages
 from datalab.sections import STUDY, s4_1_main_results
 from datalab.sweep import rowfiles
 
@@ -223,7 +223,7 @@ def test_the_board_answers_before_its_figure_and_says_what_was_found_before_the_
     assert places == sorted(places)
     assert f"{title.verdict}</span>" in text[places[0] : places[1]]
     finding = next(words for _, words in parsed[site / "index.html"].headings if words.startswith("Influence is ahead"))
-    assert f"{float(title.measured):.2f} % of labels flipped [<0, {float(title.high):.2f}]" in finding
+    assert f"{float(title.measured):.2f}\N{NO-BREAK SPACE}% of labels flipped [<0, {float(title.high):.2f}]" in finding
 
 
 def test_no_page_shows_an_infinite_limit_as_a_float_does(site: Path, parsed: dict[Path, Page]) -> None:
@@ -294,6 +294,37 @@ def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:
     assert "$\\" not in page
 
 
+def test_no_line_of_a_page_ends_between_a_figure_and_its_percent_sign() -> None:
+    page = '<p title="15 % > 3 %">15~% of <code>5 %</code> <a href="x?7 %">7~%</a></p><pre>1 %</pre>'
+    page += "<strong>8</strong>~% 9~<small>%</small> &lt;~0~% to 5"
+    assert pages.unbroken(page.replace("~", " ")) == page.replace("~", "\N{NO-BREAK SPACE}")
+
+
+def test_the_answers_figures_have_a_true_minus_and_their_names_and_dates_a_hyphen() -> None:
+    assert pages.minus("(-0.01 [-0.02, 0.1]), T-1, 2026-01-02, 1e-05") == "(−0.01 [−0.02, 0.1]), T-1, 2026-01-02, 1e-05"
+
+
+def test_the_titles_page_says_of_each_condition_of_its_rule_whether_it_held(
+    parsed: dict[Path, Page], site: Path
+) -> None:
+    rule = pd.read_csv(site / "tables/0_verdict.csv", dtype=str)
+    claims = [
+        (path.stem, table) for path, page in parsed.items() if path.parent.name == "claims" for table in page.tables
+    ]
+    [(name, shown)] = [(name, table) for name, table in claims if table[0] == [*rule]]
+    assert name == "TITLE.threshold"
+    assert [row[2] for row in shown[1:]] == rule.held.tolist()
+    assert "gain at a low rate" in shown[2][1]
+
+
+def test_a_table_cells_heading_names_its_column_and_only_a_longer_text_keeps_its_full_stop() -> None:
+    def title(name: str) -> str:
+        return pages.titled({"id": name, "text": ledger.find(name).text})
+
+    assert title("T1.full.f1") == "Table 4.1, Ours (full), F1"
+    assert not any(title(name).endswith(".") and ". " not in title(name) for name in ledger.claims())
+
+
 @browser.needed
 def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty(site: Path, tmp_path: Path) -> None:
     shown = "[...document.querySelectorAll('.board tbody tr')].filter(r => !r.hidden).length"
@@ -301,6 +332,13 @@ def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty
     try:
         tab.open(site / "index.html")
         assert tab.run(shown) == 277
+        assert tab.run("scrollY") == 0
+        for _ in range(2):  # the counts stand far above the board; a second time the address stays as it is
+            tab.run("scrollTo(0, 0); document.querySelector('.counts a').click()")
+            tab.run("new Promise(done => setTimeout(done, 50))")
+            assert 0 <= tab.run("document.getElementById('filter').getBoundingClientRect().top") < 100
+            assert tab.run("document.activeElement.contains(document.querySelector('.board tbody tr:not([hidden])'))")
+        tab.open(site / "index.html")
         assert tab.run("document.querySelector('img').naturalWidth") > 100
         opposite = int((pd.read_csv(site / "claims.csv").verdict == ledger.OPPOSITE).sum())
         tab.run(f"f = document.forms.filter; f.elements.verdict.value = '{ledger.OPPOSITE}'")
@@ -328,6 +366,8 @@ def test_in_a_browser_without_network_the_pages_work_and_the_console_stays_empty
         tab.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
         for name in ("index.html", "report/tables.html", "report/claims/T1.full.f1.html", "report/reading.html"):
             tab.open(site / name)
+            cut = "[...document.querySelectorAll('caption')].some(c => c.offsetWidth > c.closest('.wide').offsetWidth)"
+            assert not tab.run(cut), name
             assert tab.run("document.documentElement.scrollWidth") <= 390, name  # nothing sticks out on a phone
         assert tab.problems == []
     finally:

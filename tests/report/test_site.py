@@ -16,6 +16,7 @@ from datalab.errors import UserError
 from datalab.record import Study, lock
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
+from datalab.record.section import no_evidence
 from datalab.report import pages
 
 
@@ -48,6 +49,26 @@ def test_a_record_with_a_failed_section_says_so_on_every_page(record: Path, stud
         if path.endswith(".html"):
             assert "This record is not complete." in (record / path).read_text()
     assert {finding.kind for finding in verify.verify(record, study).findings} == {"incomplete"}
+
+
+def test_a_smoke_run_ends_and_its_pages_begin_with_the_line_that_it_is_no_evidence(
+    record: Path, study: Study, capsys: pytest.CaptureFixture
+) -> None:
+    for call in (["run", "0", "--profile", "smoke", "--workers", "1", "--to"], ["report"]):
+        with pytest.raises(SystemExit):
+            cli.main([*call, str(record)], study=study)
+        said = capsys.readouterr().out
+        assert said.count("No evidence") == 1
+        assert said.splitlines()[-1].startswith("No evidence: profile smoke")
+    page = (record / "index.html").read_text()
+    assert page.count("No evidence") == 1
+    assert page.index("No evidence") < page.index("The answer.")
+
+
+def test_what_is_no_smaller_in_smoke_is_evidence_there_too() -> None:
+    scaled = {"profile": "smoke", "seeds": 1}
+    assert len(no_evidence([{"profile": "smoke"}, scaled, scaled])) == 1
+    assert no_evidence([{"profile": "smoke"}, {"profile": "quick", "seeds": 1}]) == []
 
 
 @pytest.mark.parametrize("fault", ["no record", "changed", "held", "not empty", "inside"])

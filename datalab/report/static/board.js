@@ -30,12 +30,22 @@
     const state = new URLSearchParams(location.hash.slice(1));
     for (const name of fields) form.elements[name].value = state.get(name) ?? "";
     apply();
+    if (state.size) show();
+  };
+
+  const show = () => { // the counts that ask stand far above the board
+    const [first] = rows.filter((row) => !row.hidden);
+    form.scrollIntoView();
+    (first?.closest(".wide") ?? form.elements.words).focus({ preventScroll: true });
   };
 
   form.addEventListener("input", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(apply));
   addEventListener("hashchange", restore);
+  for (const link of document.querySelectorAll(".counts a")) {
+    link.addEventListener("click", () => link.hash === location.hash && show()); // a second time: the hash stays
+  }
   addEventListener("keydown", (event) => {
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "");
     if (event.key === "/" && !typing) {
