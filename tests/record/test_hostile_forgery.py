@@ -7,8 +7,10 @@ import json
 import re
 import resource
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +398,25 @@ def test_the_parameters_of_a_notebook_are_written_as_papermill_writes_them(line:
     assert recompute._literals(cell + line) is None
 
 
+@pytest.mark.parametrize(("then", "here", "said"), [(None, "1", 0), ("0", None, 0), (None, None, 0), ("0", "1", 1)])
+def test_where_there_is_no_lock_nothing_is_said_of_it(
+    then: str | None, here: str | None, said: int, record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_manifest(lambda m, e: [each.key.update(lock=then and then * 64) for each in m.sections.values()])(record)
+    monkeypatch.setattr(verify.provenance, "lock_sha256", lambda: here and here * 64)
+    assert list(verify.stale(Manifest.load(record), study)) == ["the lock file changed after all 3 sections ran"] * said
+
+
+def test_pages_by_other_sources_are_one_line(record: Path, study: Study) -> None:
+    in_manifest(lambda m, e: (m.sources.update(ledger="0" * 64), m.files.update({"index.html": m.files[CSV]})))(record)
+    report = verify.Report()
+    pages = ["index.html", "report/environment.html"]
+    verify._derived(record, Manifest.load(record), study, report, lambda *_: pages)
+    assert [line for line in report.unconfirmed if "page" in line or "html" in line] == [
+        "2 pages made anew, by other sources, are others"
+    ]
+
+
 LOOPHOLES = {
     "another package's version": lambda m, e: m.packages.update(pingouin="0.0"),
     "another package's version, with letters": lambda m, e: m.packages.update(numpy="2.4.6+won"),
@@ -499,6 +520,19 @@ def test_a_section_that_ends_in_no_time_is_stopped_and_what_bound_it_is_lifted(m
         bytearray(2**28)
     assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def swallowing() -> None:
+    with suppress(Exception):
+        endless()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        pass
+
+
+def test_a_block_that_swallows_the_alarm_is_stopped_by_the_next() -> None:
+    with pytest.raises(UserError, match="it takes more than"), folder.bounded(0.05):
+        swallowing()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a worker process ended"), MemoryError()])
