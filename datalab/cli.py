@@ -188,21 +188,28 @@ def verify_command(
         lines += [f"not confirmed: {line}" for line in checked.unconfirmed]
         lines += [f"stale: {line}" for line in checked.stale]
         lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in checked.retrained]
-        lines += [f"{provenance.shown(record)}: {state} ({checked.files} files, {checked.sections} sections)"]
+        size = f"{_some(checked.files, 'file')}, {_some(checked.sections, 'section')}"
+        lines += [f"{provenance.shown(record)}: {state} ({size})"]
         if done:
-            words = "{files} tables and figures, {outputs} code cells and {claims} verdicts".format(**anew)
-            lines += [f"Computed anew from the raw rows: {words} of {len(done)} sections."]
+            words = f"{anew['files']} tables and figures, {_some(anew['outputs'], 'code cell')}"
+            words += f" and {_some(anew['claims'], 'verdict')} of {_some(len(done), 'section')}"
+            lines += [f"Computed anew from the raw rows: {words}."]
             lines += [f"Not checked: {verify.UNKNOWN[0]}."]
         RunConsole().lines(lines)
     return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
 
 
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _state(checked: verify.Report, hashes_only: bool) -> str:
     """Where a record stands, in words: never "whole" where something is unconfirmed, or nothing was computed."""
     if checked.findings:
-        return f"not whole, {len(checked.findings)} findings"
+        return f"not whole, {_some(len(checked.findings), 'finding')}"
     if checked.unconfirmed:
-        return f"not confirmed, {len(checked.unconfirmed)} things differ under other sources"
+        things = _some(len(checked.unconfirmed), "thing")
+        return f"not confirmed, {things} differ{'s' * (len(checked.unconfirmed) == 1)} under other sources"
     return "as it was written, which proves nothing by itself" if hashes_only else "whole"
 
 

@@ -154,7 +154,7 @@ class RunConsole:
 
 def plain(text: str) -> list[str]:
     """The lines of a Markdown text without its marks."""
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)|\*\*(.+?)\*\*|`([^`]+)`", r"\1\2\3", text)
+    text = re.sub(r"\[([^\[\]]+)\]\([^)]*\)|\*\*(.+?)\*\*|`([^`]+)`", r"\1\2\3", text)
     return [line for line in (re.sub(r"^(#+|[-*>]) ", "", line) for line in text.splitlines()) if line.strip()]
 
 

@@ -84,11 +84,11 @@ def read(record: Path, path: str) -> Notebook:
 
 
 class _Ran(Form):
-    """What running it adds to a cell's metadata: clocks and a status, and no words."""
+    """What running it to its end adds to a cell's metadata: clocks and a status, and no words."""
 
     duration: float | None = None
-    exception: bool | None = None
-    status: Literal["completed", "failed", "pending"] = "completed"
+    exception: Literal[False] | None = None
+    status: Literal["completed"] = "completed"
     start_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
     end_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
 

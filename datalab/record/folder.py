@@ -299,10 +299,12 @@ def bounded(seconds: float = MOST_SECONDS) -> Iterator[None]:
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            # Again and again: what the block calls may catch the first as any error, and go on.
+            signal.setitimer(signal.ITIMER_REAL, seconds, min(seconds, 1.0))
         yield
     finally:
         if timed:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # so that none comes in between
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

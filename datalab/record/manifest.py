@@ -44,13 +44,21 @@ def _cell(path: str) -> str:
     return path
 
 
+def _short(part: Any) -> Any:
+    """A part that as JSON is no longer than any: it is a cell of ``claims.csv``, or printed on several pages."""
+    if len(json.dumps(part)) > 40_000:
+        raise ValueError("has more than 40,000 letters")
+    return part
+
+
 Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
 Inner = Annotated[str, AfterValidator(_path)]  # of a file in the record
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
 Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
 _TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"
 Time = Annotated[str, StringConstraints(pattern=_TIME), AfterValidator(_time)]
-Hash = Annotated[str, StringConstraints(pattern=r"^[\w.-]{0,64}$")]
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_VERSION = r"^(\d+(\.\d+){0,3}((a|b|rc)\d+)?(\.(post|dev)\d+)*)?$"
 _LARGEST = 2**63  # of a whole number: a longer one is no measurement, and no table holds it
 Whole = Annotated[int, Field(ge=0, lt=_LARGEST, strict=True)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -72,11 +80,14 @@ class _Asked(pydantic.BaseModel):
     record: Annotated[str, StringConstraints(max_length=4096), AfterValidator(_word)] | None = None
 
 
-class _Key(Form):
+class _Sources(Form):
     code: Hash | None = None
     protocol: Hash | None = None
     ledger: Hash | None = None
     lock: Hash | None = None
+
+
+class _Key(_Sources):
     notebook: Hash | None = None
     parameters: dict[str, Any] = Field({})
     reads: Hash | None = None
@@ -96,7 +107,7 @@ class _Process(Form):
 
 
 class _Git(Form):
-    commit: Hash | None = None
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None
     clean: bool | None = None
 
 
@@ -118,7 +129,9 @@ class _Described(Form):
 
 
 class _Raw(Form):
-    where: dict[Word, Scalar | list[Scalar]] | list[dict[Word, Scalar | list[Scalar]]]
+    where: Annotated[
+        dict[Word, Scalar | list[Scalar]] | list[dict[Word, Scalar | list[Scalar]]], AfterValidator(_short)
+    ]
     rows: Whole
 
 
@@ -182,7 +195,7 @@ class SectionRecord(pydantic.BaseModel):
     tables: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []
-    headline: list[Annotated[dict[str, Any], _of(_Headline)]] = []
+    headline: Annotated[list[Annotated[dict[str, Any], _of(_Headline)]], AfterValidator(_short)] = []
     cells: list[Annotated[str, AfterValidator(_cell)]] = []
 
     def described(self, path: str) -> dict[str, Any] | None:
@@ -201,8 +214,8 @@ class Manifest(pydantic.BaseModel):
     profile: Annotated[str, StringConstraints(pattern=r"^[\w-]{0,40}$")]
     created: Time
     updated: Time = ""
-    datalab: Word = ""
-    sources: dict[Word, Hash | None] = {}
+    datalab: Annotated[str, StringConstraints(pattern=_VERSION)] = ""
+    sources: Annotated[dict[str, Any], _of(_Sources)] = {}
     git: Annotated[dict[str, Any], _of(_Git)] = {}
     machine: Annotated[dict[str, Any], _of(_Machine)] = {}
     packages: dict[Word, Word] = {}

@@ -4,7 +4,7 @@ import functools
 import gc
 import json
 import os
-import shlex
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -174,7 +175,7 @@ class Section:
             "versions": ", ".join([f"Python {sys.version.split()[0]}", *libraries]),
             "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
             "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
-            "record": shlex.quote(provenance.shown(self.record)),
+            "record": as_word(provenance.shown(self.record)),
         }
         own = type(p).model_fields.keys() - SectionParameters.model_fields.keys()
         scaled = own or getattr(self.spec.load(), "READS", ())  # else every profile computes the same
@@ -377,6 +378,11 @@ class Section:
     def _must_be_open(self) -> None:
         if not self._open:
             raise UserError(f"section {self.spec.number} is finished: run its start cell again to write to the record")
+
+
+def as_word(path: str) -> str:
+    """A path without spaces and marks, which stand as in a URL: verify cannot know it, and lets it say no sentence."""
+    return re.sub(r"[^\w./~+@,=:%-]", lambda mark: quote(mark[0]), path)
 
 
 def plain(value: Any) -> Any:

@@ -90,7 +90,9 @@ def _beyond_drawing(svg: str) -> str:
     for element in elements:
         if element.tag not in _DRAWS and not element.tag.startswith(_SAYS):
             return f"<{element.tag.rpartition('}')[2]}>"
-        styles = [element.text or ""] if element.tag.endswith("}style") else []
+        if (is_style := element.tag.endswith("}style")) and len(element):
+            return "a style with elements in it"  # after which its text goes on
+        styles = [element.text or ""] if is_style else []
         if _LOADS.search("\n".join([*styles, *element.attrib.values()])):
             return "a style that loads"
         for attribute, value in element.attrib.items():

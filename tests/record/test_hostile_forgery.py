@@ -4,10 +4,13 @@ Each forgery is the smallest of its kind. ``verify`` must find it, and never cal
 """
 
 import json
+import re
 import resource
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +110,38 @@ def dated(started: str, ended: str) -> Forge:
 def printed(notebook: dict, old: str, new: str) -> None:
     stream = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
     text = "".join(stream["text"])
-    assert old in text
-    stream["text"] = text.replace(old, new)
+    assert re.search(old, text)
+    stream["text"] = re.sub(old, new, text)
 
 
 def injected(notebook: dict, add: str) -> None:
     cell = next(c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", []))
     cell["source"] = "".join(cell["source"]) + add
+
+
+def earlier(notebook: dict) -> None:
+    """The injected cell changes places, and its number, with the one before it."""
+    cells = notebook["cells"]
+    at = next(i for i, cell in enumerate(cells) if "injected-parameters" in cell["metadata"].get("tags", []))
+    cells[at - 1 : at + 1] = cells[at], cells[at - 1]
+    for number, cell in enumerate(cells[at - 1 : at + 1], at - 1):
+        cell["execution_count"] = number
+
+
+def counts(notebook: dict) -> list[dict]:
+    """The outputs of the cell that sweeps, its count first."""
+    return next(
+        outputs
+        for outputs in (cell.get("outputs", []) for cell in notebook["cells"])
+        if outputs and outputs[0].get("metadata") == progress.MARK
+    )
+
+
+def slow(notebook: dict) -> None:
+    data = counts(notebook)[0]["data"]
+    text = "".join(data["text/plain"])
+    data["text/plain"] = re.sub(r"\d+\.\d s$", "123456789.0 s", text)
+    assert data["text/plain"] != text
 
 
 def profile(manifest: Manifest, entry: SectionRecord) -> None:
@@ -231,6 +259,12 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "the device": (in_manifest(lambda m, e: setattr(e, "device", "NVIDIA H100")), NOTEBOOK),
     "a word more in a claim": (in_manifest(lambda m, e: e.claims[0].update(confirmed="yes")), "TITLE.threshold"),
     "a claim twice": (in_manifest(lambda m, e: e.claims.append({**e.claims[0], "verdict": "reproduced"})), "TITLE"),
+    "a claim twice, the false one first": (
+        in_manifest(lambda m, e: e.claims.insert(0, {**e.claims[0], "verdict": "reproduced"})),
+        "TITLE.threshold",
+    ),
+    "no source by name": (in_manifest(lambda m, e: m.sources.pop("lock")), "record.json"),
+    "another version of the same code": (in_manifest(lambda m, e: setattr(m, "datalab", "15.0")), "record.json"),
     "no runner": (in_manifest(lambda m, e: setattr(e, "runner", "")), STEM),
     # the executed notebook
     "a stream with data beside it": (output(output_type="stream", name="stdout", text="won", data={}), NOTEBOOK),
@@ -270,9 +304,11 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     ),
     "a parameter twice": (in_notebook(lambda n: injected(n, "\nprofile = 'smoke'")), NOTEBOOK),
     "a parameter that is none": (in_notebook(lambda n: injected(n, "\nwon = True")), NOTEBOOK),
+    "the injected cell before the source's": (in_notebook(earlier), NOTEBOOK),
     "the versions printed": (in_notebook(lambda n: printed(n, "numpy ", "numpy won ")), NOTEBOOK),
     "the device printed": (in_notebook(lambda n: printed(n, "a process", "a process: won")), NOTEBOOK),
     "words for a folder": (in_notebook(lambda n: printed(n, "record    ", "record    the title is won ")), NOTEBOOK),
+    "quoted words for a folder": (in_notebook(lambda n: printed(n, "record .*", "record 'it is won'")), NOTEBOOK),
     "an output's number": (in_notebook(lambda n: shown(n).update(execution_count=4242)), NOTEBOOK),
     "a sweep of more tasks": (
         output(
@@ -282,8 +318,18 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         ),
         NOTEBOOK,
     ),
+    "a sweep's count again": (in_notebook(lambda n: counts(n).append(counts(n)[0])), NOTEBOOK),
+    "a sweep's seconds without end": (in_notebook(slow), NOTEBOOK),
+    "a cell that did not end": (
+        in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(status="failed")),
+        NOTEBOOK,
+    ),
+    "a cell that raised": (
+        in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(exception=True)),
+        NOTEBOOK,
+    ),
     "words for a number of processes": (in_manifest(lambda m, e: e.parameters.update(workers=7)), NOTEBOOK),
-    "words for the record's folder": (in_manifest(lambda m, e: e.parameters.update(record="won")), NOTEBOOK),
+    "words for the record's folder": (in_manifest(lambda m, e: e.parameters.update(record="won")), STEM),
     # the raw rows
     "rows that are another task's": (rows_of_another, "cells/"),
     "another device": (described(of_another_device), "cells/"),
@@ -332,6 +378,43 @@ def test_a_forgery_is_named_though_its_hashes_are_right(what: str, record: Path,
 def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:
     record_property("forgeries of a record that verify names", len(FORGERIES))
     assert len(FORGERIES) >= 72
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'record = "a#b"  # won',
+        "record = 'a'",
+        'record = "a" "b"',
+        'caps = {"won": 1, "won": 2}',
+        "# won",
+        "count = 0x1",
+        "count=1",
+    ],
+)
+def test_the_parameters_of_a_notebook_are_written_as_papermill_writes_them(line: str) -> None:
+    cell = '# Parameters\nprofile = "smoke"\nnoise_rates = [0.1, 0.2]\nmode = None\n'
+    assert recompute._literals(cell) == {"profile": "smoke", "noise_rates": [0.1, 0.2], "mode": None}
+    assert recompute._literals(cell + line) is None
+
+
+@pytest.mark.parametrize(("then", "here", "said"), [(None, "1", 0), ("0", None, 0), (None, None, 0), ("0", "1", 1)])
+def test_where_there_is_no_lock_nothing_is_said_of_it(
+    then: str | None, here: str | None, said: int, record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_manifest(lambda m, e: [each.key.update(lock=then and then * 64) for each in m.sections.values()])(record)
+    monkeypatch.setattr(verify.provenance, "lock_sha256", lambda: here and here * 64)
+    assert list(verify.stale(Manifest.load(record), study)) == ["the lock file changed after all 3 sections ran"] * said
+
+
+def test_pages_by_other_sources_are_one_line(record: Path, study: Study) -> None:
+    in_manifest(lambda m, e: (m.sources.update(ledger="0" * 64), m.files.update({"index.html": m.files[CSV]})))(record)
+    report = verify.Report()
+    pages = ["index.html", "report/environment.html"]
+    verify._derived(record, Manifest.load(record), study, report, lambda *_: pages)
+    assert [line for line in report.unconfirmed if "page" in line or "html" in line] == [
+        "2 pages made anew, by other sources, are others"
+    ]
 
 
 LOOPHOLES = {
@@ -437,6 +520,19 @@ def test_a_section_that_ends_in_no_time_is_stopped_and_what_bound_it_is_lifted(m
         bytearray(2**28)
     assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def swallowing() -> None:
+    with suppress(Exception):
+        endless()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        pass
+
+
+def test_a_block_that_swallows_the_alarm_is_stopped_by_the_next() -> None:
+    with pytest.raises(UserError, match="it takes more than"), folder.bounded(0.05):
+        swallowing()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a worker process ended"), MemoryError()])

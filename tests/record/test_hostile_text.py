@@ -149,6 +149,9 @@ BEYOND: dict[str, Callable[[dict], Any]] = {
     "a folder without end": lambda part: part["parameters"].update(record="x" * 5000),
     "a row without end": lambda part: part["claims"][0].update(row="x" * 1001),
     "a reason without end": lambda part: part["claims"][0].update(why="x" * 20_001),
+    "headlines without end": lambda part: part.update(headline=[{"text": "[" * 10_000}] * 5),
+    "raw rows without end": lambda part: part["claims"][0].update(raw={"where": {"a": ["x" * 10_000] * 20}, "rows": 1}),
+    "words for a key": lambda part: part["key"].update(code="it_is_won"),
     "a headline without end": lambda part: part["headline"].append({"text": "x" * 20_001}),
     "a caption without end": lambda part: next(iter(part["tables"].values())).update(caption="x" * 20_001),
     "a number that no table holds": lambda part: part["claims"][0].update(measured=10**4000),
@@ -158,11 +161,23 @@ BEYOND: dict[str, Callable[[dict], Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", BEYOND)
+WORDS: dict[str, Callable[[dict], Any]] = {
+    "a source that is none": lambda tree: tree["sources"].update({"it is won": "15.0"}),
+    "words for a source": lambda tree: tree["sources"].update(code="it_is_won"),
+    "words for a commit": lambda tree: tree["git"].update(commit="title_reproduced_15.0_percent"),
+    "words for a version": lambda tree: tree.update(datalab="it is won"),
+    "words for a file's hash": lambda tree: next(iter(tree["files"].values())).update(sha256="it_is_won"),
+}
+
+
+@pytest.mark.parametrize("what", [*BEYOND, *WORDS])
 def test_what_no_section_says_of_itself_is_refused_when_the_manifest_is_read(what: str, record: Path) -> None:
     tree = json.loads((record / "record.json").read_text())
     del tree["sha256"]
-    BEYOND[what](tree["sections"][STEM])
+    if what in WORDS:
+        WORDS[what](tree)
+    else:
+        BEYOND[what](tree["sections"][STEM])
     (record / "record.json").write_text(_rendered(tree))
     manifest, problem = Manifest.read(record)
     assert manifest is None

@@ -200,3 +200,9 @@ def test_the_default_record_of_a_notebook_is_in_the_checkout_or_where_it_is_call
         opened.finish()
     assert sorted(os.listdir(checkout)) == ["notebooks", "runs"]
     assert os.listdir(checkout / "notebooks") == []
+
+
+def test_the_folder_that_a_notebook_prints_is_one_word_that_says_no_sentence() -> None:
+    assert module.as_word("../runs/é-1_b") == "../runs/é-1_b"
+    assert module.as_word("it is 'won'\n") == "it%20is%20%27won%27%0A"
+    assert module.as_word(module.as_word("a b")) == "a%20b"  # as verify asks of it

@@ -194,6 +194,7 @@ def test_no_template_marks_text_as_safe() -> None:
         "<rect style='fill:url(http://192.0.2.1/x)'/>",
         "<rect fill='url( http://192.0.2.1/x.svg#a)'/>",
         "<style>@import 'http://192.0.2.1/x.css'</style>",
+        "<style>/* */<title/>@import 'http://192.0.2.1/x.css'</style>",
         "<style>*{fill:\\75rl(http://192.0.2.1/)}</style>",
         "<img xmlns='http://www.w3.org/1999/xhtml' srcset='http://192.0.2.1/x 1x'/>",
         "<meta xmlns='http://www.w3.org/1999/xhtml' content='0;url=http://192.0.2.1/'/>",

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ DEFAULT_TOLERANCE = 1e-5  # relative: a step in the last of the six digits that 
 VERDICT, MEASURED, REASON = "changed verdict", "changed measured", "changed reason"
 CLAIM_KINDS = (VERDICT, MEASURED, REASON, INTERVAL, ROUNDING, TOLERANCE)  # as they are listed
 _FIGURES = ("measured", "low", "high", "effect_size", "n")
-_COMPARED = ("verdict", *_FIGURES, "why")  # what is left of a claim's row says where, or is the ledger's
+_COMPARED = ("verdict", *_FIGURES, "why", "excluded")  # what is left of a claim's row says where, or is the ledger's
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Comparison:
 
     ``a`` and ``b`` say of each ``record``, ``profile``, ``created`` and ``commit``; ``timing`` whether measured time
     and memory count; ``counts`` how many claims, tables and cells there are, and how many of each kind of difference.
-    ``sections`` are those whose status differs (``stem``, ``a``, ``b``), ``files`` raw cells, images and tables in
-    other forms than ``.csv``, by hash (``what``, ``same``, ``different``, ``only_a``, ``only_b``), ``environment`` the
+    ``sections`` are those whose status or headline differs (``stem``, ``a``, ``b``), ``files`` raw cells, images and
+    tables in other forms than ``.csv``, by hash (``what``, ``same``, ``different``, ``only_a``, ``only_b``, and
+    ``counts``: the forms that differ of a table whose ``.csv`` does not), ``environment`` the
     settings that differ (``what``, ``a``, ``b`` and the ``sections`` it is true of; none: the whole record).
     """
 
@@ -63,7 +65,7 @@ class Comparison:
 
         A changed verdict counts even where it rests on measured time. Raw cells, images and environment never count.
         """
-        return not (self.differing_claims() or self.differing_tables() or self.sections)
+        return not (self.differing_claims() or self.differing_tables() or self.sections or self.differing_forms())
 
     def differing_claims(self) -> list[ClaimComparison]:
         """The claims that make the records different."""
@@ -72,6 +74,10 @@ class Comparison:
     def differing_tables(self) -> list[TableDiff]:
         """The tables that make the records different."""
         return [table for table in self.tables if table.differs(self.timing)]
+
+    def differing_forms(self) -> list[str]:
+        """The tables' other forms that make the records different."""
+        return [path for group in self.files for path in group["counts"]]
 
     @property
     def other_rounding(self) -> bool:
@@ -113,7 +119,10 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
         counts=compared | {"by_kind": by_kind},
         claims=tuple(claims),
         tables=tuple(table for table in tables if table.differs(timing=True) or table.cells or table.reordered),
-        sections=tuple({"stem": stem, "a": left, "b": right} for stem, left, right in _unequal(*statuses)),
+        sections=tuple(
+            {"stem": stem, "a": left, "b": right}
+            for stem, left, right in [*_unequal(*statuses), *_headlines(*manifests, tolerance, timing)]
+        ),
         files=(
             _files("raw cells", "cells/", (".parquet",), *manifests),
             _files("figures' images", "figures/", (".svg", ".png"), *manifests),
@@ -156,7 +165,7 @@ def _claims(manifest: Manifest, study: Study) -> dict[str, dict[str, str]]:
 def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float, timed: bool) -> ClaimComparison:
     fields = tuple(name for name in _COMPARED if a[name] != b[name])
     # What was measured may move with the clock; what it was measured on, and what follows, may not.
-    timing = timed and not {"verdict", "n"} & set(fields)
+    timing = timed and not {"verdict", "n", "excluded"} & set(fields)
     kinds = {name: tablediff.kind(a[name], b[name], tolerance) for name in _FIGURES}
     measured = tablediff.kind(a["measured"], b["measured"], tolerance, *((row["low"], row["high"]) for row in (a, b)))
     alone = measured == DIFFERENT and not (a["low"] or b["low"])
@@ -173,7 +182,7 @@ def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float
     elif DIFFERENT in kinds.values():
         kind = MEASURED
     else:
-        kind = REASON if "why" in fields else TOLERANCE
+        kind = REASON if {"why", "excluded"} & set(fields) else TOLERANCE
     return ClaimComparison(claim_id, kind, fields, timing, a, b)
 
 
@@ -199,6 +208,31 @@ def _tables(
             yield TableDiff(path, timing, only=min(entries))
 
 
+def _headlines(a: Manifest, b: Manifest, tolerance: float, timing: bool) -> Iterator[tuple[str, str, str]]:
+    """The first text of each section's headline that is another, but for rounding, which its tables tell.
+
+    Those of a section that measures time do not count, without ``timing``.
+    """
+    for stem in (stem for stem in a.sections if stem in b.sections):
+        timed = all(any(m.files[path].timing for path in m.files_of(stem) if path.endswith(".csv")) for m in (a, b))
+        texts = [_said(manifest.sections[stem]) for manifest in (a, b)]
+        if timing or not timed:
+            for left, right in zip_longest(*texts, fillvalue=""):
+                near = tablediff.kind(left, right, tolerance) in AGREEING
+                if not (near or (tolerance and tablediff.follows(left, right, tablediff.FOLLOWING))):
+                    yield f"{stem}: headline", left, right
+                    break
+
+
+def _said(entry: SectionRecord) -> list[str]:
+    """The texts of a section's headline, its small tables cell by cell."""
+    texts: list[str] = []
+    for part in entry.headline:
+        cells = [cell for row in (part.get("columns", []), *part.get("rows", [])) for cell in row]
+        texts += [*filter(None, (part.get("text"), part.get("caption"))), *cells]
+    return texts
+
+
 def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manifest) -> dict[str, Any]:
     """Files compared by name and hash alone."""
     hashes_a, hashes_b = (
@@ -208,7 +242,10 @@ def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manif
     both = hashes_a.keys() & hashes_b.keys()
     different = sorted(path for path in both if hashes_a[path] != hashes_b[path])
     only = {"only_a": sorted(hashes_a.keys() - both), "only_b": sorted(hashes_b.keys() - both)}
-    return {"what": what, "same": len(both) - len(different), "different": different, **only}
+    tables = {path: path.rpartition(".")[0] + ".csv" for path in different if path.startswith("tables/")}
+    held = {path: [m.files[csv].sha256 for m in (a, b) if csv in m.files] for path, csv in tables.items()}
+    counts = [path for path, hashes in held.items() if len(hashes) == 2 and len(set(hashes)) == 1]
+    return {"what": what, "same": len(both) - len(different), "different": different, **only, "counts": counts}
 
 
 def _environment(a: Manifest, b: Manifest) -> Iterator[dict[str, Any]]:

@@ -30,12 +30,14 @@ def lines(c: Comparison, everything: bool = False) -> Iterator[str]:
         yield from (f"  {line}" for line in timed)
     if c.sections:
         yield "sections:"
-        yield from _list([[section["stem"], *_pair(section["a"], section["b"])] for section in c.sections], None)
+        rows = [[section["stem"], *_pair(section["a"], section["b"], cut=not everything)] for section in c.sections]
+        yield from _list(rows, None)
     for group in c.files:
         different, only_a, only_b = (len(group[name]) for name in ("different", "only_a", "only_b"))
         if different or only_a or only_b:
             counts = f"{group['same']} the same, {different} different, {only_a} only in A, {only_b} only in B"
             yield f"{group['what']}, by hash: {counts}"
+            yield from (f"  {path} differs, though its .csv does not" for path in group["counts"][:limit])
     if c.environment:
         yield "environment (does not count):"
         rows = []
@@ -52,7 +54,7 @@ def _claims(title: str, claims: Sequence[ClaimComparison], limit: int | None) ->
     yield f"{title}: {_counted(claims)}"
     rows = []
     for claim in claims:
-        also = ", ".join(name for name in claim.fields if name in ("effect_size", "n", "why"))
+        also = ", ".join(name for name in claim.fields if name in ("effect_size", "n", "why", "excluded"))
         figures = _pair(_figure(claim.a), _figure(claim.b))
         rows.append([claim.kind, claim.id, *figures, f"also {also}" if also else ""])
     verdicts = sum("verdict" in claim.fields for claim in claims)
@@ -117,7 +119,8 @@ def _conclusion(c: Comparison) -> str:
         "claims": len(claims),
         "of them in the verdict": sum("verdict" in claim.fields for claim in claims),
         "tables": len(c.differing_tables()),
-        "sections' status": len(c.sections),
+        "sections' status or headline": len(c.sections),
+        "tables' other forms": len(c.differing_forms()),
     }
     return f"different in {', '.join(f'{count} {what}' for what, count in counts.items() if count)} ({compared})"
 

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datalab.errors import UserError
-from datalab.record import executed, folder, parameters, progress, provenance
+from datalab.record import executed, folder, parameters, progress, provenance, section
 from datalab.record.checks import replay
 from datalab.record.checks.replay import Output
 from datalab.record.executed import Cell
@@ -145,7 +144,7 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
             return Recomputed(stem, problem=folder.in_a_line(error))
     outputs = len(done.outputs) if folder.has(record, f"notebooks/{stem}.ipynb") else 0
     renamed = tuple(dict.fromkeys(path for (path, key), task in done.tasks.items() if key != task.key))
-    counts = {"files": len(made), "outputs": outputs, "claims": len(entry.claims)}
+    counts = {"files": len(made), "outputs": outputs, "claims": len(done.fragment["section"]["claims"])}
     return Recomputed(stem, tuple(differences), **counts, tasks=done.tasks, renamed=renamed)
 
 
@@ -185,6 +184,10 @@ def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Findi
             stated["claims"] = [claim | {"cell": None} for claim in stated["claims"]]
             for name in ("tables", "figures"):
                 stated[name] = {key: described | {"cell": None} for key, described in stated[name].items()}
+    ids_held, ids_given = ([claim["id"] for claim in stated["claims"]] for stated in (held, given))
+    if ids_held != ids_given and set(ids_held) == set(ids_given):  # others are named one by one
+        detail = f"section {entry.number} states its claims in another order than the rows give, or one of them twice"
+        yield Finding("changed", Manifest.NAME, detail)
     claims_held, claims_given = ({claim["id"]: claim for claim in stated.pop("claims")} for stated in (held, given))
     for claim_id in {**claims_held, **claims_given}:
         a, b = claims_held.get(claim_id), claims_given.get(claim_id)
@@ -219,12 +222,15 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
         return
     code = [cell for cell in notebook.cells if cell.is_code]
     injected = [cell for cell in code if "injected-parameters" in cell.tags]
+    after = [
+        cell for cell, before in zip(notebook.cells[1:], notebook.cells, strict=False) if "parameters" in before.tags
+    ]
     source = executed.read(study.notebooks, f"{stem}.ipynb")
     own = [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in notebook.cells if cell not in injected]
     if own != [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in source.cells]:
         yield Finding("changed", path, "its cells are not those of the source that ran")
         return
-    given = _literals(injected[0].source) if len(injected) == 1 else None
+    given = _literals(injected[0].source) if len(injected) == 1 and injected == after else None
     if given is None or not _are_given(given, stem, study, entry):
         yield Finding("changed", path, "the parameters in it are not those of the section")
         return
@@ -241,7 +247,7 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
     labels = [task.label for task in done.tasks.values()]
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
         try:
-            held = _kept(cell, labels)
+            held = _kept(cell, labels, done.sweeps[number])
         except ValueError as error:  # no base64
             yield Finding("changed", path, f"what code cell {number} shows cannot be read ({error})")
             continue
@@ -253,17 +259,22 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
 
 def _literals(source: str) -> dict[str, Any] | None:
     """What papermill's cell of parameters assigns; ``None`` where it does or says anything else."""
-    given = {}
-    for line in source.removeprefix("# Parameters\n").strip().splitlines():
-        name, _, literal = (part.strip() for part in line.partition("="))
+    from papermill.translators import PythonTranslator  # here: it takes a while
+
+    given: dict[str, Any] = {}
+    head, *lines = source.strip().split("\n")
+    for line in lines:
+        name, _, literal = line.partition(" = ")
         try:
             value = ast.literal_eval(literal)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            written = PythonTranslator.translate(value)
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             return None
-        if name in given or ("#" in line and "#" not in str(value)):
+        # What is written otherwise may say more: a comment, a key of a mapping twice.
+        if name in given or literal != written:
             return None
         given[name] = json.loads(json.dumps(value))
-    return given
+    return given if head == parameters.INJECTED else None
 
 
 def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: SectionRecord) -> bool:
@@ -279,8 +290,8 @@ def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: Section
     return whole == {"workers": None, "record": None, "device": None} | entry.parameters
 
 
-def _kept(cell: Cell, labels: Collection[str]) -> Output:
-    """What a cell of the executed notebook shows: printed, warned, displayed; a sweep's progress aside."""
+def _kept(cell: Cell, labels: Collection[str], sweeps: int) -> Output:
+    """What a cell of the executed notebook shows: printed, warned, displayed; the progress of its ``sweeps`` aside."""
     streams = {"stdout": "", "stderr": ""}
     displays = []
     for output in cell.outputs:
@@ -290,7 +301,9 @@ def _kept(cell: Cell, labels: Collection[str]) -> Output:
             streams["stderr"] += "error"
         elif output.execution_count not in (None, cell.execution_count):
             raise ValueError("it is counted otherwise than its cell")
-        elif not _is_progress(output, labels):
+        elif sweeps and _is_progress(output, labels):
+            sweeps -= 1
+        else:
             displays.append((replay.hashed(output.data), output.metadata))
     return Output(streams["stdout"], streams["stderr"], displays)
 
@@ -300,7 +313,7 @@ def _is_progress(output: executed.Display, labels: Collection[str]) -> bool:
     if output.metadata != progress.MARK or list(output.data) != ["text/plain"]:
         return False
     # An earlier version called a task a cell.
-    words = r"([0-9]{1,9}) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d+\.\d s)?"
+    words = r"([0-9]{1,9}) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d{1,7}\.\d s)?"
     match = re.fullmatch(words, str(output.data["text/plain"]))
     return match is not None and int(match[1]) <= len(labels) and (match[2] is None or match[2] in labels)
 
@@ -319,13 +332,10 @@ def _without_machine(output: Output, manifest: Manifest | None = None, entry: Se
 
 
 def _is_of(manifest: Manifest, entry: SectionRecord | None, name: str, words: str) -> bool:
-    """Whether a line of the start cell is what the manifest says; of the record's folder, whether it is one word."""
+    """Whether a line of the start cell is what the manifest says; of the folder, whether it is a path as printed."""
     words = words.strip()
     if name == "record":
-        try:
-            return len(shlex.split(words)) == 1
-        except ValueError:
-            return False
+        return section.as_word(words) == words
     if name == "device":
         return re.fullmatch(rf"{re.escape(entry.device)}, \d+ threads? a process", words) is not None
     python, *libraries = words.split(", ")

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ class Replay(NamedTuple):
     started: int  # the code cell that opened the section: it prints the machine and the folder
     tasks: dict[tuple[str, str], Task]  # that its sweeps asked for, by the path of their raw rows and the key in it
     strange: dict[str, str]  # raw rows that are not what they say, by path: why
+    sweeps: Counter[int]  # how many each code cell ran
 
 
 def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: Path) -> Replay:
@@ -86,7 +88,8 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
     made = opened[0]
-    return Replay(fragment, outputs, made.number, made.tasks, made.strange | _strange(rows.values(), made.tasks))
+    strange = made.strange | _strange(rows.values(), made.tasks)
+    return Replay(fragment, outputs, made.number, made.tasks, strange, made.sweeps)
 
 
 def _strange(rows: "Iterable[_Rows]", asked: Collection[tuple[str, str]]) -> dict[str, str]:
@@ -125,11 +128,13 @@ class _Replayed(section.Section):
         self.number = self._cell_number()
         self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
+        self.sweeps: Counter[int] = Counter()
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
         """The raw rows of these tasks, in their order."""
 
         frames, tasks = [], list(tasks)
+        self.sweeps[self._cell_number()] += 1
         for task in {task.key: task for task in tasks}.values():
             name = _maker(task.function, task.parameters)
             if name not in self._rows:

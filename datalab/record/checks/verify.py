@@ -3,11 +3,13 @@
 import csv
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from datalab import __version__
 from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, provenance, transaction
 from datalab.record.checks import recompute as recomputing
@@ -178,6 +180,10 @@ def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifes
 def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
     """Sections that the study does not have, or whose entries contradict themselves or one another."""
     known = {section.stem: section for section in study.sections}
+    if manifest.sources.keys() != SOURCES.keys():
+        yield Finding("changed", Manifest.NAME, f"its sources are not {', '.join(SOURCES)}")
+    if manifest.sources.get("code") == provenance.code_sha256() and manifest.datalab != __version__:
+        yield Finding("changed", Manifest.NAME, f"its code is that of datalab {__version__}, and it names another")
     for stem, entry in manifest.sections.items():
         if stem not in known:
             yield Finding("added", stem, "the study has no such section")
@@ -194,6 +200,7 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         for wrong, why in (
             (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
             (by_run and not entry.key.get("notebook"), "it does not say which notebook ran"),
+            (by_run and asked.get("record") is not None, "its parameter record is for a run by hand, and it was none"),
             (by_run and key != given, "its key has other parameters than it"),
             (not by_run and bool(key), "its key has parameters, and it was run by hand"),
             (entry.runner == "", "it does not say what ran it"),
@@ -221,6 +228,9 @@ def _sections(record: Path, manifest: Manifest, broken: Set[str]) -> Iterator[Fi
             yield Finding("incomplete", stem, detail)
         elif entry.status != "complete":
             yield Finding("incomplete", stem, f"{entry.status}: {entry.reason}".removesuffix(": "))
+        for claim_id, times in Counter(claim["id"] for claim in entry.claims).items():
+            if times > 1:  # whoever keeps one a name keeps the last, and a page shows the first
+                yield Finding("claim", claim_id, f"{stem} states it {times} times")
         for claim in entry.claims:
             if (table := claim["table"]) in broken:
                 yield Finding("claim", claim["id"], f"rests on {table}, which is not what was written")
@@ -326,11 +336,13 @@ def _derived(record: Path, manifest: Manifest, study: Study, report: Report, pag
         report.findings.append(Finding("changed", RECORD, f"its pages cannot be made ({folder.in_a_line(error)})"))
         return
     other_ledger = manifest.sources.get("ledger") != study.ledger.sha256()
-    for path in differing:
-        if report.stale or other_ledger:
-            report.unconfirmed.append(f"{path} made anew, by other sources, is another")
-        else:
-            report.findings.append(Finding("changed", path, "it is not what the record gives"))
+    if not (report.stale or other_ledger):
+        report.findings.extend(Finding("changed", path, "it is not what the record gives") for path in differing)
+        return
+    if (count := sum(map(transaction.is_page, differing))) > 1:
+        report.unconfirmed.append(f"{count} pages made anew, by other sources, are others")
+        differing = [path for path in differing if not transaction.is_page(path)]
+    report.unconfirmed.extend(f"{path} made anew, by other sources, is another" for path in differing)
 
 
 def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | None]) -> list[str]:
@@ -349,11 +361,15 @@ def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | 
 
 
 def stale(manifest: Manifest, study: Study) -> Iterator[str]:
-    """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each."""
+    """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each.
+
+    A plain installation has no lock: where it ran them, or this is one, nothing is said of it.
+    """
     now = provenance.sources(study.ledger)
     ran = [entry for entry in manifest.sections.values() if entry.key]
     for name, words in SOURCES.items():
-        behind = [entry.number for entry in ran if entry.key.get(name) != now[name]]
+        known = ran if name != "lock" else [entry for entry in ran if entry.key.get(name) and now[name]]
+        behind = [entry.number for entry in known if entry.key.get(name) != now[name]]
         if behind:
             named = f"section{'s' * (len(behind) > 1)} {', '.join(behind)}"
             yield f"{words} changed after {f'all {len(ran)} sections' if 1 < len(behind) == len(ran) else named} ran"

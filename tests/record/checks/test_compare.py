@@ -352,6 +352,7 @@ def test_a_changed_verdict_is_listed_first_with_both_verdicts(tmp_path: Path, ca
         ({"n": 15}, "changed measured"),
         ({"measured": "half"}, "changed measured"),
         ({"why": "the interval allows both"}, "changed reason"),
+        ({"excluded": "yes"}, "changed reason"),
         ({"verdict": "shown", "measured": 0.6}, "changed verdict"),
         ({"cell": 9, "row": "another"}, None),  # where it stands, not what it says
     ],
@@ -423,10 +424,10 @@ def test_a_verdict_that_rests_on_measured_time_counts_and_so_does_what_else_its_
 
 
 def test_the_environment_is_listed_and_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    key = {"code": "1" * 64, "notebook": "n"}
+    key = {"code": "1" * 64, "notebook": "0" * 64}
     a = {
         "sources": {"code": "1" * 64},
-        "git": {"commit": "c1", "clean": True},
+        "git": {"commit": "1" * 40, "clean": True},
         "machine": {"cores": 2},
         "packages": {"torch": "2.9", "numpy": "2.2"},
         "section": {"key": key, "parameters": {"seeds": 5, "record": "here"}, "device": "cpu"},
@@ -434,7 +435,7 @@ def test_the_environment_is_listed_and_does_not_count(tmp_path: Path, capsys: py
     b = {
         "profile": "quick",
         "sources": {"code": "2" * 64},
-        "git": {"commit": "c1", "clean": False},
+        "git": {"commit": "1" * 40, "clean": False},
         "machine": {"cores": 64},
         "packages": {"torch": "2.10", "numpy": "2.2", "dask": "1"},
         "section": {
@@ -467,6 +468,42 @@ def test_raw_cells_and_images_are_counted_by_hash_and_do_not_count(
     shown = capsys.readouterr().out
     assert "raw cells, by hash: 0 the same, 1 different, 1 only in A, 1 only in B" in shown
     assert "figures' images" not in shown
+
+
+def test_another_form_of_a_table_counts_where_its_csv_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a = record_of(tmp_path / "a", {TABLE: HEAD, "tables/0_rows.md": "1", "tables/0_new.csv": "x\n1\n"})
+    b = record_of(tmp_path / "b", {TABLE: HEAD, "tables/0_rows.md": "2", "tables/0_new.csv": "x\n1\n"})
+    assert call("compare", a, b) == 1
+    shown = capsys.readouterr().out
+    assert "  tables/0_rows.md differs, though its .csv does not" in shown
+    assert "different in 1 tables' other forms" in shown
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ([{"text": "Gain 0.5000001 of 5 sets"}], True),
+        ([{"text": "Gain 0.51 of 5 sets"}], True),  # other rounding, which its tables tell
+        ([{"text": "Gain 0.7 of 5 sets"}], False),
+        ([{"text": "Gain 0.5 of 6 sets"}], False),
+        ([{"text": "The title is proved: 0.5 of 5 sets"}], False),
+        ([{"text": "Gain 0.5 of 5 sets"}, {"caption": "", "columns": ["won"], "rows": [["yes"]]}], False),
+        ([], False),
+    ],
+)
+def test_a_headline_counts_but_for_rounding(other: list[dict[str, Any]], same: bool, tmp_path: Path) -> None:
+    headline = [{"text": "Gain 0.5 of 5 sets"}]
+    comparison = both(tmp_path, {"section": {"headline": headline}}, {"section": {"headline": other}})
+    assert comparison.same == same
+    assert [section["stem"] for section in comparison.sections] == ["0_alpha: headline"] * (not same)
+
+
+def test_a_headline_of_measured_time_counts_only_when_asked(tmp_path: Path) -> None:
+    a, b = ({"section": {"headline": [{"text": f"It took {s}"}]}, "timing": (TABLE,)} for s in ("5 s", "6 s"))
+    assert both(tmp_path, a, b).same
+    assert not compare(tmp_path / "a", tmp_path / "b", STUDY, timing=True).same
 
 
 def test_a_section_that_failed_in_one_record_makes_them_different(
