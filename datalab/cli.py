@@ -141,7 +141,7 @@ def run(study: Study, to: Path | None, fresh: bool, timeout: float | None, **ask
         if address:
             click.echo(cluster.summary(address))
         code = runner.run(study, jobs, record, profile, fresh, resume=again, timeout=timeout, scheduler=address)
-    if code != runner.INTERRUPTED:
+    if code == 0:  # else the last line says why it stopped
         RunConsole().lines(no_evidence(job.parameters.model_dump() for job in jobs))
     return code
 
