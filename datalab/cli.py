@@ -28,6 +28,7 @@ from datalab.record.console import RunConsole, plain
 from datalab.record.folder import printable
 from datalab.record.manifest import Manifest
 from datalab.record.parameters import parse_value
+from datalab.record.progress import some
 from datalab.record.section import no_evidence
 from datalab.record.tables import exact
 from datalab.sweep import cluster
@@ -188,27 +189,23 @@ def verify_command(
         lines += [f"not confirmed: {line}" for line in checked.unconfirmed]
         lines += [f"stale: {line}" for line in checked.stale]
         lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in checked.retrained]
-        size = f"{_some(checked.files, 'file')}, {_some(checked.sections, 'section')}"
+        size = f"{some(checked.files, 'file')}, {some(checked.sections, 'section')}"
         lines += [f"{provenance.shown(record)}: {state} ({size})"]
         if done:
-            words = f"{anew['files']} tables and figures, {_some(anew['outputs'], 'code cell')}"
-            words += f" and {_some(anew['claims'], 'verdict')} of {_some(len(done), 'section')}"
+            words = f"{anew['files']} tables and figures, {some(anew['outputs'], 'code cell')}"
+            words += f" and {some(anew['claims'], 'verdict')} of {some(len(done), 'section')}"
             lines += [f"Computed anew from the raw rows: {words}."]
             lines += [f"Not checked: {verify.UNKNOWN[0]}."]
         RunConsole().lines(lines)
     return 0 if checked.whole and not (fresh and (checked.stale or checked.unconfirmed)) else 1
 
 
-def _some(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def _state(checked: verify.Report, hashes_only: bool) -> str:
     """Where a record stands, in words: never "whole" where something is unconfirmed, or nothing was computed."""
     if checked.findings:
-        return f"not whole, {_some(len(checked.findings), 'finding')}"
+        return f"not whole, {some(len(checked.findings), 'finding')}"
     if checked.unconfirmed:
-        things = _some(len(checked.unconfirmed), "thing")
+        things = some(len(checked.unconfirmed), "thing")
         return f"not confirmed, {things} differ{'s' * (len(checked.unconfirmed) == 1)} under other sources"
     return "as it was written, which proves nothing by itself" if hashes_only else "whole"
 
@@ -418,9 +415,8 @@ def api_command(to: Path) -> None:
 def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> None:
     """Run the command on a study (the paper's by default) and exit with its status; what is wrong is one line."""
     _write_whatever_the_terminal_takes()
-    os.environ[SAFE_PATH] = (
-        "1"  # what is started from here imports nothing from the folder one stands in: a stranger's?
-    )
+    # What a command starts imports nothing from the folder one stands in, which may be a stranger's record.
+    os.environ[SAFE_PATH] = "1"
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema's check of IRIs: a second to import, for no schema here
     try:
         code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)

@@ -105,3 +105,8 @@ def ipython() -> Any:
     """The running notebook's shell, or ``None`` outside a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell if shell is not None and hasattr(shell, "kernel") else None
+
+
+def some(count: int, what: str) -> str:
+    """A count of things named in the singular."""
+    return f"{count} {what}{'s' * (count != 1)}"

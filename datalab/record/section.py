@@ -39,10 +39,8 @@ SMOKE = (
 
 def no_evidence(sections: Iterable[Mapping[str, Any]]) -> list[str]:
     """The line :data:`SMOKE` where one of these sections, given by their parameters, was scaled down to it."""
-    own = [
-        given.keys() - SectionParameters.model_fields.keys() for given in sections if given.get("profile") == "smoke"
-    ]
-    return [SMOKE] if any(own) else []
+    smoke = (given for given in sections if given.get("profile") == "smoke")
+    return [SMOKE] if any(given.keys() - SectionParameters.model_fields.keys() for given in smoke) else []
 
 
 @dataclass(frozen=True)

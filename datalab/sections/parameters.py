@@ -12,6 +12,7 @@ from datalab import data
 from datalab.models import ALL
 from datalab.protocol import protocol
 from datalab.record.parameters import Estimate, SectionParameters
+from datalab.record.progress import some
 from datalab.sweep import Task, available_cores
 from datalab.sweep.machine_speed import pace
 
@@ -183,12 +184,8 @@ def estimated(
         workers = max(min(p.processes or available_cores(), len(here)), 1)
         seconds = sum(task.cost for task in here) / workers + start * pace()
         sets = {task.parameters["dataset"] for task in here if "dataset" in task.parameters}
-        on = f" on {_some(len(sets), 'data set')}" if sets else ""
-        what = f"{_some(len(here), 'task')}{on}, {workers} process{'es' * (workers > 1)}"
+        on = f" on {some(len(sets), 'data set')}" if sets else ""
+        what = f"{some(len(here), 'task')}{on}, {workers} process{'es' * (workers > 1)}"
         return Estimate(seconds, workers * (memory(p) if callable(memory) else memory), what, here)
 
     return estimate
-
-
-def _some(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"

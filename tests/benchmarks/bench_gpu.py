@@ -23,6 +23,8 @@ from datalab import influence
 from datalab.influence.estimator import InfluenceWarning
 from datalab.sweep import machine_speed
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "influence"))  # ResNet-18 as the tests build it
+
 ESTIMATORS = {
     "EKFAC": lambda model: influence.EKFAC(model, 1e-3),
     "KFAC": lambda model: influence.KFAC(model, 1e-3),
@@ -40,7 +42,6 @@ PEERS_ROWS = {"mlp": 8_192, "cnn": 8_192, "resnet18": 512}
 
 def problem(kind: str, n: int, device: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A model with random weights, n random examples, and labels of 10 classes."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "influence"))
     from test_influence_architectures import ResNet18
 
     torch.manual_seed(0)
@@ -75,7 +76,7 @@ def training() -> Iterator[dict[str, object]]:
 def verbs(make: Callable, fitted: object, model: nn.Module, tests: Sequence[torch.Tensor]) -> dict[str, Callable]:
     """What is timed, of examples and labels: of our estimators and of a peer's alike."""
     return {
-        "fit": lambda x, y: make(model, x, y),
+        "fit": partial(make, model),
         "self_influence": fitted.self_influence,
         "pairwise": lambda x, y: fitted.pairwise(x, y, *tests),
     }
