@@ -146,12 +146,10 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
     """
     printed, tilts = ledger.printed(), protocol().influence_levels["tilts"]
 
-    def row(draw: str, variant: str, tilt: float, name: str) -> dict[str, Any]:
-        base, ours = (by_level(rows, draw, method)[tilt] for method in (BASELINE, DATALAB[variant]))
-        sets, key = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt), f"T2.{name.lower()}"
+    def row(base: pd.Series, ours: pd.Series, sets: pd.DataFrame, level: str) -> dict[str, Any]:
+        key = f"T2.{level.lower()}"
         return (
-            {"draw": draw, "variant": variant, "level": name}
-            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"], compare.SHARE)
+            compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"], compare.SHARE)
             | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"], compare.SHARE)
             | compare.and_papers(100 * (ours - base), "Gap (pp)", printed[f"{key}.gap_pp"])
             | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
@@ -159,8 +157,14 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
             | {"flipped labels (%)": 100 * sets.flipped.mean(), "mean rank": sets.mean_rank.mean(), "sets": len(base)}
         )
 
-    named = zip(tilts, NAMES, strict=True)
-    return pd.DataFrame([row(draw, variant, *at) for draw, variant, at in itertools.product(DRAWS, DATALAB, named)])
+    made = []
+    for draw, variant in itertools.product(DRAWS, DATALAB):
+        base, ours = (by_level(rows, draw, method) for method in (BASELINE, DATALAB[variant]))
+        for tilt, level in zip(tilts, NAMES, strict=True):
+            sets = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt)
+            place = {"draw": draw, "variant": variant, "level": level}
+            made.append(place | row(base[tilt], ours[tilt], sets, level))
+    return pd.DataFrame(made)
 
 
 def paper_shape(levels: pd.DataFrame, draw: str, variant: str) -> pd.DataFrame:

@@ -259,15 +259,13 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
 
 def _literals(source: str) -> dict[str, Any] | None:
     """What papermill's cell of parameters assigns; ``None`` where it does or says anything else."""
-    from papermill.translators import PythonTranslator  # here: it takes a while
-
     given: dict[str, Any] = {}
     head, *lines = source.strip().split("\n")
     for line in lines:
         name, _, literal = line.partition(" = ")
         try:
             value = ast.literal_eval(literal)
-            written = PythonTranslator.translate(value)
+            written = as_papermill(value)
         except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             return None
         # What is written otherwise may say more: a comment, a key of a mapping twice.
@@ -275,6 +273,24 @@ def _literals(source: str) -> dict[str, Any] | None:
             return None
         given[name] = json.loads(json.dumps(value))
     return given if head == parameters.INJECTED else None
+
+
+def as_papermill(value: Any) -> str:
+    """How papermill writes a value into a notebook: its own function for it takes seconds to import.
+
+    Raises ``TypeError`` for what no parameter is.
+    """
+    match value:
+        case None | bool() | int() | float():
+            return repr(value)
+        case str():
+            escaped = value.encode("unicode_escape").decode().replace('"', r"\"")
+            return f'"{escaped}"'
+        case list():
+            return f"[{', '.join(map(as_papermill, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{as_papermill(name)}: {as_papermill(held)}' for name, held in value.items())}}}"
+    raise TypeError(f"{type(value).__name__}: no parameter is of this type")
 
 
 def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: SectionRecord) -> bool:

@@ -10,6 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import record_fakes
+from hypothesis import given
+from hypothesis import strategies as st
+from papermill.translators import PythonTranslator
 
 from datalab import atomic, cli
 from datalab.errors import UserError
@@ -19,7 +22,8 @@ from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
 
 STEM = "0_alpha"
-
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+VALUES = st.recursive(PLAIN, lambda held: st.lists(held) | st.dictionaries(st.text(max_size=5), held, max_size=3), max_leaves=8)
 
 Verify = Callable[[Path], verify.Report]
 
@@ -34,6 +38,17 @@ def hashed(study: Study) -> Verify:
 def checked(study: Study) -> Verify:
     """Verification that computes anew, in this process."""
     return lambda record: verify.verify(record, study, recompute=True, workers=1)
+
+
+@given(VALUES)
+def test_a_value_is_written_as_papermill_writes_it(value: object) -> None:
+    assert recompute.as_papermill(value) == PythonTranslator.translate(value)
+
+
+@pytest.mark.parametrize("value", [(1, 2), b"x", {1}, ...])
+def test_what_no_parameter_is_has_no_form(value: object) -> None:
+    with pytest.raises(TypeError, match="no parameter is of this type"):
+        recompute.as_papermill(value)
 
 
 def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is_only_read(
