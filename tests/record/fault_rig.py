@@ -207,8 +207,10 @@ class Disk:
 
 
 def hearing() -> None:
-    """As a terminal starts a command: what a script starts in the background is born deaf to Ctrl-C."""
+    """As a terminal starts a command: born deaf are, to Ctrl-C, what a script starts in the background, and, to a
+    terminal's end, what `nohup` starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def weak_and_hearing() -> None:
