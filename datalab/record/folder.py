@@ -254,7 +254,7 @@ def names(record: Path, name: str) -> list[str]:
 
 
 def walk(record: Path) -> list[str]:
-    """The paths of all files of the record, sorted, and of folders without any, ending in ``/``; no link is followed."""
+    """The paths of all files of the record, sorted, and of empty folders, ending in ``/``; no link is followed."""
     found = []
     for place, folders, files in os.walk(record, followlinks=False):
         inner = Path(place).relative_to(record)

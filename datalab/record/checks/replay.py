@@ -24,7 +24,6 @@ from datalab.record.parameters import INJECTED, OUTSIDE
 from datalab.record.study import Study
 from datalab.sweep import Finished, Task, at_most, rowfiles
 
-
 SHOWN = {"display_data": "\0display\0", "execute_result": "\0result\0"}
 
 
