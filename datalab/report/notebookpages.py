@@ -26,6 +26,7 @@ _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 _EMPTY_HEAD = re.compile(r"<th\b[^<>]*>\s*</th>")
 _BOX = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
 MOST_LETTERS = 100_000  # of one cell's prose
+MOST_ENTITIES = 100_000  # of one cell's HTML: cleaning takes as their square, where no alarm stops it
 MOST_ELEMENTS = 2_000_000  # of one cell's HTML: its tags times how many are open at once
 _VOID = {"br", "col", "hr", "img", "input", "wbr", "mspace"}
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -118,6 +119,8 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
 
     if (tags := page.count("<")) > MOST_ELEMENTS**0.5 and _Open(page).most * tags > MOST_ELEMENTS:
         raise Strange("a cell's HTML leaves so many elements open that it has no end of them")
+    if page.count("&") > MOST_ENTITIES:
+        raise Strange(f"a cell's HTML has more than {MOST_ENTITIES:,} entities")
     page = _EMPTY_HEAD.sub("<td></td>", page).replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>")
     clean = nh3.clean(
         page,

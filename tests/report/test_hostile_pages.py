@@ -284,6 +284,8 @@ def test_raw_rows_that_unpack_to_any_memory_are_on_no_page(
 def test_prose_without_end_and_a_table_without_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 100,000 letters"):
         notebookpages.markdown("x" * 100_001)
+    with pytest.raises(UserError, match="more than 100,000 entities"):
+        notebookpages.cleaned("&lt;" * 100_001)
     (tmp_path / "t.csv").write_text("a,b\n")
     assert evidence.table(tmp_path, "t.csv", "x").rows == []
 
