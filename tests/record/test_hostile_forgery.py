@@ -479,6 +479,14 @@ def test_a_forgery_is_named_though_its_hashes_are_right(what: str, record: Path,
     pytest.fail(f"{what}: {done.findings}")
 
 
+def test_no_row_among_a_tasks_is_of_another_data_set_or_seed() -> None:
+    task = sweep.Task("a:b", {"dataset": "digits", "seed": 1, "cap": 3})
+    rows = pd.DataFrame({"dataset": "digits", "seed": 1, "cap": [3, 2]})
+    assert replay._not_of(task, rows) == ""
+    assert "dataset 'wine'" in replay._not_of(task, rows.assign(dataset=["digits", "wine"]))
+    assert "seed" in replay._not_of(task, rows.assign(seed=[1, 2]))
+
+
 def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:
     record_property("forgeries of a record that verify names", len(FORGERIES))
     assert len(FORGERIES) >= 112
@@ -680,6 +688,14 @@ def test_rows_trained_anew_are_equal_and_invented_ones_are_named(
     done = verify.verify(record, study, recompute=True, workers=1, cells=drawn)
     assert len([r for r in done.retrained if "training gives" in r.different]) == 3
     assert len([f for f in done.findings if f.what.startswith("cells/") and "trained anew" in f.detail]) == 3
+
+
+def test_words_where_measured_time_should_stand_are_named_by_training_anew(record: Path, study: Study) -> None:
+    tasks, frame = record_fakes.rows(raw_files(record)[0])
+    rowfiles.write(raw_files(record)[0], frame.assign(pid="it is won"), tasks)
+    put_right(record)
+    done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(1, 1))
+    assert [r.different for r in done.retrained] == ["it has other columns, or more or fewer rows"]
 
 
 def test_training_anew_has_a_bound_that_a_strangers_sizes_cannot_move(

@@ -162,10 +162,10 @@ class _Replayed(section.Section):
 def _not_of(task: Task, frame: pd.DataFrame) -> str:
     """Why these cannot be the rows of the task: they say of its data set, its seed and the like that it is another."""
     for name, value in task.parameters.items():
-        if (isinstance(value, str) or name == "seed") and name in frame and frame[name].nunique(dropna=False) == 1:
-            held = frame[name].iloc[0]
-            if held != value:
-                return f"its rows are of {name} {held!r}, and it says {value!r}"
+        if (isinstance(value, str) or name == "seed") and name in frame:
+            others = frame[name][frame[name] != value]
+            if len(others):
+                return f"its rows are of {name} {others.iloc[0]!r}, and it says {value!r}"
     return ""
 
 
