@@ -226,7 +226,10 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
                 entry.determinism.get("on", False) != repeatable,
                 "it is called repeatable, or not, unlike its threads are",
             ),
-            (not ran and entry.code_cells is not None, "it counts the cells of a notebook that is not there"),
+            (
+                not (by_run or ran) and entry.code_cells is not None,
+                "it counts the cells of a notebook that is not there",
+            ),
         ):
             if wrong:
                 yield Finding("changed", stem, why)
