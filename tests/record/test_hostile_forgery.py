@@ -483,8 +483,8 @@ def test_no_row_among_a_tasks_is_of_another_data_set_or_seed() -> None:
     task = sweep.Task("a:b", {"dataset": "digits", "seed": 1, "cap": 3})
     rows = pd.DataFrame({"dataset": "digits", "seed": 1, "cap": [3, 2]})
     assert replay._not_of(task, rows) == ""
-    assert "dataset 'wine'" in replay._not_of(task, rows.assign(dataset=["digits", "wine"]))
-    assert "seed" in replay._not_of(task, rows.assign(seed=[1, 2]))
+    assert "dataset wine" in replay._not_of(task, rows.assign(dataset=["digits", "wine"]))
+    assert "seed 2, and it says 1" in replay._not_of(task, rows.assign(seed=[1, 2]))
 
 
 def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:

@@ -165,7 +165,7 @@ def _not_of(task: Task, frame: pd.DataFrame) -> str:
         if (isinstance(value, str) or name == "seed") and name in frame:
             others = frame[name][frame[name] != value]
             if len(others):
-                return f"its rows are of {name} {others.iloc[0]!r}, and it says {value!r}"
+                return f"its rows are of {name} {str(others.iloc[0])[:80]}, and it says {value}"
     return ""
 
 
