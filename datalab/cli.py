@@ -62,6 +62,7 @@ class _RecordPath(click.Path):
 
 
 RECORD = _RecordPath(path_type=Path)
+MOST_FINDINGS = 1000  # that `verify` prints: a stranger's folder may hold a million files
 
 
 def _print_json(content: Any) -> None:
@@ -185,7 +186,9 @@ def verify_command(
         _print_json(content | {"not_checked": verify.UNKNOWN})
     else:
         lines = [f"Tasks to train anew are drawn by --seed {drawn.seed}"] if drawn else []
-        lines += map(str, checked.findings)
+        lines += map(str, checked.findings[:MOST_FINDINGS])
+        if (more := len(checked.findings) - MOST_FINDINGS) > 0:
+            lines += [f"and {more:,} more, which --json lists"]
         lines += [f"not confirmed: {line}" for line in checked.unconfirmed]
         lines += [f"stale: {line}" for line in checked.stale]
         lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in checked.retrained]

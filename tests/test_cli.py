@@ -209,7 +209,9 @@ def test_datasets_says_of_each_set_where_it_comes_from_and_whether_it_is_here(ca
     assert "licence as stated: package: MIT and Apache-2.0; UCI: CC BY 4.0" in shown
 
 
-def test_verify_exits_by_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_verify_exits_by_what_it_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     section = record_fakes.start("0_alpha", {"profile": "smoke", "record": str(tmp_path / "record")})
     section.verdicts([Statement("TITLE.threshold", measured=0.5, verdict="inconclusive")])
     section.finish()
@@ -220,6 +222,13 @@ def test_verify_exits_by_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "record" / "claims.csv").write_text("")
     assert call("verify", "record", "--hashes-only", study=FAKES) == 1
     assert "changed: claims.csv" in capsys.readouterr().out
+    for number in range(3):
+        (tmp_path / "record" / f"{number}.txt").touch()
+    monkeypatch.setattr(cli, "MOST_FINDINGS", 2)
+    assert call("verify", "record", "--hashes-only", study=FAKES) == 1
+    shown = capsys.readouterr().out
+    assert "and 5 more, which --json lists" in shown
+    assert shown.count(".txt") == 1
 
 
 def test_verify_counts_a_stale_record_as_whole_unless_fresh_is_asked_for(

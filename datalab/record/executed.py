@@ -1,5 +1,6 @@
 """An executed notebook of a record, read as what it must be: what has another form is refused, not passed over."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,7 @@ class Display(Form):
 
     output_type: Literal["display_data", "execute_result"]
     data: Data
-    metadata: dict[str, Any] = pydantic.Field({})
+    metadata: dict[str, Any]
     execution_count: int | None = None
 
 
@@ -48,7 +49,7 @@ class Cell(Form):
 
     cell_type: Literal["code", "markdown", "raw"]
     source: Text
-    metadata: dict[str, Any] = pydantic.Field({})
+    metadata: dict[str, Any]
     id: str = pydantic.Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
     outputs: list[Output] = pydantic.Field([])
     execution_count: int | None = None
@@ -62,6 +63,12 @@ class Cell(Form):
     def is_code(self) -> bool:
         """Whether it is a code cell that holds something: one that runs."""
         return self.cell_type == "code" and bool(self.source.strip())
+
+    @property
+    def shows(self) -> bool:
+        """Whether it has what only a cell that ran has; prose has not even a place for it."""
+        place = self.cell_type != "code" and not self.model_fields_set.isdisjoint(("outputs", "execution_count"))
+        return place or bool(self.outputs) or self.execution_count is not None
 
 
 class Notebook(Form):
@@ -125,10 +132,12 @@ def foreign_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]
     """
     own = dict(notebook.metadata)
     papermill, language = own.pop("papermill", {}), own.pop("language_info", {"name": "python"})
-    if own != {name: value for name, value in source.metadata.items() if name != "language_info"}:
-        return "the notebook's metadata"
+    asked = {name: value for name, value in source.metadata.items() if name != "language_info"}
+    if (own, notebook.nbformat_minor) != (asked, source.nbformat_minor):
+        return "the notebook's metadata or format"
     try:
-        if _Papermill.model_validate(papermill).parameters != given:
+        held = _Papermill.model_validate(papermill).parameters
+        if json.dumps(held, sort_keys=True) != json.dumps(given, sort_keys=True):
             return "the notebook's metadata on its parameters"
         _Language.model_validate(language)
     except pydantic.ValidationError:

@@ -28,7 +28,7 @@ from datalab.errors import UserError
 LARGEST = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a real record has one
 DEEPEST, MOST_PARTS = 40, 2_000_000  # lists and objects of JSON in one another; what they have in all
 _FOLDERS, _FILES = 6, 1_000_000  # folders in one another, files in all
-_LARGEST, _BYTES = 2**28, 2**36  # bytes of any file, and of all: a sparse one costs a stranger nothing
+_LARGEST, _BYTES = 2**28, 2**33  # bytes of any file, and of all: a sparse one costs a stranger nothing
 _LONGEST = 255  # bytes of a name, as file systems have it
 # What computing a section, and all pages, may take: the largest of a real record takes a hundredth of it. Bytes.
 MOST_SECONDS, MOST_PAGES_SECONDS, MOST_MEMORY = 600, 3600, 8 * 2**30
@@ -254,9 +254,13 @@ def names(record: Path, name: str) -> list[str]:
 
 
 def walk(record: Path) -> list[str]:
-    """The paths of all files of the record, sorted; no link is followed."""
-    found = (Path(place, file) for place, _, files in os.walk(record, followlinks=False) for file in files)
-    return sorted(path.relative_to(record).as_posix() for path in found)
+    """The paths of all files of the record, sorted, and of empty folders, ending in ``/``; no link is followed."""
+    found = []
+    for place, folders, files in os.walk(record, followlinks=False):
+        inner = Path(place).relative_to(record)
+        found += [(inner / file).as_posix() for file in files]
+        found += [f"{inner.as_posix()}/"] * (not folders and not files)
+    return sorted(found)
 
 
 def move(stage: Path, path: str, record: Path) -> None:

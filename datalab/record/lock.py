@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import stat
 import time
@@ -15,6 +16,7 @@ from datalab.errors import UserError
 from datalab.record.folder import printable
 
 NAME = ".lock"
+_WRITTEN = re.compile(rb'(\{"pid": \d{1,10}, "host": "[\w.-]{0,255}"\}\n)?')
 _PATIENCE = 0.5  # seconds: who only looks whether a record is held (`verify`) takes its lock for a moment
 _held: dict[Path, contextlib.ExitStack] = {}  # open files
 
@@ -59,6 +61,13 @@ def holder(record: Path) -> str:
         return f"process {int(who['pid'])} on {printable(str(who['host']))[:80]}"
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return "another process"
+
+
+def is_plain(record: Path) -> bool:
+    """Whether the lock's file holds no more than who held it last."""
+    with contextlib.suppress(OSError), _opened(record / NAME, os.O_RDONLY) as descriptor:
+        return _WRITTEN.fullmatch(os.read(descriptor, 1000)) is not None
+    return False
 
 
 def is_held(record: Path) -> bool:

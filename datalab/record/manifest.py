@@ -52,6 +52,7 @@ def _short(part: Any) -> Any:
 
 
 Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+!-]{1,100}$")]  # a package's name, a version
 Inner = Annotated[str, AfterValidator(_path)]  # of a file in the record
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
 Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
@@ -115,8 +116,8 @@ class _Machine(Form):
     processor: Word = ""
     cores: Whole = 0
     memory_bytes: Whole = 0
-    system: Word = ""
-    python: Word = ""
+    system: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]{1,40} ?){0,2}$")] = ""
+    python: Token | Literal[""] = ""
 
 
 class _Described(Form):
@@ -218,7 +219,7 @@ class Manifest(pydantic.BaseModel):
     sources: Annotated[dict[str, Any], _of(_Sources)] = {}
     git: Annotated[dict[str, Any], _of(_Git)] = {}
     machine: Annotated[dict[str, Any], _of(_Machine)] = {}
-    packages: dict[Word, Word] = {}
+    packages: dict[Token, Token] = {}
     closed: bool = False  # whether the last writer came to its end; False while it runs, or after it was killed
     sections: dict[Stem, SectionRecord] = {}
     files: dict[Inner, FileRecord] = {}

@@ -23,12 +23,14 @@ Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
-_EMPTY_HEAD = re.compile(r"<th\b[^>]*>\s*</th>")
+_EMPTY_HEAD = re.compile(r"<th\b[^<>]*>\s*</th>")
 _BOX = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
 MOST_LETTERS = 100_000  # of one cell's prose
+MOST_ENTITIES = 100_000  # of one cell's HTML: cleaning takes as their square, where no alarm stops it
 MOST_ELEMENTS = 2_000_000  # of one cell's HTML: its tags times how many are open at once
 _VOID = {"br", "col", "hr", "img", "input", "wbr", "mspace"}
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+MOST_PIXELS = 2**26  # of a picture: a small file can unpack to any number of them in whoever opens it
 _TEXT = {"a", "b", "blockquote", "br", "caption", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4"}
 _TEXT |= {"h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody"}
 _TEXT |= {"td", "tfoot", "th", "thead", "tr", "ul"}
@@ -117,6 +119,8 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
 
     if (tags := page.count("<")) > MOST_ELEMENTS**0.5 and _Open(page).most * tags > MOST_ELEMENTS:
         raise Strange("a cell's HTML leaves so many elements open that it has no end of them")
+    if page.count("&") > MOST_ENTITIES:
+        raise Strange(f"a cell's HTML has more than {MOST_ENTITIES:,} entities")
     page = _EMPTY_HEAD.sub("<td></td>", page).replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>")
     clean = nh3.clean(
         page,
@@ -173,13 +177,19 @@ def _output(output: Any, figures: Mapping[str, str], link: Link) -> Markup:
     return Markup("<pre>{}</pre>").format(data.get("text/plain", ""))
 
 
+def is_png(start: bytes) -> bool:
+    """Whether a file that begins so is a PNG, of no more than :data:`MOST_PIXELS`."""
+    width, height = (int.from_bytes(start[at : at + 4]) for at in (len(_PNG), len(_PNG) + 4))
+    return start.startswith(_PNG) and width * height <= MOST_PIXELS
+
+
 def _picture(text: str, words: str, figures: Mapping[str, str]) -> Markup:
     """A PNG: the record's figure of these bytes where there is one, else the bytes themselves."""
     try:
         picture = base64.b64decode(text.strip(), validate=True)
     except binascii.Error:
         picture = b""
-    if not picture.startswith(_PNG):
+    if not is_png(picture):
         return Markup("<p>(a picture that is none)</p>")
     source = figures.get(hashlib.sha256(picture).hexdigest())
     source = source or f"data:image/png;base64,{base64.b64encode(picture).decode()}"

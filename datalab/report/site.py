@@ -1,5 +1,6 @@
 """The pages of one record: written aside, moved into place, entered in the manifest."""
 
+import base64
 import contextlib
 import functools
 import importlib
@@ -72,9 +73,14 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
 
 
 def _check_drawings(record: Path, manifest: Manifest) -> None:
-    """Raise :class:`UserError` where an .svg, to which pages link, holds more than a drawing: opened, it would run."""
-    for path in (path for path in manifest.files if path.endswith(".svg")):
-        if more := _beyond_drawing(folder.read_text(record, path)):
+    """Raise :class:`UserError` where a picture, to which pages link, holds more than one: opened, it would run."""
+    for path in manifest.files:
+        more = ""
+        if path.endswith(".svg"):
+            more = _beyond_drawing(folder.read_text(record, path))
+        elif path.endswith(".png") and not notebookpages.is_png(folder.read(record, path)):
+            more = "no PNG, or of too many pixels"
+        if more:
             name = provenance.shown(record)
             raise UserError(f"record '{name}': {path} holds more than a drawing ({more}), which a browser might run")
 
@@ -87,6 +93,7 @@ def _beyond_drawing(svg: str) -> str:
         elements = list(ElementTree.fromstring(svg).iter())
     except ElementTree.ParseError as error:
         return f"it is no XML, {error}"
+    paths = {f"#{element.get('id')}" for element in elements if element.tag.endswith("}path")}
     for element in elements:
         if element.tag not in _DRAWS and not element.tag.startswith(_SAYS):
             return f"<{element.tag.rpartition('}')[2]}>"
@@ -97,10 +104,17 @@ def _beyond_drawing(svg: str) -> str:
             return "a style that loads"
         for attribute, value in element.attrib.items():
             word = attribute.rpartition("}")[2].lower()
-            leads = word in ("href", "src") and not value.startswith(("#", "data:image/png;base64,"))
+            # What uses what uses another ten times over, and so on, is drawn without end.
+            leads = word in ("href", "src") and value not in paths and not _is_picture(value)
             if word.startswith("on") or leads:
                 return attribute
     return ""
+
+
+def _is_picture(link: str) -> bool:
+    kind, _, content = link.partition(",")
+    start = "".join(content[:100].split())[:64]
+    return kind == "data:image/png;base64" and notebookpages.is_png(base64.b64decode(start))
 
 
 def differing(record: Path, manifest: Manifest, study: Study = STUDY) -> list[str]:

@@ -20,7 +20,7 @@ import record_fakes
 
 from datalab import cli, sweep
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, executed, folder, progress
+from datalab.record import Study, claims_table, crate, executed, folder, progress, section
 from datalab.record.checks import compare, recompute, replay, retrain, tablediff, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
 from datalab.sweep import rowfiles
@@ -142,6 +142,60 @@ def slow(notebook: dict) -> None:
     text = "".join(data["text/plain"])
     data["text/plain"] = re.sub(r"\d+\.\d s$", "123456789.0 s", text)
     assert data["text/plain"] != text
+
+
+def started(change: Callable[[str], str]) -> Forge:
+    """What the start cell prints, otherwise."""
+
+    def of(notebook: dict) -> None:
+        stream = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
+        text = "".join(stream["text"])
+        stream["text"] = change(text)
+        assert stream["text"] != text
+
+    return in_notebook(of)
+
+
+def counted(pattern: str, other: str) -> Forge:
+    """What a sweep leaves, otherwise."""
+
+    def of(notebook: dict) -> None:
+        data = counts(notebook)[0]["data"]
+        text = "".join(data["text/plain"])
+        data["text/plain"] = re.sub(pattern, other, text)
+        assert data["text/plain"] != text
+
+    return in_notebook(of)
+
+
+def as_display(notebook: dict) -> None:
+    result = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o["output_type"] == "execute_result")
+    result["output_type"] = "display_data"
+    del result["execution_count"]
+
+
+def bare(notebook: dict) -> None:
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    del next(output for output in outputs if output.get("metadata") == {})["metadata"]
+
+
+def prose(**fields: Any) -> Forge:
+    return in_notebook(lambda n: next(c for c in n["cells"] if c["cell_type"] == "markdown").update(fields))
+
+
+def by_hand(manifest: Manifest, entry: SectionRecord) -> None:
+    entry.runner, entry.reason = "notebook session", section.BY_HAND
+    del entry.key["parameters"], manifest.files[NOTEBOOK]
+    entry.code_cells = entry.code_cells_ran = 99
+
+
+def moved_on(manifest: Manifest, entry: SectionRecord) -> None:
+    """Another code than any section ran with, and with it a version that nobody can check."""
+    manifest.sources["code"], manifest.datalab = "0" * 64, "15.0"
+
+
+def of_asked(**parameters: Any) -> Forge:
+    return in_manifest(lambda m, e: (e.parameters.update(parameters), e.key["parameters"].update(parameters)))
 
 
 def profile(manifest: Manifest, entry: SectionRecord) -> None:
@@ -356,7 +410,57 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         NOTEBOOK,
     ),
     "a cell's name that is markup": (in_notebook(lambda n: n["cells"][3].update(id='"><script>')), NOTEBOOK),
+    # what is equal, and is not the same
+    "a float for a whole number in a stamp": (
+        in_manifest(lambda m, e: e.tables["0_rows"]["stamp"].update(root_seed=2024.0)),
+        "record.json",
+    ),
+    "a float for a whole number in a claim": (of_claim(n=4.0), "TITLE.threshold"),
+    "less than nothing for nothing": (of_claim(low=-0.0), "TITLE.threshold"),
+    "a float for a whole number in both parameters": (of_asked(count=4.0), "record.json"),
+    "a field without a value in a claim": (of_claim(**{"It is won.": None}), "TITLE.threshold"),
+    "a claim's fields in another order": (
+        in_manifest(lambda m, e: e.claims.append(dict(reversed(e.claims.pop().items())))),
+        "TITLE.threshold",
+    ),
+    # what a reader in Jupyter sees
+    "lines that hide one another": (started(lambda text: text.rstrip().replace("\n", "\r") + "\n"), NOTEBOOK),
+    "a line pushed out of sight": (started(lambda text: text.replace("device ", "device " + " " * 3000)), NOTEBOOK),
+    "more threads than the section says": (started(lambda text: text.replace("1 thread", "99999 threads")), NOTEBOOK),
+    "libraries that are not printed": (started(lambda text: re.sub(r"(Python [\d.]+).*", r"\1", text)), NOTEBOOK),
+    "a sweep of fewer tasks": (counted(r"4 of 4", "1 of 1"), NOTEBOOK),
+    "a sweep's seconds in other digits": (counted(r"\d+\.\d s$", "\u0661.\u0662 s"), NOTEBOOK),
+    "a sweep that is not shown": (in_notebook(lambda n: counts(n).pop(0)), NOTEBOOK),
+    "a result as a display": (in_notebook(as_display), NOTEBOOK),
+    "prose that is counted": (prose(execution_count=7), NOTEBOOK),
+    "prose with room for outputs": (prose(outputs=[]), NOTEBOOK),
+    "a display without metadata": (in_notebook(bare), NOTEBOOK),
+    "a later format": (in_notebook(lambda n: n.update(nbformat_minor=9999)), NOTEBOOK),
+    # what no file holds
+    "words in the lock": (lambda record: (record / ".lock").write_text("The title is won.\n"), ".lock"),
+    "words for a lock's machine": (
+        lambda record: (record / ".lock").write_text('{"pid": 1, "host": "the title is won"}\n'),
+        ".lock",
+    ),
+    "a folder without files": (lambda record: (record / "tables" / "The title is won").mkdir(), "tables/The title"),
+    "a hidden folder without files": (lambda record: (record / ".git").mkdir(), ".git/"),
+    "raw rows of another section": (
+        all_of(
+            more("cells/x_0123456789abcdef.parquet", "3_4_beta"),
+            in_manifest(lambda m, e: e.cells.append("cells/x_0123456789abcdef.parquet")),
+        ),
+        "cells/x",
+    ),
+    # what contradicts itself
+    "a source that no section has": (in_manifest(lambda m, e: m.sources.update(protocol="0" * 64)), "record.json"),
+    "another version of another code": (in_manifest(moved_on), "record.json"),
+    "repeatable on many threads": (in_manifest(lambda m, e: e.determinism.update(threads="64")), STEM),
+    "cells of no notebook": (all_of(in_manifest(by_hand), lambda record: (record / NOTEBOOK).unlink()), STEM),
+    "asked of a GPU, and run on none": (of_asked(device="cuda"), STEM),
     # numbers and times that cannot be
+    "no time at all": (in_manifest(lambda m, e: setattr(m, "created", "")), STEM),
+    "no beginning": (dated("", "2026-01-02T00:00:00Z"), STEM),
+    "a beginning before the record's": (in_manifest(lambda m, e: setattr(m, "created", "9999-01-01T00:00:00Z")), STEM),
     "less than no data sets": (of_claim(n=-4), "TITLE.threshold"),
     "an end before its beginning": (dated("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"), STEM),
     "an end that is still to come": (dated("2026-01-02T00:00:00Z", "9999-01-01T00:00:00"), STEM),
@@ -375,9 +479,17 @@ def test_a_forgery_is_named_though_its_hashes_are_right(what: str, record: Path,
     pytest.fail(f"{what}: {done.findings}")
 
 
+def test_no_row_among_a_tasks_is_of_another_data_set_or_seed() -> None:
+    task = sweep.Task("a:b", {"dataset": "digits", "seed": 1, "cap": 3})
+    rows = pd.DataFrame({"dataset": "digits", "seed": 1, "cap": [3, 2]})
+    assert replay._not_of(task, rows) == ""
+    assert "dataset wine" in replay._not_of(task, rows.assign(dataset=["digits", "wine"]))
+    assert "seed 2, and it says 1" in replay._not_of(task, rows.assign(seed=[1, 2]))
+
+
 def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:
     record_property("forgeries of a record that verify names", len(FORGERIES))
-    assert len(FORGERIES) >= 72
+    assert len(FORGERIES) >= 112
 
 
 @pytest.mark.parametrize(
@@ -578,6 +690,14 @@ def test_rows_trained_anew_are_equal_and_invented_ones_are_named(
     assert len([f for f in done.findings if f.what.startswith("cells/") and "trained anew" in f.detail]) == 3
 
 
+def test_words_where_measured_time_should_stand_are_named_by_training_anew(record: Path, study: Study) -> None:
+    tasks, frame = record_fakes.rows(raw_files(record)[0])
+    rowfiles.write(raw_files(record)[0], frame.assign(pid="it is won"), tasks)
+    put_right(record)
+    done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(1, 1))
+    assert [r.different for r in done.retrained] == ["it has other columns, or more or fewer rows"]
+
+
 def test_training_anew_has_a_bound_that_a_strangers_sizes_cannot_move(
     record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,11 +797,33 @@ def test_what_a_cell_says_of_the_paper_is_compared_too() -> None:
     assert tablediff.kind("0.7000001; paper 0.8", "0.7; paper 0.8", 1e-5) == tablediff.TOLERANCE
 
 
-def test_compare_says_that_a_table_is_another_in_another_form(record: Path, made: Path, study: Study) -> None:
-    in_text("tables/0_rows.md", "0.785", "0.999")(record)
+@pytest.mark.parametrize(("kind", "old"), [("md", "0.785"), ("json", "What the cells gave")])
+def test_compare_says_that_a_table_is_another_in_another_form(
+    kind: str, old: str, record: Path, made: Path, study: Study
+) -> None:
+    in_text(f"tables/0_rows.{kind}", old, "0.999")(record)
     put_right(record)
     done = compare.compare(made, record, study)
-    assert any(group["different"] == ["tables/0_rows.md"] for group in done.files)
+    assert any(group["different"] == [f"tables/0_rows.{kind}"] for group in done.files)
+    assert not done.same
+
+
+def test_what_a_cell_prints_displays_and_gives_has_an_order() -> None:
+    text = {"output_type": "stream", "name": "stdout", "text": "a\n"}
+    warned = {"output_type": "stream", "name": "stderr", "text": "b\n"}
+    display = {"output_type": "display_data", "data": {"text/plain": "c"}, "metadata": {}}
+    result = {**display, "output_type": "execute_result", "data": {"text/plain": "3"}, "execution_count": 1}
+    source = "import sys\nfrom IPython.display import display\nprint('a'); print('b', file=sys.stderr)\n"
+    made = replay._run(replay._shell(), 1, source + "display({'text/plain': 'c'}, raw=True)\n3")
+
+    def held(*outputs: dict) -> replay.Output:
+        cell = {"cell_type": "code", "source": source, "metadata": {}, "execution_count": 1, "outputs": outputs}
+        return recompute._kept(executed.Cell.model_validate(json.loads(json.dumps(cell))), [], [])
+
+    assert held(text, warned, display, result) == held(warned, text, display, result) == made
+    assert held(warned, display, text, result) != made
+    assert held(text, display, warned, result) != made
+    assert held(text, warned, display, {**display, "data": result["data"]}) != made
 
 
 def test_compare_takes_a_table_for_measured_time_only_on_the_word_of_both(
@@ -706,9 +848,9 @@ def test_progress_counts_tasks_that_are_called_the_same_and_no_more() -> None:
     def left(count: int) -> bool:
         data = {"text/plain": f"{count} of {count} tasks: digits: 1.5 s"}
         shown = executed.Display(output_type="display_data", data=data, metadata=progress.MARK)
-        return recompute._is_progress(shown, ["digits", "digits"])
+        return recompute._is_progress(shown, ["digits", "digits"], 2)
 
-    assert (left(2), left(3)) == (True, False)
+    assert (left(1), left(2), left(3)) == (False, True, False)
 
 
 def test_compare_takes_a_claim_for_measured_time_only_on_the_word_of_both(record: Path, made: Path) -> None:

@@ -166,6 +166,10 @@ WORDS: dict[str, Callable[[dict], Any]] = {
     "words for a source": lambda tree: tree["sources"].update(code="it_is_won"),
     "words for a commit": lambda tree: tree["git"].update(commit="title_reproduced_15.0_percent"),
     "words for a version": lambda tree: tree.update(datalab="it is won"),
+    "words for a package": lambda tree: tree["packages"].update({"it is": "won"}),
+    "words for a package's version": lambda tree: tree["packages"].update(pip="it is won"),
+    "words for a system": lambda tree: tree["machine"].update(system="Linux, and it is won"),
+    "words for a version of Python": lambda tree: tree["machine"].update(python="it is won"),
     "words for a file's hash": lambda tree: next(iter(tree["files"].values())).update(sha256="it_is_won"),
 }
 

@@ -23,8 +23,8 @@ def test_a_finished_sweep_shows_no_clock_and_is_known_as_progress_by_who_checks_
     text = line({**RUNNING, "done": 40, "failed": 0})
     assert text == "40 of 40 tasks: wine mlp: 1.1 s"
     shown = executed.Display(output_type="display_data", data={"text/plain": text}, metadata=MARK)
-    assert recompute._is_progress(shown, ["wine mlp"] * 40)
-    assert not recompute._is_progress(shown, ["wine mlp"] * 39)
+    assert recompute._is_progress(shown, ["wine mlp"], 40)
+    assert not recompute._is_progress(shown, ["wine mlp"], 39)
 
 
 def test_the_clock_moves_between_two_tasks_and_stops_with_the_sweep(

@@ -40,6 +40,18 @@ def test_a_run_leaves_a_whole_record_of_executed_notebooks(made: Path, study: St
     assert not (made / ".partial").exists()
 
 
+def test_who_resumes_a_record_of_another_machine_is_told_that_what_it_keeps_was_not_computed_here(
+    record: Path, study: Study, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(study, record, "0") == 0
+    assert "another machine" not in capsys.readouterr().out
+    manifest = Manifest.load(record)
+    manifest.machine["processor"] = "A stranger's"
+    manifest.save(record)
+    assert run(study, record, "0") == 0
+    assert "on another machine (A stranger's): see datalab verify" in capsys.readouterr().out
+
+
 def test_an_executed_notebook_names_no_folder_of_the_machine_as_its_source(made: Path, study: Study) -> None:
     assert str(study.notebooks) not in (made / "notebooks/0_alpha.ipynb").read_text()
 

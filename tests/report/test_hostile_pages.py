@@ -18,6 +18,13 @@ from datalab.report import evidence, notebookpages, pages, site
 
 STEM = "0_alpha"
 RUN = "document.documentElement.dataset.ran='yes'"
+
+
+def png_of(width: int, height: int) -> bytes:
+    """What a PNG of this size begins with."""
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes(60)
+
+
 # Each would run RUN, load something or lead somewhere in a page that takes it as it is.
 MARKUP = [
     f"<script>{RUN}</script>",
@@ -105,7 +112,7 @@ def test_what_notebooks_need_is_left() -> None:
 @pytest.mark.parametrize("text", ['"><script>x</script>', "aGVsbG8=", "aGVs bG8", "", 'iVBORw0K" onerror="x'])
 def test_a_picture_is_strict_base64_of_a_png_or_it_is_none(text: str) -> None:
     assert "<img" not in notebookpages._picture(text, "", {})
-    png = base64.b64encode(b"\x89PNG\r\n\x1a\nrest").decode()
+    png = base64.b64encode(png_of(1, 1)).decode()
     assert notebookpages._picture(png, '" onerror="x', {}).count('"') == 6
 
 
@@ -134,7 +141,6 @@ def hostile(record: Path) -> Path:
     for figure in entry.figures.values():
         figure["caption"] = MARKUP[0]
     manifest.machine["processor"] = MARKUP[1]
-    manifest.packages["x"] = MARKUP[1]
     manifest.add_file(record, f"notebooks/{STEM}.ipynb", STEM, True)
     manifest.save(record)
     claims_table.write(record, manifest, record_study())
@@ -200,6 +206,8 @@ def test_no_template_marks_text_as_safe() -> None:
         "<meta xmlns='http://www.w3.org/1999/xhtml' content='0;url=http://192.0.2.1/'/>",
         "<?xml-stylesheet type='text/xsl' href='http://192.0.2.1/x.xsl'?>",
         "<?won?>",
+        "<defs><g id='g'><path/></g></defs><g><use href='#g'/></g>",  # ten of ten of ten of them
+        f"<image href='data:image/png;base64,{base64.b64encode(png_of(2**16, 2**16)).decode()}'/>",
     ],
 )
 def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, record: Path, study: Study) -> None:
@@ -211,6 +219,31 @@ def test_a_drawing_that_pages_link_to_and_that_would_run_is_refused(more: str, r
     manifest.save(record)
     with pytest.raises(UserError, match="more than a drawing"):
         report.write(record, study=study)
+
+
+def test_a_picture_that_unpacks_to_more_than_any_is_on_no_page(record: Path, study: Study) -> None:
+    small, large = (png_of(side, side) for side in (2**10, 2**16))
+    assert (notebookpages.is_png(small), notebookpages.is_png(large)) == (True, False)
+    shown = [notebookpages._picture(base64.b64encode(picture).decode(), "", {}) for picture in (small, large)]
+    assert ["<img" in page for page in shown] == [True, False]
+    path = record / "figures/0_curve.png"
+    path.write_bytes(large)
+    manifest = Manifest.load(record)
+    manifest.add_file(record, "figures/0_curve.png", STEM)
+    manifest.save(record)
+    with pytest.raises(UserError, match="too many pixels"):
+        report.write(record, study=study)
+
+
+def test_the_heads_of_columns_are_not_looked_for_to_the_end_of_a_page_from_each_that_has_none() -> None:
+    assert notebookpages._EMPTY_HEAD.sub("", "<th <th></th>") == "<th "
+
+
+def test_no_pattern_is_made_of_the_cells_that_a_statements_row_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(evidence.re, "search", lambda pattern, _: asked.append(pattern))
+    assert evidence._letters(("mnist", "0.25", "wine"), "wine, rate 0.2") == 0
+    assert len(asked) == 1
 
 
 def test_a_drawing_says_no_encoding_in_which_a_browser_would_read_another(record: Path) -> None:
@@ -251,6 +284,8 @@ def test_raw_rows_that_unpack_to_any_memory_are_on_no_page(
 def test_prose_without_end_and_a_table_without_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 100,000 letters"):
         notebookpages.markdown("x" * 100_001)
+    with pytest.raises(UserError, match="more than 100,000 entities"):
+        notebookpages.cleaned("&lt;" * 100_001)
     (tmp_path / "t.csv").write_text("a,b\n")
     assert evidence.table(tmp_path, "t.csv", "x").rows == []
 

@@ -126,7 +126,7 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
         files=(
             _files("raw cells", "cells/", (".parquet",), *manifests),
             _files("figures' images", "figures/", (".svg", ".png"), *manifests),
-            _files("tables in other forms", "tables/", (".md", ".tex"), *manifests),
+            _files("tables in other forms", "tables/", (".md", ".tex", ".json"), *manifests),
         ),
         environment=tuple(_environment(*manifests)),
     )

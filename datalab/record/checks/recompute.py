@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -176,7 +176,7 @@ def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Findi
     """Claims one by one; what the manifest says of parameters, tables, figures, headline and raw cells as a whole."""
     given = json.loads(json.dumps(fragment["section"]))
     held = {name: getattr(entry, name) for name in ("claims", "tables", "figures", "headline", "cells")}
-    held["cells"], given["cells"] = sorted(held["cells"]), sorted(given["cells"])
+    given["cells"] = sorted(given["cells"])
     held["parameters"] = _of_results(entry.parameters)
     given["parameters"] = _of_results(given["parameters"])
     if entry.runner != "datalab run":  # by hand, cells have the numbers of that session
@@ -194,11 +194,13 @@ def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Findi
         if a is None or b is None:
             detail = f"only {'the raw rows give it' if a is None else 'the record has it'}"
             yield Finding("claim", claim_id, detail)
-        elif names := [name for name in {**a, **b} if a.get(name) != b.get(name)]:
-            detail = f"{names[0]} is {a.get(names[0])!r}, from the raw rows {b.get(names[0])!r}"
-            yield Finding("claim", claim_id, detail)
+        elif json.dumps(a) != json.dumps(b):  # in which 2 is not 2.0, and nothing is not no field
+            names = [name for name in {**a, **b} if json.dumps(a.get(name)) != json.dumps(b.get(name))]
+            first = next(iter(names), "")
+            said = f"{first} is {a.get(first)!r}, from the raw rows {b.get(first)!r}"
+            yield Finding("claim", claim_id, said if first else "it has other fields, or in another order")
     for name in held:
-        if held[name] != given[name]:
+        if json.dumps(held[name]) != json.dumps(given[name]):
             detail = f"what it says of section {entry.number}'s {name} is not what the rows give"
             yield Finding("changed", Manifest.NAME, detail)
 
@@ -242,12 +244,12 @@ def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: re
     if (entry.code_cells, entry.code_cells_ran) != (len(code), len(code)):
         detail = f"section {entry.number} has {len(code)} code cells, and all of them ran"
         yield Finding("changed", Manifest.NAME, detail)
-    if any(cell.outputs for cell in notebook.cells if not cell.is_code):
+    if any(cell.shows for cell in notebook.cells if not cell.is_code):
         yield Finding("changed", path, "a cell that did not run shows something")
     labels = [task.label for task in done.tasks.values()]
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
         try:
-            held = _kept(cell, labels, done.sweeps[number])
+            held = _kept(cell, labels, done.sweeps.get(number, []))
         except ValueError as error:  # no base64
             yield Finding("changed", path, f"what code cell {number} shows cannot be read ({error})")
             continue
@@ -306,32 +308,39 @@ def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: Section
     return whole == {"workers": None, "record": None, "device": None} | entry.parameters
 
 
-def _kept(cell: Cell, labels: Collection[str], sweeps: int) -> Output:
-    """What a cell of the executed notebook shows: printed, warned, displayed; the progress of its ``sweeps`` aside."""
-    streams = {"stdout": "", "stderr": ""}
+def _kept(cell: Cell, labels: Collection[str], sweeps: Sequence[int]) -> Output:
+    """What a cell of the executed notebook shows: printed, warned, displayed; the progress of its ``sweeps`` aside.
+
+    These are told by their numbers of tasks. Raises ``ValueError`` where one is not shown.
+    """
+    streams, left = {"stdout": "", "stderr": ""}, list(sweeps)
     displays = []
     for output in cell.outputs:
         if isinstance(output, executed.Stream):
             streams[output.name] += output.text
         elif isinstance(output, executed.Raised):  # which no complete notebook has
             streams["stderr"] += "error"
-        elif output.execution_count not in (None, cell.execution_count):
+        elif output.execution_count != (cell.execution_count if output.output_type == "execute_result" else None):
             raise ValueError("it is counted otherwise than its cell")
-        elif sweeps and _is_progress(output, labels):
-            sweeps -= 1
+        elif left and _is_progress(output, labels, left[0]):
+            left.pop(0)
         else:
+            streams = {name: text + replay.SHOWN[output.output_type] for name, text in streams.items()}
             displays.append((replay.hashed(output.data), output.metadata))
+    if left:
+        raise ValueError(f"it does not show that {left[0]} tasks were finished")
     return Output(streams["stdout"], streams["stderr"], displays)
 
 
-def _is_progress(output: executed.Display, labels: Collection[str]) -> bool:
-    """Whether a display is what a finished sweep leaves: its count, and at most the last cell's name and time."""
+def _is_progress(output: executed.Display, labels: Collection[str], count: int) -> bool:
+    """Whether a display is what a finished sweep of ``count`` tasks leaves: that, and at most the last one's name and
+    time."""
     if output.metadata != progress.MARK or list(output.data) != ["text/plain"]:
         return False
     # An earlier version called a task a cell.
     words = r"([0-9]{1,9}) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d{1,7}\.\d s)?"
-    match = re.fullmatch(words, str(output.data["text/plain"]))
-    return match is not None and int(match[1]) <= len(labels) and (match[2] is None or match[2] in labels)
+    match = re.fullmatch(words, str(output.data["text/plain"]), re.ASCII)
+    return match is not None and int(match[1]) == count and (match[2] is None or match[2] in labels)
 
 
 def _without_machine(output: Output, manifest: Manifest | None = None, entry: SectionRecord | None = None) -> Output:
@@ -340,20 +349,23 @@ def _without_machine(output: Output, manifest: Manifest | None = None, entry: Se
     With a manifest these lines stay unless they say what it says.
     """
     kept = []
-    for line in output.printed.splitlines():
-        name, _, words = line.partition(" ")
+    for line in output.printed.split("\n"):
+        name = line.partition(" ")[0]
+        words = line.removeprefix(f"{name:<9} ")
         of_machine = name in ("versions", "device", "record")
-        kept.append(name if of_machine and (manifest is None or _is_of(manifest, entry, name, words)) else line)
+        if of_machine and (manifest is None or _is_of(manifest, entry, name, words)):
+            line = re.sub(r" \S+?(?=,|$)", "", line) if name == "versions" else name
+        kept.append(line)
     return Output("\n".join(kept), output.warned, output.displays)
 
 
 def _is_of(manifest: Manifest, entry: SectionRecord | None, name: str, words: str) -> bool:
     """Whether a line of the start cell is what the manifest says; of the folder, whether it is a path as printed."""
-    words = words.strip()
     if name == "record":
         return section.as_word(words) == words
     if name == "device":
-        return re.fullmatch(rf"{re.escape(entry.device)}, \d+ threads? a process", words) is not None
+        held = re.fullmatch(rf"{re.escape(entry.device)}, ([0-9]{{1,6}}) threads? a process", words)
+        return held is not None and int(held[1]) <= int(entry.determinism.get("threads") or 0)
     python, *libraries = words.split(", ")
     pairs = (library.rsplit(" ", 1) for library in libraries)
     known = all(len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs)

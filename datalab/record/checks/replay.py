@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections import Counter
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +24,16 @@ from datalab.record.parameters import INJECTED, OUTSIDE
 from datalab.record.study import Study
 from datalab.sweep import Finished, Task, at_most, rowfiles
 
+SHOWN = {"display_data": "\0display\0", "execute_result": "\0result\0"}
+
 
 class ReplayError(RuntimeError):
     """The section cannot be computed from these rows by this code: why, in one line."""
 
 
 class Output(NamedTuple):
-    """What one code cell showed: its printed text, its warnings, and each display as :func:`hashed` has it, with its
-    metadata."""
+    """What one code cell showed: its printed text and its warnings, with a mark (:data:`SHOWN`) where a display stands
+    between them, and each display as :func:`hashed` has it, with its metadata."""
 
     printed: str
     warned: str
@@ -54,7 +56,7 @@ class Replay(NamedTuple):
     started: int  # the code cell that opened the section: it prints the machine and the folder
     tasks: dict[tuple[str, str], Task]  # that its sweeps asked for, by the path of their raw rows and the key in it
     strange: dict[str, str]  # raw rows that are not what they say, by path: why
-    sweeps: Counter[int]  # how many each code cell ran
+    sweeps: dict[int, list[int]]  # of the code cells that ran any: how many tasks each had
 
 
 def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: Path) -> Replay:
@@ -128,14 +130,15 @@ class _Replayed(section.Section):
         self.number = self._cell_number()
         self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
-        self.sweeps: Counter[int] = Counter()
+        self.sweeps: dict[int, list[int]] = {}
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
         """The raw rows of these tasks, in their order."""
 
         frames, tasks = [], list(tasks)
-        self.sweeps[self._cell_number()] += 1
-        for task in {task.key: task for task in tasks}.values():
+        different = {task.key: task for task in tasks}
+        self.sweeps.setdefault(self._cell_number(), []).append(len(different))
+        for task in different.values():
             name = _maker(task.function, task.parameters)
             if name not in self._rows:
                 raise ReplayError(f"the record has no raw rows of {task.function} ({task.label})")
@@ -159,10 +162,10 @@ class _Replayed(section.Section):
 def _not_of(task: Task, frame: pd.DataFrame) -> str:
     """Why these cannot be the rows of the task: they say of its data set, its seed and the like that it is another."""
     for name, value in task.parameters.items():
-        if (isinstance(value, str) or name == "seed") and name in frame and frame[name].nunique(dropna=False) == 1:
-            held = frame[name].iloc[0]
-            if held != value:
-                return f"its rows are of {name} {held!r}, and it says {value!r}"
+        if (isinstance(value, str) or name == "seed") and name in frame:
+            others = frame[name][frame[name] != value]
+            if len(others):
+                return f"its rows are of {name} {str(others.iloc[0])[:80]}, and it says {value}"
     return ""
 
 
@@ -213,7 +216,7 @@ def _shell() -> Any:
             pass
 
         def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
-            self.shell.display_pub.outputs.append({"data": format_dict, "metadata": md_dict})
+            self.shell.display_pub.outputs.append({"data": format_dict, "metadata": md_dict, "is": "execute_result"})
 
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
@@ -227,8 +230,17 @@ def _shell() -> Any:
     return shell
 
 
+class _Displays(list):
+    """What a cell displays, which leaves its mark in what it prints."""
+
+    def append(self, shown: dict[str, Any]) -> None:
+        super().append(shown)
+        for stream in (sys.stdout, sys.stderr):
+            stream.write(SHOWN[shown.get("is", "display_data")])
+
+
 def _run(shell: Any, number: int, source: str) -> Output:
-    shell.number, shell.display_pub.outputs = number, []
+    shell.number, shell.display_pub.outputs = number, _Displays()
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec

@@ -105,7 +105,7 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
     if not task.path(made).is_file():
         return Retrained(path, different="it cannot be trained here")
     held, given = tasks[place[1]], rawrows.by_task(task.path(made))[0][1]
-    if list(held.columns) != list(given.columns) or len(held) != len(given):
+    if not held.dtypes.equals(given.dtypes) or len(held) != len(given):  # words may stand where a time should
         return Retrained(path, different="it has other columns, or more or fewer rows")
     columns = [name for name in held if name not in MEASURED]
     if first := _first_difference(held, given, columns, rounding=0.0):

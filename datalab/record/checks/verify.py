@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -23,6 +24,7 @@ from datalab.record.study import Study
 RECORD = "the record"  # what a finding names that is of no single file
 _SPANNING = (claims_table.NAME, crate.NAME)  # of all sections: written before the manifest when a run ends
 _UNFINISHED = (transaction.STAGING, "cells", *transaction.OUTPUTS, transaction.INDEX, transaction.REPORT, *_SPANNING)
+_EMPTY = [f"{name}/" for name in ("cells", *transaction.OUTPUTS)]  # which a writer leaves
 SOURCES = {"code": "the package's code", "protocol": "the protocol", "ledger": "the ledger", "lock": "the lock file"}
 # What verification takes from a record as it stands. The pages and the README say it in these words.
 UNKNOWN = (
@@ -122,7 +124,8 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
     for path in folder.walk(record):
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
         unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
-        if not (path in manifest.files or path in (manifest.NAME, lock.NAME) or unlisted):
+        known = path in manifest.files or path in (manifest.NAME, *_EMPTY)
+        if not (known or unlisted or (path == lock.NAME and lock.is_plain(record))):
             yield Finding("added", path, "the manifest does not list it")
 
 
@@ -155,14 +158,14 @@ def _owners(manifest: Manifest) -> Iterator[Finding]:
         owner = manifest.sections.get(entry.section) if entry.section else None
         if entry.section and owner is None:
             yield Finding("added", path, f"its section {entry.section} is not in the record")
-        elif not _is_owned(path, entry, owner, manifest, used):
+        elif not _is_owned(path, entry, owner, manifest):
             why = "nothing of a record is called so" if owner is None else "its section has none"
             yield Finding("added", path, why)
     for path in used - manifest.files.keys():
         yield Finding("missing", path, "a section rests on it, and the manifest does not list it")
 
 
-def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifest: Manifest, used: Set[str]) -> bool:
+def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifest: Manifest) -> bool:
     """Whether this file, marked as measured time as it is, is one that its section (or none) writes."""
     place, _, name = path.partition("/")
     if owner is None:
@@ -172,7 +175,7 @@ def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifes
         kept = f"{entry.section}.ipynb" if owner.status == "complete" else f"{entry.section}.{owner.status}.ipynb"
         return name == kept and owner.status in ("complete", "failed", "interrupted") and entry.timing
     if place == "cells":
-        return (path in used or owner.status != "complete") and name.endswith(".parquet") and not entry.timing
+        return (path in owner.cells or owner.status != "complete") and name.endswith(".parquet") and not entry.timing
     suffixes = {"tables": ("csv", "md", "tex", "json"), "figures": ("svg", "png", "csv")}.get(place, ())
     return owner.described(path) is not None and name.partition(".")[2] in suffixes
 
@@ -184,6 +187,12 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         yield Finding("changed", Manifest.NAME, f"its sources are not {', '.join(SOURCES)}")
     if manifest.sources.get("code") == provenance.code_sha256() and manifest.datalab != __version__:
         yield Finding("changed", Manifest.NAME, f"its code is that of datalab {__version__}, and it names another")
+    keys = [entry.key for entry in manifest.sections.values() if entry.key]
+    for name, digest in manifest.sources.items() if keys else ():
+        if digest not in [key.get(name) for key in keys]:
+            yield Finding("changed", Manifest.NAME, f"no section ran with the {name} that it names")
+    if _seconds(manifest.updated) > time.time() + 86_400:
+        yield Finding("changed", Manifest.NAME, "it was written at a time that is still to come")
     for stem, entry in manifest.sections.items():
         if stem not in known:
             yield Finding("added", stem, "the study has no such section")
@@ -195,23 +204,39 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         by_run, asked = entry.runner == "datalab run", entry.parameters
         key = entry.key.get("parameters", {})
         given = {name: value for name, value in asked.items() if name not in ("workers", "record")}
-        reason = "" if by_run or f"notebooks/{stem}.ipynb" in manifest.files else BY_HAND
-        elsewhere = asked.get("device") == "cpu" and entry.device != "cpu"
+        ran = f"notebooks/{stem}.ipynb" in manifest.files
+        reason = "" if by_run or ran else BY_HAND
+        elsewhere = asked.get("device") in ("cpu", "cuda") and (asked["device"] == "cpu") != (entry.device == "cpu")
+        repeatable = entry.determinism.get("hash_seed") == "0" and entry.determinism.get("threads") == "1"
         for wrong, why in (
             (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
             (by_run and not entry.key.get("notebook"), "it does not say which notebook ran"),
             (by_run and asked.get("record") is not None, "its parameter record is for a run by hand, and it was none"),
-            (by_run and key != given, "its key has other parameters than it"),
+            (by_run and _sorted(key) != _sorted(given), "its key has other parameters than it"),
             (not by_run and bool(key), "its key has parameters, and it was run by hand"),
             (entry.runner == "", "it does not say what ran it"),
             (entry.reason != reason, "it gives a reason, though it is complete"),
             (bool(entry.process), "a process is named, though it is complete"),
             (_seconds(entry.started) > _seconds(entry.ended), "it ended before it began"),
-            (_seconds(entry.ended) > time.time() + 86_400, "it ended at a time that is still to come"),
-            (elsewhere, f"it was to run on the cpu, and says {entry.device}"),
+            (not (manifest.created and entry.started and entry.ended), "it does not say when it ran"),
+            (_seconds(entry.started) < _seconds(manifest.created), "it began before the record was made"),
+            (_seconds(entry.ended) > _seconds(manifest.updated), "it ended after the record was last written"),
+            (elsewhere, f"it was to run on the {asked.get('device')}, and says {entry.device}"),
+            (
+                entry.determinism.get("on", False) != repeatable,
+                "it is called repeatable, or not, unlike its threads are",
+            ),
+            (
+                not (by_run or ran) and entry.code_cells is not None,
+                "it counts the cells of a notebook that is not there",
+            ),
         ):
             if wrong:
                 yield Finding("changed", stem, why)
+
+
+def _sorted(parameters: Mapping[str, object]) -> str:
+    return json.dumps(parameters, sort_keys=True)
 
 
 def _seconds(text: str) -> float:
