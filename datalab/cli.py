@@ -265,9 +265,7 @@ def report_command(study: Study, record: Path, to: Path | None) -> None:
     pages = report.write(record, to, study)
     console = RunConsole()
     console.say(f"{len(pages)} pages; open {provenance.shown((to or record) / 'index.html')}")
-    sections = Manifest.load(to or record).sections
-    console.answer(sections.get(study.sections[0].stem))
-    console.lines(no_evidence(entry.parameters for entry in sections.values()))
+    console.lines(no_evidence(entry.parameters for entry in Manifest.load(to or record).sections.values()))
 
 
 @cli.command()

@@ -192,15 +192,6 @@ def test_json_holds_what_is_printed_and_nothing_else_is(tmp_path: Path, capsys: 
     assert (adult["name"], adult["classes"], adult["on_disk"] in (True, False)) == ("adult", 2, True)
 
 
-def test_a_records_answer_is_three_plain_sentences(capsys: pytest.CaptureFixture) -> None:
-    texts = ("**On** 40 sets.", "b", "By size.", "c", "Against keeping [everything](x.html).", "d", "The `title`.")
-    lines = [{"text": text} for text in texts]
-    RunConsole().answer(SimpleNamespace(headline=[*lines, {"columns": [], "rows": []}]))
-    assert capsys.readouterr().out.splitlines() == ["On 40 sets.", "Against keeping everything.", "The title."]
-    RunConsole().answer(None)  # the record has no such section
-    assert capsys.readouterr().out == ""
-
-
 def test_datasets_says_of_each_set_where_it_comes_from_and_whether_it_is_here(capsys: pytest.CaptureFixture) -> None:
     assert call("datasets", "digits", "adult") == 0
     shown = capsys.readouterr().out

@@ -64,7 +64,11 @@ Whole = Annotated[int, Field(ge=0, lt=_LARGEST, strict=True)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[int, Field(gt=-_LARGEST, lt=_LARGEST, strict=True)] | Annotated[float, Field(strict=True)]
 Limit = Number | Literal["inf", "-inf"] | None
-Scalar = Annotated[bool, Field(strict=True)] | Number | Prose | None
+Flag = Annotated[bool, Field(strict=True)]
+Scalar = Flag | Number | Prose | None
+Digits = Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")]
+Determinism = dict[Literal["threads", "hash_seed", "on", "torch"], Flag | Digits | None]
+Machine = dict[Literal["processor", "cores", "memory_bytes", "system", "python"], Word | Whole]
 
 
 def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
@@ -93,30 +97,9 @@ class _Key(_Sources):
     reads: Hash | None = None
 
 
-class _Determinism(Form):
-    threads: Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")] | None = None
-    hash_seed: Literal["0"] | None = None
-    on: bool = False
-    torch: bool = False
-
-
-class _Process(Form):
-    pid: Whole = 0
-    started: float = 0.0
-    host: Word = ""
-
-
 class _Git(Form):
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None
     clean: bool | None = None
-
-
-class _Machine(Form):
-    processor: Word = ""
-    cores: Whole = 0
-    memory_bytes: Whole = 0
-    system: Word = ""
-    python: Word = ""
 
 
 class _Described(Form):
@@ -183,7 +166,7 @@ class SectionRecord(pydantic.BaseModel):
     key: Annotated[dict[str, Any], _of(_Key)] = {}
     parameters: Annotated[dict[Word, Any], _of(_Asked)] = {}
     device: Word = ""
-    determinism: Annotated[dict[str, Any], _of(_Determinism)] = {}
+    determinism: Determinism = {}
     started: Time = ""
     ended: Time = ""
     wall_seconds: Seconds | None = None
@@ -191,7 +174,7 @@ class SectionRecord(pydantic.BaseModel):
     peak_memory_bytes: Whole | None = None
     code_cells: Whole | None = None
     code_cells_ran: Whole | None = None
-    process: Annotated[dict[str, Any], _of(_Process)] = {}
+    process: Annotated[dict[str, Any], Field(max_length=0, exclude=True)] = {}  # an earlier version wrote it, empty
     tables: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []
@@ -217,7 +200,7 @@ class Manifest(pydantic.BaseModel):
     datalab: Annotated[str, StringConstraints(pattern=_VERSION)] = ""
     sources: Annotated[dict[str, Any], _of(_Sources)] = {}
     git: Annotated[dict[str, Any], _of(_Git)] = {}
-    machine: Annotated[dict[str, Any], _of(_Machine)] = {}
+    machine: Machine = {}
     packages: dict[Word, Word] = {}
     closed: bool = False  # whether the last writer came to its end; False while it runs, or after it was killed
     sections: dict[Stem, SectionRecord] = {}

@@ -312,7 +312,7 @@ class Section:
         self._open = False
         ending = self._ending("..")
         if not self.driven:
-            fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
+            fragment["section"] |= {"status": "complete", "reason": BY_HAND}
             manifest = Manifest.load(self.record)
             transaction.merge(self.record, manifest, self.spec.stem, fragment)
             transaction.close(self.record, manifest, self._study)
