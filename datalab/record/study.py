@@ -35,8 +35,8 @@ class Study:
     """The sections in the order they run, the ledger, and the folder of the notebooks' sources.
 
     The ledger has ``sha256()``, the hash of its bytes, and ``statements()``, one dict a statement, in order: its
-    columns of ``claims.csv``, what a claim's trail needs (``paper_note``, ``test``, ``ceiling``), and the ``verdict`` and
-    ``why`` it has where no section measured it; ``by_construction``, if its outcome is fixed before any run, why.
+    columns of ``claims.csv``, what a claim's trail needs (``paper_note``, ``test``, ``ceiling``), and the ``verdict``
+    and ``why`` it has where no section measured it; ``by_construction``, if its outcome is fixed before any run, why.
     """
 
     sections: tuple[SectionSpec, ...]

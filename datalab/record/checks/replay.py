@@ -132,7 +132,6 @@ class _Replayed(section.Section):
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
         """The raw rows of these tasks, in their order."""
-
         frames, tasks = [], list(tasks)
         self.sweeps[self._cell_number()] += 1
         for task in {task.key: task for task in tasks}.values():

@@ -118,7 +118,6 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
 
 def _first_difference(held: pd.DataFrame, given: pd.DataFrame, columns: list[str], rounding: float) -> str:
     """Where two frames of equal shape part by more than ``rounding``; empty where they do not."""
-
     for name in columns:
         a, b = held[name], given[name]
         if rounding and pd.api.types.is_numeric_dtype(a) and pd.api.types.is_numeric_dtype(b):
