@@ -67,6 +67,7 @@ Limit = Number | Literal["inf", "-inf"] | None
 Flag = Annotated[bool, Field(strict=True)]
 Scalar = Flag | Number | Prose | None
 Digits = Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")]
+Sources = dict[Literal["code", "protocol", "ledger", "lock"], Hash | None]
 Determinism = dict[Literal["threads", "hash_seed", "on", "torch"], Flag | Digits | None]
 Machine = dict[Literal["processor", "cores", "memory_bytes", "system", "python"], Word | Whole]
 
@@ -84,14 +85,11 @@ class _Asked(pydantic.BaseModel):
     record: Annotated[str, StringConstraints(max_length=4096), AfterValidator(_word)] | None = None
 
 
-class _Sources(Form):
+class _Key(Form):
     code: Hash | None = None
     protocol: Hash | None = None
     ledger: Hash | None = None
     lock: Hash | None = None
-
-
-class _Key(_Sources):
     notebook: Hash | None = None
     parameters: dict[str, Any] = Field({})
     reads: Hash | None = None
@@ -198,7 +196,7 @@ class Manifest(pydantic.BaseModel):
     created: Time
     updated: Time = ""
     datalab: Annotated[str, StringConstraints(pattern=_VERSION)] = ""
-    sources: Annotated[dict[str, Any], _of(_Sources)] = {}
+    sources: Sources = {}
     git: Annotated[dict[str, Any], _of(_Git)] = {}
     machine: Machine = {}
     packages: dict[Word, Word] = {}

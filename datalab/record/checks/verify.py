@@ -93,7 +93,6 @@ def verify(
         return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
     findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
     findings += _files(record, manifest)
-    findings += _timing(manifest)
     if owners or recompute:
         findings += [*_owners(manifest), *_entries(manifest, study)]
     findings += _sections(record, manifest, {finding.what for finding in findings})
@@ -111,11 +110,14 @@ def verify(
 
 
 def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
-    """The files that are not what the manifest says, then those that it does not list."""
+    """The files that are not what the manifest says, or marked unlike their section; then those it does not list."""
     for path, entry in manifest.files.items():
         kind = manifest.change(record, path) if manifest.closed or path not in _SPANNING else None
         if kind:
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
+        described = manifest.sections[entry.section].described(path) if entry.section in manifest.sections else None
+        if described and described["timing"] != entry.timing:
+            yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
     for path in folder.walk(record):
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
         unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
@@ -130,15 +132,6 @@ def _written(record: Path) -> dict[str, int]:
         with suppress(FileNotFoundError):
             written[path] = os.lstat(record / path).st_ctime_ns
     return written
-
-
-def _timing(manifest: Manifest) -> Iterator[Finding]:
-    """The tables and figures that are marked as measured time, or not, unlike what their section says of them."""
-    for path, entry in manifest.files.items():
-        if owner := manifest.sections.get(entry.section or ""):
-            described = owner.described(path)
-            if described and described["timing"] != entry.timing:
-                yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
 
 
 def _owners(manifest: Manifest) -> Iterator[Finding]:
