@@ -38,25 +38,23 @@ __all__ = [
 def statements() -> list[dict[str, Any]]:
     """The ledger for a record (:class:`datalab.record.study.Study`): each statement's words and paper column, and the
     measured verdict it has where no section measured it."""
-    rows = []
-    for claim in claims().values():
-        unmeasured = automatic(claim) or Verdict(NOT_RUN, "no section of this record measured it")
-        rows.append(
-            {
-                "id": claim.id,
-                "section": claim.section,
-                "text": claim.text,
-                "reported": claim.reported_text(),
-                "unit": claim.unit,
-                "paper_check": claim.paper_verdict,
-                "paper_strength": claim.paper_check.strength,
-                "unsupported": claim.unsupported_in_paper,
-                "paper_note": claim.paper_check.note,
-                "by_construction": claim.by_construction,
-                "test": claim.run or claim.test,
-                "ceiling": claim.verdict_ceiling,
-                "verdict": unmeasured.verdict,
-                "why": unmeasured.why,
-            }
-        )
-    return rows
+    unmeasured = Verdict(NOT_RUN, "no section of this record measured it")
+    return [
+        {
+            "id": claim.id,
+            "section": claim.section,
+            "text": claim.text,
+            "reported": claim.reported_text(),
+            "unit": claim.unit,
+            "paper_check": claim.paper_verdict,
+            "paper_strength": claim.paper_check.strength,
+            "unsupported": claim.unsupported_in_paper,
+            "paper_note": claim.paper_check.note,
+            "by_construction": claim.by_construction,
+            "test": claim.run or claim.test,
+            "ceiling": claim.verdict_ceiling,
+            "verdict": (automatic(claim) or unmeasured).verdict,
+            "why": (automatic(claim) or unmeasured).why,
+        }
+        for claim in claims().values()
+    ]
