@@ -26,7 +26,7 @@ class Estimate:
     tasks: tuple[Task, ...] = ()
 
 
-OUTSIDE = "path"  # the parameter that names a file of the user's, which the tasks read; where a record names it, it is not opened
+OUTSIDE = "path"  # names a file of the user's, which the tasks read; where a record names it, it is not opened
 MOST_VALUES = 200  # in one list: a record's parameters may be a stranger's, and each value is a task or more
 
 
