@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -38,12 +37,6 @@ def _path(text: str) -> str:
     return text
 
 
-def _cell(path: str) -> str:
-    if not re.fullmatch(r"cells/[^/]+\.parquet", _path(path)):
-        raise ValueError("is no path of raw rows")
-    return path
-
-
 def _short(part: Any) -> Any:
     """A part that as JSON is no longer than any: it is a cell of ``claims.csv``, or printed on several pages."""
     if len(json.dumps(part)) > 40_000:
@@ -53,6 +46,7 @@ def _short(part: Any) -> Any:
 
 Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
 Inner = Annotated[str, AfterValidator(_path)]  # of a file in the record
+Cells = Annotated[str, StringConstraints(pattern=r"^cells/[^/]+\.parquet$"), AfterValidator(_path)]  # raw rows
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
 Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
 _TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"
@@ -177,7 +171,7 @@ class SectionRecord(pydantic.BaseModel):
     figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []
     headline: Annotated[list[Annotated[dict[str, Any], _of(_Headline)]], AfterValidator(_short)] = []
-    cells: list[Annotated[str, AfterValidator(_cell)]] = []
+    cells: list[Cells] = []
 
     def described(self, path: str) -> dict[str, Any] | None:
         """What the section says of one of its tables or figures; ``None`` where it made none of this name."""
