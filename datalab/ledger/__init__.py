@@ -25,14 +25,10 @@ from datalab.ledger.verdict import (
     read,
 )
 
-# fmt: off
-__all__ = [
-    "DIFFERENCE", "DIRECTION", "INCONCLUSIVE", "NOT_RUN", "NULL", "OPPOSITE", "PAPER_VERDICTS", "PAPER_WORDS",
-    "REPRODUCED", "SHOWN", "UNTESTABLE", "VERDICTS", "Claim", "RoundingInterval", "claims", "find", "judge",
-    "judge_all", "judge_level", "judge_p", "printed", "read", "sha256", "statements", "title_verdict",
-    "title_verdict_2",
-]
-# fmt: on
+__all__ = ["DIFFERENCE", "DIRECTION", "INCONCLUSIVE", "NOT_RUN", "NULL", "OPPOSITE", "PAPER_VERDICTS", "PAPER_WORDS",
+           "REPRODUCED", "SHOWN", "UNTESTABLE", "VERDICTS", "Claim", "RoundingInterval", "claims", "find", "judge",
+           "judge_all", "judge_level", "judge_p", "printed", "read", "sha256", "statements", "title_verdict",
+           "title_verdict_2"]  # fmt: skip
 
 
 def statements() -> list[dict[str, Any]]:
