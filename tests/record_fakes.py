@@ -49,7 +49,7 @@ class FakeLedger:
         return hashlib.sha256(json.dumps(self.statements()).encode()).hexdigest()
 
     def statements(self) -> list[dict[str, Any]]:
-        """One dict a statement, as :class:`datalab.record.study.Ledger` wants them."""
+        """One dict a statement, as :class:`datalab.record.study.Study` wants them."""
         return [
             _stated("TITLE.threshold", "Influence wins above 15 %.", "15"),
             _stated("TITLE.only_when", "And below 15 % it does not.", ""),

@@ -50,8 +50,6 @@ def html(advice: Advice) -> str:
         "Who is flagged, and who dropped": hit(advice.hit),
     }
     pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
-    for figure in drawn.values():
-        figures.close(figure)
     template = files("datalab.advise").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     suspicious = list(zip(advice.flagged.head(len(advice.shown)).to_dict("records"), _contents(advice), strict=True))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, paper_column, printed, sha256
+from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, printed, sha256
 from datalab.ledger.rounding import RoundingInterval
 from datalab.ledger.title import title_verdict, title_verdict_2
 from datalab.ledger.verdict import (
@@ -25,60 +25,32 @@ from datalab.ledger.verdict import (
     read,
 )
 
-__all__ = [
-    "DIFFERENCE",
-    "DIRECTION",
-    "INCONCLUSIVE",
-    "NOT_RUN",
-    "NULL",
-    "OPPOSITE",
-    "PAPER_VERDICTS",
-    "PAPER_WORDS",
-    "REPRODUCED",
-    "SHOWN",
-    "UNTESTABLE",
-    "VERDICTS",
-    "Claim",
-    "RoundingInterval",
-    "claims",
-    "find",
-    "judge",
-    "judge_all",
-    "judge_level",
-    "judge_p",
-    "paper_column",
-    "printed",
-    "read",
-    "sha256",
-    "statements",
-    "title_verdict",
-    "title_verdict_2",
-]
+__all__ = ["DIFFERENCE", "DIRECTION", "INCONCLUSIVE", "NOT_RUN", "NULL", "OPPOSITE", "PAPER_VERDICTS", "PAPER_WORDS",
+           "REPRODUCED", "SHOWN", "UNTESTABLE", "VERDICTS", "Claim", "RoundingInterval", "claims", "find", "judge",
+           "judge_all", "judge_level", "judge_p", "printed", "read", "sha256", "statements", "title_verdict",
+           "title_verdict_2"]  # fmt: skip
 
 
 def statements() -> list[dict[str, Any]]:
-    """The ledger for a record (:class:`datalab.record.study.Ledger`): each statement's words and paper column, and the
+    """The ledger for a record (:class:`datalab.record.study.Study`): each statement's words and paper column, and the
     measured verdict it has where no section measured it."""
-    rows = []
-    for claim in claims().values():
-        paper = paper_column(claim)
-        unmeasured = automatic(claim) or Verdict(NOT_RUN, "no section of this record measured it")
-        rows.append(
-            {
-                "id": claim.id,
-                "section": claim.section,
-                "text": claim.text,
-                "reported": claim.reported_text(),
-                "unit": claim.unit,
-                "paper_check": paper.verdict,
-                "paper_strength": paper.strength,
-                "unsupported": paper.unsupported,
-                "paper_note": claim.paper_check.note,
-                "by_construction": claim.by_construction,
-                "test": claim.run or claim.test,
-                "ceiling": claim.verdict_ceiling,
-                "verdict": unmeasured.verdict,
-                "why": unmeasured.why,
-            }
-        )
-    return rows
+    unmeasured = Verdict(NOT_RUN, "no section of this record measured it")
+    return [
+        {
+            "id": claim.id,
+            "section": claim.section,
+            "text": claim.text,
+            "reported": claim.reported_text(),
+            "unit": claim.unit,
+            "paper_check": claim.paper_verdict,
+            "paper_strength": claim.paper_check.strength,
+            "unsupported": claim.unsupported_in_paper,
+            "paper_note": claim.paper_check.note,
+            "by_construction": claim.by_construction,
+            "test": claim.run or claim.test,
+            "ceiling": claim.verdict_ceiling,
+            "verdict": (automatic(claim) or unmeasured).verdict,
+            "why": (automatic(claim) or unmeasured).why,
+        }
+        for claim in claims().values()
+    ]

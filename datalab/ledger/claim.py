@@ -17,9 +17,9 @@ from datalab.errors import UserError, did_you_mean
 from datalab.ledger.rounding import RoundingInterval
 from datalab.protocol import from_yaml, frozen
 
-PAPER_VERDICTS = ("consistent", "contradicted", "uncheckable")
 STRENGTHS = ("strict", "strong", "natural")  # strongest first
 PAPER_WORDS = {"consistent": "consistent", "inconsistent": "contradicted", "cannot_be_checked": "uncheckable"}
+PAPER_VERDICTS = tuple(PAPER_WORDS.values())
 _BASE_ROWS = {"T1": "vanilla", "T2": "minimal", "T3": "full", "T4": "1K"}
 _LEVEL_COLUMNS = ("precision", "recall", "f1", "accuracy", "baseline_f1", "ours_f1")
 
@@ -65,6 +65,11 @@ class Claim:
     def value(self) -> float | None:
         """The printed figure, ``None`` where none was printed (or an interval was)."""
         return self.reported.get("value")
+
+    @property
+    def paper_verdict(self) -> str:
+        """Does the paper agree with itself here? One of :data:`PAPER_VERDICTS`."""
+        return PAPER_WORDS[self.paper_check.status]
 
     def printed(self, name: str = "value") -> RoundingInterval:
         """The printed figure (``value``, ``lo``, ``hi``, ``n_models``) with its rounding interval.
@@ -126,21 +131,6 @@ def find(claim_id: str) -> Claim:
 def printed() -> dict[str, float | None]:
     """Every statement's printed figure by its id; ``None`` where the paper prints none."""
     return {claim_id: claim.value for claim_id, claim in claims().items()}
-
-
-@dataclass(frozen=True)
-class PaperColumn:
-    """Does the paper agree with itself here? ``strength`` is set for ``contradicted`` only."""
-
-    verdict: str
-    strength: str | None
-    unsupported: bool
-
-
-def paper_column(claim: Claim) -> PaperColumn:
-    """The paper column of one statement."""
-    check = claim.paper_check
-    return PaperColumn(PAPER_WORDS[check.status], check.strength, claim.unsupported_in_paper)
 
 
 def base_row(claim: Claim) -> str | None:

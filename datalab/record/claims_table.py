@@ -43,7 +43,6 @@ def trail(manifest: Manifest, row: dict[str, Any], study: Study) -> dict[str, An
 
 def frame(manifest: Manifest, study: Study, dtype: type | None = None) -> pd.DataFrame:
     """The same as a data frame with the columns of ``claims.csv``."""
-
     return pd.DataFrame(rows(manifest, study), columns=COLUMNS, dtype=dtype)
 
 

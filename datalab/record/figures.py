@@ -37,8 +37,12 @@ def style() -> None:
 
 
 def render(figure: Any, name: str) -> dict[str, bytes]:
-    """``{"svg": bytes, "png": bytes}`` of a figure, axes or seaborn grid: no date, ids that depend on ``name`` only."""
+    """``{"svg": bytes, "png": bytes}`` of a figure, axes or seaborn grid: no date, ids that depend on ``name`` only.
+
+    It is closed: a notebook cell does not show it a second time.
+    """
     import matplotlib
+    import matplotlib.pyplot as plt
 
     figure = getattr(figure, "figure", figure)
     figure.set_layout_engine(None)  # all is in its place: a layout is one drawing more for each of the two
@@ -47,6 +51,7 @@ def render(figure: Any, name: str) -> dict[str, bytes]:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", bbox_inches=box, metadata={"Date": None, "Creator": None})
     figure.savefig(png, format="png", bbox_inches=box, pil_kwargs={"compress_level": 0})  # it is packed below
+    plt.close(figure)
     return {"svg": _rounded(svg.getvalue()), "png": _indexed(png)}
 
 
@@ -64,10 +69,3 @@ def _indexed(png: io.BytesIO) -> bytes:
     few = picture.convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(out, "png", compress_level=8, dpi=picture.info.get("dpi"))
     return out.getvalue()
-
-
-def close(figure: Any) -> None:
-    """Close the figure, so that a notebook cell does not show it a second time."""
-    import matplotlib.pyplot as plt
-
-    plt.close(getattr(figure, "figure", figure))

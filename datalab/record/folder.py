@@ -239,10 +239,9 @@ def empty(record: Path, kept: str) -> None:
 
 def delete_unfinished(record: Path) -> None:
     """Delete the temporary files that a killed writer left anywhere in the record (:mod:`datalab.atomic`)."""
-    for place, _, files in os.walk(record, followlinks=False):
-        for file in files:
-            if file.startswith(".") and file.endswith(atomic.SUFFIX):
-                Path(place, file).unlink(missing_ok=True)
+    for path in map(record.joinpath, walk(record)):
+        if path.name.startswith(".") and path.name.endswith(atomic.SUFFIX):
+            path.unlink(missing_ok=True)
 
 
 def names(record: Path, name: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -38,12 +37,6 @@ def _path(text: str) -> str:
     return text
 
 
-def _cell(path: str) -> str:
-    if not re.fullmatch(r"cells/[^/]+\.parquet", _path(path)):
-        raise ValueError("is no path of raw rows")
-    return path
-
-
 def _short(part: Any) -> Any:
     """A part that as JSON is no longer than any: it is a cell of ``claims.csv``, or printed on several pages."""
     if len(json.dumps(part)) > 40_000:
@@ -54,6 +47,7 @@ def _short(part: Any) -> Any:
 Word = Annotated[str, StringConstraints(max_length=300), AfterValidator(_word)]  # a line of text
 Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+!-]{1,100}$")]  # a package's name, a version
 Inner = Annotated[str, AfterValidator(_path)]  # of a file in the record
+Cells = Annotated[str, StringConstraints(pattern=r"^cells/[^/]+\.parquet$"), AfterValidator(_path)]  # raw rows
 Stem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$")]  # it becomes a file's name
 Prose = Annotated[str, StringConstraints(max_length=20_000)]  # each is printed, on several pages
 _TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)?)?$"
@@ -65,7 +59,11 @@ Whole = Annotated[int, Field(ge=0, lt=_LARGEST, strict=True)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[int, Field(gt=-_LARGEST, lt=_LARGEST, strict=True)] | Annotated[float, Field(strict=True)]
 Limit = Number | Literal["inf", "-inf"] | None
-Scalar = Annotated[bool, Field(strict=True)] | Number | Prose | None
+Flag = Annotated[bool, Field(strict=True)]
+Scalar = Flag | Number | Prose | None
+Digits = Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")]
+Sources = dict[Literal["code", "protocol", "ledger", "lock"], Hash | None]
+Determinism = dict[Literal["threads", "hash_seed", "on", "torch"], Flag | Digits | None]
 
 
 def _of(form: type[pydantic.BaseModel]) -> AfterValidator:
@@ -81,30 +79,14 @@ class _Asked(pydantic.BaseModel):
     record: Annotated[str, StringConstraints(max_length=4096), AfterValidator(_word)] | None = None
 
 
-class _Sources(Form):
+class _Key(Form):
     code: Hash | None = None
     protocol: Hash | None = None
     ledger: Hash | None = None
     lock: Hash | None = None
-
-
-class _Key(_Sources):
     notebook: Hash | None = None
     parameters: dict[str, Any] = Field({})
     reads: Hash | None = None
-
-
-class _Determinism(Form):
-    threads: Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")] | None = None
-    hash_seed: Literal["0"] | None = None
-    on: bool = False
-    torch: bool = False
-
-
-class _Process(Form):
-    pid: Whole = 0
-    started: float = 0.0
-    host: Word = ""
 
 
 class _Git(Form):
@@ -184,7 +166,7 @@ class SectionRecord(pydantic.BaseModel):
     key: Annotated[dict[str, Any], _of(_Key)] = {}
     parameters: Annotated[dict[Word, Any], _of(_Asked)] = {}
     device: Word = ""
-    determinism: Annotated[dict[str, Any], _of(_Determinism)] = {}
+    determinism: Determinism = {}
     started: Time = ""
     ended: Time = ""
     wall_seconds: Seconds | None = None
@@ -192,12 +174,12 @@ class SectionRecord(pydantic.BaseModel):
     peak_memory_bytes: Whole | None = None
     code_cells: Whole | None = None
     code_cells_ran: Whole | None = None
-    process: Annotated[dict[str, Any], _of(_Process)] = {}
+    process: Annotated[dict[str, Any], Field(max_length=0, exclude=True)] = {}  # an earlier version wrote it, empty
     tables: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []
     headline: Annotated[list[Annotated[dict[str, Any], _of(_Headline)]], AfterValidator(_short)] = []
-    cells: list[Annotated[str, AfterValidator(_cell)]] = []
+    cells: list[Cells] = []
 
     def described(self, path: str) -> dict[str, Any] | None:
         """What the section says of one of its tables or figures; ``None`` where it made none of this name."""
@@ -216,7 +198,7 @@ class Manifest(pydantic.BaseModel):
     created: Time
     updated: Time = ""
     datalab: Annotated[str, StringConstraints(pattern=_VERSION)] = ""
-    sources: Annotated[dict[str, Any], _of(_Sources)] = {}
+    sources: Sources = {}
     git: Annotated[dict[str, Any], _of(_Git)] = {}
     machine: Annotated[dict[str, Any], _of(_Machine)] = {}
     packages: dict[Token, Token] = {}

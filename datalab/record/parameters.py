@@ -26,7 +26,7 @@ class Estimate:
     tasks: tuple[Task, ...] = ()
 
 
-OUTSIDE = "path"  # the parameter that names a file of the user's, which the tasks read
+OUTSIDE = "path"  # names a file of the user's, which the tasks read; where a record names it, it is not opened
 MOST_VALUES = 200  # in one list: a record's parameters may be a stranger's, and each value is a task or more
 
 
@@ -63,11 +63,6 @@ class SectionParameters(pydantic.BaseModel):
     def needs(self) -> tuple[str, ...]:
         """The data sets that must be on disk: those named, unless a section says otherwise."""
         return tuple(getattr(self, "datasets", ()))
-
-    @property
-    def outside(self) -> str | None:
-        """The file of :data:`OUTSIDE`; where a record names it, it is not opened."""
-        return getattr(self, OUTSIDE, None)
 
     @property
     def unfit(self) -> str:

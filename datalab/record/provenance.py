@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_info
 
 from datalab import atomic
 from datalab.protocol import protocol
-from datalab.record.study import Ledger
 from datalab.sweep.pool import ONE_THREAD, available_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -103,7 +102,7 @@ def lock_sha256() -> str | None:
     return atomic.sha256(path) if path.is_file() else None
 
 
-def sources(ledger: Ledger) -> dict[str, str | None]:
+def sources(ledger: Any) -> dict[str, str | None]:
     """What the results depend on, by hash: ``code``, ``protocol``, ``ledger``, ``lock``."""
     return {"code": code_sha256(), "protocol": protocol().sha256, "ledger": ledger.sha256(), "lock": lock_sha256()}
 
@@ -161,11 +160,6 @@ def determinism() -> dict[str, Any]:
         "on": fixed and threads == 1,
         "torch": bool(torch and torch.are_deterministic_algorithms_enabled()),
     }
-
-
-def process() -> dict[str, Any]:
-    """This process, so that a reader of the record can tell whether it still lives."""
-    return {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
 
 
 def cpu_seconds() -> float:

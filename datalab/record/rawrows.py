@@ -30,7 +30,6 @@ def matches(frame: pd.DataFrame, where: Where) -> np.ndarray:
     Of several mappings any one will do. Numbers match to 9 digits. A frame that lacks a column has no such row: a
     record's cells differ in kind; but where the value is ``None``, such rows are those that have none.
     """
-
     if not isinstance(where, Mapping):
         return np.logical_or.reduce([matches(frame, condition) for condition in where])
     needed = {column for column, value in where.items() if value is not None}

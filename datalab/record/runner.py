@@ -261,7 +261,7 @@ class _Driver:
         reason = reason or _missing_from(fragment, job)
         execution.save()
         entry.code_cells, entry.code_cells_ran = cells, ran
-        entry.ended, entry.process = provenance.now(), {}
+        entry.ended = provenance.now()
         if fragment is not None and not reason:
             cpu = max(entry.cpu_seconds or 0.0, fragment["section"]["cpu_seconds"])
             timed = {"wall_seconds": entry.wall_seconds, "cpu_seconds": cpu, "ended": entry.ended}
@@ -288,7 +288,7 @@ class _Driver:
         transaction.discard(self.record, self.manifest, stem)
         folder.delete(self.record, f"notebooks/{stem}.ipynb.partial")
         self.manifest.sections[stem] = entry
-        entry.status, entry.reason, entry.process = "failed", entry.reason or reason, {}
+        entry.status, entry.reason = "failed", entry.reason or reason
         entry.ended = provenance.now()
         transaction.enter_cells(self.record, self.manifest, stem)
         self.manifest.save(self.record)

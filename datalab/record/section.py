@@ -239,7 +239,6 @@ class Section:
         frame = pd.DataFrame() if data is None else data
         behind = Table(frame, self._name(name), caption, self._stamp(), timing)
         faces = figures.render(figure, behind.name)
-        figures.close(figure)
         self._save("figures", behind, faces if data is None else {**faces, "csv": behind.csv()})
         _display({"image/png": faces["png"], "text/plain": f"Figure: {caption}"})
         _display({"text/markdown": f"*{caption}*", "text/plain": caption})
@@ -312,7 +311,7 @@ class Section:
         self._open = False
         ending = self._ending("..")
         if not self.driven:
-            fragment["section"] |= {"status": "complete", "reason": BY_HAND, "process": {}}
+            fragment["section"] |= {"status": "complete", "reason": BY_HAND}
             manifest = Manifest.load(self.record)
             transaction.merge(self.record, manifest, self.spec.stem, fragment)
             transaction.close(self.record, manifest, self._study)

@@ -4,27 +4,12 @@ The record knows neither the paper nor its experiments: another study with secti
 """
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from datalab.errors import UserError, did_you_mean
-
-
-class Ledger(Protocol):
-    """The statements that a record measures."""
-
-    def sha256(self) -> str:
-        """The hash of the ledger's bytes."""
-        ...
-
-    def statements(self) -> Sequence[dict[str, Any]]:
-        """One dict a statement, in order: the ledger's columns of ``claims.csv``, what a claim's trail needs
-        (``paper_note``, ``test``, ``ceiling``), and the ``verdict`` and ``why`` it has where no section measured it;
-        ``by_construction``, if its measured outcome is fixed before any run, why."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,10 +32,15 @@ class SectionSpec:
 
 @dataclass(frozen=True)
 class Study:
-    """The sections in the order they run, the ledger, and the folder of the notebooks' sources."""
+    """The sections in the order they run, the ledger, and the folder of the notebooks' sources.
+
+    The ledger has ``sha256()``, the hash of its bytes, and ``statements()``, one dict a statement, in order: its
+    columns of ``claims.csv``, what a claim's trail needs (``paper_note``, ``test``, ``ceiling``), and the ``verdict``
+    and ``why`` it has where no section measured it; ``by_construction``, if its outcome is fixed before any run, why.
+    """
 
     sections: tuple[SectionSpec, ...]
-    ledger: Ledger
+    ledger: Any  # such a module or object
     notebooks: Path
 
     def find(self, name: str) -> SectionSpec:

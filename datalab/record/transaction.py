@@ -48,7 +48,7 @@ def begin(record: Path, manifest: Manifest, section: SectionSpec, **known: Any) 
     """
     before = dict(manifest.sections), dict(manifest.files), manifest.closed
     left = [*_outputs(manifest, section.stem), *filter(is_page, manifest.files)]
-    known |= {"status": "running", "started": provenance.now(), "process": provenance.process()}
+    known |= {"status": "running", "started": provenance.now()}
     manifest.sections[section.stem] = SectionRecord(number=section.number, title=section.title, **known)
     manifest.files = {path: file for path, file in manifest.files.items() if path not in left}
     manifest.closed = False
@@ -194,7 +194,7 @@ def recover(record: Path, manifest: Manifest, reason: str = "its process was kil
     for stem, entry in manifest.sections.items():
         if entry.status != "running":
             continue
-        entry.status, entry.reason, entry.process = "interrupted", reason, {}
+        entry.status, entry.reason = "interrupted", reason
         if folder.has(record, f"notebooks/{stem}.ipynb.partial"):
             kept = f"notebooks/{stem}.interrupted.ipynb"
             os.replace(folder.inside(record, f"notebooks/{stem}.ipynb.partial"), folder.inside(record, kept))

@@ -22,6 +22,7 @@ from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest, SectionRecord
+from datalab.record.parameters import OUTSIDE
 from datalab.record.section import no_evidence
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
@@ -267,7 +268,7 @@ def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]
         with contextlib.suppress(ValueError, UserError):
             module = section.load()
             parameters = module.Parameters.model_validate(manifest.sections[section.stem].parameters)
-            if parameters.outside:
+            if manifest.sections[section.stem].parameters.get(OUTSIDE):
                 continue
             with at_most():
                 estimate = module.estimate(parameters)

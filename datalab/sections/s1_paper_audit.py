@@ -41,7 +41,6 @@ def estimate(parameters: Parameters) -> Estimate:
 
 def statements(claims: Mapping[str, Claim]) -> pd.DataFrame:
     """All statements: where, what, as printed, the paper column and what it rests on."""
-    verdicts = {key: ledger.paper_column(claim) for key, claim in claims.items()}
     return pd.DataFrame(
         {
             "statement": key,
@@ -49,9 +48,9 @@ def statements(claims: Mapping[str, Claim]) -> pd.DataFrame:
             "what the paper says, in our words": claim.text,
             "printed": claim.reported_text(),
             "unit": claim.unit or "",
-            "paper": verdicts[key].verdict,
-            "strength": verdicts[key].strength or "",
-            "unsupported": verdicts[key].unsupported,
+            "paper": claim.paper_verdict,
+            "strength": claim.paper_check.strength or "",
+            "unsupported": claim.unsupported_in_paper,
             "rests on": audit.basis(key),
             "why": claim.paper_check.note,
         }

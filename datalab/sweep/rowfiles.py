@@ -65,7 +65,6 @@ def _words(parameters: Mapping[str, Any], most: int) -> str:
 
 def write(path: Path, rows: pd.DataFrame | pa.Table, tasks: Collection[Finished]) -> None:
     """Write the rows of these tasks, one after the other. Equal tasks and rows give equal bytes."""
-
     table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
     table = table.replace_schema_metadata(None).combine_chunks()  # pandas' description would be half of a small file
     first, *others = tasks
@@ -158,7 +157,6 @@ def _shared_out(group: Iterable[tuple[Finished, int]]) -> list[list[Finished]]:
 
 def _gather(target: Path, tasks: list[Finished], sources: Mapping[str, tuple[Path, pa.Table | None]]) -> None:
     """Write one file of tasks that lie elsewhere, some of them read already."""
-
     parts = {key: part for key, (_, part) in sources.items() if part is not None}
     for path in {sources[task.key][0] for task in tasks if task.key not in parts}:
         parts |= {task.key: part for task, part in _parts(path) or ()}
@@ -177,7 +175,6 @@ def _parts(path: Path) -> list[tuple[Finished, pa.Table]] | None:
 
 def _opened(path: Path, look: Callable[[pq.ParquetFile], Content]) -> tuple[list[Finished], Content] | None:
     """The tasks of a file and what a look into it gives; None where it is torn, or not what it says."""
-
     try:
         if path.stat().st_size > LARGEST:
             return None
@@ -212,7 +209,6 @@ def _schema(file: pq.ParquetFile) -> pa.Schema:
 
 def _table(file: pq.ParquetFile) -> pa.Table:
     """All rows. Raises ``ValueError`` where they are more than any file may have."""
-
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
     unpacked = sum(group.total_byte_size for group in groups)

@@ -29,7 +29,7 @@ def test_the_ledger_cannot_be_written_to():
 def test_every_contradiction_has_a_strength_and_every_strength_a_contradiction():
     for claim in ledger.claims().values():
         check = claim.paper_check
-        contradicted = ledger.paper_column(claim).verdict == "contradicted"
+        contradicted = claim.paper_verdict == "contradicted"
         assert contradicted == (check.strength in STRENGTHS) == (check.contradiction is not None), claim.id
 
 
@@ -68,7 +68,9 @@ def test_an_unknown_claim_is_refused_with_a_suggestion():
 
 
 def test_the_paper_column_says_strength_and_missing_support():
-    column = ledger.paper_column(ledger.claims()["S1.formal_guarantees"])
-    assert (column.verdict, column.strength, column.unsupported) == ("contradicted", "strict", True)
-    column = ledger.paper_column(ledger.claims()["S1.n_domains"])
-    assert (column.verdict, column.strength, column.unsupported) == ("uncheckable", None, False)
+    claim = ledger.claims()["S1.formal_guarantees"]
+    paper = claim.paper_verdict, claim.paper_check.strength, claim.unsupported_in_paper
+    assert paper == ("contradicted", "strict", True)
+    claim = ledger.claims()["S1.n_domains"]
+    paper = claim.paper_verdict, claim.paper_check.strength, claim.unsupported_in_paper
+    assert paper == ("uncheckable", None, False)

@@ -1,6 +1,7 @@
 """Faults injected for real. After each one the record says the truth, `verify` says the truth, and the same command
 completes it: with the tables of a run that was never disturbed, and nothing finished is computed twice."""
 
+import json
 import os
 import shutil
 import signal
@@ -501,7 +502,7 @@ def test_a_notebook_session_holds_the_record_and_is_called_interrupted_when_its_
         command, cwd=elsewhere, env=os.environ | waits, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     wait_for(rig.at_gate)
-    session = psutil.Process(rig.entry().process["pid"])
+    session = psutil.Process(json.loads((rig.record / ".lock").read_text())["pid"])
     _, err = rig.start("3.4").communicate(timeout=60)
     assert f"process {session.pid} on " in err
     session.kill()

@@ -309,7 +309,6 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "how many code cells": (in_manifest(lambda m, e: setattr(e, "code_cells", 99)), "record.json"),
     "how many ran": (in_manifest(lambda m, e: setattr(e, "code_cells_ran", 99)), "record.json"),
     "a reason": (in_manifest(lambda m, e: setattr(e, "reason", "reproduced beyond doubt")), STEM),
-    "a process": (in_manifest(lambda m, e: setattr(e, "process", {"pid": 1})), STEM),
     "the device": (in_manifest(lambda m, e: setattr(e, "device", "NVIDIA H100")), NOTEBOOK),
     "a word more in a claim": (in_manifest(lambda m, e: e.claims[0].update(confirmed="yes")), "TITLE.threshold"),
     "a claim twice": (in_manifest(lambda m, e: e.claims.append({**e.claims[0], "verdict": "reproduced"})), "TITLE"),

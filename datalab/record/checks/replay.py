@@ -134,7 +134,6 @@ class _Replayed(section.Section):
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
         """The raw rows of these tasks, in their order."""
-
         frames, tasks = [], list(tasks)
         different = {task.key: task for task in tasks}
         self.sweeps.setdefault(self._cell_number(), []).append(len(different))

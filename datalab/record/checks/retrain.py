@@ -50,22 +50,17 @@ class Retrained:
     rounded: bool = False
 
 
-def draw(places: Iterable[Place], drawn: Drawn) -> list[Place]:
-    """The tasks drawn: all of them where there are no more than asked for."""
-    known = sorted(places)
-    return random.Random(drawn.seed).sample(known, min(drawn.count, len(known)))
-
-
 def retrain(
     record: Path, manifest: Manifest, tasks: Mapping[Place, Task], drawn: Drawn, workers: int | None
 ) -> list[Retrained]:
-    """Train the drawn ones of ``tasks`` and compare their rows.
+    """Train the drawn ones of ``tasks``, all where there are no more than asked for, and compare their rows.
 
     They must be equal to the byte, measured time and memory aside; where the processor, Python or a library is another
     than the record names, every number must be within :data:`ROUNDING`. Raises :class:`UserError` where a data set that
     they need is not on this disk.
     """
-    chosen = {place: tasks[place] for place in draw(tasks, drawn)}
+    places = random.Random(drawn.seed).sample(sorted(tasks), min(drawn.count, len(tasks)))
+    chosen = {place: tasks[place] for place in places}
     if not chosen:
         return []
     _check_data(chosen)
@@ -118,7 +113,6 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
 
 def _first_difference(held: pd.DataFrame, given: pd.DataFrame, columns: list[str], rounding: float) -> str:
     """Where two frames of equal shape part by more than ``rounding``; empty where they do not."""
-
     for name in columns:
         a, b = held[name], given[name]
         if rounding and pd.api.types.is_numeric_dtype(a) and pd.api.types.is_numeric_dtype(b):

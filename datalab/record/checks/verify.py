@@ -1,11 +1,11 @@
 """Is a record whole, does it say what its raw rows give, and is it what today's sources would give? All offline."""
 
-import csv
-import io
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,38 +89,37 @@ def verify(
         raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
     if strange := [Finding("added", path, why) for path, why in folder.foreign(record)]:
         return Report(strange)  # nothing in it was read
-    before = _digest(record)
+    before = _written(record)
     manifest, problem = Manifest.read(record)
     if manifest is None:
         return Report([Finding("missing" if problem == "is missing" else "changed", Manifest.NAME, problem)])
     findings = [Finding("changed", Manifest.NAME, problem)] if problem else []
     findings += _files(record, manifest)
-    findings += _timing(manifest)
     if owners or recompute:
         findings += [*_owners(manifest), *_entries(manifest, study)]
     findings += _sections(record, manifest, {finding.what for finding in findings})
     findings += _claims_table(record, manifest, study)
     report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
     if recompute and not problem:
-        record, whole = record.resolve(), report.whole
-
-        def meanwhile() -> None:
-            if whole:
-                _derived(record, manifest, study, report, pages)
-
-        _recompute(record, manifest, study, report, workers, meanwhile)
+        record = record.resolve()
+        _recompute(record, manifest, study, report, workers, pages)
         if cells is not None:
             _retrain(record, manifest, report, cells, workers)
-        report.findings.extend(_since(record, manifest, before, {finding.what for finding in report.findings}))
+        if manifest.closed:  # its parts are read one after another
+            moved = sorted({path for path, _ in before.items() ^ _written(record).items()})
+            report.findings.extend(Finding("changed", path, "while the record was verified") for path in moved)
     return report
 
 
 def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
-    """The files that are not what the manifest says, then those that it does not list."""
+    """The files that are not what the manifest says, or marked unlike their section; then those it does not list."""
     for path, entry in manifest.files.items():
         kind = manifest.change(record, path) if manifest.closed or path not in _SPANNING else None
         if kind:
             yield Finding(kind, path, f"written by {entry.section}" if entry.section else "")
+        described = manifest.sections[entry.section].described(path) if entry.section in manifest.sections else None
+        if described and described["timing"] != entry.timing:
+            yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
     for path in folder.walk(record):
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
         unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
@@ -129,26 +128,13 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("added", path, "the manifest does not list it")
 
 
-def _digest(record: Path) -> str:
-    return folder.sha256(record, Manifest.NAME) if folder.has(record, Manifest.NAME) else ""
-
-
-def _since(record: Path, manifest: Manifest, before: str, known: Set[str]) -> Iterator[Finding]:
-    """What was changed while the record was verified: its parts were read at several times, one after another."""
-    if _digest(record) != before:
-        yield Finding("changed", Manifest.NAME, "while the record was verified")
-    for finding in _files(record, manifest):
-        if finding.what not in known:
-            yield Finding(finding.kind, finding.what, "while the record was verified")
-
-
-def _timing(manifest: Manifest) -> Iterator[Finding]:
-    """The tables and figures that are marked as measured time, or not, unlike what their section says of them."""
-    for path, entry in manifest.files.items():
-        if owner := manifest.sections.get(entry.section or ""):
-            described = owner.described(path)
-            if described and described["timing"] != entry.timing:
-                yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
+def _written(record: Path) -> dict[str, int]:
+    """When each file was last written to, by the system's own clock: nobody can put it back."""
+    written = {}
+    for path in folder.walk(record):
+        with suppress(FileNotFoundError):
+            written[path] = os.lstat(record / path).st_ctime_ns
+    return written
 
 
 def _owners(manifest: Manifest) -> Iterator[Finding]:
@@ -210,13 +196,10 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         repeatable = entry.determinism.get("hash_seed") == "0" and entry.determinism.get("threads") == "1"
         for wrong, why in (
             (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
-            (by_run and not entry.key.get("notebook"), "it does not say which notebook ran"),
             (by_run and asked.get("record") is not None, "its parameter record is for a run by hand, and it was none"),
-            (by_run and _sorted(key) != _sorted(given), "its key has other parameters than it"),
-            (not by_run and bool(key), "its key has parameters, and it was run by hand"),
+            (_sorted(key) != _sorted(given if by_run else {}), "its key has other parameters than it was run with"),
             (entry.runner == "", "it does not say what ran it"),
             (entry.reason != reason, "it gives a reason, though it is complete"),
-            (bool(entry.process), "a process is named, though it is complete"),
             (_seconds(entry.started) > _seconds(entry.ended), "it ended before it began"),
             (not (manifest.created and entry.started and entry.ended), "it does not say when it ran"),
             (_seconds(entry.started) < _seconds(manifest.created), "it began before the record was made"),
@@ -269,7 +252,7 @@ def _sections(record: Path, manifest: Manifest, broken: Set[str]) -> Iterator[Fi
 
 
 def _claims_table(record: Path, manifest: Manifest, study: Study) -> Iterator[Finding]:
-    """Rows of ``claims.csv`` that are not what the sections stated.
+    """Statements whose row of ``claims.csv`` is not what the sections stated.
 
     While the record is not closed they are not checked: they are written anew when the run ends. Nor are they under
     another ledger, which cannot say what they should be; the file's hash has been checked.
@@ -277,33 +260,14 @@ def _claims_table(record: Path, manifest: Manifest, study: Study) -> Iterator[Fi
     same_ledger = manifest.sources.get("ledger") == study.ledger.sha256()
     if not (manifest.closed and claims_table.NAME in manifest.files and same_ledger):
         return
-    expected = _by_id(claims_table.text(manifest, study))
-    try:
-        held = _by_id(folder.read_text(record, claims_table.NAME))
-    except (OSError, ValueError, KeyError, csv.Error):
-        return  # named above as missing or changed
-    for claim_id, row in expected.items():
-        if claim_id not in held:
-            yield Finding("claim", claim_id, f"{claims_table.NAME} has no row for it")
-        elif held[claim_id] != row:
-            differing = ", ".join(name for name in row if held[claim_id].get(name) != row[name]) or "its columns"
-            yield Finding("claim", claim_id, f"{claims_table.NAME} differs from what was measured in {differing}")
-    for claim_id in held:
-        if claim_id not in expected:
-            yield Finding("claim", str(claim_id), "the ledger has no such claim")
-
-
-def _by_id(text: str) -> dict[str, dict[str, str]]:
-    return {row["id"]: row for row in csv.DictReader(io.StringIO(text))}
+    with suppress(OSError, ValueError):  # named above as missing or changed
+        held, expected = folder.read_text(record, claims_table.NAME), claims_table.text(manifest, study)
+        for claim_id in sorted({row.partition(",")[0] for row in {*held.splitlines()} ^ {*expected.splitlines()}}):
+            yield Finding("claim", claim_id, f"its row of {claims_table.NAME} is not what was measured")
 
 
 def _recompute(
-    record: Path,
-    manifest: Manifest,
-    study: Study,
-    report: Report,
-    workers: int | None,
-    meanwhile: Callable[[], None],
+    record: Path, manifest: Manifest, study: Study, report: Report, workers: int | None, pages: Pages | None
 ) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken, known = {finding.what for finding in report.findings}, {section.stem for section in study.sections}
@@ -315,6 +279,11 @@ def _recompute(
     ]
     libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
     renamed: set[str] = set()
+
+    def meanwhile() -> None:
+        if report.whole:
+            _derived(record, manifest, study, report, pages)
+
     for done in recomputing.recompute(record, manifest, study, stems, workers, meanwhile):
         report.recomputed.append(done)
         moved = [*_moved(manifest, study, done.stem, now), *libraries]
