@@ -209,8 +209,8 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
             f"dropping 30 % at random {_from(at)} wrong labels on, depending on which of four scores is counted (95 % "
             f"limits of all four: {' to '.join(_spread(at)[2:])})."
         )
-        if stratum == VERDICT["stratum"] and len(parts):
-            lines[-1] += f" {by_classes(parts)}"
+        if stratum == VERDICT["stratum"]:
+            lines[-1] += f" Below 0 %: with clean labels already. {by_classes(parts)}".rstrip()
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
         each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
         lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}.")
@@ -220,7 +220,7 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
 def by_classes(parts: pd.DataFrame) -> str:
     """The balanced sets apart by their number of classes, from :func:`parts`."""
     words = []
-    for name, part in parts[parts.part.isin([TWO, MORE])].groupby("part", sort=False):
+    for name, part in parts[parts.part.isin([TWO, MORE])].groupby("part", sort=False) if len(parts) else ():
         limits = " to ".join(_spread(part)[2:])
         words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part)} on (limits {limits})")
     return f"By number of classes, a split made after the results were seen: {'; '.join(words)}." if words else ""
