@@ -314,7 +314,8 @@ def full_reading(by_reading: pd.DataFrame, full: pd.DataFrame) -> str:
     """Whether a gain on keeping everything is shown once it is adjusted, by stratum; and what another arm gains."""
     lines = []
     for stratum, part in by_reading[by_reading.stratum != "all"].groupby("stratum", sort=False):
-        least = part[LEAST].min()
+        if np.isnan(least := part[LEAST].min()):
+            continue  # no data set beside another
         word = "failed" if least < 0.05 else "held"
         lines.append(f"On {stratum} sets no gain is shown after adjusting: **{word}** (smallest p {least:.2g}).")
     return f"{' '.join(lines)} {best_other(full)}"

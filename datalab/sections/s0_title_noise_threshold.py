@@ -249,11 +249,12 @@ def against_full(table: pd.DataFrame) -> str:
         named = [f"{row[side]} ({row.reading})" for _, row in table.iterrows() if row[side] != "no rate"]
         sides.append(f"{side} at {'; '.join(named) or 'no rate'}")
     limits = "" if np.isnan(best.low) else f" [{100 * best.low:.1f}, {100 * best.high:.1f}]"
+    least = table[LEAST].min()
+    adjusted = f"Holm's smallest p of a gain, over these {len(table)} scores and all rates, is {least:.2g}"
     return (
         f"Against keeping everything it is, on {best.sets} {best.stratum} sets, {', '.join(sides)} (95 % intervals, "
-        f"unadjusted; Holm's smallest p of a gain, over these {len(table)} scores and all rates, is "
-        f"{table[LEAST].min():.2g}). "
-        f"The best mean is {100 * best.d:.1f}{limits} points, {best.reading}, at {best[RATE]:g} %."
+        f"unadjusted; {'no p' if np.isnan(least) else adjusted}). The best mean is {100 * best.d:.1f}{limits} points, "
+        f"{best.reading}, at {best[RATE]:g} %."
     )
 
 
