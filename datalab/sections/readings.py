@@ -257,11 +257,12 @@ def length_reading(by_length: pd.DataFrame) -> str:
         words = [f"{n} steps, {sentences.tallied(at, LONGER)}" for n, at in own.items()]
         clean = next(name for name in part if name.startswith("d at "))
         falls = [bool((line[1:] <= line[:-1]).all()) for line in _lines(part)]
+        gains = "failed" if (own[last][f"{clean} low"] > 0).any() else "open"
         lines.append(
-            f"On {stratum} sets longer training makes pruning pay: **{sentences.judged(own[last], LONGER)}**. "
-            f"Mean d over the rates less that at {first} steps, in points: {'; '.join(words)} pairs of reading and "
-            f"references. The crossover never rises from one length to the next in {sum(falls)} of {len(falls)}. At "
-            f"the lowest rate ({clean}), after {last} steps: {sentences.tallied(own[last], clean)}."
+            f"On {stratum} sets longer training makes pruning pay: **{sentences.judged(own[last], LONGER)}**. Mean d "
+            f"over the rates less that at {first} steps, in points: {'; '.join(words)} pairs of reading and reference. "
+            f"The crossover never rises from one length to the next in {sum(falls)} of {len(falls)}. Nothing is gained "
+            f"where no label is flipped: **{gains}** ({clean}, {last} steps, {sentences.tallied(own[last], clean)})."
         )
     return "\n\n".join(lines)
 

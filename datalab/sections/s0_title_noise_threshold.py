@@ -311,7 +311,8 @@ def as_expected(primary: pd.DataFrame, apart: pd.DataFrame) -> str:
             )
         pairs = apart[apart.stratum == stratum] if len(apart) else apart
         if len(pairs):
-            apart_in = int(((pairs.low > 0) | (pairs.high < 0)).sum())
+            low, high = (f"{end} (all)" if f"{end} (all)" in pairs else end for end in ("low", "high"))
+            apart_in = int(((pairs[low] > 0) | (pairs[high] < 0)).sum())
             word = "failed" if apart_in else "open"
             lines.append(
                 f"There the readings agree: **{word}** (crossovers differ in {apart_in} of {len(pairs)} pairs)."

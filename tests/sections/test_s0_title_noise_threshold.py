@@ -200,6 +200,9 @@ def test_a_longer_training_is_compared_with_the_shortest_data_set_by_data_set(ro
     text = readings.length_reading(table.reset_index())
     assert "On balanced sets longer training makes pruning pay: **open**" in text
     assert "On skewed sets longer training makes pruning pay: **held**" in text  # 3, 4 and 5 points
+    assert "no label is flipped: **open** (d at 0 %, 1000 steps, -14.0, interval above 0 in 0" in text
+    table["d at 0 % low"] += 0.2
+    assert "no label is flipped: **failed**" in readings.length_reading(table.reset_index())
     title = "1000 steps instead of 100: pruning gains in 0 of 6 balanced and 6 of 6 skewed settings"
     assert readings.length_title(table.reset_index()) == title
 
