@@ -36,7 +36,7 @@ def judged(frame: pd.DataFrame, value: str, below: bool = False) -> str:
     low, high = _limits(frame, value)
     above, under = frame[low] > 0, frame[high] < 0
     there, opposite = (under, above) if below else (above, under)
-    return "failed" if opposite.any() else "held" if there.all() else "open"
+    return "failed" if opposite.any() else "held" if len(frame) and there.all() else "open"
 
 
 def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> str:
