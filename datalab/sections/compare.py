@@ -231,7 +231,7 @@ def readable(crossovers: pd.DataFrame) -> pd.DataFrame:
     frame = crossovers.copy()
     for name in ("crossover", "low", "high"):
         limits = zip(frame[name], frame.lowest_rate, frame.highest_rate, strict=True)
-        frame[name] = [stats.crossover_label(value, [low, high]) for value, low, high in limits]
+        frame[name] = [None if np.isnan(x) else stats.crossover_label(x, [low, high]) for x, low, high in limits]
     if "keep_fraction" in frame:
         pruned = (100 * (1 - frame.keep_fraction)).round(6)
         frame.insert(list(frame).index("keep_fraction"), "pruned (%)", pruned)

@@ -7,28 +7,25 @@ stay.
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pingouin
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_ind
 
 from datalab import data, ledger, seeds, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
-from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import RATE, READINGS, RULES, STRATA, THRESHOLD, early_stopped, named_d, with_strata
+from datalab.sections.readings import LEAST, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
 from datalab.sections.trials import fine_tuned, training_length, version_1
-from datalab.sections.trials.trial import HUMAN
 
 VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
-FEW_READINGS = (LEDGER, "F1, no quota")
+TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or more"  # of the balanced sets: `parts`
 
 
 class Parameters(version_1.VersionOneParameters, training_length.LargeParameters, fine_tuned.FineTunedParameters):
@@ -47,33 +44,6 @@ def memory(p: Parameters) -> float:
 
 
 estimate = estimated(lambda p: tasks(p) + training_length.large_tasks(p) + fine_tuned.tasks(p), memory, start=25.0)
-
-
-def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
-    """:func:`readings.differences` of several readings, one under another, in column ``reading``.
-
-    ``rows`` has one row a model. The references are those whose length noisy validation chose.
-    """
-    d = compare.below({name: readings.differences(rows, reading) for name, reading in which.items()}, "reading")
-    return with_strata(d[d.reference_chosen])
-
-
-def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The differences, and once more with ``column`` saying "all"."""
-    return pd.concat([d, d.assign(**{column: "all"})], ignore_index=True)
-
-
-def primary_table(d: pd.DataFrame) -> pd.DataFrame:
-    """d by stratum, reading and noise rate: mean, 95 % t-interval over the sets' means, t-test's p, Holm over all."""
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        means = compare.by_set(part, "d")
-        p = float(ttest_1samp(means, 0).pvalue) if len(means) > 1 else np.nan
-        ahead = {"sets better": int((means > 0).sum()), "sets": len(means)}
-        return named_d(means) | {"p": p, "p (Holm)": np.nan} | ahead
-
-    by = ["stratum", "reading", RATE]
-    return compare.with_correction(compare.table(compare.together(d, by[:2]), by, measure), "p")
 
 
 def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -110,102 +80,22 @@ def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return compare.below({name: measure(part) for name, part in several.items()}, "stratum")
 
 
-def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
-
-    ``rows`` are all of the task's rows. ``trained`` is in steps, or says that noisy validation chose.
-    """
-    lengths = sorted(rows.steps.unique())
-    trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: early_stopped(rows)}
-    parts = []
-    for (length, part), reading in itertools.product(trained.items(), FEW_READINGS):
-        d = readings.differences(part, READINGS[reading])
-        cases = d.groupby("reference_steps").size()
-        everywhere = cases.index[cases == len(d[["dataset", "seed", "rate"]].drop_duplicates())]
-        fixed = d[d.reference_steps.isin(everywhere)]
-        reference = fixed.reference_steps.map("{:.0f} steps".format)
-        d = pd.concat([fixed.assign(reference=reference), d[d.reference_chosen].assign(reference=STOPPED)])
-        parts.append(d.assign(reading=reading, trained=length))
-    by = ["stratum", "reading", "reference", "trained"]
-    return compare.crossovers(compare.together(with_strata(pd.concat(parts)), by), "d", root_seed, by)
-
-
-def by_size(rows: pd.DataFrame, larger: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The crossover on the same data sets and rates with fewer and with more training examples, stopped early.
-
-    ``rows`` has one row a model, ``larger`` all rows of :func:`training_length.large_tasks`.
-    """
-    if larger.empty:
-        return pd.DataFrame()
-    fits = rows.dataset.isin(larger.dataset.unique()) & rows.rate.isin(larger.rate.unique())
-    d = pd.concat([read_by(rows[fits & (rows.seed == 0)]), read_by(early_stopped(larger))], ignore_index=True)
-    by = ["stratum", "reading", "trained on"]
-    d["trained on"] = d.train_cap.map("up to {:,.0f}".format)
-    return compare.crossovers(compare.together(d, by), "d", root_seed, by)
-
-
-def mechanism(rows: pd.DataFrame) -> pd.DataFrame:
-    """What a quota does to one skewed data set, and to the mean of all of them: who is dropped, what the model says.
-
-    In %: of the rightly labelled examples of the largest class, and of the others, the share dropped; the share of the
-    test set predicted as the largest class; recall and precision (means over the classes), macro-F1 and accuracy.
-    """
-    columns = {
-        "dropped_largest": "dropped of largest class",
-        "dropped_rest": "dropped of other classes",
-        "largest_predicted": "predicted largest",
-        "balanced_accuracy": "recall",
-        "macro_precision": "precision",
-        "macro_f1": "F1",
-        "accuracy": "accuracy",
-    }
-    skewed = [name for name in rows.dataset.unique() if data.stratum(name) == "skewed"]
-    rows = readings.arms(rows[rows.method.isin(["full", "random", "influence"])]).assign(**{RATE: 100 * rows.rate})
-    rows = rows[rows.rate.isin([0, VERDICT["refuted"]["behind_at_rate_at_least"]])]
-    rows = compare.below({"adult": rows[rows.dataset == "adult"], "all skewed": rows[rows.dataset.isin(skewed)]}, "on")
-
-    def measure(part: pd.DataFrame) -> dict[str, float]:
-        shown = {name: 100 * compare.by_set(part, column).mean() for column, name in columns.items()}
-        return shown | {"sets": part.dataset.nunique()}
-
-    by = ["on", RATE, "arm"]
-    return compare.table(compare.together(rows, by), by, measure)
-
-
-def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Each data set's crossover in two readings, and d at the ends and the middle of the rates; no set is hidden.
-
-    ``clean F1`` is that of keeping everything with clean labels, from ``rows``, one row a model: how hard the set is.
-    """
-    rates = np.sort(d.rate.unique())
-    few = sorted({rates[0], rates[np.abs(rates - THRESHOLD).argmin()], rates[-1]})
-    clean = compare.by_set(rows, "macro_f1", method="full", rate=rates[0])
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        curve, name = part.groupby("rate").d.mean(), part.dataset.iloc[0]
-        known = {"data sets": part["data sets"].iloc[0], "balance": data.REGISTRY[name].balance}
-        known |= {"classes": data.REGISTRY[name].classes, "clean F1": float(clean[name])}
-        shown = {f"d at {100 * rate:g} %": curve[rate] for rate in few}
-        ends = {"low": np.nan, "high": np.nan, "lowest_rate": rates[0], "highest_rate": rates[-1]}
-        return known | {"crossover": stats.crossover(curve.index, curve)} | shown | ends
-
-    frame = compare.table(d[d.reading.isin(FEW_READINGS)], ["reading", "stratum", "dataset"], measure)
-    return frame.sort_values(["reading", "crossover"], ascending=[False, True], kind="stable", ignore_index=True)
-
-
 def goes_with(by_dataset: pd.DataFrame) -> pd.DataFrame:
     """Spearman correlations over the data sets of the crossover and of d with clean labels with what a set is like.
 
-    ``by_dataset`` is the table of that name. 95 % limits by Fisher's z (pingouin); p unadjusted, Holm beside it.
+    ``by_dataset`` is the table of that name; all sets, and each stratum alone, where balance hardly varies and is left
+    out. 95 % limits by Fisher's z (pingouin); p unadjusted, Holm beside it.
     """
     at_0 = next(name for name in by_dataset if name.startswith("d at "))
-    pairs, lines = list(itertools.product(("crossover", at_0), ("balance", "classes", "clean F1"))), []
-    for reading, part in by_dataset.groupby("reading", sort=False):
-        for y, x in pairs if len(part) > 4 else ():
-            found = pingouin.corr(part[x], part[y].clip(-1, 1), method="spearman").iloc[0]
-            low, high = found.filter(like="CI95").iloc[0]
-            line = {"reading": reading, "of": y, "with": x, "rho": found.r, "low": low, "high": high}
-            lines.append(line | {"p": found.p_val, "sets": found.n})
+    likes, lines = ("balance", "classes", "clean F1"), []
+    groups = {"all": by_dataset} | dict(iter(by_dataset.groupby("stratum", sort=False)))
+    for (stratum, group), y in itertools.product(groups.items(), ("crossover", at_0)):
+        for reading, part in group.groupby("reading", sort=False):
+            for x in likes[stratum != "all" :] if len(part) > 4 else ():
+                found = pingouin.corr(part[x], part[y].clip(-1, 1), method="spearman").iloc[0]
+                low, high = found.filter(like="CI95").iloc[0]
+                line = {"stratum": stratum, "reading": reading, "of": y, "with": x, "rho": found.r}
+                lines.append(line | {"low": low, "high": high, "p": found.p_val, "sets": found.n})
     return compare.with_correction(pd.DataFrame(lines), "p") if lines else pd.DataFrame()
 
 
@@ -225,25 +115,8 @@ def power(d: pd.DataFrame) -> pd.DataFrame:
             shown[f"sets needed at {level}"] = float(np.ceil(pingouin.power_ttest(**how, alpha=float(level))))
         return shown
 
-    part = d[d.reading == LEDGER].groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
+    part = and_all(d[d.reading == LEDGER], "stratum").groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
     return compare.table(part, ["stratum", RATE], measure)
-
-
-def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
-    """Labels of single raters: influence against random and against keeping everything, by set and over the sets."""
-    rows = rows[rows.noise == HUMAN]
-    if rows.empty:
-        return pd.DataFrame()
-    d = read_by(early_stopped(rows))
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        means = part.groupby("dataset", sort=False)[["d", "d_full", "realised_rate"]].mean()
-        against_random = compare.mean_with_interval(means.d, "d against random")
-        against_full = compare.mean_with_interval(means.d_full, "d against full")
-        return {"noise (%)": 100 * means.realised_rate.mean()} | against_random | against_full | {"sets": len(means)}
-
-    d = and_all(d.assign(on=d.dataset), "on")
-    return compare.table(d, ["reading", "on"], measure)
 
 
 def _on_all(crossover: pd.DataFrame, stratum: str) -> pd.DataFrame:
@@ -251,12 +124,57 @@ def _on_all(crossover: pd.DataFrame, stratum: str) -> pd.DataFrame:
 
 
 def title_verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
-    """The verdict on the title by version 2's rule, read on :func:`read_by` and :func:`crossovers`."""
-    own = d[d.stratum == VERDICT["stratum"]]
-    wide = {name: part.pivot_table("d", "dataset", "rate") for name, part in own.groupby("reading", sort=False)}
-    at = _on_all(crossover, VERDICT["stratum"]).set_index("reading")
+    """The verdict on the title by version 2's rule, read on :func:`readings.read_by` and :func:`crossovers`."""
+    return _verdict(d[d.stratum == VERDICT["stratum"]], _on_all(crossover, VERDICT["stratum"]))
+
+
+def _verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
+    wide = {name: part.pivot_table("d", "dataset", "rate") for name, part in d.groupby("reading", sort=False)}
+    at = crossover.set_index("reading")
     limits = {name: (at.low[name], at.high[name]) for name in at.index} or dict.fromkeys(wide, (np.nan, np.nan))
-    return ledger.title_verdict_2(sorted(own.rate.unique()), wide, limits)
+    return ledger.title_verdict_2(sorted(d.rate.unique()), wide, limits)
+
+
+def parts(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The balanced sets by number of classes, the untouched alone, and without those added late: crossover and d.
+
+    Only the untouched were set apart before any result. By part and reading: the crossover, d at the lowest rate and
+    its mean over the rates up to 15 %, with 95 % t-intervals, and what the title's rule says of the part (its p, after
+    Holm over the readings). ``SPLIT`` is the difference of the first two parts, which share no set: Welch's interval.
+    """
+    d = d[d.stratum == VERDICT["stratum"]]
+    two = d.dataset.map(lambda name: data.REGISTRY[name].classes) == 2
+    late, untouched = d.dataset.isin(readings.LATE), d["data sets"] == readings.UNTOUCHED
+    masks = {TWO: two, MORE: ~two, "untouched": untouched, "untouched, less late": untouched & ~late}
+    masks |= {"all, less late": ~late}
+    named = {name: d[mask] for name, mask in masks.items() if d[mask].dataset.nunique() > 1}
+    at_0, low = readings.at_lowest(d), f"d to {100 * THRESHOLD:g} %"
+
+    def values(part: pd.DataFrame) -> dict[str, pd.Series]:
+        early = part[part.rate <= THRESHOLD + 1e-9]
+        return {at_0: compare.by_set(part, "d", rate=part.rate.min()), low: compare.by_set(early, "d")}
+
+    def measure(part: pd.DataFrame) -> dict[str, float]:
+        return {k: x for name, v in values(part).items() for k, x in compare.mean_with_interval(v, name).items()}
+
+    tables = []
+    for name, own in named.items():
+        crossover = compare.crossovers(own, "d", root_seed, ["reading"]).drop(columns=["p_always", "p_never"])
+        verdict = _verdict(own, crossover)
+        p = [float(c.detail.split()[1]) for c in verdict.conditions if c.role == "refutes"]  # in the readings' order
+        frame = crossover.merge(compare.table(own, "reading", measure), on="reading")
+        p = frame.reading.map(dict(zip(READINGS, p, strict=True)))
+        tables.append(frame.assign(**{"p (Holm)": p, "by the rule": verdict.verdict}))
+        tables[-1].insert(0, "part", name)
+    if {TWO, MORE} <= named.keys():
+        pairs = [[values(named[part][named[part].reading == name]) for part in (TWO, MORE)] for name in READINGS]
+        tables.insert(2, pd.DataFrame({"part": SPLIT, "reading": list(READINGS)}))
+        for name in (at_0, low):
+            tests = [ttest_ind(a[name], b[name], equal_var=False) for a, b in pairs]
+            ends = [test.confidence_interval(0.95) for test in tests]
+            tables[2][name] = [a[name].mean() - b[name].mean() for a, b in pairs]
+            tables[2][f"{name} low"], tables[2][f"{name} high"] = zip(*ends, strict=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
@@ -276,39 +194,152 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     ]
 
 
-def answer(crossover: pd.DataFrame, full: pd.DataFrame, by_size: pd.DataFrame) -> list[str]:
-    """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all."""
+def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, full: pd.DataFrame) -> list[str]:
+    """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
+
+    The tables are :func:`crossovers`, :func:`parts`, :func:`training_length.by_size`, :func:`readings.full_by_reading`.
+    """
     lines = []
     for stratum in STRATA:
         at = _on_all(crossover, stratum)
         if at.empty:
             continue
-        least, most, low, high = _spread(at)
-        spread = f"from {least} wrong labels on" if least == most else f"from {least} to {most} wrong labels on"
         lines.append(
             f"On {at.sets.max()} {stratum} data sets, with models that stop early, dropping 30 % by influence beats "
-            f"dropping 30 % at random {spread}, depending on which of four scores is counted (95 % limits of all four: "
-            f"{low} to {high})."
+            f"dropping 30 % at random {_from(at)} wrong labels on, depending on which of four scores is counted (95 % "
+            f"limits of all four: {' to '.join(_spread(at)[2:])})."
         )
-    for stratum, part in by_size.groupby("stratum", sort=False) if len(by_size) else ():
-        sizes = {name: _spread(at) for name, at in part.groupby("trained on", sort=False)}
-        ranges = {name: low if low == high else f"from {low} to {high}" for name, (low, high, *_) in sizes.items()}
-        each = [f"{rates} with {name} training examples" for name, rates in ranges.items()]
-        lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover is {'; '.join(each)}.")
-    pruned = full[full.arm.isin(["influence, quota", "influence, no quota"])]
-    for stratum, part in pruned.groupby("stratum", sort=False):
-        best, ahead = part.loc[part.d.idxmax()], sorted(part[RATE][part.low > 0].unique())
-        shown = f" [{100 * best.low:+.1f}, {100 * best.high:+.1f}]" if best.sets > 1 else ""
-        where = sentences.listed((f"{rate:g} %" for rate in ahead), "no rate")
-        lines.append(
-            f"Against keeping everything it is ahead on {stratum} sets at {where} (unadjusted); the best mean is "
-            f"{100 * best.d:+.1f} points of F1{shown}, at {best[RATE]:g} %."
-        )
-    return lines
+        if stratum == VERDICT["stratum"]:
+            lines[-1] += f" Below 0 %: with clean labels already. {by_classes(parts)}".rstrip()
+    for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
+        each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
+        lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}.")
+    return lines + [against_full(part) for stratum, part in full.groupby("stratum", sort=False) if stratum != "all"]
+
+
+def by_classes(parts: pd.DataFrame) -> str:
+    """The balanced sets apart by their number of classes, from :func:`parts`."""
+    words = []
+    for name, part in parts[parts.part.isin([TWO, MORE])].groupby("part", sort=False) if len(parts) else ():
+        limits = " to ".join(_spread(part)[2:])
+        words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part)} on (limits {limits})")
+    return f"By number of classes, a split made after the results were seen: {'; '.join(words)}." if words else ""
+
+
+def parts_reading(parts: pd.DataFrame) -> str:
+    """How the two kinds of balanced sets differ, and what the title's rule says of every part, from :func:`parts`."""
+    split = parts[parts.part == SPLIT] if len(parts) else parts
+    if split.empty:
+        return "Too few balanced sets of either kind."
+    names = [name for name in parts if name.startswith("d ") and not name.endswith(("low", "high"))]
+    words = [f"{name}: {sentences.tallied(split, name)} readings" for name in names]
+    alike = "failed" if any(sentences.judged(split, name) == "held" for name in names) else "open"
+    rule = parts.dropna(subset="sets").drop_duplicates("part")
+    verdicts = [f"{row.part} ({row.sets:.0f} sets) {row['by the rule']}" for _, row in rule.iterrows()]
+    return (
+        f"{by_classes(parts)} The two kinds are alike: **{alike}** ({SPLIT}, in points: {'; '.join(words)}).\n\n"
+        f"The title's rule says of {'; '.join(verdicts)}: of the kinds by classes this is no verdict."
+    )
+
+
+def against_full(table: pd.DataFrame) -> str:
+    """One stratum of :func:`readings.full_by_reading`, in words."""
+    best, sides = table.loc[table.d.idxmax()], []
+    for side in ("ahead", "behind"):
+        named = [f"{row[side]} ({row.reading})" for _, row in table.iterrows() if row[side] != "no rate"]
+        sides.append(f"{side} at {'; '.join(named) or 'no rate'}")
+    limits = "" if np.isnan(best.low) else f" [{100 * best.low:.1f}, {100 * best.high:.1f}]"
+    least = table[LEAST].min()
+    adjusted = f"Holm's smallest p of a gain, over these {len(table)} scores and all rates, is {least:.2g}"
+    return (
+        f"Against keeping everything it is, on {best.sets} {best.stratum} sets, {', '.join(sides)} (95 % intervals, "
+        f"unadjusted; {'no p' if np.isnan(least) else adjusted}). The best mean is {100 * best.d:.1f}{limits} points, "
+        f"{best.reading}, at {best[RATE]:g} %."
+    )
+
+
+def both_verdicts(rule: TitleVerdict, first: TitleVerdict, statements: list[Statement]) -> str:
+    """The verdicts on the title and why, in a clause each: where the threshold is, and that below it nothing is won."""
+    refutes, reproduces = ([c for c in rule.conditions if c.role == role] for role in ("refutes", "reproduces"))
+    least = min((c.detail for c in refutes), key=lambda text: float(text.split()[1]))
+    low = statements[1]
+    return (
+        f"The title is {rule.verdict} by version 2's rule, {first.verdict} by version 1's: of {len(refutes)} scores "
+        f"{sum(c.held for c in refutes)} show a gain at 10 % or less or a loss at 20 % or more (smallest {least}), and "
+        f"in {sum(c.held for c in reproduces)} the crossover's interval has 15 % inside (5, 30) %. Its other half, no "
+        f"gain up to 15 %, is {low.verdict}: up to there the mean of d, {LEDGER}, is {_points(low)} points."
+    )
+
+
+def _points(statement: Statement) -> str:
+    value, low, high = (np.nan if x is None else 100 * x for x in (statement.measured, statement.low, statement.high))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _from(crossover: pd.DataFrame) -> str:
+    least, most = _spread(crossover)[:2]
+    return f"from {least}" if least == most else f"from {least} to {most}"
 
 
 def _spread(crossover: pd.DataFrame) -> list[str]:
     """The lowest and the highest crossover of a table's rows, and the ends of their limits, as words."""
     rates = crossover.lowest_rate.min(), crossover.highest_rate.max()
     ends = crossover.crossover.min(), crossover.crossover.max(), crossover.low.min(), crossover.high.max()
-    return [stats.crossover_label(end, rates) for end in ends]
+    labels = (stats.crossover_label(end, rates) for end in ends)
+    return [label.replace("<", "below").replace(">", "above") for label in labels]
+
+
+def crossover_title(crossover: pd.DataFrame) -> str:
+    """The figure's title: the means' crossovers by stratum, over all data sets."""
+    strata = {stratum: _on_all(crossover, stratum) for stratum in STRATA}
+    words = [f"{stratum} sets {_from(at).removeprefix('from ')}" for stratum, at in strata.items() if len(at)]
+    return f"Crossover of the mean, by what is counted: {'; '.join(words)}"
+
+
+# --- was it as expected? each follows an expectation in the notebook ------------------------------------------------
+
+
+def as_expected(primary: pd.DataFrame, apart: pd.DataFrame) -> str:
+    """That pruning loses with clean labels, and that the four readings agree: by stratum, from the intervals."""
+    lines = []
+    for stratum in STRATA:
+        clean = primary[(primary.stratum == stratum) & (primary[RATE] == primary[RATE].min())]
+        if len(clean) and clean.sets.min() > 1:
+            judged = sentences.judged(clean, "d", below=True)
+            lines.append(
+                f"On {stratum} sets pruning loses with clean labels: **{judged}** ({sentences.tallied(clean, 'd')})."
+            )
+        pairs = apart[apart.stratum == stratum] if len(apart) else apart
+        if len(pairs):
+            low, high = (f"{end} (all)" if f"{end} (all)" in pairs else end for end in ("low", "high"))
+            apart_in = int(((pairs[low] > 0) | (pairs[high] < 0)).sum())
+            word = "failed" if apart_in else "open"
+            lines.append(
+                f"There the readings agree: **{word}** (crossovers differ in {apart_in} of {len(pairs)} pairs)."
+            )
+    return " ".join(lines)
+
+
+def mechanism_reading(mechanism: pd.DataFrame) -> str:
+    """With a quota: that the largest class is predicted less, recall rises and precision falls at every rate."""
+    quota, lines = mechanism[mechanism.pruned == "quota"], []
+    for name, below in {"predicted largest": True, "recall": False, "precision": True}.items() if len(quota) else ():
+        word = sentences.judged(quota, name, below)
+        lines.append(f"{name} {'falls' if below else 'rises'}: **{word}** ({sentences.tallied(quota, name, scale=1)})")
+    return f"With a quota, influence less random over the rates, in points: {'; '.join(lines) or 'no such set'}."
+
+
+def goes_reading(goes_with: pd.DataFrame, by_dataset: pd.DataFrame) -> str:
+    """What the crossover goes with, by stratum; and the one set that moves the mean of d with clean labels most."""
+    rows = goes_with[(goes_with["with"] == "clean F1") & (goes_with.of == "crossover")] if len(goes_with) else goes_with
+    at_0, lines = next(name for name in by_dataset if name.startswith("d at ")), []
+    if len(rows):
+        rows = rows.assign(on=rows.stratum + ", " + rows.reading)
+        lines.append(f"The crossover with clean F1 (higher: easier), rho: {sentences.standing(rows, 'rho', 'on', 2)}")
+    for (reading, stratum), part in by_dataset.groupby(["reading", "stratum"], sort=False):
+        values = part.set_index("dataset")[at_0]
+        others = (values.sum() - values) / max(len(values) - 1, 1)
+        name = (others - values.mean()).abs().idxmax()
+        means = f"{values[name]:+.3f}, the mean {values.mean():+.3f} with it, {others[name]:+.3f} without"
+        lines.append(f"{at_0}, {stratum}, {reading}: {name} moves the mean most ({means}).")
+    return "\n\n".join([*lines[:1], " ".join(lines[1:])])

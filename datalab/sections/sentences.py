@@ -15,13 +15,37 @@ def listed(names: Iterable[object], none: str = "none") -> str:
     return ", ".join(map(str, names)) or none
 
 
+def _limits(frame: pd.DataFrame, value: str) -> tuple[str, str]:
+    low, high = (f"{value} {end}" if f"{value} {end}" in frame else end for end in ("low", "high"))
+    return low, high
+
+
+def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0, decimals: int = 1) -> str:
+    """The range of a column, times ``scale``, and how many of its intervals lie above and below 0."""
+    low, high = _limits(frame, value)
+    ends = dict.fromkeys(digits(scale * end, decimals) for end in (frame[value].min(), frame[value].max()))
+    above, below = (frame[low] > 0).sum(), (frame[high] < 0).sum()
+    return f"{' to '.join(ends)}, interval above 0 in {above}, below 0 in {below} of {len(frame)}"
+
+
+def judged(frame: pd.DataFrame, value: str, below: bool = False) -> str:
+    """What became of the expectation that a column lies above 0 (or ``below``) in every row, by its intervals.
+
+    ``held`` where every interval lies there, ``failed`` where one lies on the other side, else ``open``.
+    """
+    low, high = _limits(frame, value)
+    above, under = frame[low] > 0, frame[high] < 0
+    there, opposite = (under, above) if below else (above, under)
+    return "failed" if opposite.any() else "held" if len(frame) and there.all() else "open"
+
+
 def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> str:
     """Which rows of a table are ahead (interval above 0), behind (below) and open, each with value and interval.
 
     ``value`` names the column, whose limits are ``value low`` and ``value high`` (else ``low`` and ``high``); ``label``
     names the column that says what the row is of.
     """
-    low, high = (f"{value} {end}" if f"{value} {end}" in frame else end for end in ("low", "high"))
+    low, high = _limits(frame, value)
 
     def shown(row: pd.Series) -> str:
         interval = "" if pd.isna(row[low]) else f" [{row[low]:.{decimals}f}, {row[high]:.{decimals}f}]"

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from datalab import data
-from datalab.sections import readings
+from datalab import data, ledger, stats
+from datalab.sections import compare, readings
 from datalab.sections import s0_title_noise_threshold as s0
+from datalab.sections.trials import training_length
 
 SETS = {"optdigits": 0.0, "penbased": 0.01, "mnist5k": -0.01, "adult": 0.02, "splice": 0.0, "credit": -0.02}
 RATES = (0.0, 0.1, 0.2, 0.4)
@@ -38,8 +39,8 @@ def rows() -> pd.DataFrame:
 
 
 def test_the_primary_table_is_what_scipy_says(rows):
-    d = s0.read_by(readings.early_stopped(rows))
-    table = s0.primary_table(d)
+    d = readings.read_by(readings.early_stopped(rows))
+    table = readings.primary_table(d)
     at = table[(table.stratum == "balanced") & (table.reading == "F1, quota") & (table[readings.RATE] == 20)].iloc[0]
     means = np.array([0.05, 0.06, 0.04])
     interval = scipy_stats.t.interval(0.95, 2, means.mean(), scipy_stats.sem(means))
@@ -50,13 +51,13 @@ def test_the_primary_table_is_what_scipy_says(rows):
 
 def test_the_notebooks_cell_computes_the_primary_tables_d_and_interval(rows, shown):
     names = shown("0_title_noise_threshold", "d-by-hand", synthetic=rows)
-    table = s0.primary_table(s0.read_by(readings.early_stopped(rows)))
+    table = readings.primary_table(readings.read_by(readings.early_stopped(rows)))
     own = table[(table.stratum == "balanced") & (table.reading == "F1, quota")]
     np.testing.assert_allclose(names["by_hand"], own[["d", "low", "high"]], atol=1e-12)
 
 
 def test_strata_are_never_pooled_in_silence(rows):
-    crossover = s0.crossovers(s0.read_by(readings.early_stopped(rows)), 0).set_index(
+    crossover = s0.crossovers(readings.read_by(readings.early_stopped(rows)), 0).set_index(
         ["stratum", "data sets", "reading"]
     )
     assert crossover.crossover["balanced", "all", "F1, quota"] == pytest.approx(0.15)
@@ -66,7 +67,7 @@ def test_strata_are_never_pooled_in_silence(rows):
 
 
 def test_the_readings_are_compared_on_the_same_resamples(rows):
-    apart = s0.readings_apart(s0.read_by(readings.early_stopped(rows)), 0)
+    apart = s0.readings_apart(readings.read_by(readings.early_stopped(rows)), 0)
     own = apart[
         (apart.stratum == "balanced") & (apart["of"] == "F1, quota") & (apart["from"] == "accuracy, quota")
     ].iloc[0]
@@ -75,7 +76,7 @@ def test_the_readings_are_compared_on_the_same_resamples(rows):
 
 
 def test_every_length_of_training_and_of_references_has_its_crossover(rows):
-    table = s0.by_length(rows, 0).set_index(["stratum", "reading", "reference", "trained"]).crossover.sort_index()
+    table = readings.by_length(rows, 0).set_index(["stratum", "reading", "reference", "trained"]).crossover.sort_index()
     at = table["balanced", "F1, quota"]
     assert set(at.index) == {(r, t) for r in ("stopped early", "100 steps", "1000 steps")
                              for t in ("stopped early", "100", "1000")}  # fmt: skip
@@ -85,7 +86,7 @@ def test_every_length_of_training_and_of_references_has_its_crossover(rows):
 
 def test_power_is_that_of_a_one_sample_t_test(rows):
     rng = np.random.default_rng(0)
-    d = s0.read_by(readings.early_stopped(rows))
+    d = readings.read_by(readings.early_stopped(rows))
     d["d"] += rng.normal(0, 0.02, len(d))
     row = s0.power(d).iloc[0]
     effect, n = 0.01 / row["SD between sets"], int(row["sets needed at .05"])
@@ -99,26 +100,172 @@ def test_power_is_that_of_a_one_sample_t_test(rows):
 
 def test_the_sentences_follow_the_tables(rows):
     stopped = readings.early_stopped(rows)
-    crossover = s0.crossovers(s0.read_by(stopped), 0)
-    by_size = s0.by_size(stopped, rows.assign(train_cap=5000), 0)
-    lines = s0.answer(crossover, readings.against_full_table(stopped), by_size)
+    d = readings.read_by(stopped)
+    crossover, full = s0.crossovers(d, 0), readings.full_by_reading(d)
+    by_size = training_length.by_size(training_length.sized(stopped, rows.assign(train_cap=5000)), 0)
+    lines = s0.answer(crossover, pd.DataFrame(), by_size, full)
     assert "On 3 balanced data sets" in lines[0]
     assert "from 15.0 % to 20.0 % wrong labels on" in lines[0]
     assert "On 3 skewed data sets" in lines[1]
-    assert lines[2].startswith("On 3 balanced data sets the same crossover is from 15.0 % to 20.0 % with up to 1,000")
-    one = s0.answer(crossover, readings.against_full_table(stopped), by_size.drop_duplicates(["stratum", "trained on"]))
-    assert re.match(r"On 3 balanced data sets the same crossover is [\d.]+ % with up to 1,000", one[2])
+    assert lines[2].startswith("On 3 balanced data sets the same crossover: from 15.0 % to 20.0 % with up to 1,000")
+    one = s0.answer(crossover, pd.DataFrame(), by_size.drop_duplicates(["stratum", "trained on"]), full)
+    assert re.match(r"On 3 balanced .* crossover: from [\d.]+ % with up to 1,000", one[2])
     assert lines[4].startswith("Against keeping everything ")  # as record.console looks for it
-    assert "on balanced sets at 20 %, 40 % (unadjusted); the best mean is +25.0 points of F1" in lines[4]
-    assert len(s0.answer(crossover, readings.against_full_table(stopped), pd.DataFrame())) == len(lines) - 2
+    assert "on 3 balanced sets, ahead at 20 %, 40 % (F1, quota); " in lines[4]  # each score by its name
+    assert "behind at 0 %, 10 % (F1, quota); 0 %, 10 % (accuracy, quota)" in lines[4]
+    assert "best mean is 25.0 [22.5, 27.5] points, F1, quota, at 40 %" in lines[4]
+    assert len(s0.answer(crossover, pd.DataFrame(), pd.DataFrame(), full)) == len(lines) - 2
+    title = s0.crossover_title(crossover)
+    assert title.endswith("balanced sets 15.0 % to 20.0 %; skewed sets 15.0 % to 20.0 %")
+
+
+def test_the_last_sentence_has_both_verdicts_on_the_title(rows):
+    d = readings.read_by(readings.early_stopped(rows))
+    crossover = s0.crossovers(d, 0)
+    rule, statements = s0.title_verdict(d, crossover), s0.verdicts(d, crossover)
+    text = s0.both_verdicts(rule, rule, statements)
+    low = compare.by_set(d[(d.stratum == "balanced") & (d.reading == "F1, quota") & (d.rate < 0.16)], "d")
+    ends = scipy_stats.t.interval(0.95, 2, low.mean(), scipy_stats.sem(low))
+    assert text.startswith(f"The title is {rule.verdict} by version 2's rule")
+    assert f"is {statements[1].verdict}: up to there" in text
+    assert "{:.2f} [{:.2f}, {:.2f}] points".format(*(100 * x for x in (low.mean(), *ends))) in text
+
+
+TWO_CLASSES, MORE = (
+    {"wells": 0.0, "grants": 0.03, "hedges": 0.01},
+    {"leaves": -0.2, "languages": -0.17, "texture": -0.25},
+)
+
+
+@pytest.fixture
+def by_classes(rows) -> pd.DataFrame:
+    """Differences on three balanced sets of two classes and three of more, each shifted by its own amount."""
+    own = readings.read_by(readings.early_stopped(rows[rows.dataset == "optdigits"]))
+    parts = [own.assign(dataset=name, d=own.d + shift) for name, shift in (TWO_CLASSES | MORE).items()]
+    return readings.with_strata(pd.concat(parts))
+
+
+def test_the_balanced_sets_are_told_apart_by_their_classes_and_the_late_ones_left_out(by_classes):
+    parts = s0.parts(by_classes, 0).set_index(["part", "reading"])
+    low, reading = "d at 0 %", "F1, quota"
+    means = parts[low].xs(reading, level="reading")
+    a, b = (np.array(list(shifts.values())) - 0.15 for shifts in (TWO_CLASSES, MORE))
+    assert means[s0.TWO] == pytest.approx(a.mean())
+    assert means[s0.MORE] == pytest.approx(b.mean())
+    welch = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    split = parts.loc[s0.SPLIT, reading]
+    assert [split[low], split[f"{low} low"], split[f"{low} high"]] == pytest.approx([a.mean() - b.mean(), *welch])
+    assert np.isnan(split.crossover)
+    assert parts.crossover[s0.TWO, reading] < 0.15 < parts.crossover[s0.MORE, reading]
+    assert parts.sets["untouched", reading] == 5  # texture was looked at
+    assert parts.sets["untouched, less late", reading] == 4  # languages was added late
+    own = by_classes[by_classes.dataset.isin(MORE)]
+    wide = {name: part.pivot_table("d", "dataset", "rate") for name, part in own.groupby("reading", sort=False)}
+    rule = ledger.title_verdict_2(RATES, wide, dict.fromkeys(wide, (0.1, 0.2)))
+    printed = {c.text.partition(":")[0]: float(c.detail.split()[1]) for c in rule.conditions if c.role == "refutes"}
+    assert parts.loc[s0.MORE, "p (Holm)"].to_dict() == printed
+
+
+def test_what_is_said_of_the_parts_follows_them(by_classes):
+    text = s0.parts_reading(s0.parts(by_classes, 0))
+    assert "on the 3 with two classes from" in text
+    assert "alike: **failed**" in text
+    assert f"{s0.TWO} (3 sets) inconclusive" in text  # fewer than the rule asks for
+    same = by_classes.assign(
+        d=by_classes.rate - 0.15 + by_classes.dataset.map({"wells": 0.01, "leaves": 0.01}).fillna(0)
+    )
+    assert "alike: **open**" in s0.parts_reading(s0.parts(same, 0))
+    assert "Too few" in s0.parts_reading(s0.parts(by_classes[by_classes.dataset.isin(MORE)], 0))
+
+
+def test_the_late_sets_are_counted_ones_that_no_run_had_touched():
+    assert set(data.COUNTED) >= readings.LATE
+    assert not any(data.REGISTRY[name].looked_at for name in readings.LATE)
+    assert [data.stratum(name) for name in readings.LATE].count("balanced") == 6
+    assert len(readings.LATE) == 11
+
+
+def test_a_longer_training_is_compared_with_the_shortest_data_set_by_data_set(rows):
+    shift = rows.dataset.map({name: i / 100 for i, name in enumerate(SETS)})
+    long = (rows.method == "influence") & (rows.steps == 1000)
+    rows["macro_f1"] += np.where(long, shift - 1.0, 0.0)  # 1000 steps: the fixture's whole point is taken off again
+    table = readings.by_length(rows, 0).set_index(["stratum", "reading", "reference", "trained"])
+    at = table.loc["balanced", "F1, quota", "100 steps"]
+    expected = np.array([0.0, 0.01, 0.02])
+    interval = scipy_stats.t.interval(0.95, 2, expected.mean(), scipy_stats.sem(expected))
+    names = [readings.LONGER, f"{readings.LONGER} low", f"{readings.LONGER} high"]
+    assert at.loc["1000", names].tolist() == pytest.approx([0.01, *interval])
+    assert at.loc["100", names].isna().all()
+    assert at.loc["100", "d at 0 %"] == pytest.approx(-0.15)
+    text = readings.length_reading(table.reset_index())
+    assert "On balanced sets longer training makes pruning pay: **open**" in text
+    assert "On skewed sets longer training makes pruning pay: **held**" in text  # 3, 4 and 5 points
+    assert "no label is flipped: **open** (d at 0 %, 1000 steps, -14.0, interval above 0 in 0" in text
+    table["d at 0 % low"] += 0.2
+    assert "no label is flipped: **failed**" in readings.length_reading(table.reset_index())
+    title = "1000 steps instead of 100: pruning gains in 0 of 6 balanced and 6 of 6 skewed settings"
+    assert readings.length_title(table.reset_index()) == title
+
+
+def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
+    own = rows.method == "influence"
+    shift = rows.dataset.map({"optdigits": -0.05, "penbased": -0.04, "mnist5k": -0.03}).fillna(0.0)
+    more = rows.assign(train_cap=5000, macro_f1=rows.macro_f1 + np.where(own & (rows.rate == 0.1), shift, 0.0))
+    table = training_length.larger_less_smaller(training_length.sized(readings.early_stopped(rows), more))
+    at = table[(table.stratum == "balanced") & (table.reading == "F1, quota")].set_index(readings.RATE)
+    interval = scipy_stats.t.interval(0.95, 2, -0.04, scipy_stats.sem([-0.05, -0.04, -0.03]))
+    columns = ["difference", "difference low", "difference high"]
+    assert at.loc[10, columns].tolist() == pytest.approx([-0.04, *interval])
+    assert at.loc[20, columns].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
+    text = training_length.size_reading(table[table.stratum == "balanced"])
+    assert "more examples change little: **failed**, 2 of 16 intervals exclude 0" in text
+    assert training_length.size_reading(pd.DataFrame()).startswith("No set")
+
+
+def test_a_quotas_effect_is_read_against_random_pruning_with_the_same_quota(rows):
+    skewed = {"adult": 0.01, "splice": 0.02, "credit": 0.03}
+    own = rows.method == "influence"
+    rows["macro_precision"] += np.where(own, rows.dataset.map(skewed).fillna(0) * np.where(rows.rate > 0, 1, -1), 0.0)
+    table = readings.mechanism(readings.early_stopped(rows))
+    at = table[table.pruned == "quota"].set_index(readings.RATE)
+    interval = scipy_stats.t.interval(0.95, 2, 2, scipy_stats.sem([1, 2, 3]))
+    assert at.loc[20, ["precision", "precision low", "precision high"]].tolist() == pytest.approx([2, *interval])
+    assert at.loc[0, "precision"] == pytest.approx(-2)
+    assert "precision falls: **open**" in s0.mechanism_reading(table)
+    up = table.assign(**{"precision low": 0.1})
+    assert "precision falls: **failed**" in s0.mechanism_reading(up)
+    down = table.assign(**{"precision high": -0.1})
+    assert "precision falls: **held**" in s0.mechanism_reading(down)
+
+
+def test_gains_on_keeping_everything_are_adjusted_over_the_readings_and_rates_of_a_stratum(rows):
+    d = readings.read_by(readings.early_stopped(rows))
+    d["d_full"] += np.random.default_rng(0).normal(0, 0.02, len(d))
+    table = readings.full_by_reading(d).set_index(["stratum", "reading"])
+    own = d[d.stratum == "skewed"]
+    means = own.groupby(["reading", "rate", "dataset"], sort=False).d_full.mean().unstack()
+    p = scipy_stats.ttest_1samp(means, 0, axis=1).pvalue
+    adjusted = pd.Series(stats.holm(p), means.index)[means.mean(axis=1) > 0]
+    least = adjusted.groupby("reading").min()
+    for reading in least.index:
+        assert table[readings.LEAST]["skewed", reading] == pytest.approx(least[reading])
+    assert set(table.index.get_level_values("stratum")) == {"balanced", "skewed", "all"}
 
 
 def test_what_goes_with_the_crossover_is_spearmans_rho():
     names = list(data.COUNTED)[:8]
     frame = pd.DataFrame({"dataset": names, "reading": "F1, quota", "crossover": np.arange(8.0) / 10})
+    frame["stratum"] = ["balanced"] * 6 + ["skewed"] * 2
     frame["balance"], frame["classes"], frame["clean F1"] = np.arange(8), [2, 1, 4, 3, 6, 5, 8, 7], -np.arange(8)
     frame["d at 0 %"] = np.random.default_rng(0).normal(size=8)
-    table = s0.goes_with(frame).set_index(["of", "with"])
+    whole = s0.goes_with(frame).set_index(["stratum", "of", "with"])
+    table = whole.loc["all"]
+    assert set(whole.loc["balanced"].index.get_level_values("with")) == {"classes", "clean F1"}
+    part = scipy_stats.spearmanr(frame.classes[:6], frame["d at 0 %"][:6])
+    assert whole.rho["balanced", "d at 0 %", "classes"] == pytest.approx(part.statistic)
+    assert "skewed" not in whole.index  # two sets
+    text = s0.goes_reading(whole.reset_index(), frame)
+    assert f"{names[0]} moves" in text or text.count("moves the mean most") == 2
     assert table.rho["crossover", "balance"] == pytest.approx(1)
     assert table.rho["crossover", "clean F1"] == pytest.approx(-1)
     expected = scipy_stats.spearmanr(frame.classes, frame["d at 0 %"])

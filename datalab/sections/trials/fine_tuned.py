@@ -261,4 +261,11 @@ def reading(shown: pd.DataFrame) -> str:
     own = own.assign(at=names + (own.seed.map(", seed {}".format) if own.seed.nunique() > 1 else ""))
     words = {"less random": "random pruning", "less full": "keeping everything"}
     lines = [f"Less {other}: {sentences.standing(own, name, 'at')}" for name, other in words.items()]
+    clean, noisy = own[own[RATE] == 0], own[own[RATE] > 0]
+    gains = "failed" if (noisy["less full low"] > 0).any() else "open"
+    lines.append(
+        f"It loses to random pruning with clean labels: **{sentences.judged(clean, 'less random', below=True)}**; it "
+        f"beats random pruning with flipped ones: **{sentences.judged(noisy, 'less random')}**; it hardly gains on "
+        f"keeping everything: **{gains}**."
+    )
     return "\n\n".join(lines)

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from datalab import correction, metrics, noise, pruning
 from datalab.protocol import protocol
+from datalab.sections import compare, sentences
 from datalab.sections.parameters import AnyDatasets, Count, Datasets, Fractions, Lengths, Rates, TrialParameters
+from datalab.sections.readings import RATE, and_all, early_stopped, read_by
 from datalab.sections.trials.trial import (
     HUMAN,
     Looks,
@@ -264,3 +266,69 @@ def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, dict[str,
         pairs = zip(trial.observed_validation, guesses, strict=True)
         validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
     return by_method, [lengths[i] for i in np.argmax(validation, axis=0)]
+
+
+def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
+    """:func:`read_by` of the same data sets and rates with fewer and with more training examples, stopped early.
+
+    ``rows`` has one row a model, ``larger`` all rows of :func:`training_length.large_tasks`; which of both a row is of
+    says ``trained on``. Strata apart, and together as "all". Empty where nothing was trained on more.
+    """
+    if larger.empty:
+        return pd.DataFrame()
+    fits = rows.dataset.isin(larger.dataset.unique()) & rows.rate.isin(larger.rate.unique())
+    d = pd.concat([read_by(rows[fits & (rows.seed == 0)]), read_by(early_stopped(larger))], ignore_index=True)
+    d["trained on"] = d.train_cap.map("up to {:,.0f}".format)
+    return and_all(d, "stratum")
+
+
+def by_size(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The crossover by stratum, reading and number of training examples; ``d`` is :func:`sized`."""
+    by = ["stratum", "reading", "trained on"]
+    return compare.crossovers(compare.together(d, by), "d", root_seed, by) if len(d) else d
+
+
+def larger_less_smaller(d: pd.DataFrame) -> pd.DataFrame:
+    """By stratum, reading and rate: d with more training examples less d with fewer, paired by data set: t-intervals.
+
+    ``d`` is :func:`sized`.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        fewer, more = (compare.by_set(own, "d") for _, own in part.groupby("train_cap"))
+        return compare.mean_with_interval(more - fewer, "difference") | {"sets": len(more)}
+
+    by = ["stratum", "reading", RATE]
+    return compare.table(compare.together(d[d.stratum != "all"], by[:2]), by, measure) if len(d) else d
+
+
+def size_reading(larger: pd.DataFrame) -> str:
+    """Where more training examples change d, by stratum and rate."""
+    if larger.empty:
+        return "No set was run on more examples in this profile."
+    lines = []
+    for stratum, part in larger.groupby("stratum", sort=False):
+        moved = (part["difference low"] > 0) | (part["difference high"] < 0)
+        by_rate = [f"{rate:g} %: {sentences.tallied(at, 'difference')}" for rate, at in part.groupby(RATE)]
+        word = f"**failed**, {moved.sum()} of {len(part)} intervals exclude 0" if moved.any() else "**open**"
+        lines.append(
+            f"On {stratum} sets more examples change little: {word}. In points: {'; '.join(by_rate)} readings."
+        )
+    return "\n\n".join(lines)
+
+
+def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Labels of single raters: influence against random and against keeping everything, by set and over the sets."""
+    rows = rows[rows.noise == HUMAN]
+    if rows.empty:
+        return pd.DataFrame()
+    d = read_by(early_stopped(rows))
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        means = part.groupby("dataset", sort=False)[["d", "d_full", "realised_rate"]].mean()
+        against_random = compare.mean_with_interval(means.d, "d against random")
+        against_full = compare.mean_with_interval(means.d_full, "d against full")
+        return {"noise (%)": 100 * means.realised_rate.mean()} | against_random | against_full | {"sets": len(means)}
+
+    d = and_all(d.assign(on=d.dataset), "on")
+    return compare.table(d, ["reading", "on"], measure)

@@ -174,6 +174,8 @@ def test_the_table_and_its_words_follow_the_rows(rows):
     own = rows[(rows.arm == "influence") & (rows.trained == STOPPED)].iloc[0]
     said = fine_tuned.reading(shown)
     assert f"digits at 40 % ({own['less random']:+.3f} [{own['less random low']:.3f}" in said
+    assert "keeping everything: **failed**" in fine_tuned.reading(shown.assign(**{"less full low": 0.01}))
+    assert "keeping everything: **open**" in fine_tuned.reading(shown.assign(**{"less full low": -0.01}))
     assert fine_tuned.table(pd.DataFrame()).empty
     assert "No encoder was fine-tuned" in fine_tuned.reading(pd.DataFrame())
 

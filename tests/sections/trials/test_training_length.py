@@ -79,10 +79,12 @@ def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
     assert all(0.6 * data.REGISTRY[task.parameters["dataset"]].unique_rows > p.large_train for task in large)
     assert not {task.key for task in large} & {task.key for task in training_length.tasks(p)}
     smaller = made_up({"wine": 0.1, "digits": 0.2})
-    table = s0.by_size(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000), 0)
+    table = training_length.by_size(
+        training_length.sized(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000)), 0
+    )
     assert set(table["trained on"]) == {"up to 1,000", "up to 5,000"}
     assert set(table.highest_rate) == {0.1}, "read at the rates that both have"
-    assert s0.by_size(smaller, pd.DataFrame(), 0).empty
+    assert training_length.sized(smaller, pd.DataFrame()).empty
 
 
 def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):
