@@ -76,11 +76,12 @@ def compared(**given):
 def test_only_a_gain_shown_after_holm_with_a_limit_above_a_point_changes_the_advice():
     none = pd.DataFrame([compared(low=-0.01)])
     kept = s7.recommended(pd.DataFrame([compared(low=0.008), compared(**{"p (Holm)": 0.2})]), none)
-    assert "Keep everything" in kept
-    assert "in 2 at an unadjusted 95 %, in 1 after" in kept
-    assert "Prune where" in s7.recommended(pd.DataFrame([compared()]), none)
+    assert "but prune" not in kept
+    assert "it gains in 1 (loss, quota, F1" in kept
+    assert kept.endswith("Uncorrected it gains in 2.")
+    assert "but prune where" in s7.recommended(pd.DataFrame([compared()]), none)
     for given in ({"arm": "oracle"}, {"trained": "3000 steps"}):  # neither is a way of dropping, stopped early
-        assert "Of 1 comparisons" in s7.recommended(pd.DataFrame([compared(**given)]), none)
+        assert "compared with that 1 times" in s7.recommended(pd.DataFrame([compared(**given)]), none)
 
 
 def test_the_gain_by_gap_is_a_mean_over_sets(cases):
