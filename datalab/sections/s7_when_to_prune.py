@@ -235,18 +235,23 @@ def _lead(figure: Callable[..., float], own: np.ndarray, title: np.ndarray, pays
     return stats.jackknifed(lambda a, b, of: figure(a, of) - figure(b, of), own, title, pays, bounds=(-1, 1))
 
 
+def _points(row: Mapping[str, float] | pd.Series, word: str, sign: str = "+") -> str:
+    """A share of a table's row in points, with its limits where there are any."""
+    names = (word, f"{word} low", f"{word} high") if f"{word} low" in row else (word, "low", "high")
+    value, low, high = (f"{100 * row[name]:{sign}.1f}" for name in names)
+    return f"{value} [{low}, {high}]" if "nan" not in low else value
+
+
 def expectation(predictors: pd.DataFrame, predictor: str = "gap") -> str:
     """Whether a predictor says more than the noise rate, as was expected: held, failed or open, by its leads."""
     lines = []
-    for row in predictors[predictors.predictor == predictor].itertuples(index=False):
-        of = dict(zip(predictors, row, strict=True))
+    for row in predictors[predictors.predictor == predictor].to_dict("records"):
         said = []
-        for word in ("balanced accuracy", "AUC"):
-            lead, low, high = (100 * of[f"{word} {AHEAD}{end}"] for end in ("", " low", " high"))
-            answer = "held" if low > 0 else "failed" if high < 0 else "open"
-            said.append(f"{word} {lead:+.1f} [{low:+.1f}, {high:+.1f}], {answer}")
-        lines.append(f"{of['trained']}, data sets {of['data sets']}: {'; '.join(said)}")
-    return f"The {predictor} less the noise rate (points, unadjusted). {'. '.join(lines)}."
+        for lead in (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}"):
+            came = "held" if row[f"{lead} low"] > 0 else "failed" if row[f"{lead} high"] < 0 else "open"
+            said.append(f"{lead.removesuffix(AHEAD)}{_points(row, lead)}, {came}")
+        lines.append(f"{row['trained']}, data sets {row['data sets']}: {'; '.join(said)}")
+    return f"The {predictor} less the noise rate, in points, unadjusted. {'. '.join(lines)}."
 
 
 def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -301,18 +306,14 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
 def foretells(part: pd.DataFrame) -> str:
     """How well the title's rule, saying yes always, and the best of the rest foretell, of one kind of data sets."""
     own = part[part.trained == STOPPED].set_index("predictor")
-    best = own.drop(index=[ALWAYS, TITLE_RULE])["balanced accuracy"].idxmax()
-
-    def figure(row: pd.Series, word: str, sign: str = "") -> str:
-        value, low, high = (100 * row[f"{word}{end}"] for end in ("", " low", " high"))
-        return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+    best = own.drop(index=[ALWAYS, TITLE_RULE])["balanced accuracy"].fillna(0).idxmax()
 
     each = [
-        f"{name} {figure(own.loc[name], 'balanced accuracy')}, right in {own['right (%)'][name]:.0f} % of cases"
+        f"{name} {_points(own.loc[name], 'balanced accuracy', '')}, right in {own['right (%)'][name]:.0f} % of cases"
         for name in (TITLE_RULE, ALWAYS, best)
     ]
     leads = [
-        f"{row.trained} {figure(row, f'balanced accuracy {AHEAD}', '+')}, by AUC {figure(row, f'AUC {AHEAD}', '+')}"
+        f"{row.trained} {_points(row, f'balanced accuracy {AHEAD}')}, by AUC {_points(row, f'AUC {AHEAD}')}"
         for _, row in part[part.predictor == best].iterrows()
     ]
     return (
@@ -320,10 +321,6 @@ def foretells(part: pd.DataFrame) -> str:
         f"of two shares in %: foretold, of cases that pay and of those that do not; guessing: 50): {'; '.join(each)}. "
         f"The last is the best of {len(own) - 2}, picked after the look; {AHEAD}, in points: {'; '.join(leads)}."
     )
-
-
-def _of_points(value: float, low: float, high: float) -> str:
-    return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
@@ -338,8 +335,7 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     shown = ahead[ahead["p (Holm)"] < LEVEL]
     large = shown[shown.low > MARGIN]
     where = sentences.listed(
-        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels {_of_points(r.d, r.low, r.high)}, p "
-        f"{r['p (Holm)']:.2g}"
+        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels {_points(r, 'd')}, p {r['p (Holm)']:.2g}"
         for _, r in shown.iterrows()
     )
     influence = int(shown.arm.str.startswith("influence").sum())
@@ -358,7 +354,7 @@ def classes_apart(by_classes: pd.DataFrame) -> str:
     own = by_classes[(by_classes.score == "F1") & (by_classes.arm == BY_SCORE[0])]
     each = []
     for r in own.to_dict("records"):
-        two, more = (_of_points(*(r[kind + end] for end in ("", " low", " high"))) for kind in CLASSES)
+        two, more = (_points(r, kind) for kind in CLASSES)
         each.append(f"at {r[RATE]:g} % {two} and {more}")
     return (
         f"Split after the look, balanced sets of {CLASSES[0]} and of {CLASSES[1]}: {BY_SCORE[0]} less keeping "
@@ -373,7 +369,7 @@ def levels(stopped_or_pruned: pd.DataFrame) -> list[str]:
     for stratum, part in at[~at.arm.str.startswith("oracle")].groupby("stratum", sort=False):
         each = []
         for r in part.to_dict("records"):
-            less = f" ({_of_points(*(r[LESS + end] for end in ('', ' low', ' high')))})" if pd.notna(r[LESS]) else ""
+            less = f" ({_points(r, LESS)})" if pd.notna(r[LESS]) else ""
             each.append(f"{r['arm']} {r['F1']:.3f}{less}")
         rate, sets = f"{SHOWN_AT:g} % wrong labels", f"{part.sets.max()} {stratum} sets"
         lines.append(f"F1 at {rate} on {sets} (in brackets: points {LESS}): {'; '.join(each)}.")
