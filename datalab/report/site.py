@@ -237,8 +237,8 @@ def _in_short(record: Path, manifest: Manifest) -> str:
     for role, part in frame[frame.role != "needed"].groupby("role", sort=False):
         what = ", ".join(part.text.str.split(": ").str[-1].unique())
         figures = f", {', '.join(part.detail.unique())}" if role == "refutes" else ""
-        held = f"{(part.held == 'True').sum()} of {len(part)}"
-        clauses.append(f"to be {role.removesuffix('s')}d it takes “{what}”: so in {held}{figures}")
+        held = f"{(part.held == 'True').sum()} of {len(part)} readings"
+        clauses.append(f"it is {role.removesuffix('s')}d by “{what}”: so in {held}{figures}")
     return "; ".join(clauses)
 
 
