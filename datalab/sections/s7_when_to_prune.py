@@ -335,15 +335,16 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     shown = ahead[ahead["p (Holm)"] < LEVEL]
     large = shown[shown.low > MARGIN]
     where = sentences.listed(
-        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels {_points(r, 'd')}, p {r['p (Holm)']:.2g}"
+        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels, in points {_points(r, 'd')}, p {r['p (Holm)']:.2g}"
         for _, r in shown.iterrows()
     )
     influence = int(shown.arm.str.startswith("influence").sum())
     keep = "Keep everything, and stop training early"
     advice = f"{keep}, but prune where that gains a point" if len(large) else keep
     return (
-        f"**{advice}.** Dropping examples was compared with that {len(asked)} times: ways to choose them, shares of "
-        f"wrong labels, kinds of data sets, two scores. Corrected for so many looks (Holm) it gains in {len(shown)} "
+        f"**{advice}.** Dropping examples was compared with that {len(asked)} times: {asked.arm.nunique()} ways to "
+        f"choose them, {asked[RATE].nunique()} shares of wrong labels, {asked.stratum.nunique()} kinds of data sets, "
+        f"{asked.score.nunique()} scores. Corrected for so many looks (Holm) it gains in {len(shown)} "
         f"({where}), by influence in {influence}, and by a point or more for certain in {len(large)}. Uncorrected it "
         f"gains in {len(ahead)}."
     )
