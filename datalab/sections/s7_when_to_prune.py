@@ -335,7 +335,8 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     shown = ahead[ahead["p (Holm)"] < LEVEL]
     large = shown[shown.low > MARGIN]
     where = sentences.listed(
-        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels, in points {_points(r, 'd')}, p {r['p (Holm)']:.2g}"
+        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels, in points {_points(r, 'd')}, "
+        f"p {r['p (Holm)']:.2g}"
         for _, r in shown.iterrows()
     )
     influence = int(shown.arm.str.startswith("influence").sum())
