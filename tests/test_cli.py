@@ -227,7 +227,7 @@ def test_verify_exits_by_what_it_finds(
     monkeypatch.setattr(cli, "MOST_FINDINGS", 2)
     assert call("verify", "record", "--hashes-only", study=FAKES) == 1
     shown = capsys.readouterr().out
-    assert "and 5 more, which --json lists" in shown
+    assert "and 6 more, which --json lists" in shown
     assert shown.count(".txt") == 1
 
 

@@ -1,7 +1,6 @@
 """The pages of one record: written aside, moved into place, entered in the manifest."""
 
 import base64
-import contextlib
 import functools
 import importlib
 import inspect
@@ -20,7 +19,7 @@ from datalab.errors import UserError
 from datalab.ledger.paper_tables import paper_tables
 from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
-from datalab.record.checks import verify
+from datalab.record.checks import tablediff, verify
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.parameters import OUTSIDE
 from datalab.record.section import no_evidence
@@ -28,7 +27,6 @@ from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
 from datalab.report.origins import VERDICTS, Origin, origins
 from datalab.sections import STUDY
-from datalab.sweep import at_most, machine_speed
 
 # What matplotlib draws with, and what it says of a drawing. Nothing else is opened, of no other namespace.
 _DRAWS = {"svg", "g", "defs", "path", "use", "clipPath", "rect", "image", "pattern", "style", "text", "tspan", "title"}
@@ -166,6 +164,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
         "no_evidence": no_evidence(entry.parameters for entry in manifest.sections.values()),
+        "forced": _counts([row["verdict"] for row in rows.values() if row["by_construction"]], ledger.VERDICTS),
         "verdicts": _counts([row["verdict"] for row in rows.values()], ledger.VERDICTS),
         "paper": _counts([row["paper_check"] for row in rows.values()], ledger.PAPER_VERDICTS),
     }
@@ -177,10 +176,11 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     figures = {name: figure for entry in manifest.sections.values() for name, figure in entry.figures.items()}
     caption = figures.get("0_curve", {}).get("caption", "")
     script = pages.asset("board.js")
-    yield page("board", transaction.INDEX, figure=figure, caption=caption, script=script)
+    rule = _in_short(record, manifest)
+    yield page("board", transaction.INDEX, figure=figure, caption=caption, script=script, rule=rule)
     yield page("tables", "report/tables.html", tables=paper_tables(rows))
     yield page("reading", "report/reading.html", rules=protocol(), unknown=verify.UNKNOWN)
-    yield page("environment", "report/environment.html", costs=_costs(manifest, study))
+    yield page("environment", "report/environment.html")
     yield page("data", "report/data.html", cards=_cards(manifest))
     read = {stem: executed.read(record, f"notebooks/{stem}.ipynb") for stem in stems}
     made = {stem: origins([cell.source for cell in notebook.cells if cell.is_code]) for stem, notebook in read.items()}
@@ -241,6 +241,22 @@ def _rule(record: Path, entry: SectionRecord) -> list[dict[str, Any]]:
     return [{"text": f"{entry.tables[RULE]['caption']}:"}, {"columns": table.columns, "rows": rows}]
 
 
+def _in_short(record: Path, manifest: Manifest) -> str:
+    """The protocol's rule for the title in a clause: what refutes it, what reproduces it, and in how many readings."""
+    path = f"tables/{RULE}.csv"
+    if not any(RULE in entry.tables for entry in manifest.sections.values()) or not folder.has(record, path):
+        return ""
+    clauses, frame = [], tablediff.read(folder.inside(record, path))
+    if not {"role", "text", "held", "detail"} <= {*frame}:
+        return ""
+    for role, part in frame[frame.role != "needed"].groupby("role", sort=False):
+        what = ", ".join(part.text.str.split(": ").str[-1].unique())
+        figures = f", {', '.join(part.detail.unique())}" if role == "refutes" else ""
+        held = f"{(part.held == 'True').sum()} of {len(part)} readings"
+        clauses.append(f"it is {role.removesuffix('s')}d by “{what}”: so in {held}{figures}")
+    return "; ".join(clauses)
+
+
 def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
     pictures = {e.sha256: f"../../{path}" for path, e in manifest.files.items() if path.endswith(".png")}
     # The pages are known by what is written, not by what an earlier report left.
@@ -255,30 +271,6 @@ def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
         return f"../../{inside}{'#' + fragment if fragment else ''}" if inside in known else None
 
     return notebookpages.cells(notebook, pictures, link)
-
-
-def _costs(manifest: Manifest, study: Study) -> dict[str, tuple[int, int, float]]:
-    """By section what it takes to compute it anew: tasks, models trained, and seconds on a core where they were timed.
-
-    A task that an earlier section has too counts once. Left out is a section that reads its tasks from others, trains
-    nothing, or whose parameters mean nothing to this code.
-    """
-    costs, known = {}, {}
-    for section in (section for section in study.sections if section.stem in manifest.sections):
-        with contextlib.suppress(ValueError, UserError):
-            module = section.load()
-            parameters = module.Parameters.model_validate(manifest.sections[section.stem].parameters)
-            if manifest.sections[section.stem].parameters.get(OUTSIDE):
-                continue
-            with at_most():
-                estimate = module.estimate(parameters)
-            tasks = {json.dumps([task.function, task.parameters]): task for task in estimate.tasks}
-            new = [task for key, task in tasks.items() if key not in known]
-            known |= tasks
-            if new:  # an estimate is for this machine: divided by its pace it is no machine's
-                seconds = round(sum(task.cost for task in new) / machine_speed.pace(), 3)
-                costs[section.stem] = (len(new), sum(task.models for task in new), seconds)
-    return costs
 
 
 def _counts(words: list[str], order: tuple[str, ...]) -> dict[str, int]:

@@ -129,6 +129,9 @@ def curves(
     table = table.assign(at=table[x].map(words.index) if words else table[x])
     groups, width = _groups(table, by), np.ptp(table["at"])
     grid = Facets(table, col=panel, sharey=sharey, height=4.2, aspect=0.9 if panel else 1.7)
+    # A single panel has room beside it for a line's word, where no curve strikes it through.
+    x_of, side, beside = (0.99, "right", "bottom") if panel else (1.01, "left", "center")
+    y_of, above = (0.97, "top") if panel else (1.01, "bottom")
     for (_, column, _), part in grid.facet_data():
         axes = grid.axes[0, column]
         for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
@@ -141,10 +144,10 @@ def curves(
                 axes.errorbar(at, rows[value], error(rows, value), color=look(i)["color"], fmt="none", capsize=2)
         for word, level in horizontal.items():
             axes.axhline(level, **REFERENCE[bool(word)])
-            axes.text(0.99, level, word, transform=axes.get_yaxis_transform(), color=GREY, ha="right", va="bottom")
+            axes.text(x_of, level, word, transform=axes.get_yaxis_transform(), color=GREY, ha=side, va=beside)
         for word, level in vertical.items():
             axes.axvline(level, **REFERENCE[bool(word)])
-            axes.text(level, 0.97, f" {word}", transform=axes.get_xaxis_transform(), color=GREY, va="top")
+            axes.text(level, y_of, f" {word}", transform=axes.get_xaxis_transform(), color=GREY, va=above)
         axes.set(xlabel=xlabel, xscale="log" if logx else "linear")
         if words:
             axes.set_xticks(range(len(words)), words)

@@ -2,15 +2,17 @@
 
 The rows are section 0's (:mod:`datalab.sections.trials.training_length`). A *case* is a data set, seed and noise rate,
 trained for one length. Everything that a rule may look at is known without a clean label; what it is judged by is the
-clean test set. Rules are fitted on the data sets that had been looked at before version 2 of the protocol, and read on
-the untouched ones.
+clean test set. Rules are fitted on the data sets that had been looked at before version 2 of the protocol, in all
+trainings together, and read on the untouched ones, in each training by itself.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp, ttest_ind
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,15 +21,23 @@ from datalab import data, stats
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import LOOKED_AT, RATE, RULES, THRESHOLD, UNTOUCHED, named_d, with_strata
+from datalab.sections.readings import LOOKED_AT, RATE, RULES, THRESHOLD, UNTOUCHED, WORDS, named_d, with_strata
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import tasks
 from datalab.sections.trials.trial import HUMAN
 
 MARGIN = RULES["when_to_prune"]["margin"]
-PRUNED_ARMS = ("influence, quota", "influence, no quota", "loss, quota", "loss, no quota", "confident learning")
-# A predictor: the columns that a logistic regression is fitted on; the two rules of the title fit nothing.
-TITLE_RULE, HALF_RULE = "noise above 15 % (the title)", "noise above half of what is pruned"
+BALANCED = RULES["title_verdict"]["stratum"]
+SHOWN_AT = 100 * RULES["title_verdict"]["refuted"]["behind_at_rate_at_least"]  # the rate (%) that sentences speak of
+LEVEL = 0.05  # of a p after Holm's correction, two-sided: that of the 95 % intervals
+BY_SCORE = ("influence, quota", "influence, no quota", "loss, quota", "loss, no quota")
+PRUNED_ARMS = (*BY_SCORE, "confident learning")
+DROPPING = (*PRUNED_ARMS, "AUM, no quota", "cross-validated loss, no quota", "influence, quota of estimated shares")
+CLASSES = ("two classes", "three or more")
+LESS = "less keep all, stopped early"
+# A predictor: the columns that a logistic regression is fitted on; these two fit nothing.
+TITLE_RULE, ALWAYS = "noise above 15 % (the title)", "it always pays"
+AHEAD, RANKED = "less the title's", "noise rate"  # by which an AUC ranks the cases for the title's rule
 PREDICTORS = {
     "label-free features": ["log classes", "log features", "log rows", "balance"],
     "total error (noisy validation)": ["noisy error"],
@@ -36,6 +46,7 @@ PREDICTORS = {
     "pilot": ["validation_d"],
     "pilot and gap": ["validation_d", "gap"],
 }
+PREDICTED = (ALWAYS, TITLE_RULE, *PREDICTORS)
 
 
 class Parameters(training_length.LengthParameters):
@@ -54,23 +65,76 @@ def by_training(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def against_everything(every: Mapping[str, pd.DataFrame], metric: str = "macro_f1") -> pd.DataFrame:
-    """Every arm less keeping everything, trained alike: by training, stratum, arm and noise rate, over the sets."""
-    tables = {trained: readings.against_full_table(part, metric) for trained, part in every.items()}
-    return compare.below(tables, "trained")
+    """Every arm less keeping everything, trained alike: by training, stratum, arm and noise rate, over the sets.
+
+    Stopped early and trained to the end. ``p`` is the t-test's, Holm's correction is over the whole table.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        means = compare.by_set(part, "d").dropna()
+        p = float(ttest_1samp(means, 0).pvalue) if len(means) > 1 and means.any() else np.nan
+        return named_d(means) | {"p": p, "p (Holm)": np.nan, "sets": len(means)}
+
+    by = ["stratum", "arm", RATE]
+    tables = {}
+    for trained, part in _ends(every).items():
+        d = with_strata(readings.against_full(part, metric))
+        tables[trained] = compare.table(compare.together(d, by[:2]), by, measure)
+    return compare.with_correction(compare.below(tables, "trained"), "p")
+
+
+def _ends(every: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {name: every[name] for name in (STOPPED, list(every)[-1])}
+
+
+def by_classes(stopped: pd.DataFrame) -> pd.DataFrame:
+    """Arms that prune by a score less keeping everything, all stopped early, by classes of the balanced sets.
+
+    Two classes, three or more, and how far the latter are ahead (Welch's 95 % interval), at the lowest rate and from
+    the example's on. Nobody had asked for it before the results were seen.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        of = {kind: compare.by_set(part, "d", classes=kind) for kind in CLASSES}
+        line = {}
+        for kind, means in of.items():
+            line |= compare.mean_with_interval(means, kind)
+        apart = [np.nan, np.nan]
+        if min(map(len, of.values())) > 1:
+            apart = ttest_ind(of[CLASSES[1]], of[CLASSES[0]], equal_var=False).confidence_interval()
+        return line | dict(
+            zip(("apart", "apart low", "apart high"), (line[CLASSES[1]] - line[CLASSES[0]], *apart), strict=True)
+        )
+
+    d = compare.below({word: readings.against_full(stopped, metric) for word, metric in WORDS.items()}, "score")
+    d = with_strata(d[d.arm.isin([*BY_SCORE, "AUM, no quota"])])
+    d = d[(d.stratum == BALANCED) & ((d.rate == d.rate.min()) | (d[RATE] > SHOWN_AT - 1e-9))]
+    several = {name: data.REGISTRY[name].classes > 2 for name in d.dataset.unique()}
+    d["classes"] = d.dataset.map(several).map({False: CLASSES[0], True: CLASSES[1]})
+    by = ["score", "arm", RATE]
+    return compare.table(compare.together(d, by[:2]), by, measure)
 
 
 def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Macro-F1 of keeping everything and of pruning 30 %, stopped early and trained to the end, over the sets."""
-    frame = compare.below({name: readings.arms(every[name]) for name in (STOPPED, list(every)[-1])}, "trained")
+    """Macro-F1 of keeping everything and of pruning 30 %, stopped early and trained to the end, over the sets.
+
+    Beside each its difference from keeping everything and stopping early, paired over the sets.
+    """
+    frame = compare.below({name: readings.arms(part) for name, part in _ends(every).items()}, "trained")
     names = {"keep all": "keep all", "influence, no quota": "prune 30 %", "oracle": "oracle"}
     frame = frame[frame.arm.isin(names)].astype({"macro_f1": float})
     frame = frame.assign(arm=frame.arm.map(names) + ", " + frame.trained)
+    base = frame.arm == f"keep all, {STOPPED}"
+    kept = frame[base].set_index(readings.CASE)[["macro_f1"]].add_prefix("kept ")
+    frame = frame.join(kept, on=readings.CASE)
+    frame[LESS] = (frame.macro_f1 - frame["kept macro_f1"]).mask(base)
     by = ["stratum", "arm", RATE]
     frame = compare.together(with_strata(frame), by[:2])
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         level = stats.Measurement(compare.by_set(part, "macro_f1").to_numpy(), (0, 1))
-        return compare.measured(level, "F1") | {"sets": level.n}
+        less = compare.mean_with_interval(compare.by_set(part, LESS), LESS)
+        return compare.measured(level, "F1") | less | {"sets": level.n}
 
     return compare.table(frame, by, measure)
 
@@ -103,9 +167,7 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     A case of a looked-at set is foretold by a rule fitted on the other looked-at sets; an untouched one by the rule
     fitted on all that were looked at. Where only one outcome was seen, that is foretold.
     """
-    pruned = 1 - readings.PRIMARY_KEEP
-    p = frame.assign(**{TITLE_RULE: frame.rate > THRESHOLD, HALF_RULE: frame.rate > pruned / 2})
-    p = p.astype({TITLE_RULE: float, HALF_RULE: float})
+    p = frame.assign(**{ALWAYS: 1.0, TITLE_RULE: (frame.rate > THRESHOLD).astype(float)})
     looked_at = frame["data sets"] == LOOKED_AT
     asked = [(~looked_at, looked_at)]
     for dataset in frame.dataset[looked_at].unique():
@@ -124,34 +186,72 @@ def _fitted(known: pd.DataFrame, asked: pd.DataFrame, columns: list[str]) -> np.
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(x, known.pays).predict_proba(wanted)[:, 1]
 
 
-def balanced_accuracy(counts: np.ndarray) -> float:
-    """Of counts (clusters, 4), right and all of the cases that pay, right and all of those that do not; both means."""
-    right, pays, rejected, not_pays = counts.sum(0)
-    return float((right / pays + rejected / not_pays) / 2) if pays and not_pays else np.nan
+def balanced_accuracy(score: np.ndarray, pays: np.ndarray) -> float:
+    """The mean of two shares: of the cases that pay, how many have a score above a half; of the others, how many not.
+
+    ``pays`` is 1, 0 or, where there is no case, nan. nan where all pay, or none.
+    """
+    wins, losses = score[pays == 1] > 0.5, score[pays == 0] > 0.5
+    return float((wins.mean() + 1 - losses.mean()) / 2) if wins.size and losses.size else np.nan
+
+
+def auc(score: np.ndarray, pays: np.ndarray) -> float:
+    """The chance that a case that pays has a higher score than one that does not; arguments as above."""
+    wins, losses = score[pays == 1], score[pays == 0]
+    return float((np.sign(wins[:, None] - losses).mean() + 1) / 2) if wins.size and losses.size else np.nan
 
 
 def predictors(p: pd.DataFrame) -> pd.DataFrame:
-    """Every predictor's balanced accuracy, Brier score and calibration (foretold less seen), with intervals over sets.
+    """Every predictor's balanced accuracy and AUC, each also less the title's, with intervals over the data sets.
 
-    ``p`` is :func:`foretold`'s. By the data sets: looked at (leave one set out) and untouched (fitted on the others).
+    ``p`` is :func:`foretold`'s. By training, stopped early first, and by data sets: untouched (rules fitted on the
+    others) and looked at (each set left out in turn). For the AUC the title's rule ranks by the noise rate. ``right``
+    is the share of cases foretold rightly, ``says yes`` the share in which pruning is foretold to pay.
     """
-    names = [TITLE_RULE, HALF_RULE, *PREDICTORS]
     lines = []
-    for which in (LOOKED_AT, UNTOUCHED):
-        part = p[p["data sets"] == which]
-        for name in names if len(part) else ():
-            guess, pays = part[name] > 0.5, part.pays
-            columns = {"a": guess & pays, "b": pays, "c": ~guess & ~pays, "d": ~pays}
-            counts = part.assign(**columns).groupby("dataset", sort=False)[list(columns)].sum().to_numpy()
-            figures = {"balanced accuracy": stats.jackknifed(balanced_accuracy, counts, bounds=(0, 1))}
-            of_sets = part.assign(brier=(part[name] - pays) ** 2, lead=part[name] - pays).groupby("dataset")
-            figures["Brier score"] = stats.Measurement(of_sets.brier.mean().to_numpy(), (0, 1))
-            figures["foretold less seen"] = stats.Measurement(of_sets.lead.mean().to_numpy(), (-1, 1))
-            line = {"data sets": which, "predictor": name}
-            for word, measured in figures.items():
-                line |= compare.measured(measured, word)
-            lines.append(line | {"sets": part.dataset.nunique()})
+    for trained, which in itertools.product(p.trained.unique(), (UNTOUCHED, LOOKED_AT)):
+        part = p[(p.trained == trained) & (p["data sets"] == which)]
+        if part.empty:
+            continue
+        values = ["pays", RANKED, *PREDICTED]
+        wide = part.assign(**{RANKED: part.rate}).pivot(index="dataset", columns=["seed", "rate"], values=values)
+        of = {name: wide[name].to_numpy(dtype=float) for name in values}
+        for name in PREDICTED:
+            guess = part[name] > 0.5
+            line = {"trained": trained, "data sets": which, "predictor": name}
+            for word, figure, title in (("balanced accuracy", balanced_accuracy, TITLE_RULE), ("AUC", auc, RANKED)):
+                own = of[title if name == TITLE_RULE else name]
+                line |= compare.measured(stats.jackknifed(figure, own, of["pays"], bounds=(0, 1)), word)
+                line |= compare.measured(_lead(figure, own, of[title], of["pays"]), f"{word} {AHEAD}")
+            shares = {"right (%)": 100 * (guess == part.pays).mean(), "says yes (%)": 100 * guess.mean()}
+            lines.append(line | shares | {"cases": len(part), "sets": part.dataset.nunique()})
     return pd.DataFrame(lines)
+
+
+def _lead(figure: Callable[..., float], own: np.ndarray, title: np.ndarray, pays: np.ndarray) -> stats.Measurement:
+    """A figure of one score less that of the title's; of the title's own there is none."""
+    if own is title:
+        return stats.Measurement(np.array([]))
+    return stats.jackknifed(lambda a, b, of: figure(a, of) - figure(b, of), own, title, pays, bounds=(-1, 1))
+
+
+def _points(row: Mapping[str, float] | pd.Series, word: str, sign: str = "+") -> str:
+    """A share of a table's row in points, with its limits where there are any."""
+    names = (word, f"{word} low", f"{word} high") if f"{word} low" in row else (word, "low", "high")
+    value, low, high = (f"{100 * row[name]:{sign}.1f}" for name in names)
+    return f"{value} [{low}, {high}]" if "nan" not in low else value
+
+
+def expectation(predictors: pd.DataFrame, predictor: str = "gap") -> str:
+    """Whether a predictor says more than the noise rate, as was expected: held, failed or open, by its leads."""
+    lines = []
+    for row in predictors[predictors.predictor == predictor].to_dict("records"):
+        said = []
+        for lead in (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}"):
+            came = "held" if row[f"{lead} low"] > 0 else "failed" if row[f"{lead} high"] < 0 else "open"
+            said.append(f"{lead.removesuffix(AHEAD)}{_points(row, lead)}, {came}")
+        lines.append(f"{row['trained']}, data sets {row['data sets']}: {'; '.join(said)}")
+    return f"The {predictor} less the noise rate, in points, unadjusted. {'. '.join(lines)}."
 
 
 def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -172,10 +272,10 @@ def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
 def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     """What each rule would have gained over always keeping everything, all stopped early, in macro-F1.
 
-    A row a stratum, data sets and rule: the mean gain with its interval over sets, how often it prunes, and how often
-    it loses more than the margin. The pilot's rule takes the pruned arm with the best macro-F1 on the noisy validation
-    labels if that is ahead of keeping everything by more than the margin. The best arm in hindsight is what there is
-    to win.
+    A row a stratum, data sets and rule: the mean gain with its interval over sets, how often it decides to prune, and
+    how often it loses more than the margin. The pilot's rule takes the pruned arm with the best macro-F1 on the noisy
+    validation labels if that is ahead of keeping everything by more than the margin. The best arm in hindsight is what
+    there is to win.
     """
     d = readings.against_full(stopped)
     d, unit = d[d.arm.isin(PRUNED_ARMS)], ["dataset", "seed", "rate"]
@@ -184,15 +284,16 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     rate = gain.index.get_level_values("rate")
     picked = gain.to_numpy()[np.arange(len(gain)), seen.to_numpy().argmax(1)]
     always = gain["influence, quota"]
-    gains = {
-        "pilot: the best arm on noisy validation, if ahead by a point": np.where(seen.max(axis=1) > MARGIN, picked, 0),
-        "the title: prune above 15 % noise": np.where(rate > THRESHOLD, always, 0),
-        "always prune 30 %": always,
-        "always what confident learning flags": gain["confident learning"],
-        "hindsight: the best arm on the test set": np.maximum(gain.max(axis=1), 0),
+    decided = {  # whether each rule prunes, case by case, and what is gained if it does
+        "pilot: the best arm on noisy validation, if ahead by a point": (seen.max(axis=1) > MARGIN, picked),
+        "the title: prune above 15 % noise": (rate > THRESHOLD, always),
+        "always prune 30 %": (True, always),
+        "always what confident learning flags": (True, gain["confident learning"]),
+        "hindsight: the best arm on the test set": (gain.max(axis=1) > 0, gain.max(axis=1)),
     }
-    frame = compare.below({rule: pd.Series(d, gain.index, name="d").reset_index() for rule, d in gains.items()}, "rule")
-    frame = with_strata(frame.assign(loses=frame.d < -MARGIN, prunes=frame.d != 0))
+    made = {rule: gain[[]].assign(prunes=prunes, d=np.where(prunes, d, 0)) for rule, (prunes, d) in decided.items()}
+    frame = compare.below({rule: part.reset_index() for rule, part in made.items()}, "rule")
+    frame = with_strata(frame.assign(loses=frame.d < -MARGIN))
     by = ["stratum", "data sets", "rule"]
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
@@ -202,19 +303,95 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     return compare.table(compare.together(frame, by), by, measure)
 
 
-def answer(full: pd.DataFrame, predictors: pd.DataFrame, rules: pd.DataFrame) -> list[str]:
-    """What to take home, as sentences that follow the tables :func:`against_everything`, predictors and rules."""
-    stopped = full[(full.trained == STOPPED) & full.arm.isin(PRUNED_ARMS)]
-    ahead = stopped[stopped.low > 0]
-    where = sentences.listed(
-        f"{r.arm} on {r.stratum} sets at {r[RATE]:g} % ({100 * r.d:+.1f})" for _, r in ahead.iterrows()
+def foretells(part: pd.DataFrame) -> str:
+    """How well the title's rule, saying yes always, and the best of the rest foretell, of one kind of data sets."""
+    own = part[part.trained == STOPPED].set_index("predictor")
+    best = own.drop(index=[ALWAYS, TITLE_RULE])["balanced accuracy"].fillna(0).idxmax()
+
+    each = [
+        f"{name} {_points(own.loc[name], 'balanced accuracy', '')}, right in {own['right (%)'][name]:.0f} % of cases"
+        for name in (TITLE_RULE, ALWAYS, best)
+    ]
+    leads = [
+        f"{row.trained} {_points(row, f'balanced accuracy {AHEAD}')}, by AUC {_points(row, f'AUC {AHEAD}')}"
+        for _, row in part[part.predictor == best].iterrows()
+    ]
+    return (
+        f"Does pruning beat random? Stopped early, data sets {own['data sets'].iloc[0]}, balanced accuracy (the mean "
+        f"of two shares in %: foretold, of cases that pay and of those that do not; guessing: 50): {'; '.join(each)}. "
+        f"The last is the best of {len(own) - 2}, picked after the look; {AHEAD}, in points: {'; '.join(leads)}."
     )
-    lines = [f"Stopped early, pruned arms ahead of keeping everything (F1 points, unadjusted 95 %): {where}."]
-    for which, part in predictors.groupby("data sets", sort=False):
-        shown = part.sort_values("balanced accuracy", ascending=False, kind="stable").set_index("predictor")
-        shown = (100 * shown[[f"balanced accuracy{end}" for end in ("", " low", " high")]]).reset_index()
-        each = ["{} {:.0f} [{:.0f}, {:.0f}]".format(*r) for r in shown.itertuples(index=False)]
-        lines.append(f"Balanced accuracy (%) of the sign against random, data sets {which}: {'; '.join(each)}.")
+
+
+def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
+    """Keep everything or prune, all stopped early: which comparisons of :func:`against_everything` show a gain.
+
+    Shown is a gain whose p, corrected over its whole table, is below the level; large enough to be acted on is one
+    whose lower limit is above a point as well.
+    """
+    tables = compare.below({"F1": full, "accuracy": accuracy}, "score")
+    asked = tables[(tables.trained == STOPPED) & tables.arm.isin(DROPPING)]
+    ahead = asked[asked.low > 0]
+    shown = ahead[ahead["p (Holm)"] < LEVEL]
+    large = shown[shown.low > MARGIN]
+    where = sentences.listed(
+        f"{r.arm}, {r.score} on {r.stratum} sets at {r[RATE]:g} % wrong labels, in points {_points(r, 'd')}, "
+        f"p {r['p (Holm)']:.2g}"
+        for _, r in shown.iterrows()
+    )
+    influence = int(shown.arm.str.startswith("influence").sum())
+    keep = "Keep everything, and stop training early"
+    advice = f"{keep}, but prune where that gains a point" if len(large) else keep
+    return (
+        f"**{advice}.** Dropping examples was compared with that {len(asked)} times: {asked.arm.nunique()} ways to "
+        f"choose them, {asked[RATE].nunique()} shares of wrong labels, {asked.stratum.nunique()} kinds of data sets, "
+        f"{asked.score.nunique()} scores. Corrected for so many looks (Holm) it gains in {len(shown)} "
+        f"({where}), by influence in {influence}, and by a point or more for certain in {len(large)}. Uncorrected it "
+        f"gains in {len(ahead)}."
+    )
+
+
+def classes_apart(by_classes: pd.DataFrame) -> str:
+    """What pruning by influence gains over keeping everything in sets of two classes and of more."""
+    own = by_classes[(by_classes.score == "F1") & (by_classes.arm == BY_SCORE[0])]
+    each = []
+    for r in own.to_dict("records"):
+        two, more = (_points(r, kind) for kind in CLASSES)
+        each.append(f"at {r[RATE]:g} % {two} and {more}")
+    return (
+        f"Split after the look, balanced sets of {CLASSES[0]} and of {CLASSES[1]}: {BY_SCORE[0]} less keeping "
+        f"everything, in points of F1, {'; '.join(each)}."
+    )
+
+
+def levels(stopped_or_pruned: pd.DataFrame) -> list[str]:
+    """Macro-F1 at one noise rate, stopped early or to the end, everything kept or pruned; a sentence a stratum."""
+    lines = []
+    at = stopped_or_pruned[stopped_or_pruned[RATE].sub(SHOWN_AT).abs() < 1e-6]
+    for stratum, part in at[~at.arm.str.startswith("oracle")].groupby("stratum", sort=False):
+        each = []
+        for r in part.to_dict("records"):
+            less = f" ({_points(r, LESS)})" if pd.notna(r[LESS]) else ""
+            each.append(f"{r['arm']} {r['F1']:.3f}{less}")
+        rate, sets = f"{SHOWN_AT:g} % wrong labels", f"{part.sets.max()} {stratum} sets"
+        lines.append(f"F1 at {rate} on {sets} (in brackets: points {LESS}): {'; '.join(each)}.")
+    return lines
+
+
+def answer(
+    full: pd.DataFrame,
+    accuracy: pd.DataFrame,
+    by_classes: pd.DataFrame,
+    stopped_or_pruned: pd.DataFrame,
+    predictors: pd.DataFrame,
+    rules: pd.DataFrame,
+) -> list[str]:
+    """What to take home, as sentences that follow the tables of those names; the recommendation first."""
+    lines = [recommended(full, accuracy), *levels(stopped_or_pruned)]
+    lines += [classes_apart(by_classes)] if len(by_classes) else []
+    lines += [foretells(part) for _, part in predictors.groupby("data sets", sort=False)]
+    own = predictors[predictors.trained == STOPPED]
+    lines.append(expectation(own))
     for (stratum, which), part in rules.groupby(["stratum", "data sets"], sort=False):
         each = [f"{r.rule} {100 * r.d:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]" for _, r in part.iterrows()]
         lines.append(f"F1 points gained over always keeping everything, {stratum} sets {which}: {'; '.join(each)}.")

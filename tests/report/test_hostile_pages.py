@@ -10,7 +10,7 @@ from pathlib import Path
 import browser
 import pytest
 
-from datalab import data, report, sweep
+from datalab import report
 from datalab.errors import UserError
 from datalab.record import Study, claims_table, crate, rawrows
 from datalab.record.manifest import Manifest, SectionRecord
@@ -290,20 +290,11 @@ def test_prose_without_end_and_a_table_without_rows(tmp_path: Path) -> None:
     assert evidence.table(tmp_path, "t.csv", "x").rows == []
 
 
-def test_what_it_costs_is_not_asked_of_a_users_file_or_of_parameters_without_end(
-    record: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from datalab.sections import STUDY
-
+def test_a_table_of_the_titles_rule_with_other_columns_says_nothing(record: Path) -> None:
     manifest = Manifest.load(record)
-    given = {"profile": "smoke", "path": "/etc/passwd", "label": "x"}
-    manifest.sections = {"7_your_data": SectionRecord(number="7", title="x", parameters=given)}
-    monkeypatch.setattr(STUDY.find("7_your_data").load(), "estimate", lambda p: pytest.fail("it was asked"))
-    assert site._costs(manifest, STUDY) == {}
-    given = {"profile": "smoke", "seeds": 1000, "datasets": list(data.REGISTRY)[:60]}
-    manifest.sections = {"3_1_problem_formulation": SectionRecord(number="3.1", title="x", parameters=given)}
-    monkeypatch.setattr(site, "at_most", lambda: sweep.at_most(100))
-    assert site._costs(manifest, STUDY) == {}
+    (record / f"tables/{site.RULE}.csv").write_text("role,x\nrefutes,1\n")
+    next(iter(manifest.sections.values())).tables[site.RULE] = {}
+    assert site._in_short(record, manifest) == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,7 +16,6 @@ from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
 from datalab.report import evidence, pages
 from datalab.sections import STUDY, s4_1_main_results
-from datalab.sweep import rowfiles
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 
@@ -208,11 +208,13 @@ def test_the_board_answers_before_its_figure_and_says_what_was_found_before_the_
     site: Path, parsed: dict[Path, Page]
 ) -> None:
     text = (site / "index.html").read_text()
-    title = pd.read_csv(site / "claims.csv").set_index("id").loc["TITLE.threshold"]
+    listed = pd.read_csv(site / "claims.csv").set_index("id")
+    title = listed.loc["TITLE.threshold"]
     places = [
         text.index(words)
         for words in (
-            "Verdict on the title",
+            "The answer.",
+            "What the title says",
             "#verdict=",
             "<figure",
             "What the sections found",
@@ -221,9 +223,23 @@ def test_the_board_answers_before_its_figure_and_says_what_was_found_before_the_
         )
     ]
     assert places == sorted(places)
-    assert f"{title.verdict}</span>" in text[places[0] : places[1]]
-    finding = next(words for _, words in parsed[site / "index.html"].headings if words.startswith("Influence is ahead"))
-    assert f"{float(title.measured):.2f}\N{NO-BREAK SPACE}% of labels flipped [<0, {float(title.high):.2f}]" in finding
+    verdicts = text[places[1] : places[2]]
+    rule = pd.read_csv(site / "tables/0_verdict.csv", dtype=str)
+    assert (
+        f"{float(title.measured):.2f}\N{NO-BREAK SPACE}% of labels flipped [&lt;0, {float(title.high):.2f}]" in verdicts
+    )
+    for claim_id, why in {
+        "TITLE.threshold": rule.detail[rule.role == "refutes"].iloc[0],
+        "TITLE.only_when": "",
+    }.items():
+        row = listed.loc[claim_id]
+        assert f"{row.verdict}</span> “{row.text}” Measured" in verdicts
+        assert (why or row.why) in verdicts
+    assert f"of which {(listed.by_construction.notna() & (listed.verdict == ledger.DIRECTION)).sum()} true by" in text
+    entries = {entry.number: entry for entry in Manifest.load(site).sections.values()}
+    for number in ("7", "0"):  # what to do, then what the title asks: the headlines' own words
+        said = next(part["text"] for part in entries[number].headline if "text" in part)
+        assert " ".join(said.replace("*", "").split())[:40] in " ".join(unescape(text[places[0] : places[1]]).split())
 
 
 def test_no_page_shows_an_infinite_limit_as_a_float_does(site: Path, parsed: dict[Path, Page]) -> None:
@@ -268,21 +284,6 @@ def test_the_tables_say_their_outcome_and_what_is_untestable_has_no_badge(site: 
     ]
     assert len(quiet) == len(untestable) > 0
     assert not any("badge" in cell for cell in quiet)
-
-
-def test_the_cost_is_that_of_computing_and_not_of_a_run_that_read_what_an_earlier_one_computed(
-    site: Path, parsed: dict[Path, Page]
-) -> None:
-    manifest = Manifest.load(site)
-    head, *rows = next(
-        table for table in parsed[site / "report/environment.html"].tables if "models trained" in table[0]
-    )
-    tasks = [int(row[1].replace(",", "")) for row in rows if len(row) == len(head)]
-    held = [rowfiles.tasks_in(site / path) for path in manifest.files if path.startswith("cells/")]
-    assert sum(tasks) == sum(map(len, held))
-    title = dict(zip(head, rows[0], strict=True))
-    assert title["this run: CPU time"] == f"{manifest.sections['0_title_noise_threshold'].cpu_seconds:.0f} s"
-    assert "min" in title["to compute anew, on one core"]
 
 
 def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from scipy.stats import ttest_1samp, ttest_ind
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from datalab import data
-from datalab.sections import readings
+from datalab import data, stats
+from datalab.sections import compare, readings
 from datalab.sections import s7_when_to_prune as s7
 
 LOOKED_AT = [name for name in data.COUNTED if data.REGISTRY[name].looked_at][:6]
@@ -25,7 +26,7 @@ def cases() -> pd.DataFrame:
     for name in ("classes", "features", "rows"):
         frame[f"log {name}"] = rng.normal(size=len(frame))
     seen = frame.dataset.isin(LOOKED_AT).map({True: readings.LOOKED_AT, False: readings.UNTOUCHED})
-    return frame.assign(**{"data sets": seen, "pays": frame.d > 0})
+    return frame.assign(**{"data sets": seen, "pays": frame.d > 0, "trained": compare.STOPPED})
 
 
 def test_a_set_is_foretold_by_the_others_that_were_looked_at_alone(cases):
@@ -43,12 +44,44 @@ def test_the_figures_of_a_predictor_are_scikit_learns(cases):
     p = s7.foretold(cases)
     table = s7.predictors(p).set_index(["data sets", "predictor"])
     part = p[p["data sets"] == readings.UNTOUCHED]
-    row = table.loc[(readings.UNTOUCHED, "gap")]
-    assert row["balanced accuracy"] == pytest.approx(balanced_accuracy_score(part.pays, part.gap > 0.5))
+    row, title = (table.loc[(readings.UNTOUCHED, name)] for name in ("gap", s7.TITLE_RULE))
+    accuracy = balanced_accuracy_score(part.pays, part.gap > 0.5)
+    assert row["balanced accuracy"] == pytest.approx(accuracy)
     assert row["balanced accuracy low"] < row["balanced accuracy"] <= row["balanced accuracy high"] <= 1
-    brier = ((part.gap - part.pays) ** 2).groupby(part.dataset).mean().mean()
-    assert row["Brier score"] == pytest.approx(brier)
+    assert row["AUC"] == pytest.approx(roc_auc_score(part.pays, part.gap))
+    assert title["AUC"] == pytest.approx(roc_auc_score(part.pays, part.rate))
+    lead = accuracy - balanced_accuracy_score(part.pays, part.rate > 0.15)
+    assert row[f"balanced accuracy {s7.AHEAD}"] == pytest.approx(lead)
+    assert np.isnan(title[f"AUC {s7.AHEAD}"])
+    assert row["right (%)"] == pytest.approx(100 * ((part.gap > 0.5) == part.pays).mean())
+    assert table.loc[(readings.UNTOUCHED, s7.ALWAYS), "right (%)"] == pytest.approx(100 * part.pays.mean())
     assert row["balanced accuracy"] > table.loc[(readings.UNTOUCHED, "pilot"), "balanced accuracy"] + 0.2
+
+
+def test_what_was_expected_of_the_gap_held_failed_or_is_open_by_the_limits_of_its_lead():
+    leads = {"trained": compare.STOPPED, "data sets": "x", "predictor": "gap"}
+    for word, (low, high) in {"balanced accuracy": (0.01, 0.2), "AUC": (-0.2, -0.01)}.items():
+        leads |= {f"{word} {s7.AHEAD}{end}": value for end, value in (("", 0.1), (" low", low), (" high", high))}
+    assert "[+1.0, +20.0], held" in s7.expectation(pd.DataFrame([leads]))
+    assert "[-20.0, -1.0], failed" in s7.expectation(pd.DataFrame([leads]))
+    leads[f"AUC {s7.AHEAD} high"] = 0.01
+    assert "[-20.0, +1.0], open" in s7.expectation(pd.DataFrame([leads]))
+
+
+def compared(**given):
+    row = {"trained": compare.STOPPED, "stratum": "balanced", "arm": "loss, quota", readings.RATE: 20.0, "d": 0.02}
+    return row | {"low": 0.012, "high": 0.03, "p (Holm)": 0.01} | given
+
+
+def test_only_a_gain_shown_after_holm_with_a_limit_above_a_point_changes_the_advice():
+    none = pd.DataFrame([compared(low=-0.01)])
+    kept = s7.recommended(pd.DataFrame([compared(low=0.008), compared(**{"p (Holm)": 0.2})]), none)
+    assert "but prune" not in kept
+    assert "it gains in 1 (loss, quota, F1" in kept
+    assert kept.endswith("Uncorrected it gains in 2.")
+    assert "but prune where" in s7.recommended(pd.DataFrame([compared()]), none)
+    for given in ({"arm": "oracle"}, {"trained": "3000 steps"}):  # neither is a way of dropping, stopped early
+        assert "compared with that 1 times" in s7.recommended(pd.DataFrame([compared(**given)]), none)
 
 
 def test_the_gain_by_gap_is_a_mean_over_sets(cases):
@@ -58,11 +91,14 @@ def test_the_gain_by_gap_is_a_mean_over_sets(cases):
     assert table.cases.sum() == len(cases)
 
 
-def test_the_pilots_rule_prunes_where_noisy_validation_says_so_and_pays_what_the_test_set_says():
+@pytest.fixture
+def stopped() -> pd.DataFrame:
+    """Three sets, stopped early, in which pruning by loss with a quota is ahead on noisy validation, and gains."""
     rows = []
     for name, ahead, gain in ((LOOKED_AT[0], 0.05, 0.03), (LOOKED_AT[1], 0.005, 0.02), (LOOKED_AT[2], 0.02, -0.04)):
         base = {"dataset": name, "noise": "symmetric", "seed": 0, "rate": 0.1, "draw": 0, "steps": 100}
         base |= {"validation_f1": 0.5, "validation_accuracy": 0.5, "macro_f1": 0.6, "macro_f1_tau0.5": 0.6}
+        base |= {"accuracy": 0.6, "accuracy_tau0.5": 0.6}
         base |= {"reference_steps": 0, "reference_chosen": False, "quota": "", "keep_fraction": 1.0}
         rows += [base | {"method": method} for method in ("full", "confident learning")]
         for method, quota in ((m, q) for m in ("influence", "loss") for q in ("per_class", "global")):
@@ -71,12 +107,43 @@ def test_the_pilots_rule_prunes_where_noisy_validation_says_so_and_pays_what_the
             if (method, quota) == ("loss", "per_class"):
                 own |= {"validation_f1": 0.5 + ahead, "macro_f1": 0.6 + gain}
             rows.append(own)
-    table = (
-        s7.rules(pd.DataFrame(rows))
-        .groupby("rule")[["d", "sets"]]
-        .apply(lambda part: np.average(part.d, weights=part.sets))
-    )
+    return pd.DataFrame(rows)
+
+
+def test_the_pilots_rule_prunes_where_noisy_validation_says_so_and_pays_what_the_test_set_says(stopped):
+    made = s7.rules(stopped)
+    table = made.groupby("rule")[["d", "sets"]].apply(lambda part: np.average(part.d, weights=part.sets))
     pilot = next(value for name, value in table.items() if name.startswith("pilot"))
     assert pilot == pytest.approx((0.03 + 0 - 0.04) / 3)
     assert table["hindsight: the best arm on the test set"] == pytest.approx((0.03 + 0.02) / 3)
     assert table["always prune 30 %"] == pytest.approx(0)
+    assert set(made["prunes (%)"][made.rule == "always prune 30 %"]) == {100}  # though nothing is gained by it
+
+
+def test_the_gains_are_corrected_over_the_table_and_less_keeping_everything_is_paired(stopped):
+    every = {compare.STOPPED: stopped, "100 steps": stopped.assign(**stopped.filter(like="macro_f1") / 2)}
+    full = s7.against_everything(every).set_index(["trained", "stratum", "arm"])
+    stratum = data.stratum(LOOKED_AT[0])
+    own = [name for name in LOOKED_AT[:3] if data.stratum(name) == stratum]
+    gains = [dict(zip(LOOKED_AT, (0.03, 0.02, -0.04), strict=False))[name] for name in own]
+    row = full.loc[(compare.STOPPED, stratum, "loss, quota")]
+    assert row.d.item() == pytest.approx(np.mean(gains))
+    assert row.p.item() == pytest.approx(ttest_1samp(gains, 0).pvalue)
+    assert full["p (Holm)"].dropna().tolist() == pytest.approx(stats.holm(full.p.dropna()))
+    levels = s7.stopped_or_pruned(every).set_index(["stratum", "arm"])[s7.LESS]
+    assert levels[(stratum, "keep all, 100 steps")] == pytest.approx(-0.3)
+    assert np.isnan(levels[(stratum, f"keep all, {compare.STOPPED}")])
+
+
+def test_balanced_sets_are_split_by_their_classes(stopped):
+    names = [name for name in data.COUNTED if data.stratum(name) == "balanced"]
+    two = [name for name in names if data.REGISTRY[name].classes == 2][:2]
+    more = [name for name in names if data.REGISTRY[name].classes > 2][:2]
+    gains = dict(zip((*two, *more), (0.01, 0.03, -0.02, 0.0), strict=True))
+    base = stopped[stopped.dataset == LOOKED_AT[0]]
+    full = base.method == "full"
+    rows = pd.concat(base.assign(dataset=name, macro_f1=0.6 + gain * ~full) for name, gain in gains.items())
+    row = s7.by_classes(rows).set_index(["score", "arm"]).loc[("F1", "influence, quota")]
+    assert [row[kind].item() for kind in s7.CLASSES] == pytest.approx([0.02, -0.01])
+    expected = ttest_ind([-0.02, 0.0], [0.01, 0.03], equal_var=False).confidence_interval()
+    assert [row["apart low"].item(), row["apart high"].item()] == pytest.approx([*expected])
