@@ -21,7 +21,6 @@ from datalab.protocol import protocol
 from datalab.record import claims_table, executed, folder, lock, provenance, rawrows, transaction
 from datalab.record.checks import tablediff, verify
 from datalab.record.manifest import Manifest, SectionRecord
-from datalab.record.parameters import OUTSIDE
 from datalab.record.section import no_evidence
 from datalab.record.study import Study
 from datalab.report import evidence, notebookpages, pages
