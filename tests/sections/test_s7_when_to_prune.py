@@ -7,7 +7,7 @@ from scipy.stats import ttest_1samp, ttest_ind
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from datalab import data, stats
-from datalab.sections import compare, readings
+from datalab.sections import compare, foretelling, readings
 from datalab.sections import s7_when_to_prune as s7
 
 LOOKED_AT = [name for name in data.COUNTED if data.REGISTRY[name].looked_at][:6]
@@ -30,42 +30,45 @@ def cases() -> pd.DataFrame:
 
 
 def test_a_set_is_foretold_by_the_others_that_were_looked_at_alone(cases):
-    p = s7.foretold(cases)
+    p = foretelling.foretold(cases)
     other = cases.assign(pays=cases.pays.where(cases.dataset != LOOKED_AT[0], ~cases.pays))
-    changed = s7.foretold(other)
+    changed = foretelling.foretold(other)
     own, untouched = p.dataset == LOOKED_AT[0], p.dataset.isin(UNTOUCHED)
     pd.testing.assert_series_equal(p.gap[own], changed.gap[own])  # what is held out does not foretell itself
     assert not p.gap[untouched].equals(changed.gap[untouched])
-    flipped = s7.foretold(cases.assign(pays=cases.pays.where(~cases.dataset.isin(UNTOUCHED), ~cases.pays)))
-    pd.testing.assert_frame_equal(p[list(s7.PREDICTORS)], flipped[list(s7.PREDICTORS)])  # the untouched fit nothing
+    flipped = foretelling.foretold(cases.assign(pays=cases.pays.where(~cases.dataset.isin(UNTOUCHED), ~cases.pays)))
+    fitted = list(foretelling.PREDICTORS)
+    pd.testing.assert_frame_equal(p[fitted], flipped[fitted])  # the untouched fit nothing
 
 
 def test_the_figures_of_a_predictor_are_scikit_learns(cases):
-    p = s7.foretold(cases)
-    table = s7.predictors(p).set_index(["data sets", "predictor"])
+    p = foretelling.foretold(cases)
+    table = foretelling.predictors(p).set_index(["data sets", "predictor"])
     part = p[p["data sets"] == readings.UNTOUCHED]
-    row, title = (table.loc[(readings.UNTOUCHED, name)] for name in ("gap", s7.TITLE_RULE))
+    row, title = (table.loc[(readings.UNTOUCHED, name)] for name in ("gap", foretelling.TITLE_RULE))
     accuracy = balanced_accuracy_score(part.pays, part.gap > 0.5)
     assert row["balanced accuracy"] == pytest.approx(accuracy)
     assert row["balanced accuracy low"] < row["balanced accuracy"] <= row["balanced accuracy high"] <= 1
     assert row["AUC"] == pytest.approx(roc_auc_score(part.pays, part.gap))
     assert title["AUC"] == pytest.approx(roc_auc_score(part.pays, part.rate))
     lead = accuracy - balanced_accuracy_score(part.pays, part.rate > 0.15)
-    assert row[f"balanced accuracy {s7.AHEAD}"] == pytest.approx(lead)
-    assert np.isnan(title[f"AUC {s7.AHEAD}"])
+    assert row[f"balanced accuracy {foretelling.AHEAD}"] == pytest.approx(lead)
+    assert np.isnan(title[f"AUC {foretelling.AHEAD}"])
     assert row["right (%)"] == pytest.approx(100 * ((part.gap > 0.5) == part.pays).mean())
-    assert table.loc[(readings.UNTOUCHED, s7.ALWAYS), "right (%)"] == pytest.approx(100 * part.pays.mean())
+    assert table.loc[(readings.UNTOUCHED, foretelling.ALWAYS), "right (%)"] == pytest.approx(100 * part.pays.mean())
     assert row["balanced accuracy"] > table.loc[(readings.UNTOUCHED, "pilot"), "balanced accuracy"] + 0.2
 
 
 def test_what_was_expected_of_the_gap_held_failed_or_is_open_by_the_limits_of_its_lead():
     leads = {"trained": compare.STOPPED, "data sets": "x", "predictor": "gap"}
     for word, (low, high) in {"balanced accuracy": (0.01, 0.2), "AUC": (-0.2, -0.01)}.items():
-        leads |= {f"{word} {s7.AHEAD}{end}": value for end, value in (("", 0.1), (" low", low), (" high", high))}
-    assert "[+1.0, +20.0], held" in s7.expectation(pd.DataFrame([leads]))
-    assert "[-20.0, -1.0], failed" in s7.expectation(pd.DataFrame([leads]))
-    leads[f"AUC {s7.AHEAD} high"] = 0.01
-    assert "[-20.0, +1.0], open" in s7.expectation(pd.DataFrame([leads]))
+        leads |= {
+            f"{word} {foretelling.AHEAD}{end}": value for end, value in (("", 0.1), (" low", low), (" high", high))
+        }
+    assert "[+1.0, +20.0], held" in foretelling.expectation(pd.DataFrame([leads]))
+    assert "[-20.0, -1.0], failed" in foretelling.expectation(pd.DataFrame([leads]))
+    leads[f"AUC {foretelling.AHEAD} high"] = 0.01
+    assert "[-20.0, +1.0], open" in foretelling.expectation(pd.DataFrame([leads]))
 
 
 def compared(**given):
@@ -85,7 +88,7 @@ def test_only_a_gain_shown_after_holm_with_a_limit_above_a_point_changes_the_adv
 
 
 def test_the_gain_by_gap_is_a_mean_over_sets(cases):
-    table = s7.by_gap(cases).set_index("gap")
+    table = foretelling.by_gap(cases).set_index("gap")
     part = cases[cases.gap > 0.30]
     assert table["d against random"]["above .30"] == pytest.approx(part.groupby("dataset").d.mean().mean())
     assert table.cases.sum() == len(cases)
