@@ -207,7 +207,7 @@ def curves(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) -> pd.DataFrame:
-    """For each group of ``by``, the noise rate at which a difference turns positive, with its bootstrap interval.
+    """For each group of ``by``, the noise rate at which a difference turns positive, with its interval over the sets.
 
     Fractions; -inf where it is positive at every rate, inf where at none. A group with one data set or one rate is left
     out.
