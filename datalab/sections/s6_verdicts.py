@@ -122,14 +122,17 @@ def findings(board: pd.DataFrame) -> pd.DataFrame:
     """The ten findings that matter, each with the statement it is read from: measured, n, verdict and why."""
     rows = board.set_index("statement").loc[list(FINDINGS)].reset_index()
     rows.insert(0, "question", list(FINDINGS.values()))
-    return rows[["question", "statement", "reported", "measured", "n", "verdict", EXCLUDED, "why", "notebook"]]
+    return rows[
+        ["question", "statement", "reported", "measured", "n", "verdict", EXCLUDED, CONSTRUCTED, "why", "notebook"]
+    ]
 
 
 def reading(findings: pd.DataFrame) -> str:
     """Of :func:`findings`, which statements of the paper hold, which do not, and which stay open."""
     words = {"**Holds**": [REPRODUCED, DIRECTION], "**Does not**": [NULL, OPPOSITE, DIFFERENCE]}
     words |= {"**Open**": [INCONCLUSIVE], "**Not measured**": UNANSWERED}
-    ids = {word: findings.statement[findings.verdict.isin(verdicts)] for word, verdicts in words.items()}
+    named = findings.statement + np.where(findings[CONSTRUCTED] != "", " (by construction)", "")
+    ids = {word: named[findings.verdict.isin(verdicts)] for word, verdicts in words.items()}
     return ". ".join(f"{word}: {sentences.listed(of_word)}" for word, of_word in ids.items()) + "."
 
 
