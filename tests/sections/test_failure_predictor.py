@@ -67,6 +67,17 @@ def test_the_title_s_rule_on_the_true_rate_is_not_the_one_on_the_estimated_rate(
     table = failure_predictor.predictor(frame)
     f1 = table.set_index("rule").F1
     assert f1[failure_predictor.KNOWN] == 1.0 > f1[failure_predictor.ESTIMATED]
-    assert "It held" in failure_predictor.expectation(table)
+    assert "**Held**: the lead" in failure_predictor.expectation(frame)
     frame["rate"] = np.where(frame.fails, 0.2, 0.1)
-    assert "**It failed**" in failure_predictor.expectation(failure_predictor.predictor(frame))
+    assert "**Failed**: the lead" in failure_predictor.expectation(frame)
+
+
+def test_a_lead_of_one_point_over_another_is_no_expectation_that_held(configurations):
+    """Before, the two F1s were compared and not their difference, whose interval may hold 0."""
+    frame = configurations(12)
+    frame["rate"] = np.where(frame["estimated noise"] <= 0.15, 0.1, 0.2)
+    first = frame[frame.fails & (frame.rate == 0.2)].index[0]
+    frame.loc[first, "rate"] = 0.1  # one configuration more is right
+    f1 = failure_predictor.predictor(frame).set_index("rule").F1
+    assert f1[failure_predictor.KNOWN] > f1[failure_predictor.ESTIMATED]
+    assert "**Open**: the lead" in failure_predictor.expectation(frame)
