@@ -34,7 +34,7 @@ TOPICS = {
     r"balanced|skewed|wrong labels on|title": r"0_(crossover|primary|verdict|readings_apart|mechanism)",
     r"classes": r"0_by_classes|0_by_dataset",
     r"correlation|[Hh]ow hard": r"0_goes_with",
-    r"5,000": r"0_by_size",
+    r"5000": r"0_by_size",
     r"[Kk]eep(ing)? (all|everything)|everything is kept": r"0_against_full|7_(against_full|stopped_or|rules|by_gap)",
     r"foretold|foretell|predict": r"7_(predictors|rules)",
     r"end to end": r"0_fine_tuned",
@@ -132,9 +132,10 @@ def numbers(table: pd.DataFrame, paragraph: str) -> np.ndarray:
     Of a column of words, such as the stratum, the rows whose word the paragraph has, if it has any; of chances and p,
     what a paragraph that has a p says.
     """
-    words = [name for name in table if pd.api.types.is_string_dtype(table[name]) or table[name].dtype == object]
+    words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     for name in words:
-        named = table[name].map(lambda word: plain(str(word)) in paragraph)
+        said = [str(word) for word in table[name]]
+        named = np.array([plain(word) in paragraph and not re.search(r"\d %", word) for word in said], dtype=bool)
         table = table[named] if named.any() else table
     pairs = []
     for name in table:
