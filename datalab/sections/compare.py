@@ -43,9 +43,24 @@ def by_training(
 
     Of ``rows`` those of the data sets and seeds that ``stopped`` has.
     """
+    return below({FIXED: measure(_alike(rows, stopped)), STOPPED: measure(stopped)}, "trained")
+
+
+def _alike(rows: pd.DataFrame, stopped: pd.DataFrame) -> pd.DataFrame:
     unit = ["dataset", "seed"]
-    same = rows[pd.MultiIndex.from_frame(rows[unit]).isin(pd.MultiIndex.from_frame(stopped[unit]))]
-    return below({FIXED: measure(same), STOPPED: measure(stopped)}, "trained")
+    return rows[pd.MultiIndex.from_frame(rows[unit]).isin(pd.MultiIndex.from_frame(stopped[unit]))]
+
+
+def between_trainings(
+    rows: pd.DataFrame, stopped: pd.DataFrame, effect: Callable[[pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """How much larger an effect is at the recipe's length than stopped early, a row a column of ``effect``'s table.
+
+    That table has a row a data set, which is the unit; ``larger`` has 95 % limits, paired by data set. Of ``rows``
+    those of the data sets and seeds that ``stopped`` has.
+    """
+    d = effect(_alike(rows, stopped)) - effect(stopped)
+    return pd.DataFrame([{"of": name} | mean_with_interval(d[name], "larger") | {"sets": len(d)} for name in d])
 
 
 def raw_of(rows: pd.DataFrame) -> dict[str, Any]:
@@ -207,7 +222,7 @@ def curves(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) -> pd.DataFrame:
-    """For each group of ``by``, the noise rate at which a difference turns positive, with its bootstrap interval.
+    """For each group of ``by``, the noise rate at which a difference turns positive, with its interval over the sets.
 
     Fractions; -inf where it is positive at every rate, inf where at none. A group with one data set or one rate is left
     out.

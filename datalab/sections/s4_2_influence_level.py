@@ -183,10 +183,8 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
     """
 
     def row(draw: str, method: str) -> dict[str, Any]:
-        f1 = by_level(rows, draw, method)
-        tilts = f1.columns.to_numpy(dtype=float)
-        deviations, means = tilts - tilts.mean(), f1.mean()
-        slope = f1.to_numpy() @ deviations / (deviations**2).sum()
+        f1, slope = by_level(rows, draw, method), slopes(rows, draw)[method]
+        tilts, means = f1.columns.to_numpy(dtype=float), f1.mean()
         of_sets = moments(rows, draw, method)
         return (
             {"draw": draw, "method": method}
@@ -199,6 +197,12 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
         )
 
     return pd.DataFrame([row(draw, method) for draw in rows.draw.unique() for method in METHODS])
+
+
+def slopes(rows: pd.DataFrame, draw: str) -> pd.DataFrame:
+    """The F1 gained per level: a row a data set, a column a method."""
+    of_method = {method: by_level(rows, draw, method) for method in METHODS}
+    return pd.DataFrame({name: np.polyfit(f1.columns.astype(float), f1.T, 1)[0] for name, f1 in of_method.items()})
 
 
 def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:
@@ -246,21 +250,26 @@ def variance_explained(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return pd.DataFrame([line(draw) for draw in DRAWS])
 
 
-def curves(rows: pd.DataFrame) -> Figure:
-    """A panel a draw: F1 of every method less its own at the lowest level, paired by data set; thin grey: the paper's.
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """F1 of every method less its own at the lowest level, paired by data set: a row a draw, method and level.
 
-    Bars are t-intervals of that difference: those of the levels themselves are as wide as data sets are apart.
+    The limits are of that difference: those of the levels themselves are as wide as data sets are apart.
     """
-    printed, names = ledger.printed(), dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
-    lines = []
+    names, lines = dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True)), []
     for (draw, title), (method, word) in itertools.product(DRAWS.items(), METHODS.items()):
         f1 = by_level(rows, draw, method)
         for tilt in f1:
             change = compare.mean_with_interval(f1[tilt] - f1.iloc[:, 0], "change")
             lines.append({"level": names[tilt], "panel": title, "of": word} | change)
+    return pd.DataFrame(lines)
+
+
+def curves(changes: pd.DataFrame) -> Figure:
+    """A panel a draw: :func:`changes` by level; thin grey: the paper's."""
+    printed = ledger.printed()
     title = "Does F1 fall as the influence of the training set rises? (thin grey: the paper)"
     axes = {"title": title, "xlabel": "influence level", "ylabel": "macro-F1 less that at the minimal level"}
-    figure = plots.curves(pd.DataFrame(lines), "level", "change", by="of", panel="panel", **axes)
+    figure = plots.curves(changes, "level", "change", by="of", panel="panel", **axes)
     for place, (column, line) in itertools.product(figure.axes, {"baseline_f1": "-", "ours_f1": "--"}.items()):
         paper = [printed[f"T2.{name.lower()}.{column}"] for name in NAMES]
         place.plot(range(len(NAMES)), np.subtract(paper, paper[0]), line, color="#888888", linewidth=0.9)

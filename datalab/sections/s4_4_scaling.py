@@ -4,7 +4,7 @@ Only two data sets are large enough: the seed is the unit, and intervals speak o
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -15,10 +15,10 @@ import pydantic
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from datalab import correction, ledger, models, pruning
+from datalab import correction, ledger, models, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, parameters, plots
+from datalab.sections import compare, parameters, plots, sentences
 from datalab.sections.parameters import Architectures, Count, Datasets, StoppedParameters, estimated, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
@@ -235,14 +235,25 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
 
 
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
-    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none."""
+    """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none.
+
+    A gain is read on the mean over learners, as its table is; beside it each learner alone, which a mean may hide.
+    """
     ours, both, printed = DATALAB["paper"], ("vanilla", DATALAB["paper"]), ledger.printed()
     sizes, of_rows = [int(size) for size in sorted(rows["size"].unique())], compare.raw_of(rows)
     names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
     small, large = [size for size in sizes if size <= FEW], [size for size in sizes if size > FEW]
 
-    def f1(method: str, *sizes: int) -> NDArray[np.float64]:
-        return sum(by_seed(rows, method, size) for size in sizes) / len(sizes)
+    def f1(method: str, *sizes: int, of: pd.DataFrame = rows) -> NDArray[np.float64]:
+        return sum(by_seed(of, method, size) for size in sizes) / len(sizes)
+
+    def gain(*sizes: int, of: pd.DataFrame = rows) -> NDArray[np.float64]:
+        return f1(ours, *sizes, of=of) / f1("vanilla", *sizes, of=of) - 1
+
+    def alone(d: Callable[[pd.DataFrame], NDArray[np.float64]]) -> str:
+        parts = {name: stats.t_interval(100 * d(part)) for name, part in rows.groupby("architecture", sort=False)}
+        shown = (f"{name} {i.estimate:+.1f} [{i.low:.1f}, {i.high:.1f}]" for name, i in parts.items())
+        return f"{sentences.listed(shown)} alone"
 
     def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:
         raw = of_rows | {"method": list(methods), "size": list(sizes)}
@@ -263,16 +274,19 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
             levels = level, level - by_seed(rows, method, 1000)
             where["raw"] = of_rows | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
-        gain = f1(ours, size) / f1("vanilla", size) - 1
-        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain, **relative(size), **at(name, [size], *both)))
+        how = relative(size) | at(name, [size], *both) | {"beside": alone(lambda part, size=size: gain(size, of=part))}
+        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), **how))
     if min(names, default=0) == 1000 and small and large:
-        few, many = (f1(ours, *some) / f1("vanilla", *some) - 1 for some in (small, large))
+
+        def less(part: pd.DataFrame) -> NDArray[np.float64]:
+            return gain(*small, of=part) - gain(*large, of=part)
+
         later = f1("vanilla", *large) - f1("vanilla", *small)
         ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
         ends, of_few = [min(names), max(names)], at("1K and 5K less the others", sizes, *both)
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge("S4.4.low_data", few - many, **relative(*sizes), **of_few),
+            ledger.judge("S4.4.low_data", less(rows), beside=alone(less), **relative(*sizes), **of_few),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),

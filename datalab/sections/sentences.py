@@ -1,6 +1,6 @@
-"""Sentences that follow the numbers: ahead, behind or open, with the interval. One maker for all sections."""
+"""Sentences that follow the numbers: ahead, behind or open; held or failed; with the interval. One maker for all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -43,8 +43,26 @@ def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> 
     """Which rows of a table are ahead (interval above 0), behind (below) and open, each with value and interval.
 
     ``value`` names the column, whose limits are ``value low`` and ``value high`` (else ``low`` and ``high``); ``label``
-    names the column that says what the row is of.
+    names the column that says what the row is of. A row without a value, such as a base row, is left out.
     """
+    low, high = _limits(frame, value)
+    ahead, behind = frame[low] > 0, frame[high] < 0
+    return _sorted({"Ahead": ahead, "Behind": behind, "Open": ~(ahead | behind)}, frame, value, label, decimals)
+
+
+def expected(frame: pd.DataFrame, value: str, label: str, side: str, bound: float = 0.0, decimals: int = 3) -> str:
+    """For which rows of a table what was expected held, failed or is open, by their intervals; else as `standing`.
+
+    ``side``: "above" or "below" ``bound``, or "within" it on both sides of 0 (failed: the interval is all beyond).
+    """
+    low, high = (frame[name] for name in _limits(frame, value))
+    above, below = low > bound, high < bound
+    held = {"above": above, "below": below, "within": (low > -bound) & (high < bound)}[side]
+    failed = {"above": below, "below": above, "within": above | (high < -bound)}[side]
+    return _sorted({"Held": held, "Failed": failed, "Open": ~(held | failed)}, frame, value, label, decimals)
+
+
+def _sorted(groups: Mapping[str, pd.Series], frame: pd.DataFrame, value: str, label: str, decimals: int) -> str:
     low, high = _limits(frame, value)
 
     def shown(row: pd.Series) -> str:
@@ -52,9 +70,6 @@ def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> 
         name = f"{row[label]:g}" if isinstance(row[label], float) else row[label]
         return f"{name} ({digits(row[value], decimals)}{interval})"
 
-    def named(part: pd.DataFrame) -> str:
-        return listed(shown(row) for _, row in part.iterrows())
-
-    ahead, behind = frame[frame[low] > 0], frame[frame[high] < 0]
-    open_ = frame.drop(ahead.index.union(behind.index))
-    return f"**Ahead**: {named(ahead)}. **Behind**: {named(behind)}. **Open**: {named(open_)}."
+    rows = {word: frame[of_word & frame[value].notna()] for word, of_word in groups.items()}
+    named = {word: listed(shown(row) for _, row in part.iterrows()) for word, part in rows.items()}
+    return " ".join(f"**{word}**: {names}." for word, names in named.items())

@@ -12,19 +12,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from datalab import correction, framework, pruning
 from datalab.protocol import protocol
-from datalab.sections import compare
 from datalab.sections.parameters import per_set_and_seed
 from datalab.sections.trials import arms
 from datalab.sections.trials import trial as trials
 from datalab.sections.trials.trial import DATALAB, Train, Trial
 from datalab.sweep import Task
 from datalab.training import AnyStack
-
-CASE = ["dataset", "architecture", "seed", "rate"]
 
 
 def tasks(p: Any) -> list[Task]:
@@ -88,25 +84,3 @@ def _methods(trial: Trial) -> Iterator[tuple[list[dict[str, Any]], Train]]:
     for variant, method in DATALAB.items():
         rows = [{"rate": rate, "part": "main", "method": method, "variant": variant} for rate in trial.rates]
         yield rows, partial(trials.fit_datalab, trial, trial.datalab(variant=variant), labels, lambdas)
-
-
-def gains(fixed: pd.DataFrame, stopped: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """F1 of every method less vanilla's, all at the recipe's length and all stopped early, by noise rate.
-
-    ``names`` are the methods' names in the table. Paired by data set; Holm over the table.
-    """
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        d = compare.by_set(part, "d")
-        level = compare.mean_with_interval(compare.by_set(part, "macro_f1"), "F1", bounds=compare.SHARE)
-        return level | compare.difference(d, "less vanilla") | {"sets": len(d)}
-
-    def of_training(rows: pd.DataFrame) -> pd.DataFrame:
-        own = rows[rows.part == "main"]
-        base = own[own.method == "vanilla"].set_index(CASE).macro_f1.rename("base")
-        own = own[own.method != "vanilla"].join(base, on=CASE)
-        own = own.assign(d=own.macro_f1 - own.base, method=own.method.map(names))
-        by = ["noise rate (%)", "method"]
-        return compare.table(compare.together(own.assign(**{by[0]: 100 * own.rate}), by), by, measure)
-
-    return compare.with_correction(compare.by_training(fixed, stopped, of_training))

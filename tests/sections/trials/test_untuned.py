@@ -52,22 +52,6 @@ def test_the_upper_bounds_length_is_chosen_by_clean_labels_and_the_others_by_noi
     assert rows[rows.method == "clean"].groupby("part").size().to_dict() == {"main": 2}
 
 
-def test_a_gain_is_over_vanilla_trained_alike():
-    def of_training(vanilla: float, gain: float) -> pd.DataFrame:
-        rows = []
-        for dataset, lead in (("wine", 0.5), ("digits", 1.5)):
-            base = {"part": "main", "dataset": dataset, "architecture": "mlp", "seed": 0, "rate": 0.2}
-            rows += [base | {"method": "vanilla", "macro_f1": vanilla}]
-            rows += [base | {"method": "clean", "macro_f1": vanilla + lead * gain}]
-        return pd.DataFrame(rows)
-
-    table = untuned.gains(of_training(0.5, 0.1), of_training(0.6, 0.03), s4_1_main_results.ROWS)
-    table = table.set_index("trained")
-    assert table["less vanilla"][compare.FIXED] == pytest.approx(0.10)
-    assert table["less vanilla"][compare.STOPPED] == pytest.approx(0.03)
-    assert table["sets"].eq(2).all()
-
-
 def test_a_removal_is_compared_with_the_whole_model_trained_alike():
     def of_training(f1: float) -> pd.DataFrame:
         rows = []

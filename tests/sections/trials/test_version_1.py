@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from datalab.sections import compare, plots
 from datalab.sections import s0_title_noise_threshold as s0
 from datalab.sections.trials import version_1
 
+NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 TASK = {
     "dataset": "wine",
     "architecture": "mlp",
@@ -197,3 +200,44 @@ def test_the_realised_noise_is_exact_on_every_data_set_at_every_rate(name):
             for c in range(p.n_classes):
                 mine = p.y_train == c
                 assert (observed[mine] != c).sum() == round(rate * mine.sum()), (kind, rate, c)
+
+
+def test_a_rivals_flipped_labels_are_those_it_keeps_in_the_primary_cell():
+    """Before, they were the mean over all settings, references of other lengths among them."""
+    own = made_up().assign(flipped_kept=0.05)
+    rival = own[own.method == "influence"].assign(method="keep_hardest", flipped_kept=0.2)
+    elsewhere = pd.concat([own, rival]).assign(flipped_kept=0.9, noise="pair")
+    longer = rival.assign(flipped_kept=0.9, keep_fraction=0.5)
+    random = own[own.method == "random"].assign(keep_fraction=0.5)
+    table = version_1.rivals(version_1.differences(pd.concat([own, rival, elsewhere, longer, random])))
+    kept = table.groupby("method")["flipped among kept (%)"].unique().map(list).to_dict()
+    assert kept == {"influence": [pytest.approx(5)], "keep_hardest": [pytest.approx(20)]}
+
+
+@pytest.mark.parametrize(
+    ("sets", "rows_", "floor"), [(15, 236, 236 * 2 / 2**15), (6, 40, 1.0), (20, 10, 10 * 2 / 2**20)]
+)
+def test_a_table_of_many_tests_says_the_smallest_adjusted_p_it_can_print(sets, rows_, floor):
+    """Before, "beats random in 0 of 236" stood without it: with 15 sets no adjusted p could be below .0144."""
+    frame = pd.DataFrame({"sets": np.full(rows_, sets)})
+    assert version_1.holm_floor(frame) == pytest.approx(floor)
+
+
+def test_no_adjusted_p_of_every_cell_is_below_its_floor():
+    d = version_1.differences(made_up(effect=lambda rate: rate + 0.2))  # as clear as can be
+    table = version_1.every_cell(d, root_seed=0)
+    assert table["p (Holm)"].min() == pytest.approx(version_1.holm_floor(table))
+
+
+def test_copies_of_the_rate_0_are_no_trained_models():
+    """Before, 83,080 "trained models" were 78,730 and copies of rows at 0 % under the other kinds of noise."""
+    ran = made_up()
+    pair = ran[ran.rate > 0].assign(noise="pair")
+    whole = version_1.complete(pd.concat([ran, pair]))
+    assert len(whole) == len(ran) + len(pair) + (ran.rate == 0).sum()
+    notebook = json.loads((NOTEBOOKS / "0_title_noise_threshold.ipynb").read_text(encoding="utf-8"))
+    sources = ("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    (counted,) = (source for source in sources if "trained models on" in source)
+    count = next(line for line in counted.splitlines() if "trained models on" in line)
+    assert "len(everything)" in count  # what the sweep gave
+    assert "complete(" not in counted

@@ -1,0 +1,43 @@
+"""Sentences that follow the numbers: by intervals alone, and nothing of a row without a value."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datalab.sections import sentences
+
+ROWS = pd.DataFrame(
+    {
+        "arm": ["up", "down", "wide", "tiny", "base"],
+        "d": [0.05, -0.05, 0.01, 0.002, np.nan],
+        "d low": [0.02, -0.08, -0.04, 0.001, np.nan],
+        "d high": [0.08, -0.02, 0.06, 0.003, np.nan],
+    }
+)
+
+
+def named(text: str) -> dict[str, list[str]]:
+    """The arms after each word of a sentence."""
+    parts = (part.split("**: ") for part in text.split(". **"))
+    return {word.strip("*"): [arm for arm in ROWS.arm if f"{arm} (" in rest] for word, rest in parts}
+
+
+def test_a_row_is_ahead_behind_or_open_by_its_interval_and_a_base_row_is_none():
+    text = sentences.standing(ROWS, "d", "arm")
+    assert named(text) == {"Ahead": ["up", "tiny"], "Behind": ["down"], "Open": ["wide"]}
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("side", "bound", "held", "failed", "open_"),
+    [
+        ("above", 0.0, ["up", "tiny"], ["down"], ["wide"]),
+        ("below", 0.0, ["down"], ["up", "tiny"], ["wide"]),
+        ("above", 0.01, ["up"], ["down", "tiny"], ["wide"]),
+        ("within", 0.01, ["tiny"], ["up", "down"], ["wide"]),
+    ],
+)
+def test_an_expectation_held_failed_or_is_open_by_intervals(side, bound, held, failed, open_):
+    text = sentences.expected(ROWS, "d", "arm", side, bound)
+    assert named(text) == {"Held": held, "Failed": failed, "Open": open_}
+    assert "base" not in text
