@@ -217,19 +217,24 @@ def mechanism(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.table(compare.together(rows, "pruned"), ["pruned", RATE], measure)
 
 
+def clean_f1(rows: pd.DataFrame) -> pd.Series:
+    """How easy each data set is: the macro-F1 of keeping everything at the lowest noise rate; one row a model."""
+    return compare.by_set(rows, "macro_f1", method="full", rate=rows.rate.min()).astype(float)
+
+
 def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Each data set's crossover in two readings, and d at the ends and the middle of the rates; no set is hidden.
 
-    ``clean F1`` is that of keeping everything with clean labels, from ``rows``, one row a model: how hard the set is.
+    ``clean F1`` is :func:`clean_f1` of ``rows``, one row a model.
     """
     rates = np.sort(d.rate.unique())
     few = sorted({rates[0], rates[np.abs(rates - THRESHOLD).argmin()], rates[-1]})
-    clean = compare.by_set(rows, "macro_f1", method="full", rate=rates[0])
+    clean = clean_f1(rows)
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         curve, name = part.groupby("rate").d.mean(), part.dataset.iloc[0]
         known = {"data sets": part["data sets"].iloc[0], "balance": data.REGISTRY[name].balance}
-        known |= {"classes": data.REGISTRY[name].classes, "clean F1": float(clean[name])}
+        known |= {"classes": data.REGISTRY[name].classes, "clean F1": clean[name]}
         shown = {f"d at {100 * rate:g} %": curve[rate] for rate in few}
         ends = {"low": np.nan, "high": np.nan, "lowest_rate": rates[0], "highest_rate": rates[-1]}
         return known | {"crossover": stats.crossover(curve.index, curve)} | shown | ends

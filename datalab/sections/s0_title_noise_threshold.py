@@ -25,7 +25,9 @@ from datalab.sections.trials import fine_tuned, training_length, version_1
 
 VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
-TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or more"  # of the balanced sets: `parts`
+# Of the balanced sets (`parts`), by number of classes and by clean F1.
+TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or more"
+EASY, HARD = "a clean F1 at their median or above", "a clean F1 below their median"
 
 
 class Parameters(version_1.VersionOneParameters, training_length.LargeParameters, fine_tuned.FineTunedParameters):
@@ -135,8 +137,9 @@ def _verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
     return ledger.title_verdict_2(sorted(d.rate.unique()), wide, limits)
 
 
-def parts(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The balanced sets by number of classes, the untouched alone, and without those added late: crossover and d.
+def parts(d: pd.DataFrame, clean: pd.Series, root_seed: int) -> pd.DataFrame:
+    """The balanced sets by number of classes and by their ``clean`` F1, the untouched alone, and without those added
+    late: crossover and d.
 
     Only the untouched were set apart before any result. By part and reading: the crossover, d at the lowest rate and
     its mean over the rates up to 15 %, with 95 % t-intervals, and what the title's rule says of the part (its p, after
@@ -144,8 +147,16 @@ def parts(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """
     d = d[d.stratum == VERDICT["stratum"]]
     two = d.dataset.map(lambda name: data.REGISTRY[name].classes) == 2
+    easy = d.dataset.map(clean) >= clean[d.dataset.unique()].median()
     late, untouched = d.dataset.isin(readings.LATE), d["data sets"] == readings.UNTOUCHED
-    masks = {TWO: two, MORE: ~two, "untouched": untouched, "untouched, less late": untouched & ~late}
+    masks = {
+        TWO: two,
+        MORE: ~two,
+        EASY: easy,
+        HARD: ~easy,
+        "untouched": untouched,
+        "untouched, less late": untouched & ~late,
+    }
     masks |= {"all, less late": ~late}
     named = {name: d[mask] for name, mask in masks.items() if d[mask].dataset.nunique() > 1}
     at_0, low = readings.at_lowest(d), f"d to {100 * THRESHOLD:g} %"
@@ -218,12 +229,16 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
 
 
 def by_classes(parts: pd.DataFrame) -> str:
-    """The balanced sets apart by their number of classes, from :func:`parts`."""
+    """The balanced sets apart by their number of classes, and by how easy they are, from :func:`parts`."""
     words = []
-    for name, part in parts[parts.part.isin([TWO, MORE])].groupby("part", sort=False) if len(parts) else ():
+    for name, part in parts[parts.part.isin([TWO, MORE, EASY, HARD])].groupby("part", sort=False) if len(parts) else ():
         limits = " to ".join(_spread(part)[2:])
         words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part)} on (limits {limits})")
-    return f"By number of classes, a split made after the results were seen: {'; '.join(words)}." if words else ""
+    return (
+        f"By number of classes and by clean F1, splits made after the results were seen: {'; '.join(words)}."
+        if words
+        else ""
+    )
 
 
 def parts_reading(parts: pd.DataFrame) -> str:
@@ -238,7 +253,7 @@ def parts_reading(parts: pd.DataFrame) -> str:
     verdicts = [f"{row.part} ({row.sets:.0f} sets) {row['by the rule']}" for _, row in rule.iterrows()]
     return (
         f"{by_classes(parts)} The two kinds are alike: **{alike}** ({SPLIT}, in points: {'; '.join(words)}).\n\n"
-        f"The title's rule says of {'; '.join(verdicts)}: of the kinds by classes this is no verdict."
+        f"The title's rule says of {'; '.join(verdicts)}: of the kinds by classes and by clean F1 this is no verdict."
     )
 
 

@@ -135,6 +135,7 @@ TWO_CLASSES, MORE = (
     {"wells": 0.0, "grants": 0.03, "hedges": 0.01},
     {"leaves": -0.2, "languages": -0.17, "texture": -0.25},
 )
+CLEAN = pd.Series({"wells": 0.9, "grants": 0.6, "hedges": 0.7, "leaves": 0.95, "languages": 0.5, "texture": 0.99})
 
 
 @pytest.fixture
@@ -146,12 +147,14 @@ def by_classes(rows) -> pd.DataFrame:
 
 
 def test_the_balanced_sets_are_told_apart_by_their_classes_and_the_late_ones_left_out(by_classes):
-    parts = s0.parts(by_classes, 0).set_index(["part", "reading"])
+    parts = s0.parts(by_classes, CLEAN, 0).set_index(["part", "reading"])
     low, reading = "d at 0 %", "F1, quota"
     means = parts[low].xs(reading, level="reading")
     a, b = (np.array(list(shifts.values())) - 0.15 for shifts in (TWO_CLASSES, MORE))
     assert means[s0.TWO] == pytest.approx(a.mean())
     assert means[s0.MORE] == pytest.approx(b.mean())
+    assert means[s0.EASY] == pytest.approx(np.mean([0.0, -0.2, -0.25]) - 0.15)  # wells, leaves and texture
+    assert means[s0.HARD] == pytest.approx(np.mean([0.03, 0.01, -0.17]) - 0.15)
     welch = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     split = parts.loc[s0.SPLIT, reading]
     assert [split[low], split[f"{low} low"], split[f"{low} high"]] == pytest.approx([a.mean() - b.mean(), *welch])
@@ -167,15 +170,16 @@ def test_the_balanced_sets_are_told_apart_by_their_classes_and_the_late_ones_lef
 
 
 def test_what_is_said_of_the_parts_follows_them(by_classes):
-    text = s0.parts_reading(s0.parts(by_classes, 0))
+    text = s0.parts_reading(s0.parts(by_classes, CLEAN, 0))
     assert "on the 3 with two classes from" in text
+    assert f"on the 3 with {s0.EASY} from" in text
     assert "alike: **failed**" in text
     assert f"{s0.TWO} (3 sets) inconclusive" in text  # fewer than the rule asks for
     same = by_classes.assign(
         d=by_classes.rate - 0.15 + by_classes.dataset.map({"wells": 0.01, "leaves": 0.01}).fillna(0)
     )
-    assert "alike: **open**" in s0.parts_reading(s0.parts(same, 0))
-    assert "Too few" in s0.parts_reading(s0.parts(by_classes[by_classes.dataset.isin(MORE)], 0))
+    assert "alike: **open**" in s0.parts_reading(s0.parts(same, CLEAN, 0))
+    assert "Too few" in s0.parts_reading(s0.parts(by_classes[by_classes.dataset.isin(MORE)], CLEAN, 0))
 
 
 def test_the_late_sets_are_counted_ones_that_no_run_had_touched():
