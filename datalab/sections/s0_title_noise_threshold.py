@@ -149,15 +149,8 @@ def parts(d: pd.DataFrame, clean: pd.Series, root_seed: int) -> pd.DataFrame:
     two = d.dataset.map(lambda name: data.REGISTRY[name].classes) == 2
     easy = d.dataset.map(clean) >= clean[d.dataset.unique()].median()
     late, untouched = d.dataset.isin(readings.LATE), d["data sets"] == readings.UNTOUCHED
-    masks = {
-        TWO: two,
-        MORE: ~two,
-        EASY: easy,
-        HARD: ~easy,
-        "untouched": untouched,
-        "untouched, less late": untouched & ~late,
-    }
-    masks |= {"all, less late": ~late}
+    masks = {TWO: two, MORE: ~two, EASY: easy, HARD: ~easy}
+    masks |= {"untouched": untouched, "untouched, less late": untouched & ~late, "all, less late": ~late}
     named = {name: d[mask] for name, mask in masks.items() if d[mask].dataset.nunique() > 1}
     at_0, low = readings.at_lowest(d), f"d to {100 * THRESHOLD:g} %"
 
