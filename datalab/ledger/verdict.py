@@ -18,7 +18,7 @@ from datalab.ledger.claim import Claim, base_row, find, reported_effect
 from datalab.ledger.rounding import RoundingInterval
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.stats import SIDES, Measurement, decide
+from datalab.stats import SIDES, Measurement, decide, guarded
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction reproduced"
@@ -196,7 +196,8 @@ def judge(
     rule = protocol()
     alpha = rule.statistics["alpha"] if alpha is None else alpha
     tails = 1 - CONFIDENCE, alpha, 1 - rule.measured_verdict["equivalence_confidence"]
-    inner, wide, narrow = (of.interval(1 - tail / tests) for tail in tails)
+    inner = of.interval(1 - tails[0] / tests)
+    wide, narrow = (guarded(of, 1 - tail / tests) for tail in tails[1:])
 
     def limits(interval: Any, less: float = 0.0) -> tuple[float, float]:
         return scale * (interval.low - less), scale * (interval.high - less)
