@@ -15,7 +15,7 @@ import pandas as pd
 import pingouin
 from scipy.stats import ttest_1samp
 
-from datalab import data, ledger, seeds, stats
+from datalab import data, ledger, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
@@ -85,25 +85,24 @@ def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return compare.crossovers(d, "d", root_seed, by)
 
 
-def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """By how much two readings' crossovers differ on the same data sets: paired bootstrap over sets, then seeds.
+def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
+    """By how much two readings' crossovers differ on the same data sets, in points of noise rate.
 
-    A crossover beyond the rates studied counts at the first or the last of them. In points of noise rate.
+    A crossover beyond the rates studied counts at the first or the last of them. ``low``, ``high``: 95 % limits of
+    :func:`stats.crossovers_apart`; ``low (all)``, ``high (all)`` hold for all pairs of a stratum at once (Bonferroni).
     """
 
     def measure(part: pd.DataFrame) -> pd.DataFrame:
-        draws, estimates = {}, {}
-        for reading, own in part.groupby("reading", sort=False):
-            values, rates = compare.curves(own, "d")
-            rng = seeds.generator(root_seed, "readings apart", part.stratum.iloc[0])  # the same resamples for all
-            b = stats.crossover_bootstrap(values, rates, rng)
-            estimates[reading] = float(np.clip(b.estimate, rates[0], rates[-1]))
-            draws[reading] = np.clip(b.draws, rates[0], rates[-1])
-        lines = []
-        for a, b in itertools.combinations(draws, 2):
-            low, high = np.quantile(draws[a] - draws[b], [0.025, 0.975])
-            apart = {"difference": 100 * (estimates[a] - estimates[b]), "low": 100 * low, "high": 100 * high}
-            lines.append({"of": a, "from": b} | apart | {"sets": part.dataset.nunique()})
+        of = {reading: compare.curves(own, "d") for reading, own in part.groupby("reading", sort=False)}
+        pairs, lines = list(itertools.combinations(of, 2)), []
+        for a, b in pairs:
+            (ours, rates), (theirs, _) = of[a], of[b]
+            one, all_of_them = (
+                stats.crossovers_apart(ours, theirs, rates, 1 - 0.05 / tests) for tests in (1, len(pairs))
+            )
+            apart = {"difference": 100 * one.estimate, "low": 100 * one.low, "high": 100 * one.high}
+            apart |= {"low (all)": 100 * all_of_them.low, "high (all)": 100 * all_of_them.high}
+            lines.append({"of": a, "from": b} | apart | {"sets": one.n})
         return pd.DataFrame(lines)
 
     several = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}

@@ -11,7 +11,7 @@ from datalab.stats.bootstrap import resampled_means
 from datalab.stats.clustered_f1 import clustered_f1, clustered_f1_lead, f1, outcomes
 from datalab.stats.correlation import clustered_correlation, mean_correlation, moments, pearson
 from datalab.stats.crossover import crossover, crossover_bootstrap, crossover_label, crossovers_apart, isotonic
-from datalab.stats.decision import SIDES, decide
+from datalab.stats.decision import SIDES, decide, refuting_p
 from datalab.stats.measurement import EffectSize, Measurement, Share, guarded, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
@@ -67,6 +67,7 @@ __all__ = [
     "paired_summary",
     "pearson",
     "power",
+    "refuting_p",
     "resampled_means",
     "seeds_needed",
     "sign_flip_test",

@@ -65,8 +65,8 @@ def test_strata_are_never_pooled_in_silence(rows):
     assert set(crossover.loc[("balanced", "all"), "sets"]) == {3}
 
 
-def test_the_readings_are_compared_on_the_same_resamples(rows):
-    apart = s0.readings_apart(s0.read_by(readings.early_stopped(rows)), 0)
+def test_the_readings_are_compared_on_the_same_data_sets_and_no_limit_leaves_the_rates(rows):
+    apart = s0.readings_apart(s0.read_by(readings.early_stopped(rows)))
     own = apart[
         (apart.stratum == "balanced") & (apart["of"] == "F1, quota") & (apart["from"] == "accuracy, quota")
     ].iloc[0]
