@@ -55,8 +55,8 @@ def title_verdict(
     limits rest on; below the protocol's minimum nothing is concluded.
 
     A condition over rates holds only if the grid has such a rate; that one of several rates refutes is not corrected
-    for their number, and says so (notebook 3.4 simulates how often it errs). Raises :class:`UserError` on limits of another length
-    than the rates, limits out of order, or a rate outside [0, 1).
+    for their number, and says so (notebook 3.4 simulates how often it errs). Raises :class:`UserError` on limits of
+    another length than the rates, limits out of order, or a rate outside [0, 1).
     """
     rate, lower, upper = (np.asarray(values, dtype=float) for values in (rates, low, high))
     if rate.ndim != 1 or lower.shape != rate.shape or upper.shape != rate.shape or not rate.size:

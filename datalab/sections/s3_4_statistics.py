@@ -205,9 +205,13 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict_levels(rows: pd.DataFrame) -> pd.DataFrame:
-    """How often each verdict rule says what is wrong, nominal against found: a row a rule, case, word and size."""
+    """How often (%) each verdict rule says what is wrong, promised and found: a row a rule, case, word and size.
+
+    ``reproduced``: how often (%) a rule of the title says that, rightly or not.
+    """
     frame = part(rows, "verdict")
-    frame["reproduced"] = 100 * frame["reproduced"] / frame["simulations"]
+    if "reproduced" in frame:  # of the title's rules
+        frame["reproduced"] *= 100 / frame["simulations"]
     return rated(frame.drop(columns="promised"), frame.promised, ("conservative", "liberal"))
 
 

@@ -226,9 +226,10 @@ def variance_explained(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """A row per draw: how much of the variance of F1 the level explains.
 
     ``common`` is the share by what the level does alike in every data set, with its 95 % interval over data sets
-    (:func:`datalab.stats.common_share_measured`): what the verdict is read on. ``p``: levels exchanged within each data set, as
-    often as the protocol says. ``total``, ``partial`` (data sets, seeds and methods taken out) and ``within data set``
-    are eta squared: sums of squares, which count each data set's own pattern as the level's and have no interval.
+    (:func:`datalab.stats.common_share_measured`): what the verdict is read on. ``p``: levels exchanged within each data
+    set, as often as the protocol says. ``total``, ``partial`` (data sets, seeds and methods taken out) and ``within
+    data set`` are eta squared: sums of squares, which count each data set's own pattern as the level's and have no
+    interval.
     """
 
     def line(draw: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Share(Measurement):
 
 
 def guarded(of: Measurement, confidence: float = 0.95) -> Interval:
-    """What a verdict is read on: the measurement's interval, moved out as :func:`guarded_interval` moves that of a mean.
+    """What a verdict is read on: the measurement's interval, moved out as :func:`guarded_interval` moves a mean's.
 
     Only as far as its bounds. Of an effect size, in its unit: the limits exclude 0 where those of the mean do.
     """

@@ -394,7 +394,7 @@ def title_level(
     version: int, case: str, shape: str, units: int, rates: list[float], rule: dict[str, Any], small: float,
     readings: int, simulations: int, root_seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """How often a version's rule of the title (``rule``, of the protocol) says what is wrong in a case of :data:`TITLE`.
+    """How often a version's rule of the title (``rule``, the protocol's) says what is wrong in a case of :data:`TITLE`.
 
     ``promised`` is Holm's level (version 2), one side of the crossover's interval ("reproduced"), or what the 95 %
     limits of version 1 leave, although it reads several rates. ``reproduced`` is how often that is said, rightly or

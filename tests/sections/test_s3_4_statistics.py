@@ -100,6 +100,16 @@ def counts(methods: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame([row | {"method": method, "hits": hits} for method, hits in methods.items()])
 
 
+def test_rates_by_units_stand_side_by_side_with_the_numbers_at_which_one_is_off():
+    rows = pd.DataFrame({"units": [15, 40, 3, 15], "rule": ["a", "a", "b", "b"], "rate": [9.0, 1.0, 2.0, 3.0]})
+    rows["reading"] = ["liberal", "holds", "liberal", "liberal"]
+    table = s3_4.by_units(rows, ["rule"], "liberal").set_index("rule")
+    assert list(table) == ["3 units", "15 units", "40 units", "liberal"]
+    assert table.liberal.to_dict() == {"a": "15", "b": "3, 15"}
+    assert table.loc["a", "15 units"] == 9
+    assert pd.isna(table.loc["b", "40 units"])
+
+
 def test_a_setting_is_shown_with_the_rate_that_it_gives():
     p = parameters(units=[12])
     alpha = protocol().statistics["alpha"]
