@@ -118,7 +118,7 @@ def tasks(p: Parameters) -> list[Task]:
     rule |= {"equivalence": protocol().measured_verdict["equivalence_confidence"]}
     for name, case in simulation.RULES:
         for units in (*(FEW if name in simulation.FEW_UNITS else ()), *p.units):
-            cost = (0.00005 * units if name in simulation.MEASURED else 0.0001) * half["simulations"]
+            cost = (0.00003 * units if name in simulation.MEASURED else 0.0001) * half["simulations"]
             of_rule = {"rule": name, "case": case, "units": units} | rule
             tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, cost))
     second = protocol().protocol_2
@@ -130,7 +130,7 @@ def tasks(p: Parameters) -> list[Task]:
     for given, (case, shape), units in itertools.product(versions, worlds, p.units):
         if units >= given["rule"]["min_datasets"]:
             of_title = given | half | {"case": case, "shape": shape, "units": units}
-            tasks.append(Task(f"{simulation.__name__}:title_level", of_title, 0.0002 * half["simulations"]))
+            tasks.append(Task(f"{simulation.__name__}:title_level", of_title, 0.0001 * half["simulations"]))
     return tasks
 
 

@@ -82,16 +82,17 @@ class Share(Measurement):
 
 
 def guarded(of: Measurement, confidence: float = 0.95) -> Interval:
-    """What a verdict is read on: the measurement's interval, moved out as :func:`guarded_interval` moves a mean's.
+    """What a verdict is read on: :func:`guarded_interval` of the values; nan limits where there is no interval.
 
-    Only as far as its bounds. Of an effect size, in its unit: the limits exclude 0 where those of the mean do.
+    Of an effect size, in its unit: the limits exclude 0 where those of the mean do.
     """
     own = of.interval(confidence)
-    if not of.settled or np.isnan(own.low):
+    if np.isnan(own.low):
         return own
-    unit = np.std(of.values, ddof=1) if isinstance(of, EffectSize) else 1.0
-    moved = np.array(guarded_interval(of.values, confidence)[1:3]) / unit
-    low, high = np.clip(moved, *(of.bounds or (-np.inf, np.inf)))
+    limits = guarded_interval(of.values, confidence, of.bounds)
+    if not isinstance(of, EffectSize):
+        return limits
+    low, high = np.array(limits[1:3]) / np.std(of.values, ddof=1)
     return own._replace(low=min(own.low, float(low)), high=max(own.high, float(high)))
 
 

@@ -17,7 +17,7 @@ from datalab.stats.clustered_f1 import clustered_f1_lead
 from datalab.stats.correlation import mean_correlation, moments
 from datalab.stats.crossover import crossover, crossover_bootstrap, crossovers_apart
 from datalab.stats.decision import DIFFERENCE, HOLDS, NULL, OPPOSITE, decide, refuting_p
-from datalab.stats.measurement import EffectSize, Measurement, guarded, jackknifed
+from datalab.stats.measurement import Measurement, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
     PairedBootstrap,
@@ -200,18 +200,18 @@ def apart_coverage(
     truth = float(np.clip(first, *ends) - np.clip(second, *ends))
     hits = dict.fromkeys(("squares added", "jackknife", "percentile"), 0)
 
-    def less(ours: np.ndarray, theirs: np.ndarray) -> float:
-        one, two = crossover(grid, np.stack([ours.mean(axis=0), theirs.mean(axis=0)])).clip(*ends)
-        return one - two
+    def less(means: np.ndarray) -> np.ndarray:
+        return np.subtract(*crossover(grid, means).clip(*ends))  # of means (2, ..., rates)
 
     for _ in range(simulations):
         line = np.stack([slope * (grid - first), other * (grid - second)])[:, None]
         pair = line + _in_common(shape, rng, (2, units), len(grid), (unit_sd, rate_sd), common)
         weights = rng.multinomial(units, np.full(units, 1 / units), resamples) / units
-        drawn = np.subtract(*crossover(grid, weights @ pair).clip(*ends))
+        without = less((pair.sum(axis=1, keepdims=True) - pair) / (units - 1))  # each set in turn
+        pseudo = less(pair.mean(axis=1)) + (units - 1) * (without.mean() - without)
         inside = {"squares added": crossovers_apart(*pair[:, :, None], grid, CONFIDENCE)[1:3]}
-        inside["jackknife"] = jackknifed(less, *pair).interval(CONFIDENCE)[1:3]
-        inside["percentile"] = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        inside["jackknife"] = t_interval(pseudo, CONFIDENCE)[1:3]
+        inside["percentile"] = np.quantile(less(weights @ pair), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         for name, (low, high) in inside.items():
             hits[name] += int(low - 1e-9 <= truth <= high + 1e-9)
     row = {"what": "apart", "case": case, "shape": shape, "units": units, "simulations": simulations}
@@ -283,7 +283,6 @@ RULES: dict[tuple[str, str], tuple[str, tuple[float, ...], float, dict[str, str]
     ("relative gain", "null"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
     ("relative gain", "boundary"): ("greater", (1,), 1, {NULL: TAIL}),
     ("mean correlation", "null"): ("less", (0,), 0, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("d_z", "null"): ("greater", (0,), 0, {HOLDS: HALF, OPPOSITE: HALF}),
     ("AUROC against 0.5", "null"): ("greater", (0,), 0.15, {HOLDS: HALF, OPPOSITE: HALF}),
 }
 # Those that the study also reads on a handful of units: seeds, timed data sets, streams.
@@ -300,14 +299,19 @@ def verdict_level(
     """
     side, truths, spread, wrong = RULES[rule, case]
     rng, said = generator(root_seed, "verdict", rule, case, units), dict.fromkeys(wrong, 0)
+    bounds, against = None, 0.0
     if rule in MEASURED:
-        made = [[MEASURED[rule](truths[0] * small, spread, units, rng)] for _ in range(simulations)]
+        measured = [MEASURED[rule](truths[0] * small, spread, units, rng) for _ in range(simulations)]
+        bounds, against = measured[0].bounds, measured[0].against
+        made = np.array([[of.values] for of in measured])
     else:
         shape = "skewed" if "skewed" in case else "normal"
         d = draw(shape, rng, (simulations, len(truths), units))
         made = small * (np.array(truths)[:, None] + spread * d)
+    if against:
+        made, bounds = made - against, (bounds[0] - against, bounds[1] - against)
     alone, picked = (
-        _decided(made, side, small, alpha / tests, (1 - equivalence) / tests) for tests in (1, len(truths))
+        _decided(made, side, small, alpha / tests, (1 - equivalence) / tests, bounds) for tests in (1, len(truths))
     )
     for word in wrong:
         said[word] = int(np.all(alone == word, axis=1).sum() if word == HOLDS else np.any(picked == word, axis=1).sum())
@@ -316,18 +320,11 @@ def verdict_level(
     return [row | {"wrongly said": word, "promised": promised[wrong[word]], "hits": said[word]} for word in wrong]
 
 
-def _decided(made: Any, side: str, small: float, alpha: float, tails: float) -> np.ndarray:
-    """What is decided (studies, effects) of differences (studies, effects, units), or of measurements as nested lists.
-
-    Differences are judged all at once, to the same figures as one by one.
-    """
-    if isinstance(made, np.ndarray):
-        wide, narrow = (np.stack(guarded_interval(made, 1 - tail)[:3], -1) for tail in (alpha, tails))
-    else:
-        wide, narrow = (
-            np.array([[np.subtract(guarded(of, 1 - tail)[:3], of.against) for of in study] for study in made])
-            for tail in (alpha, tails)
-        )
+def _decided(
+    made: np.ndarray, side: str, small: float, alpha: float, tails: float, bounds: tuple[float, float] | None
+) -> np.ndarray:
+    """What is decided (studies, effects) of differences (studies, effects, units): all at once, as one by one."""
+    wide, narrow = (np.stack(guarded_interval(made, 1 - tail, bounds)[:3], -1) for tail in (alpha, tails))
     of_effect = zip(wide.reshape(-1, 3), narrow.reshape(-1, 3), strict=True)
     words = [decide(w[0], (w[1], w[2]), (n[1], n[2]), side, small) for w, n in of_effect]
     return np.array(words).reshape(wide.shape[:2])
@@ -362,10 +359,6 @@ def _simulated_correlation(truth: float, spread: float, units: int, rng: np.rand
     return mean_correlation([moments(*pairs) for pairs in rng.normal(size=(units, 2, 10))])
 
 
-def _simulated_d_z(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    return EffectSize(truth + rng.normal(size=units))
-
-
 def _simulated_auroc(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
     values = np.clip(0.5 + truth + spread * rng.normal(size=units), 0, 1)
     return Measurement(values, bounds=(0, 1), against=0.5)
@@ -376,7 +369,6 @@ MEASURED = {
     "lead in F1": _simulated_lead,
     "relative gain": _simulated_gain,
     "mean correlation": _simulated_correlation,
-    "d_z": _simulated_d_z,
     "AUROC against 0.5": _simulated_auroc,
 }
 
