@@ -5,6 +5,7 @@ here make them rates, each with its Monte Carlo interval (Wilson, 99 %).
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def tasks(p: Parameters) -> list[Task]:
            shared | few | CROSSOVER | {"truth": truth, "slope": slope}, 0.0015 * few["simulations"])
           for truth, slope in CROSSOVERS),
         ("apart_coverage", {"case": simulation.APART, "shape": two_shapes, "units": p.units},
-         shared | few | {"rates": studys_rates, "resamples": CROSSOVER["resamples"]}, 0.003 * few["simulations"]),
+         shared | few | {"rates": list(studys_rates), "resamples": CROSSOVER["resamples"]}, 0.003 * few["simulations"]),
         ("gain_coverage", {"shape": two_shapes, "units": p.units},
          shared | {"simulations": few["simulations"], "resamples": 1999}, 0.003 * few["simulations"]),
         ("power", {"seeds": p.seed_counts, "seed_sd": p.seed_sds},
@@ -121,10 +122,12 @@ def tasks(p: Parameters) -> list[Task]:
             cost = (0.00003 * units if name in simulation.MEASURED else 0.0001) * half["simulations"]
             of_rule = {"rule": name, "case": case, "units": units} | rule
             tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, cost))
-    second = protocol().protocol_2
+    rules = protocol().title_verdict, protocol().protocol_2["title_verdict"]
+    first, second = ({key: dict(of) if isinstance(of, Mapping) else of for key, of in rule.items()} for rule in rules)
+    readings = len(protocol().protocol_2["readings"])
     versions = (
-        {"version": 1, "rule": protocol().title_verdict, "rates": few["rates"], "readings": 1},
-        {"version": 2, "rule": second["title_verdict"], "rates": studys_rates, "readings": len(second["readings"])},
+        {"version": 1, "rule": first, "rates": few["rates"], "readings": 1},
+        {"version": 2, "rule": second, "rates": list(studys_rates), "readings": readings},
     )
     worlds = [(case, "normal") for case in simulation.TITLE] + [("no effect", "skewed")]
     for given, (case, shape), units in itertools.product(versions, worlds, p.units):

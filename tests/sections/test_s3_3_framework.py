@@ -56,7 +56,7 @@ def test_no_limit_lies_outside_what_a_figure_can_be():
     rng = np.random.default_rng(0)
     near = {"ess": 1.0000001, "weights_auroc": 0.99, "loss_auroc": 1.0, "rank_correlation": -0.98, "gap": -1e-9}
     rows = [
-        {"dataset": name, "variant": "paper", "moved": "tau", "value": 1.0, "macro_f1": 0.97}
+        {"dataset": name, "variant": "paper", "moved": "tau", "value": 1.0, "macro_f1": 0.97 - i / 100}
         | {column: value - (i > 1) * np.sign(value) * rng.uniform(0, 0.6) for column, value in near.items()}
         for i, name in enumerate("abcd")
     ]
