@@ -181,6 +181,7 @@ def test_the_simulation_of_3_4_says_of_each_study_what_the_rule_says(version):
     readings = [""] if version == 1 else RULE_2["readings"]
     rule = protocol().title_verdict if version == 1 else RULE_2["title_verdict"]
     shift = rng.normal(0, 0.01, (60, 1, sets, 1)) + rng.normal(0, 0.02, (60, len(readings), sets, len(rates)))
+    shift[:30, ..., -1] *= 6  # so that the largest rate may be unclear where the one before it is not
     slope, crosses = rng.choice([0.03, 0.15], (60, 1, 1, 1)), rng.choice([0.03, 0.1, 0.15, 0.2], (60, 1, 1, 1))
     d = slope * (rates - crosses) + shift
     for study, word in zip(d, simulation.title_words(version, d, rates, rule, 0.01), strict=True):
