@@ -22,12 +22,8 @@ from datalab.record.manifest import Manifest
 from datalab.sweep import rowfiles
 
 STEM = "0_alpha"
-PLAIN = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
-)
-VALUES = st.recursive(
-    PLAIN, lambda held: st.lists(held) | st.dictionaries(st.text(max_size=5), held, max_size=3), max_leaves=8
-)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+VALUES = st.recursive(PLAIN, lambda held: st.lists(held) | st.dictionaries(st.text(max_size=5), held, max_size=3), max_leaves=8)
 
 Verify = Callable[[Path], verify.Report]
 
