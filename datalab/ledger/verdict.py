@@ -18,7 +18,7 @@ from datalab.ledger.claim import Claim, base_row, find, reported_effect
 from datalab.ledger.rounding import RoundingInterval
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.stats import SIDES, Measurement, decide
+from datalab.stats import SIDES, Measurement, decide, guarded
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction reproduced"
@@ -196,7 +196,8 @@ def judge(
     rule = protocol()
     alpha = rule.statistics["alpha"] if alpha is None else alpha
     tails = 1 - CONFIDENCE, alpha, 1 - rule.measured_verdict["equivalence_confidence"]
-    inner, wide, narrow = (of.interval(1 - tail / tests) for tail in tails)
+    inner = of.interval(1 - tails[0] / tests)
+    wide, narrow = (guarded(of, 1 - tail / tests) for tail in tails[1:])
 
     def limits(interval: Any, less: float = 0.0) -> tuple[float, float]:
         return scale * (interval.low - less), scale * (interval.high - less)
@@ -254,6 +255,8 @@ def judge_p(claim_id: str, p: float, d: ArrayLike, **how: Any) -> Statement:
 def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike], **how: Any) -> Statement:
     """Of a claim that holds only if all of several effects do: the one least in its favour, which ``why`` names.
 
+    That is one that refutes it; else one whose 95 % interval lies on the other side; else that with the furthest limit.
+
     "All hold" is an intersection-union test: each effect at the full level, no correction. "One is on the other side",
     or too small to matter, is picked from all of them, and so read by Bonferroni over their number. ``differences``
     maps a name to a measurement; ``how`` is as for :func:`judge`.
@@ -264,15 +267,24 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     for name, statement in made.items():  # what refutes must do so though it was picked
         if statement.verdict in _REFUTING:
             made[name] = picked[name]
-    sign = -1 if how.get("side") in ("less", "not_less") else 1
+    sign = -1 if how.get("side") in ("less", "not_greater") else 1  # the claimed side is the positive one
 
-    def favour(name: str) -> tuple[int, float]:
-        limits = [made[name].measured if end is None else end for end in (made[name].low, made[name].high)]
-        # One effect that fails refutes the whole, however wide another's interval.
-        return _SEVERITY.index(made[name].verdict), min(sign * limit for limit in limits)
+    def limits(name: str) -> list[float]:
+        """The shown limits of one effect, the lower first."""
+        ends = (made[name].low, made[name].high)
+        return sorted(sign * (made[name].measured if end is None else end) for end in ends)
+
+    def favour(name: str) -> tuple[int, bool, float]:
+        # One effect that fails refutes the whole, however wide another's interval; one that is behind says more of an
+        # open claim than one whose interval is merely long.
+        return _SEVERITY.index(made[name].verdict), limits(name)[1] >= 0, limits(name)[0]
 
     name = min(made, key=favour)
-    return replace(made[name], why=f"weakest of {len(made)}: {name}; {made[name].why}")
+    settles = f"weakest of {len(made)}: {name}"
+    if made[name].verdict == INCONCLUSIVE:
+        behind = limits(name)[1] < 0
+        settles = f"of {len(made)}, {name} " + ("is behind" if behind else "has the limit furthest from the claim")
+    return replace(made[name], why=f"{settles}; {made[name].why}")
 
 
 def read(

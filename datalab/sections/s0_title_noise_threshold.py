@@ -14,7 +14,7 @@ import pandas as pd
 import pingouin
 from scipy.stats import ttest_ind
 
-from datalab import data, ledger, seeds, stats
+from datalab import data, ledger, stats
 from datalab.ledger.title import TitleVerdict
 from datalab.protocol import protocol
 from datalab.record import Statement
@@ -57,25 +57,24 @@ def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return compare.crossovers(d, "d", root_seed, by)
 
 
-def readings_apart(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """By how much two readings' crossovers differ on the same data sets: paired bootstrap over sets, then seeds.
+def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
+    """By how much two readings' crossovers differ on the same data sets, in points of noise rate.
 
-    A crossover beyond the rates studied counts at the first or the last of them. In points of noise rate.
+    A crossover beyond the rates studied counts at the first or the last of them. ``low``, ``high``: 95 % limits of
+    :func:`stats.crossovers_apart`; ``low (all)``, ``high (all)`` hold for all pairs of a stratum at once (Bonferroni).
     """
 
     def measure(part: pd.DataFrame) -> pd.DataFrame:
-        draws, estimates = {}, {}
-        for reading, own in part.groupby("reading", sort=False):
-            values, rates = compare.curves(own, "d")
-            rng = seeds.generator(root_seed, "readings apart", part.stratum.iloc[0])  # the same resamples for all
-            b = stats.crossover_bootstrap(values, rates, rng)
-            estimates[reading] = float(np.clip(b.estimate, rates[0], rates[-1]))
-            draws[reading] = np.clip(b.draws, rates[0], rates[-1])
-        lines = []
-        for a, b in itertools.combinations(draws, 2):
-            low, high = np.quantile(draws[a] - draws[b], [0.025, 0.975])
-            apart = {"difference": 100 * (estimates[a] - estimates[b]), "low": 100 * low, "high": 100 * high}
-            lines.append({"of": a, "from": b} | apart | {"sets": part.dataset.nunique()})
+        of = {reading: compare.curves(own, "d") for reading, own in part.groupby("reading", sort=False)}
+        pairs, lines = list(itertools.combinations(of, 2)), []
+        for a, b in pairs:
+            (ours, rates), (theirs, _) = of[a], of[b]
+            one, all_of_them = (
+                stats.crossovers_apart(ours, theirs, rates, 1 - 0.05 / tests) for tests in (1, len(pairs))
+            )
+            apart = {"difference": 100 * one.estimate, "low": 100 * one.low, "high": 100 * one.high}
+            apart |= {"low (all)": 100 * all_of_them.low, "high (all)": 100 * all_of_them.high}
+            lines.append({"of": a, "from": b} | apart | {"sets": one.n})
         return pd.DataFrame(lines)
 
     several = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}
@@ -227,11 +226,9 @@ def by_classes(parts: pd.DataFrame) -> str:
     for name, part in parts[parts.part.isin([TWO, MORE, EASY, HARD])].groupby("part", sort=False) if len(parts) else ():
         limits = " to ".join(_spread(part)[2:])
         words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part)} on (limits {limits})")
-    return (
-        f"By number of classes and by clean F1, splits made after the results were seen: {'; '.join(words)}."
-        if words
-        else ""
-    )
+    if not words:
+        return ""
+    return f"By number of classes and by clean F1, splits made after the results were seen: {'; '.join(words)}."
 
 
 def parts_reading(parts: pd.DataFrame) -> str:
@@ -319,8 +316,7 @@ def as_expected(primary: pd.DataFrame, apart: pd.DataFrame) -> str:
             )
         pairs = apart[apart.stratum == stratum] if len(apart) else apart
         if len(pairs):
-            low, high = (f"{end} (all)" if f"{end} (all)" in pairs else end for end in ("low", "high"))
-            apart_in = int(((pairs[low] > 0) | (pairs[high] < 0)).sum())
+            apart_in = int(((pairs["low (all)"] > 0) | (pairs["high (all)"] < 0)).sum())
             word = "failed" if apart_in else "open"
             lines.append(
                 f"There the readings agree: **{word}** (crossovers differ in {apart_in} of {len(pairs)} pairs)."

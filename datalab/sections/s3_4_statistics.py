@@ -5,6 +5,7 @@ here make them rates, each with its Monte Carlo interval (Wilson, 99 %).
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from datalab.seeds import generator
 from datalab.stats import simulation
 from datalab.sweep import Task
 
+FEW = (3, 5)  # seeds, timed data sets or streams: what some statements rest on
 MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
 LENIENT = 0.05  # the conventional level, shown beside the protocol's
 WORTH_A_POOL = 1000  # simulations: below, starting the processes takes longer than the studies
@@ -58,7 +60,7 @@ class Parameters(SectionParameters):
 
     simulations: Annotated[int, pydantic.Field(ge=40, le=10**6, strict=True)]
     resamples: Annotated[int, pydantic.Field(ge=1999, le=10**6, strict=True)] = protocol().statistics["resamples"]
-    units: Annotated[tuple[Units, ...], pydantic.Field(min_length=1)] = (12, 15, 23)
+    units: Annotated[tuple[Units, ...], pydantic.Field(min_length=1)] = (15, 24, 40)
     seed_counts: Annotated[tuple[Count, ...], pydantic.Field(min_length=1)] = (5, 9, 13)
     seed_sds: Annotated[tuple[Spread, ...], pydantic.Field(min_length=1)] = (0.005, 0.01, 0.02)
     unit_sd: Spread = 0.02
@@ -90,15 +92,17 @@ def tasks(p: Parameters) -> list[Task]:
     many = shared | {"resamples": p.resamples}
     few = {"simulations": max(20, p.simulations // 8), "rates": list(protocol().noise["rates"])}
     families = {"seeds": max(p.seed_counts), "benchmarks": p.benchmarks, "alphas": p.levels[:2]}
-    larger = p.units[1:] or p.units
     work = p.simulations / 4000  # the costs below were measured at as many, with 10,000 resamples
+    two_shapes, studys_rates = simulation.SHAPES[:2], protocol().profiles["study"]["length_rates"]
     kinds = (
         ("calibration", {"shape": simulation.SHAPES, "units": p.units},
          many | {"alphas": p.levels[:2]}, 3.0 * work * p.resamples / 10_000),
-        *(("crossover_coverage", {"shape": simulation.SHAPES[:2], "units": larger},
+        *(("crossover_coverage", {"shape": two_shapes, "units": p.units},
            shared | few | CROSSOVER | {"truth": truth, "slope": slope}, 0.0015 * few["simulations"])
           for truth, slope in CROSSOVERS),
-        ("gain_coverage", {"shape": simulation.SHAPES[:2], "units": larger},
+        ("apart_coverage", {"case": simulation.APART, "shape": two_shapes, "units": p.units},
+         shared | few | {"rates": list(studys_rates), "resamples": CROSSOVER["resamples"]}, 0.003 * few["simulations"]),
+        ("gain_coverage", {"shape": two_shapes, "units": p.units},
          shared | {"simulations": few["simulations"], "resamples": 1999}, 0.003 * few["simulations"]),
         ("power", {"seeds": p.seed_counts, "seed_sd": p.seed_sds},
          many | {"effect": p.effect, "alphas": p.levels}, work * p.resamples / 10_000),
@@ -110,13 +114,26 @@ def tasks(p: Parameters) -> list[Task]:
         for name, varied, given, cost in kinds
         for values in itertools.product(*varied.values())
     ]
-    rule = {"alpha": p.levels[1], "small": p.effect}
+    half = shared | {"simulations": max(20, p.simulations // 2), "small": p.effect}
+    rule = half | {"alpha": p.levels[1]}
     rule |= {"equivalence": protocol().measured_verdict["equivalence_confidence"]}
-    for (name, case), units in itertools.product(simulation.RULES, larger):
-        of_rule = {"rule": name, "case": case, "units": units} | shared | rule
-        of_rule["simulations"] = max(20, p.simulations // 2)
-        cost = (0.001 if name in simulation.JACKKNIFED else 0.0001) * of_rule["simulations"]
-        tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, cost))
+    for name, case in simulation.RULES:
+        for units in (*(FEW if name in simulation.FEW_UNITS else ()), *p.units):
+            cost = (0.00003 * units if name in simulation.MEASURED else 0.0001) * half["simulations"]
+            of_rule = {"rule": name, "case": case, "units": units} | rule
+            tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, cost))
+    rules = protocol().title_verdict, protocol().protocol_2["title_verdict"]
+    first, second = ({key: dict(of) if isinstance(of, Mapping) else of for key, of in rule.items()} for rule in rules)
+    readings = len(protocol().protocol_2["readings"])
+    versions = (
+        {"version": 1, "rule": first, "rates": few["rates"], "readings": 1},
+        {"version": 2, "rule": second, "rates": list(studys_rates), "readings": readings},
+    )
+    worlds = [(case, "normal") for case in simulation.TITLE] + [("no effect", "skewed")]
+    for given, (case, shape), units in itertools.product(versions, worlds, p.units):
+        if units >= given["rule"]["min_datasets"]:
+            of_title = given | half | {"case": case, "shape": shape, "units": units}
+            tasks.append(Task(f"{simulation.__name__}:title_level", of_title, 0.0001 * half["simulations"]))
     return tasks
 
 
@@ -180,14 +197,24 @@ def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(open=100 * frame["open"], width=100 * frame["width"])
 
 
+def apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """Coverage of the 95 % limits of the difference of two crossovers, a row a case, distribution, method and size."""
+    return rated(part(rows, "apart"), simulation.CONFIDENCE, ("too narrow", "wide"))
+
+
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
     """Coverage of the 95 % interval of a ratio of means by three methods, one row a distribution and number of sets."""
     return rated(part(rows, "gain"), simulation.CONFIDENCE, ("too narrow", "wide"))
 
 
 def verdict_levels(rows: pd.DataFrame) -> pd.DataFrame:
-    """How often each verdict rule says what is wrong, nominal against found: a row a rule, case, word and size."""
+    """How often (%) each verdict rule says what is wrong, promised and found: a row a rule, case, word and size.
+
+    ``reproduced``: how often (%) a rule of the title says that, rightly or not.
+    """
     frame = part(rows, "verdict")
+    if "reproduced" in frame:  # of the title's rules
+        frame["reproduced"] *= 100 / frame["simulations"]
     return rated(frame.drop(columns="promised"), frame.promised, ("conservative", "liberal"))
 
 
@@ -216,6 +243,17 @@ def design(p: Parameters) -> pd.DataFrame:
         row |= {f"power at {level:g} (%)": 100 * stats.power(d_z, units, level) for level in (LENIENT, alpha)}
         rows.append(row | {NEEDED: stats.effect_needed(units, alpha) * p.effect / d_z})
     return pd.DataFrame(rows)
+
+
+def by_units(frame: pd.DataFrame, index: list[str], off: str) -> pd.DataFrame:
+    """A table of rates (%) for the page: a row an ``index``, a column a number of units, and where the reading is off.
+
+    ``off`` is the reading that is named: in its column stand the numbers of units at which a rate has it.
+    """
+    shown = frame.pivot_table("rate", index, "units", sort=False).sort_index(axis=1)
+    where = frame.assign(at=frame.units.astype(str).where(frame.reading == off)).groupby(index, sort=False)["at"]
+    shown.columns = [f"{units} units" for units in shown.columns]
+    return shown.assign(**{off: where.agg(lambda at: ", ".join(at.dropna()))}).reset_index()
 
 
 def wide(frame: pd.DataFrame, index: list[str], by: str, values: list[str]) -> pd.DataFrame:

@@ -230,9 +230,10 @@ def variance_explained(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """A row per draw: how much of the variance of F1 the level explains.
 
     ``common`` is the share by what the level does alike in every data set, with its 95 % interval over data sets
-    (:func:`datalab.stats.common_share`): what the verdict is read on. ``p``: levels exchanged within each data set, as
-    often as the protocol says. ``total``, ``partial`` (data sets, seeds and methods taken out) and ``within data set``
-    are eta squared: sums of squares, which count each data set's own pattern as the level's and have no interval.
+    (:func:`datalab.stats.common_share_measured`): what the verdict is read on. ``p``: levels exchanged within each data
+    set, as often as the protocol says. ``total``, ``partial`` (data sets, seeds and methods taken out) and ``within
+    data set`` are eta squared: sums of squares, which count each data set's own pattern as the level's and have no
+    interval.
     """
 
     def line(draw: str) -> dict[str, Any]:
@@ -241,7 +242,7 @@ def variance_explained(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         rng = seeds.generator(root_seed, "4.2 variance", draw)
         return (
             {"draw": draw}
-            | compare.measured(stats.jackknifed(stats.common_share, y), "common (%)", scale=100)
+            | compare.measured(stats.common_share_measured(y), "common (%)", scale=100)
             | {"p": stats.levels_exchanged(y, rng, protocol().statistics["resamples"])}
             | {"total (%)": 100 * ss.level / ss.total, "partial (%)": 100 * ss.level / (ss.total - ss.rows)}
             | {"within data set (%)": 100 * ss.level_within / ss.within, "models": y.size, "sets": len(y)}
@@ -311,7 +312,7 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
 
     share = variance[variance.draw == draw].iloc[0]
     where = at("variance", draw, *both) | {"side": "greater", "metric": "variance_share", "scale": 100}
-    explained = stats.jackknifed(stats.common_share, scores(rows, draw))
+    explained = stats.common_share_measured(scores(rows, draw))
     other = f"p = {share.p:.2g}; eta squared {share['total (%)']:.1f} % of the total"
     count = ledger.read("S3.2.n_levels", len(NAMES), **at("levels", "all", *both))
     return [

@@ -10,13 +10,14 @@ leading axes are independent problems, answered together. What scipy.stats or pi
 from datalab.stats.bootstrap import resampled_means
 from datalab.stats.clustered_f1 import clustered_f1, clustered_f1_lead, f1, outcomes
 from datalab.stats.correlation import clustered_correlation, mean_correlation, moments, pearson
-from datalab.stats.crossover import crossover, crossover_bootstrap, crossover_label, isotonic
-from datalab.stats.decision import SIDES, decide
-from datalab.stats.measurement import EffectSize, Measurement, jackknifed
+from datalab.stats.crossover import crossover, crossover_bootstrap, crossover_label, crossovers_apart, isotonic
+from datalab.stats.decision import SIDES, decide, refuting_p
+from datalab.stats.measurement import EffectSize, Measurement, Share, guarded, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
     Interval,
     cohens_dz,
+    guarded_interval,
     paired_bootstrap,
     paired_summary,
     sign_flip_test,
@@ -26,13 +27,14 @@ from datalab.stats.paired import (
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
 from datalab.stats.resampled import Simultaneous, corrected_resampled_t
-from datalab.stats.variance import common_share, levels_exchanged, sums_of_squares
+from datalab.stats.variance import common_share, common_share_measured, levels_exchanged, sums_of_squares
 
 __all__ = [
     "SIDES",
     "EffectSize",
     "Interval",
     "Measurement",
+    "Share",
     "Simultaneous",
     "bonferroni",
     "clustered_correlation",
@@ -40,13 +42,17 @@ __all__ = [
     "clustered_f1_lead",
     "cohens_dz",
     "common_share",
+    "common_share_measured",
     "corrected_resampled_t",
     "crossover",
     "crossover_bootstrap",
     "crossover_label",
+    "crossovers_apart",
     "decide",
     "effect_needed",
     "f1",
+    "guarded",
+    "guarded_interval",
     "holm",
     "isotonic",
     "jackknifed",
@@ -61,6 +67,7 @@ __all__ = [
     "paired_summary",
     "pearson",
     "power",
+    "refuting_p",
     "resampled_means",
     "seeds_needed",
     "sign_flip_test",

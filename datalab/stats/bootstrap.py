@@ -1,4 +1,7 @@
-"""Resampled units, for what is no interval: how often one figure comes out above another."""
+"""Resampled units: how often one figure comes out above another, where that is no interval over few units.
+
+Section 0's fine-tuned encoders have percentile limits over a thousand test examples; over data sets nothing has.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -4,6 +4,12 @@
 ``not_less``. ``small`` is the smallest effect of interest, in the unit of D; 0 where there is none.
 """
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from datalab.stats.multiplicity import bonferroni
+from datalab.stats.paired import t_test
+
 SIDES = ("greater", "less", "none", "not_greater", "not_less")
 HOLDS, NULL, OPPOSITE, DIFFERENCE, OPEN = ("holds", "null", "opposite", "difference", "open")
 Limits = tuple[float, float]
@@ -30,3 +36,16 @@ def decide(estimate: float, wide: Limits, narrow: Limits | None, side: str, smal
     if side == "none":
         return HOLDS if equivalent else DIFFERENCE if low > 0 or high < 0 else OPEN
     return OPPOSITE if low > 0 else HOLDS if high < small else OPEN
+
+
+def refuting_p(d: ArrayLike) -> NDArray[np.float64]:
+    """The smallest one-sided p, by Bonferroni, of a mean above 0 among tests of d (..., tests, units): (...).
+
+    The title's version 2 reads it of d at low noise rates and of -d at high ones. 1 where there is no test; units that
+    do not vary say nothing.
+    """
+    d = np.asarray(d, dtype=float)
+    if not d.shape[-2]:
+        return np.ones(d.shape[:-2])
+    two_sided = np.nan_to_num(t_test(d).p, nan=1.0)
+    return bonferroni(np.where(d.mean(axis=-1) > 0, two_sided / 2, 1 - two_sided / 2)).min(axis=-1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datalab.stats.paired import Interval, cohens_dz, t_interval
+from datalab.stats.paired import Interval, cohens_dz, guarded_interval, t_interval
 
 Floats = NDArray[np.float64]
 
@@ -66,6 +66,34 @@ class EffectSize(Measurement):
         if not self.settled:
             return super().interval(confidence)
         return cohens_dz(self.values, confidence)
+
+
+class Share(Measurement):
+    """A share by an unbiased estimator, which chance may carry below 0: its limits are cut at 0 and at 1.
+
+    So they lose no value that a share can have.
+    """
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Student's, cut."""
+        limits = super().interval(confidence)
+        low, high = np.clip((limits.low, limits.high), 0, 1)
+        return limits._replace(low=float(low), high=float(high))
+
+
+def guarded(of: Measurement, confidence: float = 0.95) -> Interval:
+    """What a verdict is read on: :func:`guarded_interval` of the values; nan limits where there is no interval.
+
+    Of an effect size, in its unit: the limits exclude 0 where those of the mean do.
+    """
+    own = of.interval(confidence)
+    if np.isnan(own.low):
+        return own
+    limits = guarded_interval(of.values, confidence, of.bounds)
+    if not isinstance(of, EffectSize):
+        return limits
+    low, high = np.array(limits[1:3]) / np.std(of.values, ddof=1)
+    return own._replace(low=min(own.low, float(low)), high=max(own.high, float(high)))
 
 
 def jackknifed(

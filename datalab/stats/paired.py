@@ -76,6 +76,32 @@ def t_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float, floa
     return Interval(_plain(mean), _plain(low), _plain(high), confidence, x.shape[-1])
 
 
+def guarded_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float, float] | None = None) -> Interval:
+    """:func:`t_interval` of ``x (..., n)``, each end moved out to Hall's (1992) where that lies further.
+
+    Hall's limits transform t by the sample's skewness. Where a few large units carry the mean, Student's end on the
+    side away from them is too near: among 15 exponential units it misses 12 times as often as it says, this one 5 times
+    (notebook 3.4). Under normality the two hardly differ. Verdicts are read on these limits; those shown are Student's.
+    Limits on the scale of ``bounds`` are moved out to those without it too, as far as the bounds.
+    """
+    x, mean, error = _moments(x)
+    n, student, (least, most) = x.shape[-1], t_interval(x, confidence, bounds), bounds or (-np.inf, np.inf)
+    half = scipy_stats.t.ppf((1 + confidence) / 2, n - 1) / np.sqrt(n)
+    centred = np.where(error[..., None] > 0, x - mean[..., None], np.arange(n) - (n - 1) / 2)
+    skew = np.mean(centred**3, axis=-1) / np.mean(centred**2, axis=-1) ** 1.5
+    flat = np.abs(skew) < 1e-6  # so also units that do not vary
+    a = np.where(flat, 1.0, skew)
+
+    def end(u: float) -> np.ndarray:
+        """The mean that lies ``u`` transformed standard deviations away."""
+        z = np.where(flat, u, 3 / a * (np.cbrt(1 + a * (u - a / (6 * n))) - 1))
+        return mean - np.sqrt(n) * error * z
+
+    low = np.minimum(student.low, np.maximum(np.minimum(end(half), mean - np.sqrt(n) * error * half), least))
+    high = np.maximum(student.high, np.minimum(np.maximum(end(-half), mean + np.sqrt(n) * error * half), most))
+    return Interval(student.estimate, _plain(low), _plain(high), confidence, n)
+
+
 def t_test(d: ArrayLike) -> PairedTest:
     """Two-sided paired t-test of mean 0 on ``d (..., n)``: ``scipy.stats.ttest_1samp``, with the cases it leaves open.
 

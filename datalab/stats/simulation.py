@@ -14,12 +14,21 @@ from scipy.stats import nct as noncentral_t
 
 from datalab.seeds import generator
 from datalab.stats.clustered_f1 import clustered_f1_lead
-from datalab.stats.crossover import crossover_bootstrap
-from datalab.stats.decision import DIFFERENCE, HOLDS, NULL, OPPOSITE, decide
+from datalab.stats.correlation import mean_correlation, moments
+from datalab.stats.crossover import crossover, crossover_bootstrap, crossovers_apart
+from datalab.stats.decision import DIFFERENCE, HOLDS, NULL, OPPOSITE, decide, refuting_p
 from datalab.stats.measurement import Measurement, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
-from datalab.stats.paired import PairedBootstrap, paired_bootstrap, sign_flip_test, t_interval, t_test, wilcoxon
-from datalab.stats.variance import common_share
+from datalab.stats.paired import (
+    PairedBootstrap,
+    guarded_interval,
+    paired_bootstrap,
+    sign_flip_test,
+    t_interval,
+    t_test,
+    wilcoxon,
+)
+from datalab.stats.variance import common_share_measured
 
 SHAPES = ("normal", "skewed", "heavy-tailed")
 CONFIDENCE = 0.95
@@ -41,8 +50,8 @@ def calibration(
 ) -> list[dict[str, Any]]:
     """How often each test rejects when the mean difference is 0, and each 95 % interval covers the truth.
 
-    The percentile bootstrap is here for comparison only; the study does not use it. ``width`` is the interval's mean
-    width as a multiple of the t-interval's.
+    The percentile bootstrap is here for comparison only: over data sets the study uses none. ``width`` is the
+    interval's mean width as a multiple of the t-interval's.
     """
     rng = generator(root_seed, "calibration", shape, units)
     batches, covered, width = [], dict.fromkeys(("t", "bootstrap", "percentile", "d_z"), 0), {}
@@ -167,6 +176,63 @@ def crossover_coverage(
     return rows
 
 
+# Two readings of a study like the title's: crossover and slope of each, spread over data sets of their shifts and of
+# single rates, and the share of both variances that the readings have in common (rounded from the study's own data).
+APART: dict[str, tuple[float, float, float, float, float, float, float]] = {
+    "alike": (0.004, 0.075, 0.012, 0.075, 0.011, 0.020, 0.85),  # as on balanced data sets
+    "apart": (-0.10, 0.10, 0.11, 0.20, 0.025, 0.035, 0.3),  # as on skewed ones; the first beyond the rates
+    "one flat": (0.36, 0.03, 0.11, 0.20, 0.025, 0.035, 0.3),
+}
+
+
+def apart_coverage(
+    case: str, shape: str, units: int, rates: list[float], simulations: int, resamples: int, root_seed: int
+) -> list[dict[str, Any]]:
+    """How often 95 % limits of the difference of two crossovers (:data:`APART`) hold the truth, by three methods.
+
+    A crossover beyond the rates counts at their end, in the truth too. "squares added" is
+    :func:`crossovers_apart`, which the study uses; the jackknife's pseudo-values and the percentiles of resampled sets
+    stand beside it. One seed a data set, as in the study.
+    """
+    first, slope, second, other, unit_sd, rate_sd, common = APART[case]
+    rng, grid = generator(root_seed, "apart", case, shape, units), np.asarray(rates)
+    ends = grid[0], grid[-1]
+    truth = float(np.clip(first, *ends) - np.clip(second, *ends))
+    hits = dict.fromkeys(("squares added", "jackknife", "percentile"), 0)
+
+    def less(means: np.ndarray) -> np.ndarray:
+        return np.subtract(*crossover(grid, means).clip(*ends))  # of means (2, ..., rates)
+
+    for _ in range(simulations):
+        line = np.stack([slope * (grid - first), other * (grid - second)])[:, None]
+        pair = line + _in_common(shape, rng, (2, units), len(grid), (unit_sd, rate_sd), common)
+        weights = rng.multinomial(units, np.full(units, 1 / units), resamples) / units
+        without = less((pair.sum(axis=1, keepdims=True) - pair) / (units - 1))  # each set in turn
+        pseudo = less(pair.mean(axis=1)) + (units - 1) * (without.mean() - without)
+        inside = {"squares added": crossovers_apart(*pair[:, :, None], grid, CONFIDENCE)[1:3]}
+        inside["jackknife"] = t_interval(pseudo, CONFIDENCE)[1:3]
+        inside["percentile"] = np.quantile(less(weights @ pair), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        for name, (low, high) in inside.items():
+            hits[name] += int(low - 1e-9 <= truth <= high + 1e-9)
+    row = {"what": "apart", "case": case, "shape": shape, "units": units, "simulations": simulations}
+    return [row | {"method": name, "hits": count} for name, count in hits.items()]
+
+
+def _in_common(
+    shape: str, rng: np.random.Generator, size: tuple[int, ...], rates: int, sds: tuple[float, float], common: float
+) -> np.ndarray:
+    """What data sets add to the means, (..., readings, sets, rates) with ``size`` (..., readings, sets).
+
+    A shift of each set and noise of each rate, of standard deviations ``sds``; the readings share ``common`` of both
+    variances.
+    """
+    alike, added = (*size[:-2], 1, size[-1]), np.zeros(())
+    for sd, k in zip(sds, (1, rates), strict=True):
+        shared, own = (draw(shape, rng, (*of, k)) for of in (alike, size))
+        added = added + sd * (np.sqrt(common) * shared + np.sqrt(1 - common) * own)
+    return added
+
+
 def gain_coverage(shape: str, units: int, simulations: int, resamples: int, root_seed: int) -> list[dict[str, Any]]:
     """How often each 95 % interval of a ratio of means holds the truth: a relative gain of 2 %.
 
@@ -199,6 +265,7 @@ RULES: dict[tuple[str, str], tuple[str, tuple[float, ...], float, dict[str, str]
     ("a difference", "null"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
     ("a difference", "null, skewed"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
     ("a difference", "boundary"): ("greater", (1,), 1, {NULL: TAIL}),
+    ("a difference", "boundary, skewed"): ("greater", (1,), 1, {NULL: TAIL}),
     ("no difference", "null"): ("none", (0,), 2, {DIFFERENCE: ALPHA}),
     ("no difference", "boundary"): ("none", (1,), 1, {HOLDS: TAIL}),
     ("not greater", "null"): ("not_greater", (0,), 2, {OPPOSITE: HALF}),
@@ -211,7 +278,15 @@ RULES: dict[tuple[str, str], tuple[str, tuple[float, ...], float, dict[str, str]
     ("share of variance", "boundary, interaction"): ("greater", (1,), 0.05, {NULL: TAIL}),
     ("lead in F1", "null"): ("greater", (0,), 0, {HOLDS: HALF, OPPOSITE: HALF}),
     ("lead in F1", "null, sets differ"): ("greater", (0,), 1, {HOLDS: HALF, OPPOSITE: HALF}),
+    ("none of four less", "one boundary"): ("not_less", (-1, 10, 10, 10), 2, {HOLDS: HALF}),
+    ("none of four less", "four nulls"): ("not_less", (0, 0, 0, 0), 2, {OPPOSITE: HALF}),
+    ("relative gain", "null"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
+    ("relative gain", "boundary"): ("greater", (1,), 1, {NULL: TAIL}),
+    ("mean correlation", "null"): ("less", (0,), 0, {HOLDS: HALF, OPPOSITE: HALF}),
+    ("AUROC against 0.5", "null"): ("greater", (0,), 0.15, {HOLDS: HALF, OPPOSITE: HALF}),
 }
+# Those that the study also reads on a handful of units: seeds, timed data sets, streams.
+FEW_UNITS = ("a difference", "relative gain", "AUROC against 0.5")
 
 
 def verdict_level(
@@ -224,14 +299,19 @@ def verdict_level(
     """
     side, truths, spread, wrong = RULES[rule, case]
     rng, said = generator(root_seed, "verdict", rule, case, units), dict.fromkeys(wrong, 0)
-    if rule in JACKKNIFED:
-        made = [[JACKKNIFED[rule](truths[0] * small, spread, units, rng)] for _ in range(simulations)]
+    bounds, against = None, 0.0
+    if rule in MEASURED:
+        measured = [MEASURED[rule](truths[0] * small, spread, units, rng) for _ in range(simulations)]
+        bounds, against = measured[0].bounds, measured[0].against
+        made = np.array([[of.values] for of in measured])
     else:
         shape = "skewed" if "skewed" in case else "normal"
         d = draw(shape, rng, (simulations, len(truths), units))
         made = small * (np.array(truths)[:, None] + spread * d)
+    if against:
+        made, bounds = made - against, (bounds[0] - against, bounds[1] - against)
     alone, picked = (
-        _decided(made, side, small, alpha / tests, (1 - equivalence) / tests) for tests in (1, len(truths))
+        _decided(made, side, small, alpha / tests, (1 - equivalence) / tests, bounds) for tests in (1, len(truths))
     )
     for word in wrong:
         said[word] = int(np.all(alone == word, axis=1).sum() if word == HOLDS else np.any(picked == word, axis=1).sum())
@@ -240,17 +320,11 @@ def verdict_level(
     return [row | {"wrongly said": word, "promised": promised[wrong[word]], "hits": said[word]} for word in wrong]
 
 
-def _decided(made: Any, side: str, small: float, alpha: float, tails: float) -> np.ndarray:
-    """What is decided (studies, effects) of differences (studies, effects, units), or of measurements as nested lists.
-
-    Differences are judged all at once, to the same figures as one by one.
-    """
-    if isinstance(made, np.ndarray):
-        wide, narrow = (np.stack(t_interval(made, 1 - tail)[:3], -1) for tail in (alpha, tails))
-    else:
-        wide, narrow = (
-            np.array([[of.interval(1 - tail)[:3] for of in study] for study in made]) for tail in (alpha, tails)
-        )
+def _decided(
+    made: np.ndarray, side: str, small: float, alpha: float, tails: float, bounds: tuple[float, float] | None
+) -> np.ndarray:
+    """What is decided (studies, effects) of differences (studies, effects, units): all at once, as one by one."""
+    wide, narrow = (np.stack(guarded_interval(made, 1 - tail, bounds)[:3], -1) for tail in (alpha, tails))
     of_effect = zip(wide.reshape(-1, 3), narrow.reshape(-1, 3), strict=True)
     words = [decide(w[0], (w[1], w[2]), (n[1], n[2]), side, small) for w, n in of_effect]
     return np.array(words).reshape(wide.shape[:2])
@@ -262,7 +336,7 @@ def _simulated_share(truth: float, spread: float, units: int, rng: np.random.Gen
     patterns = rng.normal(size=(units, 2)) @ np.stack([levels, levels**2 - 2]) * spread / np.sqrt(2)
     common = np.sqrt(truth / (1 - truth) * (0.18**2 + 0.02**2 + 2.4 * spread**2) / 2) * levels
     y = rng.normal(0, 0.18, (units, 1, 1)) + patterns[:, None] + common + rng.normal(0, 0.02, (units, 2, 5))
-    return jackknifed(common_share, y)
+    return common_share_measured(y)
 
 
 def _simulated_lead(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
@@ -273,4 +347,89 @@ def _simulated_lead(truth: float, spread: float, units: int, rng: np.random.Gene
     return clustered_f1_lead(*counts)
 
 
-JACKKNIFED = {"share of variance": _simulated_share, "lead in F1": _simulated_lead}
+def _simulated_gain(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
+    """A relative gain times the mean .7 that it is relative to: in F1, as ``truth`` is. Data sets differ by .18."""
+    base = 0.7 + 0.18 * rng.uniform(-1.5, 1.5, units)
+    ours = base + truth + 0.01 * spread * rng.normal(size=units)
+    return jackknifed(lambda some, others: 0.7 * (some.mean() / others.mean() - 1), ours, base)
+
+
+def _simulated_correlation(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
+    """Of 10 independent pairs a data set (``truth`` is 0), as two runs at five levels are."""
+    return mean_correlation([moments(*pairs) for pairs in rng.normal(size=(units, 2, 10))])
+
+
+def _simulated_auroc(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
+    values = np.clip(0.5 + truth + spread * rng.normal(size=units), 0, 1)
+    return Measurement(values, bounds=(0, 1), against=0.5)
+
+
+MEASURED = {
+    "share of variance": _simulated_share,
+    "lead in F1": _simulated_lead,
+    "relative gain": _simulated_gain,
+    "mean correlation": _simulated_correlation,
+    "AUROC against 0.5": _simulated_auroc,
+}
+
+# The title's rules in four worlds: the slope and the crossover of every reading's d (0: no effect at any rate), and
+# what it would be wrong to say there.
+TITLE = {
+    "no effect": (0.0, 0.0, "refuted"),
+    "a threshold at 15 %": (0.15, 0.15, "refuted"),
+    "a crossover at 5 %": (0.15, 0.05, "reproduced"),
+    "a crossover at 30 %": (0.15, 0.30, "reproduced"),
+}
+
+
+def title_level(
+    version: int, case: str, shape: str, units: int, rates: list[float], rule: dict[str, Any], small: float,
+    readings: int, simulations: int, root_seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """How often a version's rule of the title (``rule``, the protocol's) says what is wrong in a case of :data:`TITLE`.
+
+    ``promised`` is Holm's level (version 2), one side of the crossover's interval ("reproduced"), or what the 95 %
+    limits of version 1 leave, although it reads several rates. ``reproduced`` is how often that is said, rightly or
+    not. Data sets vary and readings agree as the study's balanced ones do.
+    """
+    slope, crosses, wrong = TITLE[case]
+    rng, grid, said = generator(root_seed, "title", version, case, shape, units), np.asarray(rates), []
+    for size in _batches(simulations):
+        sets = _in_common(shape, rng, (size, readings, units), len(grid), (0.011, 0.020), 0.85)
+        said.append(title_words(version, slope * (grid - crosses) + sets, grid, rule, small))
+    words = np.concatenate(said)
+    promised = (1 - CONFIDENCE) / 2 if wrong == "reproduced" else 1 - CONFIDENCE
+    if version == 2 and wrong == "refuted":
+        promised = rule["refuted"]["alpha"]
+    row = {"what": "verdict", "rule": f"the title, version {version}", "units": units, "simulations": simulations}
+    row |= {"case": f"{case}, skewed" if shape == "skewed" else case, "wrongly said": wrong, "promised": promised}
+    return [row | {"hits": int(np.sum(words == wrong)), "reproduced": int(np.sum(words == "reproduced"))}]
+
+
+def title_words(version: int, d: np.ndarray, rates: np.ndarray, rule: dict[str, Any], small: float) -> np.ndarray:
+    """What the title's rule says (studies,) of d (studies, readings, sets, rates): the ledger's words, many at once."""
+    by_rate = np.moveaxis(d, 2, -1)  # (studies, readings, rates, sets)
+    limits = t_interval(by_rate, CONFIDENCE)
+    low, high = crossover(rates, limits.high), crossover(rates, limits.low)
+
+    def up_to(bound: float) -> np.ndarray:
+        return rates <= bound + 1e-9
+
+    def from_(bound: float) -> np.ndarray:
+        return rates >= bound - 1e-9
+
+    refuted, reproduced = rule["refuted"], rule["reproduced"]
+    target, (least, most) = reproduced["crossover_interval_contains"], reproduced["crossover_interval_inside"]
+    holds = ((low <= target) & (target <= high) & (low > least) & (high < most)).all(axis=1)
+    if version == 1:
+        early, late = refuted["lower_limit_above_0_at_rate_at_most"], refuted["upper_limit_below_0_at_rate_at_least"]
+        ahead, behind = limits.low[..., up_to(early)] > 0, limits.high[..., from_(late)] < 0
+        against = ahead.any((1, 2)) | behind.any((1, 2))
+        flat = limits.high[..., up_to(reproduced["upper_limit_below_sesoi_at_rate_at_most"])] < small
+        clear = limits.low[..., from_(reproduced["lower_limit_above_0_at_rate_at_least"])] > 0
+        holds &= flat.all((1, 2)) & clear.all((1, 2))
+    else:
+        early, late = up_to(refuted["ahead_at_rate_at_most"]), from_(refuted["behind_at_rate_at_least"])
+        p = refuting_p(np.concatenate([by_rate[..., early, :], -by_rate[..., late, :]], axis=-2))
+        against = (holm(p) < refuted["alpha"]).any(axis=-1)
+    return np.where(against, "refuted", np.where(holds, "reproduced", rule["otherwise"]))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from datalab.labels import plain
+from datalab.stats.measurement import Share, jackknifed
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +59,11 @@ def common_share(y: Floats) -> float:
     if len(y) < 2 or not np.ptp(y):
         return float("nan")
     return float(_agreement(_patterns(y)) / y.var())
+
+
+def common_share_measured(y: Floats) -> Share:
+    """:func:`common_share` of y (units, rows, levels), with its units."""
+    return Share(jackknifed(common_share, y).values)
 
 
 def levels_exchanged(y: Floats, rng: np.random.Generator, permutations: int) -> float:

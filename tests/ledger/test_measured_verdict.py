@@ -72,7 +72,7 @@ def test_a_level_is_shown_in_the_papers_unit_and_judged_as_a_fraction():
 def test_a_claim_of_several_effects_is_read_on_the_one_least_in_its_favour():
     effects = {"strong": differences(0.1), "weak": differences(0.001, 0.05), "middling": differences(0.02)}
     statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
-    assert statement.why.startswith("weakest of 3: weak")
+    assert statement.why.startswith("of 3, weak has the limit furthest from the claim; ")
     assert statement.verdict == ledger.INCONCLUSIVE
     effects["against"] = differences(-0.02, 0.005)
     statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
@@ -96,6 +96,34 @@ def test_below_is_the_mirror_of_above():
     assert below.measured == pytest.approx(-above.measured)
     assert "weakest of 2: b" in above.why
     assert "weakest of 2: b" in below.why
+
+
+def test_of_an_open_claim_one_that_is_behind_is_named_before_one_whose_interval_is_long():
+    effects = {"long": differences(0.0, 0.2), "behind": differences(-0.015, 0.025), "ahead": differences(0.1)}
+    statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
+    assert statement.verdict == ledger.INCONCLUSIVE
+    assert statement.why.startswith("of 3, behind is behind; ")
+    mirrored = {name: -d for name, d in effects.items()}
+    statement = ledger.judge_all("S4.2.baseline_drops", mirrored, side="less", **WHERE)
+    assert statement.why.startswith("of 3, behind is behind; ")
+
+
+@pytest.mark.parametrize(("side", "sign"), [("not_less", 1), ("not_greater", -1)])
+def test_where_nothing_may_be_on_a_side_the_one_nearest_to_it_is_named(side, sign):
+    effects = {"far": sign * differences(0.2), "near": sign * differences(0.03)}
+    statement = ledger.judge_all("T1.oracle_bound", effects, side=side, **WHERE)
+    assert (statement.verdict, statement.measured) == (ledger.DIRECTION, pytest.approx(sign * 0.03))
+    assert statement.why.startswith("weakest of 2: near")
+
+
+def test_a_direction_needs_more_than_students_limits_where_a_few_units_carry_the_mean():
+    skewed = np.array([0.0] * 8 + [0.01, 0.012, 0.015, 0.02, 0.022, 0.03, 0.09]) - 0.03
+    assert stats.t_interval(skewed, 0.98).high < 0 < stats.guarded_interval(skewed, 0.98).high
+    how = {"side": "greater", "alpha": 0.02, **WHERE}
+    assert ledger.judge("T1.full_vs_vanilla", skewed, **how).verdict == ledger.INCONCLUSIVE
+    shown = stats.t_interval(skewed)
+    made = ledger.judge("T1.full_vs_vanilla", skewed, **how)
+    assert (made.low, made.high) == (shown.low, shown.high)  # what is shown is Student's
 
 
 def test_one_data_set_settles_nothing():

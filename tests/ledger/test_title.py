@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
-from datalab import ledger
+from datalab import ledger, stats
 from datalab.errors import UserError
 from datalab.protocol import protocol
+from datalab.stats import simulation
 
 RATES = np.array(protocol().profiles["quick"]["noise_rates"])
 limits = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(lambda pair: tuple(sorted(pair)))
@@ -158,11 +160,47 @@ def test_version_2_concludes_nothing_on_too_few_sets_and_refuses_other_readings(
         ledger.title_verdict_2(RATES_2, d, dict.fromkeys(d, (0.1, 0.2)))
 
 
-def test_version_2_refutes_a_true_title_no_more_often_than_its_level_allows():
-    """At the boundary, d = 0 at every rate in every reading, correlated over rates and readings as a set's are."""
-    rng, refuted, runs = np.random.default_rng(0), 0, 400
-    for _ in range(runs):
-        of_set = rng.normal(0, 0.015, (24, 1))
-        d = {reading: of_set + rng.normal(0, 0.01, (24, len(RATES_2))) for reading in RULE_2["readings"]}
-        refuted += ledger.title_verdict_2(RATES_2, d, dict.fromkeys(d, (0.1, 0.2))).verdict == "refuted"
-    assert refuted / runs <= RULE_2["title_verdict"]["refuted"]["alpha"] + 3 * np.sqrt(0.025 * 0.975 / runs)
+def test_version_2_refutes_a_true_title_no_more_often_than_its_level_allows_and_version_1_more_often():
+    """With no effect at any rate, which is the boundary of what the title says."""
+    hits = {}
+    for version, of in ((1, protocol().title_verdict), (2, RULE_2["title_verdict"])):
+        given = (list(RATES if version == 1 else RATES_2), of, 0.01, 1 if version == 1 else 4, 800)
+        (row,) = simulation.title_level(version, "no effect", "normal", 24, *given, root_seed=1)
+        hits[version] = row["hits"] / 800
+    assert hits[2] <= RULE_2["title_verdict"]["refuted"]["alpha"] + 3 * np.sqrt(0.025 * 0.975 / 800)
+    assert hits[1] > 0.09  # six rates, none corrected for: its conditions say so
+    refuting = title(*title_limits()).conditions[1:3]
+    assert all("uncorrected" in condition.text for condition in refuting)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_simulation_of_3_4_says_of_each_study_what_the_rule_says(version):
+    """Many at once there, one by one here, on studies that give all three words."""
+    rng, sets, said = np.random.default_rng(version), 24, set()
+    rates = RATES if version == 1 else np.array(RATES_2)
+    readings = [""] if version == 1 else RULE_2["readings"]
+    rule = protocol().title_verdict if version == 1 else RULE_2["title_verdict"]
+    shift = rng.normal(0, 0.01, (60, 1, sets, 1)) + rng.normal(0, 0.02, (60, len(readings), sets, len(rates)))
+    shift[:30, ..., -1] *= 6  # so that the largest rate may be unclear where the one before it is not
+    slope, crosses = rng.choice([0.03, 0.15], (60, 1, 1, 1)), rng.choice([0.03, 0.1, 0.15, 0.2], (60, 1, 1, 1))
+    d = slope * (rates - crosses) + shift
+    for study, word in zip(d, simulation.title_words(version, d, rates, rule, 0.01), strict=True):
+        boots = [stats.crossover_bootstrap(of[:, None], rates, rng, 1) for of in study]
+        ends = {name: (boot.low, boot.high) for name, boot in zip(readings, boots, strict=True)}
+        if version == 1:
+            limits = stats.t_interval(study[0].T)
+            own = ledger.title_verdict(rates, limits.low, limits.high, ends[""], n_datasets=sets)
+        else:
+            own = ledger.title_verdict_2(rates, dict(zip(readings, study, strict=True)), ends)
+        assert own.verdict == word
+        said.add(word)
+    assert said == {"refuted", "reproduced", "inconclusive"}
+
+
+def test_a_p_that_refutes_is_scipys_smallest_one_sided_one_times_their_number():
+    rng = np.random.default_rng(0)
+    early, late = rng.normal(0.2, 1, (30, 3)), rng.normal(0, 1, (30, 4))
+    ahead = scipy_stats.ttest_1samp(early, 0, alternative="greater").pvalue
+    behind = scipy_stats.ttest_1samp(late, 0, alternative="less").pvalue
+    assert stats.refuting_p(np.hstack([early, -late]).T) == pytest.approx(7 * min(*ahead, *behind))
+    assert stats.refuting_p(np.empty((0, 30))) == 1

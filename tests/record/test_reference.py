@@ -58,6 +58,48 @@ def test_no_file_of_the_reference_names_a_folder_of_the_machine_that_made_it() -
     assert {name: of[:3] for name, of in named.items() if of} == {}
 
 
+SHARES = (
+    "F1",
+    "macro-F1",
+    "accuracy",
+    "balanced accuracy",
+    "AUROC",
+    "AUROC of weights",
+    "AUROC of small loss",
+    "ESS / n",
+)
+SHARES += ("ECE", "Brier score", "ours", "Baseline F1", "Ours F1", "Precision", "Recall", "common")
+SIGNED = ("rank correlation with loss", "Pearson", "Kendall's tau", "r", "r, runs", "rho", "AUROC difference")
+DIFFERENCES = ("4_5_cells", "0_version_1")  # whose columns are overheads, and differences in accuracy
+NOT_NEGATIVE = ("gap to optimum (nats)", "variance ratio", "relative RMS error")
+
+
+def test_no_limit_of_a_share_a_correlation_or_a_size_lies_outside_what_it_can_be() -> None:
+    ends = (
+        dict.fromkeys(SHARES, (0, 1)) | dict.fromkeys(SIGNED, (-1, 1)) | dict.fromkeys(NOT_NEGATIVE, (0, float("inf")))
+    )
+    checked, outside = set(), []
+    for path in sorted((REFERENCE / "tables").glob("*.csv")):
+        table = pd.read_csv(path)
+        for column in table.columns[table.columns.str.endswith((" low", " high"))]:
+            of = column.rpartition(" ")[0]
+            name, unit = of.removesuffix(" (%)"), 100 if of.endswith(" (%)") else 1
+            if name not in ends or path.stem in DIFFERENCES:
+                continue
+            limits = pd.to_numeric(table[column], errors="coerce").dropna() / unit
+            checked.add(name)
+            outside += [f"{path.stem}: {column}"] * int(not limits.between(*ends[name]).all())
+    assert len(checked) > 12
+    assert not outside, ", ".join(outside)
+    claims = pd.read_csv(REFERENCE / "claims.csv").set_index("id")
+    scores = claims[claims.index.str.fullmatch(r"T\d\.\w+\.(f1|precision|recall|baseline_f1|ours_f1)")]
+    shares = pd.concat([scores, claims.loc[["S5.1.monitoring", "ABS.framework_f1", "S3.3.kl_prevents_collapse"]]])
+    assert len(shares) > 30
+    for end in ("low", "high"):
+        assert shares[end].dropna().between(0, 1).all()
+        assert 0 <= claims.loc["ABS.variance_explained", end] <= 100
+
+
 def test_no_table_claims_more_data_sets_or_seeds_than_it_is_of() -> None:
     """Of those whose rows have as many data sets; two trainings side by side are of one seed but in 4.1 and 4.3."""
     wrong, counted, beside = {}, 0, 0

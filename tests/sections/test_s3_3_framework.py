@@ -50,3 +50,16 @@ def test_the_collapse_is_judged_at_both_ends_of_the_sweep():
     assert judged.measured == pytest.approx(0.8)
     assert judged.raw["value"] == [0.0, 100.0]
     assert [statement.measured for statement in built] == [None] * 3
+
+
+def test_no_limit_lies_outside_what_a_figure_can_be():
+    rng = np.random.default_rng(0)
+    near = {"ess": 1.0000001, "weights_auroc": 0.99, "loss_auroc": 1.0, "rank_correlation": -0.98, "gap": -1e-9}
+    rows = [
+        {"dataset": name, "variant": "paper", "moved": "tau", "value": 1.0, "macro_f1": 0.97 - i / 100}
+        | {column: value - (i > 1) * np.sign(value) * rng.uniform(0, 0.6) for column, value in near.items()}
+        for i, name in enumerate("abcd")
+    ]
+    table = s3_3.sweep(pd.DataFrame(rows).assign(gap=lambda t: t.gap.abs()), "tau").iloc[0]
+    for name, (least, most) in s3_3.COLUMNS.values():
+        assert least <= table[f"{name} low"] <= table[name] <= table[f"{name} high"] <= most

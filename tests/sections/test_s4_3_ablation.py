@@ -81,7 +81,7 @@ def test_every_statement_is_judged_once_and_rests_on_the_sets_it_compares(main_r
     assert len(by_id) == len(statements) == len(s4_3.ROWS) + 2 * (len(s4_3.ROWS) - 1) + 1 + len(COMPONENTS) + 3
     assert len(by_id["T3.full.f1"].raw) == 1
     assert [raw["weighting"] for raw in by_id["T3.wo_aw.f1"].raw] == [False, True]
-    assert by_id["T3.full_is_best"].why.startswith("weakest of 4")
+    assert "of 4" in by_id["T3.full_is_best"].why.partition(";")[0]
     d = s4_3.scores(main_rows, "paper", RATE)
     d = d[(False, True, True)] - d[s4_3.FULL]
     assert by_id["T3.wo_fe.delta"].measured == pytest.approx(d.mean())

@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 from sklearn.isotonic import isotonic_regression
 
 from datalab import stats
+from datalab.errors import UserError
 from datalab.stats import simulation
 
 RATES = np.array([0, 0.05, 0.10, 0.125, 0.15, 0.175, 0.20, 0.30, 0.40])
@@ -107,3 +108,23 @@ def test_twenty_crossover_bootstraps_of_the_papers_size_take_under_two_cpu_secon
     for seed in range(20):
         stats.crossover_bootstrap(d, RATES, rng(seed), 2000)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_crossovers_differ_by_their_own_limits_squared_and_added_the_other_way_round_with_the_sign_turned(seed):
+    shift = rng(seed).normal(0, 0.02, (2, 12, 2, 1))
+    a, b = RATES - np.array([0.12, 0.2])[:, None, None, None] + shift
+    apart, back = stats.crossovers_apart(a, b, RATES), stats.crossovers_apart(b, a, RATES)
+    one, two = (stats.crossover_bootstrap(d, RATES, rng()) for d in (a, b))
+    assert apart.estimate == pytest.approx(one.estimate - two.estimate)
+    assert apart.estimate - apart.low == pytest.approx(np.hypot(one.estimate - one.low, two.high - two.estimate))
+    assert [back.low, back.high] == pytest.approx([-apart.high, -apart.low])
+    assert apart.n == 12
+
+
+def test_a_crossover_beyond_the_rates_counts_at_their_end_and_so_do_its_limits():
+    noise = rng().normal(0, 0.01, (2, 9, 1, 9))
+    never, always = -0.2 + noise[0], 0.2 + noise[1]
+    assert stats.crossovers_apart(never, always, RATES)[:3] == pytest.approx((0.4, 0.4, 0.4))
+    with pytest.raises(UserError, match="shapes"):
+        stats.crossovers_apart(never[:8], always, RATES)

@@ -70,3 +70,28 @@ def test_one_unit_and_a_value_that_is_missing_settle_nothing():
         assert not measured.settled
         assert np.isnan(measured.interval()[1:3]).all()
     assert np.isnan(stats.EffectSize(np.array([0.3])).estimate)
+
+
+def test_what_a_verdict_is_read_on_excludes_0_for_an_effect_size_exactly_where_it_does_for_the_mean():
+    rng = np.random.default_rng(6)
+    excluded = []
+    for _ in range(60):
+        values = rng.exponential(size=12) - rng.uniform(0, 2)
+        mean, size = (stats.guarded(kind(values), 0.95) for kind in (stats.Measurement, stats.EffectSize))
+        assert (mean.low > 0, mean.high < 0) == (size.low > 0, size.high < 0)
+        excluded.append(mean.low > 0 or mean.high < 0)
+    assert 10 < sum(excluded) < 50
+
+
+def test_it_stays_inside_the_bounds_and_is_nowhere_without_units():
+    near = stats.guarded(stats.Measurement(np.array([0.99, 0.98, 1.0, 0.6]), bounds=(0, 1)))
+    assert 0 <= near.low < near.high <= 1
+    assert np.isnan(stats.guarded(stats.Measurement(np.array([0.5]))).low)
+
+
+def test_a_shares_limits_are_cut_where_it_cannot_be_and_its_estimate_is_not():
+    share = stats.Share(np.array([-0.03, 0.01, 0.02, -0.01]))
+    student = stats.t_interval(share.values)
+    assert student.low < 0
+    assert share.interval()[:3] == (share.estimate, 0.0, student.high)
+    assert stats.guarded(share).low <= student.low  # so that no verdict is easier for it

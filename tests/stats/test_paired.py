@@ -205,3 +205,27 @@ def test_the_summary_holds_the_same_numbers_as_the_functions_it_gathers():
     ranks = scipy_stats.rankdata(np.abs(d))
     assert row["rank_biserial"] == pytest.approx((ranks @ np.sign(d)) / ranks.sum())
     assert row["p_shapiro"] == pytest.approx(scipy_stats.shapiro(d).pvalue)
+
+
+def test_a_guarded_limit_is_the_mean_at_which_halls_transformed_t_is_at_its_quantile_where_that_lies_further():
+    x = np.random.default_rng(4).exponential(size=15)
+    student, guarded = stats.t_interval(x, 0.99), stats.guarded_interval(x, 0.99)
+    a, z = scipy_stats.skew(x), (x.mean() - guarded.high) / x.std(ddof=1)
+    transformed = np.sqrt(15) * (z + a * z**2 / 3 + a**2 * z**3 / 27 + a / 90)
+    assert transformed == pytest.approx(scipy_stats.t.ppf(0.005, 14))
+    assert guarded.high > student.high  # away from the long tail Student's end is too near
+    assert guarded.low == student.low  # and towards it is far enough
+    mirrored = stats.guarded_interval(-x, 0.99)
+    assert [-mirrored.high, -mirrored.low] == pytest.approx([guarded.low, guarded.high])
+    assert stats.guarded_interval(np.ones(5))[:3] == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 24])
+def test_guarded_limits_hold_students_and_are_students_where_units_are_symmetric(n):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(300, n)) ** 3
+    student, guarded = stats.t_interval(x), stats.guarded_interval(x)
+    assert (guarded.low <= student.low).all()
+    assert (guarded.high >= student.high).all()
+    symmetric = np.concatenate([x, -x], axis=1)
+    np.testing.assert_allclose(stats.guarded_interval(symmetric)[:3], stats.t_interval(symmetric)[:3], atol=1e-9)

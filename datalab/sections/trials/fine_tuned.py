@@ -242,7 +242,10 @@ def lead(
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every arm by data set, rate and how training ended, differences in macro-F1; empty where nothing was trained."""
+    """Every arm by data set, rate and how training ended; empty where nothing was trained.
+
+    Differences in macro-F1 have the percentile limits of :func:`lead`: one model's test examples, no data sets.
+    """
     if rows.empty:
         return rows
     shown = rows.assign(**{RATE: 100 * rows.rate, "flipped among kept (%)": 100 * rows.flipped_kept})
@@ -268,4 +271,4 @@ def reading(shown: pd.DataFrame) -> str:
         f"beats random pruning with flipped ones: **{sentences.judged(noisy, 'less random')}**; it hardly gains on "
         f"keeping everything: **{gains}**."
     )
-    return "\n\n".join(lines)
+    return "\n\n".join([*lines, "The limits are percentiles over the test examples of one training."])
