@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed ## all that the other targets need, into .venv (CPU=1: without CUDA)
 
-reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (20 to 30 minutes on 2 cores)
+reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (15 to 25 minutes on 2 cores)
 	$(BIN)/python -m datalab run --profile quick --to runs/quick
 	$(BIN)/python -m datalab report runs/quick
 

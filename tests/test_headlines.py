@@ -31,11 +31,11 @@ WORDS = {"refuted": ledger.OPPOSITE, "reproduced": ledger.REPRODUCED, "inconclus
 # What a paragraph speaks of, and the tables that its figures are from; where it speaks of several, any of these.
 TOPICS = {
     r"[Hh]ow long|\bsteps\b|training length": r"0_training_length|figure 0_training_length",
-    r"balanced|skewed|wrong labels on|title": r"0_(crossover|primary|verdict|readings_apart|mechanism)",
-    r"classes": r"0_by_classes|0_by_dataset",
+    r"balanced|skewed|wrong labels on|title": r"0_(crossover|primary|verdict|readings_apart|mechanism|parts)",
+    r"classes|easier|harder": r"0_parts|0_by_dataset",
     r"correlation|[Hh]ow hard": r"0_goes_with",
-    r"5000": r"0_by_size",
-    r"[Kk]eep(ing)? (all|everything)|everything is kept": r"0_against_full|7_(against_full|stopped_or|rules|by_gap)",
+    r"5000|examples instead": r"0_by_size|0_larger",
+    r"[Kk]eep(ing)? (all|everything)|everything is kept": r"0_against_full|0_full_by_reading|7_(against_full|stopped_or|rules|by_gap)",
     r"foretold|foretell|predict": r"7_(predictors|rules)",
     r"end to end": r"0_fine_tuned",
     r"paper's own method|scorer|DATA-LAB": r"4_[13]_",

@@ -132,7 +132,7 @@ def tasks(p: Parameters) -> list[Task]:
     worlds = [(case, "normal") for case in simulation.TITLE] + [("no effect", "skewed")]
     for given, (case, shape), units in itertools.product(versions, worlds, p.units):
         if units >= given["rule"]["min_datasets"]:
-            of_title = given | half | {"case": case, "shape": shape, "units": units}
+            of_title = given | half | {"truth": case, "shape": shape, "units": units}
             tasks.append(Task(f"{simulation.__name__}:title_level", of_title, 0.0001 * half["simulations"]))
     return tasks
 

@@ -383,17 +383,18 @@ TITLE = {
 
 
 def title_level(
-    version: int, case: str, shape: str, units: int, rates: list[float], rule: dict[str, Any], small: float,
+    version: int, truth: str, shape: str, units: int, rates: list[float], rule: dict[str, Any], small: float,
     readings: int, simulations: int, root_seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """How often a version's rule of the title (``rule``, the protocol's) says what is wrong in a case of :data:`TITLE`.
+    """How often a version's rule of the title (``rule``, the protocol's) says what is wrong: ``truth`` is a case of
+    :data:`TITLE`.
 
     ``promised`` is Holm's level (version 2), one side of the crossover's interval ("reproduced"), or what the 95 %
     limits of version 1 leave, although it reads several rates. ``reproduced`` is how often that is said, rightly or
     not. Data sets vary and readings agree as the study's balanced ones do.
     """
-    slope, crosses, wrong = TITLE[case]
-    rng, grid, said = generator(root_seed, "title", version, case, shape, units), np.asarray(rates), []
+    slope, crosses, wrong = TITLE[truth]
+    rng, grid, said = generator(root_seed, "title", version, truth, shape, units), np.asarray(rates), []
     for size in _batches(simulations):
         sets = _in_common(shape, rng, (size, readings, units), len(grid), (0.011, 0.020), 0.85)
         said.append(title_words(version, slope * (grid - crosses) + sets, grid, rule, small))
@@ -402,7 +403,7 @@ def title_level(
     if version == 2 and wrong == "refuted":
         promised = rule["refuted"]["alpha"]
     row = {"what": "verdict", "rule": f"the title, version {version}", "units": units, "simulations": simulations}
-    row |= {"case": f"{case}, skewed" if shape == "skewed" else case, "wrongly said": wrong, "promised": promised}
+    row |= {"case": f"{truth}, skewed" if shape == "skewed" else truth, "wrongly said": wrong, "promised": promised}
     return [row | {"hits": int(np.sum(words == wrong)), "reproduced": int(np.sum(words == "reproduced"))}]
 
 
