@@ -126,7 +126,7 @@ _WORDS = {
     ("difference", "none"): (DIFFERENCE, "no difference is claimed, and the interval excludes 0"),
 }
 _WORDS |= {(settled, "less"): words for (settled, side), words in _WORDS.items() if side == "greater"}
-_OPEN = (INCONCLUSIVE, "the interval settles neither the direction nor its absence")
+_OPEN = (INCONCLUSIVE, "a verdict's interval, wider than the 95 % shown, settles neither the direction nor its absence")
 _WORDS |= {("open", side): _OPEN for side in ("greater", "less", "none", "not")}
 
 
