@@ -48,10 +48,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
     the title says: loses where at most 15 % are flipped, which only an experiment knows, so its rule is asked of the
     estimated rate too; "it always loses" is the trivial rule.
     """
-    noise = frame["estimated noise"]
-    guesses = pd.DataFrame(True, frame.index, list(RULES))
-    threshold = protocol().title_verdict["reproduced"]["crossover_interval_contains"]
-    guesses[KNOWN], guesses[ESTIMATED] = frame.rate <= threshold + 1e-9, noise <= threshold
+    noise, guesses = frame["estimated noise"], unfitted(frame)
     for held in frame.dataset.unique():
         out, rest = frame.dataset == held, frame[frame.dataset != held]
         if rest.fails.nunique() < 2:
@@ -63,6 +60,14 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
     return guesses
 
 
+def unfitted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The predictions of the rules that nothing is fitted for; of the others ``True``, as of the trivial one."""
+    guesses = pd.DataFrame(True, frame.index, list(RULES))
+    threshold = protocol().title_verdict["reproduced"]["crossover_interval_contains"]
+    guesses[KNOWN], guesses[ESTIMATED] = frame.rate <= threshold + 1e-9, frame["estimated noise"] <= threshold
+    return guesses
+
+
 def best_threshold(noise: pd.Series, fails: pd.Series) -> float:
     """The estimated noise rate up to which predicting a failure has the highest F1; the lowest of equals."""
     cuts = np.unique(noise)
@@ -71,9 +76,14 @@ def best_threshold(noise: pd.Series, fails: pd.Series) -> float:
     return float(cuts[np.argmax(f1)])
 
 
-def measurements(frame: pd.DataFrame) -> dict[str, tuple[stats.Measurement, stats.Measurement]]:
-    """Of every rule its F1 and the lead of that over the trivial rule's; their units are the data sets."""
-    guesses = predictions(frame)
+def measurements(
+    frame: pd.DataFrame, guesses: pd.DataFrame | None = None
+) -> dict[str, tuple[stats.Measurement, stats.Measurement]]:
+    """Of every rule its F1 and the lead of that over the trivial rule's; their units are the data sets.
+
+    ``guesses`` are the frame's :func:`predictions`, where they are at hand.
+    """
+    guesses = predictions(frame) if guesses is None else guesses
     counts = {rule: stats.outcomes(guesses[rule], frame.fails, frame.dataset) for rule in RULES}
     return {rule: (stats.clustered_f1(c), stats.clustered_f1_lead(c, counts[TRIVIAL])) for rule, c in counts.items()}
 
@@ -84,7 +94,7 @@ def predictor(frame: pd.DataFrame) -> pd.DataFrame:
     The lead's interval is at the protocol's alpha, since a verdict is read on it.
     """
     guesses, confidence, lines = predictions(frame), 1 - protocol().statistics["alpha"], []
-    for rule, (f1, lead) in measurements(frame).items():
+    for rule, (f1, lead) in measurements(frame, guesses).items():
         row = {"rule": rule} | compare.measured(f1, "F1") | {"accuracy": (guesses[rule] == frame.fails).mean()}
         lines.append(row | compare.measured(lead, "less the trivial rule", confidence))
     ends = {f"less the trivial rule {end}": f"less {end}" for end in ("low", "high")}
@@ -94,7 +104,7 @@ def predictor(frame: pd.DataFrame) -> pd.DataFrame:
 
 def expectation(frame: pd.DataFrame) -> str:
     """Whether the rule of 15 % foresees failures better by the true rate than by the estimated one, as was expected."""
-    guesses = predictions(frame)
+    guesses = unfitted(frame)
     known, estimated = (stats.outcomes(guesses[rule], frame.fails, frame.dataset) for rule in (KNOWN, ESTIMATED))
     lead = compare.measured(stats.clustered_f1_lead(known, estimated), "lead")
     rates = sentences.listed(f"{100 * rate:g}" for rate in sorted(frame.rate.unique()))

@@ -15,9 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from datalab import data, stats
-from datalab.sections import compare, readings
+from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.readings import LOOKED_AT, RULES, THRESHOLD, UNTOUCHED, with_strata
+from datalab.sections.sentences import points
 
 # A predictor: the columns that a logistic regression is fitted on; these two fit nothing.
 TITLE_RULE, ALWAYS = "noise above 15 % (the title)", "it always pays"
@@ -129,21 +130,13 @@ def _lead(figure: Callable[..., float], own: np.ndarray, title: np.ndarray, pays
     return stats.jackknifed(lambda a, b, of: figure(a, of) - figure(b, of), own, title, pays, bounds=(-1, 1))
 
 
-def points(row: Mapping[str, float] | pd.Series, word: str, sign: str = "+") -> str:
-    """A share of a table's row in points, with its limits where there are any."""
-    names = (word, f"{word} low", f"{word} high") if f"{word} low" in row else (word, "low", "high")
-    value, low, high = (f"{100 * row[name]:{sign}.1f}" for name in names)
-    return f"{value} [{low}, {high}]" if "nan" not in low else value
-
-
 def expectation(predictors: pd.DataFrame, predictor: str = "gap") -> str:
     """Whether a predictor says more than the noise rate, as was expected: held, failed or open, by its leads."""
     lines = []
     for row in predictors[predictors.predictor == predictor].to_dict("records"):
-        said = []
-        for lead in (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}"):
-            came = "held" if row[f"{lead} low"] > 0 else "failed" if row[f"{lead} high"] < 0 else "open"
-            said.append(f"{lead.removesuffix(AHEAD)}{points(row, lead)}, {came}")
+        leads = (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}")
+        came = {lead: sentences.judged(pd.DataFrame([row]), lead) for lead in leads}
+        said = [f"{lead.removesuffix(AHEAD)}{points(row, lead)}, {word}" for lead, word in came.items()]
         lines.append(f"{row['trained']}, data sets {row['data sets']}: {'; '.join(said)}")
     return f"The {predictor} less the noise rate, in points, unadjusted. {'. '.join(lines)}."
 

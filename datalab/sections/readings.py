@@ -6,7 +6,7 @@ counted (a *reading*) and of which data sets (a *stratum*: balanced or skewed, k
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -128,14 +128,21 @@ def named_d(values: ArrayLike) -> dict[str, float]:
     return dict(zip(("d", "low", "high"), compare.mean_with_interval(values, "d").values(), strict=True))
 
 
-def against_full_table(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
-    """Every arm less keeping everything, both stopped early: by stratum, arm and noise rate, over the data sets.
+def _d_and_sets(part: pd.DataFrame) -> dict[str, Any]:
+    means = compare.by_set(part, "d")
+    return named_d(means) | {"sets": len(means)}
 
-    ``rows`` has one row a model. The last arm prunes nothing, and corrects the logits for half the log class shares.
+
+def against_full_table(
+    rows: pd.DataFrame, metric: str = "macro_f1", measure: Callable[[pd.DataFrame], Mapping] = _d_and_sets
+) -> pd.DataFrame:
+    """Every arm less keeping everything, trained alike: by stratum, arm and noise rate, over the data sets.
+
+    ``rows`` has one row a model; ``measure`` makes a group's columns of ``d``. The last arm prunes nothing, and
+    corrects the logits for half the log class shares.
     """
     by = ["stratum", "arm", RATE]
-    d = compare.together(with_strata(against_full(rows, metric)), by[:2])
-    return compare.table(d, by, lambda part: named_d(means := compare.by_set(part, "d")) | {"sets": len(means)})
+    return compare.table(compare.together(with_strata(against_full(rows, metric)), by[:2]), by, measure)
 
 
 def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
@@ -333,7 +340,6 @@ def best_other(full: pd.DataFrame) -> str:
         "stratum", sort=False
     ):
         best = part.loc[part.d.idxmax()]
-        limits = "" if np.isnan(best.low) else f" [{100 * best.low:.1f}, {100 * best.high:.1f}]"
-        words = f"{best.arm}: {100 * best.d:.1f}{limits} points, at {best[RATE]:g} %"
+        words = f"{best.arm}: {sentences.points(best, 'd', '')} points, at {best[RATE]:g} %"
         lines.append(f"On {stratum} sets the best mean of another arm is that of {words}.")
     return " ".join(lines)

@@ -213,14 +213,14 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
             f"limits of all four: {' to '.join(_spread(at)[2:])})."
         )
         if stratum == VERDICT["stratum"]:
-            lines[-1] += f" Below 0 %: with clean labels already. {by_classes(parts)}".rstrip()
+            lines[-1] += f" Below 0 %: with clean labels already. {kinds_apart(parts)}".rstrip()
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
         each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
         lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}.")
     return lines + [against_full(part) for stratum, part in full.groupby("stratum", sort=False) if stratum != "all"]
 
 
-def by_classes(parts: pd.DataFrame) -> str:
+def kinds_apart(parts: pd.DataFrame) -> str:
     """The balanced sets apart by their number of classes, and by how easy they are, from :func:`parts`."""
     words = []
     for name, part in parts[parts.part.isin([TWO, MORE, EASY, HARD])].groupby("part", sort=False) if len(parts) else ():
@@ -242,7 +242,7 @@ def parts_reading(parts: pd.DataFrame) -> str:
     rule = parts.dropna(subset="sets").drop_duplicates("part")
     verdicts = [f"{row.part} ({row.sets:.0f} sets) {row['by the rule']}" for _, row in rule.iterrows()]
     return (
-        f"{by_classes(parts)} The two kinds are alike: **{alike}** ({SPLIT}, in points: {'; '.join(words)}).\n\n"
+        f"{kinds_apart(parts)} The two kinds are alike: **{alike}** ({SPLIT}, in points: {'; '.join(words)}).\n\n"
         f"The title's rule says of {'; '.join(verdicts)}: of the kinds by classes and by clean F1 this is no verdict."
     )
 
@@ -253,13 +253,12 @@ def against_full(table: pd.DataFrame) -> str:
     for side in ("ahead", "behind"):
         named = [f"{row[side]} ({row.reading})" for _, row in table.iterrows() if row[side] != "no rate"]
         sides.append(f"{side} at {'; '.join(named) or 'no rate'}")
-    limits = "" if np.isnan(best.low) else f" [{100 * best.low:.1f}, {100 * best.high:.1f}]"
     least = table[LEAST].min()
     adjusted = f"Holm's smallest p of a gain, over these {len(table)} scores and all rates, is {least:.2g}"
     return (
         f"Against keeping everything it is, on {best.sets} {best.stratum} sets, {', '.join(sides)} (95 % intervals, "
-        f"unadjusted; {'no p' if np.isnan(least) else adjusted}). The best mean is {100 * best.d:.1f}{limits} points, "
-        f"{best.reading}, at {best[RATE]:g} %."
+        f"unadjusted; {'no p' if np.isnan(least) else adjusted}). The best mean is "
+        f"{sentences.points(best, 'd', '')} points, {best.reading}, at {best[RATE]:g} %."
     )
 
 

@@ -16,9 +16,9 @@ from scipy.stats import ttest_ind
 from datalab import data, stats
 from datalab.sections import compare, foretelling, readings, sentences
 from datalab.sections.compare import STOPPED
-from datalab.sections.foretelling import points
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import RATE, RULES, THRESHOLD, WORDS, named_d, with_strata
+from datalab.sections.sentences import points
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import tasks
 from datalab.sections.trials.trial import HUMAN
@@ -60,11 +60,8 @@ def against_everything(every: Mapping[str, pd.DataFrame], metric: str = "macro_f
         p = stats.t_test(means).p if len(means) > 1 and means.any() else np.nan
         return named_d(means) | {"p": p, "p (Holm)": np.nan, "sets": len(means)}
 
-    by = ["stratum", "arm", RATE]
-    tables = {}
-    for trained, part in _ends(every).items():
-        d = with_strata(readings.against_full(part, metric))
-        tables[trained] = compare.table(compare.together(d, by[:2]), by, measure)
+    ends = _ends(every).items()
+    tables = {trained: readings.against_full_table(part, metric, measure) for trained, part in ends}
     return compare.with_correction(compare.below(tables, "trained"), "p")
 
 

@@ -15,7 +15,7 @@ def listed(names: Iterable[object], none: str = "none") -> str:
     return ", ".join(map(str, names)) or none
 
 
-def _limits(frame: pd.DataFrame, value: str) -> tuple[str, str]:
+def _limits(frame: pd.DataFrame | Mapping[str, float] | pd.Series, value: str) -> tuple[str, str]:
     low, high = (f"{value} {end}" if f"{value} {end}" in frame else end for end in ("low", "high"))
     return low, high
 
@@ -28,15 +28,19 @@ def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0, decimals: int
     return f"{' to '.join(ends)}, interval above 0 in {above}, below 0 in {below} of {len(frame)}"
 
 
+def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+") -> str:
+    """A share of a table's row in points, with its limits where there are any: ``+1.3 [+0.2, +2.3]``."""
+    figure, low, high = (f"{100 * row[name]:{sign}.1f}" for name in (value, *_limits(row, value)))
+    return f"{figure} [{low}, {high}]" if "nan" not in low else figure
+
+
 def judged(frame: pd.DataFrame, value: str, below: bool = False) -> str:
     """What became of the expectation that a column lies above 0 (or ``below``) in every row, by its intervals.
 
     ``held`` where every interval lies there, ``failed`` where one lies on the other side, else ``open``.
     """
-    low, high = _limits(frame, value)
-    above, under = frame[low] > 0, frame[high] < 0
-    there, opposite = (under, above) if below else (above, under)
-    return "failed" if opposite.any() else "held" if len(frame) and there.all() else "open"
+    held, failed = _came(frame, value, "below" if below else "above")
+    return "failed" if failed.any() else "held" if len(frame) and held.all() else "open"
 
 
 def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> str:
@@ -55,11 +59,17 @@ def expected(frame: pd.DataFrame, value: str, label: str, side: str, bound: floa
 
     ``side``: "above" or "below" ``bound``, or "within" it on both sides of 0 (failed: the interval is all beyond).
     """
+    held, failed = _came(frame, value, side, bound)
+    return _sorted({"Held": held, "Failed": failed, "Open": ~(held | failed)}, frame, value, label, decimals)
+
+
+def _came(frame: pd.DataFrame, value: str, side: str, bound: float = 0.0) -> tuple[pd.Series, pd.Series]:
+    """In which rows an expectation held, and in which it failed: sides as in :func:`expected`."""
     low, high = (frame[name] for name in _limits(frame, value))
     above, below = low > bound, high < bound
     held = {"above": above, "below": below, "within": (low > -bound) & (high < bound)}[side]
     failed = {"above": below, "below": above, "within": above | (high < -bound)}[side]
-    return _sorted({"Held": held, "Failed": failed, "Open": ~(held | failed)}, frame, value, label, decimals)
+    return held, failed
 
 
 def _sorted(groups: Mapping[str, pd.Series], frame: pd.DataFrame, value: str, label: str, decimals: int) -> str:
