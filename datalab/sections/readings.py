@@ -54,27 +54,28 @@ MODEL = ["dataset", "noise", "seed", "rate", "method", "quota", "keep_fraction",
 CASE = MODEL[:4]
 
 
-def early_stopped(rows: pd.DataFrame) -> pd.DataFrame:
+def early_stopped(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     """Of every model the row of the length with the best macro-F1 on its noisy validation labels, shortest of equals.
 
-    So each arm stops by its own noisy labels, random, influence, full and oracle alike.
+    So each arm stops by its own noisy labels, random, influence, full and oracle alike. ``more`` are columns that tell
+    models apart beside ``MODEL``.
     """
     rows = rows.sort_values("steps", kind="stable", ignore_index=True)
-    return rows.loc[rows.groupby(MODEL, sort=False, dropna=False).validation_f1.idxmax()]
+    return rows.loc[rows.groupby([*MODEL, *more], sort=False, dropna=False).validation_f1.idxmax()]
 
 
-def differences(rows: pd.DataFrame, reading: tuple[str, str]) -> pd.DataFrame:
+def differences(rows: pd.DataFrame, reading: tuple[str, str], keep: float | None = PRIMARY_KEEP) -> pd.DataFrame:
     """Paired differences of one reading: a row per data set, seed, rate and references of the title's method.
 
     ``rows`` has one row a model (one training length each). ``d`` is the metric after pruning by influence less the
     mean of the random subsets of the same size and quota, ``d_full`` less that of the model trained on everything;
-    ``validation_d`` is ``d`` on the noisy validation labels, in macro-F1 or accuracy. At the primary cell's keep
-    fraction.
+    ``validation_d`` is ``d`` on the noisy validation labels, in macro-F1 or accuracy. At the keep fraction ``keep``;
+    None: at whatever was kept, where ``rows`` have one share of each case.
     """
     metric, quota = reading
     seen = _seen(metric)
     rows = rows.astype({metric: float, seen: float})
-    own = rows[(rows.quota == quota) & (rows.keep_fraction == PRIMARY_KEEP)]
+    own = rows[(rows.quota == quota) & (rows.keep_fraction == (rows.keep_fraction if keep is None else keep))]
     random = own[own.method == "random"].groupby(CASE)[[metric, seen]].mean().add_prefix("random ")
     full = rows[rows.method == "full"].set_index(CASE)[[metric]].add_prefix("full ")
     d = own[own.method == "influence"].join(random, on=CASE).join(full, on=CASE)
@@ -145,12 +146,14 @@ def against_full_table(
     return compare.table(compare.together(with_strata(against_full(rows, metric)), by[:2]), by, measure)
 
 
-def read_by(rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS) -> pd.DataFrame:
+def read_by(
+    rows: pd.DataFrame, which: Mapping[str, tuple[str, str]] = READINGS, keep: float | None = PRIMARY_KEEP
+) -> pd.DataFrame:
     """:func:`differences` of several readings, one under another, in column ``reading``.
 
     ``rows`` has one row a model. The references are those whose length noisy validation chose.
     """
-    d = compare.below({name: differences(rows, reading) for name, reading in which.items()}, "reading")
+    d = compare.below({name: differences(rows, reading, keep) for name, reading in which.items()}, "reading")
     return with_strata(d[d.reference_chosen])
 
 
@@ -221,6 +224,15 @@ def mechanism(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows.method.isin(["influence", "random"]) & rows.quota.isin(["per_class", "global"])]
     rows = rows.assign(pruned=rows.quota.map({"per_class": "quota", "global": "no quota"}), **{RATE: 100 * rows.rate})
     return compare.table(compare.together(rows, "pruned"), ["pruned", RATE], measure)
+
+
+def mechanism_reading(mechanism: pd.DataFrame) -> str:
+    """With a quota: that the largest class is predicted less, recall rises and precision falls at every rate."""
+    quota, lines = mechanism[mechanism.pruned == "quota"], []
+    for name, below in {"predicted largest": True, "recall": False, "precision": True}.items() if len(quota) else ():
+        word = sentences.judged(quota, name, below)
+        lines.append(f"{name} {'falls' if below else 'rises'}: **{word}** ({sentences.tallied(quota, name, scale=1)})")
+    return f"With a quota, influence less random over the rates, in points: {'; '.join(lines) or 'no such set'}."
 
 
 def clean_f1(rows: pd.DataFrame) -> pd.Series:
@@ -307,15 +319,20 @@ def full_by_reading(d: pd.DataFrame) -> pd.DataFrame:
     Beside it the rates at which the 95 % t-interval lies above 0, and below, unadjusted, and the smallest p of a mean
     above 0 after Holm's method over the readings and rates of the stratum. ``d`` is :func:`read_by`.
     """
-    table = primary_table(d.assign(d=d.d_full)).groupby("stratum", sort=False, group_keys=False)
-    table = pd.concat(compare.with_correction(part.copy(), "p") for _, part in table)
+    return best_gains(primary_table(d.assign(d=d.d_full)), ["stratum", "reading"])
+
+
+def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """:func:`full_by_reading` of a :func:`primary_table` against keeping everything, a row a group of ``by``."""
+    parts = table.groupby("stratum", sort=False, group_keys=False)
+    table = pd.concat(compare.with_correction(part.copy(), "p") for _, part in parts)
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         best = part.loc[part.d.idxmax(), [RATE, "d", "low", "high"]].to_dict()
         rates = {name: _rates(part[mask]) for name, mask in {"ahead": part.low > 0, "behind": part.high < 0}.items()}
         return best | rates | {LEAST: part["p (Holm)"][part.d > 0].min(), "sets": part.sets.max()}
 
-    return compare.table(table, ["stratum", "reading"], measure)
+    return compare.table(table, by, measure)
 
 
 def _rates(table: pd.DataFrame) -> str:

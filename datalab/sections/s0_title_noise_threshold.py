@@ -21,7 +21,7 @@ from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import LEAST, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
-from datalab.sections.trials import fine_tuned, training_length, version_1
+from datalab.sections.trials import fine_tuned, more_examples, share_dropped, training_length, version_1
 
 VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
@@ -30,7 +30,12 @@ TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or mo
 EASY, HARD = "a clean F1 at their median or above", "a clean F1 below their median"
 
 
-class Parameters(version_1.VersionOneParameters, training_length.LargeParameters, fine_tuned.FineTunedParameters):
+class Parameters(
+    version_1.VersionOneParameters,
+    more_examples.LargeParameters,
+    share_dropped.ShareParameters,
+    fine_tuned.FineTunedParameters,
+):
     """What the title's section takes; ``None`` is the profile's value."""
 
 
@@ -45,7 +50,8 @@ def memory(p: Parameters) -> float:
     return max(usual, 1.9e9 if p.fine_tuned_datasets else 0.0)
 
 
-estimate = estimated(lambda p: tasks(p) + training_length.large_tasks(p) + fine_tuned.tasks(p), memory, start=25.0)
+PARTS = (training_length, version_1, more_examples, share_dropped, fine_tuned)  # each with its tasks
+estimate = estimated(lambda p: [task for part in PARTS for task in part.tasks(p)], memory, start=25.0)
 
 
 def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
@@ -200,7 +206,7 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
 def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, full: pd.DataFrame) -> list[str]:
     """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
 
-    The tables are :func:`crossovers`, :func:`parts`, :func:`training_length.by_size`, :func:`readings.full_by_reading`.
+    The tables are :func:`crossovers`, :func:`parts`, :func:`more_examples.by_size`, :func:`readings.full_by_reading`.
     """
     lines = []
     for stratum in STRATA:
@@ -321,15 +327,6 @@ def as_expected(primary: pd.DataFrame, apart: pd.DataFrame) -> str:
                 f"There the readings agree: **{word}** (crossovers differ in {apart_in} of {len(pairs)} pairs)."
             )
     return " ".join(lines)
-
-
-def mechanism_reading(mechanism: pd.DataFrame) -> str:
-    """With a quota: that the largest class is predicted less, recall rises and precision falls at every rate."""
-    quota, lines = mechanism[mechanism.pruned == "quota"], []
-    for name, below in {"predicted largest": True, "recall": False, "precision": True}.items() if len(quota) else ():
-        word = sentences.judged(quota, name, below)
-        lines.append(f"{name} {'falls' if below else 'rises'}: **{word}** ({sentences.tallied(quota, name, scale=1)})")
-    return f"With a quota, influence less random over the rates, in points: {'; '.join(lines) or 'no such set'}."
 
 
 def goes_reading(goes_with: pd.DataFrame, by_dataset: pd.DataFrame) -> str:

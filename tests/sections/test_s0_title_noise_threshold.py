@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from datalab import data, ledger, stats
 from datalab.sections import compare, readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trials import training_length
+from datalab.sections.trials import more_examples, share_dropped, training_length
 
 SETS = {"optdigits": 0.0, "penbased": 0.01, "mnist5k": -0.01, "adult": 0.02, "splice": 0.0, "credit": -0.02}
 RATES = (0.0, 0.1, 0.2, 0.4)
@@ -103,7 +103,7 @@ def test_the_sentences_follow_the_tables(rows):
     stopped = readings.early_stopped(rows)
     d = readings.read_by(stopped)
     crossover, full = s0.crossovers(d, 0), readings.full_by_reading(d)
-    by_size = training_length.by_size(training_length.sized(stopped, rows.assign(train_cap=5000)), 0)
+    by_size = more_examples.by_size(more_examples.sized(stopped, rows.assign(train_cap=5000)), 0)
     lines = s0.answer(crossover, pd.DataFrame(), by_size, full)
     assert "On 3 balanced data sets" in lines[0]
     assert "from 15.0 % to 20.0 % wrong labels on" in lines[0]
@@ -216,15 +216,53 @@ def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
     own = rows.method == "influence"
     shift = rows.dataset.map({"optdigits": -0.05, "penbased": -0.04, "mnist5k": -0.03}).fillna(0.0)
     more = rows.assign(train_cap=5000, macro_f1=rows.macro_f1 + np.where(own & (rows.rate == 0.1), shift, 0.0))
-    table = training_length.larger_less_smaller(training_length.sized(readings.early_stopped(rows), more))
+    table = more_examples.larger_less_smaller(more_examples.sized(readings.early_stopped(rows), more))
     at = table[(table.stratum == "balanced") & (table.reading == "F1, quota")].set_index(readings.RATE)
     interval = scipy_stats.t.interval(0.95, 2, -0.04, scipy_stats.sem([-0.05, -0.04, -0.03]))
     columns = ["difference", "difference low", "difference high"]
     assert at.loc[10, columns].tolist() == pytest.approx([-0.04, *interval])
     assert at.loc[20, columns].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
-    text = training_length.size_reading(table[table.stratum == "balanced"])
+    text = more_examples.size_reading(table[table.stratum == "balanced"])
     assert "more examples change little: **failed**, 2 of 16 intervals exclude 0" in text
-    assert training_length.size_reading(pd.DataFrame()).startswith("No set")
+    assert more_examples.size_reading(pd.DataFrame()).startswith("No set")
+
+
+def test_shares_dropped_are_compared_on_the_same_sets_and_rates_each_with_random_of_its_own_size(rows):
+    stopped = readings.early_stopped(rows)
+    some = rows[(rows.steps == 100) & (rows.seed == 0) & (rows.rate < 0.4) & (rows.dataset != "credit")]
+    assert share_dropped.by_share(stopped, pd.DataFrame()).empty
+    loss = {"10 %": 0.05, "50 %": -0.1, training_length.DOUBTED: 0.0}  # of influence, beside the primary share's gain
+    made = [some[some.method == "full"].assign(share="")]
+    for share, gain in loss.items():
+        part = some[some.quota != ""].assign(share=share, keep_fraction=0.9)
+        made.append(part.assign(macro_f1=part.macro_f1 + np.where(part.method == "influence", gain, 0.02)))
+    d = share_dropped.by_share(stopped, pd.concat(made))
+    assert list(d.dropped.unique()) == ["10 %", "30 %", "50 %", training_length.DOUBTED]
+    assert set(d.dataset) == set(SETS) - {"credit"}
+    assert set(d.rate) == {0.0, 0.1, 0.2}
+
+    at = share_dropped.crossovers(d, 0).set_index(["stratum", "reading", "dropped"]).loc["balanced", "F1, quota"]
+    # Of the mean rate - 0.15 + gain - 0.02 of random: at 0.12, 0.15, beyond the rates, and at 0.17.
+    assert at.crossover.tolist() == pytest.approx([0.12, 0.15, np.inf, 0.17])
+    assert at["d at 0 %"].tolist() == pytest.approx([-0.12, -0.15, -0.27, -0.17])
+    apart = share_dropped.apart(d).set_index(["stratum", "reading"]).loc["balanced", "F1, quota"]
+    assert (apart["of"], apart["from"]) == ("50 %", "10 %")
+    assert apart[share_dropped.LATER] == pytest.approx(0.2 - 0.12), "beyond the rates counts as the last of them"
+    clean = [apart[f"{share_dropped.CLEAN}{end}"] for end in ("", " low", " high")]
+    assert clean == pytest.approx([-0.15] * 3), "paired by data set, whose own shifts cancel"
+
+    full = share_dropped.against_full(d)
+    assert not (full.stratum == "all").any()
+    lowest = full[full.stratum == "balanced"][readings.LEAST].min()
+    p = [
+        scipy_stats.ttest_1samp(part.groupby("dataset").d_full.mean(), 0).pvalue
+        for _, part in d[d.stratum == "balanced"].groupby(["dropped", "reading", "rate"])
+    ]
+    assert lowest == pytest.approx(min(stats.holm(p)), rel=1e-6), "over the shares, readings and rates of a stratum"
+    text = share_dropped.reading(share_dropped.apart(d), full)
+    assert "On balanced sets dropping 50 % pays later than dropping 10 %: **" in text
+    assert "loses more where no label is wrong: **held**" in text
+    assert share_dropped.reading(pd.DataFrame(), pd.DataFrame()).startswith("No other share")
 
 
 def test_a_quotas_effect_is_read_against_random_pruning_with_the_same_quota(rows):
@@ -236,11 +274,11 @@ def test_a_quotas_effect_is_read_against_random_pruning_with_the_same_quota(rows
     interval = scipy_stats.t.interval(0.95, 2, 2, scipy_stats.sem([1, 2, 3]))
     assert at.loc[20, ["precision", "precision low", "precision high"]].tolist() == pytest.approx([2, *interval])
     assert at.loc[0, "precision"] == pytest.approx(-2)
-    assert "precision falls: **open**" in s0.mechanism_reading(table)
+    assert "precision falls: **open**" in readings.mechanism_reading(table)
     up = table.assign(**{"precision low": 0.1})
-    assert "precision falls: **failed**" in s0.mechanism_reading(up)
+    assert "precision falls: **failed**" in readings.mechanism_reading(up)
     down = table.assign(**{"precision high": -0.1})
-    assert "precision falls: **held**" in s0.mechanism_reading(down)
+    assert "precision falls: **held**" in readings.mechanism_reading(down)
 
 
 def test_gains_on_keeping_everything_are_adjusted_over_the_readings_and_rates_of_a_stratum(rows):

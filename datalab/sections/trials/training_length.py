@@ -8,7 +8,7 @@ practitioner does, to stop by noisy validation labels, is read off the rows (:mo
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from datalab import correction, metrics, noise, pruning
 from datalab.protocol import protocol
-from datalab.sections import compare, sentences
+from datalab.sections import compare
 from datalab.sections.parameters import AnyDatasets, Count, Datasets, Fractions, Lengths, Rates, TrialParameters
-from datalab.sections.readings import RATE, and_all, early_stopped, read_by
+from datalab.sections.readings import and_all, early_stopped, read_by
 from datalab.sections.trials.trial import (
     HUMAN,
     Looks,
@@ -37,6 +37,7 @@ from datalab.training import AnyStack, chunk_size, protocol_recipe
 RULES = protocol().protocol_2
 PRIMARY_KEEP = protocol().primary_cell["keep_fraction"]
 RIVALS = {"per_class": ["loss"], "global": ["loss", "AUM", "cross-validated loss"], "estimated": []}
+DOUBTED = "as many as doubted"  # a share dropped: that of the examples that confident learning doubts
 LOOKS = 20  # at the references in training, for the area under the margin
 Arm = tuple[dict[str, Any], NDArray[np.bool_]]
 Row = tuple[int, dict[str, Any]]  # which of the trial's rates, and what the row says
@@ -62,40 +63,30 @@ class LengthParameters(TrialParameters):
         return self
 
 
-class LargeParameters(LengthParameters):
-    """Beside these: what is run once more on more training examples."""
-
-    large_datasets: AnyDatasets
-    large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
-    large_rates: Rates
-
-
 def tasks(p: LengthParameters) -> list[Task]:
     """A task a data set and seed, of synthetic noise at every rate; then of each set with labels of single raters."""
     how = {"keep_fractions": list(p.length_keep_fractions), "lengths": list(p.lengths)} | p.of_trial
     how["reference_lengths"] = list(p.reference_lengths)
     kinds = {protocol().primary_cell["noise"]: (p.length_datasets, p.length_rates), HUMAN: (p.human_datasets, [None])}
     return [
-        _task({"dataset": name, "noise_kind": kind, "seed": seed, "rates": list(rates)} | how)
+        task({"dataset": name, "noise_kind": kind, "seed": seed, "rates": list(rates)} | how)
         for kind, (names, rates) in kinds.items()
         for name in names
         for seed in range(p.length_seeds)
     ]
 
 
-def large_tasks(p: LargeParameters) -> list[Task]:
-    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's."""
-    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.large_rates)} | p.of_trial
-    how |= {"caps": p.of_trial["caps"] | {"train": p.large_train}, "keep_fractions": [PRIMARY_KEEP]}
-    how |= {"lengths": list(p.lengths), "reference_lengths": [max(p.lengths)]}
-    return [_task({"dataset": name} | how) for name in p.large_datasets]
-
-
-def _task(given: dict[str, Any]) -> Task:
+def task(given: dict[str, Any]) -> Task:
+    """The task of :func:`run_task` with these parameters, and what it costs."""
     pruned = len(given["keep_fractions"]) * 2 * (RULES["random_subsets"] + len(given["reference_lengths"]) + 3)
-    models = len(given["rates"]) * (5 + pruned + protocol().reference["models"])
+    return costed("run_task", given, 5 + pruned)
+
+
+def costed(function: str, given: dict[str, Any], models: int) -> Task:
+    """The task of this file's ``function``, which trains so many ``models`` a rate, beside the references."""
+    models = len(given["rates"]) * (models + protocol().reference["models"])
     cost = 1.3 * models * sum(given["lengths"]) * machine_speed.REFERENCE
-    return Task(f"{__name__}:run_task", given, cost * max(1.0, given["caps"]["train"] / 1000) ** 0.1, models)
+    return Task(f"{__name__}:{function}", given, cost * max(1.0, given["caps"]["train"] / 1000) ** 0.1, models)
 
 
 def run_task(
@@ -130,6 +121,43 @@ def run_task(
     frame = pd.DataFrame(_trained(trial, unseen, lengths, rows, np.array(labels), np.array(kept)))
     scores = frame.columns[frame.columns.get_loc("steps") + 1 :]
     return frame.astype(dict.fromkeys(scores, np.float32))  # seven digits; half the bytes
+
+
+def run_shares(
+    rates: Sequence[float], keep_fractions: Sequence[float], lengths: Sequence[int], **of: Any
+) -> pd.DataFrame:
+    """Influence and random pruning of other shares, and what keeps everything: a row per rate and arm.
+
+    Each is trained for every length, and its row is of the one that its own noisy validation labels choose. ``share``
+    says what is dropped: what one of ``keep_fractions`` leaves (``10 %``), or as many examples as confident learning
+    doubts (:data:`DOUBTED`). Labels, references and random streams are those of :func:`run_task`.
+    """
+    trial = Trial(rates=tuple(rates), architecture=protocol().primary_cell["architecture"], **of)
+    unseen = out_of_sample(trial)
+    by_method, chosen = _rankings(trial, lengths)
+    rows, kept = [], []
+    for i, (rate, observed, steps) in enumerate(zip(rates, trial.observed, chosen, strict=True)):
+        row = {"dataset": trial.dataset, "noise": trial.noise_kind, "seed": trial.seed}
+        row |= {"train_cap": trial.caps["train"], "rate": rate}
+        row["realised_rate"] = noise.realised_rate(trial.prepared.y_train, observed)
+        doubted = pruning.confident_learning(unseen[i], observed) > 1
+        keeps = {f"{100 * (1 - keep):g} %": keep for keep in keep_fractions} | {DOUBTED: 1 - float(doubted.mean())}
+        arms = [(_arm("full", np.ones_like(doubted)), "")]
+        for (share, keep), quota in itertools.product(keeps.items(), pruning.QUOTAS):
+            for draw in range(RULES["random_subsets"]):
+                rng = trial.rng("random", rate, DOUBTED if share == DOUBTED else keep, draw)
+                mask = pruning.random_subset(observed, keep, quota, rng=rng)
+                arms.append((_arm("random", mask, quota, keep, draw), share))
+            mask = pruning.keep(by_method[steps]["influence"][i], observed, keep, quota)
+            arms.append((_arm("influence", mask, quota, keep, 0, steps, True), share))
+        for (arm, mask), share in arms:
+            flipped = float(np.mean(observed[mask] != trial.prepared.y_train[mask]))
+            rows.append((i, row | arm | {"share": share, "n_kept": int(mask.sum()), "flipped_kept": flipped}))
+            kept.append(mask)
+    labels = trial.observed[[i for i, _ in rows]]
+    frame = early_stopped(pd.DataFrame(_trained(trial, unseen, lengths, rows, labels, np.array(kept))), "share")
+    scores = frame.columns[frame.columns.get_loc("steps") + 1 :]
+    return frame.astype(dict.fromkeys(scores, np.float32))
 
 
 def _trained(
@@ -266,55 +294,6 @@ def _rankings(trial: Trial, lengths: Sequence[int]) -> tuple[dict[int, dict[str,
         pairs = zip(trial.observed_validation, guesses, strict=True)
         validation.append([np.mean(metrics.macro_f1(y, g, trial.prepared.n_classes)) for y, g in pairs])
     return by_method, [lengths[i] for i in np.argmax(validation, axis=0)]
-
-
-def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
-    """:func:`read_by` of the same data sets and rates with fewer and with more training examples, stopped early.
-
-    ``rows`` has one row a model, ``larger`` all rows of :func:`training_length.large_tasks`; which of both a row is of
-    says ``trained on``. Strata apart, and together as "all". Empty where nothing was trained on more.
-    """
-    if larger.empty:
-        return pd.DataFrame()
-    fits = rows.dataset.isin(larger.dataset.unique()) & rows.rate.isin(larger.rate.unique())
-    d = pd.concat([read_by(rows[fits & (rows.seed == 0)]), read_by(early_stopped(larger))], ignore_index=True)
-    d["trained on"] = d.train_cap.map("up to {:,.0f}".format)
-    return and_all(d, "stratum")
-
-
-def by_size(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The crossover by stratum, reading and number of training examples; ``d`` is :func:`sized`."""
-    by = ["stratum", "reading", "trained on"]
-    return compare.crossovers(compare.together(d, by), "d", root_seed, by) if len(d) else d
-
-
-def larger_less_smaller(d: pd.DataFrame) -> pd.DataFrame:
-    """By stratum, reading and rate: d with more training examples less d with fewer, paired by data set: t-intervals.
-
-    ``d`` is :func:`sized`.
-    """
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        fewer, more = (compare.by_set(own, "d") for _, own in part.groupby("train_cap"))
-        return compare.mean_with_interval(more - fewer, "difference") | {"sets": len(more)}
-
-    by = ["stratum", "reading", RATE]
-    return compare.table(compare.together(d[d.stratum != "all"], by[:2]), by, measure) if len(d) else d
-
-
-def size_reading(larger: pd.DataFrame) -> str:
-    """Where more training examples change d, by stratum and rate."""
-    if larger.empty:
-        return "No set was run on more examples in this profile."
-    lines = []
-    for stratum, part in larger.groupby("stratum", sort=False):
-        moved = (part["difference low"] > 0) | (part["difference high"] < 0)
-        by_rate = [f"{rate:g} %: {sentences.tallied(at, 'difference')}" for rate, at in part.groupby(RATE)]
-        word = f"**failed**, {moved.sum()} of {len(part)} intervals exclude 0" if moved.any() else "**open**"
-        lines.append(
-            f"On {stratum} sets more examples change little: {word}. In points: {'; '.join(by_rate)} readings."
-        )
-    return "\n\n".join(lines)
 
 
 def human_noise(rows: pd.DataFrame) -> pd.DataFrame:

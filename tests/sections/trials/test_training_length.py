@@ -8,13 +8,13 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from datalab import data
+from datalab import data, pruning
 from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
 from datalab.sections import readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trials import training_length
+from datalab.sections.trials import more_examples, training_length
 from datalab.sections.trials.trial import HUMAN
 
 TASK = {
@@ -30,6 +30,9 @@ TASK = {
     "encoder": "fast",
     "device": "cpu",
 }
+
+
+OF_TRIAL = ("dataset", "noise_kind", "seed", "root_seed", "caps", "encoder", "device")
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +75,42 @@ def test_a_rival_drops_what_its_own_score_says(monkeypatch):
     assert not any((kept["AUM"][0] == mask).all() for mask in kept["loss"] + kept["cross-validated loss"])
 
 
+def test_other_shares_are_dropped_by_the_same_ranking_from_the_same_labels(rows):
+    """At the primary share a task of shares gives what the title's gives; and one share follows doubt."""
+    given = {key: value for key, value in TASK.items() if key != "reference_lengths"}
+    shares = training_length.run_shares(**given | {"keep_fractions": [0.9, 0.7]})
+    assert set(shares.share) == {"", "10 %", "30 %", training_length.DOUBTED}
+    assert (shares.n_kept[shares.share == "10 %"] == 81).all()
+    common = ["quota", "method", "draw", "rate"]
+    chosen = rows.reference_chosen | (rows.reference_steps == 0)
+    own = readings.early_stopped(rows[chosen & rows.method.isin(["full", "random", "influence"])])
+    own = own[own.quota != "estimated"].set_index(common).sort_index()
+    same = shares[shares.share.isin(["", "30 %"])].set_index(common).sort_index()
+    both = [name for name in same if name in own]
+    assert {"steps", "macro_f1", "accuracy_tau1", "flipped_kept"} <= set(both)
+    pd.testing.assert_frame_equal(same[both], own[both])
+
+    trial = training_length.Trial(rates=(0.0, 0.3), architecture="mlp", **{k: given[k] for k in OF_TRIAL})
+    unseen = training_length.out_of_sample(trial)
+    for i, rate in enumerate(trial.rates):
+        likely = pruning.confident_class(unseen[i], trial.observed[i])
+        doubted = int(((likely >= 0) & (likely != trial.observed[i])).sum())
+        part = shares[(shares.share == training_length.DOUBTED) & (shares.rate == rate)]
+        assert (part.n_kept == len(likely) - doubted).all()
+    assert doubted > 9, "a share that follows the noise"
+
+
 def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
     p = resolve(s0.Parameters, {"profile": "study"}, "test")
-    large = training_length.large_tasks(p)
+    large = more_examples.tasks(p)
     assert {task.parameters["caps"]["train"] for task in large} == {p.large_train}
     assert all(0.6 * data.REGISTRY[task.parameters["dataset"]].unique_rows > p.large_train for task in large)
     assert not {task.key for task in large} & {task.key for task in training_length.tasks(p)}
     smaller = made_up({"wine": 0.1, "digits": 0.2})
-    table = training_length.by_size(
-        training_length.sized(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000)), 0
-    )
+    table = more_examples.by_size(more_examples.sized(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000)), 0)
     assert set(table["trained on"]) == {"up to 1,000", "up to 5,000"}
     assert set(table.highest_rate) == {0.1}, "read at the rates that both have"
-    assert training_length.sized(smaller, pd.DataFrame()).empty
+    assert more_examples.sized(smaller, pd.DataFrame()).empty
 
 
 def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):

@@ -1,0 +1,125 @@
+"""The title's study once more with other shares dropped than 30 %: does its crossover move with how much is dropped?
+
+One share is no constant: as many examples as confident learning doubts, anew for every data set and noise rate. So may
+a practitioner do who does not know how many labels are wrong.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from datalab import stats
+from datalab.protocol import protocol
+from datalab.sections import compare, readings, sentences
+from datalab.sections.parameters import AnyDatasets, Fractions, Rates
+from datalab.sections.readings import LEAST, PRIMARY_KEEP, STRATA, read_by
+from datalab.sections.trials import training_length
+from datalab.sections.trials.training_length import DOUBTED
+from datalab.sweep import Task
+
+PRIMARY = f"{100 * (1 - PRIMARY_KEEP):g} %"  # the share dropped everywhere else
+LATER, CLEAN = "crossover", "d with clean labels"
+
+
+class ShareParameters(training_length.LengthParameters):
+    """Beside these: what is run once more with other shares dropped."""
+
+    share_datasets: AnyDatasets
+    share_rates: Rates
+    share_keep_fractions: Fractions
+
+
+def tasks(p: ShareParameters) -> list[Task]:
+    """A task a data set, of the first seed's."""
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.share_rates)} | p.of_trial
+    how |= {"keep_fractions": list(p.share_keep_fractions), "lengths": list(p.lengths)}
+    pruned = 2 * (len(p.share_keep_fractions) + 1) * (protocol().protocol_2["random_subsets"] + 1)
+    return [training_length.costed("run_shares", {"dataset": name} | how, 3 + pruned) for name in p.share_datasets]
+
+
+def by_share(stopped: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFrame:
+    """:func:`read_by` of the same data sets and rates for every share ``dropped``, the least first, stopped early.
+
+    ``stopped`` has one row a model of the primary share, ``shares`` all rows of :func:`tasks`. Empty where no other
+    share was dropped.
+    """
+    if shares.empty:
+        return pd.DataFrame()
+    fits = stopped.dataset.isin(shares.dataset) & stopped.rate.isin(shares.rate) & (stopped.seed == 0)
+    full, pruned = shares[shares.method == "full"], shares[shares.share != ""]
+    parts = {share: pd.concat([full, part]) for share, part in pruned.groupby("share", sort=False)}
+    d = {share: read_by(part, keep=None) for share, part in parts.items()} | {PRIMARY: read_by(stopped[fits])}
+    order = [*sorted(d.keys() - {DOUBTED}, key=lambda share: float(share.split()[0])), DOUBTED]
+    return compare.below({share: d[share] for share in order}, "dropped")
+
+
+def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The crossover by stratum, reading and share dropped, and d at the lowest rate; ``d`` is :func:`by_share`."""
+    if d.empty:
+        return d
+    by, clean = ["stratum", "reading", "dropped"], readings.at_lowest(d)
+    d = compare.together(d, by)
+
+    def measure(part: pd.DataFrame) -> dict[str, float]:
+        return compare.mean_with_interval(compare.by_set(part, "d", rate=d.rate.min()), clean)
+
+    crossover = compare.crossovers(d, "d", root_seed, by).drop(columns=["p_always", "p_never"])
+    return crossover.merge(compare.table(d, by, measure), on=by)
+
+
+def apart(d: pd.DataFrame) -> pd.DataFrame:
+    """The largest constant share dropped less the smallest, by stratum and reading, on the same sets: 95 % limits.
+
+    Of the crossover, in shares of wrong labels (:func:`stats.crossovers_apart`), and of d at the lowest rate, paired by
+    data set. ``d`` is :func:`by_share`.
+    """
+    if d.empty:
+        return d
+    constant = d[d.dropped != DOUBTED]
+    least, most = constant.dropped.iloc[[0, -1]]
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        (more, rates), (fewer, _) = (compare.curves(part[part.dropped == share], "d") for share in (most, least))
+        later = stats.crossovers_apart(more, fewer, rates)
+        clean = (compare.by_set(part, "d", dropped=share, rate=part.rate.min()) for share in (most, least))
+        moved = {"of": most, "from": least, LATER: later.estimate}
+        moved |= {f"{LATER} low": later.low, f"{LATER} high": later.high}
+        return moved | compare.mean_with_interval(next(clean) - next(clean), CLEAN) | {"sets": later.n}
+
+    several = constant.groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
+    return compare.table(several, ["stratum", "reading"], measure)
+
+
+def against_full(d: pd.DataFrame) -> pd.DataFrame:
+    """:func:`readings.full_by_reading` for every share dropped; Holm's method takes the shares of a stratum together.
+
+    ``d`` is :func:`by_share`.
+    """
+    if d.empty:
+        return d
+    parts = d.assign(d=d.d_full).groupby("dropped", sort=False)
+    table = compare.below({share: readings.primary_table(part) for share, part in parts}, "dropped")
+    by = ["stratum", "reading", "dropped"]
+    return readings.best_gains(compare.together(table[table.stratum != "all"], by, readings.RATE), by)
+
+
+def reading(apart: pd.DataFrame, full: pd.DataFrame) -> str:
+    """What became of what was expected: later where more is dropped; and no gain on keeping everything, whatever is."""
+    lines = []
+    for stratum in STRATA if len(apart) else ():
+        moved, gains = (table[table.stratum == stratum] for table in (apart, full))
+        if moved.empty:
+            continue
+        of, less = moved[["of", "from"]].iloc[0]
+        later = f"in points of wrong labels {sentences.tallied(moved, LATER)} readings"
+        clean = f"in points {sentences.tallied(moved, CLEAN)}"
+        best, least = gains.loc[gains.d.idxmax()], gains[LEAST].min()
+        word = "held" if not least < 0.05 else "failed"
+        lines.append(
+            f"On {stratum} sets dropping {of} pays later than dropping {less}: **{sentences.judged(moved, LATER)}** "
+            f"({later}), and loses more where no label is wrong: **{sentences.judged(moved, CLEAN, below=True)}** "
+            f"({clean}). Against keeping everything no share shows a gain after adjusting: **{word}** (smallest p "
+            f"{least:.2g}; best mean {sentences.points(best, 'd')} points, {best.dropped}, {best.reading}, at "
+            f"{best[readings.RATE]:g} %)."
+        )
+    return "\n\n".join(lines) or "No other share was dropped in this profile."
