@@ -78,7 +78,8 @@ def _fitted(known: pd.DataFrame, asked: pd.DataFrame, columns: list[str]) -> np.
     if asked.empty or known.pays.nunique() < 2:
         return np.full(len(asked), float(known.pays.mean()) if len(known) else 0.5)
     x, wanted = known[columns].to_numpy(), asked[columns].to_numpy()  # as frames they are checked for half a second
-    return make_pipeline(StandardScaler(), LogisticRegression()).fit(x, known.pays).predict_proba(wanted)[:, 1]
+    p = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, known.pays).predict_proba(wanted)[:, 1]
+    return np.round(p, 9)  # equal cases stay equal where they are ranked: the last digits are the processor's
 
 
 def balanced_accuracy(score: np.ndarray, pays: np.ndarray) -> float:
