@@ -1,5 +1,6 @@
 """The title's study once more with other shares dropped than 30 %: does its crossover move with how much is dropped?
 
+By cost alone its models, those of 30 % too, choose among lengths of their own.
 One share is no constant: as many examples as confident learning doubts, anew for every data set and noise rate. So may
 a practitioner do who does not know how many labels are wrong.
 """
@@ -11,13 +12,12 @@ import pandas as pd
 from datalab import stats
 from datalab.protocol import protocol
 from datalab.sections import compare, readings, sentences
-from datalab.sections.parameters import AnyDatasets, Fractions, Rates
-from datalab.sections.readings import LEAST, PRIMARY_KEEP, STRATA, read_by
+from datalab.sections.parameters import AnyDatasets, Fractions, Lengths, Rates
+from datalab.sections.readings import LEAST, STRATA, read_by
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import DOUBTED
 from datalab.sweep import Task
 
-PRIMARY = f"{100 * (1 - PRIMARY_KEEP):g} %"  # the share dropped everywhere else
 LATER, CLEAN = "crossover", "d with clean labels"
 
 
@@ -27,28 +27,23 @@ class ShareParameters(training_length.LengthParameters):
     share_datasets: AnyDatasets
     share_rates: Rates
     share_keep_fractions: Fractions
+    share_lengths: Lengths
 
 
 def tasks(p: ShareParameters) -> list[Task]:
     """A task a data set, of the first seed's."""
     how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.share_rates)} | p.of_trial
-    how |= {"keep_fractions": list(p.share_keep_fractions), "lengths": list(p.lengths)}
+    how |= {"keep_fractions": list(p.share_keep_fractions), "lengths": list(p.share_lengths)}
     pruned = 2 * (len(p.share_keep_fractions) + 1) * (protocol().protocol_2["random_subsets"] + 1)
     return [training_length.costed("run_shares", {"dataset": name} | how, 3 + pruned) for name in p.share_datasets]
 
 
-def by_share(stopped: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFrame:
-    """:func:`read_by` of the same data sets and rates for every share ``dropped``, the least first, stopped early.
-
-    ``stopped`` has one row a model of the primary share, ``shares`` all rows of :func:`tasks`. Empty where no other
-    share was dropped.
-    """
-    if shares.empty:
-        return pd.DataFrame()
-    fits = stopped.dataset.isin(shares.dataset) & stopped.rate.isin(shares.rate) & (stopped.seed == 0)
-    full, pruned = shares[shares.method == "full"], shares[shares.share != ""]
-    parts = {share: pd.concat([full, part]) for share, part in pruned.groupby("share", sort=False)}
-    d = {share: read_by(part, keep=None) for share, part in parts.items()} | {PRIMARY: read_by(stopped[fits])}
+def by_share(rows: pd.DataFrame) -> pd.DataFrame:
+    """:func:`read_by` of every share ``dropped``, the least first; ``rows`` are all rows of :func:`tasks`, or none."""
+    if rows.empty:
+        return rows
+    full, pruned = rows[rows.method == "full"], rows[rows.share != ""]
+    d = {share: read_by(pd.concat([full, part]), keep=None) for share, part in pruned.groupby("share", sort=False)}
     order = [*sorted(d.keys() - {DOUBTED}, key=lambda share: float(share.split()[0])), DOUBTED]
     return compare.below({share: d[share] for share in order}, "dropped")
 
