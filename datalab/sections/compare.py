@@ -31,6 +31,21 @@ def table(
     return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
 
 
+def means(rows: pd.DataFrame, by: str | Sequence[str], columns: Mapping[str, tuple[str, Bounds]]) -> pd.DataFrame:
+    """A row per group of ``by``: each column's mean over the data sets' means, with its 95 % t-interval, and ``sets``.
+
+    ``columns`` gives a column's name in the table, and the ends of what it can be.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        row = {}
+        for column, (name, bounds) in columns.items():
+            row |= mean_with_interval(by_set(part, column), name, bounds=bounds)
+        return row | {"sets": part.dataset.nunique()}
+
+    return table(rows, by, measure)
+
+
 def below(parts: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame:
     """Tables of equal columns one below the other, the key of each in the first column, ``name``."""
     return pd.concat(parts, names=[name]).reset_index(name).reset_index(drop=True)
@@ -73,19 +88,9 @@ def raw_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def verdicts_by_training(stopped: Sequence[Statement], fixed: Sequence[Statement]) -> pd.DataFrame:
     """A row a statement that both have: what was measured and its verdict, stopped early and at the recipe's length."""
-    other = {statement.id: statement for statement in fixed}
-    return pd.DataFrame(
-        {
-            "statement": one.id,
-            "measured": one.measured,
-            "verdict": one.verdict,
-            f"measured, {FIXED}": other[one.id].measured,
-            f"verdict, {FIXED}": other[one.id].verdict,
-            "the same": one.verdict == other[one.id].verdict,
-        }
-        for one in stopped
-        if one.id in other
-    )
+    early, late = (pd.DataFrame(map(vars, made))[["id", "measured", "verdict"]] for made in (stopped, fixed))
+    both = early.merge(late, on="id", suffixes=("", f", {FIXED}")).rename(columns={"id": "statement"})
+    return both.assign(**{"the same": both.verdict == both[f"verdict, {FIXED}"]})
 
 
 def tally(
@@ -93,9 +98,8 @@ def tally(
 ) -> pd.DataFrame:
     """Counts of ``columns`` (in ``order``) per value of ``rows`` (in ``names``' order), with a total row and column."""
     names = frame[rows].unique() if names is None else names
-    counted = pd.crosstab(frame[rows], frame[columns]).reindex(index=names, columns=order, fill_value=0)
-    counted["all"] = counted.sum(axis=1)
-    counted.loc["all"] = counted.sum(axis=0)
+    counted = pd.crosstab(frame[rows], frame[columns], margins=True, margins_name="all")
+    counted = counted.reindex(index=[*names, "all"], columns=[*order, "all"], fill_value=0)
     return counted.rename_axis(index=rows, columns=None).reset_index()
 
 

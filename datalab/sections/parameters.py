@@ -64,8 +64,7 @@ Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.Aft
 AnyDatasets = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]  # or none
 _Length = Annotated[int, pydantic.Field(ge=1, strict=True)]
 Lengths = Annotated[tuple[_Length, ...], pydantic.Field(min_length=1), RISING]
-_DISTINCT = pydantic.AfterValidator(lambda names: tuple(dict.fromkeys(names)))
-AnyArchitectures = Annotated[tuple[Literal[tuple(ALL)], ...], _DISTINCT]  # or none
+AnyArchitectures = tuple[Literal[tuple(ALL)], ...]  # or none
 Architectures = Annotated[AnyArchitectures, pydantic.Field(min_length=1)]
 
 

@@ -191,19 +191,13 @@ def retrained(rows: pd.DataFrame) -> pd.DataFrame:
         return np.sqrt((part.predicted**2).mean() / (part.actual**2).mean())
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
-        of = dict(iter(part.groupby("estimator", sort=False)))
-        light, heavy, title = (of.get(name, part[:0]) for name in ("EKFAC", HEAVIER, TITLES))
+        of = {"EKFAC": "EKFAC", HEAVIER: "EKFAC, heavier damping", TITLES: "LastLayerGGN (the title's)"}
+        light, heavy, _ = parts = [part[part.estimator == name] for name in of]
         half = light.half_a.corr(light.half_b)
-        return {
-            "half of the seeds with the other": half,
-            "best to be had": np.sqrt(max(2 * half / (1 + half), 0)),
-            "EKFAC": light.predicted.corr(light.actual),
-            "EKFAC, heavier damping": heavy.predicted.corr(heavy.actual),
-            "LastLayerGGN (the title's)": title.predicted.corr(title.actual),
-            "size of prediction / change": size(light),
-            "the same, heavier damping": size(heavy),
-            "examples": len(light),
-        }
+        row = {"half of the seeds with the other": half, "best to be had": np.sqrt(max(2 * half / (1 + half), 0))}
+        row |= {word: own.predicted.corr(own.actual) for word, own in zip(of.values(), parts, strict=True)}
+        row |= {"size of prediction / change": size(light), "the same, heavier damping": size(heavy)}
+        return row | {"examples": len(light)}
 
     return compare.table(of_kind(rows, "retrained"), "dataset", measure).rename(columns={"dataset": "data set"})
 

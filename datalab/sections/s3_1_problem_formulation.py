@@ -21,7 +21,8 @@ from datalab import ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, plots
-from datalab.sections.parameters import StoppedTraining, estimated, per_set_and_seed, stopped_once
+from datalab.sections.parameters import StoppedTraining as Parameters
+from datalab.sections.parameters import estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import Trial
 from datalab.sweep import Task
@@ -33,10 +34,6 @@ STRATA = ("influence", "leverage")  # what the test examples are stratified by
 RESAMPLES = 300
 UNIT = ["dataset", "seed"]
 TAU, RATIO, TILT = "Kendall's tau", "variance ratio", "tilt of the target"
-
-
-class Parameters(StoppedTraining):
-    """What section 3.1 takes; ``None`` is the profile's value."""
 
 
 def tasks(p: Parameters) -> list[Task]:

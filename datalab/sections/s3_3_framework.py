@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from datalab import framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import RATIO, SHARE, SIGNED, by_set, mean_with_interval, table
+from datalab.sections.compare import RATIO, SHARE, SIGNED, means
 from datalab.sections.parameters import RISING, Count, Datasets, TrialParameters, estimated, per_set_and_seed
 from datalab.sections.trials.trial import (
     Trial,
@@ -145,15 +145,10 @@ def _spearman(w: Tensor, losses: Tensor) -> float:
 
 def sweep(rows: pd.DataFrame, moved: str) -> pd.DataFrame:
     """A row per variant and value of the parameter ``moved``: what the weights become, 95 % t-intervals over sets."""
-
-    def line(part: pd.DataFrame) -> dict[str, Any]:
-        row = {}
-        for column, (name, bounds) in COLUMNS.items():
-            # Rounding may carry a value past an end: a gap of -1e-9, a share of 1.0000001.
-            row |= mean_with_interval(by_set(part, column).clip(*bounds), name, bounds=bounds)
-        return row | {"sets": part.dataset.nunique()}
-
-    return table(rows[rows.moved == moved].rename(columns={"value": moved}), ["variant", moved], line)
+    rows = rows[rows.moved == moved].rename(columns={"value": moved})
+    # Rounding may carry a value past an end: a gap of -1e-9, a share of 1.0000001.
+    inside = {column: rows[column].clip(*bounds) for column, (_, bounds) in COLUMNS.items()}
+    return means(rows.assign(**inside), ["variant", moved], COLUMNS)
 
 
 def identity(losses: NDArray, lambda2s: Sequence[float], root_seed: int, tries: int = 400) -> pd.DataFrame:

@@ -15,22 +15,13 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import pydantic
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from datalab import data, framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare
+from datalab.sections import compare, parameters
 from datalab.sections.compare import SHARE, by_set, difference, mean_with_interval, table, with_correction
-from datalab.sections.parameters import (
-    ArchitectureParameters,
-    Architectures,
-    MainRates,
-    StoppedTraining,
-    estimated,
-    per_set_and_seed,
-    stopped_early,
-)
 from datalab.sections.sentences import digits, listed
 from datalab.sections.trials import arms, untuned
 from datalab.sections.trials.trial import DATALAB, Trial, influence_kept, probabilities, transitions
@@ -55,21 +46,21 @@ PAPER_METRICS = ("precision", "recall", "macro_f1", "accuracy")
 RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is compared with: all but the upper bound
 
 
-class MainParameters(StoppedTraining):
+class MainParameters(parameters.StoppedTraining):
     """What the main results take, here and in section 5.1; ``None`` is the profile's value."""
 
-    main_rates: MainRates
-    main_architectures: Architectures
+    main_rates: parameters.MainRates
+    main_architectures: parameters.Architectures
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
 
 
-class Parameters(MainParameters, ArchitectureParameters):
+class Parameters(MainParameters, parameters.ArchitectureParameters):
     """What sections 4.1 and 4.3 take; ``None`` is the profile's value."""
 
 
 def tasks(p: MainParameters) -> list[Task]:
     """One task a data set, architecture and seed, with all rates, methods and ablations; every model stopped early."""
-    return stopped_early(untuned.tasks(p), p, once=7 * len(p.main_rates))
+    return parameters.stopped_early(untuned.tasks(p), p, once=7 * len(p.main_rates))
 
 
 def tuned_tasks(p: MainParameters) -> list[Task]:
@@ -80,22 +71,20 @@ def tuned_tasks(p: MainParameters) -> list[Task]:
     # Seconds of one training of 200 steps on one core, stacked.
     cost = rates * (0.009 * by_hand + 0.03 * mapped) + 0.3
     given = {"architectures": p.main_architectures, "rates": list(p.main_rates), "configurations": q}
-    return per_set_and_seed(p, f"{__name__}:run_task", cost, rates * (by_hand + mapped), **given)
+    return parameters.per_set_and_seed(p, f"{__name__}:run_task", cost, rates * (by_hand + mapped), **given)
 
 
 def architecture_tasks(p: Parameters) -> list[Task]:
     """The same of the other architectures, untuned and for the recipe's length; of one seed and the verdict rate."""
     small = {"datasets": p.framework_datasets, "main_architectures": p.other_architectures, "seeds": 1}
     small |= {"main_rates": (protocol().framework["verdict_rate"],)}
-    return untuned.tasks(p.model_copy(update=small)) if p.other_architectures else untuned.tasks(p)
+    return untuned.tasks(p.model_copy(update=small) if p.other_architectures else p)
 
 
-def memory(p: MainParameters) -> float:
-    """What a process needs, in bytes."""
-    return 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"])
-
-
-estimate = estimated(lambda p: [*tasks(p), *untuned.tasks(p), *tuned_tasks(p), *architecture_tasks(p)], memory)
+estimate = parameters.estimated(
+    lambda p: [*tasks(p), *untuned.tasks(p), *tuned_tasks(p), *architecture_tasks(p)],
+    memory=lambda p: 0.8e9 + 400 * p.configurations * (p.caps["train"] + p.caps["test"]),
+)
 
 
 def run_task(rates: Sequence[float], configurations: int, **given: Any) -> list[dict[str, Any]]:
@@ -240,15 +229,10 @@ def headline(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
 
 def weights(rows: pd.DataFrame) -> pd.DataFrame:
     """What the tuned weights look like, at 200 steps: effective sample size, AUROC for clean labels, lambdas chosen."""
-
-    def measure(part: pd.DataFrame) -> dict[str, float]:
-        return (
-            mean_with_interval(by_set(part, "ess"), "ESS / n", bounds=SHARE)
-            | mean_with_interval(by_set(part, "weights_auroc"), "AUROC", bounds=SHARE)
-            | {"median lambda1": part.lambda1.median(), "median lambda2": part.lambda2.median()}
-        )
-
-    return table(main(rows).assign(**{"noise rate (%)": 100 * rows.rate}), ["variant", "noise rate (%)"], measure)
+    rows, by = main(rows).assign(**{"noise rate (%)": 100 * rows.rate}), ["variant", "noise rate (%)"]
+    seen = compare.means(rows, by, {"ess": ("ESS / n", SHARE), "weights_auroc": ("AUROC", SHARE)})
+    chosen = rows.groupby(by)[["lambda1", "lambda2"]].median().add_prefix("median ")
+    return seen.drop(columns="sets").join(chosen, on=by)
 
 
 def by_architecture(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
@@ -277,6 +261,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     ``gains`` is the table of :func:`headline`, ``table_4_1b`` that of :func:`benchmarks` for ``paper``.
     """
     scores = {pair: level(rows, *pair, rate).to_numpy() for pair in itertools.product(ROWS, METRICS)}
+    less = {(method, metric): of - scores["vanilla", metric] for (method, metric), of in scores.items()}
     f1 = {method: scores[method, "macro_f1"] for method in ROWS}
     ours, base, both = f1["datalab_paper"], f1["vanilla"], ("datalab_paper", "vanilla")
     architectures = list(rows.architecture.unique())
@@ -285,20 +270,17 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
         raw = {"part": "main", "rate": rate, "method": list(dict.fromkeys(methods)), "architecture": architectures}
         return {"table": table, "row": row, "raw": compare.raw_of(rows) | raw | more}
 
-    def over_vanilla(method: str, *names: str) -> dict[str, NDArray]:
-        return {metric: scores[method, metric] - scores["vanilla", metric] for metric in names}
-
     levels = []
     for method, metric in itertools.product(PAPER_ROWS, PAPER_METRICS):
         how = {"metric": "accuracy", "scale": 100} if metric == "accuracy" else {}
         how |= where("cells", f"{ROWS[method]}, {METRICS[metric]}", method, "vanilla")
-        pair = scores[method, metric], scores[method, metric] - scores["vanilla", metric]
-        levels.append(ledger.judge_level(claim_id(method, metric), *pair, **how))
+        levels.append(ledger.judge_level(claim_id(method, metric), scores[method, metric], less[method, metric], **how))
 
     ladder = PAPER_ROWS[:-1]  # all but the upper bound
     steps = {f"{b} over {a}": f1[b] - f1[a] for a, b in itertools.pairwise(ladder)}
     below_bound = {method: f1["clean"] - f1[method] for method in ROWS if method != "clean"}
-    pruned = over_vanilla("influence", "macro_f1", "accuracy")
+    ahead = {metric: less["datalab_paper", metric] for metric in PAPER_METRICS}
+    pruned = {metric: less["influence", metric] for metric in ("macro_f1", "accuracy")}
 
     p = gains[gains.variant == "paper"].set_index("against").loc["vanilla", "p (Wilcoxon)"]
     against_vanilla = where("headline", "paper, against vanilla", *both)
@@ -319,7 +301,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     all_greater = partial(ledger.judge_all, side="greater")
     return [
         *levels,
-        all_greater("T1.full_vs_vanilla", over_vanilla(both[0], *PAPER_METRICS), **where("cells", full, *both)),
+        all_greater("T1.full_vs_vanilla", ahead, **where("cells", full, *both)),
         all_greater("T1.f1_monotone_rows", steps, **where("cells", full, *ladder)),
         all_greater("T1.if_vs_vanilla", pruned, **where("cells", ROWS["influence"], "influence", "vanilla")),
         ledger.judge_all("T1.oracle_bound", below_bound, side="not_less", **where("cells", ROWS["clean"], *ROWS)),

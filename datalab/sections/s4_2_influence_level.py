@@ -19,16 +19,7 @@ from scipy.stats import rankdata
 from datalab import ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, plots
-from datalab.sections.parameters import (
-    ArchitectureParameters,
-    Architectures,
-    StoppedParameters,
-    TrainingParameters,
-    estimated,
-    per_set_and_seed,
-    stopped_once,
-)
+from datalab.sections import compare, parameters, plots
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -43,22 +34,22 @@ BASELINE = "vanilla"
 METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
 
 
-class Parameters(TrainingParameters, ArchitectureParameters, StoppedParameters):
+class Parameters(parameters.StoppedTraining, parameters.ArchitectureParameters):
     """What section 4.2 takes; ``None`` is the profile's value."""
 
-    main_architectures: Architectures
+    main_architectures: parameters.Architectures
 
 
 def tasks(p: Parameters) -> list[Task]:
     """One task a data set and architecture, of the first seed, with all levels, draws and methods; stopped early."""
-    return stopped_once(fixed_tasks(p), p, once=protocol().reference["models"])
+    return parameters.stopped_once(fixed_tasks(p), p, once=protocol().reference["models"])
 
 
-def fixed_tasks(p: Parameters) -> list[Task]:
+def fixed_tasks(p: Parameters, draws: Sequence[str] = tuple(DRAWS)) -> list[Task]:
     """The same of every seed, for the recipe's length."""
-    trained = len(DRAWS) * len(METHODS) * len(NAMES) + protocol().reference["models"]
-    architectures, draws = p.main_architectures, list(DRAWS)
-    return per_set_and_seed(p, f"{__name__}:run_task", 1.1, trained, architectures=architectures, draws=draws)
+    trained = len(draws) * len(METHODS) * len(NAMES) + protocol().reference["models"]
+    given = {"architectures": p.main_architectures, "draws": list(draws)}
+    return parameters.per_set_and_seed(p, f"{__name__}:run_task", 1.1 * len(draws) / len(DRAWS), trained, **given)
 
 
 def architecture_tasks(p: Parameters) -> list[Task]:
@@ -66,12 +57,10 @@ def architecture_tasks(p: Parameters) -> list[Task]:
     if not p.other_architectures:
         return fixed_tasks(p)
     small = {"datasets": p.framework_datasets, "main_architectures": p.other_architectures, "seeds": 1}
-    made = fixed_tasks(p.model_copy(update=small))
-    draws = {"draws": [protocol().influence_levels["verdict_draw"]]}
-    return [replace(task, parameters=task.parameters | draws, cost=task.cost / len(DRAWS)) for task in made]
+    return fixed_tasks(p.model_copy(update=small), [protocol().influence_levels["verdict_draw"]])
 
 
-estimate = estimated(lambda p: tasks(p) + fixed_tasks(p) + architecture_tasks(p), memory=1e9)
+estimate = parameters.estimated(lambda p: tasks(p) + fixed_tasks(p) + architecture_tasks(p), memory=1e9)
 
 
 def run_task(draws: Sequence[str], lengths: Sequence[int] = (), **given: Any) -> list[dict[str, Any]]:
@@ -144,12 +133,15 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
 
     The gap is ours less baseline in points of F1; d_z standardises it by its standard deviation over the data sets.
     """
-    printed, tilts = ledger.printed(), protocol().influence_levels["tilts"]
+    printed, names = ledger.printed(), dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True))
 
-    def row(base: pd.Series, ours: pd.Series, sets: pd.DataFrame, level: str) -> dict[str, Any]:
-        key = f"T2.{level.lower()}"
+    def row(draw: str, variant: str, tilt: float) -> dict[str, Any]:
+        key = f"T2.{names[tilt].lower()}"
+        base, ours = (by_level(rows, draw, method)[tilt] for method in (BASELINE, DATALAB[variant]))
+        sets = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt)
         return (
-            compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"], compare.SHARE)
+            {"draw": draw, "variant": variant, "level": names[tilt]}
+            | compare.and_papers(base, "Baseline F1", printed[f"{key}.baseline_f1"], compare.SHARE)
             | compare.and_papers(ours, "Ours F1", printed[f"{key}.ours_f1"], compare.SHARE)
             | compare.and_papers(100 * (ours - base), "Gap (pp)", printed[f"{key}.gap_pp"])
             | {"Cohen's d, paper": printed[f"{key}.cohen_d"]}
@@ -157,14 +149,7 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
             | {"flipped labels (%)": 100 * sets.flipped.mean(), "mean rank": sets.mean_rank.mean(), "sets": len(base)}
         )
 
-    made = []
-    for draw, variant in itertools.product(DRAWS, DATALAB):
-        base, ours = (by_level(rows, draw, method) for method in (BASELINE, DATALAB[variant]))
-        for tilt, level in zip(tilts, NAMES, strict=True):
-            sets = compare.rows_of_kind(rows, draw=draw, method=BASELINE, tilt=tilt)
-            place = {"draw": draw, "variant": variant, "level": level}
-            made.append(place | row(base[tilt], ours[tilt], sets, level))
-    return pd.DataFrame(made)
+    return pd.DataFrame([row(*of) for of in itertools.product(DRAWS, DATALAB, names)])
 
 
 def paper_shape(levels: pd.DataFrame, draw: str, variant: str) -> pd.DataFrame:

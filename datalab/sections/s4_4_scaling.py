@@ -15,7 +15,7 @@ import pydantic
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from datalab import correction, ledger, models, pruning, stats
+from datalab import correction, ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, parameters, plots, sentences
@@ -59,9 +59,9 @@ def tasks(p: Parameters) -> list[Task]:
     training, scoring = 0.005 * sum(recipe_at(size).steps for size in sizes), 1e-5 * sum(sizes)
     grid = []
     for dataset, name, seed in itertools.product(p.scaling_datasets, p.scaling_architectures, range(p.scaling_seeds)):
-        cost = (1.0 if name in models.REFERENCES else 25.0) * training + scoring + 1
-        of_task = {"dataset": dataset, "architecture": name, "seed": seed}
-        grid.append(Task(f"{__name__}:run_task", of_task | given, cost, trained))
+        of_task = {"dataset": dataset, "architecture": name, "seed": seed} | given
+        cost = parameters.LONGER.get(name, 1.0) * training + scoring + 1
+        grid.append(Task(f"{__name__}:run_task", of_task, cost, trained))
     return grid
 
 
@@ -175,16 +175,15 @@ def paper_shape(table: pd.DataFrame, variant: str) -> pd.DataFrame:
 def methods(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, architecture, size and method: F1, and less vanilla's, 95 % t-intervals over seeds."""
     learner = ["dataset", "architecture", "size", "n"]
-
-    def f1(part: pd.DataFrame) -> pd.Series:
-        return part.groupby("seed").macro_f1.mean()
+    vanilla = rows[rows.method == "vanilla"].groupby([*learner, "seed"]).macro_f1.mean().rename("vanilla")
+    rows = rows.join(vanilla, on=vanilla.index.names)
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
-        row, base = compare.mean_with_interval(f1(part), "F1", bounds=compare.SHARE), part.method.iloc[0] == "vanilla"
+        f1, base = part.groupby("seed")[["macro_f1", "vanilla"]].mean(), part.method.iloc[0] == "vanilla"
+        row = compare.mean_with_interval(f1.macro_f1, "F1", bounds=compare.SHARE)
         if not base:
-            vanilla = compare.rows_of_kind(rows, method="vanilla", **part[learner].iloc[0])
-            row |= compare.mean_with_interval(f1(part) - f1(vanilla), "less vanilla")
-        return row | {"seeds": part.seed.nunique(), "note": "the base row" if base else ""}
+            row |= compare.mean_with_interval(f1.macro_f1 - f1.vanilla, "less vanilla")
+        return row | {"seeds": len(f1), "note": "the base row" if base else ""}
 
     return compare.table(rows, [*learner, "method"], line).rename(columns={"dataset": "data set"})
 

@@ -115,14 +115,10 @@ def claim_id(configuration: str, measure: str) -> str:
 
 def overhead(rows: pd.DataFrame, variant: str, configuration: str, measure: str) -> pd.Series:
     """The overhead, a ratio less 1, one value a data set: the median over repetitions of ratios within each."""
-    if configuration == SCORING:
-        part = rows[rows.configuration == SCORING].set_index("dataset")
-        ratio = part.train / part.base
-    else:
-        part = rows[rows.variant == variant]
-        table = part.pivot_table(index=["dataset", "repetition"], columns="configuration", values=measure, sort=False)
-        ratio = table[configuration] / table[COMPONENTS[configuration][0]]
-    return ratio.groupby(level="dataset", sort=False).median() - 1
+    rows = rows[rows.variant.isin([variant, "both"])].set_index(["dataset", "repetition"])
+    of = {name: part[measure] for name, part in rows.groupby("configuration")}
+    base = rows.base.dropna() if configuration == SCORING else of[COMPONENTS[configuration][0]]
+    return (of[configuration] / base).groupby(level="dataset", sort=False).median() - 1
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
@@ -142,13 +138,10 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 def times(rows: pd.DataFrame) -> pd.DataFrame:
     """The medians behind the ratios: milliseconds for 50 steps of training and for one pass over the test set, KiB."""
-
-    def medians(part: pd.DataFrame) -> dict[str, float]:
-        train, infer, memory = part[["train", "infer", "memory"]].median()
-        seconds = {"50 training steps (ms)": 1000 * train, "a test set (ms)": 1000 / _INFERENCES * infer}
-        return seconds | {"KiB": memory / 1024}
-
-    return compare.table(rows[rows.configuration != SCORING], ["variant", "configuration"], medians)
+    scale = {"train": 1000, "infer": 1000 / _INFERENCES, "memory": 1 / 1024}
+    of_arm = rows[rows.configuration != SCORING].groupby(["variant", "configuration"], sort=False)
+    medians = of_arm[list(scale)].median() * scale
+    return medians.set_axis(["50 training steps (ms)", "a test set (ms)", "KiB"], axis=1).reset_index()
 
 
 def deployed(model: framework.DataLab) -> torch.nn.Module:

@@ -187,14 +187,9 @@ def watched(windows: pd.DataFrame, statistic: str) -> dict[str, float]:
     order = windows[~quiet].window.sort_values().index
     alarmed, failed = (first_of_two(flags[order].to_numpy()) for flags in (alarm, low))
     fails = failed < len(order)
-    return {
-        "false alarms": alarm[quiet].mean(),
-        "fails": float(fails),
-        "alarm": alarmed,
-        "failure": failed if fails else np.nan,
-        "delay": alarmed - failed if fails else np.nan,
-        "AUROC": roc_auc_score(low, windows[statistic]) if low.nunique() > 1 else np.nan,
-    }
+    shown = {"false alarms": alarm[quiet].mean(), "fails": float(fails), "alarm": alarmed}
+    shown |= {"failure": failed, "delay": alarmed - failed} if fails else {"failure": np.nan, "delay": np.nan}
+    return shown | {"AUROC": roc_auc_score(low, windows[statistic]) if low.nunique() > 1 else np.nan}
 
 
 def first_of_two(flags: NDArray[np.bool_]) -> int:

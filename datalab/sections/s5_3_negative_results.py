@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datalab import ledger, metrics, models, pruning
+from datalab import ledger, metrics, models, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import SHARE, by_set, mean_with_interval, raw_of, table, tests, with_correction
+from datalab.sections.compare import SHARE, by_set, mean_with_interval, means, raw_of, table, tests, with_correction
 from datalab.sections.parameters import MainRates, StoppedTraining, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Train, Trial
@@ -201,9 +201,8 @@ def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
         if part.order.iloc[0] == ORDERS[0]:
             return row | {"p (Wilcoxon)": np.nan, "note": "the base row"} | sets
         d = f1 - by_set(rows, "macro_f1", rate=part.rate.iloc[0], order=ORDERS[0])
-        narrow = mean_with_interval(d, "90 %", confidence=0.90)
-        del narrow["90 %"]
-        row |= mean_with_interval(d, "less random order") | narrow
+        narrow = stats.Measurement(d.to_numpy()).interval(0.90)
+        row |= mean_with_interval(d, "less random order") | {"90 % low": narrow.low, "90 % high": narrow.high}
         return row | {"p (Wilcoxon)": tests(d)["p (Wilcoxon)"], "note": ""} | sets
 
     return with_correction(table(rows, ["noise rate (%)", "order"], line))
@@ -212,14 +211,10 @@ def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
 def ensembles(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per ensemble, member and variant of DATA-LAB: F1, less the single MLP's, and the relative gain."""
     rows = rows[rows.part == "ensemble"]
-    base = by_set(rows, "macro_f1", method="member mlp")
-
-    def line(part: pd.DataFrame) -> dict[str, Any]:
-        f1 = by_set(part, "macro_f1")
-        row = mean_with_interval(f1, "F1", bounds=SHARE) | mean_with_interval(f1 - base, "less the MLP")
-        return row | mean_with_interval(100 * (f1 / base - 1), "gain over the MLP (%)") | {"sets": len(f1)}
-
-    return table(rows, "method", line)
+    base = rows.dataset.map(by_set(rows, "macro_f1", method="member mlp"))
+    rows = rows.assign(less=rows.macro_f1 - base, gain=100 * (rows.macro_f1 / base - 1))
+    columns = {"macro_f1": ("F1", SHARE), "less": ("less the MLP", None), "gain": ("gain over the MLP (%)", None)}
+    return means(rows, "method", columns)
 
 
 def verdicts(rows: pd.DataFrame) -> list[Statement]:
@@ -243,8 +238,8 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     of_gain["beside"] = "over its best member {:+.1f} %, DATA-LAB {:+.1f} %".format(*gains)
 
     removed, pair = f"{rate:.0%} flipped, {share:.0%} removed", ("everything", "influence")
-    filtered = f1("filtering", "influence", dropped=share)
-    everything = f1("filtering", "everything")
+    without, whole = partial(f1, "filtering", "influence", dropped=share), partial(f1, "filtering", "everything")
+    filtered, everything = without(), whole()
     # The smallest loss that matters is the smallest effect in F1 over the mean that the loss is relative to.
     relative = {"scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / everything.mean()}
     by_chance = f1("filtering", "random", dropped=share) - filtered
@@ -258,7 +253,6 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     ]
     lowest, highest = rows.rate.min(), rows.rate.max()
     if lowest < highest:
-        without, whole = partial(f1, "filtering", "influence", dropped=share), partial(f1, "filtering", "everything")
         ends = {"hurts at the lowest rate": whole(lowest) - without(lowest)}
         ends["helps at the highest"] = without(highest) - whole(highest)
         of_ends = at("filtering", "both ends", *pair, rate=[lowest, highest], dropped=[0, share])

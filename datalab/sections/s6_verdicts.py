@@ -9,19 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datalab.ledger import (
-    DIFFERENCE,
-    DIRECTION,
-    INCONCLUSIVE,
-    NOT_RUN,
-    NULL,
-    OPPOSITE,
-    PAPER_VERDICTS,
-    REPRODUCED,
-    SHOWN,
-    UNTESTABLE,
-    VERDICTS,
-)
+from datalab import ledger
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import compare, sentences
 
@@ -43,7 +31,7 @@ FINDINGS = {
 }
 
 TEXT, EXCLUDED, CONSTRUCTED = "what the paper says, in our words", "printed value excluded?", "true by construction"
-UNANSWERED = [NOT_RUN, UNTESTABLE, SHOWN]  # verdicts that answer nothing
+UNANSWERED = [ledger.NOT_RUN, ledger.UNTESTABLE, ledger.SHOWN]  # verdicts that answer nothing
 
 
 class Parameters(SectionParameters):
@@ -58,7 +46,7 @@ def estimate(parameters: Parameters) -> Estimate:
 def board(claims: pd.DataFrame) -> pd.DataFrame:
     """All statements, a row each, both columns side by side; ``notebook``: which measured it, "-" where none has."""
     claims = claims.astype(object).where(claims.notna(), "")
-    verdict = claims.verdict.replace("", NOT_RUN)
+    verdict = claims.verdict.replace("", ledger.NOT_RUN)
     measured_by = claims.notebook.str.removeprefix("notebooks/").str.removesuffix(".ipynb")
     return pd.DataFrame(
         {
@@ -74,7 +62,7 @@ def board(claims: pd.DataFrame) -> pd.DataFrame:
             EXCLUDED: claims.excluded.replace("", "-"),
             CONSTRUCTED: claims.by_construction,
             "why": claims.why,
-            "notebook": measured_by.replace("", "-").mask(verdict == UNTESTABLE, AUDIT),
+            "notebook": measured_by.replace("", "-").mask(verdict == ledger.UNTESTABLE, AUDIT),
         }
     )
 
@@ -95,15 +83,13 @@ def _measured(row: Mapping[str, Any]) -> str:
 
 def counts(board: pd.DataFrame) -> pd.DataFrame:
     """Measured verdicts per section of the paper, with totals; in the last column those true by construction."""
-    return _with_forced(compare.tally(board, "section", "verdict", VERDICTS), board.section[_forced(board)])
+    return _tally(board, "section", "verdict", ledger.VERDICTS)
 
 
 def both_columns(board: pd.DataFrame) -> pd.DataFrame:
     """Paper column against measured column: the two are never merged, only counted side by side."""
     both = board.assign(measured=board.verdict, paper=board.paper.str.split(" ").str[0])
-    return _with_forced(
-        compare.tally(both, "measured", "paper", PAPER_VERDICTS, VERDICTS), both.measured[_forced(both)]
-    )
+    return _tally(both, "measured", "paper", ledger.PAPER_VERDICTS, ledger.VERDICTS)
 
 
 def _forced(board: pd.DataFrame) -> pd.Series:
@@ -111,26 +97,28 @@ def _forced(board: pd.DataFrame) -> pd.Series:
     return (board[CONSTRUCTED] != "") & ~board.verdict.isin(UNANSWERED)
 
 
-def _with_forced(counts: pd.DataFrame, forced: pd.Series) -> pd.DataFrame:
-    """A tally with the column ``true by construction``; ``forced``: what its first column says of each such row."""
-    number = counts.iloc[:, 0].map(forced.value_counts()).fillna(0).astype(int)
+def _tally(board: pd.DataFrame, rows: str, *how: Any) -> pd.DataFrame:
+    """:func:`compare.tally` of the board, with the column ``true by construction``."""
+    counts, forced = compare.tally(board, rows, *how), board[rows][_forced(board)]
+    number = counts[rows].map(forced.value_counts()).fillna(0).astype(int)
     number.iloc[-1] = len(forced)
     return counts.assign(**{CONSTRUCTED: number})
 
 
 def findings(board: pd.DataFrame) -> pd.DataFrame:
     """The ten findings that matter, each with the statement it is read from: measured, n, verdict and why."""
-    rows = board.set_index("statement").loc[list(FINDINGS)].reset_index()
-    rows.insert(0, "question", list(FINDINGS.values()))
-    return rows[
-        ["question", "statement", "reported", "measured", "n", "verdict", EXCLUDED, CONSTRUCTED, "why", "notebook"]
-    ]
+    questions = pd.DataFrame({"question": FINDINGS.values(), "statement": FINDINGS.keys()})
+    return questions.merge(board.drop(columns=["section", TEXT, "paper", "unsupported"]), on="statement")
 
 
 def reading(findings: pd.DataFrame) -> str:
     """Of :func:`findings`, which statements of the paper hold, which do not, and which stay open."""
-    words = {"**Holds**": [REPRODUCED, DIRECTION], "**Does not**": [NULL, OPPOSITE, DIFFERENCE]}
-    words |= {"**Open**": [INCONCLUSIVE], "**Not measured**": UNANSWERED}
+    words = {
+        "**Holds**": [ledger.REPRODUCED, ledger.DIRECTION],
+        "**Does not**": [ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE],
+        "**Open**": [ledger.INCONCLUSIVE],
+        "**Not measured**": UNANSWERED,
+    }
     named = findings.statement + np.where(findings[CONSTRUCTED] != "", " (by construction)", "")
     ids = {word: named[findings.verdict.isin(verdicts)] for word, verdicts in words.items()}
     return ". ".join(f"{word}: {sentences.listed(of_word)}" for word, of_word in ids.items()) + "."
@@ -145,15 +133,16 @@ def established(board: pd.DataFrame) -> pd.DataFrame:
 def summary(board: pd.DataFrame) -> str:
     """How many statements there are, how many of them a run can reach and this record measured, and what came of it."""
     number = board.verdict.value_counts()
-    measured = number.drop([UNTESTABLE, NOT_RUN], errors="ignore")
+    measured = number.drop([ledger.UNTESTABLE, ledger.NOT_RUN], errors="ignore")
     contradicted = board.paper.str.startswith("contradicted")
     forced = board.verdict[_forced(board)].value_counts()
     of_them = {name: f" ({count} of them by construction)" for name, count in forced.items()}
-    came_to = ", ".join(f"{measured[name]} {name}{of_them.get(name, '')}" for name in VERDICTS if name in measured)
+    came = [f"{measured[name]} {name}{of_them.get(name, '')}" for name in ledger.VERDICTS if name in measured]
+    came_to = f": {', '.join(came)}" if came else ""
     held = board[EXCLUDED].isin(["yes", "no"])
     return (
-        f"Of {len(board)} statements, a run can reach {len(board) - number.get(UNTESTABLE, 0)}; this record measured "
-        f"{measured.sum()} of them{': ' if came_to else ''}{came_to}. Of {held.sum()} printed figures that could be "
-        f"held against an interval, {(board[EXCLUDED] == 'yes').sum()} lie outside. "
+        f"Of {len(board)} statements, a run can reach {len(board) - number.get(ledger.UNTESTABLE, 0)}; this record "
+        f"measured {measured.sum()} of them{came_to}. Of {held.sum()} printed figures that could be held against an "
+        f"interval, {(board[EXCLUDED] == 'yes').sum()} lie outside. "
         f"{contradicted.sum()} are contradicted by the paper itself, whatever a run finds."
     )

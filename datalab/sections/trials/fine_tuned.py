@@ -7,6 +7,7 @@ title's score on the features of the model trained on all labels, at the length 
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -62,13 +63,10 @@ def tasks(p: FineTunedParameters) -> list[Task]:
     caps = p.of_trial["caps"] | {"test": min(p.caps["test"], RULE["test_cap"])}
     how = p.of_trial | {"caps": caps, "encoder": "fast", "steps": p.fine_tuned_steps}
     made = []
-    for name in p.fine_tuned_datasets:
-        step = SECONDS[pretrained.encoder_of(data.REGISTRY[name])]
-        for seed in range(p.fine_tuned_seeds):
-            for rate in RULE["rates"]:
-                given = {"dataset": name, "seed": seed, "rate": rate} | how
-                models = 4 if rate else 3
-                made.append(Task(f"{__name__}:run_task", given, models * p.fine_tuned_steps * step, models))
+    for name, seed, rate in itertools.product(p.fine_tuned_datasets, range(p.fine_tuned_seeds), RULE["rates"]):
+        models, step = 4 if rate else 3, SECONDS[pretrained.encoder_of(data.REGISTRY[name])]
+        given = {"dataset": name, "seed": seed, "rate": rate} | how
+        made.append(Task(f"{__name__}:run_task", given, models * p.fine_tuned_steps * step, models))
     return made
 
 

@@ -103,13 +103,8 @@ def exact_if_small(module: torch.nn.Module) -> list[type[ExactGGN]]:
 
 def auroc(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a score and rate: AUROC for finding flipped labels."""
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        by_set = compare.by_set(part, "auroc")
-        free = "yes" if part.score.iloc[0] in FREE else ""
-        return mean_with_interval(by_set, "AUROC", bounds=compare.SHARE) | {"sets": len(by_set), "free": free}
-
-    return compare.table(flips(rows), ["score", RATE], measure)
+    table = compare.means(flips(rows), ["score", RATE], {"auroc": ("AUROC", compare.SHARE)})
+    return table.assign(free=np.where(table.score.isin(FREE), "yes", ""))
 
 
 def flips(rows: pd.DataFrame) -> pd.DataFrame:

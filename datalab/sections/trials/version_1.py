@@ -163,24 +163,13 @@ def primary_table(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd
         rng = seeds.generator(root_seed, "title", "d_random", rate)
         f1 = stats.paired_summary(means, rng, protocol().title_verdict["confidence"])
         other = stats.t_interval(compare.by_set(accuracy, "d_random", rate=rate))
-        return {
-            "paper": "d > 0" if rate > THRESHOLD else "d ≤ 0",
-            "d (F1)": f1["mean"],
-            "low": f1["t_low"],
-            "high": f1["t_high"],
-            "bootstrap low": f1["bootstrap_low"],
-            "bootstrap high": f1["bootstrap_high"],
-            "d_z": f1["d_z"],
-            "p (Wilcoxon)": f1["p_wilcoxon"],
-            "p (sign flip)": f1["p_sign_flip"],
-            "p (Holm)": np.nan,  # over all rows: below
-            "p floor": f1["p_floor"],
-            "sets better": int((means > 0).sum()),
-            "sets": f1["n"],
-            "d (accuracy)": other.estimate,
-            "accuracy low": other.low,
-            "accuracy high": other.high,
-        }
+        row = {"paper": "d > 0" if rate > THRESHOLD else "d ≤ 0", "d (F1)": f1["mean"]}
+        row |= {"low": f1["t_low"], "high": f1["t_high"]}
+        row |= {"bootstrap low": f1["bootstrap_low"], "bootstrap high": f1["bootstrap_high"], "d_z": f1["d_z"]}
+        row |= {"p (Wilcoxon)": f1["p_wilcoxon"], "p (sign flip)": f1["p_sign_flip"]}
+        row |= {"p (Holm)": np.nan, "p floor": f1["p_floor"]}  # Holm's over all rows: below
+        row |= {"sets better": int((means > 0).sum()), "sets": f1["n"]}
+        return row | {"d (accuracy)": other.estimate, "accuracy low": other.low, "accuracy high": other.high}
 
     return compare.with_correction(compare.table(at_primary(d), RATE, measure), "p (sign flip)")
 
