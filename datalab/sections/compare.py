@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from datalab import seeds, stats
+from datalab.protocol import protocol
 from datalab.record import Statement, rawrows
 
 FIXED, STOPPED = "the recipe's length", "stopped early"  # how long a model was trained: see ``by_training``
@@ -106,6 +107,11 @@ def tally(
 def and_papers(values: ArrayLike, name: str, printed: float | None, bounds: Bounds = None) -> dict[str, float | None]:
     """``<name>, paper`` with the printed figure, then the mean of values (n,), one a data set, with its interval."""
     return {f"{name}, paper": printed} | mean_with_interval(values, name, bounds=bounds)
+
+
+def relative_to(base: ArrayLike) -> dict[str, float]:
+    """How a gain over F1s ``base`` is judged: in %, the least that matters being the least effect over their mean."""
+    return {"scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / np.mean(base)}
 
 
 def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:

@@ -16,16 +16,9 @@ from datalab.record.progress import some
 from datalab.sweep import Task, available_cores
 from datalab.sweep.machine_speed import pace
 
-LONGER = {  # CPU time of an architecture's training, of which softmax regression and the MLP take one
-    "cnn": 5.0,
-    "resnet": 25.0,
-    "convnext": 25.0,
-    "vit": 50.0,
-    "coatnet": 50.0,
-    "cct": 60.0,
-    "ft_transformer": 100.0,
-    "deep_transformer": 100.0,
-}
+# CPU time of an architecture's training, of which softmax regression and the MLP take one.
+LONGER = {"cnn": 5.0, "resnet": 25.0, "convnext": 25.0, "vit": 50.0, "coatnet": 50.0, "cct": 60.0}
+LONGER |= {"ft_transformer": 100.0, "deep_transformer": 100.0}
 Fraction = Annotated[float, pydantic.Field(gt=0, le=1)]
 Rate = Annotated[float, pydantic.Field(ge=0, lt=0.9)]
 Count = Annotated[int, pydantic.Field(ge=1, le=1000, strict=True)]

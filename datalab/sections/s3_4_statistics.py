@@ -25,7 +25,6 @@ from datalab.sweep import Task
 FEW = (3, 5)  # seeds, timed data sets or streams: what some statements rest on
 MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
 LENIENT = 0.05  # the conventional level, shown beside the protocol's
-WORTH_A_POOL = 1000  # simulations: below, starting the processes takes longer than the studies
 # The title's, as the first record has it at its primary cell (slope of d, spread over data sets and seeds), where the
 # crossover lies near 0; and a steep one at 15 %.
 CROSSOVERS = ((0.016, 0.075), (0.15, 0.2))
@@ -65,14 +64,6 @@ class Parameters(SectionParameters):
     seed_sds: Annotated[tuple[Spread, ...], pydantic.Field(min_length=1)] = (0.005, 0.01, 0.02)
     unit_sd: Spread = 0.02
     benchmarks: Annotated[int, pydantic.Field(ge=2, le=100, strict=True)] = 15
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _small_runs_stay_in_this_process(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
-        simulations = raw.get("simulations") or profile.get("simulations")
-        small = isinstance(simulations, int) and simulations < WORTH_A_POOL and raw.get("workers") is None
-        return {**raw, "workers": 1} if small else raw
 
     @property
     def levels(self) -> list[float]:

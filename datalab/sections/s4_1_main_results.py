@@ -286,8 +286,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     against_vanilla = where("headline", "paper, against vanilla", *both)
     against_each = where("headline", "paper, against each", "datalab_paper", *RIVALS)
     over_rivals = {rival: relative_gain(ours, f1[rival]) for rival in RIVALS}
-    # The smallest gain that matters is the smallest effect in F1 over the mean that the gain is relative to.
-    relative = {"side": "greater", "scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / base.mean()}
+    relative = {"side": "greater"} | compare.relative_to(base)
     by_seeds = {"side": "greater", "in_its_unit": False}
 
     sets, improvement = list(table_4_1b["data set"]), table_4_1b["improvement (%)"]

@@ -258,10 +258,6 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         raw = of_rows | {"method": list(methods), "size": list(sizes)}
         return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
 
-    def relative(*sizes: int) -> dict[str, float]:
-        # The smallest gain that matters is the smallest effect in F1 over the mean that the gain is relative to.
-        return {"scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / f1("vanilla", *sizes).mean()}
-
     statements = []
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
@@ -273,8 +269,9 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
             levels = level, level - by_seed(rows, method, 1000)
             where["raw"] = of_rows | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
-        how = relative(size) | at(name, [size], *both) | {"beside": alone(lambda part, size=size: gain(size, of=part))}
-        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), **how))
+        how = compare.relative_to(f1("vanilla", size)) | at(name, [size], *both)
+        beside = alone(lambda part, size=size: gain(size, of=part))
+        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), beside=beside, **how))
     if min(names, default=0) == 1000 and small and large:
 
         def less(part: pd.DataFrame) -> NDArray[np.float64]:
@@ -283,9 +280,10 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         later = f1("vanilla", *large) - f1("vanilla", *small)
         ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
         ends, of_few = [min(names), max(names)], at("1K and 5K less the others", sizes, *both)
+        of_few |= compare.relative_to(f1("vanilla", *sizes))
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge("S4.4.low_data", less(rows), beside=alone(less), **relative(*sizes), **of_few),
+            ledger.judge("S4.4.low_data", less(rows), beside=alone(less), **of_few),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),

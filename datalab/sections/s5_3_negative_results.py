@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from datalab import ledger, metrics, models, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import SHARE, by_set, mean_with_interval, means, raw_of, table, tests, with_correction
+from datalab.sections import compare
+from datalab.sections.compare import SHARE, by_set, mean_with_interval, means, table, tests, with_correction
 from datalab.sections.parameters import MainRates, StoppedTraining, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Train, Trial
@@ -225,7 +226,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         return by_set(rows, "macro_f1", part=part, method=method, rate=at, **where)
 
     def at(part: str, row: str, *methods: str, table: str = "", **where: object) -> dict[str, Any]:
-        raw = raw_of(rows) | {"part": part, "rate": rate, "method": list(methods), **where}
+        raw = compare.raw_of(rows) | {"part": part, "rate": rate, "method": list(methods), **where}
         return {"table": table or part, "row": row, "raw": raw}
 
     order = f1("curriculum", "low to high") - f1("curriculum", "random")
@@ -240,15 +241,14 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     removed, pair = f"{rate:.0%} flipped, {share:.0%} removed", ("everything", "influence")
     without, whole = partial(f1, "filtering", "influence", dropped=share), partial(f1, "filtering", "everything")
     filtered, everything = without(), whole()
-    # The smallest loss that matters is the smallest effect in F1 over the mean that the loss is relative to.
-    relative = {"scale": 100, "smallest": protocol().statistics["sesoi"]["f1"] / everything.mean()}
+
     by_chance = f1("filtering", "random", dropped=share) - filtered
-    of_lost = at("filtering", removed, *pair, dropped=[0, share])
+    of_lost = at("filtering", removed, *pair, dropped=[0, share]) | compare.relative_to(everything)
     of_chance = at("filtering", removed, "influence", "random", dropped=share)
     made = [
         ledger.judge("S5.3.curriculum", order, side="none", **of_order),
         ledger.judge("S5.3.ensemble", ours - ensemble, side="greater", in_its_unit=False, **of_gain),
-        ledger.judge("S5.3.filtering", 1 - filtered / everything, side="greater", **relative, **of_lost),
+        ledger.judge("S5.3.filtering", 1 - filtered / everything, side="greater", **of_lost),
         ledger.judge("S5.3.valuable_signal", by_chance, side="greater", **of_chance),
     ]
     lowest, highest = rows.rate.min(), rows.rate.max()
