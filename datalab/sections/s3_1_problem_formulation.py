@@ -220,13 +220,10 @@ def reversed_pairs(plain: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 def pruning_effect(rows: pd.DataFrame) -> pd.DataFrame:
     """What pruning by influence does to the MLP in each stratum: accuracy less full training's, t-intervals."""
-
-    def effect(cell: pd.DataFrame) -> dict[str, float]:
-        right = cell.pivot_table(index="dataset", columns="method", values="right", sort=False)
-        return compare.mean_with_interval(right.influence - right.full, "influence less full")
-
-    part = of_part(rows, "stratum", architecture="mlp")
-    return compare.table(part.assign(stratum=part.stratum.astype(int) + 1), ["strata", "stratum"], effect)
+    part, by = of_part(rows, "stratum", architecture="mlp"), ["strata", "stratum"]
+    right = part.pivot_table("right", [*by, "dataset"], "method", sort=False).reset_index()
+    right = right.assign(effect=right.influence - right.full, stratum=right.stratum.astype(int) + 1)
+    return compare.means(right, by, {"effect": ("influence less full", None)}).drop(columns="sets")
 
 
 def strata(by_stratum: pd.DataFrame) -> sns.FacetGrid:

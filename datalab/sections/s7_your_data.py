@@ -112,10 +112,8 @@ def against_truth(rows: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
     """A row an arm: its gain as advised, on noisy labels, and on clean ones. Empty for a file of one's own."""
     if "truth" not in set(rows.kind):
         return pd.DataFrame(columns=["arm", "gain", "low", "high", "true gain"])
-    truth = of_kind(rows, "truth").set_index(["method", "amount"]).macro_f1
-    made = gains[["arm", "gain", "low", "high"]].copy()
-    made["true gain"] = [truth[key] for key in zip(gains.method, gains.amount, strict=True)]
-    return made
+    truth = of_kind(rows, "truth").rename(columns={"macro_f1": "true gain"})
+    return gains.merge(truth, on=["method", "amount"])[["arm", "gain", "low", "high", "true gain"]]
 
 
 def flags_found(rows: pd.DataFrame) -> pd.DataFrame:
