@@ -16,6 +16,7 @@ import seaborn as sns
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from datalab.sections.sentences import limits
 from datalab.sections.trials.trial import ends
 
 GREY = "#555555"
@@ -44,24 +45,18 @@ def look(i: int) -> dict[str, Any]:
     return {"color": f"C{i % 7}", "marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
 
 
-def limits(table: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
-    """The columns of a value's interval."""
-    names = (f"{value} low", f"{value} high") if f"{value} low" in table else ("low", "high")
-    return table[names[0]], table[names[1]]
-
-
 def long_form(table: pd.DataFrame, values: Sequence[str], keep: Sequence[str], name: str) -> pd.DataFrame:
     """Columns with their limits, one under another: ``keep``, ``name`` (which column), ``value``, ``low``, ``high``."""
     parts = []
     for column in values:
-        low, high = limits(table, column)
+        low, high = (table[end] for end in limits(table, column))
         parts.append(table[list(keep)].assign(**{name: column, "value": table[column], "low": low, "high": high}))
     return pd.concat(parts)
 
 
 def error(table: pd.DataFrame, value: str) -> np.ndarray:
     """The lengths (2, n) of a value's bars, below and above it."""
-    low, high = limits(table, value)
+    low, high = (table[end] for end in limits(table, value))
     return np.abs(np.array([table[value] - low, high - table[value]], dtype=float))
 
 
@@ -139,7 +134,8 @@ def curves(
             at = rows["at"] * (1 + shift) if logx else rows["at"] + shift * width * (not band)
             axes.plot(at, rows[value], label=word, markersize=5, linewidth=1.3, zorder=3, **look(i))
             if band:
-                axes.fill_between(at, *limits(rows, value), alpha=0.2, linewidth=0, color=look(i)["color"], zorder=2)
+                low, high = (rows[end] for end in limits(rows, value))
+                axes.fill_between(at, low, high, alpha=0.2, linewidth=0, color=look(i)["color"], zorder=2)
             else:
                 axes.errorbar(at, rows[value], error(rows, value), color=look(i)["color"], fmt="none", capsize=2)
         for word, level in horizontal.items():

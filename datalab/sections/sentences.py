@@ -15,14 +15,15 @@ def listed(names: Iterable[object], none: str = "none") -> str:
     return ", ".join(map(str, names)) or none
 
 
-def _limits(frame: pd.DataFrame | Mapping[str, float] | pd.Series, value: str) -> tuple[str, str]:
+def limits(frame: pd.DataFrame | Mapping[str, float] | pd.Series, value: str) -> tuple[str, str]:
+    """The names of the columns that hold a value's interval."""
     low, high = (f"{value} {end}" if f"{value} {end}" in frame else end for end in ("low", "high"))
     return low, high
 
 
 def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0, decimals: int = 1) -> str:
     """The range of a column, times ``scale``, and how many of its intervals lie above and below 0."""
-    low, high = _limits(frame, value)
+    low, high = limits(frame, value)
     ends = dict.fromkeys(digits(scale * end, decimals) for end in (frame[value].min(), frame[value].max()))
     above, below = (frame[low] > 0).sum(), (frame[high] < 0).sum()
     return f"{' to '.join(ends)}, interval above 0 in {above}, below 0 in {below} of {len(frame)}"
@@ -30,7 +31,7 @@ def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0, decimals: int
 
 def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+") -> str:
     """A share of a table's row in points, with its limits where there are any: ``+1.3 [+0.2, +2.3]``."""
-    figure, low, high = (f"{100 * row[name]:{sign}.1f}" for name in (value, *_limits(row, value)))
+    figure, low, high = (f"{100 * row[name]:{sign}.1f}" for name in (value, *limits(row, value)))
     return f"{figure} [{low}, {high}]" if "nan" not in low else figure
 
 
@@ -49,8 +50,7 @@ def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> 
     ``value`` names the column, whose limits are ``value low`` and ``value high`` (else ``low`` and ``high``); ``label``
     names the column that says what the row is of. A row without a value, such as a base row, is left out.
     """
-    low, high = _limits(frame, value)
-    ahead, behind = frame[low] > 0, frame[high] < 0
+    ahead, behind = _came(frame, value, "above")
     return _sorted({"Ahead": ahead, "Behind": behind, "Open": ~(ahead | behind)}, frame, value, label, decimals)
 
 
@@ -65,7 +65,7 @@ def expected(frame: pd.DataFrame, value: str, label: str, side: str, bound: floa
 
 def _came(frame: pd.DataFrame, value: str, side: str, bound: float = 0.0) -> tuple[pd.Series, pd.Series]:
     """In which rows an expectation held, and in which it failed: sides as in :func:`expected`."""
-    low, high = (frame[name] for name in _limits(frame, value))
+    low, high = (frame[name] for name in limits(frame, value))
     above, below = low > bound, high < bound
     held = {"above": above, "below": below, "within": (low > -bound) & (high < bound)}[side]
     failed = {"above": below, "below": above, "within": above | (high < -bound)}[side]
@@ -73,7 +73,7 @@ def _came(frame: pd.DataFrame, value: str, side: str, bound: float = 0.0) -> tup
 
 
 def _sorted(groups: Mapping[str, pd.Series], frame: pd.DataFrame, value: str, label: str, decimals: int) -> str:
-    low, high = _limits(frame, value)
+    low, high = limits(frame, value)
 
     def shown(row: pd.Series) -> str:
         interval = "" if pd.isna(row[low]) else f" [{row[low]:.{decimals}f}, {row[high]:.{decimals}f}]"
