@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -189,22 +188,16 @@ class Kernel:
     def start(self) -> None:
         """Start the kernel's process. Raises ``OSError`` when the interpreter cannot be started."""
         from jupyter_client import AsyncKernelManager  # half a second that a run with nothing to do need not spend
-        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+        from jupyter_client.kernelspec import KernelSpecManager
         from jupyter_core.utils import run_sync
 
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
-        # A shell command that fails (`!command`, `%sx`) is an error of its cell, as it is under `%%bash`.
-        argv += ["--InteractiveShell.system_raise_on_error=True"]
-        spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
-
-        class ThisInterpreter(KernelSpecManager):
-            def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-                return spec
-
         where = {"transport": "ipc", "connection_file": str(self._private / "kernel.json")}
-        self.manager = AsyncKernelManager(**where, kernel_name="python3", kernel_spec_manager=ThisInterpreter())
+        own = KernelSpecManager(kernel_dirs=[])  # with no folder to look in, ipykernel's own: this interpreter
+        self.manager = AsyncKernelManager(**where, kernel_name="python3", kernel_spec_manager=own)
+        # A shell command that fails (`!command`, `%sx`) is an error of its cell, as it is under `%%bash`.
+        options = ["--HistoryManager.enabled=False", "--InteractiveShell.system_raise_on_error=True"]
         told = {"env": self._environment, "cwd": str(self._folder), "stdout": self._log, "stderr": self._log}
-        run_sync(self.manager.start_kernel)(**told)
+        run_sync(self.manager.start_kernel)(**told, extra_arguments=options)
         with suppress(psutil.Error):
             self.process = psutil.Process(self.manager.provisioner.pid)
         if self._ended:  # the driver gave up while the process was being started

@@ -54,8 +54,10 @@ class Form(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def misfit(error: pydantic.ValidationError) -> str:
-    """What in a file has not its form, the first of all, and where it stands."""
+def misfit(error: Exception) -> str:
+    """Why a file cannot be read, in a line: of all that has not its form the first, and where it stands."""
+    if not isinstance(error, pydantic.ValidationError):
+        return printable(str(error).partition("\n")[0])[:200]
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     return f"{printable(place)[:100]}: {printable(first['msg'])[:200]}"
@@ -63,42 +65,37 @@ def misfit(error: pydantic.ValidationError) -> str:
 
 def foreign(record: Path) -> Iterator[tuple[str, str]]:
     """What in the folder no record has, and why: links, devices, names that do not print. No link is followed."""
-    waiting, count, held = [(record, 1)], 0, 0
-    while waiting:
-        folder, depth = waiting.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except FileNotFoundError:  # the record itself is not there
-            continue
-        except OSError as error:
-            yield _name(record, folder), f"cannot be read ({error.strerror})"
-            continue
-        count += len(entries)
+    errors: list[OSError] = []
+    count = held = 0
+    for place, folders, files in os.walk(record, onerror=errors.append):
+        count += len(folders) + len(files)
         if count > _FILES:
-            yield _name(record, folder), f"the folder holds more than {_FILES:,} files"
+            yield _name(record, place), f"the folder holds more than {_FILES:,} files"
             return
-        for entry in entries:
-            name = _name(record, Path(entry.path))
-            if entry.is_symlink():
+        for path in sorted(os.path.join(place, name) for name in folders + files):
+            name, status = _name(record, path), os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
                 yield name, "is a link, and a record has none"
-            elif not entry.name.isprintable():
+            elif not os.path.basename(path).isprintable():
                 yield name, "its name does not print"
-            elif entry.is_dir(follow_symlinks=False):
-                if depth == _FOLDERS:
+            elif stat.S_ISDIR(status.st_mode):
+                if name.count("/") == _FOLDERS - 1:
                     yield name, f"is more than {_FOLDERS} folders deep"
-                else:
-                    waiting.append((Path(entry.path), depth + 1))
-            elif not entry.is_file(follow_symlinks=False):
+                    folders.clear()
+            elif not stat.S_ISREG(status.st_mode):
                 yield name, "is no file, but a device or a pipe"
-            elif (bytes_ := entry.stat(follow_symlinks=False).st_size) > _LARGEST:
-                yield name, f"has {bytes_ / 2**20:,.0f} MiB, and no file of a record more than {_LARGEST >> 20}"
-            elif (held := held + bytes_) > _BYTES:
+            elif status.st_size > _LARGEST:
+                yield name, f"has {status.st_size / 2**20:,.0f} MiB, and no file of a record more than {_LARGEST >> 20}"
+            elif (held := held + status.st_size) > _BYTES:
                 yield name, f"with it the folder holds more than {_BYTES >> 30} GiB"
                 return
+    for error in errors:
+        if not isinstance(error, FileNotFoundError):  # the record itself is not there
+            yield _name(record, error.filename), f"cannot be read ({error.strerror})"
 
 
-def _name(record: Path, path: Path) -> str:
-    return printable(path.relative_to(record).as_posix())
+def _name(record: Path, path: str) -> str:
+    return printable(os.path.relpath(path, record))
 
 
 def check(record: Path) -> None:
@@ -322,11 +319,8 @@ def in_a_line(error: BaseException) -> str:
 def named(path: Path) -> Path:
     """A folder or file that a user names. Raises :class:`UserError` where no file system could hold it."""
     text = str(path)
-    parts = [part for part in path.parts if len(os.fsencode(part)) > _LONGEST]
-    if parts:
-        raise UserError(f"path '{printable(text)[:40]}…': a name of more than {_LONGEST} bytes; choose a shorter one")
+    if len(os.fsencode(text)) > 3000 or any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
+        raise UserError(f"path '{printable(text)[:40]}…': too long; choose a shorter one")
     if not text.isprintable():
         raise UserError(f"path '{printable(text)[:80]}': it holds what does not print; choose a plain name")
-    if len(os.fsencode(text)) > 3000:
-        raise UserError(f"path '{printable(text)[:40]}…': too long; choose a shorter one")
     return path

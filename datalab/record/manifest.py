@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from datalab import __version__, atomic
 from datalab.errors import UserError
 from datalab.record import folder, provenance
-from datalab.record.folder import Form, printable
+from datalab.record.folder import Form
 from datalab.record.study import Study
 
 # A manifest may be a stranger's: every field has a form, so that what reads it meets no surprise.
@@ -229,10 +229,8 @@ class Manifest(pydantic.BaseModel):
             whole = text == _rendered(tree)
         except FileNotFoundError:
             return None, "is missing"
-        except pydantic.ValidationError as error:
-            return None, f"cannot be read ({folder.misfit(error)})"
         except (OSError, ValueError, LookupError, TypeError) as error:
-            return None, f"cannot be read ({printable(str(error).splitlines()[0])[:200]})"
+            return None, f"cannot be read ({folder.misfit(error)})"
         return manifest, "" if whole else "was changed after it was written"
 
     def save(self, record: Path) -> None:

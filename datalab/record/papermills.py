@@ -1,16 +1,14 @@
 """Raw papermill: the notebook that it has executed joins the record, where it says where it writes it."""
 
 import atexit
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from datalab import atomic
-from datalab.record import folder, lock, transaction
+from datalab.record import executed, folder, lock, transaction
 from datalab.record.manifest import Manifest
 from datalab.record.study import Study
 
@@ -42,30 +40,26 @@ def keep_executed(record: Path, study: Study, stem: str, replaced: Mapping[str, 
 
 def _keep(record: Path, study: Study, stem: str, ended: str, path: Path, replaced: Mapping[str, str]) -> None:
     with suppress(OSError, ValueError, LookupError):  # where it can
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        source = json.loads((study.notebooks / f"{stem}.ipynb").read_text(encoding="utf-8"))
-        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
-        own = [cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
-        as_is = [_text(cell["source"]) for cell in own] == [_text(cell["source"]) for cell in source["cells"]]
-        if not as_is or [cell["execution_count"] for cell in code] != list(range(1, len(code) + 1)):
+        notebook, source = executed.read(path.parent, path.name), executed.read(study.notebooks, f"{stem}.ipynb")
+        code = [cell for cell in notebook.cells if cell.is_code]
+        own = [cell.source for cell in notebook.cells if "injected-parameters" not in cell.tags]
+        counts = [cell.execution_count for cell in code]
+        if own != [cell.source for cell in source.cells] or counts != list(range(1, len(code) + 1)):
             return
-        for data in (output["data"] for cell in code for output in cell["outputs"] if "data" in output):
-            data |= {kind: replaced.get(_text(held), held) for kind, held in data.items() if kind.startswith("text/")}
-        papermill = {name: notebook["metadata"]["papermill"][name] for name in ("parameters", "version")}
-        notebook["metadata"] = source["metadata"] | {"papermill": papermill}
+        for shown in (output for cell in code for output in cell.outputs if isinstance(output, executed.Display)):
+            shown.data |= {kind: replaced.get(held, held) for kind, held in shown.data.items() if kind[:5] == "text/"}
+        papermill = {name: notebook.metadata["papermill"][name] for name in ("parameters", "version")}
+        notebook.metadata = source.metadata | {"papermill": papermill}
         lock.hold(record)
         try:
             manifest = Manifest.load(record)
             entry, kept = manifest.sections[stem], f"notebooks/{stem}.ipynb"
             if entry.ended != ended or not manifest.closed:
                 return
-            atomic.write(folder.inside(record, kept), json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+            text = notebook.model_dump_json(indent=1, exclude_unset=True)
+            atomic.write(folder.inside(record, kept), f"{text}\n")
             manifest.add_file(record, kept, section=stem, timing=True)
             entry.code_cells, entry.code_cells_ran, entry.reason = len(code), len(code), ""
             transaction.close(record, manifest, study)
         finally:
             lock.release(record)
-
-
-def _text(value: Any) -> Any:
-    return "".join(value) if isinstance(value, list) else value

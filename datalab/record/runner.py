@@ -267,16 +267,11 @@ class _Driver:
             timed = {"wall_seconds": entry.wall_seconds, "cpu_seconds": cpu, "ended": entry.ended}
             fragment["section"] |= {"status": "complete", **timed}
             transaction.merge(self.record, self.manifest, stem, fragment)
-            kept = f"notebooks/{stem}.ipynb"
+            transaction.keep_notebook(self.record, self.manifest, stem, stem)
         else:
             stopped = f"after {ran} of {cells} code cells" if cells else "while its kernel was being started"
-            entry.status = "interrupted" if interrupted else "failed"
-            entry.reason = f"stopped {stopped}" if interrupted else reason
-            transaction.enter_cells(self.record, self.manifest, stem)
-            kept = f"notebooks/{stem}.{entry.status}.ipynb"
-        if execution.target.exists():
-            os.replace(execution.target, folder.inside(self.record, kept))
-            self.manifest.add_file(self.record, kept, section=stem, timing=True)
+            status, why = ("interrupted", f"stopped {stopped}") if interrupted else ("failed", reason)
+            transaction.enter_broken(self.record, self.manifest, stem, status, why)
         folder.delete_tree(stage.parent, stage.name)
         claims_table.write(self.record, self.manifest, self.study)
         self.manifest.save(self.record)
@@ -288,9 +283,8 @@ class _Driver:
         transaction.discard(self.record, self.manifest, stem)
         folder.delete(self.record, f"notebooks/{stem}.ipynb.partial")
         self.manifest.sections[stem] = entry
-        entry.status, entry.reason = "failed", entry.reason or reason
         entry.ended = provenance.now()
-        transaction.enter_cells(self.record, self.manifest, stem)
+        transaction.enter_broken(self.record, self.manifest, stem, "failed", entry.reason or reason)
         self.manifest.save(self.record)
 
 
@@ -329,19 +323,13 @@ def _check_folder(record: Path, study: Study, profile: str, fresh: bool, jobs: S
             transaction.open_manifest(record, study, profile)
         except UserError as error:
             raise UserError(f"{error}; --fresh starts over") from None
-    elif len(jobs) < len(study.sections) and (lost := _others(record, jobs)):
-        what = f"section{'s' * (len(lost) > 1)} {', '.join(lost)}"
-        raise UserError(
-            f"record '{name}': --fresh would delete {what} too, which this run does not make; leave --fresh out (what"
-            " has changed is run again), or choose a new folder by --to"
-        )
-
-
-def _others(record: Path, jobs: Sequence[Job]) -> list[str]:
-    """The numbers of the sections that were run into a record and are not among the jobs."""
-    manifest, again = Manifest.read(record)[0], {job.section.stem for job in jobs}
-    held = manifest.sections.items() if manifest else ()
-    return [entry.number for stem, entry in held if stem not in again and entry.status != "not run"]
+    elif len(jobs) < len(study.sections) and (manifest := Manifest.read(record)[0]):
+        again = {job.section.stem for job in jobs}
+        lost = [e.number for stem, e in manifest.sections.items() if stem not in again and e.status != "not run"]
+        if lost:
+            what = f"section{'s' * (len(lost) > 1)} {', '.join(lost)} too, which this run does not make"
+            other = "leave --fresh out (what has changed is run again), or choose a new folder by --to"
+            raise UserError(f"record '{name}': --fresh would delete {what}; {other}")
 
 
 def _open(record: Path, study: Study, profile: str, fresh: bool, jobs: Sequence[Job]) -> Manifest:

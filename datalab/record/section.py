@@ -35,6 +35,7 @@ BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not 
 SMOKE = (
     'No evidence: profile smoke only shows that everything runs, on too little data. Take profile = "quick" for some.'
 )
+_STATED = ("id", "measured", "low", "high", "effect_size", "n", "verdict", "why", "excluded")  # of a claim
 
 
 def no_evidence(sections: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -257,13 +258,9 @@ class Section:
             if table is not None and table not in tables:
                 known = [name.removeprefix(self._name("")) for name in tables]
                 raise UserError(f"claim {claim_id}: this section saved no table '{statement.table}'; it has {known}")
-            raw, numbers = statement.raw, ("measured", "low", "high", "effect_size", "n")
+            raw = statement.raw
             self._claims[claim_id] = {
-                "id": claim_id,
-                **{name: plain(getattr(statement, name)) for name in numbers},
-                "verdict": statement.verdict,
-                "why": statement.why,
-                "excluded": statement.excluded,
+                **{name: plain(getattr(statement, name)) for name in _STATED},
                 "table": None if table is None else f"tables/{table}.csv",
                 "row": None if statement.row is None else str(statement.row),
                 "cell": self._cell_number() if table is None else tables[table]["cell"],

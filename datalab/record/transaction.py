@@ -167,8 +167,18 @@ def _drop_packed(record: Path, manifest: Manifest) -> None:
             folder.delete(record, path)
 
 
-def enter_cells(record: Path, manifest: Manifest, stem: str) -> None:
-    """Enter the raw cells an incomplete section finished, so that the next run of it can trust them."""
+def keep_notebook(record: Path, manifest: Manifest, stem: str, name: str) -> None:
+    """Enter a section's notebook, as far as it came, as ``notebooks/<name>.ipynb``; nothing where there is none."""
+    partial, kept = f"notebooks/{stem}.ipynb.partial", f"notebooks/{name}.ipynb"
+    if folder.has(record, partial):
+        os.replace(folder.inside(record, partial), folder.inside(record, kept))
+        manifest.add_file(record, kept, section=stem, timing=True)
+
+
+def enter_broken(record: Path, manifest: Manifest, stem: str, status: str, reason: str) -> None:
+    """Enter an incomplete section with its notebook, and the raw cells it finished, which the next run of it reuses."""
+    manifest.sections[stem].status, manifest.sections[stem].reason = status, reason
+    keep_notebook(record, manifest, stem, f"{stem}.{status}")
     for path in folder.names(record, "cells"):
         if path.endswith(".parquet") and folder.is_inner(path) and path not in manifest.files:
             manifest.add_file(record, path, section=stem)
@@ -191,15 +201,8 @@ def recover(record: Path, manifest: Manifest, reason: str = "its process was kil
     Call it with the lock held: whatever is entered as running then is not. Half-written files are removed, finished raw
     cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
     """
-    for stem, entry in manifest.sections.items():
-        if entry.status != "running":
-            continue
-        entry.status, entry.reason = "interrupted", reason
-        if folder.has(record, f"notebooks/{stem}.ipynb.partial"):
-            kept = f"notebooks/{stem}.interrupted.ipynb"
-            os.replace(folder.inside(record, f"notebooks/{stem}.ipynb.partial"), folder.inside(record, kept))
-            manifest.add_file(record, kept, section=stem, timing=True)
-        enter_cells(record, manifest, stem)
+    for stem in [stem for stem, entry in manifest.sections.items() if entry.status == "running"]:
+        enter_broken(record, manifest, stem, "interrupted", reason)
     folder.delete_tree(record, STAGING)
     folder.delete_unfinished(record)
     if INDEX not in manifest.files:  # it may have been killed while it wrote the pages

@@ -111,9 +111,12 @@ def compare(a: Path, b: Path, study: Study, tolerance: float = DEFAULT_TOLERANCE
     by_kind |= {f"claims {kind}": sum(claim.kind == kind for claim in claims) for kind in CLAIM_KINDS}
     statuses = [{stem: entry.status for stem, entry in manifest.sections.items()} for manifest in manifests]
     compared = {"claims": len(ids), "tables": len(tables), "cells": sum(table.compared for table in tables)}
+    summaries = [
+        {"record": provenance.shown(path), "profile": m.profile, "created": m.created, "commit": m.git.get("commit")}
+        for path, m in zip((a, b), manifests, strict=True)
+    ]
     return Comparison(
-        a=_summary(a, manifests[0]),
-        b=_summary(b, manifests[1]),
+        *summaries,
         tolerance=tolerance,
         timing=timing,
         counts=compared | {"by_kind": by_kind},
@@ -142,11 +145,6 @@ def _whole(record: Path, study: Study) -> Manifest:
         more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
         raise UserError(f"record '{name}' is not whole ({findings[0]}{more}); `datalab verify {name}` names everything")
     return Manifest.load(record)
-
-
-def _summary(record: Path, manifest: Manifest) -> dict[str, str | None]:
-    summary = {"record": provenance.shown(record), "profile": manifest.profile, "created": manifest.created}
-    return summary | {"commit": manifest.git.get("commit")}
 
 
 def _timed(manifest: Manifest) -> set[str]:
@@ -235,17 +233,14 @@ def _said(entry: SectionRecord) -> list[str]:
 
 def _files(what: str, folder: str, kinds: tuple[str, ...], a: Manifest, b: Manifest) -> dict[str, Any]:
     """Files compared by name and hash alone."""
-    hashes_a, hashes_b = (
-        {path: entry.sha256 for path, entry in m.files.items() if path.startswith(folder) and path.endswith(kinds)}
-        for m in (a, b)
-    )
-    both = hashes_a.keys() & hashes_b.keys()
-    different = sorted(path for path in both if hashes_a[path] != hashes_b[path])
-    only = {"only_a": sorted(hashes_a.keys() - both), "only_b": sorted(hashes_b.keys() - both)}
-    tables = {path: path.rpartition(".")[0] + ".csv" for path in different if path.startswith("tables/")}
-    held = {path: [m.files[csv].sha256 for m in (a, b) if csv in m.files] for path, csv in tables.items()}
-    counts = [path for path, hashes in held.items() if len(hashes) == 2 and len(set(hashes)) == 1]
-    return {"what": what, "same": len(both) - len(different), "different": different, **only, "counts": counts}
+    hashes_a, hashes_b = ({path: entry.sha256 for path, entry in m.files.items()} for m in (a, b))
+    in_a, in_b = ({path for path in m.files if path.startswith(folder) and path.endswith(kinds)} for m in (a, b))
+    different = sorted(path for path in in_a & in_b if hashes_a[path] != hashes_b[path])
+    tables = {path: f"{path.rpartition('.')[0]}.csv" for path in different if folder == "tables/"}
+    counts = [path for path, csv in tables.items() if csv in hashes_a and hashes_a[csv] == hashes_b.get(csv)]
+    only = {"only_a": sorted(in_a - in_b), "only_b": sorted(in_b - in_a)}
+    same = len(in_a & in_b) - len(different)
+    return {"what": what, "same": same, "different": different, **only, "counts": counts}
 
 
 def _environment(a: Manifest, b: Manifest) -> Iterator[dict[str, Any]]:

@@ -10,22 +10,24 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
-from datalab.errors import UserError
 from datalab.record import executed, folder, parameters, progress, provenance, section
 from datalab.record.checks import replay
 from datalab.record.checks.replay import Output
 from datalab.record.executed import Cell
-from datalab.record.folder import printable
+from datalab.record.folder import Strange, printable
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
 from datalab.sweep import Task
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
 PRELOADED = ("IPython.core.interactiveshell", "matplotlib.pyplot", "pingouin", "seaborn")  # beside the sections' own
+# What a section's entry says that its raw rows give again.
+_STATED = ("claims", "tables", "figures", "headline", "cells", "parameters", "code_cells", "code_cells_ran")
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 
 
@@ -124,7 +126,7 @@ def other_libraries(manifest: Manifest) -> list[str]:
 
 def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Recomputed:
     """Compute one section anew and compare all it left in the record."""
-    entry = manifest.sections[stem]
+    entry, notebook = manifest.sections[stem], f"notebooks/{stem}.ipynb"
     listed = [path for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/"))]
     with tempfile.TemporaryDirectory() as place:
         stage = Path(place)
@@ -132,19 +134,20 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
             with folder.bounded():
                 done = replay.replay(record, study, stem, entry, stage)
             made = {path: folder.read(stage, path) for path in done.fragment["files"]}
-            differences = [
-                *_files(record, listed, made),
-                *_stated(entry, done.fragment),
-                *_outputs(record, manifest, study, stem, done),
-                *(Finding("changed", path, why) for path, why in done.strange.items()),
-            ]
+            ran = len(done.outputs) if folder.has(record, notebook) else None
+            differences = [*_files(record, listed, made), *_stated(entry, done, ran)]
+            differences += [Finding("changed", path, why) for path, why in done.strange.items()]
+            if ran or entry.runner == "datalab run":
+                try:
+                    _check_notebook(record, manifest, study, stem, done)
+                except (OSError, ValueError) as error:
+                    differences += [Finding("changed", notebook, str(error))]
         except replay.ReplayError as error:
             return Recomputed(stem, problem=printable(str(error)))
         except Exception as error:  # what a stranger's record can break is not known in advance
             return Recomputed(stem, problem=folder.in_a_line(error))
-    outputs = len(done.outputs) if folder.has(record, f"notebooks/{stem}.ipynb") else 0
     renamed = tuple(dict.fromkeys(path for (path, key), task in done.tasks.items() if key != task.key))
-    counts = {"files": len(made), "outputs": outputs, "claims": len(done.fragment["section"]["claims"])}
+    counts = {"files": len(made), "outputs": ran or 0, "claims": len(done.fragment["section"]["claims"])}
     return Recomputed(stem, tuple(differences), **counts, tasks=done.tasks, renamed=renamed)
 
 
@@ -159,122 +162,98 @@ def _files(record: Path, listed: Collection[str], made: Mapping[str, bytes]) -> 
             yield Finding("changed", path, f"the raw rows give something else{_first_line(held, made[path])}")
 
 
-def _first_line(held: bytes, made: bytes, width: int = 60) -> str:
+def _first_line(held: bytes, made: bytes) -> str:
     """Where two texts part, with both; nothing for a picture."""
     try:
         pairs = zip(held.decode().splitlines(), made.decode().splitlines(), strict=False)
     except UnicodeDecodeError:
         return ""
-    for number, lines in enumerate(pairs, 1):
-        if lines[0] != lines[1]:
-            here, there = (line if len(line) <= width else line[: width - 1] + "…" for line in lines)
-            return f": line {number} is '{here}', from the rows '{there}'"
+    for number, (here, there) in enumerate(pairs, 1):
+        if here != there:
+            return f": line {number} is '{here:.60}', from the rows '{there:.60}'"
     return ": they differ in length"
 
 
-def _stated(entry: SectionRecord, fragment: Mapping[str, Any]) -> Iterator[Finding]:
-    """Claims one by one; what the manifest says of parameters, tables, figures, headline and raw cells as a whole."""
-    given = json.loads(json.dumps(fragment["section"]))
-    held = {name: getattr(entry, name) for name in ("claims", "tables", "figures", "headline", "cells")}
-    given["cells"] = sorted(given["cells"])
-    held["parameters"] = _of_results(entry.parameters)
-    given["parameters"] = _of_results(given["parameters"])
-    if entry.runner != "datalab run":  # by hand, cells have the numbers of that session
-        for stated in (held, given):
-            stated["claims"] = [claim | {"cell": None} for claim in stated["claims"]]
-            for name in ("tables", "figures"):
+def _stated(entry: SectionRecord, done: replay.Replay, ran: int | None) -> Iterator[Finding]:
+    """Claims one by one; the other parts of a section's entry as a whole. ``ran`` counts its notebook's code cells."""
+    given = json.loads(json.dumps(done.fragment["section"])) | {"code_cells": ran, "code_cells_ran": ran}
+    given["cells"].sort()
+    held = {name: getattr(entry, name) for name in _STATED}
+    given = {name: given[name] for name in _STATED}
+    for stated in (held, given):
+        stated["claims"] = {claim["id"]: claim for claim in stated["claims"]}
+        # The device is the machine's, and the section says which it was.
+        apart = ("record", "workers", "device")
+        stated["parameters"] = {name: value for name, value in stated["parameters"].items() if name not in apart}
+        if entry.runner != "datalab run":  # by hand, cells have the numbers of that session
+            for name in ("claims", "tables", "figures"):
                 stated[name] = {key: described | {"cell": None} for key, described in stated[name].items()}
-    ids_held, ids_given = ([claim["id"] for claim in stated["claims"]] for stated in (held, given))
-    if ids_held != ids_given and set(ids_held) == set(ids_given):  # others are named one by one
-        detail = f"section {entry.number} states its claims in another order than the rows give, or one of them twice"
+    claims_held, claims_given = held.pop("claims"), given.pop("claims")
+    if [*claims_held] != [*claims_given] and claims_held.keys() == claims_given.keys():  # else named one by one
+        detail = f"section {entry.number} states its claims in another order than the rows give"
         yield Finding("changed", Manifest.NAME, detail)
-    claims_held, claims_given = ({claim["id"]: claim for claim in stated.pop("claims")} for stated in (held, given))
     for claim_id in {**claims_held, **claims_given}:
         a, b = claims_held.get(claim_id), claims_given.get(claim_id)
         if a is None or b is None:
-            detail = f"only {'the raw rows give it' if a is None else 'the record has it'}"
-            yield Finding("claim", claim_id, detail)
+            yield Finding("claim", claim_id, f"only {'the raw rows give it' if a is None else 'the record has it'}")
         elif json.dumps(a) != json.dumps(b):  # in which 2 is not 2.0, and nothing is not no field
             names = [name for name in {**a, **b} if json.dumps(a.get(name)) != json.dumps(b.get(name))]
-            first = next(iter(names), "")
-            said = f"{first} is {a.get(first)!r}, from the raw rows {b.get(first)!r}"
-            yield Finding("claim", claim_id, said if first else "it has other fields, or in another order")
+            said = [f"{name} is {a.get(name)!r}, from the raw rows {b.get(name)!r}" for name in names]
+            yield Finding("claim", claim_id, said[0] if said else "it has other fields, or in another order")
     for name in held:
         if json.dumps(held[name]) != json.dumps(given[name]):
             detail = f"what it says of section {entry.number}'s {name} is not what the rows give"
             yield Finding("changed", Manifest.NAME, detail)
 
 
-def _of_results(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters on which results depend; the device is the machine's, and the section says which it was."""
-    return {name: value for name, value in asked.items() if name not in ("record", "workers", "device")}
-
-
-def _outputs(record: Path, manifest: Manifest, study: Study, stem: str, done: replay.Replay) -> Iterator[Finding]:
-    """The executed notebook: its cells are the source's, its outputs are what the raw rows give."""
-    path, entry = f"notebooks/{stem}.ipynb", manifest.sections[stem]
-    try:
-        notebook = executed.read(record, path)
-    except FileNotFoundError:
-        if entry.runner == "datalab run":
-            yield Finding("changed", path, "the record does not have the executed notebook")
-        return
-    except (OSError, ValueError) as error:
-        yield Finding("changed", path, str(error))
-        return
+def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, done: replay.Replay) -> None:
+    """Raise ``ValueError`` where the executed notebook's cells are not the source's, or its outputs not the rows'."""
+    entry, path = manifest.sections[stem], f"notebooks/{stem}.ipynb"
+    if not folder.has(record, path):
+        raise Strange("the record does not have the executed notebook")
+    notebook, source = executed.read(record, path), executed.read(study.notebooks, f"{stem}.ipynb")
     code = [cell for cell in notebook.cells if cell.is_code]
     injected = [cell for cell in code if "injected-parameters" in cell.tags]
-    after = [
-        cell for cell, before in zip(notebook.cells[1:], notebook.cells, strict=False) if "parameters" in before.tags
-    ]
-    source = executed.read(study.notebooks, f"{stem}.ipynb")
     own = [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in notebook.cells if cell not in injected]
     if own != [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in source.cells]:
-        yield Finding("changed", path, "its cells are not those of the source that ran")
-        return
+        raise Strange("its cells are not those of the source that ran")
+    after = [cell for before, cell in pairwise(notebook.cells) if "parameters" in before.tags]
     given = _literals(injected[0].source) if len(injected) == 1 and injected == after else None
-    if given is None or not _are_given(given, stem, study, entry):
-        yield Finding("changed", path, "the parameters in it are not those of the section")
-        return
+    if given is None:
+        raise Strange("its cell of parameters is not papermill's")
+    # On a machine that may have no such device.
+    whole = parameters.resolve(study.find(stem).load().Parameters, {**given, "device": None}, where=stem)
+    asked = {"workers": None, "record": None} | entry.parameters
+    if whole.model_dump(mode="json") | {"device": given.get("device") or "auto"} != asked:
+        raise Strange("the parameters in it are not those of the section")
     if what := executed.foreign_metadata(notebook, source, given):
-        yield Finding("changed", path, f"{what} is not the source's")
+        raise Strange(f"{what} is not the source's")
     if [cell.execution_count for cell in code] != list(done.outputs):
-        yield Finding("changed", path, "its code cells are not counted 1, 2, and so on")
-        return
-    if (entry.code_cells, entry.code_cells_ran) != (len(code), len(code)):
-        detail = f"section {entry.number} has {len(code)} code cells, and all of them ran"
-        yield Finding("changed", Manifest.NAME, detail)
+        raise Strange("its code cells are not counted 1, 2, and so on")
     if any(cell.shows for cell in notebook.cells if not cell.is_code):
-        yield Finding("changed", path, "a cell that did not run shows something")
-    labels = [task.label for task in done.tasks.values()]
+        raise Strange("a cell that did not run shows something")
+    labels, differing = [task.label for task in done.tasks.values()], []
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
         try:
             held = _kept(cell, labels, done.sweeps.get(number, []))
         except ValueError as error:  # no base64
-            yield Finding("changed", path, f"what code cell {number} shows cannot be read ({error})")
-            continue
+            raise Strange(f"what code cell {number} shows cannot be read ({error})") from None
         if number == done.started:
             held, made = _without_machine(held, manifest, entry), _without_machine(made)
-        if held != made:
-            yield Finding("changed", path, f"what code cell {number} shows is not what the raw rows give")
+        differing += [str(number)] * (held != made)
+    if differing:
+        raise Strange(f"what is shown by code cell {', '.join(differing)} is not what the raw rows give")
 
 
 def _literals(source: str) -> dict[str, Any] | None:
     """What papermill's cell of parameters assigns; ``None`` where it does or says anything else."""
-    given: dict[str, Any] = {}
-    head, *lines = source.strip().split("\n")
-    for line in lines:
-        name, _, literal = line.partition(" = ")
-        try:
-            value = ast.literal_eval(literal)
-            written = as_papermill(value)
-        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-            return None
-        # What is written otherwise may say more: a comment, a key of a mapping twice.
-        if name in given or literal != written:
-            return None
-        given[name] = json.loads(json.dumps(value))
-    return given if head == parameters.INJECTED else None
+    try:
+        given = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+        written = [parameters.INJECTED, *(f"{name} = {as_papermill(value)}" for name, value in given.items())]
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
+        return None
+    # What is written otherwise may say more: a comment, a key of a mapping twice.
+    return json.loads(json.dumps(given)) if source.strip() == "\n".join(written) else None
 
 
 def as_papermill(value: Any) -> str:
@@ -293,19 +272,6 @@ def as_papermill(value: Any) -> str:
         case dict():
             return f"{{{', '.join(f'{as_papermill(name)}: {as_papermill(held)}' for name, held in value.items())}}}"
     raise TypeError(f"{type(value).__name__}: no parameter is of this type")
-
-
-def _are_given(given: Mapping[str, Any], stem: str, study: Study, entry: SectionRecord) -> bool:
-    """Whether these, and the profile's for all others, are the section's parameters."""
-    model = study.find(stem).load().Parameters
-    if (given.get("device") or "auto") != entry.parameters.get("device", "auto"):
-        return False
-    try:  # on a machine that may have no such device
-        whole = parameters.resolve(model, {**given, "device": None}, stem).model_dump(mode="json")
-    except (UserError, KeyError):
-        return False
-    whole = json.loads(json.dumps(whole)) | {"device": entry.parameters.get("device")}
-    return whole == {"workers": None, "record": None, "device": None} | entry.parameters
 
 
 def _kept(cell: Cell, labels: Collection[str], sweeps: Sequence[int]) -> Output:
@@ -348,25 +314,26 @@ def _without_machine(output: Output, manifest: Manifest | None = None, entry: Se
 
     With a manifest these lines stay unless they say what it says.
     """
-    kept = []
-    for line in output.printed.split("\n"):
-        name = line.partition(" ")[0]
-        words = line.removeprefix(f"{name:<9} ")
-        of_machine = name in ("versions", "device", "record")
-        if of_machine and (manifest is None or _is_of(manifest, entry, name, words)):
-            line = re.sub(r" \S+?(?=,|$)", "", line) if name == "versions" else name
-        kept.append(line)
-    return Output("\n".join(kept), output.warned, output.displays)
+
+    def left(line: re.Match) -> str:
+        if manifest is not None and not _is_of(manifest, entry, line[0]):
+            return line[0]
+        return re.sub(r" \S+?(?=,|$)", "", line[0]) if line[1] == "versions" else line[1]
+
+    return output._replace(printed=re.sub(r"^(versions|device|record) .*", left, output.printed, flags=re.MULTILINE))
 
 
-def _is_of(manifest: Manifest, entry: SectionRecord | None, name: str, words: str) -> bool:
+def _is_of(manifest: Manifest, entry: SectionRecord | None, line: str) -> bool:
     """Whether a line of the start cell is what the manifest says; of the folder, whether it is a path as printed."""
-    if name == "record":
-        return section.as_word(words) == words
-    if name == "device":
-        held = re.fullmatch(rf"{re.escape(entry.device)}, ([0-9]{{1,6}}) threads? a process", words)
-        return held is not None and int(held[1]) <= int(entry.determinism.get("threads") or 0)
-    python, *libraries = words.split(", ")
-    pairs = (library.rsplit(" ", 1) for library in libraries)
-    known = all(len(pair) == 2 and manifest.packages.get(pair[0]) == pair[1] for pair in pairs)
-    return known and python == f"Python {manifest.machine['python']}"
+    words = line[10:]
+    match line[:10]:
+        case "record    ":
+            return section.as_word(words) == words
+        case "device    ":
+            held = re.fullmatch(rf"{re.escape(entry.device)}, ([0-9]{{1,6}}) threads? a process", words)
+            return held is not None and int(held[1]) <= int(entry.determinism.get("threads") or 0)
+        case "versions  ":
+            known = manifest.packages | {"Python": manifest.machine.get("python")}
+            names = [library.partition(" ")[0] for library in words.split(", ")]
+            return words == ", ".join(f"{name} {known.get(name)}" for name in names)
+    return False

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from datalab.record import folder, rawrows, section, transaction
+from datalab.record import executed, folder, rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED, OUTSIDE
 from datalab.record.study import Study
@@ -64,7 +64,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
 
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
     """
-    spec, notebook = study.find(stem), study.notebooks / f"{stem}.ipynb"
+    spec, notebook = study.find(stem), f"{stem}.ipynb"
     rows, shell = _raw_rows(record, entry.cells), _shell()
     opened: list[_Replayed] = []
 
@@ -79,12 +79,12 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     if outside := entry.parameters.get(OUTSIDE):
         raise ReplayError(f"it rests on a file outside of the record ({outside}), which is not read")
     given |= {"device": "cpu"} if "device" in given else {}
-    if not notebook.is_file():
+    if not folder.has(study.notebooks, notebook):
         raise ReplayError("the package came without its notebook")
     shell.user_ns[section.OPENER] = opener
     outputs: dict[int, Output] = {}
-    with contextlib.chdir(notebook.parent), at_most():
-        for number, source in enumerate(_code(notebook, given), 1):
+    with contextlib.chdir(study.notebooks), at_most():
+        for number, source in enumerate(_code(executed.read(study.notebooks, notebook), given), 1):
             outputs[number] = _run(shell, number, source)
     fragment = transaction.read_fragment(stage)
     if fragment is None:
@@ -192,14 +192,12 @@ def _maker(function: str, parameters: Mapping[str, Any]) -> str:
     return json.dumps([function, kept], sort_keys=True)
 
 
-def _code(notebook: Path, given: dict[str, Any]) -> Iterator[str]:
+def _code(notebook: executed.Notebook, given: dict[str, Any]) -> Iterator[str]:
     """The notebook's code cells, with the recorded parameters in a cell after its own, as papermill does."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or not source.strip():
-            continue
-        yield source
-        if "parameters" in cell["metadata"].get("tags", []):
+    for cell in notebook.cells:
+        if cell.is_code:
+            yield cell.source
+        if "parameters" in cell.tags:
             yield "\n".join([INJECTED, *(f"{name} = {value!r}" for name, value in given.items())])
 
 

@@ -65,10 +65,9 @@ def retrain(
         return []
     _check_data(chosen)
     _check_time(chosen.values(), workers)
-    here, other = provenance.machine(), []
-    for name in ("processor", "python", "system"):
-        if manifest.machine.get(name) != here[name]:
-            other.append(f"{name} {manifest.machine.get(name)} (here {here[name]})")
+    then, here = manifest.machine, provenance.machine()
+    names = [name for name in ("processor", "python", "system") if then.get(name) != here[name]]
+    other = [f"{name} {then.get(name)} (here {here[name]})" for name in names]
     other += recompute.other_libraries(manifest)
     with tempfile.TemporaryDirectory() as made:
         with contextlib.suppress(sweep.SweepError):  # those that failed have no file
@@ -103,18 +102,20 @@ def _compared(record: Path, place: Place, task: Task, made: Path, other: list[st
     if not held.dtypes.equals(given.dtypes) or len(held) != len(given):  # words may stand where a time should
         return Retrained(path, different="it has other columns, or more or fewer rows")
     columns = [name for name in held if name not in MEASURED]
-    if first := _first_difference(held, given, columns, rounding=0.0):
-        if not other or (beyond := _first_difference(held, given, columns, ROUNDING)):
-            return Retrained(path, different=first if not other else beyond)
+    first = _first_difference(held[columns], given[columns], rounding=0.0)
+    beyond = _first_difference(held[columns], given[columns], ROUNDING) if other else first
+    if beyond:
+        return Retrained(path, different=beyond)
+    if first:
         return Retrained(path, same=f"within {ROUNDING:g}, on another machine ({'; '.join(other)})", rounded=True)
     aside = len(columns) < held.shape[1]
     return Retrained(path, same="equal but for measured time" if aside else "equal to the byte")
 
 
-def _first_difference(held: pd.DataFrame, given: pd.DataFrame, columns: list[str], rounding: float) -> str:
+def _first_difference(held: pd.DataFrame, given: pd.DataFrame, rounding: float) -> str:
     """Where two frames of equal shape part by more than ``rounding``; empty where they do not."""
-    for name in columns:
-        a, b = held[name], given[name]
+    for name, a in held.items():
+        b = given[name]
         if rounding and pd.api.types.is_numeric_dtype(a) and pd.api.types.is_numeric_dtype(b):
             same = np.isclose(a.astype(float), b.astype(float), rtol=rounding, atol=rounding, equal_nan=True)
         else:
