@@ -98,8 +98,8 @@ _OF_A_RUN = re.compile(
 )
 
 
-def foreign_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) -> str:
-    """What in the metadata is neither the source's nor what running it with the parameters ``given`` adds; or ``""``.
+def check_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) -> None:
+    """Raise :class:`Strange` for metadata that neither the source has nor running it with ``given`` parameters adds.
 
     The cells of both must be the same but for papermill's.
     """
@@ -107,13 +107,13 @@ def foreign_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]
     language, papermill = own.pop("language_info", {}), own.pop("papermill", {})
     asked.pop("language_info", None)
     if (own, notebook.nbformat_minor) != (asked, source.nbformat_minor):
-        return "the notebook's metadata or format"
+        raise Strange("the notebook's metadata or format is not the source's")
     match papermill:
         case {"parameters": held, **added} if json.dumps(held, sort_keys=True) == json.dumps(given, sort_keys=True):
             if not _is_of_a_run([language, added]):
-                return "the notebook's metadata"
+                raise Strange("the notebook's metadata is not the source's")
         case _:
-            return "the notebook's metadata on its parameters"
+            raise Strange("the notebook's metadata on its parameters is not the section's")
     sources = iter(source.cells)
     for number, cell in enumerate(notebook.cells, 1):
         injected = "injected-parameters" in cell.tags and cell.cell_type == "code"
@@ -121,8 +121,7 @@ def foreign_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]
         held = {"tags": [], **cell.metadata}
         added = [held.pop(name, None) for name in ("papermill", "execution")]
         if held != {"tags": [], **asked} or not _is_of_a_run(added):
-            return f"cell {number}'s metadata"
-    return ""
+            raise Strange(f"cell {number}'s metadata is not the source's")
 
 
 def _is_of_a_run(added: Any) -> bool:

@@ -80,7 +80,13 @@ class Execution(threading.Thread):
                 on_cell_start=self._cell_starts,
                 on_cell_executed=self._cell_answered,
             )
-            self._run_cells(client)
+            client.reset_execution_trackers()
+            with client.setup_kernel():
+                information = client.wait_for_reply(client.kc.kernel_info())
+                self.notebook.metadata.language_info = information["content"]["language_info"]
+                for index, cell in enumerate(self.notebook.cells):
+                    client.execute_cell(cell, index)
+                client.set_widgets_metadata()
         except Exception as error:  # judged by the cells; this only words the reason when no cell tells it
             self._failure = self._one_line(error)
         finally:
@@ -90,15 +96,6 @@ class Execution(threading.Thread):
             words = self.kernel.last_words() if self.cell == 0 else ""
             self._failure += f" ({words})" if self._failure and words else ""
             self.kernel.close()
-
-    def _run_cells(self, client: Any) -> None:
-        client.reset_execution_trackers()
-        with client.setup_kernel():
-            information = client.wait_for_reply(client.kc.kernel_info())
-            self.notebook.metadata.language_info = information["content"]["language_info"]
-            for index, cell in enumerate(self.notebook.cells):
-                client.execute_cell(cell, index)
-            client.set_widgets_metadata()
 
     def end(self) -> None:
         """Kill the kernel if it still runs, and wait for the thread to notice."""

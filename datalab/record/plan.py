@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datalab.errors import UserError, did_you_mean
-from datalab.protocol import PROFILES
 from datalab.record import provenance
 from datalab.record.parameters import Estimate, SectionParameters, assigned_literals, missing_datasets, resolve
 from datalab.record.study import SectionSpec, Study
@@ -32,8 +31,6 @@ def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, A
     ``given`` are the explicit parameters: each goes to the sections that have it.
     Raises :class:`UserError` for an unknown notebook, profile or parameter, or a value out of range.
     """
-    if profile not in PROFILES:
-        raise UserError(f"unknown profile '{profile}'{did_you_mean(profile, PROFILES)}")
     chosen = {study.find(name) for name in names} or set(study.sections)
     sections = {section: section.load() for section in study.sections if section in chosen}
     _check_names(given, sections.values())

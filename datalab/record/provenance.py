@@ -111,7 +111,9 @@ def commit() -> dict[str, Any]:
     """``{"commit": hash or None, "clean": bool or None}`` of the checkout's git tree; an installation has none."""
     with suppress(OSError, subprocess.SubprocessError):
         if project() is not None:
-            return {"commit": _git("rev-parse", "HEAD"), "clean": not _git("status", "--porcelain")}
+            git = functools.partial(subprocess.run, capture_output=True, cwd=PACKAGE.parent, check=True, timeout=20)
+            head, changed = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
+            return {"commit": head.stdout.decode().strip(), "clean": not changed.stdout}
     return {"commit": None, "clean": None}
 
 
@@ -175,11 +177,6 @@ def peak_memory() -> int:
     """The largest resident memory, in bytes, that this process or any one of its finished children had."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PACKAGE.parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
 @functools.cache

@@ -128,9 +128,6 @@ class Interrupts:
         self.check()
 
 
-_BROKEN = ("failed", "interrupted")
-
-
 @dataclass
 class _Driver:
     """One run over one record, whose lock is held and in which interruptions wait until they are asked for."""
@@ -169,9 +166,10 @@ class _Driver:
             if not refreshed:
                 self._refresh()
                 refreshed = True
+            failed = ("failed", "interrupted")
             statuses = {stem: entry.status for stem, entry in self.manifest.sections.items()}
             settled = set(job.reads) - {other.section.stem for other in jobs[place:]}  # the others' turn is to come
-            if broken := [stem for stem in job.reads if stem in settled and statuses.get(stem) in _BROKEN]:
+            if broken := [stem for stem in job.reads if stem in settled and statuses.get(stem) in failed]:
                 self._refuse(job, f"needs {', '.join(broken)}, which did not complete")
             else:
                 self._run_one(job, key)

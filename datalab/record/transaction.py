@@ -46,17 +46,16 @@ def begin(record: Path, manifest: Manifest, section: SectionSpec, **known: Any) 
     ``known`` is what else its entry says. The manifest comes first: where it cannot be written nothing is dropped, and
     ``manifest`` is what it was.
     """
-    before = dict(manifest.sections), dict(manifest.files), manifest.closed
     left = [*_outputs(manifest, section.stem), *filter(is_page, manifest.files)]
-    known |= {"status": "running", "started": provenance.now()}
-    manifest.sections[section.stem] = SectionRecord(number=section.number, title=section.title, **known)
-    manifest.files = {path: file for path, file in manifest.files.items() if path not in left}
-    manifest.closed = False
-    try:
-        manifest.save(record)
-    except OSError:
-        manifest.sections, manifest.files, manifest.closed = before
-        raise
+    known |= {"number": section.number, "title": section.title, "status": "running", "started": provenance.now()}
+    begun = {
+        "sections": manifest.sections | {section.stem: SectionRecord(**known)},
+        "files": {path: file for path, file in manifest.files.items() if path not in left},
+        "closed": False,
+    }
+    manifest.model_copy(update=begun).save(record)
+    for name, value in begun.items():
+        setattr(manifest, name, value)
     for path in left:
         folder.delete(record, path)
     stage = record / STAGING / section.stem

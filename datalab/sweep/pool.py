@@ -52,20 +52,12 @@ def run(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> pd.DataFrame:
-    """Run the tasks that are not finished and return the rows of all, in the tasks' order.
+    """Run the tasks that are not finished and return the rows of all, in the tasks' order; a repeated one is run once.
 
-    Parameters
-    ----------
-    tasks
-        The grid; a repeated task is run once.
-    folder
-        The files of finished tasks; those finished now have one each, written to a temporary name and renamed.
-    workers
-        Processes, each with one thread; None for one a core, 1 to run in this process.
-    progress
-        Called with (done, total, failed, text) at the start and after every task.
-    executor
-        Runs the tasks elsewhere (:func:`datalab.sweep.cluster.results`), instead of ``workers`` here.
+    ``folder`` has the files of finished tasks; those finished now have one each, written to a temporary name and
+    renamed. ``workers`` are processes, each with one thread: None for one a core, 1 to run in this process.
+    ``progress`` is called with (done, total, failed, text) at the start and after every task. ``executor`` runs the
+    tasks elsewhere (:func:`datalab.sweep.cluster.results`), instead of ``workers`` here.
 
     Raises :class:`SweepError` after all tasks were tried, if any failed. A worker that dies (killed, out of memory)
     costs only its task, which is tried again up to 2 times.

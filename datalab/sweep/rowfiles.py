@@ -68,11 +68,8 @@ def write(path: Path, rows: pd.DataFrame | pa.Table, tasks: Collection[Finished]
     table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
     table = table.replace_schema_metadata(None).combine_chunks()  # pandas' description would be half of a small file
     first, *others = tasks
-    made_by: dict[str, Any] = {"function": first.function}
-    if others:
-        made_by["tasks"] = [[task.key, task.count, task.parameters] for task in tasks]
-    else:
-        made_by["parameters"] = first.parameters
+    several = {"tasks": [[task.key, task.count, task.parameters] for task in tasks]}
+    made_by = {"function": first.function, **(several if others else {"parameters": first.parameters})}
     words = [field.name for field in table.schema if not types.is_floating(field.type)]  # scores rarely repeat
     how = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "use_dictionary": words}
     with (

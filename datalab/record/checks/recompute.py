@@ -226,8 +226,7 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
     asked = {"workers": None, "record": None} | entry.parameters
     if whole.model_dump(mode="json") | {"device": given.get("device") or "auto"} != asked:
         raise Strange("the parameters in it are not those of the section")
-    if what := executed.foreign_metadata(notebook, source, given):
-        raise Strange(f"{what} is not the source's")
+    executed.check_metadata(notebook, source, given)
     if [cell.execution_count for cell in code] != list(done.outputs):
         raise Strange("its code cells are not counted 1, 2, and so on")
     if any(cell.shows for cell in notebook.cells if not cell.is_code):

@@ -188,38 +188,27 @@ def _entries(manifest: Manifest, study: Study) -> Iterator[Finding]:
         if entry.status != "complete":
             continue
         by_run, asked = entry.runner == "datalab run", entry.parameters
-        key = entry.key.get("parameters", {})
-        given = {name: value for name, value in asked.items() if name not in ("workers", "record")}
+        key = json.dumps(entry.key.get("parameters", {}), sort_keys=True)
+        given = {name: value for name, value in asked.items() if by_run and name not in ("workers", "record")}
         ran = f"notebooks/{stem}.ipynb" in manifest.files
         reason = "" if by_run or ran else BY_HAND
         elsewhere = asked.get("device") in ("cpu", "cuda") and (asked["device"] == "cpu") != (entry.device == "cpu")
+        times, counts = [manifest.created, entry.started, entry.ended, manifest.updated], entry.code_cells is not None
         repeatable = entry.determinism.get("hash_seed") == "0" and entry.determinism.get("threads") == "1"
         for wrong, why in (
             (asked.get("profile") != manifest.profile, f"the record is of profile {manifest.profile}, and it is not"),
             (by_run and asked.get("record") is not None, "its parameter record is for a run by hand, and it was none"),
-            (_sorted(key) != _sorted(given if by_run else {}), "its key has other parameters than it was run with"),
+            (key != json.dumps(given, sort_keys=True), "its key has other parameters than it was run with"),
             (entry.runner == "", "it does not say what ran it"),
             (entry.reason != reason, "it gives a reason, though it is complete"),
-            (_seconds(entry.started) > _seconds(entry.ended), "it ended before it began"),
-            (not (manifest.created and entry.started and entry.ended), "it does not say when it ran"),
-            (_seconds(entry.started) < _seconds(manifest.created), "it began before the record was made"),
-            (_seconds(entry.ended) > _seconds(manifest.updated), "it ended after the record was last written"),
+            (not all(times), "it does not say when it ran"),
+            (sorted(times, key=_seconds) != times, "it cannot have begun, ended and been written at these times"),
             (elsewhere, f"it was to run on the {asked.get('device')}, and says {entry.device}"),
-            (
-                entry.determinism.get("on", False) != repeatable,
-                "it is called repeatable, or not, unlike its threads are",
-            ),
-            (
-                not (by_run or ran) and entry.code_cells is not None,
-                "it counts the cells of a notebook that is not there",
-            ),
+            (entry.determinism.get("on", False) != repeatable, "it is called repeatable, or not, unlike its threads"),
+            (counts and not (by_run or ran), "it counts the cells of a notebook that is not there"),
         ):
             if wrong:
                 yield Finding("changed", stem, why)
-
-
-def _sorted(parameters: Mapping[str, object]) -> str:
-    return json.dumps(parameters, sort_keys=True)
 
 
 def _seconds(text: str) -> float:
