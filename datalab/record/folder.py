@@ -7,14 +7,13 @@ while it is being read.
 
 import hashlib
 import json
-import math
 import os
 import resource
 import shutil
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -176,22 +175,20 @@ def parsed(text: str) -> Any:
     if sum(map(text.count, "[{,")) > MOST_PARTS:
         raise Strange(f"its JSON has more than {MOST_PARTS:,} parts")
     try:
-        tree = json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
+        tree = json.loads(text, object_pairs_hook=_object)
+        json.dumps(tree, ensure_ascii=False, allow_nan=False).encode()  # ValueError for NaN and half a surrogate pair
     except RecursionError:
         raise Strange("its JSON is too deep") from None
-    waiting = [(tree, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if isinstance(value, str):
-            value.encode()  # UnicodeEncodeError, a ValueError, for half a surrogate pair
-        elif isinstance(value, float) and not math.isfinite(value):
-            _no_number(str(value))
-        elif isinstance(value, dict | list):
-            if depth > DEEPEST:
-                raise Strange("its JSON is too deep")
-            parts = [*value, *value.values()] if isinstance(value, dict) else value
-            waiting += [(part, depth + 1) for part in parts]
+    containers, depth = [[tree]], 0
+    while containers := [part for held in containers for part in _parts(held) if isinstance(part, dict | list)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise Strange("its JSON is too deep")
     return tree
+
+
+def _parts(held: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return held.values() if isinstance(held, dict) else held
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -200,10 +197,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) < len(pairs):
         raise Strange("its JSON has a name twice in one object")
     return tree
-
-
-def _no_number(text: str) -> None:
-    raise Strange(f"{text} is no number of JSON")
 
 
 def delete(record: Path, path: str) -> None:

@@ -80,12 +80,12 @@ def recompute(
         meanwhile()
         return [of_section(record, manifest, study, stem) for stem in stems]
 
-    def size(stem: str) -> int:
-        made = (manifest.files[path] for path in manifest.files_of(stem) if path.startswith(("tables/", "figures/")))
-        return sum(entry.bytes for entry in made)
-
+    sizes = dict.fromkeys(stems, 0)
+    for path, entry in manifest.files.items():
+        if entry.section in sizes and path.startswith(("tables/", "figures/")):
+            sizes[entry.section] += entry.bytes
     with _pool(count, study) as pool:
-        largest_first = sorted(stems, key=size, reverse=True)
+        largest_first = sorted(stems, key=sizes.get, reverse=True)
         sent = wrap_non_picklable_objects(study, keep_wrapper=False)  # it may hold modules
         running = {stem: pool.submit(of_section, record, manifest, sent, stem) for stem in largest_first}
         meanwhile()
