@@ -86,8 +86,7 @@ def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]] | None:
     None when the file is absent, torn, altered (pages have checksums), silent on what made it, or larger than any may
     be: a compressed file of a stranger may hold a thousand times what it seems to.
     """
-    parts = _parts(path)
-    return None if parts is None else [(task, part.to_pandas()) for task, part in parts]
+    return [(task, part.to_pandas()) for task, part in _parts(path)] or None
 
 
 def tasks_in(path: Path) -> list[Finished]:
@@ -101,7 +100,7 @@ def rows_of(folder: Path, keys: Collection[str]) -> dict[str, pd.DataFrame]:
     rows: dict[str, pd.DataFrame] = {}
     for path in sorted(folder.glob("*.parquet")):
         if any(task.key in keys and task.key not in rows for task in tasks_in(path)):
-            rows |= {task.key: part.to_pandas() for task, part in _parts(path) or () if task.key in keys}
+            rows |= {task.key: part.to_pandas() for task, part in _parts(path) if task.key in keys}
     return rows
 
 
@@ -119,7 +118,7 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
         tasks, schema = _opened(path, _schema) or ([], ())
         new = [task for task in tasks if task.key in wanted and task.key not in sources]
         if new and path.name not in whole:
-            parts = {task.key: part for task, part in _parts(path) or ()}
+            parts = {task.key: part for task, part in _parts(path)}
             new = [task for task in new if task.key in parts]  # none of a torn file
         else:
             parts = {}
@@ -156,18 +155,17 @@ def _gather(target: Path, tasks: list[Finished], sources: Mapping[str, tuple[Pat
     """Write one file of tasks that lie elsewhere, some of them read already."""
     parts = {key: part for key, (_, part) in sources.items() if part is not None}
     for path in {sources[task.key][0] for task in tasks if task.key not in parts}:
-        parts |= {task.key: part for task, part in _parts(path) or ()}
+        parts |= {task.key: part for task, part in _parts(path)}
     if lost := [task for task in tasks if task.key not in parts]:
         raise OSError(f"{sources[lost[0].key][0].name} cannot be read")
     write(target, pa.concat_tables([parts[task.key] for task in tasks]), tasks)
 
 
-def _parts(path: Path) -> list[tuple[Finished, pa.Table]] | None:
-    opened = _opened(path, _table)
-    if opened is None:
-        return None
-    starts = itertools.accumulate((task.count for task in opened[0]), initial=0)
-    return [(task, opened[1].slice(start, task.count)) for task, start in zip(opened[0], starts, strict=False)]
+def _parts(path: Path) -> list[tuple[Finished, pa.Table]]:
+    """A file's tasks with their rows; none where it cannot be read."""
+    tasks, table = _opened(path, _table) or ([], None)
+    starts = itertools.accumulate((task.count for task in tasks), initial=0)
+    return [(task, table.slice(start, task.count)) for task, start in zip(tasks, starts, strict=False)]
 
 
 def _opened(path: Path, look: Callable[[pq.ParquetFile], Content]) -> tuple[list[Finished], Content] | None:

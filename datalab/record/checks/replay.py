@@ -24,6 +24,7 @@ from datalab.record.parameters import INJECTED, OUTSIDE
 from datalab.record.study import Study
 from datalab.sweep import Finished, Task, at_most, rowfiles
 
+Rows = tuple[str, Finished, pd.DataFrame]  # a task's raw rows, after the file they are in
 SHOWN = {"display_data": "\0display\0", "execute_result": "\0result\0"}
 
 
@@ -38,14 +39,6 @@ class Output(NamedTuple):
     printed: str
     warned: str
     displays: list[tuple[dict[str, str], dict[str, Any]]]
-
-
-class _Rows(NamedTuple):
-    """A task's raw rows, and the file they are in."""
-
-    path: str
-    finished: Finished
-    frame: pd.DataFrame
 
 
 class Replay(NamedTuple):
@@ -94,7 +87,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     return Replay(fragment, outputs, made.number, made.tasks, strange, made.sweeps)
 
 
-def _strange(rows: "Iterable[_Rows]", asked: Collection[tuple[str, str]]) -> dict[str, str]:
+def _strange(rows: Iterable[Rows], asked: Collection[tuple[str, str]]) -> dict[str, str]:
     """The files that have rows which nobody asked for, or are not called as their tasks ask."""
     strange: dict[str, str] = {}
     files: dict[str, list[Finished]] = {}
@@ -124,7 +117,7 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
 class _Replayed(section.Section):
     """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
 
-    def __init__(self, rows: "dict[str, _Rows]", shell: Any, device: str, *arguments: Any, **named: Any) -> None:
+    def __init__(self, rows: dict[str, Rows], shell: Any, device: str, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._rows, self._shell, self._device = rows, shell, "cpu" if device == "cpu" else "cuda"
         self.number = self._cell_number()
@@ -168,9 +161,9 @@ def _not_of(task: Task, frame: pd.DataFrame) -> str:
     return ""
 
 
-def _raw_rows(record: Path, paths: list[str]) -> "dict[str, _Rows]":
+def _raw_rows(record: Path, paths: list[str]) -> dict[str, Rows]:
     """Some raw rows by what made them."""
-    rows: dict[str, _Rows] = {}
+    rows: dict[str, Rows] = {}
     room = rawrows.Room()
     for path in dict.fromkeys(paths):
         try:
@@ -181,8 +174,8 @@ def _raw_rows(record: Path, paths: list[str]) -> "dict[str, _Rows]":
         for finished, frame in parts:
             maker = _maker(finished.function, finished.parameters)
             if maker in rows:
-                raise ReplayError(f"{path} and {rows[maker].path} are of the same task")
-            rows[maker] = _Rows(path, finished, frame)
+                raise ReplayError(f"{path} and {rows[maker][0]} are of the same task")
+            rows[maker] = path, finished, frame
     return rows
 
 
