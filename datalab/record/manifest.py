@@ -61,6 +61,7 @@ Number = Annotated[int, Field(gt=-_LARGEST, lt=_LARGEST, strict=True)] | Annotat
 Limit = Number | Literal["inf", "-inf"] | None
 Flag = Annotated[bool, Field(strict=True)]
 Scalar = Flag | Number | Prose | None
+Where = dict[Word, Scalar | list[Scalar]]
 Digits = Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")]
 Sources = dict[Literal["code", "protocol", "ledger", "lock"], Hash | None]
 Determinism = dict[Literal["threads", "hash_seed", "on", "torch"], Flag | Digits | None]
@@ -112,9 +113,7 @@ class _Described(Form):
 
 
 class _Raw(Form):
-    where: Annotated[
-        dict[Word, Scalar | list[Scalar]] | list[dict[Word, Scalar | list[Scalar]]], AfterValidator(_short)
-    ]
+    where: Annotated[Where | list[Where], AfterValidator(_short)]
     rows: Whole
 
 

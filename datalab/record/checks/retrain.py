@@ -6,7 +6,7 @@ Only tasks that the study's own notebooks ask for are trained: what a raw file s
 import contextlib
 import random
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,18 @@ def retrain(
     chosen = {place: tasks[place] for place in places}
     if not chosen:
         return []
-    _check_data(chosen)
-    _check_time(chosen.values(), workers)
+    from datalab import data
+    from datalab.sweep import machine_speed
+
+    given = [value for task in chosen.values() for name, value in task.parameters.items() if name.endswith("dataset")]
+    if missing := data.missing(dict.fromkeys(name for name in given if isinstance(name, str))):
+        words = " ".join(missing)
+        raise UserError(f"to train tasks anew their data must be on this disk: datalab datasets --fetch {words}")
+    # How long training takes is the record's word: a stranger's sizes must not keep this machine busy for days.
+    cores = workers or sweep.available_cores()
+    hours = sum(task.cost for task in chosen.values()) * machine_speed.pace() / 3600 / cores
+    if hours > MOST_HOURS:
+        raise UserError(f"the drawn tasks would take {hours:,.0f} hours here, more than {MOST_HOURS}; draw fewer")
     then, here = manifest.machine, provenance.machine()
     names = [name for name in ("processor", "python", "system") if then.get(name) != here[name]]
     other = [f"{name} {then.get(name)} (here {here[name]})" for name in names]
@@ -73,24 +83,6 @@ def retrain(
         with contextlib.suppress(sweep.SweepError):  # those that failed have no file
             sweep.run(list(chosen.values()), Path(made), workers)
         return [_compared(record, place, task, Path(made), other) for place, task in chosen.items()]
-
-
-def _check_data(chosen: Mapping[Place, Task]) -> None:
-    from datalab import data
-
-    given = [value for task in chosen.values() for name, value in task.parameters.items() if name.endswith("dataset")]
-    if missing := data.missing(dict.fromkeys(name for name in given if isinstance(name, str))):
-        words = " ".join(missing)
-        raise UserError(f"to train tasks anew their data must be on this disk: datalab datasets --fetch {words}")
-
-
-def _check_time(chosen: Iterable[Task], workers: int | None) -> None:
-    """How long training takes is the record's word: a stranger's sizes must not keep this machine busy for days."""
-    from datalab.sweep import machine_speed
-
-    hours = sum(task.cost for task in chosen) * machine_speed.pace() / 3600 / (workers or sweep.available_cores())
-    if hours > MOST_HOURS:
-        raise UserError(f"the drawn tasks would take {hours:,.0f} hours here, more than {MOST_HOURS}; draw fewer")
 
 
 def _compared(record: Path, place: Place, task: Task, made: Path, other: list[str]) -> Retrained:
