@@ -220,11 +220,9 @@ class Section:
         memory, which differs between equal runs. The caption states the unit of every interval.
         """
         self._must_be_open()
-        counted = {
-            "seeds": getattr(self.parameters, "seeds", None) if seeds is None else seeds,
-            "n": self._counted(frame) if n is None else n,
-        }
-        table = Table(frame, self._name(name), caption, self._stamp() | counted, timing)
+        seeds = getattr(self.parameters, "seeds", None) if seeds is None else seeds
+        stamp = self._stamp() | {"seeds": seeds, "n": self._counted(frame) if n is None else n}
+        table = Table(frame, self._name(name), caption, stamp, timing)
         faces = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex(), "json": table.sidecar()}
         self._save("tables", table, faces)
         return table

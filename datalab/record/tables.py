@@ -7,7 +7,6 @@ A table carries its stamp: profile, seeds and n. In ``.md``, ``.tex`` and HTML t
 import html
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,16 +64,10 @@ class Table:
 
     def latex(self) -> str:
         """A booktabs ``table``, numbers right-aligned, the stamp as a note under it."""
-        rows = [[_tex(cell) for cell in row] for row in shown_rows(self.frame)]
+        names, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in (self.frame, *shown_rows(self.frame)))
         sides = "".join("r" if number else "l" for number in self._are_numbers())
         head = [r"\begin{table}", rf"\caption{{{_tex(self.caption)}}}", rf"\label{{tab:{self.name}}}"]
-        body = [
-            rf"\begin{{tabular}}{{{sides}}}",
-            r"\toprule",
-            _row(map(_tex, self.frame)),
-            r"\midrule",
-            *map(_row, rows),
-        ]
+        body = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", names, r"\midrule", *rows]
         end = [r"\bottomrule", r"\end{tabular}", rf"\par\footnotesize {_tex(self.footer)}", r"\end{table}"]
         return "\n".join([*head, *body, *end, ""])
 
@@ -168,10 +161,6 @@ def is_missing(value: Any) -> bool:
 
 def _pipe(cells: Any) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
 
 
 def _tex(text: Any) -> str:

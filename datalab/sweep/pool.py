@@ -20,13 +20,9 @@ from datalab.sweep import rowfiles
 from datalab.sweep.task import Task
 
 _ATTEMPTS = 3
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
 # Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
 # unmaps every large buffer, and dask trims them, which doubles the cost of small trainings).
 WORKER_ENVIRONMENT = ONE_THREAD | {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}

@@ -260,12 +260,8 @@ def _recompute(
 ) -> None:
     """Add to ``report`` what the raw rows give otherwise; a section whose own files are not whole is left out."""
     broken, known = {finding.what for finding in report.findings}, {section.stem for section in study.sections}
-    complete = {stem: entry for stem, entry in manifest.sections.items() if entry.status == "complete"}
-    stems = [
-        stem
-        for stem, entry in complete.items()
-        if stem in known and not broken & {stem, *entry.cells, *manifest.files_of(stem)}
-    ]
+    stems = [stem for stem, entry in manifest.sections.items() if entry.status == "complete" and stem in known]
+    stems = [stem for stem in stems if not broken & {stem, *manifest.sections[stem].cells, *manifest.files_of(stem)}]
     libraries, now = recomputing.other_libraries(manifest), provenance.sources(study.ledger)
     renamed: set[str] = set()
 
