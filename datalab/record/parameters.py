@@ -75,13 +75,15 @@ class SectionParameters(pydantic.BaseModel):
         profile = protocol().profiles.get(str(raw.get("profile") or "smoke"), {})
         given = {name: value for name, value in raw.items() if value is not None}
         for name, value in given.items():
-            if isinstance(value, list | tuple) and len(value) > MOST_VALUES:
-                raise ValueError(f"parameter '{name}': more than {MOST_VALUES:,} values")
+            if isinstance(value, list | tuple):
+                if len(value) > MOST_VALUES:
+                    raise ValueError(f"parameter '{name}': more than {MOST_VALUES:,} values")
+                # What is named twice counts once: two of the same data set are no more data.
+                given[name] = [part for position, part in enumerate(value) if part not in value[:position]]
             annotation = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if annotation is not bool and any(isinstance(part, bool) for part in _parts(value)):
                 raise ValueError(f"parameter '{name}': true and false are no numbers; got {value!r}")
-        once = {name: _once(value) for name, value in given.items()}
-        return {name: profile[name] for name in cls.model_fields if name in profile} | once
+        return {name: profile[name] for name in cls.model_fields if name in profile} | given
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -89,13 +91,6 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else (value,)
-
-
-def _once(value: Any) -> Any:
-    """A list with what it names twice named once: two of the same data set are no more data."""
-    if not isinstance(value, list | tuple):
-        return value
-    return [part for position, part in enumerate(value) if part not in value[:position]]
 
 
 Model = TypeVar("Model", bound=SectionParameters)

@@ -44,30 +44,20 @@ def reached(function: str) -> dict[str, str]:
     sources: dict[str, str] = {}
     waiting = [function]
     while waiting:
-        if (place := waiting.pop()) not in sources and (source := _source(place)):
+        source, meant = _definition(place := waiting.pop())
+        if source and place not in sources:
             sources[place] = source
-            waiting += _next(place)
+            waiting += meant
     return sources
 
 
 @functools.cache
-def _source(place: str) -> str:
-    """Of a definition, as ``module:name``; empty for a name that is none."""
-    return "\n".join(map(ast.unparse, _statements(place)))
-
-
-@functools.cache
-def _next(place: str) -> list[str]:
-    """What a definition may mean: where to go on from there."""
-    module, found = place.partition(":")[0], {}
-    for statement in _statements(place):
-        found |= dict.fromkeys(_meant(module, statement))
-    return list(found)
-
-
-def _statements(place: str) -> list[ast.stmt]:
+def _definition(place: str) -> tuple[str, list[str]]:
+    """Of a definition, as ``module:name``, its source and all that it may mean; nothing for a name that is none."""
     module, _, name = place.partition(":")
-    return _definitions(module).get(name, [])
+    statements = _definitions(module).get(name, [])
+    meant = dict.fromkeys(what for statement in statements for what in _meant(module, statement))
+    return "\n".join(map(ast.unparse, statements)), list(meant)
 
 
 def _meant(module: str, statement: ast.stmt) -> Iterator[str]:
