@@ -68,12 +68,9 @@ def _figure(row: dict[str, str]) -> str:
 
 def _table(table: TableDiff, cells: Sequence[Cell], limit: int | None) -> Iterator[str]:
     """A table's count of ``cells``, what one record alone has of it, and the cells; nothing where there is none."""
-    lists = {
-        "columns only in A": table.columns_only_a,
-        "columns only in B": table.columns_only_b,
-        "rows only in A": [_row(table, row) for row in table.rows_only_a],
-        "rows only in B": [_row(table, row) for row in table.rows_only_b],
-    }
+    lists = {"columns only in A": table.columns_only_a, "columns only in B": table.columns_only_b}
+    lists |= {"rows only in A": [_row(table, row) for row in table.rows_only_a]}
+    lists |= {"rows only in B": [_row(table, row) for row in table.rows_only_b]}
     parts = [_counted(cells)] if cells else []
     parts += [f"{title}: {len(names)}" for title, names in lists.items() if names]
     parts += ["in another order"] * table.reordered

@@ -16,7 +16,7 @@ from datalab.record import claims_table, crate, folder, lock, provenance, transa
 from datalab.record.checks import recompute as recomputing
 from datalab.record.checks import retrain
 from datalab.record.checks.recompute import Finding, Recomputed
-from datalab.record.manifest import FileRecord, Manifest, SectionRecord
+from datalab.record.manifest import FileRecord, Manifest
 from datalab.record.parameters import OUTSIDE
 from datalab.record.section import BY_HAND
 from datalab.record.study import Study
@@ -141,22 +141,20 @@ def _owners(manifest: Manifest) -> Iterator[Finding]:
     """The listed files that no section and no part of a record would have written, and raw rows that are not listed."""
     used = {path for entry in manifest.sections.values() for path in entry.cells}
     for path, entry in manifest.files.items():
-        owner = manifest.sections.get(entry.section) if entry.section else None
-        if entry.section and owner is None:
-            yield Finding("added", path, f"its section {entry.section} is not in the record")
-        elif not _is_owned(path, entry, owner, manifest):
-            why = "nothing of a record is called so" if owner is None else "its section has none"
-            yield Finding("added", path, why)
+        if not _is_owned(path, entry, manifest):
+            yield Finding("added", path, f"nothing of {entry.section or 'the record as a whole'} is called so")
     for path in used - manifest.files.keys():
         yield Finding("missing", path, "a section rests on it, and the manifest does not list it")
 
 
-def _is_owned(path: str, entry: FileRecord, owner: SectionRecord | None, manifest: Manifest) -> bool:
+def _is_owned(path: str, entry: FileRecord, manifest: Manifest) -> bool:
     """Whether this file, marked as measured time as it is, is one that its section (or none) writes."""
     place, _, name = path.partition("/")
-    if owner is None:
+    if entry.section is None:
         page = transaction.is_page(path) and (path == transaction.INDEX or transaction.INDEX in manifest.files)
         return (page or path in _SPANNING) and not entry.timing
+    if (owner := manifest.sections.get(entry.section)) is None:
+        return False
     if place == "notebooks":
         kept = f"{entry.section}.ipynb" if owner.status == "complete" else f"{entry.section}.{owner.status}.ipynb"
         return name == kept and owner.status in ("complete", "failed", "interrupted") and entry.timing
