@@ -5,31 +5,9 @@ from math import ceil, comb
 
 from scipy.stats import spearmanr
 
-from datalab.audit.figures import (
-    ABLATIONS,
-    BENCHMARKS,
-    CONSISTENT,
-    COSTS,
-    INCONSISTENT,
-    LEVELS,
-    METHODS,
-    PARTS,
-    SIZES,
-    UNCHECKABLE,
-    Figures,
-    Outcome,
-    agreement,
-    column,
-    correlation_with_rank,
-    equals,
-    order,
-    relative_gain,
-    relative_gains,
-    same_everywhere,
-    sign,
-    status,
-    within_hull,
-)
+from datalab.audit import check
+from datalab.audit.check import CONSISTENT, INCONSISTENT, UNCHECKABLE, Outcome, status
+from datalab.audit.figures import ABLATIONS, BENCHMARKS, COSTS, LEVELS, METHODS, PARTS, SIZES, Figures
 from datalab.ledger.rounding import RoundingInterval, corners, have_common_point, hull
 from datalab.protocol import protocol
 
@@ -134,8 +112,8 @@ def ranks(figures: Figures) -> dict[str, Outcome]:
     bound = status(not any(above_oracle.values()))
     return {
         "T1.full_vs_vanilla": Outcome(words, status(set(words.values()) == {"above"}), "full - vanilla, per metric"),
-        "T1.f1_monotone_rows": order(steps, "each row's F1 above the row before"),
-        "T1.if_vs_vanilla": order(influence, "'+ influence functions' above vanilla in F1 and accuracy"),
+        "T1.f1_monotone_rows": check.order(steps, "each row's F1 above the row before"),
+        "T1.if_vs_vanilla": check.order(influence, "'+ influence functions' above vanilla in F1 and accuracy"),
         "T1.oracle_bound": Outcome(above_oracle, bound, "rows above the oracle, per metric"),
         "T1.f1_vs_accuracy": Outcome(float(rho), UNCHECKABLE, "Spearman's rho over the five rows; odd, not impossible"),
     }
@@ -150,12 +128,14 @@ def headline(figures: Figures) -> dict[str, Outcome]:
     }
     printed = figures("S4.1.headline_rel")
     checks = {
-        statement: equals(printed, relative_gain(figures(full), figures(base)), f"100 ({full} / {base} - 1)")
+        statement: check.equals(
+            printed, check.relative_gain(figures(full), figures(base)), f"100 ({full} / {base} - 1)"
+        )
         for statement, (full, base) in sources.items()
     }
     return checks | {
-        "S4.1.full_f1_values": same_everywhere(figures, "T1.full.f1", "S4.1.headline_f1", "T3.full.f1"),
-        "S4.1.baseline_f1_values": same_everywhere(figures, "T1.vanilla.f1", "S4.1.baseline_f1", "T3.wo_all.f1"),
+        "S4.1.full_f1_values": check.same_everywhere(figures, "T1.full.f1", "S4.1.headline_f1", "T3.full.f1"),
+        "S4.1.baseline_f1_values": check.same_everywhere(figures, "T1.vanilla.f1", "S4.1.baseline_f1", "T3.wo_all.f1"),
     }
 
 
@@ -163,7 +143,7 @@ def benchmarks(figures: Figures) -> dict[str, Outcome]:
     """The gains benchmark by benchmark, the range the text states for them, and what the nine unlisted must be."""
     columns = ("ours_f1", "baseline_f1", "improvement")
     ours, base, printed = (figures.each(f"T1b.{{}}.{name}", BENCHMARKS) for name in columns)
-    gains, points = relative_gains(ours, base), 100 * (ours - base)
+    gains, points = check.relative_gain(ours, base), 100 * (ours - base)
     stated = hull([figures("S4.1.range", "lo"), figures("S4.1.range", "hi")])
 
     def in_range(gains: list[RoundingInterval], what: str) -> Outcome:
@@ -174,13 +154,13 @@ def benchmarks(figures: Figures) -> dict[str, Outcome]:
         return Outcome(counts, status(inside == len(gains)), f"{what} inside the stated range", middles)
 
     # mean(ours) / mean(base) is a weighted mean of the ratios, so it cannot leave their range.
-    pooled = relative_gain(figures("S4.1.headline_f1"), figures("S4.1.baseline_f1"))
-    listed = relative_gain(ours.sum(), base.sum())
+    pooled = check.relative_gain(figures("S4.1.headline_f1"), figures("S4.1.baseline_f1"))
+    listed = check.relative_gain(ours.sum(), base.sum())
     of_pooled = "100 (0.849 / 0.708 - 1) inside the stated range"
     of_listed = "100 (sum of ours / sum of baselines - 1), six rows; the nine unlisted are free"
     return {
-        **column(figures, "T1b.{}.improvement", BENCHMARKS, gains, "100 (ours / baseline - 1)"),
-        "T1b.printed_range": agreement(printed, gains, "gains of six that the row's F1s allow"),
+        **check.column(figures, "T1b.{}.improvement", BENCHMARKS, gains, "100 (ours / baseline - 1)"),
+        "T1b.printed_range": check.agreement(printed, gains, "gains of six that the row's F1s allow"),
         "S4.1.range_vs_printed": in_range(printed, "printed gains"),
         "S4.1.range_vs_recomputed": in_range(gains, "recomputed gains (relative %)"),
         "S4.1.range_vs_recomputed_pp": in_range(points, "recomputed gains (points)"),
@@ -245,19 +225,21 @@ def table_4_2(figures: Figures) -> dict[str, Outcome]:
     # No SD is printed, so an unstable one is implausible but not impossible.
     implied = {"sd_from_F1": gaps, "sd_from_printed_gap": Fraction(1, 100) * printed}
     sds = {key: [float(g.middle / s.middle) for g, s in zip(gap, d, strict=True)] for key, gap in implied.items()}
-    falling = sign(correlation_with_rank(base), "negative", "Pearson's r of the column with the level's number")
-    r_ours, r_gaps = correlation_with_rank(ours), correlation_with_rank(gaps)
+    falling = check.sign(
+        check.correlation_with_rank(base), "negative", "Pearson's r of the column with the level's number"
+    )
+    r_ours, r_gaps = check.correlation_with_rank(ours), check.correlation_with_rank(gaps)
     lost = "Pearson's r with the level's number; the printed r is lost"
     return {
-        **column(figures, "T2.{}.gap_pp", LEVELS, 100 * gaps, "100 (ours - baseline)"),
-        "T2.gap_all": agreement(printed, 100 * gaps, "gaps of five that the row's F1s allow"),
+        **check.column(figures, "T2.{}.gap_pp", LEVELS, 100 * gaps, "100 (ours - baseline)"),
+        "T2.gap_all": check.agreement(printed, 100 * gaps, "gaps of five that the row's F1s allow"),
         "T2.implied_sd": Outcome(sds, UNCHECKABLE, "gap / d; no SD is printed"),
-        "S4.2.baseline_drops": sign(base[-1] - base[0], "negative", "extreme - minimal"),
-        "S4.2.ours_robust": sign(ours[-1] - ours[0], "not negative", "extreme - minimal"),
+        "S4.2.baseline_drops": check.sign(base[-1] - base[0], "negative", "extreme - minimal"),
+        "S4.2.ours_robust": check.sign(ours[-1] - ours[0], "not negative", "extreme - minimal"),
         "S4.2.r_baseline": falling,
         "S4.2.strong_relationship": falling,
         "S4.2.r_ours": Outcome(float(r_ours.middle), UNCHECKABLE, lost, r_ours),
-        "S4.2.gap_widens": sign(r_gaps, "positive", "Pearson's r of (ours - baseline) with the level's number"),
+        "S4.2.gap_widens": check.sign(r_gaps, "positive", "Pearson's r of (ours - baseline) with the level's number"),
     }
 
 
@@ -273,13 +255,15 @@ def table_4_3(figures: Figures) -> dict[str, Outcome]:
     single = [(delta[f"wo_{part}"], delta["wo_all"]) for part in PARTS]
     others = [(f1[row], f1["wo_aw"]) for row in variants if row != "wo_aw"]
     return {
-        **column(figures, "T3.{}.delta", ABLATIONS, changes, "F1 - F1 of the full model"),
+        **check.column(figures, "T3.{}.delta", ABLATIONS, changes, "F1 - F1 of the full model"),
         "T3.common_full": Outcome(middles, common, "F1 - delta gives the full model's F1", tuple(implied.values())),
-        "T3.full_is_best": order([(full, f1[row]) for row in variants], "full above each variant"),
-        "T3.all_hurts_most": order(single, "printed delta of 'w/o All' at most each single part's", strict=False),
-        "S4.3.aw_most": order(others, "every other variant above 'w/o Adaptive Weighting'"),
-        "S4.3.gain_sign": sign(full - f1["wo_all"], "positive", "F1 full - F1 w/o All"),
-        "S4.3.reg_over_fe": sign(f1["wo_fe"] - f1["wo_reg"], "positive", "F1 w/o features - F1 w/o regularisation"),
+        "T3.full_is_best": check.order([(full, f1[row]) for row in variants], "full above each variant"),
+        "T3.all_hurts_most": check.order(single, "printed delta of 'w/o All' at most each single part's", strict=False),
+        "S4.3.aw_most": check.order(others, "every other variant above 'w/o Adaptive Weighting'"),
+        "S4.3.gain_sign": check.sign(full - f1["wo_all"], "positive", "F1 full - F1 w/o All"),
+        "S4.3.reg_over_fe": check.sign(
+            f1["wo_fe"] - f1["wo_reg"], "positive", "F1 w/o features - F1 w/o regularisation"
+        ),
     }
 
 
@@ -292,7 +276,7 @@ def shares_of_the_gain(figures: Figures) -> dict[str, Outcome]:
     for part in ("aw", "reg", "fe"):
         others = [loss for other, loss in losses.items() if other != part]
         share = corners(lambda own, *rest: 100 * own / (own + sum(rest)), losses[part], *others)
-        checks[f"S4.3.share_{part}"] = equals(printed[part], share, "100 delta / sum of the three deltas")
+        checks[f"S4.3.share_{part}"] = check.equals(printed[part], share, "100 delta / sum of the three deltas")
         implied = corners(lambda a, b: a * b, Fraction(1, 100) * printed[part], gain)
         parts[f"share_{part}"] = {
             "implied_loss": float(implied.middle),
@@ -302,7 +286,7 @@ def shares_of_the_gain(figures: Figures) -> dict[str, Outcome]:
     agrees = status(all(values["agree"] for values in parts.values()))
     total = figures.each("S4.3.share_{}", PARTS).sum()
     return checks | {
-        "S4.3.share_sum": equals(RoundingInterval.point(100), total, "sum of the three shares, against 100"),
+        "S4.3.share_sum": check.equals(RoundingInterval.point(100), total, "sum of the three shares, against 100"),
         "S4.3.share_times_gain": Outcome(parts, agrees, "share x (0.849 - 0.708) against the printed loss"),
     }
 
@@ -310,7 +294,7 @@ def shares_of_the_gain(figures: Figures) -> dict[str, Outcome]:
 def table_4_4(figures: Figures) -> dict[str, Outcome]:
     """F1 and gain against training size."""
     ours, base, printed = (figures.each(f"T4.{{}}.{name}", SIZES) for name in ("ours_f1", "baseline_f1", "rel_gain"))
-    gains, low_data = relative_gains(ours, base), {"1K", "5K"}
+    gains, low_data = check.relative_gain(ours, base), {"1K", "5K"}
 
     def from_the_largest(values: list[RoundingInterval]) -> list[str]:
         middles = {size: value.middle for size, value in zip(SIZES, values, strict=True)}
@@ -327,37 +311,37 @@ def table_4_4(figures: Figures) -> dict[str, Outcome]:
     lowest = status(set(ascending[:2]) == low_data)
     between = "between the smallest and largest baseline of table 4.4"
     return {
-        **column(figures, "T4.{}.rel_gain", SIZES, gains, "100 (ours / baseline - 1)"),
-        "T4.gain_all": agreement(printed, gains, "gains of five that the row's F1s allow"),
+        **check.column(figures, "T4.{}.rel_gain", SIZES, gains, "100 (ours / baseline - 1)"),
+        "T4.gain_all": check.agreement(printed, gains, "gains of five that the row's F1s allow"),
         "S4.4.low_data": Outcome(orders, status(largest), "sizes from the largest gain to the smallest"),
         "S4.4.baseline_vulnerable": Outcome(vulnerable, lowest, "sizes from the lowest baseline F1 to the highest"),
-        "S4.4.ours_always_better": order(zip(ours, base, strict=True), "ours above baseline at each size"),
-        "S4.4.more_data_helps": sign(base[-1] - base[0], "positive", "baseline F1 at 100K - at 1K"),
-        "T4.hull_headline": within_hull(figures, ["S4.1.baseline_f1"], base, between),
+        "S4.4.ours_always_better": check.order(zip(ours, base, strict=True), "ours above baseline at each size"),
+        "S4.4.more_data_helps": check.sign(base[-1] - base[0], "positive", "baseline F1 at 100K - at 1K"),
+        "T4.hull_headline": check.within_hull(figures, ["S4.1.baseline_f1"], base, between),
     }
 
 
 def table_4_5(figures: Figures) -> dict[str, Outcome]:
     """The total row against its parts and the text; 5.1 and 5.3: what cannot cost or gain that much."""
     sums = {cost: figures.each(f"T5.{{}}.{cost}", PARTS).sum() for cost in COSTS}
-    checks = column(figures, "T5.total.{}", COSTS, sums.values(), "sum of the three parts")
+    checks = check.column(figures, "T5.total.{}", COSTS, sums.values(), "sum of the three parts")
     for cost in ("train", "infer"):
         total = f"S4.5.total_{cost}"
-        checks[f"S4.5.text_vs_sum_{cost}"] = equals(figures(total), sums[cost], "sum of the three parts")
-        checks[total] = same_everywhere(figures, total, f"T5.total.{cost}")
+        checks[f"S4.5.text_vs_sum_{cost}"] = check.equals(figures(total), sums[cost], "sum of the three parts")
+        checks[total] = check.same_everywhere(figures, total, f"T5.total.{cost}")
     # A part that acts in training only costs nothing at inference.
     for statement, cell in {
         "T5.aw.infer": "T5.aw.infer",
         "T5.reg.infer": "T5.reg.infer",
         "S5.1.no_arch_change": "T5.total.infer",
     }.items():
-        checks[statement] = sign(figures(cell), "zero", "inference overhead, which must be 0")
+        checks[statement] = check.sign(figures(cell), "zero", "inference overhead, which must be 0")
     ensemble = figures("S5.3.ensemble")
     for statement, larger, name in (
         ("S5.3.ensemble", "S4.1.headline_rel", "value"),
         ("S5.3.ensemble_vs_range", "S4.1.range", "lo"),
     ):
-        checks[statement] = sign(figures(larger, name) - ensemble, "positive", f"{larger} - S5.3.ensemble")
+        checks[statement] = check.sign(figures(larger, name) - ensemble, "positive", f"{larger} - S5.3.ensemble")
     return checks
 
 

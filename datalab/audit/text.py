@@ -9,25 +9,9 @@ from math import prod
 
 import numpy as np
 
-from datalab.audit.figures import (
-    ABLATIONS,
-    BENCHMARKS,
-    INCONSISTENT,
-    LEVELS,
-    METHODS,
-    PARTS,
-    SIZES,
-    UNCHECKABLE,
-    Figures,
-    Outcome,
-    difference,
-    equals,
-    extremes,
-    relative_gain,
-    same_everywhere,
-    status,
-    within_hull,
-)
+from datalab.audit import check
+from datalab.audit.check import INCONSISTENT, UNCHECKABLE, Outcome, status
+from datalab.audit.figures import ABLATIONS, BENCHMARKS, LEVELS, METHODS, PARTS, SIZES, Figures
 from datalab.ledger.rounding import hull
 
 READ_IN_TEXT = {
@@ -57,7 +41,7 @@ def counts(figures: Figures) -> dict[str, Outcome]:
         "S5.2.n_arch": ("S5.2.n_arch", "S1.n_arch"),
     }
     checks = {
-        statement: difference(figures.count(here), figures.count(there), f"{here} - {there}")
+        statement: check.difference(figures.count(here), figures.count(there), f"{here} - {there}")
         for statement, (here, there) in same.items()
     }
     listed = {statement: (number, "found in the text - announced") for statement, number in READ_IN_TEXT.items()}
@@ -65,7 +49,7 @@ def counts(figures: Figures) -> dict[str, Outcome]:
     limitations = sum(claim.kind == "limitation" for claim in figures.statements.values())
     listed["S5.2.n_limitations"] = limitations, "limitations in the ledger - announced"
     for statement, (number, formula) in listed.items():
-        checks[statement] = difference(number, figures.count(statement), formula)
+        checks[statement] = check.difference(number, figures.count(statement), formula)
 
     announced = figures.count("S3.3.n_components")
     apart = sum(abs(parts - announced) for parts in (len(ABLATIONS) - 2, len(PARTS)))
@@ -75,7 +59,7 @@ def counts(figures: Figures) -> dict[str, Outcome]:
     missing, announced = len(BENCHMARKS) - figures.count("S4.1.consistent_all"), figures.count("S1.n_benchmarks")
     return checks | {
         "S3.3.n_components": Outcome(apart, status(apart == 0), "single parts in tables 4.3 and 4.5, against the text"),
-        "S4.1.listed_benchmarks": difference(announced, len(BENCHMARKS), "benchmarks announced - rows printed"),
+        "S4.1.listed_benchmarks": check.difference(announced, len(BENCHMARKS), "benchmarks announced - rows printed"),
         "S4.1.consistent_all": Outcome(missing, failed, "rows printed - benchmarks claimed"),
     }
 
@@ -129,10 +113,10 @@ def abstract(figures: Figures) -> dict[str, Outcome]:
         return float(100 * 2 * (around.mean(axis=0) ** 2).sum() / (around**2).sum())
 
     cells = [*figures.each("T2.{}.baseline_f1", LEVELS), *figures.each("T2.{}.ours_f1", LEVELS)]
-    ceiling, printed = extremes(eta_squared, cells), figures("ABS.variance_explained")
+    ceiling, printed = check.extremes(eta_squared, cells), figures("ABS.variance_explained")
     agrees, of_level = status(printed.low <= ceiling.high), "eta^2 of level, 10 cell means"
     return checks | {
-        "ABS.framework_f1_ci.shape": equals(point, Fraction(1, 2) * (low + high), "(low + high) / 2"),
+        "ABS.framework_f1_ci.shape": check.equals(point, Fraction(1, 2) * (low + high), "(low + high) / 2"),
         "ABS.variance_explained.from_T2": Outcome(float(ceiling.middle), agrees, of_level, ceiling, printed),
     }
 
@@ -145,18 +129,18 @@ def repeated_figures(figures: Figures) -> dict[str, Outcome]:
     }
     formula = "between the smallest and largest level"
     checks = {
-        statement: within_hull(figures, ids, figures.each(f"T2.{{}}.{column}", LEVELS), formula)
+        statement: check.within_hull(figures, ids, figures.each(f"T2.{{}}.{column}", LEVELS), formula)
         for statement, (column, ids) in pooled.items()
     }
     # The best comparator row of table 4.1: the full model and the oracle are none.
     best = max(figures.each("T1.{}.f1", METHODS[:3]), key=lambda row: row.middle)
     printed = figures("S1.improvement")
-    gains = {key: relative_gain(figures(key), best) for key in ("S4.1.headline_f1", "T1.full.f1", "T3.full.f1")}
+    gains = {key: check.relative_gain(figures(key), best) for key in ("S4.1.headline_f1", "T1.full.f1", "T3.full.f1")}
     met = status(any(gain.meets(printed) for gain in gains.values()))
     values = {key: float(gain.middle) for key, gain in gains.items()}
     return checks | {
-        "ABS.f1_vs_T1": same_everywhere(figures, "ABS.framework_f1", "T1.full.f1"),
-        "S6.improvement": same_everywhere(figures, "S6.improvement", "S4.1.headline_rel", "S1.improvement"),
+        "ABS.f1_vs_T1": check.same_everywhere(figures, "ABS.framework_f1", "T1.full.f1"),
+        "S6.improvement": check.same_everywhere(figures, "S6.improvement", "S4.1.headline_rel", "S1.improvement"),
         "S1.improvement.comparator": Outcome(values, met, "100 (full / best comparator - 1)", printed=printed),
     }
 

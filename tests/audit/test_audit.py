@@ -10,18 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datalab import audit, ledger
-from datalab.audit.figures import (
+from datalab.audit.check import (
     CONSISTENT,
     INCONSISTENT,
-    LEVELS,
     UNCHECKABLE,
-    Figures,
     correlation_with_rank,
     equals,
     order,
     relative_gain,
     sign,
 )
+from datalab.audit.figures import LEVELS, Figures
 from datalab.audit.tables import corrected, harmonic_mean, positive_rate
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull
 
