@@ -83,7 +83,6 @@ def measured_verdict(
     interval: tuple[float, float] | None = None,
     narrow: tuple[float, float] | None = None,
     side: str = "greater",
-    metric: str | None = "f1",
     smallest: float | None = None,
 ) -> Verdict:
     """The measured column of one statement, by the protocol's rules (:func:`datalab.stats.decide`).
@@ -93,8 +92,7 @@ def measured_verdict(
     narrow:   the 90 % limits of D (``measured_verdict.equivalence_confidence``); equivalence is read on them.
     side:     what the paper claims of D: ``greater`` or ``less`` than 0, ``none`` (no difference), ``not_greater``,
               ``not_less``.
-    metric:   whose smallest effect of interest applies (:func:`sesoi`); ``None`` when D has none.
-    smallest: that effect itself, where D is not in the metric's unit.
+    smallest: the smallest effect of interest, in the unit of D; ``None``: that of F1.
 
     A statement that no run can reach keeps its automatic verdict. ``verdict_ceiling`` caps the result: under
     ``direction`` a matching value is still only ``direction reproduced``. Raises :class:`UserError` on an unknown side,
@@ -110,7 +108,7 @@ def measured_verdict(
         return Verdict(SHOWN, "a level with nothing to compare it to")
     wide = _limits(claim, "interval", interval)
     inner = None if narrow is None else _limits(claim, "narrow", narrow)
-    settled = decide(estimate, wide, inner, side, sesoi(metric) if smallest is None else smallest)
+    settled = decide(estimate, wide, inner, side, sesoi("f1") if smallest is None else smallest)
     if settled == "holds" and side in ("greater", "less") and (value := _value(claim, inner)):
         return value
     return Verdict(*_WORDS[settled, "none" if side == "none" else side.partition("_")[0]])
@@ -290,22 +288,15 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
 def read(
     claim_id: str,
     estimate: float | None,
-    interval: tuple[float, float] | None = None,
     *,
     table: str | None = None,
     row: str | int | None = None,
     raw: Raw = None,
     n: int | str | None = None,
-    **how: Any,
 ) -> Statement:
-    """One statement of an estimate and the (1 - alpha) interval of the same quantity; where there are units, use
-    :func:`judge`. ``how`` (``narrow``, ``side``, ``metric``) is as for
-    :func:`measured_verdict`.
-    """
-    verdict = measured_verdict(find(claim_id), estimate=estimate, interval=interval, **how)
-    low, high = interval or (None, None)
-    where = {"n": n, "table": table, "row": row, "raw": raw}
-    return Statement(claim_id, estimate, low, high, verdict=verdict.verdict, why=verdict.why, **where)
+    """One statement of an estimate that has no interval; where there are units, use :func:`judge`."""
+    verdict = measured_verdict(find(claim_id), estimate=estimate)
+    return Statement(claim_id, estimate, n=n, verdict=verdict.verdict, why=verdict.why, table=table, row=row, raw=raw)
 
 
 def _difference(made: Statement) -> str:

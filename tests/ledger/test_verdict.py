@@ -117,5 +117,5 @@ def test_bad_input_is_refused_in_one_line():
     with pytest.raises(UserError, match="low <= high"):
         measured(estimate=1.0, interval=(float("nan"), 1))
     with pytest.raises(UserError, match="unknown metric"):
-        measured(estimate=1.0, interval=(0, 1), metric="bleu")
+        rules.sesoi("bleu")
     assert measured(estimate=float("nan"), interval=(0, 1), side="not_less") == ledger.INCONCLUSIVE
