@@ -136,10 +136,4 @@ def extremes(function: Callable[[np.ndarray], float], boxes: Sequence[RoundingIn
 
 def correlation_with_rank(values: Sequence[RoundingInterval]) -> RoundingInterval:
     """Pearson's r of a column with its row number 1..n, over everything the rounding allows."""
-    rank = np.arange(len(values)) - (len(values) - 1) / 2
-
-    def r(column: np.ndarray) -> float:
-        centred = column - column.mean()
-        return float(rank @ centred / np.sqrt((rank @ rank) * (centred @ centred)))
-
-    return extremes(r, values)
+    return extremes(lambda column: float(np.corrcoef(np.arange(len(column)), column)[0, 1]), values)

@@ -33,8 +33,3 @@ class Figures:
     def each(self, pattern: str, names: Iterable[str]) -> np.ndarray:
         """One figure a name, which stands for ``{}`` in the id: an array (n,) of intervals, to reckon with."""
         return np.array([self(pattern.format(name)) for name in names], dtype=object)
-
-    def columns(self, table: str) -> set[str]:
-        """The columns the paper prints of a table."""
-        cells = (key.split(".") for key, claim in self.statements.items() if claim.kind == "table_cell")
-        return {parts[2] for parts in cells if parts[0] == table}

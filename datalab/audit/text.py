@@ -70,8 +70,9 @@ def promises(figures: Figures) -> dict[str, Outcome]:
     def outcome(promised: int, missing: list[str], formula: str) -> Outcome:
         return Outcome({"promised": promised, "missing": missing}, status(not missing), formula)
 
-    columns = {table: figures.columns(table) for table in ("T1", "T1b", "T2", "T3", "T4", "T5")}
-    shown = set().union(*columns.values())
+    cells = (key.split(".") for key, claim in figures.statements.items() if claim.kind == "table_cell")
+    columns = {(table, column) for table, _, column in cells}
+    shown = {column for _, column in columns}
     checks = {}
     for statement, promised in PROMISED.items():
         missing = [name for name, column in promised.items() if column not in shown]
@@ -86,7 +87,7 @@ def promises(figures: Figures) -> dict[str, Outcome]:
         f"{name}: {letter}"
         for table, name in inferential.items()
         for letter, column in (("d", "cohen_d"), ("p", "p"))
-        if column not in columns[table]
+        if (table, column) not in columns
     ]
     formula = "inferential tables without d or without p"
     checks["S3.4.effect_sizes"] = outcome(len(inferential), missing, formula)
