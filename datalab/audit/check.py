@@ -1,7 +1,7 @@
 """What a check of the paper's printed figures returns, and the comparisons that most checks are made of."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ def status(agrees: bool) -> str:
 
 
 def relative_gain(ours: RoundingInterval, base: RoundingInterval) -> RoundingInterval:
-    """``100 (ours / base - 1)``, in percent; of two arrays (n,) of intervals row by row, as the intervals' own sums."""
+    """``100 (ours / base - 1)``, in percent; of two columns row by row."""
     return _gain(ours, base)
 
 
@@ -47,11 +47,11 @@ def equals(printed: RoundingInterval, recomputed: RoundingInterval, formula: str
 
 
 def column(
-    figures: Figures, pattern: str, names: Iterable[str], recomputed: Iterable[RoundingInterval], formula: str
+    figures: Figures, pattern: str, recomputed: Mapping[str, RoundingInterval], formula: str
 ) -> dict[str, Outcome]:
-    """A column that follows from others: :func:`equals` for each of its cells, by their ids."""
-    ids = [pattern.format(name) for name in names]
-    return {key: equals(figures(key), value, formula) for key, value in zip(ids, recomputed, strict=True)}
+    """A column that follows from others: :func:`equals` for each cell, whose row (or column) is ``{}`` in its id."""
+    ids = {pattern.format(name): value for name, value in recomputed.items()}
+    return {key: equals(figures(key), value, formula) for key, value in ids.items()}
 
 
 def same_everywhere(figures: Figures, *ids: str) -> Outcome:

@@ -1,20 +1,11 @@
-"""The paper's printed figures, and the rows of its tables."""
+"""The paper's printed figures, one by one and by table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import numpy as np
+import pandas as pd
 
 from datalab.ledger.claim import Claim
 from datalab.ledger.rounding import RoundingInterval
-
-# The rows of the paper's tables as the ledger's ids spell them, in the order of printing.
-METHODS = ("vanilla", "if", "ln", "full", "oracle")  # table 4.1
-BENCHMARKS = ("A", "B", "C", "D", "E", "F")  # the benchmark table of 4.1
-LEVELS = ("minimal", "low", "medium", "high", "extreme")  # table 4.2
-ABLATIONS = ("full", "wo_fe", "wo_aw", "wo_reg", "wo_all")  # table 4.3
-SIZES = ("1K", "5K", "10K", "50K", "100K")  # table 4.4
-PARTS = ("fe", "aw", "reg")  # table 4.5
-COSTS = ("train", "infer", "mem")
 
 
 class Figures:
@@ -30,6 +21,14 @@ class Figures:
         """A printed count."""
         return int(self(statement_id).middle)
 
-    def each(self, pattern: str, names: Iterable[str]) -> np.ndarray:
-        """One figure a name, which stands for ``{}`` in the id: an array (n,) of intervals, to reckon with."""
-        return np.array([self(pattern.format(name)) for name in names], dtype=object)
+    def table(self, key: str) -> pd.DataFrame:
+        """A table's printed cells as intervals, to reckon with, under the ledger's names and in the order of printing.
+
+        NaN stands where the paper prints nothing.
+        """
+        rows: dict[str, dict[str, RoundingInterval]] = {}
+        for statement_id, claim in self.statements.items():
+            if claim.kind == "table_cell" and statement_id.startswith(f"{key}."):
+                _, row, column = statement_id.split(".")
+                rows.setdefault(row, {})[column] = claim.printed()
+        return pd.DataFrame.from_dict(rows, orient="index")

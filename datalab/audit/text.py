@@ -11,7 +11,7 @@ import numpy as np
 
 from datalab.audit import check
 from datalab.audit.check import INCONSISTENT, UNCHECKABLE, Outcome, status
-from datalab.audit.figures import ABLATIONS, BENCHMARKS, LEVELS, METHODS, PARTS, SIZES, Figures
+from datalab.audit.figures import Figures
 from datalab.ledger.rounding import hull
 
 READ_IN_TEXT = {
@@ -45,21 +45,22 @@ def counts(figures: Figures) -> dict[str, Outcome]:
         for statement, (here, there) in same.items()
     }
     listed = {statement: (number, "found in the text - announced") for statement, number in READ_IN_TEXT.items()}
-    listed["S3.2.n_levels"] = len(LEVELS), "rows of the table - announced"
+    listed["S3.2.n_levels"] = len(figures.table("T2")), "rows of the table - announced"
     limitations = sum(claim.kind == "limitation" for claim in figures.statements.values())
     listed["S5.2.n_limitations"] = limitations, "limitations in the ledger - announced"
     for statement, (number, formula) in listed.items():
         checks[statement] = check.difference(number, figures.count(statement), formula)
 
     announced = figures.count("S3.3.n_components")
-    apart = sum(abs(parts - announced) for parts in (len(ABLATIONS) - 2, len(PARTS)))
+    single, parts = (figures.table(key).drop(whole) for key, whole in (("T3", ["full", "wo_all"]), ("T5", "total")))
+    apart = sum(abs(len(table) - announced) for table in (single, parts))
     # The claim about the nine benchmarks that are not printed cannot be checked, unless a printed one already fails.
-    gains = figures.each("T1b.{}.ours_f1", BENCHMARKS) - figures.each("T1b.{}.baseline_f1", BENCHMARKS)
-    failed = INCONSISTENT if any(gain.high <= 0 for gain in gains) else UNCHECKABLE
-    missing, announced = len(BENCHMARKS) - figures.count("S4.1.consistent_all"), figures.count("S1.n_benchmarks")
+    table = figures.table("T1b")
+    failed = INCONSISTENT if any(gain.high <= 0 for gain in table.ours_f1 - table.baseline_f1) else UNCHECKABLE
+    missing, announced = len(table) - figures.count("S4.1.consistent_all"), figures.count("S1.n_benchmarks")
     return checks | {
         "S3.3.n_components": Outcome(apart, status(apart == 0), "single parts in tables 4.3 and 4.5, against the text"),
-        "S4.1.listed_benchmarks": check.difference(announced, len(BENCHMARKS), "benchmarks announced - rows printed"),
+        "S4.1.listed_benchmarks": check.difference(announced, len(table), "benchmarks announced - rows printed"),
         "S4.1.consistent_all": Outcome(missing, failed, "rows printed - benchmarks claimed"),
     }
 
@@ -70,16 +71,15 @@ def promises(figures: Figures) -> dict[str, Outcome]:
     def outcome(promised: int, missing: list[str], formula: str) -> Outcome:
         return Outcome({"promised": promised, "missing": missing}, status(not missing), formula)
 
-    cells = (key.split(".") for key, claim in figures.statements.items() if claim.kind == "table_cell")
-    columns = {(table, column) for table, _, column in cells}
-    shown = {column for _, column in columns}
+    columns = {key: set(figures.table(key)) for key in ("T1", "T1b", "T2", "T3", "T4", "T5")}
+    shown = set().union(*columns.values())
     checks = {}
     for statement, promised in PROMISED.items():
         missing = [name for name, column in promised.items() if column not in shown]
         formula = "promised in the text, without a column in any table"
         checks[statement] = outcome(len(promised), missing, formula)
     components = {"Feature Extraction": "fe", "Adaptive Weighting": "aw", "Regularization": "reg"}
-    missing = [name for name, row in components.items() if row not in METHODS]
+    missing = [name for name, row in components.items() if row not in figures.table("T1").index]
     formula = "components without a row of that name in table 4.1"
     checks["S3.3.T1_rows"] = outcome(len(components), missing, formula)
     inferential = {"T1b": "benchmark table", "T3": "table 4.3", "T2": "table 4.2"}
@@ -87,7 +87,7 @@ def promises(figures: Figures) -> dict[str, Outcome]:
         f"{name}: {letter}"
         for table, name in inferential.items()
         for letter, column in (("d", "cohen_d"), ("p", "p"))
-        if (table, column) not in columns
+        if column not in columns[table]
     ]
     formula = "inferential tables without d or without p"
     checks["S3.4.effect_sizes"] = outcome(len(inferential), missing, formula)
@@ -109,11 +109,12 @@ def abstract(figures: Figures) -> dict[str, Outcome]:
 
     def eta_squared(values: np.ndarray) -> float:
         """Of the level factor, in percent, on the cell means: within-cell variance can only lower it."""
-        table = values.reshape(2, len(LEVELS))
+        table = values.reshape(2, -1)
         around = table - table.mean()
         return float(100 * 2 * (around.mean(axis=0) ** 2).sum() / (around**2).sum())
 
-    cells = [*figures.each("T2.{}.baseline_f1", LEVELS), *figures.each("T2.{}.ours_f1", LEVELS)]
+    levels = figures.table("T2")
+    cells = [*levels.baseline_f1, *levels.ours_f1]
     ceiling, printed = check.extremes(eta_squared, cells), figures("ABS.variance_explained")
     agrees, of_level = status(printed.low <= ceiling.high), "eta^2 of level, 10 cell means"
     return checks | {
@@ -130,11 +131,11 @@ def repeated_figures(figures: Figures) -> dict[str, Outcome]:
     }
     formula = "between the smallest and largest level"
     checks = {
-        statement: check.within_hull(figures, ids, figures.each(f"T2.{{}}.{column}", LEVELS), formula)
+        statement: check.within_hull(figures, ids, figures.table("T2")[column], formula)
         for statement, (column, ids) in pooled.items()
     }
     # The best comparator row of table 4.1: the full model and the oracle are none.
-    best = max(figures.each("T1.{}.f1", METHODS[:3]), key=lambda row: row.middle)
+    best = max(figures.table("T1").f1.drop(["full", "oracle"]), key=lambda row: row.middle)
     printed = figures("S1.improvement")
     gains = {key: check.relative_gain(figures(key), best) for key in ("S4.1.headline_f1", "T1.full.f1", "T3.full.f1")}
     met = status(any(gain.meets(printed) for gain in gains.values()))
@@ -159,7 +160,7 @@ def experiment(figures: Figures) -> dict[str, Outcome]:
         "S3.2.grid_prime": Outcome(proper, status(divisors > 0), "divisors of 163 other than 1 and 163"),
         "S3.2.cost": Outcome(runs, UNCHECKABLE, f"{product}; no total is printed"),
     }
-    largest = max(figures.count(f"T4.{size}.size") for size in SIZES)
+    largest = max(figures.count(f"T4.{size}.size") for size in figures.table("T4").index)
     for statement, totals in {
         "T4.capacity": ("ABS.n_instances", "S1.n_instances"),
         "S5.2.largest_experiment": ("S5.2.largest_experiment",),

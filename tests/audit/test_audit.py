@@ -20,7 +20,7 @@ from datalab.audit.check import (
     relative_gain,
     sign,
 )
-from datalab.audit.figures import LEVELS, Figures
+from datalab.audit.figures import Figures
 from datalab.audit.tables import corrected, harmonic_mean, positive_rate
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull
 
@@ -126,7 +126,7 @@ def test_no_unrounded_column_has_a_correlation_outside_the_interval(column, shar
 
 
 def test_the_search_finds_the_extreme_inside_an_edge_that_the_corners_miss():
-    column = Figures(LEDGER).each("T2.{}.ours_f1", LEVELS)
+    column = Figures(LEDGER).table("T2").ours_f1
     at_corners = [
         np.corrcoef(np.arange(5), np.array(ends, dtype=float))[0, 1]
         for ends in itertools.product(*((box.low, box.high) for box in column))
