@@ -109,23 +109,22 @@ def measured_verdict(
     wide = _limits(claim, "interval", interval)
     inner = None if narrow is None else _limits(claim, "narrow", narrow)
     settled = decide(estimate, wide, inner, side, sesoi("f1") if smallest is None else smallest)
-    if settled == "holds" and side in ("greater", "less") and (value := _value(claim, inner)):
+    kind = {"greater": "sided", "less": "sided", "none": "none"}.get(side, "not")
+    if settled == "holds" and kind == "sided" and (value := _value(claim, inner)):
         return value
-    return Verdict(*_WORDS[settled, "none" if side == "none" else side.partition("_")[0]])
+    return Verdict(*_WORDS.get((settled, kind), _OPEN))
 
 
 _WORDS = {
-    ("holds", "greater"): (DIRECTION, "the interval excludes 0 on the claimed side and the effect is large enough"),
+    ("holds", "sided"): (DIRECTION, "the interval excludes 0 on the claimed side and the effect is large enough"),
     ("holds", "none"): (DIRECTION, "no difference is claimed, and the 90 % interval lies inside the smallest effect"),
     ("holds", "not"): (DIRECTION, "the limit on the side the claim rules out stays below the smallest effect"),
-    ("null", "greater"): (NULL, "the 90 % interval lies inside the smallest effect of interest"),
-    ("opposite", "greater"): (OPPOSITE, "the interval excludes 0 on the other side"),
+    ("null", "sided"): (NULL, "the 90 % interval lies inside the smallest effect of interest"),
+    ("opposite", "sided"): (OPPOSITE, "the interval excludes 0 on the other side"),
     ("opposite", "not"): (OPPOSITE, "the interval excludes 0 on the side the claim rules out"),
     ("difference", "none"): (DIFFERENCE, "no difference is claimed, and the interval excludes 0"),
 }
-_WORDS |= {(settled, "less"): words for (settled, side), words in _WORDS.items() if side == "greater"}
 _OPEN = (INCONCLUSIVE, "a verdict's interval, wider than the 95 % shown, settles neither the direction nor its absence")
-_WORDS |= {("open", side): _OPEN for side in ("greater", "less", "none", "not")}
 
 
 def excluded(claim: Claim, interval: tuple[float, float]) -> str:
