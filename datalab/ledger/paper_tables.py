@@ -54,17 +54,13 @@ def paper_tables(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
     ``rows`` are the record's claims by id; a cell is one of these, or ``None`` where the paper prints none.
     """
-    grids: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    for claim_id, claim in claims().items():
-        if claim.kind == "table_cell":
-            table, row, column = claim_id.split(".")
-            grids.setdefault(table, {}).setdefault(row, {})[column] = rows[claim_id]
+    ids = [claim_id.split(".") for claim_id, claim in claims().items() if claim.kind == "table_cell"]
     tables = []
-    for key, grid in grids.items():
-        columns = dict.fromkeys(column for row in grid.values() for column in row)
-        words = [_COLUMNS.get(column, column) for column in columns]
-        named = [(_row(key, row), [cells.get(c) for c in columns]) for row, cells in grid.items()]
-        title, head = _TABLES[key]
+    for key, (title, head) in _TABLES.items():
+        cells = {(row, column): rows[f"{key}.{row}.{column}"] for table, row, column in ids if table == key}
+        names, columns = (list(dict.fromkeys(at)) for at in zip(*cells, strict=True))
+        named = [(_row(key, row), [cells.get((row, column)) for column in columns]) for row in names]
+        words = [_COLUMNS[column] for column in columns]
         tables.append({"key": key, "title": title, "head": head, "columns": words, "rows": named})
     return tables
 
