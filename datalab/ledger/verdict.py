@@ -284,18 +284,13 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     return replace(made[name], why=f"{settles}; {made[name].why}")
 
 
-def read(
-    claim_id: str,
-    estimate: float | None,
-    *,
-    table: str | None = None,
-    row: str | int | None = None,
-    raw: Raw = None,
-    n: int | str | None = None,
-) -> Statement:
-    """One statement of an estimate that has no interval; where there are units, use :func:`judge`."""
+def read(claim_id: str, estimate: float | None, **where: Any) -> Statement:
+    """One statement of an estimate that has no interval; where there are units, use :func:`judge`.
+
+    ``where`` is its ``table``, ``row``, ``raw`` and ``n``.
+    """
     verdict = measured_verdict(find(claim_id), estimate=estimate)
-    return Statement(claim_id, estimate, n=n, verdict=verdict.verdict, why=verdict.why, table=table, row=row, raw=raw)
+    return Statement(claim_id, estimate, verdict=verdict.verdict, why=verdict.why, **where)
 
 
 def _difference(made: Statement) -> str:
