@@ -239,7 +239,8 @@ def test_shares_dropped_are_compared_on_the_same_sets_and_rates_each_with_random
     made = [some[some.method == "full"].assign(share="")]
     for share, gain in loss.items():
         part = some[some.quota != ""].assign(share=share, keep_fraction=0.9)
-        made.append(part.assign(macro_f1=part.macro_f1 + np.where(part.method == "influence", gain, 0.02)))
+        moved = np.where(part.method == "influence", gain, 0.02)
+        made.append(part.assign(macro_f1=part.macro_f1 + moved, accuracy=part.accuracy + moved))
     d = share_dropped.by_share(pd.concat(made))
     assert list(d.dropped.unique()) == ["10 %", "30 %", "50 %", training_length.DOUBTED]
 
