@@ -368,7 +368,7 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
 @click.option("--features", "embedded", type=RECORD, metavar="F.npy", help="Features in place of FILE's columns.")
 @click.option("--test", type=RECORD, metavar="CLEAN_FILE", help="Rows with clean labels, to judge the arms by.")
 @click.option("--pred-probs", type=RECORD, metavar="P.npy", help="Your own out-of-sample probabilities (n, classes).")
-@click.option("--minutes", type=float, default=10, show_default=True, help="The most it may take.")
+@click.option("--minutes", type=float, default=10, show_default=True, help="The most it may take, beyond four splits.")
 @click.option("--splits", type=int, metavar="N", help="Exactly N splits: the answer then follows from the seed alone.")
 @click.option("--seed", type=int, default=2024, show_default=True, help="Every random number descends from it.")
 @click.option("--pretrained", is_flag=True, help="Embed texts by MiniLM, pictures by EfficientNet-Lite0.")
