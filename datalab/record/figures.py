@@ -9,7 +9,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 STYLE = {
     "figure.figsize": (7.0, 4.2),
     "figure.dpi": 100,
-    "savefig.dpi": 110,
+    "savefig.dpi": 100,
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",

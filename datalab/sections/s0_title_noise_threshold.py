@@ -192,7 +192,7 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     verdict = title_verdict(d, crossover).measured()
     row = _on_all(crossover, VERDICT["stratum"]).set_index("reading").loc[LEDGER]
     raw = {"quota": READINGS[LEDGER][1], "keep_fraction": readings.PRIMARY_KEEP}
-    raw |= {"noise": protocol().primary_cell["noise"], "train_cap": int(d.train_cap.iloc[0])}
+    raw |= {"noise": protocol().primary_cell["noise"], "train_cap": int(d.train_cap.iloc[0]), "share": None}
     shown, judged = 100 * row[["crossover", "low", "high"]], {"verdict": verdict.verdict, "why": verdict.why}
     where = {"n": int(row.sets), "table": "crossover", "row": f"balanced, all, {LEDGER}", "raw": raw}
     low = d[(d.stratum == VERDICT["stratum"]) & (d.reading == LEDGER) & (d.rate <= THRESHOLD + 1e-9)]
