@@ -1,7 +1,6 @@
 """An executed notebook of a record, read as what it must be: what has another form is refused, not passed over."""
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,13 +88,39 @@ def read(record: Path, path: str) -> Notebook:
         raise Strange(f"is no executed notebook ({folder.misfit(error)})") from None
 
 
-# What running a notebook adds to its metadata and its cells', beside numbers: these words, clocks and versions.
-_OF_A_RUN = re.compile(
-    r"duration|exception|status|completed|start_time|end_time|default_parameters|environment_variables|version|name"
-    r"|codemirror_mode|i?python3?|file_extension|\.py|mimetype|text/x-python|nbconvert_exporter|pygments_lexer"
-    r"|iopub\.execute_input|iopub\.status\.(busy|idle)|shell\.execute_reply|[\d:.TZabrc+-]{0,40}",
-    re.ASCII,
-)
+class _Ran(Form):
+    """What running it to its end adds to a cell's metadata: clocks and a status, and no words."""
+
+    duration: float | None = None
+    exception: Literal[False] | None = None
+    status: Literal["completed"] = "completed"
+    start_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
+    end_time: str | None = pydantic.Field(None, pattern=r"^[\d:.T+-]{0,40}$")
+
+
+_Clock = Annotated[str, pydantic.StringConstraints(pattern=r"^[\d:.TZ+-]{1,40}$")]
+_Message = Literal["iopub.execute_input", "iopub.status.busy", "iopub.status.idle", "shell.execute_reply"]
+_CLOCKS = pydantic.TypeAdapter(dict[_Message, _Clock])
+
+
+class _Papermill(Form):
+    default_parameters: dict[str, Any] = pydantic.Field({}, max_length=0)
+    environment_variables: dict[str, Any] = pydantic.Field({}, max_length=0)
+    parameters: dict[str, Any] = pydantic.Field({})
+    duration: float | None = None
+    version: str = pydantic.Field("", pattern=r"^[\w.+]{0,40}$")
+
+
+class _Language(Form):
+    """The kernel's language, as ipykernel words it."""
+
+    name: Literal["python"]
+    codemirror_mode: dict[Literal["name", "version"], Literal["ipython", 3]] = pydantic.Field({})
+    file_extension: Literal[".py"] = ".py"
+    mimetype: Literal["text/x-python"] = "text/x-python"
+    nbconvert_exporter: Literal["python"] = "python"
+    pygments_lexer: Literal["ipython3"] = "ipython3"
+    version: str = pydantic.Field("", pattern=r"^[\d.abrc+]{0,20}$")
 
 
 def check_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) -> None:
@@ -103,34 +128,27 @@ def check_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) 
 
     The cells of both must be the same but for papermill's.
     """
-    own, asked = dict(notebook.metadata), dict(source.metadata)
-    language, papermill = own.pop("language_info", {}), own.pop("papermill", {})
-    asked.pop("language_info", None)
+    own = dict(notebook.metadata)
+    papermill, language = own.pop("papermill", {}), own.pop("language_info", {"name": "python"})
+    asked = {name: value for name, value in source.metadata.items() if name != "language_info"}
     if (own, notebook.nbformat_minor) != (asked, source.nbformat_minor):
         raise Strange("the notebook's metadata or format is not the source's")
-    match papermill:
-        case {"parameters": held, **added} if json.dumps(held, sort_keys=True) == json.dumps(given, sort_keys=True):
-            if not _is_of_a_run([language, added]):
-                raise Strange("the notebook's metadata is not the source's")
-        case _:
-            raise Strange("the notebook's metadata on its parameters is not the section's")
+    try:
+        held = _Papermill.model_validate(papermill).parameters
+        _Language.model_validate(language)
+    except pydantic.ValidationError:
+        raise Strange("the notebook's metadata is not the source's") from None
+    if json.dumps(held, sort_keys=True) != json.dumps(given, sort_keys=True):
+        raise Strange("the notebook's metadata on its parameters is not the section's")
     sources = iter(source.cells)
     for number, cell in enumerate(notebook.cells, 1):
         injected = "injected-parameters" in cell.tags and cell.cell_type == "code"
         asked = {"tags": ["injected-parameters"]} if injected else next(sources).metadata
         held = {"tags": [], **cell.metadata}
-        added = [held.pop(name, None) for name in ("papermill", "execution")]
-        if held != {"tags": [], **asked} or not _is_of_a_run(added):
+        try:
+            _Ran.model_validate(held.pop("papermill", {}))
+            _CLOCKS.validate_python(held.pop("execution", {}), strict=True)
+        except pydantic.ValidationError:
+            raise Strange(f"cell {number}'s metadata is not the source's") from None
+        if held != {"tags": [], **asked}:
             raise Strange(f"cell {number}'s metadata is not the source's")
-
-
-def _is_of_a_run(added: Any) -> bool:
-    """Whether this says no more than running a notebook to its end does."""
-    match added:
-        case dict():
-            return _is_of_a_run([*added, *added.values()])
-        case list():
-            return all(map(_is_of_a_run, added))
-        case str():
-            return _OF_A_RUN.fullmatch(added) is not None
-    return added is not True

@@ -89,7 +89,8 @@ def raw_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def verdicts_by_training(stopped: Sequence[Statement], fixed: Sequence[Statement]) -> pd.DataFrame:
     """A row a statement that both have: what was measured and its verdict, stopped early and at the recipe's length."""
-    early, late = (pd.DataFrame(map(vars, made))[["id", "measured", "verdict"]] for made in (stopped, fixed))
+    of = ["id", "measured", "verdict"]
+    early, late = (pd.DataFrame(map(vars, made), columns=of) for made in (stopped, fixed))
     both = early.merge(late, on="id", suffixes=("", f", {FIXED}")).rename(columns={"id": "statement"})
     return both.assign(**{"the same": both.verdict == both[f"verdict, {FIXED}"]})
 

@@ -75,7 +75,8 @@ def differences(rows: pd.DataFrame, reading: tuple[str, str], keep: float | None
     metric, quota = reading
     seen = _seen(metric)
     rows = rows.astype({metric: float, seen: float})
-    own = rows[(rows.quota == quota) & (rows.keep_fraction == (rows.keep_fraction if keep is None else keep))]
+    own = rows[rows.quota == quota]
+    own = own if keep is None else own[own.keep_fraction == keep]
     random = own[own.method == "random"].groupby(CASE)[[metric, seen]].mean().add_prefix("random ")
     full = rows[rows.method == "full"].set_index(CASE)[[metric]].add_prefix("full ")
     d = own[own.method == "influence"].join(random, on=CASE).join(full, on=CASE)

@@ -346,6 +346,18 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "the language": (in_notebook(lambda n: n["metadata"]["language_info"].update(version="won")), NOTEBOOK),
     "papermill's parameters": (in_notebook(lambda n: n["metadata"]["papermill"]["parameters"].update(a=1)), NOTEBOOK),
     "a cell's metadata": (in_notebook(lambda n: n["cells"][3]["metadata"].update(note="won")), NOTEBOOK),
+    "a language of other words": (
+        in_notebook(lambda n: n["metadata"]["language_info"].update(mimetype="completed")),
+        NOTEBOOK,
+    ),
+    "a status that is no status": (
+        in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(status="cab")),
+        NOTEBOOK,
+    ),
+    "a clock in the place of a flag": (
+        in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(exception=12)),
+        NOTEBOOK,
+    ),
     "a cell's clock": (in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(duration="won")), NOTEBOOK),
     "a cell's name": (in_notebook(lambda n: n["cells"][3].update(id="won")), NOTEBOOK),
     "an attachment": (in_notebook(lambda n: n["cells"][0].update(attachments={"a.png": {"image/png": ""}})), NOTEBOOK),

@@ -227,7 +227,7 @@ def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
     assert more_examples.size_reading(pd.DataFrame()).startswith("No set")
 
 
-def test_shares_dropped_are_compared_on_the_same_sets_and_rates_each_with_random_of_its_own_size(rows):
+def test_shares_dropped_are_each_compared_with_random_of_their_own_size(rows):
     some = rows[(rows.steps == 100) & (rows.seed == 0) & (rows.rate < 0.4)]
     assert share_dropped.by_share(pd.DataFrame()).empty
     loss = {

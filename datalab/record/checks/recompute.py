@@ -180,6 +180,7 @@ def _stated(entry: SectionRecord, done: replay.Replay, ran: int | None) -> Itera
     given["cells"].sort()
     held = {name: getattr(entry, name) for name in _STATED}
     given = {name: given[name] for name in _STATED}
+    ids_held, ids_given = ([claim["id"] for claim in stated["claims"]] for stated in (held, given))
     for stated in (held, given):
         stated["claims"] = {claim["id"]: claim for claim in stated["claims"]}
         # The device is the machine's, and the section says which it was.
@@ -189,8 +190,8 @@ def _stated(entry: SectionRecord, done: replay.Replay, ran: int | None) -> Itera
             for name in ("claims", "tables", "figures"):
                 stated[name] = {key: described | {"cell": None} for key, described in stated[name].items()}
     claims_held, claims_given = held.pop("claims"), given.pop("claims")
-    if [*claims_held] != [*claims_given] and claims_held.keys() == claims_given.keys():  # else named one by one
-        detail = f"section {entry.number} states its claims in another order than the rows give"
+    if ids_held != ids_given and set(ids_held) == set(ids_given):  # others are named one by one
+        detail = f"section {entry.number} states its claims in another order than the rows give, or one of them twice"
         yield Finding("changed", Manifest.NAME, detail)
     for claim_id in {**claims_held, **claims_given}:
         a, b = claims_held.get(claim_id), claims_given.get(claim_id)

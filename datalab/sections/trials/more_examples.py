@@ -32,8 +32,8 @@ def tasks(p: LargeParameters) -> list[Task]:
 def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
     """:func:`read_by` of the same data sets and rates with fewer and with more training examples, stopped early.
 
-    ``rows`` has one row a model, ``larger`` all rows of :func:`tasks`; which of both a row is of
-    says ``trained on``. Strata apart, and together as "all". Empty where nothing was trained on more.
+    ``rows`` has one row a model, ``larger`` all rows of :func:`tasks`; ``trained on`` says which of both a row is of.
+    Strata apart, and together as "all". Empty where nothing was trained on more.
     """
     if larger.empty:
         return pd.DataFrame()

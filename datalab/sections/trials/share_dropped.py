@@ -76,10 +76,11 @@ def apart(d: pd.DataFrame) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         (more, rates), (fewer, _) = (compare.curves(part[part.dropped == share], "d") for share in (most, least))
         later = stats.crossovers_apart(more, fewer, rates)
-        clean = (compare.by_set(part, "d", dropped=share, rate=part.rate.min()) for share in (most, least))
+        clean = part[part.rate == part.rate.min()]
+        loss = compare.by_set(clean, "d", dropped=most) - compare.by_set(clean, "d", dropped=least)
         moved = {"of": most, "from": least, LATER: later.estimate}
         moved |= {f"{LATER} low": later.low, f"{LATER} high": later.high}
-        return moved | compare.mean_with_interval(next(clean) - next(clean), CLEAN) | {"sets": later.n}
+        return moved | compare.mean_with_interval(loss, CLEAN) | {"sets": later.n}
 
     several = constant.groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
     return compare.table(several, ["stratum", "reading"], measure)
