@@ -21,7 +21,7 @@ def datalab(*arguments: str, cache: Path) -> subprocess.CompletedProcess:
         "PIP_CONFIG_FILE": os.devnull,
     }
     command = [sys.executable, "-m", "datalab", *arguments]
-    return subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, env={**os.environ, **offline}, capture_output=True, text=True, timeout=3000)
 
 
 @pytest.fixture(scope="module")

@@ -108,8 +108,8 @@ class TrainingParameters(TrialParameters):
     @property
     def unfit(self) -> str:
         """One data set has no interval over data sets, which every table of such a section has."""
-        alone = len(self.datasets) == 1
-        return f"parameter 'datasets': '{self.datasets[0]}' alone cannot be compared; name two or more" if alone else ""
+        alone = f"parameter 'datasets': '{self.datasets[0]}' alone cannot be compared; name two or more"
+        return alone if len(self.datasets) == 1 else super().unfit
 
 
 class StoppedTraining(TrainingParameters, StoppedParameters):

@@ -229,11 +229,13 @@ def mechanism(rows: pd.DataFrame) -> pd.DataFrame:
 
 def mechanism_reading(mechanism: pd.DataFrame) -> str:
     """With a quota: that the largest class is predicted less, recall rises and precision falls at every rate."""
+    if mechanism.empty:
+        return "No set is skewed here."
     quota, lines = mechanism[mechanism.pruned == "quota"], []
-    for name, below in {"predicted largest": True, "recall": False, "precision": True}.items() if len(quota) else ():
+    for name, below in {"predicted largest": True, "recall": False, "precision": True}.items():
         word = sentences.judged(quota, name, below)
         lines.append(f"{name} {'falls' if below else 'rises'}: **{word}** ({sentences.tallied(quota, name, scale=1)})")
-    return f"With a quota, influence less random over the rates, in points: {'; '.join(lines) or 'no such set'}."
+    return f"With a quota, influence less random over the rates, in points: {'; '.join(lines)}."
 
 
 def clean_f1(rows: pd.DataFrame) -> pd.Series:

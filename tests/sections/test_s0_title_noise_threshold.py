@@ -281,6 +281,8 @@ def test_a_quotas_effect_is_read_against_random_pruning_with_the_same_quota(rows
     assert "precision falls: **failed**" in readings.mechanism_reading(up)
     down = table.assign(**{"precision high": -0.1})
     assert "precision falls: **held**" in readings.mechanism_reading(down)
+    balanced = rows[rows.dataset.map(data.stratum) == "balanced"]
+    assert readings.mechanism_reading(readings.mechanism(readings.early_stopped(balanced))) == "No set is skewed here."
 
 
 def test_gains_on_keeping_everything_are_adjusted_over_the_readings_and_rates_of_a_stratum(rows):

@@ -22,11 +22,17 @@ class LargeParameters(training_length.LengthParameters):
 
 
 def tasks(p: LargeParameters) -> list[Task]:
-    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's."""
-    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.large_rates)} | p.of_trial
+    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's.
+
+    Only sets and rates that are run on fewer examples as well, which they are compared with.
+    """
+    datasets = [name for name in p.large_datasets if name in p.length_datasets]
+    if not (rates := [rate for rate in p.large_rates if rate in p.length_rates]):
+        return []
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": rates} | p.of_trial
     how |= {"caps": p.of_trial["caps"] | {"train": p.large_train}, "keep_fractions": [PRIMARY_KEEP]}
     how |= {"lengths": list(p.lengths), "reference_lengths": [max(p.lengths)]}
-    return [training_length.task({"dataset": name} | how) for name in p.large_datasets]
+    return [training_length.task({"dataset": name} | how) for name in datasets]
 
 
 def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:

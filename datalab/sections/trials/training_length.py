@@ -15,7 +15,7 @@ import pandas as pd
 import pydantic
 from numpy.typing import NDArray
 
-from datalab import correction, metrics, noise, pruning
+from datalab import correction, data, metrics, noise, pruning
 from datalab.protocol import protocol
 from datalab.sections import compare
 from datalab.sections.parameters import AnyDatasets, Count, Datasets, Fractions, Lengths, Rates, TrialParameters
@@ -61,6 +61,13 @@ class LengthParameters(TrialParameters):
         if not set(self.reference_lengths) <= set(self.lengths):
             raise ValueError(f"reference_lengths must be among lengths, {list(self.lengths)}")
         return self
+
+    @property
+    def unfit(self) -> str:
+        """The title is judged on the balanced sets, and one set alone has no interval."""
+        balanced = sum(data.stratum(name) == "balanced" for name in self.length_datasets)
+        few = "parameter 'length_datasets': name two or more balanced data sets, on which the title is judged"
+        return super().unfit or ("" if balanced > 1 else few)
 
 
 def tasks(p: LengthParameters) -> list[Task]:

@@ -114,6 +114,24 @@ def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
     assert more_examples.sized(smaller, pd.DataFrame()).empty
 
 
+def test_more_training_examples_are_of_sets_and_rates_that_are_run_on_fewer():
+    given = {"profile": "smoke", "length_datasets": ["wine", "digits"], "large_datasets": ["wine", "breast_cancer"]}
+    p = resolve(s0.Parameters, given | {"length_rates": [0.0, 0.2], "large_rates": [0.1, 0.2]}, "test")
+    (task,) = more_examples.tasks(p)
+    assert (task.parameters["dataset"], task.parameters["rates"]) == ("wine", [0.2])
+    assert more_examples.tasks(resolve(s0.Parameters, given | {"large_rates": [0.15]}, "test")) == []
+
+
+def test_fewer_than_two_balanced_sets_are_refused_since_the_title_is_judged_on_them():
+    def unfit(*names: str, **others) -> str:
+        return resolve(s0.Parameters, {"profile": "smoke", "length_datasets": names, **others}, "test").unfit
+
+    assert "name two or more balanced data sets" in unfit("digits", "breast_cancer")
+    assert "name two or more balanced data sets" in unfit("adult", "breast_cancer")
+    assert unfit("digits", "wine") == unfit("digits", "wine", "adult") == ""
+    assert "'wine' alone" in unfit("digits", "wine", datasets=["wine"])
+
+
 def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):
     """Where the longest references alone are made to look best, they are the ones chosen."""
     original, seen = training_length.metrics.macro_f1, []
