@@ -8,8 +8,9 @@ a practitioner do who does not know how many labels are wrong.
 from typing import Any
 
 import pandas as pd
+import pydantic
 
-from datalab import stats
+from datalab import data, stats
 from datalab.protocol import protocol
 from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import AnyDatasets, Fractions, Lengths, Rates
@@ -25,9 +26,17 @@ class ShareParameters(training_length.LengthParameters):
     """Beside these: what is run once more with other shares dropped."""
 
     share_datasets: AnyDatasets
-    share_rates: Rates
+    share_rates: Rates = pydantic.Field(min_length=2)
     share_keep_fractions: Fractions
     share_lengths: Lengths
+
+    @property
+    def unfit(self) -> str:
+        """Balanced and skewed sets are read apart, and one set alone has no interval."""
+        strata = [data.stratum(name) for name in self.share_datasets]
+        alone = len(set(strata)) == len(strata) > 0
+        few = "parameter 'share_datasets': name none, or two or more that are balanced, or two or more that are skewed"
+        return super().unfit or (few if alone else "")
 
 
 def tasks(p: ShareParameters) -> list[Task]:

@@ -122,7 +122,7 @@ def test_more_training_examples_are_of_sets_and_rates_that_are_run_on_fewer():
     assert more_examples.tasks(resolve(s0.Parameters, given | {"large_rates": [0.15]}, "test")) == []
 
 
-def test_fewer_than_two_balanced_sets_are_refused_since_the_title_is_judged_on_them():
+def test_sets_that_no_interval_could_be_made_of_are_refused():
     def unfit(*names: str, **others) -> str:
         return resolve(s0.Parameters, {"profile": "smoke", "length_datasets": names, **others}, "test").unfit
 
@@ -130,6 +130,8 @@ def test_fewer_than_two_balanced_sets_are_refused_since_the_title_is_judged_on_t
     assert "name two or more balanced data sets" in unfit("adult", "breast_cancer")
     assert unfit("digits", "wine") == unfit("digits", "wine", "adult") == ""
     assert "'wine' alone" in unfit("digits", "wine", datasets=["wine"])
+    assert "'share_datasets': name none, or two" in unfit("digits", "wine", share_datasets=["wine", "breast_cancer"])
+    assert unfit("digits", "wine", share_datasets=[]) == ""
 
 
 def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):
