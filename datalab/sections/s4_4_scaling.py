@@ -43,6 +43,13 @@ class Parameters(StoppedParameters):
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
     encoder: Literal["fast", "pretrained"]
 
+    @pydantic.model_validator(mode="after")
+    def _primary_is_run(self) -> "Parameters":
+        needed = protocol().primary_cell["architecture"]
+        if needed not in self.scaling_architectures:
+            raise ValueError(f"scaling_architectures must include '{needed}', which is also stopped early")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The data sets that must be on disk."""

@@ -8,8 +8,10 @@ import pytest
 from scipy import stats as scipy_stats
 
 from datalab import ledger
+from datalab.errors import UserError
 from datalab.influence import last_layer
 from datalab.protocol import protocol
+from datalab.record.parameters import resolve
 from datalab.sections import s4_4_scaling as s4_4
 
 METHODS = ["vanilla", "influence", "random", "label_noise", "datalab_paper", "datalab_label_aware"]
@@ -24,6 +26,11 @@ def task(architecture: str, seed: int, sizes: list[int]) -> pd.DataFrame:
 def rows() -> pd.DataFrame:
     made = [task(name, seed, [100, 200]) for name in ("softmax", "mlp") for seed in (0, 1)]
     return pd.concat(made, ignore_index=True)
+
+
+def test_the_architecture_that_is_also_stopped_early_must_be_among_them():
+    with pytest.raises(UserError, match="scaling_architectures must include 'mlp'"):
+        resolve(s4_4.Parameters, {"profile": "smoke", "scaling_architectures": ["softmax"]}, "test")
 
 
 def test_every_method_is_trained_at_every_size(rows):

@@ -40,7 +40,7 @@ class VersionOneParameters(TrainingParameters):
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
     noise_rates: Rates = pydantic.Field(min_length=2)
     keep_fractions: Fractions = pydantic.Field(min_length=1)
-    arm_noise_rates: Rates
+    arm_noise_rates: Rates = pydantic.Field(min_length=1)
     cnn_keep_fractions: Fractions
 
     @pydantic.model_validator(mode="after")
