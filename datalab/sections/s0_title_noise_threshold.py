@@ -219,7 +219,9 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
             f"limits of all four: {' to '.join(_spread(at)[2:])})."
         )
         if stratum == VERDICT["stratum"]:
-            lines[-1] += f" Below 0 %: with clean labels already. {kinds_apart(parts)}".rstrip()
+            lines[-1] += " Below 0 %: with clean labels already."
+            if kinds := kinds_apart(parts):
+                lines.append(kinds)
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
         each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
         lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}.")

@@ -47,7 +47,7 @@ class Parameters(s4_1.MainParameters):
     def _has_a_stream(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if shift_of(name) is None:
-                raise ValueError(f"monitor_datasets: {name!r} has no stream; use flights-origin, smartwatch or images")
+                raise ValueError(f"{name!r} has no stream; use flights-origin, smartwatch or images")
         return names
 
 

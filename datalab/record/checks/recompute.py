@@ -170,7 +170,10 @@ def _first_line(held: bytes, made: bytes) -> str:
         return ""
     for number, (here, there) in enumerate(pairs, 1):
         if here != there:
-            return f": line {number} is '{here:.60}', from the rows '{there:.60}'"
+            letters = enumerate(zip(f"{here}\n", f"{there}\n", strict=False))
+            start = max(0, next(place for place, (a, b) in letters if a != b) - 20)
+            here, there = (f"{'...' if start else ''}{text[start:]:.60}" for text in (here, there))
+            return f": line {number} is '{here}', from the rows '{there}'"
     return ": they differ in length"
 
 

@@ -53,6 +53,16 @@ def test_what_no_parameter_is_has_no_form(value: object) -> None:
         recompute.as_papermill(value)
 
 
+@given(st.text("ab,", max_size=200), *[st.text("xyz", max_size=5)] * 2)
+def test_two_lines_are_shown_where_they_part(same: str, held: str, made: str) -> None:
+    said = recompute._first_line(f"head\n{same}{held}\nend".encode(), f"head\n{same}{made}\nend".encode())
+    if held == made:
+        assert said == ": they differ in length"
+    else:
+        assert f"{held}', from the rows '" in said
+        assert said.endswith(f"{made}'")
+
+
 def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is_only_read(
     record: Path, checked: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
