@@ -166,7 +166,7 @@ def test_a_table_says_of_how_many_data_sets_and_seeds_it_is(section: Section) ->
         == "profile smoke; seeds 1 (root 2024); n = 8 data sets"
     )
     assert section.table(some, "given", caption="T", n="9 data sets").footer.endswith("n = 9 data sets")
-    assert section.table(pd.DataFrame({"x": [1, 2]}), "else", caption="T").footer.endswith("n = 3 data sets")
+    assert section.table(pd.DataFrame({"x": [1, 2]}), "else", caption="T").footer.endswith("n = 2 data sets")
 
 
 def test_a_table_of_measured_time_says_so(section: Section) -> None:
