@@ -1,6 +1,5 @@
 """The title's study once more with other shares dropped than 30 %: does its crossover move with how much is dropped?
 
-By cost alone its models, those of 30 % too, choose among lengths of their own.
 One share is no constant: as many examples as confident learning doubts, anew for every data set and noise rate. So may
 a practitioner do who does not know how many labels are wrong.
 """
@@ -13,8 +12,8 @@ import pydantic
 from datalab import data, stats
 from datalab.protocol import protocol
 from datalab.sections import compare, readings, sentences
-from datalab.sections.parameters import AnyDatasets, Fractions, Lengths, Rates
-from datalab.sections.readings import LEAST, STRATA, read_by
+from datalab.sections.parameters import AnyDatasets, Fractions, Rates
+from datalab.sections.readings import LEAST, PRIMARY_KEEP, STRATA, read_by
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import DOUBTED
 from datalab.sweep import Task
@@ -28,31 +27,42 @@ class ShareParameters(training_length.LengthParameters):
     share_datasets: AnyDatasets
     share_rates: Rates = pydantic.Field(min_length=2)
     share_keep_fractions: Fractions
-    share_lengths: Lengths
 
     @property
     def unfit(self) -> str:
         """Balanced and skewed sets are read apart, and one set alone has no interval."""
-        strata = [data.stratum(name) for name in self.share_datasets]
+        strata = [data.stratum(name) for name in self.share_datasets if name in self.length_datasets]
         alone = len(set(strata)) == len(strata) > 0
         few = "parameter 'share_datasets': name none, or two or more that are balanced, or two or more that are skewed"
         return super().unfit or (few if alone else "")
 
 
 def tasks(p: ShareParameters) -> list[Task]:
-    """A task a data set, of the first seed's."""
-    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.share_rates)} | p.of_trial
-    how |= {"keep_fractions": list(p.share_keep_fractions), "lengths": list(p.share_lengths)}
-    pruned = 2 * (len(p.share_keep_fractions) + 1) * (protocol().protocol_2["random_subsets"] + 1)
-    return [training_length.costed("run_shares", {"dataset": name} | how, 3 + pruned) for name in p.share_datasets]
+    """A task a data set, of the first seed's: what the title's own rows, of 30 % dropped, do not have.
+
+    Only sets and rates that are run with 30 % dropped as well, which they are compared with.
+    """
+    rates = [rate for rate in p.share_rates if rate in p.length_rates]
+    others = [keep for keep in p.share_keep_fractions if keep != PRIMARY_KEEP]
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": rates} | p.of_trial
+    how |= {"keep_fractions": others, "lengths": list(p.lengths)}
+    pruned = 2 * (len(others) + 1) * (protocol().protocol_2["random_subsets"] + 1)
+    datasets = [name for name in p.share_datasets if name in p.length_datasets] if len(rates) > 1 else []
+    return [training_length.costed("run_shares", {"dataset": name} | how, 3 + pruned) for name in datasets]
 
 
-def by_share(rows: pd.DataFrame) -> pd.DataFrame:
-    """:func:`read_by` of every share ``dropped``, the least first; ``rows`` are all rows of :func:`tasks`, or none."""
+def by_share(stopped: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """:func:`read_by` of every share ``dropped``, the least first, on the same data sets, rates and seed.
+
+    ``stopped`` are the title's rows, one a model; ``rows`` all rows of :func:`tasks`, or none.
+    """
     if rows.empty:
         return rows
+    fits = stopped.dataset.isin(rows.dataset.unique()) & stopped.rate.isin(rows.rate.unique()) & (stopped.seed == 0)
+    d = {f"{100 * (1 - PRIMARY_KEEP):g} %": read_by(stopped[fits])}
     full, pruned = rows[rows.method == "full"], rows[rows.share != ""]
-    d = {share: read_by(pd.concat([full, part]), keep=None) for share, part in pruned.groupby("share", sort=False)}
+    for share, part in pruned.groupby("share", sort=False):
+        d[share] = read_by(pd.concat([full, part]), keep=None)
     order = [*sorted(d.keys() - {DOUBTED}, key=lambda share: float(share.split()[0])), DOUBTED]
     return compare.below({share: d[share] for share in order}, "dropped")
 
