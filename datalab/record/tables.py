@@ -77,18 +77,19 @@ class Table:
         return [kinds.is_numeric_dtype(dtype) and not kinds.is_bool_dtype(dtype) for dtype in self.frame.dtypes]
 
     def _repr_html_(self) -> str:
-        sides = ["right" if number else "left" for number in self._are_numbers()]
+        # A number's cell has no style: JupyterLab and the report's pages set it to the right (a seventh of a notebook).
+        styles = ["" if number else ' style="text-align:left"' for number in self._are_numbers()]
 
         def row(tag: str, cells: Any) -> str:
-            pairs = zip(cells, sides, strict=True)
-            shown = (f'<{tag} style="text-align:{side}">{html.escape(str(cell))}' for cell, side in pairs)
+            pairs = zip(cells, styles, strict=True)
+            shown = (f"<{tag}{style}>{html.escape(str(cell))}" for cell, style in pairs)
             return "<tr>" + "".join(f"{cell}</{tag.split()[0]}>" for cell in shown) + "</tr>"
 
         body = "\n".join(row("td", cells) for cells in shown_rows(self.frame))
         caption = f'<caption style="text-align:left"><b>{html.escape(self.caption)}</b></caption>'
         head = row('th scope="col"', self.frame.columns)
         return (
-            f'<div style="max-height:40em;overflow:auto"><table>{caption}\n<thead>{head}</thead>\n'
+            f'<div style="max-height:40em;overflow:auto"><table class="exported">{caption}\n<thead>{head}</thead>\n'
             f"<tbody>\n{body}\n</tbody></table></div>\n<p><small>{html.escape(self.footer)}</small></p>"
         )
 

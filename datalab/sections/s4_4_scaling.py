@@ -19,7 +19,7 @@ from datalab import correction, ledger, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, parameters, plots, sentences
-from datalab.sections.parameters import Architectures, Count, Datasets, StoppedParameters, estimated, stopped_early
+from datalab.sections.parameters import Count, Datasets, StoppedParameters, WithPrimary, estimated, stopped_early
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -38,17 +38,10 @@ class Parameters(StoppedParameters):
 
     scaling_datasets: Datasets
     scaling_sizes: Annotated[tuple[Size, ...], pydantic.Field(min_length=2), parameters.RISING]
-    scaling_architectures: Architectures
+    scaling_architectures: WithPrimary  # which is also stopped early
     scaling_seeds: Count
     scaling_test: Annotated[int, pydantic.Field(ge=50, strict=True)]
     encoder: Literal["fast", "pretrained"]
-
-    @pydantic.model_validator(mode="after")
-    def _primary_is_run(self) -> "Parameters":
-        needed = protocol().primary_cell["architecture"]
-        if needed not in self.scaling_architectures:
-            raise ValueError(f"scaling_architectures must include '{needed}', which is also stopped early")
-        return self
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -228,21 +228,18 @@ def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
 
 
 def test_shares_dropped_are_each_compared_with_random_of_their_own_size(rows):
-    some = rows[(rows.steps == 100) & (rows.seed == 0) & (rows.rate < 0.4)]
-    assert share_dropped.by_share(pd.DataFrame()).empty
-    loss = {
-        "50 %": -0.1,
-        "10 %": 0.05,
-        "30 %": 0.02,
-        training_length.DOUBTED: 0.0,
-    }  # of influence
+    some, stopped = rows[(rows.steps == 100) & (rows.seed == 0) & (rows.rate < 0.4)], readings.early_stopped(rows)
+    assert share_dropped.by_share(stopped, pd.DataFrame()).empty
+    loss = {"50 %": -0.1, "10 %": 0.05, training_length.DOUBTED: 0.0}  # of influence
     made = [some[some.method == "full"].assign(share="")]
     for share, gain in loss.items():
         part = some[some.quota != ""].assign(share=share, keep_fraction=0.9)
         moved = np.where(part.method == "influence", gain, 0.02)
         made.append(part.assign(macro_f1=part.macro_f1 + moved, accuracy=part.accuracy + moved))
-    d = share_dropped.by_share(pd.concat(made))
+    d = share_dropped.by_share(stopped, pd.concat(made))
     assert list(d.dropped.unique()) == ["10 %", "30 %", "50 %", training_length.DOUBTED]
+    own = readings.read_by(stopped[(stopped.seed == 0) & (stopped.rate < 0.4)])  # the title's, at what the others have
+    pd.testing.assert_frame_equal(d[d.dropped == "30 %"][own.columns].reset_index(drop=True), own)
 
     at = share_dropped.crossovers(d, 0).set_index(["stratum", "reading", "dropped"]).loc["balanced", "F1, quota"]
     # Of the mean rate - 0.15 + gain - 0.02 of random: at 0.12, 0.15, beyond the rates, and at 0.17.

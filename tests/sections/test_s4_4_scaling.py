@@ -29,7 +29,7 @@ def rows() -> pd.DataFrame:
 
 
 def test_the_architecture_that_is_also_stopped_early_must_be_among_them():
-    with pytest.raises(UserError, match="scaling_architectures must include 'mlp'"):
+    with pytest.raises(UserError, match="'scaling_architectures': must include 'mlp'"):
         resolve(s4_4.Parameters, {"profile": "smoke", "scaling_architectures": ["softmax"]}, "test")
 
 

@@ -7,7 +7,7 @@ import pydantic
 
 from datalab.protocol import protocol
 from datalab.sections import compare, sentences
-from datalab.sections.parameters import AnyDatasets, Rates
+from datalab.sections.parameters import TITLES, AnyDatasets, Rates
 from datalab.sections.readings import PRIMARY_KEEP, RATE, and_all, early_stopped, read_by
 from datalab.sections.trials import training_length
 from datalab.sweep import Task
@@ -16,23 +16,19 @@ from datalab.sweep import Task
 class LargeParameters(training_length.LengthParameters):
     """Beside these: what is run once more on more training examples."""
 
-    large_datasets: AnyDatasets
+    large_datasets: Annotated[AnyDatasets, TITLES]
     large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
-    large_rates: Rates
+    large_rates: Annotated[Rates, TITLES]
 
 
 def tasks(p: LargeParameters) -> list[Task]:
-    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's.
-
-    Only sets and rates that are run on fewer examples as well, which they are compared with.
-    """
-    datasets = [name for name in p.large_datasets if name in p.length_datasets]
-    if not (rates := [rate for rate in p.large_rates if rate in p.length_rates]):
+    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's."""
+    if not p.large_rates:
         return []
-    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": rates} | p.of_trial
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.large_rates)} | p.of_trial
     how |= {"caps": p.of_trial["caps"] | {"train": p.large_train}, "keep_fractions": [PRIMARY_KEEP]}
     how |= {"lengths": list(p.lengths), "reference_lengths": [max(p.lengths)]}
-    return [training_length.task({"dataset": name} | how) for name in datasets]
+    return [training_length.task({"dataset": name} | how) for name in p.large_datasets]
 
 
 def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ One share is no constant: as many examples as confident learning doubts, anew fo
 a practitioner do who does not know how many labels are wrong.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import pydantic
@@ -12,7 +12,7 @@ import pydantic
 from datalab import data, stats
 from datalab.protocol import protocol
 from datalab.sections import compare, readings, sentences
-from datalab.sections.parameters import AnyDatasets, Fractions, Rates
+from datalab.sections.parameters import TITLES, AnyDatasets, Fractions, Rates
 from datalab.sections.readings import LEAST, PRIMARY_KEEP, STRATA, read_by
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import DOUBTED
@@ -24,31 +24,28 @@ LATER, CLEAN = "crossover", "d with clean labels"
 class ShareParameters(training_length.LengthParameters):
     """Beside these: what is run once more with other shares dropped."""
 
-    share_datasets: AnyDatasets
-    share_rates: Rates = pydantic.Field(min_length=2)
+    share_datasets: Annotated[AnyDatasets, TITLES]
+    share_rates: Annotated[Rates, pydantic.Field(min_length=2), TITLES]
     share_keep_fractions: Fractions
 
     @property
     def unfit(self) -> str:
         """Balanced and skewed sets are read apart, and one set alone has no interval."""
-        strata = [data.stratum(name) for name in self.share_datasets if name in self.length_datasets]
+        strata = [data.stratum(name) for name in self.share_datasets]
         alone = len(set(strata)) == len(strata) > 0
         few = "parameter 'share_datasets': name none, or two or more that are balanced, or two or more that are skewed"
         return super().unfit or (few if alone else "")
 
 
 def tasks(p: ShareParameters) -> list[Task]:
-    """A task a data set, of the first seed's: what the title's own rows, of 30 % dropped, do not have.
-
-    Only sets and rates that are run with 30 % dropped as well, which they are compared with.
-    """
-    rates = [rate for rate in p.share_rates if rate in p.length_rates]
+    """A task a data set, of the first seed's: what the title's own rows, of 30 % dropped, do not have."""
+    if len(p.share_rates) < 2:
+        return []
     others = [keep for keep in p.share_keep_fractions if keep != PRIMARY_KEEP]
-    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": rates} | p.of_trial
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.share_rates)} | p.of_trial
     how |= {"keep_fractions": others, "lengths": list(p.lengths)}
     pruned = 2 * (len(others) + 1) * (protocol().protocol_2["random_subsets"] + 1)
-    datasets = [name for name in p.share_datasets if name in p.length_datasets] if len(rates) > 1 else []
-    return [training_length.costed("run_shares", {"dataset": name} | how, 3 + pruned) for name in datasets]
+    return [training_length.costed("run_shares", {"dataset": name} | how, 3 + pruned) for name in p.share_datasets]
 
 
 def by_share(stopped: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from datalab.protocol import protocol
 from datalab.record.parameters import resolve
 from datalab.sections import readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trials import more_examples, training_length
+from datalab.sections.trials import more_examples, share_dropped, training_length
 from datalab.sections.trials.trial import HUMAN
 
 TASK = {
@@ -114,12 +114,15 @@ def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
     assert more_examples.sized(smaller, pd.DataFrame()).empty
 
 
-def test_more_training_examples_are_of_sets_and_rates_that_are_run_on_fewer():
-    given = {"profile": "smoke", "length_datasets": ["wine", "digits"], "large_datasets": ["wine", "breast_cancer"]}
-    p = resolve(s0.Parameters, given | {"length_rates": [0.0, 0.2], "large_rates": [0.1, 0.2]}, "test")
-    (task,) = more_examples.tasks(p)
-    assert (task.parameters["dataset"], task.parameters["rates"]) == ("wine", [0.2])
-    assert more_examples.tasks(resolve(s0.Parameters, given | {"large_rates": [0.15]}, "test")) == []
+@pytest.mark.parametrize(("kind", "part"), [("large", more_examples), ("share", share_dropped)])
+def test_what_is_run_once_more_is_of_sets_and_rates_of_the_titles_own(kind, part):
+    given = {"profile": "smoke", "length_datasets": ["wine", "digits"], "length_rates": [0.0, 0.2, 0.4]}
+    given |= {f"{kind}_datasets": ["wine", "breast_cancer", "texture"], f"{kind}_rates": [0.1, 0.2, 0.4]}
+    p = resolve(s0.Parameters, given, "test")
+    (task,) = part.tasks(p)
+    assert (task.parameters["dataset"], task.parameters["rates"]) == ("wine", [0.2, 0.4])
+    assert "texture" not in p.needs
+    assert part.tasks(resolve(s0.Parameters, given | {f"{kind}_rates": [0.15, 0.25]}, "test")) == []
 
 
 def test_sets_that_no_interval_could_be_made_of_are_refused():
@@ -130,7 +133,7 @@ def test_sets_that_no_interval_could_be_made_of_are_refused():
     assert "name two or more balanced data sets" in unfit("adult", "breast_cancer")
     assert unfit("digits", "wine") == unfit("digits", "wine", "adult") == ""
     assert "'wine' alone" in unfit("digits", "wine", datasets=["wine"])
-    assert "'share_datasets': name none, or two" in unfit("digits", "wine", share_datasets=["wine", "breast_cancer"])
+    assert "'share_datasets': name none, or two" in unfit("digits", "wine", share_datasets=["wine", "adult"])
     assert unfit("digits", "wine", share_datasets=[]) == ""
 
 
