@@ -193,8 +193,8 @@ def test_json_holds_what_is_printed_and_nothing_else_is(tmp_path: Path, capsys: 
 
 
 def test_a_records_answer_is_three_plain_sentences(capsys: pytest.CaptureFixture) -> None:
-    texts = ("**On** 40 sets.", "b", "By size.", "c", "Against keeping [everything](x.html).", "d", "The `title`.")
-    lines = [{"text": text} for text in texts]
+    texts = ("**On** 40 sets.", "Against keeping [everything](x.html).", "The `title`.")
+    lines = [part for text in texts for part in ({"text": text, "answer": True}, {"text": "By size."})]
     RunConsole().answer(SimpleNamespace(headline=[*lines, {"columns": [], "rows": []}]))
     assert capsys.readouterr().out.splitlines() == ["On 40 sets.", "Against keeping everything.", "The title."]
     RunConsole().answer(None)  # the record has no such section

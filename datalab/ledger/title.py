@@ -15,12 +15,13 @@ from datalab.protocol import protocol
 @dataclass(frozen=True)
 class Condition:
     """One condition of the title's rule: which side it serves (``needed``, ``refutes``, ``reproduces``) and whether it
-    holds. ``detail`` names the figures it was read from."""
+    holds. ``detail`` names the figures it was read from, ``p`` is one of them where there is one."""
 
     role: str
     text: str
     held: bool
     detail: str
+    p: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def title_verdict_2(
     refutes, reproduces = [], []
     for reading, q in zip(readings, stats.holm(p), strict=True):
         text = f"{reading}: gain at a low rate, or loss at a high one"
-        refutes.append(Condition("refutes", text, bool(q < bounds["alpha"]), f"p {q:.2g} (Holm)"))
+        refutes.append(Condition("refutes", text, bool(q < bounds["alpha"]), f"p {q:.2g} (Holm)", float(q)))
         low, high = crossovers[reading]
         held = bool(low <= target <= high and least < low and high < most)
         text = f"{reading}: {inside}"

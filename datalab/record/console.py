@@ -129,11 +129,10 @@ class RunConsole:
         self.say(f"Check the record with: datalab verify {record}")
 
     def answer(self, entry: SectionRecord | None) -> None:
-        """Three sentences of a record's first section: the title's against random, against all, and its verdict."""
-        texts = [text for part in (entry.headline if entry else ()) for text in plain(part.get("text", ""))]
-        against_all = [text for text in texts if text.startswith("Against keeping everything")]
-        for text in dict.fromkeys([*texts[:1], *against_all[:1], *texts[-1:]]):
-            self.say(text)
+        """What a record's first section calls the answer, if it is there."""
+        for part in entry.headline if entry else ():
+            for text in plain(part["text"]) if part.get("answer") else ():
+                self.say(text)
 
     def _headline(self, columns: list[str], rows: list[list[str]]) -> None:
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]

@@ -138,6 +138,7 @@ class _Claim(Form):
 
 class _Headline(Form):
     text: Prose = ""
+    answer: bool = False
     caption: Prose = ""
     columns: list[Prose] = Field([])
     rows: list[list[Prose]] = Field([])
@@ -173,7 +174,6 @@ class SectionRecord(pydantic.BaseModel):
     peak_memory_bytes: Whole | None = None
     code_cells: Whole | None = None
     code_cells_ran: Whole | None = None
-    process: Annotated[dict[str, Any], Field(max_length=0, exclude=True)] = {}  # an earlier version wrote it, empty
     tables: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []

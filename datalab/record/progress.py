@@ -70,17 +70,17 @@ class Progress:
 def line(state: dict[str, Any]) -> str:
     """``"━━━━━━────────────── 12 of 40 tasks, 1 failed, 13 s, about 30 s left: mnist5k mlp: 1.1 s"``.
 
-    Of a finished sweep the count and the last task are left: a record holds no clock.
+    Of a finished sweep the count is left: a record holds no clock.
     """
     done, total, failed, last = (state[name] for name in ("done", "total", "failed", "text"))
-    count = f"{done} of {total} tasks"
-    text = count + (f", {failed} failed" if failed else "")
-    if done + failed < total:
-        filled = BAR * done // total
-        text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'])}"
-        if new := done - state["before"]:
-            text += f", about {span(state['took'] / new * (total - done))} left"
-    return text + (f": {last}" if last and not last.startswith(count) else last.removeprefix(count))
+    text = f"{done} of {total} tasks" + (f", {failed} failed" if failed else "")
+    if done + failed >= total:
+        return text
+    filled = BAR * done // total
+    text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'])}"
+    if new := done - state["before"]:
+        text += f", about {span(state['took'] / new * (total - done))} left"
+    return text + (f": {last}" if last else "")
 
 
 def read(file: Path) -> dict[str, Any]:

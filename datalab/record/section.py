@@ -265,11 +265,14 @@ class Section:
                 "raw": None if raw is None else rawrows.counted(self._raw.values(), raw, claim_id),
             }
 
-    def headline(self, what: str | pd.DataFrame) -> None:
-        """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here."""
+    def headline(self, what: str | pd.DataFrame, answer: bool = False) -> None:
+        """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here.
+
+        ``datalab report`` ends with the lines of the first section that are its ``answer``.
+        """
         self._must_be_open()
         if isinstance(what, str):
-            self._headline.append({"text": what})
+            self._headline.append({"text": what} | ({"answer": True} if answer else {}))
         else:
             frame = flat(what)
             # A caption is part of the format, by which records are recomputed.

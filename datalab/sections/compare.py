@@ -164,7 +164,7 @@ def with_correction(
     correct: Callable[[np.ndarray], np.ndarray] = stats.holm,
 ) -> pd.DataFrame:
     """The table with the column ``name`` after its last: ``p`` corrected over all rows that have one."""
-    tested = frame[p].notna()
+    frame, tested = frame.copy(), frame[p].notna()
     frame.loc[tested, name] = correct(frame.loc[tested, p].to_numpy()) if tested.any() else []
     return frame
 
@@ -248,6 +248,14 @@ def crossovers(d: pd.DataFrame, column: str, root_seed: int, by: Sequence[str]) 
 
     several = d.groupby(list(by)).filter(lambda part: part.dataset.nunique() > 1 and part.rate.nunique() > 1)
     return table(several, by, measure)
+
+
+def crossovers_beside(
+    d: pd.DataFrame, root_seed: int, by: Sequence[str], measure: Callable[[pd.DataFrame], Mapping]
+) -> pd.DataFrame:
+    """:func:`crossovers` of ``d``, and what ``measure`` says of the same groups."""
+    shown = crossovers(d, "d", root_seed, by).drop(columns=["p_always", "p_never"])
+    return shown.merge(table(d, by, measure), on=list(by))
 
 
 def readable(crossovers: pd.DataFrame) -> pd.DataFrame:

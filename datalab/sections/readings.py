@@ -194,8 +194,7 @@ def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         clean = compare.mean_with_interval(compare.by_set(part, "d", rate=d.rate.min()), at_lowest(d))
         return clean | compare.mean_with_interval(longer, LONGER)
 
-    crossovers = compare.crossovers(d, "d", root_seed, by).drop(columns=["p_always", "p_never"])
-    return crossovers.merge(compare.table(d, by, measure), on=by)
+    return compare.crossovers_beside(d, root_seed, by, measure)
 
 
 def at_lowest(d: pd.DataFrame) -> str:
@@ -328,7 +327,7 @@ def full_by_reading(d: pd.DataFrame) -> pd.DataFrame:
 def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """:func:`full_by_reading` of a :func:`primary_table` against keeping everything, a row a group of ``by``."""
     parts = table.groupby("stratum", sort=False, group_keys=False)
-    table = pd.concat(compare.with_correction(part.copy(), "p") for _, part in parts)
+    table = pd.concat(compare.with_correction(part, "p") for _, part in parts)
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         best = part.loc[part.d.idxmax(), [RATE, "d", "low", "high"]].to_dict()

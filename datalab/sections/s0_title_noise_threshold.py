@@ -27,6 +27,8 @@ VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
 # Of the balanced sets (`parts`), by number of classes and by clean F1.
 TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or more"
+TITLE, AGAINST_ALL = "the title", "against all"  # lines of `answer`
+BRIEF = (VERDICT["stratum"], f"{VERDICT['stratum']}, {AGAINST_ALL}", TITLE)
 EASY, HARD = "a clean F1 at their median or above", "a clean F1 below their median"
 
 
@@ -168,10 +170,9 @@ def parts(d: pd.DataFrame, clean: pd.Series, root_seed: int) -> pd.DataFrame:
 
     tables = []
     for name, own in named.items():
-        crossover = compare.crossovers(own, "d", root_seed, ["reading"]).drop(columns=["p_always", "p_never"])
-        verdict = _verdict(own, crossover)
-        p = [float(c.detail.split()[1]) for c in verdict.conditions if c.role == "refutes"]  # in the readings' order
-        frame = crossover.merge(compare.table(own, "reading", measure), on="reading")
+        frame = compare.crossovers_beside(own, root_seed, ["reading"], measure)
+        verdict = _verdict(own, frame)
+        p = [condition.p for condition in verdict.conditions if condition.role == "refutes"]  # in the readings' order
         p = frame.reading.map(dict(zip(READINGS, p, strict=True)))
         tables.append(frame.assign(**{"p (Holm)": p, "by the rule": verdict.verdict}))
         tables[-1].insert(0, "part", name)
@@ -203,29 +204,32 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     ]
 
 
-def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, full: pd.DataFrame) -> list[str]:
+def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, full: pd.DataFrame) -> dict[str, str]:
     """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
 
-    The tables are :func:`crossovers`, :func:`parts`, :func:`more_examples.by_size`, :func:`readings.full_by_reading`.
+    ``BRIEF`` names the shortest of it. The tables are :func:`crossovers`, :func:`parts`,
+    :func:`more_examples.by_size`, :func:`readings.full_by_reading`.
     """
-    lines = []
+    lines = {}
     for stratum in STRATA:
         at = _on_all(crossover, stratum)
         if at.empty:
             continue
-        lines.append(
+        lines[stratum] = (
             f"On {at.sets.max()} {stratum} data sets, with models that stop early, dropping 30 % by influence beats "
             f"dropping 30 % at random {_from(at)} wrong labels on, depending on which of four scores is counted (95 % "
             f"limits of all four: {' to '.join(_spread(at)[2:])})."
         )
         if stratum == VERDICT["stratum"]:
-            lines[-1] += " Below 0 %: with clean labels already."
+            lines[stratum] += " Below 0 %: with clean labels already."
             if kinds := kinds_apart(parts):
-                lines.append(kinds)
+                lines["kinds"] = kinds
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
         each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
-        lines.append(f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}.")
-    return lines + [against_full(part) for stratum, part in full.groupby("stratum", sort=False) if stratum != "all"]
+        lines[f"{stratum}, size"] = f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}."
+    for stratum, part in full[full.stratum != "all"].groupby("stratum", sort=False):
+        lines[f"{stratum}, {AGAINST_ALL}"] = against_full(part)
+    return lines
 
 
 def kinds_apart(parts: pd.DataFrame) -> str:
@@ -273,7 +277,7 @@ def against_full(table: pd.DataFrame) -> str:
 def both_verdicts(rule: TitleVerdict, first: TitleVerdict, statements: list[Statement]) -> str:
     """The verdicts on the title and why, in a clause each: where the threshold is, and that below it nothing is won."""
     refutes, reproduces = ([c for c in rule.conditions if c.role == role] for role in ("refutes", "reproduces"))
-    least = min((c.detail for c in refutes), key=lambda text: float(text.split()[1]))
+    least = min(refutes, key=lambda condition: condition.p).detail
     low = statements[1]
     return (
         f"The title is {rule.verdict} by version 2's rule, {first.verdict} by version 1's: of {len(refutes)} scores "

@@ -139,9 +139,7 @@ def counts(notebook: dict) -> list[dict]:
 
 def slow(notebook: dict) -> None:
     data = counts(notebook)[0]["data"]
-    text = "".join(data["text/plain"])
-    data["text/plain"] = re.sub(r"\d+\.\d s$", "123456789.0 s", text)
-    assert data["text/plain"] != text
+    data["text/plain"] = "".join(data["text/plain"]) + ": 123456789.0 s"
 
 
 def started(change: Callable[[str], str]) -> Forge:
@@ -379,12 +377,12 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         output(
             output_type="display_data",
             metadata={"datalab": "progress"},
-            data={"text/plain": "999 of 999 tasks were finished before"},
+            data={"text/plain": "999 of 999 tasks"},
         ),
         NOTEBOOK,
     ),
     "a sweep's count again": (in_notebook(lambda n: counts(n).append(counts(n)[0])), NOTEBOOK),
-    "a sweep's seconds without end": (in_notebook(slow), NOTEBOOK),
+    "a sweep's seconds": (in_notebook(slow), NOTEBOOK),
     "a cell that did not end": (
         in_notebook(lambda n: n["cells"][3]["metadata"]["papermill"].update(status="failed")),
         NOTEBOOK,
@@ -853,15 +851,6 @@ def test_what_the_start_cell_says_of_the_machine_is_left_out_and_its_place_is_no
     assert told("device  cpu\nseeds  2") == told("device  cuda\nseeds  2")
     assert told("device  cpu\nseeds  2") != told("seeds  2\ndevice  cpu")
     assert told("device  cpu\nseeds  2") != told("seeds  2")
-
-
-def test_progress_counts_tasks_that_are_called_the_same_and_no_more() -> None:
-    def left(count: int) -> bool:
-        data = {"text/plain": f"{count} of {count} tasks: digits: 1.5 s"}
-        shown = executed.Display(output_type="display_data", data=data, metadata=progress.MARK)
-        return recompute._is_progress(shown, ["digits", "digits"], 2)
-
-    assert (left(1), left(2), left(3)) == (False, True, False)
 
 
 def test_compare_takes_a_claim_for_measured_time_only_on_the_word_of_both(record: Path, made: Path) -> None:

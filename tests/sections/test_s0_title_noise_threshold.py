@@ -104,14 +104,17 @@ def test_the_sentences_follow_the_tables(rows):
     d = readings.read_by(stopped)
     crossover, full = s0.crossovers(d, 0), readings.full_by_reading(d)
     by_size = more_examples.by_size(more_examples.sized(stopped, rows.assign(train_cap=5000)), 0)
-    lines = s0.answer(crossover, pd.DataFrame(), by_size, full)
+    named = s0.answer(crossover, pd.DataFrame(), by_size, full)
+    lines = list(named.values())
+    assert [name for name in s0.BRIEF if name in named] == ["balanced", "balanced, against all"]
     assert "On 3 balanced data sets" in lines[0]
     assert "from 15.0 % to 20.0 % wrong labels on" in lines[0]
     assert "On 3 skewed data sets" in lines[1]
     assert lines[2].startswith("On 3 balanced data sets the same crossover: from 15.0 % to 20.0 % with up to 1,000")
     one = s0.answer(crossover, pd.DataFrame(), by_size.drop_duplicates(["stratum", "trained on"]), full)
-    assert re.match(r"On 3 balanced .* crossover: from [\d.]+ % with up to 1,000", one[2])
-    assert lines[4].startswith("Against keeping everything ")  # as record.console looks for it
+    assert re.match(r"On 3 balanced .* crossover: from [\d.]+ % with up to 1,000", one["balanced, size"])
+    assert lines[4] == named["balanced, against all"]
+    assert lines[4].startswith("Against keeping everything ")
     assert "on 3 balanced sets, ahead at 20 %, 40 % (F1, quota); " in lines[4]  # each score by its name
     assert "behind at 0 %, 10 % (F1, quota); 0 %, 10 % (accuracy, quota)" in lines[4]
     assert "best mean is 25.0 [22.5, 27.5] points, F1, quota, at 40 %" in lines[4]
@@ -166,7 +169,7 @@ def test_the_balanced_sets_are_told_apart_by_their_classes_and_the_late_ones_lef
     own = by_classes[by_classes.dataset.isin(MORE)]
     wide = {name: part.pivot_table("d", "dataset", "rate") for name, part in own.groupby("reading", sort=False)}
     rule = ledger.title_verdict_2(RATES, wide, dict.fromkeys(wide, (0.1, 0.2)))
-    printed = {c.text.partition(":")[0]: float(c.detail.split()[1]) for c in rule.conditions if c.role == "refutes"}
+    printed = {c.text.partition(":")[0]: c.p for c in rule.conditions if c.role == "refutes"}
     assert parts.loc[s0.MORE, "p (Holm)"].to_dict() == printed
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal
 
-from datalab.record import executed, folder, parameters, progress, provenance, section
+from datalab.record import executed, folder, parameters, provenance, section
 from datalab.record.checks import replay
 from datalab.record.checks.replay import Output
 from datalab.record.executed import Cell
@@ -235,10 +235,10 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
         raise Strange("its code cells are not counted 1, 2, and so on")
     if any(cell.shows for cell in notebook.cells if not cell.is_code):
         raise Strange("a cell that did not run shows something")
-    labels, differing = [task.label for task in done.tasks.values()], []
+    differing = []
     for cell, (number, made) in zip(code, done.outputs.items(), strict=True):
         try:
-            held = _kept(cell, labels, done.sweeps.get(number, []))
+            held = _kept(cell)
         except ValueError as error:  # no base64
             raise Strange(f"what code cell {number} shows cannot be read ({error})") from None
         if number == done.started:
@@ -277,13 +277,9 @@ def as_papermill(value: Any) -> str:
     raise TypeError(f"{type(value).__name__}: no parameter is of this type")
 
 
-def _kept(cell: Cell, labels: Collection[str], sweeps: Sequence[int]) -> Output:
-    """What a cell of the executed notebook shows: printed, warned, displayed; the progress of its ``sweeps`` aside.
-
-    These are told by their numbers of tasks. Raises ``ValueError`` where one is not shown.
-    """
-    streams, left = {"stdout": "", "stderr": ""}, list(sweeps)
-    displays = []
+def _kept(cell: Cell) -> Output:
+    """What a cell of the executed notebook shows: printed, warned, displayed. Raises ``ValueError``."""
+    streams, displays = {"stdout": "", "stderr": ""}, []
     for output in cell.outputs:
         if isinstance(output, executed.Stream):
             streams[output.name] += output.text
@@ -291,25 +287,10 @@ def _kept(cell: Cell, labels: Collection[str], sweeps: Sequence[int]) -> Output:
             streams["stderr"] += "error"
         elif output.execution_count != (cell.execution_count if output.output_type == "execute_result" else None):
             raise ValueError("it is counted otherwise than its cell")
-        elif left and _is_progress(output, labels, left[0]):
-            left.pop(0)
         else:
             streams = {name: text + replay.SHOWN[output.output_type] for name, text in streams.items()}
             displays.append((replay.hashed(output.data), output.metadata))
-    if left:
-        raise ValueError(f"it does not show that {left[0]} tasks were finished")
     return Output(streams["stdout"], streams["stderr"], displays)
-
-
-def _is_progress(output: executed.Display, labels: Collection[str], count: int) -> bool:
-    """Whether a display is what a finished sweep of ``count`` tasks leaves: that, and at most the last one's name and
-    time."""
-    if output.metadata != progress.MARK or list(output.data) != ["text/plain"]:
-        return False
-    # An earlier version called a task a cell.
-    words = r"([0-9]{1,9}) of \1 (?:tasks|cells)(?: were finished before|: (.*): \d{1,7}\.\d s)?"
-    match = re.fullmatch(words, str(output.data["text/plain"]), re.ASCII)
-    return match is not None and int(match[1]) == count and (match[2] is None or match[2] in labels)
 
 
 def _without_machine(output: Output, manifest: Manifest | None = None, entry: SectionRecord | None = None) -> Output:

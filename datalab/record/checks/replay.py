@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from datalab.record import executed, folder, rawrows, section, transaction
+from datalab.record import executed, folder, progress, rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED, OUTSIDE
 from datalab.record.study import Study
@@ -49,7 +49,6 @@ class Replay(NamedTuple):
     started: int  # the code cell that opened the section: it prints the machine and the folder
     tasks: dict[tuple[str, str], Task]  # that its sweeps asked for, by the path of their raw rows and the key in it
     strange: dict[str, str]  # raw rows that are not what they say, by path: why
-    sweeps: dict[int, list[int]]  # of the code cells that ran any: how many tasks each had
 
 
 def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: Path) -> Replay:
@@ -84,7 +83,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
         raise ReplayError("the notebook ended without section.finish()")
     made = opened[0]
     strange = made.strange | _strange(rows.values(), made.tasks)
-    return Replay(fragment, outputs, made.number, made.tasks, strange, made.sweeps)
+    return Replay(fragment, outputs, made.number, made.tasks, strange)
 
 
 def _strange(rows: Iterable[Rows], asked: Collection[tuple[str, str]]) -> dict[str, str]:
@@ -123,13 +122,13 @@ class _Replayed(section.Section):
         self.number = self._cell_number()
         self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
-        self.sweeps: dict[int, list[int]] = {}
 
     def sweep(self, tasks: Any) -> pd.DataFrame:
-        """The raw rows of these tasks, in their order."""
+        """The raw rows of these tasks, in their order; shown is what a finished sweep leaves."""
         frames, tasks = [], list(tasks)
         different = {task.key: task for task in tasks}
-        self.sweeps.setdefault(self._cell_number(), []).append(len(different))
+        finished = progress.line({"done": len(different), "total": len(different), "failed": 0, "text": ""})
+        self._shell.display_pub.publish({"text/plain": finished}, metadata=progress.MARK)
         for task in different.values():
             name = _maker(task.function, task.parameters)
             if name not in self._rows:

@@ -36,7 +36,7 @@ UNKNOWN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """What :func:`verify` found. ``stale`` says what moved on, ``recomputed`` what was computed anew, and
     ``unconfirmed`` what then differed, for which other sources may account; ``retrained`` the tasks trained anew.

@@ -74,8 +74,7 @@ def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, float]:
         return compare.mean_with_interval(compare.by_set(part, "d", rate=d.rate.min()), clean)
 
-    crossover = compare.crossovers(d, "d", root_seed, by).drop(columns=["p_always", "p_never"])
-    return crossover.merge(compare.table(d, by, measure), on=by)
+    return compare.crossovers_beside(d, root_seed, by, measure)
 
 
 def apart(d: pd.DataFrame) -> pd.DataFrame:

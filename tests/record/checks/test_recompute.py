@@ -145,7 +145,7 @@ def printed(what: str, on: str = "stdout") -> Callable[[dict], object]:
 
 
 def as_progress(notebook: dict) -> None:
-    data = {"text/plain": "1 of 1 tasks: the title is reproduced: 1.0 s"}
+    data = {"text/plain": "1 of 1 tasks: the title is reproduced"}
     notebook["cells"][-1]["outputs"].append(
         {"output_type": "display_data", "metadata": dict(progress.MARK), "data": data}
     )
