@@ -373,7 +373,7 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
 @click.option("--seed", type=int, default=2024, show_default=True, help="Every random number descends from it.")
 @click.option("--pretrained", is_flag=True, help="Embed texts by MiniLM, pictures by EfficientNet-Lite0.")
 @click.option("--delimiter", metavar="C", help="Of a text table, where it is not to be detected.")
-@click.option("--decimal", metavar="C", help="Likewise: '.' or ','.")
+@click.option("--decimal", type=click.Choice([".", ","]), help="Likewise.")
 @click.option("--encoding", metavar="NAME", help="Likewise: utf-8, latin-1, ...")
 @click.option("--to", type=RECORD, metavar="FOLDER", help="Where to write (default: FILE's name with -advice).")
 def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any) -> int:

@@ -86,7 +86,7 @@ def advise(
     started = time.perf_counter()
     began = started if began is None else began
     if not 0 < minutes < 10_000:
-        raise UserError(f"minutes: {minutes} will not do; give a number above 0, such as 10")
+        raise UserError(f"minutes: {minutes} will not do; give a number above 0 and below 10,000, such as 10")
     if splits is not None and not (isinstance(splits, int) and 2 <= splits <= 200):
         raise UserError(f"splits: {splits} will not do; give 2 to 200 (20 are enough)")
     if not (isinstance(seed, int) and 0 <= seed < 2**32):
@@ -152,12 +152,12 @@ def _advice(
 ) -> Advice:
     names, labels = table.names, each.suggested.where(each.wrong & (v.arm[0] == pilot.RELABEL), each.code)
     each = each.assign(flagged=each.wrong, dropped=False, loss=-np.log(np.maximum(each.given, 1e-12)))
+    each["score"] = each.probability - each.given  # here: given to an empty frame, a column brings its rows along
     if v.arm[0] in pilot.SCORES:
         share = pilot.drop_share(v.arm[1], v.noise["estimate"])
         each["dropped"] = ~pruning.keep(each["drop"], each.code, 1 - share)
     kept = pd.DataFrame({"id": each.id, "label": pd.Categorical.from_codes(labels, names)})[~each.dropped]
-    flagged = each[each.wrong].assign(score=each.probability - each.given)
-    flagged = flagged.sort_values("score", ascending=False, kind="stable")
+    flagged = each[each.wrong].sort_values("score", ascending=False, kind="stable")
     suggested, shares = names[flagged.suggested], flagged[["probability", "given"]].round(2).astype(str)
     said = "models that did not see it give '" + suggested + "' " + shares.probability + ", its label " + shares.given
     listed = pd.DataFrame({"id": flagged.id, "given label": names[flagged.code], "suggested label": suggested})
@@ -174,7 +174,7 @@ def _advice(
     for base, columns in over.items():
         facts[f"gain_over_{base}"] = dict(zip(("estimate", "low", "high"), v.best[columns], strict=True))
     facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
-    facts |= {"metric": "macro-F1", "gains": v.gains.drop(columns="method").to_dict("records")}
+    facts |= {"metric": "macro-F1", "keeping_all": v.kept, "gains": v.gains.drop(columns="method").to_dict("records")}
     facts["versions"] = {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")}
     facts["lines"] = verdict.lines(v, facts, _hit(v, rows, hit))
     first = flagged.index[:SHOWN]
@@ -184,6 +184,8 @@ def _advice(
 
 def _hit(v: verdict.Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
     what, texts = "dropped" if hit.dropped.any() else "flagged", []
+    if not hit[what].any():
+        return "No label looks wrong."
     for kind, part in hit.groupby("kind"):
         ends = zip(("most", "least"), part.loc[[part[what].idxmax(), part[what].idxmin()]].itertuples(), strict=True)
         shares = [f"'{at.of}' {end} ({100 * getattr(at, what):.0f} % of {at.rows:,})" for end, at in ends]
@@ -227,6 +229,8 @@ def _labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Lab
     what = f"label '{label}'" if isinstance(label, str) else "label"
     codes, names = _classes(read["label"], what)
     rows = pd.DataFrame({"code": codes, "id": read.get("id", range(len(codes)))})
+    if repeated := int(rows.id.duplicated().sum()):
+        source.detected.append(f"id: {repeated:,} rows have another's, and cannot be told from it in what is written")
     if "group" in read:
         rows["group"] = features.words(read["group"], NO_LABEL).fillna("missing")
     codes = codes[codes >= 0]
@@ -240,8 +244,8 @@ def _labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Lab
         raise UserError(f"{what}: {many}: an id or a quantity, no class")
     _enough(codes, names, "")
     largest = counts.argmax()
-    text = f"{len(counts)} classes, the largest '{names[largest]}' ({counts[largest] / len(codes):.0%})"
-    source.detected.append(f"{what}: {text}, the smallest {counts.min():,} rows")
+    text = f"{len(counts)} classes, the largest '{names[largest]}' ({counts[largest] / len(codes):.1%})"
+    source.detected.append(f"{what}: {text}, the smallest {counts.min():,} rows{_alike(names)}")
     return _Labelled(rows, names, {what: name for what, name in given.items() if isinstance(name, str)})
 
 
@@ -287,7 +291,15 @@ def _enough(codes: NDArray, names: NDArray, when: str) -> None:
     counts = np.bincount(codes, minlength=len(names))
     if counts.min() < LEAST_OF_CLASS:
         few = f"class '{names[counts.argmin()]}' has {counts.min()} examples"
-        raise UserError(f"label: {when}{few}; {LEAST_OF_CLASS} are needed: merge it, or leave its rows out")
+        needed = f"{LEAST_OF_CLASS} are needed: merge it, or leave its rows out"
+        raise UserError(f"label: {when}{few}; {needed}{_alike(names)}")
+
+
+def _alike(names: NDArray) -> str:
+    """Classes of which a person may have meant one: that differ in case or in blanks alone."""
+    plain = pd.Series([" ".join(str(name).lower().split()) for name in names])
+    alike = [repr(str(name)) for name in names[plain.duplicated(keep=False)]]
+    return f"; classes that differ in case or blanks alone: {', '.join(alike[:6])}" if alike else ""
 
 
 def _pool_rows(codes: NDArray, seed: int) -> NDArray[np.int64]:

@@ -17,6 +17,9 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "nil", "?", "-", ".", "<na>",
 LEFT_OUT = "left out, "
 SIDES = {False: 16, True: 96}  # pixels a side that pictures are brought to, for pixels and for the pretrained network
 HASHES = 1 << 14  # columns that words are counted in: more make the directions slow
+UNIT = r"^(?:[$€£¥₹] ?|[A-Z]{3} )(?=[-+\d])|(?<=\d)(?: ?[%$€£¥₹]| [A-Z]{3})$"
+# By its decimal mark a number with marks between thousands, which are stricken out.
+GROUPED = {".": r"[-+]?\d{1,3}(?:[,' \u00a0]\d{3})+(?:\.\d+)?", ",": r"[-+]?\d{1,3}(?:[.' \u00a0]\d{3})+,\d+"}
 NEARLY = 0.95  # a column is of a kind when so many of its values are
 
 Encode = Callable[[pd.DataFrame], NDArray[np.float32]]
@@ -35,8 +38,9 @@ class Columns:
         self.detected = []
         for kind in dict.fromkeys(self.kinds.values()):
             names = [name for name, other in self.kinds.items() if other == kind]
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            self.detected.append(f"{kind}: {str(names[:4])[1:-1]}{more}")
+            most = 20 if kind.startswith(LEFT_OUT) else 4
+            more = f" and {len(names) - most} more" if len(names) > most else ""
+            self.detected.append(f"{kind}: {str(names[:most])[1:-1]}{more}")
         if all(kind.startswith(LEFT_OUT) for kind in self.kinds.values()):
             raise UserError(f"{source.name}: no feature is left; {'; '.join(self.detected) or 'there is none'}")
 
@@ -151,7 +155,18 @@ def numbers(column: pd.Series, decimal: str = ".") -> pd.Series:
         pointed = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
         column = column.mask(column.str.contains(",", regex=False), pointed)
     values = pd.to_numeric(column, errors="coerce").astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
+    if isinstance(column.dtype, pd.StringDtype) and len(left := column[np.isnan(values) & column.notna()]):
+        values[column.index.get_indexer(left.index)] = _amounts(left)
     return pd.Series(np.where(np.isfinite(values), values, np.nan), index=column.index, name=column.name)
+
+
+def _amounts(text: pd.Series) -> NDArray[np.float64]:
+    """Numbers as people write them, with a unit of money or % and with marks between thousands: ``1,234.50 EUR``."""
+    text = text.str.strip().str.replace(UNIT, "", regex=True)
+    for mark, grouped in GROUPED.items():
+        plain = text.str.replace(rf"[^\d{mark}+-]", "", regex=True).str.replace(",", ".", regex=False)
+        text = text.mask(text.str.fullmatch(grouped), plain)
+    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
 def days(column: pd.Series) -> pd.Series:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def check(folder: Path) -> None:
     """Refuse a folder that holds anything but an earlier advice, before any work is done."""
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {*FILES}):
         raise UserError(f"folder '{folder}': holds other files; name a new one with --to")
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=nearest).cleanup()  # as root, no bit says that it cannot be written
+    except OSError as error:
+        raise UserError(f"folder '{folder}': cannot be written ({error.strerror}); name another with --to") from None
 
 
 def write(advice: Advice, folder: Path) -> list[Path]:

@@ -20,6 +20,11 @@ from datalab.errors import UserError, did_you_mean
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
+INSTEAD = {
+    (".pkl", ".pickle"): "a pickle can run code, and is never opened: save a table instead",
+    (".gz", ".zip", ".bz2", ".xz", ".zst"): "unpack it first",
+    (".xls", ".xlsx", ".ods", ".json", ".jsonl", ".feather"): "save it as .csv or .parquet",
+}
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
 DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
 
@@ -83,7 +88,7 @@ def of_array(x: Any, name: str, extra: dict[str, Any] | None = None) -> Source:
     """An array (n, ...), every example flat, with further columns (n,)."""
     if x.dtype.names:
         return of_frame(name, pd.DataFrame({part: x[part] for part in x.dtype.names}), f"array: {len(x):,} records")
-    if x.ndim < 2 or x.dtype.kind not in "biufUSO":
+    if x.ndim < 2 or not x.size or x.dtype.kind not in "biufUSO":
         raise UserError(f"{name}: need features (n, d) of numbers or text, got {x.dtype} of shape {x.shape}")
     frame = pd.DataFrame(x.reshape(len(x), -1)).assign(**(extra or {}))
     line = f"array: {x.shape[0]:,} rows of {' x '.join(map(str, x.shape[1:]))}"
@@ -100,11 +105,11 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
     """The source of a path, or of data in memory. Raises UserError, one line, for what cannot be read."""
     if not isinstance(data, str | Path):
         return in_memory(data)
-    path, kind = Path(data), Path(data).suffix.lower()
+    path, kind = Path(data).resolve(), Path(data).suffix.lower()
     if path.is_dir():
         return image_folder(path)
     if not path.is_file():
-        raise UserError(f"file '{path}': there is no such file")
+        raise UserError(f"file '{data}': there is no such file")
     if path.stat().st_size == 0:
         raise UserError(f"file '{path.name}' is empty; it needs a header and rows")
     try:
@@ -118,7 +123,7 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
         raise
     except (ValueError, OSError, LookupError, TypeError) as error:  # pyarrow's own are of these
         raise unreadable(path.name, error) from None
-    hint = "; a pickle can run code, and is never opened: save a table instead" if kind in (".pkl", ".pickle") else ""
+    hint = next((f"; {what}" for kinds, what in INSTEAD.items() if kind in kinds), "")
     raise UserError(f"file '{path.name}': read are .csv, .tsv, .parquet, .npz, .npy and folders of images{hint}")
 
 
@@ -166,7 +171,7 @@ def _encoding(path: Path) -> str:
         with open(path, encoding="utf-8") as stream:
             deque(stream, 0)
     except UnicodeDecodeError:
-        return "latin-1"
+        return "cp1252"  # of which Latin-1's printed letters are a part
     return "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
 
 

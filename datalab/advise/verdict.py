@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from datalab import seeds, stats
-from datalab.advise.pilot import ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL
+from datalab.advise.pilot import ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL, SUREST
 from datalab.protocol import protocol
 
 METRIC = "macro_f1"
 # Where no label is wrong, the surest rows' error is at most this share of all rows': chosen on the sets looked at, of
 # which it holds in 15 of 17 (45 of 60 of all); bench_advise.py says how often the limits below then do.
 HARD = 0.7
+NO_BETTER = 0.05  # macro-F1 above guessing, below which nothing was learned
 # Among arms that are within the smallest effect of the best, the first of these: the one that costs least.
 ORDER = (PRIOR, RELABEL, "confident learning", "loss", "influence")
 KEEP, ACT, UNSURE = "keep everything", "act", "too little data to tell"
@@ -29,14 +31,16 @@ KEEP, ACT, UNSURE = "keep everything", "act", "too little data to tell"
 class Verdict(NamedTuple):
     """``answer`` KEEP, ACT or UNSURE; the ``arm`` (method, amount) to follow; its row of ``gains``, or the best arm's.
 
-    ``gains`` has a row an arm: its mean score, gain over keeping everything and over random, each with limits and p;
-    ``noise`` is what :func:`noise` says.
+    KEEP: no arm can be better by the smallest effect; UNSURE: one may be. ``gains`` has a row an arm: its mean score,
+    gain over keeping everything, whose mean score is ``kept``, and over random, each with limits and p; ``noise`` is
+    what :func:`noise` says.
     """
 
     answer: str
     arm: tuple[str, str]
     best: pd.Series
     gains: pd.DataFrame
+    kept: float
     noise: dict[str, float]
     ties: tuple[str, ...]
 
@@ -73,12 +77,13 @@ def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
     candidates = gains.loc[family].reset_index()
     gains, best = gains.reset_index(), candidates.loc[candidates.gain.idxmax()]
     shown = candidates[(candidates.gain > sesoi) & (candidates.low > 0) & ~(candidates["random low"] <= 0)]
+    kept = float(scores.loc[keep].mean())
     if shown.empty:
-        return Verdict(KEEP if best.gain <= sesoi else UNSURE, keep, best, gains, rate, ())
+        return Verdict(KEEP if candidates.high.max() <= sesoi else UNSURE, keep, best, gains, kept, rate, ())
     near = shown[shown.gain >= shown.gain.max() - sesoi]
     chosen = near.loc[min(near.index, key=lambda i: (ORDER.index(near.method[i]), -near.gain[i]))]
     ties = tuple(near[near.amount.eq(chosen.amount) & near.method.ne(chosen.method)].method)
-    return Verdict(ACT, (chosen.method, chosen.amount), chosen, gains, rate, ties)
+    return Verdict(ACT, (chosen.method, chosen.amount), chosen, gains, kept, rate, ties)
 
 
 def noise(rows: pd.DataFrame, ratio: float, rng: np.random.Generator) -> dict[str, float]:
@@ -86,18 +91,23 @@ def noise(rows: pd.DataFrame, ratio: float, rng: np.random.Generator) -> dict[st
 
     The estimate is the share of labels that differ among the surest rows, r + d_s with r wrong and d_s hard ones; among
     all rows it is about r + d. As d_s >= 0 its upper limit is one of r; with d_s <= HARD d the lower one is that of
-    (surest - HARD all) / (1 - HARD). Both are limits of a mean over resampled splits, at 95 % together.
+    (surest - HARD all) / (1 - HARD). Both are limits of a mean over resampled splits, at 95 % together. Where
+    all splits agree these have no width, and the upper one is Clopper and Pearson's of one split's surest rows.
     """
     of = rows[rows.kind == "noise"][["surest", "all", "calibrated", "counted"]].astype(float)
     least = (of.surest - HARD * of["all"]) / (1 - HARD)
     below, above = (stats.corrected_resampled_t(values, ratio, rng) for values in (least, of.surest))
     low, high = np.clip([below.low[0], above.high[0]], 0, 1)
+    if of.surest.nunique() == 1:
+        count = -(-int(rows.n_train.mean()) // SUREST)
+        high = binomtest(round(of.surest.mean() * count), count).proportion_ci(0.95).high
     return {"estimate": of.surest.mean(), "low": low, "high": high, **of[["calibrated", "counted"]].mean()}
 
 
 def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
-    """The answer in five lines. ``facts``: splits, planned, stopped, flagged, dropped, clean; ``hit``: who is."""
-    arm = name(*v.arm)
+    """The answer in five lines. ``facts``: n, classes, splits, planned, stopped, flagged, dropped, clean; ``hit``: who
+    is."""
+    arm, arm_tried = name(*v.arm), name(v.best.method, v.best.amount)
     gain = f"{v.best.gain:+.3f} [{v.best.low:+.3f}, {v.best.high:+.3f}] macro-F1 over keeping everything"
     if not np.isnan(v.best["over random"]):
         limits = f"[{v.best['random low']:+.3f}, {v.best['random high']:+.3f}]"
@@ -106,13 +116,21 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
         first = f"Look at the {facts['flagged']:,} flagged labels first: replacing them by the suggested ones pays."
     elif v.answer == ACT:
         first = f"{arm[0].upper()}{arm[1:]}" + (f": {facts['dropped']:,} rows." if facts["dropped"] else ": it pays.")
+    elif v.answer == UNSURE and v.best.low > 0 and v.best["random low"] <= 0:
+        first = f"Keep everything: {arm_tried} beats it, and is not shown to beat as many rows dropped at random."
     elif v.answer == UNSURE:
-        first = "Keep everything: too little data to tell whether anything else is better."
+        first = "Keep everything: nothing else is shown to be better, and the data are too few to rule it out."
     else:
         first = "Keep everything: nothing tried is better by a point of macro-F1."
+    if v.answer != ACT and facts["flagged"]:
+        first += f" Look at the listed labels ({facts['flagged']:,}) by hand."
     judged = "clean test labels" if facts["clean"] else "held-out labels as noisy as the rest"
-    second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{name(v.best.method, v.best.amount)}: {gain}"
+    second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{arm_tried}: {gain}"
     second += f" ({facts['splits']} splits, {judged}; 95 % for all arms at once)."
+    guessing = 1 / facts["classes"]  # a class guessed as often as it comes has its share for F1, and these sum to 1
+    second += f" With everything kept macro-F1 is {v.kept:.3f}; guessing has {guessing:.3f}."
+    if v.kept < guessing + NO_BETTER:
+        second += " These features hardly tell the classes apart: trust no flag."
     if v.ties:
         second += f" {' and '.join(v.ties).capitalize()} does as well within a point."
     low, high, estimate, *joint = (
@@ -121,7 +139,9 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     third = (
         f"Wrong labels: {low} to {high} % (95 %); {estimate} % where the models are surest, {' and '.join(joint)} % by"
     )
-    third += f" the confident joint, which counts hard rows too; {facts['flagged']:,} are listed."
+    third += " the confident joint, which counts hard rows too."
+    if facts["flagged"] > v.noise["high"] * facts["n"]:
+        third += f" More are listed ({facts['flagged']:,}): most of them are hard, not wrong."
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:

@@ -126,6 +126,8 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
         # papermill's -p hands over a list as the text that it is.
         text = isinstance(given, str) and isinstance(parse_value(given), list | dict)
         hint = f"; papermill takes it as: -y '{name}: {given}'" if text else ""
+        if first["type"] == "tuple_type" and not text:
+            wrong, hint = "should be a list", f", such as {json.dumps([given], default=str)[:200]}"
         raise UserError(f"{where}: parameter '{name}': {wrong}; got {repr(given)[:200]}{hint}") from None
     if parameters.device == "cuda":
         import torch

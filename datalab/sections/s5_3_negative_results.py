@@ -172,7 +172,7 @@ def filtering(rows: pd.DataFrame) -> pd.DataFrame:
     ``relative`` is 100 (filtered / everything - 1); ``relabelled`` less everything is the control that gives the same
     examples their clean labels: what they are worth when right.
     """
-    rows = rows[rows.part == "filtering"].assign(**{"noise rate (%)": 100 * rows.rate})
+    rows = rows[rows.part == "filtering"].assign(**{"noise rate (%)": lambda part: 100 * part.rate})
     rows["removed (%)"] = 100 * rows.dropped
     everything = rows[rows.method == "everything"]
 
@@ -194,7 +194,8 @@ def filtering(rows: pd.DataFrame) -> pd.DataFrame:
 
 def curriculum(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per noise rate and order: F1, and less random order, with its 90 % interval for the equivalence test."""
-    rows = rows[rows.part == "curriculum"].assign(**{"noise rate (%)": 100 * rows.rate, "order": rows.method})
+    rows = rows[rows.part == "curriculum"].rename(columns={"method": "order"})
+    rows = rows.assign(**{"noise rate (%)": 100 * rows.rate})
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
         f1 = by_set(part, "macro_f1")

@@ -59,6 +59,26 @@ def test_the_page_stands_alone_and_shows_what_was_read_as_text(noisy: NamedTuple
     assert "k" in pd.read_csv(tmp_path / "flagged.csv").id[0]
 
 
+def test_where_no_label_looks_wrong_every_row_is_kept_and_none_is_listed(tmp_path: Path) -> None:
+    """Seen on wine: a table of no rows took on the rows of a column it was given, all of them missing."""
+    x, y = np.random.default_rng(0).normal(0, 0.1, (150, 3)), np.arange(150) % 3
+    made = datalab.advise(x + y[:, None] * 10, y, splits=2)
+    assert made.flagged.empty
+    assert len(made.kept) == 150
+    assert made.facts["lines"][3] == "No label looks wrong."
+    assert 0 < made.facts["noise_rate"]["high"] < 0.3
+    write(made, tmp_path / "new" / "folder")
+    assert pd.read_csv(tmp_path / "new" / "folder" / "flagged.csv").columns.tolist() == made.flagged.columns.tolist()
+
+
+def test_classes_that_may_be_one_and_ids_that_are_not_unique_are_said(noisy: NamedTuple) -> None:
+    labels = np.array(["Yes", "yes ", "No", "never"])[noisy.y]
+    made = datalab.advise(noisy.x, labels, ids=np.arange(len(labels)) // 2, splits=2)
+    said = "\n".join(made.facts["detected"])
+    assert "differ in case or blanks alone: 'Yes', 'yes'" in said
+    assert "id: 180 rows have another's" in said
+
+
 def test_kept_and_dropped_rows_are_all_rows(noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch) -> None:
     conclude, run, groups = advice.verdict.conclude, pilot.run, np.arange(len(noisy.y)) % 9
     done: list = []  # the pilot's result, the same for all
@@ -205,6 +225,8 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
     os.mkdir("folder")
+    for name in ("t.csv.gz", "t.xlsx"):
+        Path(name).write_bytes(b"x")
     before = sorted(os.listdir())
     wrong = [
         (["good.csv", "--label", "sotr"], "did you mean 'sort'"),
@@ -227,6 +249,12 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["good.csv", "--label", "sort", "--pred-probs", "short.npy"], "pred_probs"),
         (["good.csv", "--label", "sort", "--features", "short.npy"], "one row an example"),
         (["good.csv", "--label", "sort", "--test", "header.csv"], "no such column in header.csv"),
+        (["good.csv", "--label", "sort", "--to", "one.csv/new"], "cannot be written .*--to"),
+        (["good.csv", "--label", "sort", "--minutes", "1e9"], "below 10,000"),
+        (["good.csv", "--label", "sort", "--decimal", "x"], "'x' is not one of"),
+        (["folder/.", "--label", "sort"], "folder 'folder'"),
+        (["t.csv.gz", "--label", "sort"], "unpack it first"),
+        (["t.xlsx", "--label", "sort"], "save it as .csv"),
     ]
     for arguments, says in wrong:
         assert call(*arguments) == 2, arguments

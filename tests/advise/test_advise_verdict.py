@@ -7,6 +7,8 @@ import pytest
 from datalab.advise import pilot, verdict
 
 CL = ("confident learning", "20%")
+FACTS = {"n": 900, "classes": 3, "splits": 12, "planned": 12, "stopped": "", "clean": False}
+FACTS |= {"flagged": 80, "dropped": 270}
 RATES = {"all": 0.25, "calibrated": 0.24, "counted": 0.22}
 
 
@@ -46,6 +48,31 @@ def test_a_gain_that_is_shown_but_too_small_is_not() -> None:
     assert v.answer == verdict.KEEP
 
 
+def test_nothing_is_called_no_better_that_may_be_by_a_point() -> None:
+    v = verdict.conclude(rows({}, splits=4, spread=0.02), 1)
+    assert v.gains.high.max() > 0.01
+    assert v.answer == verdict.UNSURE
+
+
+def test_where_no_label_differs_in_any_split_the_limit_is_that_of_so_few_rows() -> None:
+    frame = rows({})
+    frame.loc[frame.kind == "noise", ["surest", "all", "n_train"]] = 0.0, 0.0, 600
+    noise = verdict.conclude(frame, 1).noise
+    assert (noise["estimate"], noise["low"]) == (0, 0)
+    assert noise["high"] == pytest.approx(1 - 0.025 ** (1 / 120))  # 0 of 120
+
+
+def test_the_answer_says_how_good_the_model_is_and_whether_more_is_listed_than_can_be_wrong() -> None:
+    good, bad = (verdict.conclude(rows({}, level=level), 1) for level in (0.8, 0.35))
+    of_good, of_bad = (verdict.lines(v, FACTS | {"flagged": 300}, "") for v in (good, bad))
+    assert f"With everything kept macro-F1 is {good.kept:.3f}; guessing has 0.333." in of_good[1]
+    assert "trust no flag" not in of_good[1]
+    assert "trust no flag" in of_bad[1]
+    assert of_good[0].endswith("Look at the listed labels (300) by hand.")
+    assert "More are listed (300)" in of_good[2]
+    assert "More are listed" not in verdict.lines(good, FACTS, "")[2]
+
+
 def test_a_gain_that_is_large_but_not_shown_is_too_little_data() -> None:
     assert verdict.conclude(rows({CL: 0.04}, splits=4, spread=0.05), 1).answer == verdict.UNSURE
 
@@ -62,16 +89,7 @@ def test_loss_that_ties_with_influence_is_said_and_preferred() -> None:
     v = verdict.conclude(rows(gains), 1)
     assert v.arm == ("loss", "30%")
     assert v.ties == ("influence",)
-    facts = {
-        "n": 900,
-        "splits": 12,
-        "planned": 12,
-        "stopped": "",
-        "flagged": 80,
-        "dropped": 270,
-        "clean": False,
-    }
-    assert "Influence does as well" in verdict.lines(v, facts, "")[1]
+    assert "Influence does as well" in verdict.lines(v, FACTS, "")[1]
 
 
 def test_random_is_never_advised() -> None:
@@ -85,14 +103,15 @@ def test_what_random_subsets_gain_too_is_not_the_methods_gain() -> None:
     v = verdict.conclude(rows(gains), 1)
     assert v.best.low > 0
     assert v.answer == verdict.UNSURE
+    assert "is not shown to beat as many rows dropped at random" in verdict.lines(v, FACTS, "")[0]
 
 
 def test_the_same_rows_give_the_same_verdict_and_five_lines() -> None:
     frame = rows({CL: 0.03})
     first, second = verdict.conclude(frame, 1), verdict.conclude(frame, 1)
     pd.testing.assert_frame_equal(first.gains, second.gains)
-    facts = {"n": 900, "splits": 5, "planned": 12, "stopped": "interrupted", "flagged": 80, "dropped": 180}
-    lines = verdict.lines(first, facts | {"clean": False}, "who")
+    facts = FACTS | {"splits": 5, "stopped": "interrupted", "dropped": 180}
+    lines = verdict.lines(first, facts, "who")
     assert len(lines) == 5
     assert lines[0] == "Drop 20% by confident learning: 180 rows."
     assert lines[4].startswith("Answer so far (interrupted): 5 of 12 splits.")
