@@ -53,7 +53,7 @@ def html(advice: Advice) -> str:
         "What each arm gains over keeping everything": gain(advice.verdict.gains),
         "Flagged rows: the label given → the one suggested": bars(pairs, "rows"),
         "Which classes are hardest to predict": bars(classes.set_index("of").loss, "mean loss (nats)"),
-        "Who is flagged, and who dropped": hit(advice.hit),
+        "Who is flagged, and who dropped" if classes.dropped.any() else "Who is flagged": hit(advice.hit),
     }
     pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
     template = files("datalab.advise").joinpath("page.html.j2").read_text(encoding="utf-8")
