@@ -100,6 +100,7 @@ class Estimator(ABC):
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
     _by_layer, _probed, _of_an_optimum = False, False, True
     _sample: tuple[Inputs, Tensor] | None = None  # two examples, and some of their logits
+    _trained_on: Held | None = None  # where it is read again
     _batch = _BATCH
 
     def __init__(
@@ -146,6 +147,8 @@ class Estimator(ABC):
                 # A buffer in which forward passes count themselves is none of the model's state.
                 self._as_fitted = {k: v for k, v in self._network.state().items() if before.get(k) == v}
                 self._sample = sample, self._network.answer(sample)
+                self._trained_on = None if self._state is not None or isinstance(data, Streamed) else data
+                self._mark = self._trained_on and data.mark()
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -354,6 +357,10 @@ class Estimator(ABC):
         places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
         self._network.given = x_of(data.name), places
         sample = over(data.at(places), self._moved)
+        again = over(data.at(places), self._moved) if isinstance(data, Streamed) else sample
+        pairs = zip(tensors(sample), tensors(again), strict=True)
+        if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+            raise UserError(f"{data.name}: an example is another at each reading; let the data set draw nothing")
         self._network.check(sample)
         return sample
 
@@ -414,6 +421,8 @@ class Estimator(ABC):
             layers.refuse_train_mode(self._network.module)
         if changed := self._network.changed(self._as_fitted):
             raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
+        if self._trained_on and self._trained_on.mark() != self._mark:
+            raise UserError(f"{type(self).__name__}: x or y was written into after fit, and is read again; fit it anew")
         if self._sample and not self._network.answers(*self._sample):
             raise UserError("model: its logits changed after fit, though no parameter did; fit the estimator anew")
 
@@ -462,6 +471,9 @@ class Estimator(ABC):
     def _targets(self, name: str, y: losses.Targets) -> losses.Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
         models = self._network.models
+        if isinstance(y, tuple) and not isinstance(self.loss, losses.Custom | losses.Weighted):
+            what = f"{type(self.loss).__name__} takes x and y alone; with example weights give losses.Weighted"
+            raise UserError(f"{name}: an example holds {1 + len(y)} things, and {what}")
         y = over(y, lambda v: v.clone() if v.is_inference() else v)
         first = tensors(y)[0]
         per_model = self._network.is_stack and len(first) == models and first.dim() > len(self._outputs)

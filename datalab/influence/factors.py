@@ -147,7 +147,7 @@ class Dense(Product):
         return sum(w @ f.per_example().flatten(2) for w, f in pairs).unflatten(2, (self.gradients.shape[-1], -1))
 
     def products(self, other: Self) -> Tensor:
-        if not self.rank_one:
+        if not (self.rank_one and other.rank_one):  # texts of one token beside longer ones
             return super().products(other)
         of_inputs = other.inputs[:, :, 0] @ self.inputs[:, :, 0].mT + self.bias
         return of_inputs * (other.gradients[:, :, 0] @ self.gradients[:, :, 0].mT)

@@ -72,12 +72,11 @@ class GGN:
     def matrix(self) -> Tensor:
         """H itself, (S, P, P)."""
         like, size, models = self.network.like, self.network.n_parameters, self.network.models
-        first = next(iter(self._kept or self._linearise()))
-        alone = len(first) == len(self.network.shapes)
-        if not (alone and all(f.rank_one and g.shape[1] == models for *_, f, g in first)):
-            return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
-        out = first[0][-1].new_zeros(models, size, size)
+        out = torch.zeros(models, size, size, dtype=like.dtype, device=like.device)
         for linearised in self._kept or self._linearise():
+            alone = len(linearised) == len(self.network.shapes)
+            if not (alone and all(f.rank_one and g.shape[1] == models for *_, f, g in linearised)):
+                return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
             pairs = [(pad(f.inputs[:, :, 0], (0, int(f.bias)), value=1.0), g) for *_, f, g in linearised]
             for s in range(models):
                 _add_rank_one(out[s], [(a.expand(models, -1, -1)[s], g[:, s, :, 0]) for a, g in pairs])

@@ -18,7 +18,6 @@ from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
 
 _NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC"
-_TINY = 1e-30  # a gradient of norm 0 has cosine 0 with everything
 
 
 class GradDot(Estimator):
@@ -69,7 +68,8 @@ class GradCos(GradDot):
         lengths, start = self._lengths(others), 0
         norms = gathered((self._lengths(self._factors(batch)) for batch in self._batches(data)), 1, len(data))
         for products in super()._products(data, others, *product):
-            scale = (lengths[:, :, None] * norms[:, None, start : start + products.shape[2]]).clamp(min=_TINY)
+            scale = lengths[:, :, None] * norms[:, None, start : start + products.shape[2]]
+            scale = torch.where(scale > 0, scale, 1)  # a gradient of 0 has cosine 0 with everything
             start += products.shape[2]
             yield products / (scale[..., None] if self._by_layer else scale)
 

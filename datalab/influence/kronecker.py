@@ -75,12 +75,11 @@ class Kronecker(Estimator):
 
     def _tapes(self, data: Held | Streamed) -> Iterator[tuple[ModuleTape | LayerTape, Iterator[Tensor]]]:
         """Each batch's tape and the cotangents whose squares add up to the Fisher."""
-        rng = generator(self.seed, "fisher")
+        rng, kind = generator(self.seed, "fisher"), self.fisher
         for batch in self._batches(data):
             tape = self._network.tape(batch.x)
             outputs = tape.logits.shape[2:]
-            kind = self.fisher
-            if kind == "auto":
+            if kind == "auto":  # the same for all: longer texts may follow
                 kind = "exact" if outputs.numel() <= MAX_EXACT else "sampled"
             if kind == "empirical":
                 yield tape, iter([losses.over_models(self.loss.gradient, tape.logits, batch.y)])

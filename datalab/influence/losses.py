@@ -173,7 +173,7 @@ class _Independent(Loss):
             raise UserError(f"{name}: y must be {_rows(outputs)}, as the outputs are, got {tuple(y.shape)}")
         if not bool(torch.isfinite(y).all()):
             raise UserError(f"{name}: y must be finite, got NaN or infinity")
-        return y
+        return y.byte() if y.dtype == torch.bool else y
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,9 @@ class Custom(Loss):
         losses, n = self.function(f, y), len(f)
         if losses.shape != (n,):
             raise UserError(f"loss: the function must give (n,) losses, got {tuple(losses.shape)} for {n} examples")
+        first = self.function(f[:1].detach(), over(y, lambda v: v[:1]))
+        if not torch.allclose(first, losses[:1].detach(), rtol=1e-3, atol=1e-6):
+            raise UserError("loss: an example's loss depends on the others of its batch (a mean over it?)")
         return losses
 
     def gradient(self, f: Tensor, y: Targets, leaf: Tensor | None = None) -> Tensor:

@@ -40,9 +40,13 @@ def write(estimator: Any, path: str | Path, examples: bool) -> None:
         "state": {key: _flattened(key, getattr(estimator, key), tensors) for key in estimator._state},
         "newton_gain": _flattened("newton_gain", getattr(estimator, "newton_gain_", None), tensors),
     }
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(tensors, path, {_KEY: json.dumps(header)})
+    try:
+        save_file(tensors, path, {_KEY: json.dumps(header)})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"path: {path} cannot be written: {error}") from None
 
 
 def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, loss: Loss) -> Any:
@@ -53,11 +57,11 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})[_KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        kind, settings = kinds[header["estimator"]], header["settings"]
+        kind, settings, fitted_with = kinds[header["estimator"]], header["settings"], header["loss"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"path: {path} is no estimator saved by save(path): {error}") from None
-    if header["loss"] != repr(loss):
-        raise UserError(f"loss: {path} was fitted with {header['loss']}, got {loss!r}")
+    if fitted_with != repr(loss):
+        raise UserError(f"loss: {path} was fitted with {fitted_with}, got {loss!r}")
     settings["dtype"] = settings["dtype"] and getattr(torch, settings["dtype"])
     estimator = kind(model, **settings, loss=loss)
     estimator._network = kind._takes(model, estimator.leave_out, estimator.dtype, estimator.include_frozen)

@@ -5,6 +5,7 @@ Tensors, numpy arrays (x may also be a dict of them, the keyword arguments of th
 workers are taken: batches are the estimator's own, and results stand in the data set's order.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
 from datalab.errors import UserError
 from datalab.influence.losses import Targets
-from datalab.influence.tape import Inputs, Rows, line, over
+from datalab.influence.tape import Inputs, Rows, line, over, tensors
 
 LABELS = ("labels", "label")
 
@@ -43,6 +44,12 @@ class Held:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def mark(self) -> list[int]:
+        """By which one sees whether it has been written into: on a CPU a checksum, since numpy counts no writes."""
+        held = [v.detach() for v in (*tensors(self.x), *tensors(self.y))]
+        bytes_of = (v.contiguous().flatten().view(torch.uint8).numpy() if v.is_cpu else None for v in held)
+        return [v._version if of is None else zlib.crc32(of) for v, of in zip(held, bytes_of, strict=True)]
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Slices of ``size`` examples."""
@@ -78,6 +85,8 @@ class Streamed:
         start = 0
         for item in DataLoader(dataset, size, **self._options):
             held = Held(self.name, *_split(self.name, item))
+            if len(held) != (due := min(size, len(dataset) - start)):
+                raise UserError(f"{self.name}: {due} items are collated to {len(held)} examples; leave none out")
             yield Batch(held.x, held.y, start, x_of(self.name))
             start += len(held)
 

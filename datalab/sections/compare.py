@@ -29,7 +29,8 @@ def table(
     """
     by = [by] if isinstance(by, str) else list(by)
     groups = rows.groupby(by, sort=False, dropna=dropna)
-    return pd.DataFrame([dict(zip(by, key, strict=True)) | measure(part) for key, part in groups])
+    lines = [dict(zip(by, key, strict=True)) | measure(part) for key, part in groups]
+    return pd.DataFrame(lines, columns=None if lines else by)  # of no rows it has its key's columns
 
 
 def means(rows: pd.DataFrame, by: str | Sequence[str], columns: Mapping[str, tuple[str, Bounds]]) -> pd.DataFrame:

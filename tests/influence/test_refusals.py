@@ -26,6 +26,7 @@ from datalab.influence import (
     LastLayerGGN,
     LiSSA,
     TracIn,
+    losses,
     trak,
 )
 
@@ -389,3 +390,208 @@ def test_iterations_that_do_not_suffice_are_warned_of():
     model, train, val = problem()
     with pytest.warns(InfluenceWarning, match="leave a relative residual"):
         CG(model, 1e-6, iterations=2).fit(*train).influence_on(*train, *val)
+
+
+# --- what was silently wrong, each by its smallest case ------------------------------------------------------------
+
+
+def small(classes: int = 3, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, classes)).to(dtype)
+
+
+def examples(n: int = 40, classes: int = 3, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 4, generator=generator).to(dtype), torch.randint(0, classes, (n,), generator=generator)
+
+
+class Positions(nn.Module):
+    """The mean of its network over the positions of (m, t, 4)."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_one = small()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.of_one(x).mean(1)
+
+
+@quiet
+def test_examples_of_one_position_meet_those_of_several():
+    """A product over pairs took every batch for one of a single position, as the first was."""
+    model, generator = Positions(), torch.Generator().manual_seed(2)
+    short, long = (torch.randn(n, t, 4, generator=generator).double() for n, t in ((8, 1), (6, 5)))
+    y = torch.arange(14) % 3
+
+    def gradients(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        of_each = (nn.functional.cross_entropy(model(a[None]), b[None]) for a, b in zip(x, y, strict=True))
+        parts = (torch.autograd.grad(loss, list(model.parameters())) for loss in of_each)
+        return torch.stack([torch.cat([g.flatten() for g in part]) for part in parts])
+
+    wanted = -gradients(long, y[8:]) @ gradients(short, y[:8]).T
+    torch.testing.assert_close(GradDot(model).fit(short, y[:8]).pairwise(short, y[:8], long, y[8:]), wanted)
+    items = [*zip(short, y[:8], strict=True), *zip(long, y[8:], strict=True)]
+
+    def padded(batch: list) -> tuple[torch.Tensor, torch.Tensor]:
+        return nn.utils.rnn.pad_sequence([a for a, _ in batch], batch_first=True), torch.stack([b for _, b in batch])
+
+    ragged = torch.utils.data.DataLoader(items, collate_fn=padded)
+    exact, cg = (kind(model, 0.3, batch_size=1).fit(ragged).self_influence(ragged) for kind in (ExactGGN, CG))
+    torch.testing.assert_close(exact, cg, rtol=1e-6, atol=1e-9)
+
+
+class Masked(nn.Module):
+    """Four logits, of which the last is shut out by -1e4; ``hidden`` is what becomes of the hidden layer."""
+
+    def __init__(self, hidden=lambda h: h):
+        super().__init__()
+        self.network, self.hidden, self.temperature = small(4, torch.float32), hidden, 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, tanh, last = self.network
+        logits = self.temperature * last(self.hidden(tanh(first(x))))
+        return logits.masked_fill(torch.arange(4) == 3, -1e4)
+
+
+@quiet
+def test_a_masked_logit_hides_neither_chance_nor_mixing_nor_a_change():
+    x, y = examples(classes=3, dtype=torch.float32)
+    with pytest.raises(UserError, match="random"):
+        GradDot(Masked(lambda h: nn.functional.dropout(h, 0.5))).fit(x, y)
+    with pytest.raises(UserError, match="mixes the examples"):
+        GradDot(Masked(lambda h: h + 0.3 * (h > h.mean(0)))).fit(x, y)
+    model = Masked()
+    fitted = GradDot(model).fit(x, y)
+    model.temperature = 3.0
+    with pytest.raises(UserError, match="changed after fit"):
+        fitted.self_influence(x, y)
+
+
+class Trimmed(nn.Module):
+    """Texts cut to the longest of their batch, then averaged over what is left."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.last = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        longest = int((tokens != 0).sum(1).max())
+        return self.last(torch.tanh(self.embedding(tokens[:, :longest])).mean(1))
+
+
+def test_a_model_that_cuts_to_its_batchs_longest_text_mixes():
+    lengths = torch.arange(200) % 4 + 3
+    tokens = (torch.arange(1200).view(200, 6) % 6 + 1) * (torch.arange(6) < lengths[:, None])
+    with pytest.raises(UserError, match="mixes the examples"):
+        GradDot(Trimmed()).fit(tokens, torch.arange(200) % 3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda f, y: nn.functional.cross_entropy(f, y, reduction="none") / (1.0 + y).sum(),
+        lambda f, y: nn.functional.cross_entropy(f - f.mean(0), y, reduction="none"),
+    ],
+    ids=["a mean over the batch", "centred"],
+)
+def test_a_loss_that_depends_on_the_batch_is_refused(function):
+    with pytest.raises(UserError, match="depends on the others of its batch"):
+        GradDot(small(), loss=losses.Custom(function)).fit(*examples()).self_influence(*examples())
+
+
+def test_a_data_set_that_is_not_what_it_was_or_loses_examples_is_refused(kind):
+    x, y = examples()
+
+    class Read(torch.utils.data.Dataset):
+        def __init__(self, read):
+            self.read = read
+
+        def __len__(self) -> int:
+            return len(x)
+
+        def __getitem__(self, i: int):
+            return self.read(i)
+
+    with pytest.raises(UserError, match="another at each reading"):
+        kind(small()).fit(Read(lambda i: (x[i] + torch.randn(4), y[i])))
+
+    def fewer(items: list) -> list:
+        return torch.utils.data.default_collate([item for item in items if item is not None])
+
+    gaps = Read(lambda i: None if i in (3, 11) else (x[i], y[i]))
+    with pytest.raises(UserError, match="items are collated to"):
+        kind(small()).fit(torch.utils.data.DataLoader(gaps, collate_fn=fewer))
+
+
+@quiet
+def test_a_training_set_that_is_read_again_must_not_be_written_into(kind):
+    x, y = examples()
+    given, labels = x.numpy().copy(), y.clone()
+    fitted = kind(small()).fit(given, labels)
+    before = fitted.self_influence(x, y)
+    given *= 1.5
+    if isinstance(fitted, CG | DataInf | LiSSA | TRAK):
+        with pytest.raises(UserError, match="written into after fit"):
+            fitted.self_influence(x, y)
+    else:
+        torch.testing.assert_close(fitted.self_influence(x, y), before, rtol=0, atol=0)
+
+
+@quiet
+def test_a_buffer_that_is_not_saved_is_part_of_the_model_and_a_complex_one_stays_complex():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.register_buffer("turn", torch.polar(torch.ones(4), torch.arange(4.0)), persistent=False)
+            self.last = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.view_as_real(x.to(self.turn.dtype) * self.turn).flatten(1))
+
+    (x, y), model = examples(dtype=torch.float32), Table()
+    wide = GradDot(model, dtype=torch.float64).fit(x, y).self_influence(x, y)
+    fitted = GradDot(model).fit(x, y)
+    torch.testing.assert_close(fitted.self_influence(x, y), wide.float())
+    model.turn[3] *= 1.0 + 1e-5
+    with pytest.raises(UserError, match=r"'turn of shape .* changed after fit"):
+        fitted.self_influence(x, y)
+
+
+@quiet
+def test_cosines_of_confident_models_are_cosines():
+    model, (x, y) = small(), examples()
+    with torch.no_grad():
+        model[2].weight.mul_(400.0)
+    y = model(x).argmax(1)
+    cosines = GradCos(model).fit(x, y).pairwise(x, y, x, y).diagonal()
+    own = GradDot(model).fit(x, y).self_influence(x, y)
+    assert own.min() < 1e-25
+    torch.testing.assert_close(cosines[own > 0], -torch.ones_like(cosines[own > 0]))
+
+
+def test_what_is_no_model_a_third_item_and_a_path_that_is_none_are_one_line(tmp_path):
+    x, y = examples()
+    for model in (None, torch.tanh, [small()], small().state_dict()):
+        with pytest.raises(UserError, match=r"must be a torch\.nn\.Module"):
+            GradDot(model).fit(x, y)
+    with pytest.raises(UserError, match=r"holds 3 things.*losses\.Weighted"):
+        GradDot(small()).fit(torch.utils.data.TensorDataset(x, y, torch.arange(len(x))))
+    with pytest.raises(UserError, match="cannot be written"):
+        EKFAC(small(), 0.3).fit(x, y).save(tmp_path / "missing" / "e.safetensors")
+    targets = y == 1
+    assert GradDot(small(1), loss=losses.BinaryCrossEntropy()).fit(x, targets).self_influence(x, targets).min() >= 0
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(4, 3)
+
+        def forward(self, rows: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+            return self.last(self.inner(rows, src_key_padding_mask=padded).mean(1))
+
+    rows = {"rows": torch.randn(8, 5, 4), "padded": torch.arange(5) > torch.arange(8)[:, None] % 3 + 2}
+    with pytest.raises(UserError, match="enable_nested_tensor=False"):
+        GradDot(Encoder().eval()).fit(rows, torch.arange(8) % 3)
