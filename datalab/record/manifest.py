@@ -174,6 +174,7 @@ class SectionRecord(pydantic.BaseModel):
     peak_memory_bytes: Whole | None = None
     code_cells: Whole | None = None
     code_cells_ran: Whole | None = None
+    process: Annotated[dict[str, Any], Field(max_length=0, exclude=True)] = {}  # an earlier version wrote it, empty
     tables: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     figures: dict[Word, Annotated[dict[str, Any], _of(_Described)]] = {}
     claims: list[Annotated[dict[str, Any], _of(_Claim)]] = []

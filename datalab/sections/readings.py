@@ -158,6 +158,12 @@ def read_by(
     return with_strata(d[d.reference_chosen])
 
 
+def matching(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first seed at the data sets and rates of what was run once more, ``other``."""
+    fits = rows.dataset.isin(other.dataset.unique()) & rows.rate.isin(other.rate.unique())
+    return rows[fits & (rows.seed == 0)]
+
+
 def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
     """The differences, and once more with ``column`` saying "all"."""
     return pd.concat([d, d.assign(**{column: "all"})], ignore_index=True)

@@ -27,9 +27,9 @@ VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
 # Of the balanced sets (`parts`), by number of classes and by clean F1.
 TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or more"
+EASY, HARD = "a clean F1 at their median or above", "a clean F1 below their median"
 TITLE, AGAINST_ALL = "the title", "against all"  # lines of `answer`
 BRIEF = (VERDICT["stratum"], f"{VERDICT['stratum']}, {AGAINST_ALL}", TITLE)
-EASY, HARD = "a clean F1 at their median or above", "a clean F1 below their median"
 
 
 class Parameters(

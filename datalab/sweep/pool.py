@@ -69,7 +69,7 @@ def run(
         if progress is not None:
             progress(done, len(tasks), len(failures), text)
 
-    report("the others were finished before" if done else "")
+    report("these were finished before" if done else "")
     if executor is None or not missing:
         workers = workers or available_cores()
         executor = _here if workers == 1 else functools.partial(_in_pool, workers=workers)

@@ -8,7 +8,7 @@ import pydantic
 from datalab.protocol import protocol
 from datalab.sections import compare, sentences
 from datalab.sections.parameters import TITLES, AnyDatasets, Rates
-from datalab.sections.readings import PRIMARY_KEEP, RATE, and_all, early_stopped, read_by
+from datalab.sections.readings import PRIMARY_KEEP, RATE, and_all, early_stopped, matching, read_by
 from datalab.sections.trials import training_length
 from datalab.sweep import Task
 
@@ -39,8 +39,7 @@ def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
     """
     if larger.empty:
         return pd.DataFrame()
-    fits = rows.dataset.isin(larger.dataset.unique()) & rows.rate.isin(larger.rate.unique())
-    d = pd.concat([read_by(rows[fits & (rows.seed == 0)]), read_by(early_stopped(larger))], ignore_index=True)
+    d = pd.concat([read_by(matching(rows, larger)), read_by(early_stopped(larger))], ignore_index=True)
     d["trained on"] = d.train_cap.map("up to {:,.0f}".format)
     return and_all(d, "stratum")
 

@@ -55,8 +55,7 @@ def by_share(stopped: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """
     if rows.empty:
         return rows
-    fits = stopped.dataset.isin(rows.dataset.unique()) & stopped.rate.isin(rows.rate.unique()) & (stopped.seed == 0)
-    d = {f"{100 * (1 - PRIMARY_KEEP):g} %": read_by(stopped[fits])}
+    d = {f"{100 * (1 - PRIMARY_KEEP):g} %": read_by(readings.matching(stopped, rows))}
     full, pruned = rows[rows.method == "full"], rows[rows.share != ""]
     for share, part in pruned.groupby("share", sort=False):
         d[share] = read_by(pd.concat([full, part]), keep=None)
