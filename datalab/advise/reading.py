@@ -20,11 +20,9 @@ from datalab.errors import UserError, did_you_mean
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
-INSTEAD = {
-    (".pkl", ".pickle"): "a pickle can run code, and is never opened: save a table instead",
-    (".gz", ".zip", ".bz2", ".xz", ".zst"): "unpack it first",
-    (".xls", ".xlsx", ".ods", ".json", ".jsonl", ".feather"): "save it as .csv or .parquet",
-}
+INSTEAD = dict.fromkeys((".pkl", ".pickle"), "; a pickle can run code, and is never opened: save a table instead")
+INSTEAD |= dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "; unpack it first")
+INSTEAD |= dict.fromkeys((".xls", ".xlsx", ".ods", ".json", ".jsonl", ".feather"), "; save it as .csv or .parquet")
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
 DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
 
@@ -123,8 +121,8 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
         raise
     except (ValueError, OSError, LookupError, TypeError) as error:  # pyarrow's own are of these
         raise unreadable(path.name, error) from None
-    hint = next((f"; {what}" for kinds, what in INSTEAD.items() if kind in kinds), "")
-    raise UserError(f"file '{path.name}': read are .csv, .tsv, .parquet, .npz, .npy and folders of images{hint}")
+    kinds = ".csv, .tsv, .parquet, .npz, .npy and folders of images"
+    raise UserError(f"file '{path.name}': read are {kinds}{INSTEAD.get(kind, '')}")
 
 
 def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: str | None) -> Source:

@@ -20,6 +20,7 @@ from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.record import provenance
 from datalab.record.checks.compare import Comparison
+from datalab.record.folder import Strange
 from datalab.record.manifest import Manifest
 from datalab.record.progress import span
 from datalab.record.tables import exact
@@ -74,6 +75,8 @@ def render(template: str, path: str, manifest: Manifest, **context: Any) -> str:
     """One page, for the place ``path`` in the record; its links are made relative by ``to``."""
 
     def to(target: str) -> str:
+        if target.endswith(".svg"):  # opened by itself, a stranger's drawing may run
+            raise Strange(f"{path} would lead to {target}, and no page leads to a drawing")
         return posixpath.relpath(target, posixpath.dirname(path) or ".")
 
     given = {"to": to, "manifest": manifest, "here": path, "script": ""} | context

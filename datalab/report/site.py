@@ -1,16 +1,13 @@
 """The pages of one record: written aside, moved into place, entered in the manifest."""
 
-import base64
 import functools
 import importlib
 import inspect
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pandas as pd
 
@@ -27,11 +24,6 @@ from datalab.report import evidence, notebookpages, pages
 from datalab.report.origins import VERDICTS, Origin, origins
 from datalab.sections import STUDY
 
-# What matplotlib draws with, and what it says of a drawing. Nothing else is opened, of no other namespace.
-_DRAWS = {"svg", "g", "defs", "path", "use", "clipPath", "rect", "image", "pattern", "style", "text", "tspan", "title"}
-_DRAWS = {f"{{http://www.w3.org/2000/svg}}{name}" for name in _DRAWS | {"metadata"}}
-_SAYS = ("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}", "{http://creativecommons.org/ns#}", "{http://purl.org/dc/")
-_LOADS = re.compile(r"url\(\s*(?!#)|@import|image-set|\\", re.IGNORECASE)  # in CSS; a backslash could spell them
 MAIN_FIGURE = "figures/0_curve"
 TITLE, RULE = "TITLE.threshold", "0_verdict"  # the statement that the protocol has a rule of its own for, and its table
 
@@ -43,9 +35,7 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
     is no record, it is not what its manifest says, someone is writing to it, or ``to`` holds something.
     """
     name = provenance.shown(record)
-    folder.check(record)
-    if not folder.has(record, Manifest.NAME):
-        raise UserError(f"record '{name}': there is no {Manifest.NAME} in it; name a record, such as runs/quick")
+    Manifest.load(record)  # refuses a folder that is no record
     with folder.reading(record):
         findings = verify.verify(record, study, owners=True).findings
         broken = [finding for finding in findings if finding.kind != "incomplete"]
@@ -62,7 +52,7 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
         if not manifest.closed:  # killed between two sections, or while it wrote the pages
             transaction.recover(record, manifest)
         with folder.reading(record), folder.bounded(folder.MOST_PAGES_SECONDS):
-            _check_drawings(record, manifest)
+            _check_pictures(record, manifest)
             return _write(record, manifest, study)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}': cannot be written ({error.strerror})") from None
@@ -70,49 +60,11 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
         lock.release(record)
 
 
-def _check_drawings(record: Path, manifest: Manifest) -> None:
-    """Raise :class:`UserError` where a picture, to which pages link, holds more than one: opened, it would run."""
+def _check_pictures(record: Path, manifest: Manifest) -> None:
+    """Raise :class:`UserError` where a picture that pages show or link to is no PNG; no page does so with an SVG."""
     for path in manifest.files:
-        more = ""
-        if path.endswith(".svg"):
-            more = _beyond_drawing(folder.read_text(record, path))
-        elif path.endswith(".png") and not notebookpages.is_png(folder.read(record, path)):
-            more = "no PNG, or of too many pixels"
-        if more:
-            name = provenance.shown(record)
-            raise UserError(f"record '{name}': {path} holds more than a drawing ({more}), which a browser might run")
-
-
-def _beyond_drawing(svg: str) -> str:
-    """What in an SVG may run or load something; empty where there is nothing of the kind."""
-    if "<!ENTITY" in svg or svg.count("<?") != svg.startswith('<?xml version="1.0" encoding="utf-8"'):
-        return "an entity, a stylesheet or another encoding"
-    try:
-        elements = list(ElementTree.fromstring(svg).iter())
-    except ElementTree.ParseError as error:
-        return f"it is no XML, {error}"
-    paths = {f"#{element.get('id')}" for element in elements if element.tag.endswith("}path")}
-    for element in elements:
-        if element.tag not in _DRAWS and not element.tag.startswith(_SAYS):
-            return f"<{element.tag.rpartition('}')[2]}>"
-        if (is_style := element.tag.endswith("}style")) and len(element):
-            return "a style with elements in it"  # after which its text goes on
-        styles = [element.text or ""] if is_style else []
-        if _LOADS.search("\n".join([*styles, *element.attrib.values()])):
-            return "a style that loads"
-        for attribute, value in element.attrib.items():
-            word = attribute.rpartition("}")[2].lower()
-            # What uses what uses another ten times over, and so on, is drawn without end.
-            leads = word in ("href", "src") and value not in paths and not _is_picture(value)
-            if word.startswith("on") or leads:
-                return attribute
-    return ""
-
-
-def _is_picture(link: str) -> bool:
-    kind, _, content = link.partition(",")
-    start = "".join(content[:100].split())[:64]
-    return kind == "data:image/png;base64" and notebookpages.is_png(base64.b64decode(start))
+        if path.endswith(".png") and not notebookpages.is_png(folder.read(record, path)):
+            raise UserError(f"record '{provenance.shown(record)}': {path} is no PNG, or of too many pixels")
 
 
 def differing(record: Path, manifest: Manifest, study: Study = STUDY) -> list[str]:
@@ -171,7 +123,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     def page(template: str, path: str, **context: Any) -> tuple[str, str]:
         return path, pages.render(f"{template}.html.j2", path, manifest, **shared, **context)
 
-    figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("svg", "csv") if f"{MAIN_FIGURE}.{kind}" in manifest.files}
+    figure = {kind: f"{MAIN_FIGURE}.{kind}" for kind in ("png", "csv") if f"{MAIN_FIGURE}.{kind}" in manifest.files}
     figures = {name: figure for entry in manifest.sections.values() for name, figure in entry.figures.items()}
     caption = figures.get("0_curve", {}).get("caption", "")
     script = pages.asset("board.js")
@@ -259,7 +211,8 @@ def _in_short(record: Path, manifest: Manifest) -> str:
 def _notebook(manifest: Manifest, notebook: executed.Notebook) -> list[dict]:
     pictures = {e.sha256: f"../../{path}" for path, e in manifest.files.items() if path.endswith(".png")}
     # The pages are known by what is written, not by what an earlier report left.
-    known = {path for path in manifest.files if not path.startswith("report/")} | {transaction.INDEX}
+    own = (path for path in manifest.files if not path.startswith("report/") and not path.endswith(".svg"))
+    known = {*own, transaction.INDEX}
     known |= {f"report/claims/{claim_id}.html" for claim_id in ledger.claims()}
 
     def link(target: str) -> str | None:
