@@ -355,6 +355,8 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
     """
     from datalab.record import lab
 
+    if options and not options[0].startswith("-"):
+        raise UserError(f"lab: '{options[0]}' is no option of `jupyter lab`; all notebooks are opened together")
     command = lab.command(study, options)
     os.environ.pop(SAFE_PATH)  # whoever writes notebooks may import what lies beside them
     os.execve(command[0], command, os.environ | provenance.kernel_environment())

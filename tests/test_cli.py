@@ -60,6 +60,7 @@ WRONG = [
     (["claims", "TITLE.treshold"], "did you mean 'TITLE.threshold'"),
     (["claims", "--record", "nosuch"], "record.json is missing"),
     (["datasets", "adlut"], "did you mean 'adult'"),
+    (["lab", "x"], "'x' is no option"),
     (["rum"], "rum"),
 ]
 

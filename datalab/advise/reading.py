@@ -48,7 +48,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
-            raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one")
+            raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one (or is there no header?)")
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
         """The rows in order as frames of these columns (None: all), some thousand each; the index is a row's number.
@@ -157,8 +157,10 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
         return (batch.to_pandas()[names] for batch in pacsv.open_csv(path, reading, parsing, typing))
 
     shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
-    line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"
-    return Source(path.name, data, columns, [line], path.parent, decimal=decimal)
+    detected = [f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"]
+    if any(re.fullmatch(f"{COMMA}|{POINT}", column) for column in columns) or all(map(str.isdigit, columns)):
+        detected.append(f"no header? the first row is taken for the columns' names: {str(columns[:4])[1:-1]}")
+    return Source(path.name, data, columns, detected, path.parent, decimal=decimal)
 
 
 def _encoding(path: Path) -> str:

@@ -33,12 +33,8 @@ def status(agrees: bool) -> str:
     return CONSISTENT if agrees else INCONSISTENT
 
 
-def relative_gain(ours: RoundingInterval, base: RoundingInterval) -> RoundingInterval:
-    """``100 (ours / base - 1)``, in percent; of two columns row by row."""
-    return _gain(ours, base)
-
-
-_gain = np.frompyfunc(lambda ours, base: corners(lambda a, b: 100 * (a / b - 1), ours, base), 2, 1)
+# 100 (ours / base - 1), in percent, of two intervals; of two columns of them row by row.
+relative_gain = np.frompyfunc(lambda ours, base: corners(lambda a, b: 100 * (a / b - 1), ours, base), 2, 1)
 
 
 def equals(printed: RoundingInterval, recomputed: RoundingInterval, formula: str) -> Outcome:

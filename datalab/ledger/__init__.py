@@ -1,5 +1,6 @@
 """The paper's 277 statements, the two verdicts on each, and where they stand in its tables."""
 
+from dataclasses import asdict
 from typing import Any
 
 from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, find, printed, sha256
@@ -49,8 +50,7 @@ def statements() -> list[dict[str, Any]]:
             "by_construction": claim.by_construction,
             "test": claim.run or claim.test,
             "ceiling": claim.verdict_ceiling,
-            "verdict": (automatic(claim) or unmeasured).verdict,
-            "why": (automatic(claim) or unmeasured).why,
+            **asdict(automatic(claim) or unmeasured),  # verdict and why
         }
         for claim in claims().values()
     ]

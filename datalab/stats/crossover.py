@@ -68,13 +68,13 @@ def crossover(rates: ArrayLike, d_mean: ArrayLike) -> float | np.ndarray:
     return float(crossing) if crossing.ndim == 0 else crossing
 
 
-def crossover_label(value: float, rates: ArrayLike, digits: int = 1) -> str:
+def crossover_label(value: float, rates: ArrayLike) -> str:
     """A crossover for a table: ``"14.2 %"``, ``"< 0 %"`` (always better) or ``"> 40 %"`` (never better)."""
     if value == ALWAYS:
         return f"< {100 * np.min(rates):g} %"
     if value == NEVER:
         return f"> {100 * np.max(rates):g} %"
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.1f} %"
 
 
 def crossover_bootstrap(

@@ -80,6 +80,12 @@ def test_a_german_csv_is_detected_in_every_encoding(tmp_path: Path, encoding: st
     np.testing.assert_array_equal(x[50:], encode(typed[50:].reset_index(drop=True)))
 
 
+@pytest.mark.parametrize(("head", "said"), [("5.1,3,a", True), ("5,3,1", True), ("0,1,y", False), ("a,b,y", False)])
+def test_a_first_row_of_numbers_is_said_to_be_taken_for_names(tmp_path: Path, head: str, said: bool) -> None:
+    (tmp_path / "t.csv").write_text(f"{head}\n4.9,2,b\n")
+    assert any(line.startswith("no header? ") for line in reading.read(tmp_path / "t.csv").detected) == said
+
+
 def test_a_quoted_newline_may_lie_anywhere_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (1500, 1700, 2000):
         monkeypatch.setattr(reading, "CSV_BLOCK", size)
