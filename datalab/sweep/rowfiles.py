@@ -112,18 +112,16 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
     tasks give the same files, whatever order they were finished in. Raises ``OSError`` for a task that ``folder`` does
     not have, or has only in a file that cannot be read.
     """
-    sources: dict[str, tuple[Path, pa.Table | None]] = {}
+    sources: dict[str, Path] = {}
     groups: dict[tuple[object, str, str], list[tuple[Finished, int]]] = {}
     for path in sorted(folder.glob("*.parquet"), key=lambda path: (path.name not in whole, path.name)):
         tasks, schema = _opened(path, _schema) or ([], ())
         new = [task for task in tasks if task.key in wanted and task.key not in sources]
         if new and path.name not in whole:
-            parts = {task.key: part for task, part in _parts(path)}
-            new = [task for task in new if task.key in parts]  # none of a torn file
-        else:
-            parts = {}
+            readable = {task.key for task, _ in _parts(path)}  # none of a torn file
+            new = [task for task in new if task.key in readable]
         for task in new:
-            sources[task.key] = path, parts.get(task.key)
+            sources[task.key] = path
             group = groups.setdefault((wanted[task.key], task.function, str(schema)), [])
             group.append((task, task.count * len(schema)))
     if wanted.keys() - sources:
@@ -133,7 +131,7 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
         for tasks in _shared_out(sorted(group, key=lambda pair: pair[0].order)):
             name = file_name(tasks)
             names |= {task.key: name for task in tasks}
-            if any(sources[task.key][0].name != name for task in tasks):
+            if any(sources[task.key].name != name for task in tasks):
                 _gather(folder / name, tasks, sources)
     return names
 
@@ -151,13 +149,13 @@ def _shared_out(group: Iterable[tuple[Finished, int]]) -> list[list[Finished]]:
     return files
 
 
-def _gather(target: Path, tasks: list[Finished], sources: Mapping[str, tuple[Path, pa.Table | None]]) -> None:
-    """Write one file of tasks that lie elsewhere, some of them read already."""
-    parts = {key: part for key, (_, part) in sources.items() if part is not None}
-    for path in {sources[task.key][0] for task in tasks if task.key not in parts}:
-        parts |= {task.key: part for task, part in _parts(path)}
+def _gather(target: Path, tasks: list[Finished], sources: Mapping[str, Path]) -> None:
+    """Write one file of tasks that lie elsewhere."""
+    parts: dict[str, pa.Table] = {}
+    for path in {sources[task.key] for task in tasks}:
+        parts |= {task.key: part for task, part in _parts(path) if sources.get(task.key) == path}
     if lost := [task for task in tasks if task.key not in parts]:
-        raise OSError(f"{sources[lost[0].key][0].name} cannot be read")
+        raise OSError(f"{sources[lost[0].key].name} cannot be read")
     write(target, pa.concat_tables([parts[task.key] for task in tasks]), tasks)
 
 
