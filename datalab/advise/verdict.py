@@ -133,18 +133,14 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
         second += " These features hardly tell the classes apart: trust no flag."
     if v.ties:
         second += f" {' and '.join(v.ties).capitalize()} does as well within a point."
-    low, high, estimate, *joint = (
-        f"{100 * v.noise[key]:.0f}" for key in ("low", "high", "estimate", "calibrated", "counted")
-    )
-    third = (
-        f"Wrong labels: {low} to {high} % (95 %); {estimate} % where the models are surest, {' and '.join(joint)} % by"
-    )
-    third += " the confident joint, which counts hard rows too."
+    rate = {key: f"{100 * value:.0f}" for key, value in v.noise.items()}
+    third = f"Wrong labels: {rate['low']} to {rate['high']} % (95 %); {rate['estimate']} % where the models are surest,"
+    third += f" {rate['calibrated']} and {rate['counted']} % by the confident joint, which counts hard rows too."
     if facts["flagged"] > v.noise["high"] * facts["n"]:
         third += f" More are listed ({facts['flagged']:,}): most of them are hard, not wrong."
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:
-        why = {"interrupted": "interrupted", "slower": "the machine was slower than at the start"}[facts["stopped"]]
+        why = facts["stopped"].replace("slower", "the machine was slower than at the start")
         fifth = f"Answer so far ({why}): {facts['splits']} of {facts['planned']} splits. {fifth}"
     return [first, second, third, hit, fifth]
