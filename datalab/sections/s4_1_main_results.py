@@ -47,8 +47,6 @@ RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is c
 
 
 class MainParameters(parameters.StoppedTraining):
-    """What the main results take, here and in section 5.1; ``None`` is the profile's value."""
-
     main_rates: parameters.MainRates
     main_architectures: parameters.Architectures
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]

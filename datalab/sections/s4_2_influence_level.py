@@ -35,8 +35,6 @@ METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, meth
 
 
 class Parameters(parameters.StoppedTraining, parameters.ArchitectureParameters):
-    """What section 4.2 takes; ``None`` is the profile's value."""
-
     main_architectures: parameters.Architectures
 
 
