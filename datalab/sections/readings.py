@@ -287,7 +287,8 @@ def length_reading(by_length: pd.DataFrame) -> str:
         own = {length: part[part.trained == length] for length in (second, last)}
         words = [f"{n} steps, {sentences.tallied(at, LONGER)}" for n, at in own.items()]
         clean = next(name for name in part if name.startswith("d at "))
-        falls = [bool((line[1:] <= line[:-1]).all()) for line in _lines(part)]
+        crossovers = part.groupby(["reading", "reference"], sort=False).crossover
+        falls = [bool((line[1:] <= line[:-1]).all()) for line in crossovers.apply(np.asarray)]
         gains = "failed" if (own[last][f"{clean} low"] > 0).any() else "open"
         lines.append(
             f"On {stratum} sets longer training makes pruning pay: **{sentences.judged(own[last], LONGER)}**. Mean d "
@@ -296,11 +297,6 @@ def length_reading(by_length: pd.DataFrame) -> str:
             f"where no label is flipped: **{gains}** ({clean}, {last} steps, {sentences.tallied(own[last], clean)})."
         )
     return "\n\n".join(lines)
-
-
-def _lines(by_length: pd.DataFrame) -> list[np.ndarray]:
-    """The crossovers by length of training, one array a reading and references."""
-    return [part.crossover.to_numpy() for _, part in by_length.groupby(["reading", "reference"], sort=False)]
 
 
 def primary_table(d: pd.DataFrame) -> pd.DataFrame:
@@ -337,14 +333,11 @@ def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         best = part.loc[part.d.idxmax(), [RATE, "d", "low", "high"]].to_dict()
-        rates = {name: _rates(part[mask]) for name, mask in {"ahead": part.low > 0, "behind": part.high < 0}.items()}
+        sides = {"ahead": part.low > 0, "behind": part.high < 0}
+        rates = {side: sentences.listed(part[RATE][at].map("{:g} %".format), "no rate") for side, at in sides.items()}
         return best | rates | {LEAST: part["p (Holm)"][part.d > 0].min(), "sets": part.sets.max()}
 
     return compare.table(table, by, measure)
-
-
-def _rates(table: pd.DataFrame) -> str:
-    return sentences.listed((f"{rate:g} %" for rate in table[RATE]), "no rate")
 
 
 def full_reading(by_reading: pd.DataFrame, full: pd.DataFrame) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pingouin
-from scipy.stats import ttest_ind
 
 from datalab import data, ledger, stats
 from datalab.ledger.title import TitleVerdict
@@ -177,13 +176,12 @@ def parts(d: pd.DataFrame, clean: pd.Series, root_seed: int) -> pd.DataFrame:
         tables.append(frame.assign(**{"p (Holm)": p, "by the rule": verdict.verdict}))
         tables[-1].insert(0, "part", name)
     if {TWO, MORE} <= named.keys():
-        pairs = [[values(named[part][named[part].reading == name]) for part in (TWO, MORE)] for name in READINGS]
-        tables.insert(2, pd.DataFrame({"part": SPLIT, "reading": list(READINGS)}))
-        for name in (at_0, low):
-            tests = [ttest_ind(a[name], b[name], equal_var=False) for a, b in pairs]
-            ends = [test.confidence_interval(0.95) for test in tests]
-            tables[2][name] = [a[name].mean() - b[name].mean() for a, b in pairs]
-            tables[2][f"{name} low"], tables[2][f"{name} high"] = zip(*ends, strict=True)
+        split = []
+        for reading in READINGS:
+            two, more = (values(named[part][named[part].reading == reading]) for part in (TWO, MORE))
+            line = {"part": SPLIT, "reading": reading} | compare.apart(two[at_0], more[at_0], at_0)
+            split.append(line | compare.apart(two[low], more[low], low))
+        tables.insert(2, pd.DataFrame(split))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind
 
 from datalab import data, stats
 from datalab.sections import compare, foretelling, readings, sentences
@@ -77,16 +76,9 @@ def by_classes(stopped: pd.DataFrame) -> pd.DataFrame:
     """
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
-        of = {kind: compare.by_set(part, "d", classes=kind) for kind in CLASSES}
-        line = {}
-        for kind, means in of.items():
-            line |= compare.mean_with_interval(means, kind)
-        apart = [np.nan, np.nan]
-        if min(map(len, of.values())) > 1:
-            apart = ttest_ind(of[CLASSES[1]], of[CLASSES[0]], equal_var=False).confidence_interval()
-        return line | dict(
-            zip(("apart", "apart low", "apart high"), (line[CLASSES[1]] - line[CLASSES[0]], *apart), strict=True)
-        )
+        two, more = (compare.by_set(part, "d", classes=kind) for kind in CLASSES)
+        shown = compare.mean_with_interval(two, CLASSES[0]) | compare.mean_with_interval(more, CLASSES[1])
+        return shown | compare.apart(more, two, "apart")
 
     d = compare.below({word: readings.against_full(stopped, metric) for word, metric in WORDS.items()}, "score")
     d = with_strata(d[d.arm.isin([*BY_SCORE, "AUM, no quota"])])
