@@ -20,7 +20,7 @@ from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import LEAST, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
-from datalab.sections.trials import fine_tuned, more_examples, share_dropped, training_length, version_1
+from datalab.sections.trials import fine_tuned, once_more, training_length, version_1
 
 VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
@@ -33,8 +33,7 @@ BRIEF = (VERDICT["stratum"], f"{VERDICT['stratum']}, {AGAINST_ALL}", TITLE)
 
 class Parameters(
     version_1.VersionOneParameters,
-    more_examples.LargeParameters,
-    share_dropped.ShareParameters,
+    once_more.OnceMoreParameters,
     fine_tuned.FineTunedParameters,
 ):
     """What the title's section takes; ``None`` is the profile's value."""
@@ -51,7 +50,7 @@ def memory(p: Parameters) -> float:
     return max(usual, 1.9e9 if p.fine_tuned_datasets else 0.0)
 
 
-PARTS = (training_length, version_1, more_examples, share_dropped, fine_tuned)  # each with its tasks
+PARTS = (training_length, version_1, once_more, fine_tuned)  # each with its tasks
 estimate = estimated(lambda p: [task for part in PARTS for task in part.tasks(p)], memory, start=25.0)
 
 
@@ -206,7 +205,7 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
     """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
 
     ``BRIEF`` names the shortest of it. The tables are :func:`crossovers`, :func:`parts`,
-    :func:`more_examples.by_size`, :func:`readings.full_by_reading`.
+    :func:`once_more.by_size`, :func:`readings.full_by_reading`.
     """
     lines = {}
     for stratum in STRATA:
