@@ -29,12 +29,8 @@ LATE |= {"email-spam", "chile-vote", "health-insurance", "crash-deaths", "spoken
 RATE = "noise rate (%)"
 # A reading: the metric, and whether each observed class keeps its share ("quota") or not.
 WORDS = {"F1": "macro_f1", "accuracy": "accuracy"}
-READINGS = {
-    "F1, quota": ("macro_f1", "per_class"),
-    "accuracy, quota": ("accuracy", "per_class"),
-    "F1, no quota": ("macro_f1", "global"),
-    "accuracy, no quota": ("accuracy", "global"),
-}
+KINDS = {"quota": "per_class", "no quota": "global"}
+READINGS = {f"{word}, {quota}": (column, kind) for quota, kind in KINDS.items() for word, column in WORDS.items()}
 FEW_READINGS = (RULES["ledger_reading"], "F1, no quota")
 # The same of balanced accuracy, of both metrics where the logits of both arms are corrected for the class shares, and
 # where each class keeps the share that confident learning estimates it to have.
@@ -47,7 +43,7 @@ FURTHER = {
         "F1, prior corrected": "macro_f1_tau1",
         "accuracy, prior corrected": "accuracy_tau1",
     }.items()
-    for quota, kind in {"quota": "per_class", "no quota": "global"}.items()
+    for quota, kind in KINDS.items()
 } | {f"{word}, quota of estimated shares": (column, "estimated") for word, column in WORDS.items()}
 QUOTAS = {"per_class": ", quota", "global": ", no quota", "estimated": ", quota of estimated shares", "": ""}
 MODEL = ["dataset", "noise", "seed", "rate", "method", "quota", "keep_fraction", "draw", "reference_steps"]
@@ -341,22 +337,16 @@ def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def full_reading(by_reading: pd.DataFrame, full: pd.DataFrame) -> str:
-    """Whether a gain on keeping everything is shown once it is adjusted, by stratum; and what another arm gains."""
+    """Whether a gain on keeping everything is shown once it is adjusted, by stratum; and the best mean in ``full`` of
+    an arm that is not the title's and knows no labels."""
     lines = []
     for stratum, part in by_reading[by_reading.stratum != "all"].groupby("stratum", sort=False):
         if np.isnan(least := part[LEAST].min()):
             continue  # no data set beside another
         word = "failed" if least < 0.05 else "held"
         lines.append(f"On {stratum} sets no gain is shown after adjusting: **{word}** (smallest p {least:.2g}).")
-    return f"{' '.join(lines)} {best_other(full)}"
-
-
-def best_other(full: pd.DataFrame) -> str:
-    """Of the table against keeping everything the best mean of an arm that is not the title's and knows no labels."""
-    lines = []
-    for stratum, part in full[~full.arm.isin(["oracle", "influence, quota", "influence, no quota"])].groupby(
-        "stratum", sort=False
-    ):
+    others = full[~full.arm.isin(["oracle", "influence, quota", "influence, no quota"])]
+    for stratum, part in others.groupby("stratum", sort=False):
         best = part.loc[part.d.idxmax()]
         words = f"{best.arm}: {sentences.points(best, 'd', '')} points, at {best[RATE]:g} %"
         lines.append(f"On {stratum} sets the best mean of another arm is that of {words}.")

@@ -178,12 +178,10 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
 def classes_apart(by_classes: pd.DataFrame) -> str:
     """What pruning by influence gains over keeping everything in sets of two classes and of more."""
     own = by_classes[(by_classes.score == "F1") & (by_classes.arm == BY_SCORE[0])]
-    each = []
-    for r in own.to_dict("records"):
-        two, more = (points(r, kind) for kind in CLASSES)
-        each.append(f"at {r[RATE]:g} % {two} and {more}")
+    two, more = CLASSES
+    each = [f"at {r[RATE]:g} % {points(r, two)} and {points(r, more)}" for r in own.to_dict("records")]
     return (
-        f"Split after the look, balanced sets of {CLASSES[0]} and of {CLASSES[1]}: {BY_SCORE[0]} less keeping "
+        f"Split after the look, balanced sets of {two} and of {more}: {BY_SCORE[0]} less keeping "
         f"everything, in points of F1, {'; '.join(each)}."
     )
 
@@ -217,6 +215,6 @@ def answer(
     own = predictors[predictors.trained == STOPPED]
     lines.append(foretelling.expectation(own))
     for (stratum, which), part in rules.groupby(["stratum", "data sets"], sort=False):
-        each = [f"{r.rule} {100 * r.d:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]" for _, r in part.iterrows()]
+        each = [f"{r.rule} {points(r, 'd', decimals=2)}" for _, r in part.iterrows()]
         lines.append(f"F1 points gained over always keeping everything, {stratum} sets {which}: {'; '.join(each)}.")
     return lines
