@@ -69,10 +69,11 @@ def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
     A crossover beyond the rates studied counts at the first or the last of them. ``low``, ``high``: 95 % limits of
     :func:`stats.crossovers_apart`; ``low (all)``, ``high (all)`` hold for all pairs of a stratum at once (Bonferroni).
     """
-
-    def measure(part: pd.DataFrame) -> pd.DataFrame:
+    lines = []
+    several = d.groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
+    for stratum, part in several.groupby("stratum", sort=False):
         of = {reading: compare.curves(own, "d") for reading, own in part.groupby("reading", sort=False)}
-        pairs, lines = list(itertools.combinations(of, 2)), []
+        pairs = list(itertools.combinations(of, 2))
         for a, b in pairs:
             (ours, rates), (theirs, _) = of[a], of[b]
             one, all_of_them = (
@@ -80,11 +81,8 @@ def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
             )
             apart = {"difference": 100 * one.estimate, "low": 100 * one.low, "high": 100 * one.high}
             apart |= {"low (all)": 100 * all_of_them.low, "high (all)": 100 * all_of_them.high}
-            lines.append({"of": a, "from": b} | apart | {"sets": one.n})
-        return pd.DataFrame(lines)
-
-    several = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}
-    return compare.below({name: measure(part) for name, part in several.items()}, "stratum")
+            lines.append({"stratum": stratum, "of": a, "from": b} | apart | {"sets": one.n})
+    return pd.DataFrame(lines)
 
 
 def goes_with(by_dataset: pd.DataFrame) -> pd.DataFrame:

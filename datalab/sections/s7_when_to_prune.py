@@ -18,8 +18,7 @@ from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import RATE, RULES, THRESHOLD, WORDS, named_d, with_strata
 from datalab.sections.sentences import points
-from datalab.sections.trials import training_length
-from datalab.sections.trials.training_length import tasks
+from datalab.sections.trials.training_length import LengthParameters, tasks
 from datalab.sections.trials.trial import HUMAN
 
 MARGIN = RULES["when_to_prune"]["margin"]
@@ -32,11 +31,7 @@ DROPPING = (*PRUNED_ARMS, "AUM, no quota", "cross-validated loss, no quota", "in
 CLASSES = ("two classes", "three or more")
 LESS = "less keep all, stopped early"
 
-
-class Parameters(training_length.LengthParameters):
-    """What the section takes; ``None`` is the profile's value."""
-
-
+Parameters = LengthParameters
 estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=15.0)
 
 
