@@ -6,7 +6,6 @@ label; what it is judged by is the clean test set.
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,14 +145,10 @@ def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
     edges = [-np.inf, 0.02, 0.05, 0.10, 0.15, 0.30, np.inf]
     words = ["below .02", ".02 to .05", ".05 to .10", ".10 to .15", ".15 to .30", "above .30"]
     frame = frame.assign(gap=pd.cut(frame.gap, edges, labels=words).astype(str))
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        random = compare.mean_with_interval(compare.by_set(part, "d"), "d against random")
-        full = compare.mean_with_interval(compare.by_set(part, "d_full"), "d against full")
-        return random | full | {"cases": len(part), "sets": part.dataset.nunique()}
-
     frame = frame.sort_values("gap", key=lambda s: s.map(words.index), kind="stable")
-    return compare.table(frame, "gap", measure)
+    shown = compare.means(frame, "gap", {"d": ("d against random", None), "d_full": ("d against full", None)})
+    shown.insert(shown.shape[1] - 1, "cases", frame.groupby("gap", sort=False).size().to_numpy())
+    return shown
 
 
 def foretells(part: pd.DataFrame) -> str:

@@ -99,13 +99,7 @@ def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     frame[LESS] = (frame.macro_f1 - frame["kept macro_f1"]).mask(base)
     by = ["stratum", "arm", RATE]
     frame = compare.together(with_strata(frame), by[:2])
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        level = stats.Measurement(compare.by_set(part, "macro_f1").to_numpy(), (0, 1))
-        less = compare.mean_with_interval(compare.by_set(part, LESS), LESS)
-        return compare.measured(level, "F1") | less | {"sets": level.n}
-
-    return compare.table(frame, by, measure)
+    return compare.means(frame, by, {"macro_f1": ("F1", compare.SHARE), LESS: (LESS, None)})
 
 
 def rules(stopped: pd.DataFrame) -> pd.DataFrame:
