@@ -159,10 +159,10 @@ def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
     return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
 
 
-def apart(a: ArrayLike, b: ArrayLike, name: str) -> dict[str, float]:
+def apart(a: pd.Series, b: pd.Series, name: str) -> dict[str, float]:
     """The mean of values (n,) less that of values (m,) of other data sets, with Welch's 95 % interval."""
     limits = ttest_ind(a, b, equal_var=False).confidence_interval(0.95) if min(len(a), len(b)) > 1 else [np.nan] * 2
-    return dict(zip((name, f"{name} low", f"{name} high"), (np.mean(a) - np.mean(b), *limits), strict=True))
+    return dict(zip((name, f"{name} low", f"{name} high"), (a.mean() - b.mean(), *limits), strict=True))
 
 
 def with_correction(
