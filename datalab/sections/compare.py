@@ -211,14 +211,14 @@ def beside_paper(
     return made
 
 
-def paper_shape(cells: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
+def paper_shape(cells: pd.DataFrame, rows: str, columns: str, decimals: int = 3) -> pd.DataFrame:
     """A table with the paper's rows and columns from a long one: a row per ``rows``, a column per ``columns``.
 
     Each cell sets the column ``ours`` with its interval beside ``paper``; last is the number of data sets.
     """
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
-        texts = {cell[columns]: cell_text(cell, "ours", cell.paper) for _, cell in part.iterrows()}
+        texts = {cell[columns]: cell_text(cell, "ours", cell.paper, decimals) for _, cell in part.iterrows()}
         return texts | {"n (data sets)": part.sets.iloc[0]}
 
     return table(cells, rows, line)
