@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import ttest_ind
 
 from datalab import seeds, stats
 from datalab.protocol import protocol
@@ -158,6 +159,12 @@ def difference(d: ArrayLike, name: str = "d") -> dict[str, float]:
     return mean_with_interval(d, name) | tests(np.asarray(d, dtype=float))
 
 
+def apart(a: pd.Series, b: pd.Series, name: str) -> dict[str, float]:
+    """The mean of values (n,) less that of values (m,) of other data sets, with Welch's 95 % interval."""
+    limits = ttest_ind(a, b, equal_var=False).confidence_interval(0.95) if min(len(a), len(b)) > 1 else [np.nan] * 2
+    return dict(zip((name, f"{name} low", f"{name} high"), (a.mean() - b.mean(), *limits), strict=True))
+
+
 def with_correction(
     frame: pd.DataFrame,
     p: str = "p (Wilcoxon)",
@@ -204,16 +211,15 @@ def beside_paper(
     return made
 
 
-def paper_shape(cells: pd.DataFrame, rows: str, columns: str, decimals: int = 3, **more: Any) -> pd.DataFrame:
+def paper_shape(cells: pd.DataFrame, rows: str, columns: str, decimals: int = 3) -> pd.DataFrame:
     """A table with the paper's rows and columns from a long one: a row per ``rows``, a column per ``columns``.
 
-    Each cell sets the column ``ours`` with its interval beside ``paper``; ``more`` names columns to add, each by a
-    function of the group.
+    Each cell sets the column ``ours`` with its interval beside ``paper``; last is the number of data sets.
     """
 
     def line(part: pd.DataFrame) -> dict[str, Any]:
         texts = {cell[columns]: cell_text(cell, "ours", cell.paper, decimals) for _, cell in part.iterrows()}
-        return texts | {name: make(part) for name, make in more.items()}
+        return texts | {"n (data sets)": part.sets.iloc[0]}
 
     return table(cells, rows, line)
 

@@ -76,14 +76,11 @@ def best_threshold(noise: pd.Series, fails: pd.Series) -> float:
     return float(cuts[np.argmax(f1)])
 
 
-def measurements(
-    frame: pd.DataFrame, guesses: pd.DataFrame | None = None
-) -> dict[str, tuple[stats.Measurement, stats.Measurement]]:
+def measurements(frame: pd.DataFrame, guesses: pd.DataFrame) -> dict[str, tuple[stats.Measurement, stats.Measurement]]:
     """Of every rule its F1 and the lead of that over the trivial rule's; their units are the data sets.
 
-    ``guesses`` are the frame's :func:`predictions`, where they are at hand.
+    ``guesses`` are the frame's :func:`predictions`.
     """
-    guesses = predictions(frame) if guesses is None else guesses
     counts = {rule: stats.outcomes(guesses[rule], frame.fails, frame.dataset) for rule in RULES}
     return {rule: (stats.clustered_f1(c), stats.clustered_f1_lead(c, counts[TRIVIAL])) for rule, c in counts.items()}
 

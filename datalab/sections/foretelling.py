@@ -6,7 +6,6 @@ label; what it is judged by is the clean test set.
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,9 +63,8 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     """
     p = frame.assign(**{ALWAYS: 1.0, TITLE_RULE: (frame.rate > THRESHOLD).astype(float)})
     looked_at = frame["data sets"] == LOOKED_AT
-    asked = [(~looked_at, looked_at)]
-    for dataset in frame.dataset[looked_at].unique():
-        asked.append((frame.dataset == dataset, looked_at & (frame.dataset != dataset)))
+    each = [frame.dataset == name for name in frame.dataset[looked_at].unique()]
+    asked = [(~looked_at, looked_at), *((own, looked_at & ~own) for own in each)]
     for name, columns in PREDICTORS.items():
         p[name] = np.nan
         for out, fitted in asked:
@@ -131,15 +129,15 @@ def _lead(figure: Callable[..., float], own: np.ndarray, title: np.ndarray, pays
     return stats.jackknifed(lambda a, b, of: figure(a, of) - figure(b, of), own, title, pays, bounds=(-1, 1))
 
 
-def expectation(predictors: pd.DataFrame, predictor: str = "gap") -> str:
-    """Whether a predictor says more than the noise rate, as was expected: held, failed or open, by its leads."""
+def expectation(predictors: pd.DataFrame) -> str:
+    """Whether the gap says more than the noise rate, as was expected: held, failed or open, by its leads."""
     lines = []
-    for row in predictors[predictors.predictor == predictor].to_dict("records"):
+    for row in predictors[predictors.predictor == "gap"].to_dict("records"):
         leads = (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}")
         came = {lead: sentences.judged(pd.DataFrame([row]), lead) for lead in leads}
         said = [f"{lead.removesuffix(AHEAD)}{points(row, lead)}, {word}" for lead, word in came.items()]
         lines.append(f"{row['trained']}, data sets {row['data sets']}: {'; '.join(said)}")
-    return f"The {predictor} less the noise rate, in points, unadjusted. {'. '.join(lines)}."
+    return f"The gap less the noise rate, in points, unadjusted. {'. '.join(lines)}."
 
 
 def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -147,14 +145,10 @@ def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
     edges = [-np.inf, 0.02, 0.05, 0.10, 0.15, 0.30, np.inf]
     words = ["below .02", ".02 to .05", ".05 to .10", ".10 to .15", ".15 to .30", "above .30"]
     frame = frame.assign(gap=pd.cut(frame.gap, edges, labels=words).astype(str))
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        random = compare.mean_with_interval(compare.by_set(part, "d"), "d against random")
-        full = compare.mean_with_interval(compare.by_set(part, "d_full"), "d against full")
-        return random | full | {"cases": len(part), "sets": part.dataset.nunique()}
-
     frame = frame.sort_values("gap", key=lambda s: s.map(words.index), kind="stable")
-    return compare.table(frame, "gap", measure)
+    shown = compare.means(frame, "gap", {"d": ("d against random", None), "d_full": ("d against full", None)})
+    shown.insert(shown.shape[1] - 1, "cases", frame.groupby("gap", sort=False).size().to_numpy())
+    return shown
 
 
 def foretells(part: pd.DataFrame) -> str:

@@ -29,12 +29,8 @@ LATE |= {"email-spam", "chile-vote", "health-insurance", "crash-deaths", "spoken
 RATE = "noise rate (%)"
 # A reading: the metric, and whether each observed class keeps its share ("quota") or not.
 WORDS = {"F1": "macro_f1", "accuracy": "accuracy"}
-READINGS = {
-    "F1, quota": ("macro_f1", "per_class"),
-    "accuracy, quota": ("accuracy", "per_class"),
-    "F1, no quota": ("macro_f1", "global"),
-    "accuracy, no quota": ("accuracy", "global"),
-}
+KINDS = {"quota": "per_class", "no quota": "global"}
+READINGS = {f"{word}, {quota}": (column, kind) for quota, kind in KINDS.items() for word, column in WORDS.items()}
 FEW_READINGS = (RULES["ledger_reading"], "F1, no quota")
 # The same of balanced accuracy, of both metrics where the logits of both arms are corrected for the class shares, and
 # where each class keeps the share that confident learning estimates it to have.
@@ -47,7 +43,7 @@ FURTHER = {
         "F1, prior corrected": "macro_f1_tau1",
         "accuracy, prior corrected": "accuracy_tau1",
     }.items()
-    for quota, kind in {"quota": "per_class", "no quota": "global"}.items()
+    for quota, kind in KINDS.items()
 } | {f"{word}, quota of estimated shares": (column, "estimated") for word, column in WORDS.items()}
 QUOTAS = {"per_class": ", quota", "global": ", no quota", "estimated": ", quota of estimated shares", "": ""}
 MODEL = ["dataset", "noise", "seed", "rate", "method", "quota", "keep_fraction", "draw", "reference_steps"]
@@ -287,7 +283,8 @@ def length_reading(by_length: pd.DataFrame) -> str:
         own = {length: part[part.trained == length] for length in (second, last)}
         words = [f"{n} steps, {sentences.tallied(at, LONGER)}" for n, at in own.items()]
         clean = next(name for name in part if name.startswith("d at "))
-        falls = [bool((line[1:] <= line[:-1]).all()) for line in _lines(part)]
+        crossovers = part.groupby(["reading", "reference"], sort=False).crossover
+        falls = [bool((line[1:] <= line[:-1]).all()) for line in crossovers.apply(np.asarray)]
         gains = "failed" if (own[last][f"{clean} low"] > 0).any() else "open"
         lines.append(
             f"On {stratum} sets longer training makes pruning pay: **{sentences.judged(own[last], LONGER)}**. Mean d "
@@ -296,11 +293,6 @@ def length_reading(by_length: pd.DataFrame) -> str:
             f"where no label is flipped: **{gains}** ({clean}, {last} steps, {sentences.tallied(own[last], clean)})."
         )
     return "\n\n".join(lines)
-
-
-def _lines(by_length: pd.DataFrame) -> list[np.ndarray]:
-    """The crossovers by length of training, one array a reading and references."""
-    return [part.crossover.to_numpy() for _, part in by_length.groupby(["reading", "reference"], sort=False)]
 
 
 def primary_table(d: pd.DataFrame) -> pd.DataFrame:
@@ -337,33 +329,24 @@ def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         best = part.loc[part.d.idxmax(), [RATE, "d", "low", "high"]].to_dict()
-        rates = {name: _rates(part[mask]) for name, mask in {"ahead": part.low > 0, "behind": part.high < 0}.items()}
+        sides = {"ahead": part.low > 0, "behind": part.high < 0}
+        rates = {side: sentences.listed(part[RATE][at].map("{:g} %".format), "no rate") for side, at in sides.items()}
         return best | rates | {LEAST: part["p (Holm)"][part.d > 0].min(), "sets": part.sets.max()}
 
     return compare.table(table, by, measure)
 
 
-def _rates(table: pd.DataFrame) -> str:
-    return sentences.listed((f"{rate:g} %" for rate in table[RATE]), "no rate")
-
-
 def full_reading(by_reading: pd.DataFrame, full: pd.DataFrame) -> str:
-    """Whether a gain on keeping everything is shown once it is adjusted, by stratum; and what another arm gains."""
+    """Whether a gain on keeping everything is shown once it is adjusted, by stratum; and the best mean in ``full`` of
+    an arm that is not the title's and knows no labels."""
     lines = []
     for stratum, part in by_reading[by_reading.stratum != "all"].groupby("stratum", sort=False):
         if np.isnan(least := part[LEAST].min()):
             continue  # no data set beside another
         word = "failed" if least < 0.05 else "held"
         lines.append(f"On {stratum} sets no gain is shown after adjusting: **{word}** (smallest p {least:.2g}).")
-    return f"{' '.join(lines)} {best_other(full)}"
-
-
-def best_other(full: pd.DataFrame) -> str:
-    """Of the table against keeping everything the best mean of an arm that is not the title's and knows no labels."""
-    lines = []
-    for stratum, part in full[~full.arm.isin(["oracle", "influence, quota", "influence, no quota"])].groupby(
-        "stratum", sort=False
-    ):
+    others = full[~full.arm.isin(["oracle", "influence, quota", "influence, no quota"])]
+    for stratum, part in others.groupby("stratum", sort=False):
         best = part.loc[part.d.idxmax()]
         words = f"{best.arm}: {sentences.points(best, 'd', '')} points, at {best[RATE]:g} %"
         lines.append(f"On {stratum} sets the best mean of another arm is that of {words}.")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pingouin
-from scipy.stats import ttest_ind
 
 from datalab import data, ledger, stats
 from datalab.ledger.title import TitleVerdict
@@ -21,7 +20,7 @@ from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import LEAST, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
-from datalab.sections.trials import fine_tuned, more_examples, share_dropped, training_length, version_1
+from datalab.sections.trials import fine_tuned, once_more, training_length, version_1
 
 VERDICT = RULES["title_verdict"]
 LEDGER = RULES["ledger_reading"]
@@ -34,8 +33,7 @@ BRIEF = (VERDICT["stratum"], f"{VERDICT['stratum']}, {AGAINST_ALL}", TITLE)
 
 class Parameters(
     version_1.VersionOneParameters,
-    more_examples.LargeParameters,
-    share_dropped.ShareParameters,
+    once_more.OnceMoreParameters,
     fine_tuned.FineTunedParameters,
 ):
     """What the title's section takes; ``None`` is the profile's value."""
@@ -52,7 +50,7 @@ def memory(p: Parameters) -> float:
     return max(usual, 1.9e9 if p.fine_tuned_datasets else 0.0)
 
 
-PARTS = (training_length, version_1, more_examples, share_dropped, fine_tuned)  # each with its tasks
+PARTS = (training_length, version_1, once_more, fine_tuned)  # each with its tasks
 estimate = estimated(lambda p: [task for part in PARTS for task in part.tasks(p)], memory, start=25.0)
 
 
@@ -71,10 +69,11 @@ def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
     A crossover beyond the rates studied counts at the first or the last of them. ``low``, ``high``: 95 % limits of
     :func:`stats.crossovers_apart`; ``low (all)``, ``high (all)`` hold for all pairs of a stratum at once (Bonferroni).
     """
-
-    def measure(part: pd.DataFrame) -> pd.DataFrame:
+    lines = []
+    several = d.groupby("stratum").filter(lambda part: part.dataset.nunique() > 1)
+    for stratum, part in several.groupby("stratum", sort=False):
         of = {reading: compare.curves(own, "d") for reading, own in part.groupby("reading", sort=False)}
-        pairs, lines = list(itertools.combinations(of, 2)), []
+        pairs = list(itertools.combinations(of, 2))
         for a, b in pairs:
             (ours, rates), (theirs, _) = of[a], of[b]
             one, all_of_them = (
@@ -82,11 +81,8 @@ def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
             )
             apart = {"difference": 100 * one.estimate, "low": 100 * one.low, "high": 100 * one.high}
             apart |= {"low (all)": 100 * all_of_them.low, "high (all)": 100 * all_of_them.high}
-            lines.append({"of": a, "from": b} | apart | {"sets": one.n})
-        return pd.DataFrame(lines)
-
-    several = {name: part for name, part in d.groupby("stratum", sort=False) if part.dataset.nunique() > 1}
-    return compare.below({name: measure(part) for name, part in several.items()}, "stratum")
+            lines.append({"stratum": stratum, "of": a, "from": b} | apart | {"sets": one.n})
+    return pd.DataFrame(lines)
 
 
 def goes_with(by_dataset: pd.DataFrame) -> pd.DataFrame:
@@ -177,13 +173,12 @@ def parts(d: pd.DataFrame, clean: pd.Series, root_seed: int) -> pd.DataFrame:
         tables.append(frame.assign(**{"p (Holm)": p, "by the rule": verdict.verdict}))
         tables[-1].insert(0, "part", name)
     if {TWO, MORE} <= named.keys():
-        pairs = [[values(named[part][named[part].reading == name]) for part in (TWO, MORE)] for name in READINGS]
-        tables.insert(2, pd.DataFrame({"part": SPLIT, "reading": list(READINGS)}))
-        for name in (at_0, low):
-            tests = [ttest_ind(a[name], b[name], equal_var=False) for a, b in pairs]
-            ends = [test.confidence_interval(0.95) for test in tests]
-            tables[2][name] = [a[name].mean() - b[name].mean() for a, b in pairs]
-            tables[2][f"{name} low"], tables[2][f"{name} high"] = zip(*ends, strict=True)
+        split = []
+        for reading in READINGS:
+            two, more = (values(named[part][named[part].reading == reading]) for part in (TWO, MORE))
+            line = {"part": SPLIT, "reading": reading} | compare.apart(two[at_0], more[at_0], at_0)
+            split.append(line | compare.apart(two[low], more[low], low))
+        tables.insert(2, pd.DataFrame(split))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -208,7 +203,7 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
     """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
 
     ``BRIEF`` names the shortest of it. The tables are :func:`crossovers`, :func:`parts`,
-    :func:`more_examples.by_size`, :func:`readings.full_by_reading`.
+    :func:`once_more.by_size`, :func:`readings.full_by_reading`.
     """
     lines = {}
     for stratum in STRATA:

@@ -41,8 +41,6 @@ Rows = list[dict[str, Any]]
 
 
 class Parameters(TrialParameters):
-    """What section 2.2 takes; ``None`` is the profile's value."""
-
     datasets: Datasets
     repeats: Count
     refits: Annotated[int, pydantic.Field(ge=3, le=10_000, strict=True)]

@@ -27,8 +27,6 @@ MISS = {"class_deviation": "largest miss in a class (labels)", "points": "larges
 
 
 class Parameters(TrainingParameters):
-    """What section 3.2 takes; ``None`` is the profile's value."""
-
     architecture_seeds: Count
     architecture_datasets: Datasets
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]

@@ -45,8 +45,6 @@ Above0 = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
 class Parameters(TrialParameters):
-    """What section 3.3 takes; ``None`` is the profile's value."""
-
     framework_datasets: Datasets
     seeds: Count
     lambda2_sweep: Annotated[tuple[Setting, ...], pydantic.Field(min_length=2), RISING]

@@ -5,7 +5,7 @@ here make them rates, each with its Monte Carlo interval (Wilson, 99 %).
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,6 +30,10 @@ LENIENT = 0.05  # the conventional level, shown beside the protocol's
 CROSSOVERS = ((0.016, 0.075), (0.15, 0.2))
 CROSSOVER = {"unit_sd": 0.025, "seed_sd": 0.02, "resamples": 500, "seeds": 5}
 NEEDED = "difference found with 80 % power (F1)"
+# Of a kind of study what is promised of its rate, a share or the level, and the readings below and above the promise.
+KINDS = dict.fromkeys(("calibration", "family"), ("alpha", "conservative", "liberal"))
+KINDS |= dict.fromkeys(("coverage", "crossover", "apart", "gain"), (simulation.CONFIDENCE, "too narrow", "wide"))
+KINDS["power"] = (0.8, "below 80 %", "above 80 %")
 
 QUANTITIES = {
     "mean": "mean difference (F1)",
@@ -138,7 +142,7 @@ def part(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(counts, int))
 
 
-def rated(rows: pd.DataFrame, promised: pd.Series | float, words: tuple[str, str]) -> pd.DataFrame:
+def rated(rows: pd.DataFrame, promised: pd.Series | float, words: Sequence[str]) -> pd.DataFrame:
     """Counts as rates in %, with Wilson intervals and a reading against what was ``promised`` (a share).
 
     ``words`` are the readings of a rate whose whole interval lies (below, above) the promise; otherwise "holds".
@@ -153,6 +157,17 @@ def rated(rows: pd.DataFrame, promised: pd.Series | float, words: tuple[str, str
     return frame.assign(reading=np.select([below, above], words, "holds"))
 
 
+def rates(rows: pd.DataFrame, what: str) -> pd.DataFrame:
+    """:func:`rated` of one kind of study, what :data:`KINDS` promises of it: a row a design and method.
+
+    ``found`` of families is in % of the true effects, ``open`` and ``width`` of crossovers in % and points of the rate.
+    """
+    frame, (promised, *words) = part(rows, what), KINDS[what]
+    frame = rated(frame, frame[promised] if promised == "alpha" else promised, words)
+    shares = {"family": ["found"], "crossover": ["open", "width"]}.get(what, [])
+    return frame.assign(**{name: 100 * frame[name] for name in shares if name in frame})
+
+
 def example(p: Parameters) -> tuple[pd.DataFrame, dict[str, float]]:
     """One simulated comparison under the whole protocol: as a table, and as ``stats.paired_summary`` returns it.
 
@@ -162,40 +177,6 @@ def example(p: Parameters) -> tuple[pd.DataFrame, dict[str, float]]:
     row = stats.paired_summary(rng.normal(p.effect, 2 * p.effect, size=15), rng)
     shown = [(title, row[name]) for name, title in QUANTITIES.items() if name in row]
     return pd.DataFrame(shown, columns=["quantity", "value"]), row
-
-
-def levels(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rejections of a true null by each test: one row a distribution, number of units, test and level."""
-    frame = part(rows, "calibration")
-    return rated(frame, frame["alpha"], ("conservative", "liberal"))
-
-
-def coverage(rows: pd.DataFrame) -> pd.DataFrame:
-    """Coverage of each 95 % interval: one row a distribution, number of units and interval."""
-    return rated(part(rows, "coverage"), simulation.CONFIDENCE, ("too narrow", "wide"))
-
-
-def family_errors(rows: pd.DataFrame) -> pd.DataFrame:
-    """Family-wise error over the benchmarks under each correction; ``found`` in % of the true effects."""
-    frame = part(rows, "family")
-    frame = rated(frame, frame["alpha"], ("conservative", "liberal"))
-    return frame.assign(found=100 * frame["found"] if "found" in frame else None)
-
-
-def crossovers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Coverage of the crossover's 95 % interval; ``open`` and ``width`` in % and points of the noise rate."""
-    frame = rated(part(rows, "crossover"), simulation.CONFIDENCE, ("too narrow", "wide"))
-    return frame.assign(open=100 * frame["open"], width=100 * frame["width"])
-
-
-def apart(rows: pd.DataFrame) -> pd.DataFrame:
-    """Coverage of the 95 % limits of the difference of two crossovers, a row a case, distribution, method and size."""
-    return rated(part(rows, "apart"), simulation.CONFIDENCE, ("too narrow", "wide"))
-
-
-def gains(rows: pd.DataFrame) -> pd.DataFrame:
-    """Coverage of the 95 % interval of a ratio of means by three methods, one row a distribution and number of sets."""
-    return rated(part(rows, "gain"), simulation.CONFIDENCE, ("too narrow", "wide"))
 
 
 def verdict_levels(rows: pd.DataFrame) -> pd.DataFrame:
@@ -211,7 +192,7 @@ def verdict_levels(rows: pd.DataFrame) -> pd.DataFrame:
 
 def powers(rows: pd.DataFrame, p: Parameters) -> pd.DataFrame:
     """Power at the smallest effect of interest, in %, beside the t-test's by formula (``pingouin.power_ttest``)."""
-    frame = rated(part(rows, "power"), 0.8, ("below 80 %", "above 80 %")).rename(columns={"promised": "wanted"})
+    frame = rates(rows, "power").rename(columns={"promised": "wanted"})
     t = frame[frame.method == "t"]
     designs = zip(t.seed_sd, t.seeds, t.alpha, strict=True)
     exact = [100 * stats.power(p.effect / sd, count, alpha) for sd, count, alpha in designs]

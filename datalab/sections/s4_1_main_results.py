@@ -47,8 +47,6 @@ RIVALS = ("vanilla", "influence", "label_noise", "random")  # what DATA-LAB is c
 
 
 class MainParameters(parameters.StoppedTraining):
-    """What the main results take, here and in section 5.1; ``None`` is the profile's value."""
-
     main_rates: parameters.MainRates
     main_architectures: parameters.Architectures
     configurations: Annotated[int, pydantic.Field(ge=2, le=10_000, strict=True)]
@@ -162,10 +160,10 @@ def cells(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
 
 def by_noise(rows: pd.DataFrame) -> pd.DataFrame:
     """Every method's F1 at every rate, and its difference to vanilla's; Holm's correction over the whole table."""
-    lines = []
-    for rate, (method, name) in itertools.product(sorted(rows.rate.unique()), ROWS.items()):
-        line = {"noise rate (%)": 100 * rate, "method": name}
-        lines.append(line | beside_vanilla(rows, method, "macro_f1", rate, "F1"))
+    lines = [
+        {"noise rate (%)": 100 * rate, "method": name} | beside_vanilla(rows, method, "macro_f1", rate, "F1")
+        for rate, (method, name) in itertools.product(sorted(rows.rate.unique()), ROWS.items())
+    ]
     return with_correction(pd.DataFrame(lines))
 
 

@@ -35,8 +35,6 @@ METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, meth
 
 
 class Parameters(parameters.StoppedTraining, parameters.ArchitectureParameters):
-    """What section 4.2 takes; ``None`` is the profile's value."""
-
     main_architectures: parameters.Architectures
 
 
@@ -241,12 +239,12 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
 
     The limits are of that difference: those of the levels themselves are as wide as data sets are apart.
     """
-    names, lines = dict(zip(protocol().influence_levels["tilts"], NAMES, strict=True)), []
+    lines = []
     for (draw, title), (method, word) in itertools.product(DRAWS.items(), METHODS.items()):
         f1 = by_level(rows, draw, method)
-        for tilt in f1:
+        for name, tilt in zip(NAMES, f1, strict=True):
             change = compare.mean_with_interval(f1[tilt] - f1.iloc[:, 0], "change")
-            lines.append({"level": names[tilt], "panel": title, "of": word} | change)
+            lines.append({"level": name, "panel": title, "of": word} | change)
     return pd.DataFrame(lines)
 
 

@@ -63,13 +63,13 @@ def ablation(rows: pd.DataFrame, rate: float) -> pd.DataFrame:
 
 def removals(rows: pd.DataFrame) -> pd.DataFrame:
     """Each removal less the full model in F1 at the verdicts' rate, nothing tuned; paired by data set."""
-    lines, rate = [], protocol().framework["verdict_rate"]
-    for variant in framework.VARIANTS:
-        f1 = scores(rows, variant, rate)
-        for on, (name, _) in REMOVALS.items():
-            row = {"variant": variant, "configuration": name}
-            lines.append(row | compare.difference(f1[on] - f1[FULL], "less the full model") | {"sets": len(f1)})
-    return pd.DataFrame(lines)
+    f1 = {variant: scores(rows, variant, protocol().framework["verdict_rate"]) for variant in framework.VARIANTS}
+    return pd.DataFrame(
+        {"variant": variant, "configuration": name}
+        | compare.difference(of[on] - of[FULL], "less the full model")
+        | {"sets": len(of)}
+        for (variant, of), (on, (name, _)) in itertools.product(f1.items(), REMOVALS.items())
+    )
 
 
 def by_architecture(rows: pd.DataFrame) -> pd.DataFrame:

@@ -34,8 +34,6 @@ Size = Annotated[int, pydantic.Field(ge=50, le=10_000_000, strict=True)]
 
 
 class Parameters(StoppedParameters):
-    """What section 4.4 takes; ``None`` is the profile's value."""
-
     scaling_datasets: Datasets
     scaling_sizes: Annotated[tuple[Size, ...], pydantic.Field(min_length=2), parameters.RISING]
     scaling_architectures: WithPrimary  # which is also stopped early

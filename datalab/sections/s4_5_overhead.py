@@ -50,8 +50,6 @@ _INFERENCES = 20  # passes over the test set a measurement
 
 
 class Parameters(TrialParameters):
-    """What section 4.5 takes; ``None`` is the profile's value."""
-
     framework_datasets: Datasets
     overhead_repetitions: Annotated[int, pydantic.Field(ge=3, le=1000, strict=True)]
 

@@ -311,7 +311,7 @@ def verdicts(
 
 def predictor_verdicts(frame: pd.DataFrame, raw: dict[str, Any]) -> list[Statement]:
     """The abstract's F1 and its interval: the logistic regression's, judged by its lead over the trivial rule."""
-    f1, lead = failure_predictor.measurements(frame)[LOGISTIC]
+    f1, lead = failure_predictor.measurements(frame, failure_predictor.predictions(frame))[LOGISTIC]
     where = {"table": "predictor", "row": LOGISTIC, "side": "greater"}
     where["raw"] = raw | {"part": "main", "method": ["influence", "random", "label_noise"]}
     made = [ledger.judge_level(claim, f1, lead, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]

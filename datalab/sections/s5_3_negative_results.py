@@ -28,8 +28,6 @@ ORDERS = ("random", "low to high", "high to low")
 
 
 class Parameters(StoppedTraining):
-    """What section 5.3 takes; ``None`` is the profile's value."""
-
     main_rates: MainRates
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind
 
 from datalab import data, stats
 from datalab.sections import compare, foretelling, readings, sentences
@@ -19,8 +18,7 @@ from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import estimated
 from datalab.sections.readings import RATE, RULES, THRESHOLD, WORDS, named_d, with_strata
 from datalab.sections.sentences import points
-from datalab.sections.trials import training_length
-from datalab.sections.trials.training_length import tasks
+from datalab.sections.trials.training_length import LengthParameters, tasks
 from datalab.sections.trials.trial import HUMAN
 
 MARGIN = RULES["when_to_prune"]["margin"]
@@ -33,11 +31,7 @@ DROPPING = (*PRUNED_ARMS, "AUM, no quota", "cross-validated loss, no quota", "in
 CLASSES = ("two classes", "three or more")
 LESS = "less keep all, stopped early"
 
-
-class Parameters(training_length.LengthParameters):
-    """What the section takes; ``None`` is the profile's value."""
-
-
+Parameters = LengthParameters
 estimate = estimated(tasks, lambda p: 0.9e9 + 160_000 * (p.caps["train"] + p.caps["test"]), start=15.0)
 
 
@@ -77,16 +71,9 @@ def by_classes(stopped: pd.DataFrame) -> pd.DataFrame:
     """
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
-        of = {kind: compare.by_set(part, "d", classes=kind) for kind in CLASSES}
-        line = {}
-        for kind, means in of.items():
-            line |= compare.mean_with_interval(means, kind)
-        apart = [np.nan, np.nan]
-        if min(map(len, of.values())) > 1:
-            apart = ttest_ind(of[CLASSES[1]], of[CLASSES[0]], equal_var=False).confidence_interval()
-        return line | dict(
-            zip(("apart", "apart low", "apart high"), (line[CLASSES[1]] - line[CLASSES[0]], *apart), strict=True)
-        )
+        two, more = (compare.by_set(part, "d", classes=kind) for kind in CLASSES)
+        shown = compare.mean_with_interval(two, CLASSES[0]) | compare.mean_with_interval(more, CLASSES[1])
+        return shown | compare.apart(more, two, "apart")
 
     d = compare.below({word: readings.against_full(stopped, metric) for word, metric in WORDS.items()}, "score")
     d = with_strata(d[d.arm.isin([*BY_SCORE, "AUM, no quota"])])
@@ -112,13 +99,7 @@ def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     frame[LESS] = (frame.macro_f1 - frame["kept macro_f1"]).mask(base)
     by = ["stratum", "arm", RATE]
     frame = compare.together(with_strata(frame), by[:2])
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        level = stats.Measurement(compare.by_set(part, "macro_f1").to_numpy(), (0, 1))
-        less = compare.mean_with_interval(compare.by_set(part, LESS), LESS)
-        return compare.measured(level, "F1") | less | {"sets": level.n}
-
-    return compare.table(frame, by, measure)
+    return compare.means(frame, by, {"macro_f1": ("F1", compare.SHARE), LESS: (LESS, None)})
 
 
 def rules(stopped: pd.DataFrame) -> pd.DataFrame:
@@ -186,12 +167,10 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
 def classes_apart(by_classes: pd.DataFrame) -> str:
     """What pruning by influence gains over keeping everything in sets of two classes and of more."""
     own = by_classes[(by_classes.score == "F1") & (by_classes.arm == BY_SCORE[0])]
-    each = []
-    for r in own.to_dict("records"):
-        two, more = (points(r, kind) for kind in CLASSES)
-        each.append(f"at {r[RATE]:g} % {two} and {more}")
+    two, more = CLASSES
+    each = [f"at {r[RATE]:g} % {points(r, two)} and {points(r, more)}" for r in own.to_dict("records")]
     return (
-        f"Split after the look, balanced sets of {CLASSES[0]} and of {CLASSES[1]}: {BY_SCORE[0]} less keeping "
+        f"Split after the look, balanced sets of {two} and of {more}: {BY_SCORE[0]} less keeping "
         f"everything, in points of F1, {'; '.join(each)}."
     )
 
@@ -225,6 +204,6 @@ def answer(
     own = predictors[predictors.trained == STOPPED]
     lines.append(foretelling.expectation(own))
     for (stratum, which), part in rules.groupby(["stratum", "data sets"], sort=False):
-        each = [f"{r.rule} {100 * r.d:+.2f} [{100 * r.low:+.2f}, {100 * r.high:+.2f}]" for _, r in part.iterrows()]
+        each = [f"{r.rule} {points(r, 'd', decimals=2)}" for _, r in part.iterrows()]
         lines.append(f"F1 points gained over always keeping everything, {stratum} sets {which}: {'; '.join(each)}.")
     return lines

@@ -21,17 +21,17 @@ def limits(frame: pd.DataFrame | Mapping[str, float] | pd.Series, value: str) ->
     return low, high
 
 
-def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0, decimals: int = 1) -> str:
+def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0) -> str:
     """The range of a column, times ``scale``, and how many of its intervals lie above and below 0."""
     low, high = limits(frame, value)
-    ends = dict.fromkeys(digits(scale * end, decimals) for end in (frame[value].min(), frame[value].max()))
+    ends = dict.fromkeys(digits(scale * end, 1) for end in (frame[value].min(), frame[value].max()))
     above, below = (frame[low] > 0).sum(), (frame[high] < 0).sum()
     return f"{' to '.join(ends)}, interval above 0 in {above}, below 0 in {below} of {len(frame)}"
 
 
-def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+") -> str:
+def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+", decimals: int = 1) -> str:
     """A share of a table's row in points, with its limits where there are any: ``+1.3 [+0.2, +2.3]``."""
-    figure, low, high = (f"{100 * row[name]:{sign}.1f}" for name in (value, *limits(row, value)))
+    figure, low, high = (f"{100 * row[name]:{sign}.{decimals}f}" for name in (value, *limits(row, value)))
     return f"{figure} [{low}, {high}]" if "nan" not in low else figure
 
 

@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from datalab import data, ledger, stats
 from datalab.sections import compare, readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trials import more_examples, share_dropped, training_length
+from datalab.sections.trials import once_more, training_length
 
 SETS = {"optdigits": 0.0, "penbased": 0.01, "mnist5k": -0.01, "adult": 0.02, "splice": 0.0, "credit": -0.02}
 RATES = (0.0, 0.1, 0.2, 0.4)
@@ -103,7 +103,7 @@ def test_the_sentences_follow_the_tables(rows):
     stopped = readings.early_stopped(rows)
     d = readings.read_by(stopped)
     crossover, full = s0.crossovers(d, 0), readings.full_by_reading(d)
-    by_size = more_examples.by_size(more_examples.sized(stopped, rows.assign(train_cap=5000)), 0)
+    by_size = once_more.by_size(once_more.sized(stopped, rows.assign(train_cap=5000)), 0)
     named = s0.answer(crossover, pd.DataFrame(), by_size, full)
     lines = list(named.values())
     assert [name for name in s0.BRIEF if name in named] == ["balanced", "balanced, against all"]
@@ -219,52 +219,52 @@ def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
     own = rows.method == "influence"
     shift = rows.dataset.map({"optdigits": -0.05, "penbased": -0.04, "mnist5k": -0.03}).fillna(0.0)
     more = rows.assign(train_cap=5000, macro_f1=rows.macro_f1 + np.where(own & (rows.rate == 0.1), shift, 0.0))
-    table = more_examples.larger_less_smaller(more_examples.sized(readings.early_stopped(rows), more))
+    table = once_more.larger_less_smaller(once_more.sized(readings.early_stopped(rows), more))
     at = table[(table.stratum == "balanced") & (table.reading == "F1, quota")].set_index(readings.RATE)
     interval = scipy_stats.t.interval(0.95, 2, -0.04, scipy_stats.sem([-0.05, -0.04, -0.03]))
     columns = ["difference", "difference low", "difference high"]
     assert at.loc[10, columns].tolist() == pytest.approx([-0.04, *interval])
     assert at.loc[20, columns].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
-    text = more_examples.size_reading(table[table.stratum == "balanced"])
+    text = once_more.size_reading(table[table.stratum == "balanced"])
     assert "more examples change little: **failed**, 2 of 16 intervals exclude 0" in text
-    assert more_examples.size_reading(pd.DataFrame()).startswith("No set")
+    assert once_more.size_reading(pd.DataFrame()).startswith("No set")
 
 
 def test_shares_dropped_are_each_compared_with_random_of_their_own_size(rows):
     some, stopped = rows[(rows.steps == 100) & (rows.seed == 0) & (rows.rate < 0.4)], readings.early_stopped(rows)
-    assert share_dropped.by_share(stopped, pd.DataFrame()).empty
+    assert once_more.by_share(stopped, pd.DataFrame()).empty
     loss = {"50 %": -0.1, "10 %": 0.05, training_length.DOUBTED: 0.0}  # of influence
     made = [some[some.method == "full"].assign(share="")]
     for share, gain in loss.items():
         part = some[some.quota != ""].assign(share=share, keep_fraction=0.9)
         moved = np.where(part.method == "influence", gain, 0.02)
         made.append(part.assign(macro_f1=part.macro_f1 + moved, accuracy=part.accuracy + moved))
-    d = share_dropped.by_share(stopped, pd.concat(made))
+    d = once_more.by_share(stopped, pd.concat(made))
     assert list(d.dropped.unique()) == ["10 %", "30 %", "50 %", training_length.DOUBTED]
     own = readings.read_by(stopped[(stopped.seed == 0) & (stopped.rate < 0.4)])  # the title's, at what the others have
     pd.testing.assert_frame_equal(d[d.dropped == "30 %"][own.columns].reset_index(drop=True), own)
 
-    at = share_dropped.crossovers(d, 0).set_index(["stratum", "reading", "dropped"]).loc["balanced", "F1, quota"]
+    at = once_more.share_crossovers(d, 0).set_index(["stratum", "reading", "dropped"]).loc["balanced", "F1, quota"]
     # Of the mean rate - 0.15 + gain - 0.02 of random: at 0.12, 0.15, beyond the rates, and at 0.17.
     assert at.crossover.tolist() == pytest.approx([0.12, 0.15, np.inf, 0.17])
     assert at["d at 0 %"].tolist() == pytest.approx([-0.12, -0.15, -0.27, -0.17])
-    apart = share_dropped.apart(d).set_index(["stratum", "reading"]).loc["balanced", "F1, quota"]
+    apart = once_more.share_apart(d).set_index(["stratum", "reading"]).loc["balanced", "F1, quota"]
     assert (apart["of"], apart["from"]) == ("50 %", "10 %")
-    assert apart[share_dropped.LATER] == pytest.approx(0.2 - 0.12), "beyond the rates counts as the last of them"
-    clean = [apart[f"{share_dropped.CLEAN}{end}"] for end in ("", " low", " high")]
+    assert apart[once_more.LATER] == pytest.approx(0.2 - 0.12), "beyond the rates counts as the last of them"
+    clean = [apart[f"{once_more.CLEAN}{end}"] for end in ("", " low", " high")]
     assert clean == pytest.approx([-0.15] * 3), "paired by data set, whose own shifts cancel"
 
-    full = share_dropped.against_full(d)
+    full = once_more.share_against_full(d)
     assert not (full.stratum == "all").any()
     groups = d[d.stratum == "balanced"].groupby(["dropped", "reading", "rate"])
     gains = pd.DataFrame([part.groupby("dataset").d_full.mean() for _, part in groups])
     p = stats.holm(scipy_stats.ttest_1samp(gains, 0, axis=1).pvalue)  # over the shares, readings and rates of a stratum
     lowest = full[full.stratum == "balanced"][readings.LEAST].min()
     assert lowest == pytest.approx(p[gains.mean(axis=1) > 0].min(), rel=1e-6)
-    text = share_dropped.reading(share_dropped.apart(d), full)
+    text = once_more.share_reading(once_more.share_apart(d), full)
     assert "On balanced sets dropping 50 % pays later than dropping 10 %: **" in text
     assert "loses more where no label is wrong: **held**" in text
-    assert share_dropped.reading(pd.DataFrame(), pd.DataFrame()).startswith("No other share")
+    assert once_more.share_reading(pd.DataFrame(), pd.DataFrame()).startswith("No other share")
 
 
 def test_a_quotas_effect_is_read_against_random_pruning_with_the_same_quota(rows):

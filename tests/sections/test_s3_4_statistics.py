@@ -26,10 +26,10 @@ def calibrated() -> pd.DataFrame:
 def test_the_t_test_and_interval_hold_their_promise_on_normal_differences_and_the_percentile_interval_does_not(
     calibrated,
 ):
-    level = s3_4.levels(calibrated).set_index("method")["rate"]
+    level = s3_4.rates(calibrated, "calibration").set_index("method")["rate"]
     assert level["t"] == pytest.approx(5, abs=4 * 0.345)
     assert (level < 5 + 4 * 0.345).all()
-    covered = s3_4.coverage(calibrated).set_index("method")["rate"]
+    covered = s3_4.rates(calibrated, "coverage").set_index("method")["rate"]
     assert covered[["t", "d_z"]].to_numpy() == pytest.approx([95, 95], abs=4 * 0.345)
     assert covered["percentile"] < 93 < covered["bootstrap"]
 
@@ -37,13 +37,13 @@ def test_the_t_test_and_interval_hold_their_promise_on_normal_differences_and_th
 def test_the_notebooks_loop_rejects_as_often_as_the_simulation(shown, calibrated):
     names = shown("3_4_statistics", "c14", p=SimpleNamespace(root_seed=2024))
     rate = 100 * names["rejected"] / names["studies"]
-    simulated = s3_4.levels(calibrated).set_index("method").loc["t", "rate"]
+    simulated = s3_4.rates(calibrated, "calibration").set_index("method").loc["t", "rate"]
     assert rate == pytest.approx(simulated, abs=4 * 0.6)  # four standard errors of the difference
 
 
 def test_uncorrected_families_err_as_often_as_the_binomial_says_and_corrected_ones_at_the_level():
     rows = pd.DataFrame(simulation.family("independent", 0, 15, 9, 4000, [0.05], root_seed=1))
-    rate = s3_4.family_errors(rows).set_index("method")["rate"]
+    rate = s3_4.rates(rows, "family").set_index("method")["rate"]
     assert rate["none"] == pytest.approx(100 * (1 - 0.95**15), abs=3.2)
     assert rate["Bonferroni"] == rate["Holm"] == pytest.approx(5, abs=1.4)
 
@@ -113,10 +113,10 @@ def test_rates_by_units_stand_side_by_side_with_the_numbers_at_which_one_is_off(
 def test_a_setting_is_shown_with_the_rate_that_it_gives():
     p = parameters(units=[12])
     alpha = protocol().statistics["alpha"]
-    levels = s3_4.levels(counts({"t": 4, "sign-flip": 30}).assign(alpha=alpha))
-    coverage = s3_4.coverage(counts({"bootstrap": 950}).assign(what="coverage"))
+    levels = s3_4.rates(counts({"t": 4, "sign-flip": 30}).assign(alpha=alpha), "calibration")
+    coverage = s3_4.rates(counts({"bootstrap": 950}).assign(what="coverage"), "coverage")
     nulls = {"what": "family", "dependence": "independent", "true_effects": 0, "alpha": alpha}
-    family = s3_4.family_errors(counts({"Bonferroni": 5}).assign(**nulls))
+    family = s3_4.rates(counts({"Bonferroni": 5}).assign(**nulls), "family")
     made = {statement.id: statement for statement in s3_4.verdicts(levels, coverage, family, p)}
     assert made["S3.4.bootstrap"].measured == 0.95
     assert made["S3.4.permutation"].measured == 0.03

@@ -44,8 +44,6 @@ Row = tuple[int, dict[str, Any]]  # which of the trial's rates, and what the row
 
 
 class LengthParameters(TrialParameters):
-    """What the sections take that vary the training length; ``None`` is the profile's value."""
-
     length_datasets: Datasets
     length_seeds: Count
     length_rates: Rates = pydantic.Field(min_length=2)

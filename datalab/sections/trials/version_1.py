@@ -147,11 +147,6 @@ def at_primary(d: pd.DataFrame) -> pd.DataFrame:
     return compare.rows_of_kind(d, **PRIMARY, **TITLES)
 
 
-def settings(d: pd.DataFrame) -> pd.DataFrame:
-    """The part of :func:`differences` by the title's method under synthetic noise, in every setting."""
-    return compare.rows_of_kind(d, **TITLES)
-
-
 def primary_table(d: pd.DataFrame, accuracy: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """The primary cell by noise rate: d in macro-F1, its mean and t-interval over the data sets' means, and its tests;
     beside it d in accuracy. ``d`` and ``accuracy`` are :func:`differences` in the two metrics.
@@ -189,7 +184,7 @@ def every_cell(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         full = compare.by_set(part, "d_full").mean()
         return over_sets(part, **{"p": p, "p (Holm)": np.nan, "d against full": full})
 
-    return compare.with_correction(compare.table(settings(d), [*SETTING, RATE], measure), "p")
+    return compare.with_correction(compare.table(compare.rows_of_kind(d, **TITLES), [*SETTING, RATE], measure), "p")
 
 
 def rivals(d: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from datalab.protocol import protocol
 from datalab.record.parameters import resolve
 from datalab.sections import readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trials import more_examples, share_dropped, training_length
+from datalab.sections.trials import once_more, training_length
 from datalab.sections.trials.trial import HUMAN
 
 TASK = {
@@ -103,26 +103,26 @@ def test_other_shares_are_dropped_by_the_same_ranking_from_the_same_labels(rows)
 
 def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
     p = resolve(s0.Parameters, {"profile": "study"}, "test")
-    large = more_examples.tasks(p)
+    large = once_more.larger_tasks(p)
     assert {task.parameters["caps"]["train"] for task in large} == {p.large_train}
     assert all(0.6 * data.REGISTRY[task.parameters["dataset"]].unique_rows > p.large_train for task in large)
     assert not {task.key for task in large} & {task.key for task in training_length.tasks(p)}
     smaller = made_up({"wine": 0.1, "digits": 0.2})
-    table = more_examples.by_size(more_examples.sized(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000)), 0)
+    table = once_more.by_size(once_more.sized(smaller, smaller[smaller.rate < 0.2].assign(train_cap=5000)), 0)
     assert set(table["trained on"]) == {"up to 1,000", "up to 5,000"}
     assert set(table.highest_rate) == {0.1}, "read at the rates that both have"
-    assert more_examples.sized(smaller, pd.DataFrame()).empty
+    assert once_more.sized(smaller, pd.DataFrame()).empty
 
 
-@pytest.mark.parametrize(("kind", "part"), [("large", more_examples), ("share", share_dropped)])
-def test_what_is_run_once_more_is_of_sets_and_rates_of_the_titles_own(kind, part):
+@pytest.mark.parametrize(("kind", "tasks"), [("large", once_more.larger_tasks), ("share", once_more.share_tasks)])
+def test_what_is_run_once_more_is_of_sets_and_rates_of_the_titles_own(kind, tasks):
     given = {"profile": "smoke", "length_datasets": ["wine", "digits"], "length_rates": [0.0, 0.2, 0.4]}
     given |= {f"{kind}_datasets": ["wine", "breast_cancer", "texture"], f"{kind}_rates": [0.1, 0.2, 0.4]}
     p = resolve(s0.Parameters, given, "test")
-    (task,) = part.tasks(p)
+    (task,) = tasks(p)
     assert (task.parameters["dataset"], task.parameters["rates"]) == ("wine", [0.2, 0.4])
     assert "texture" not in p.needs
-    assert part.tasks(resolve(s0.Parameters, given | {f"{kind}_rates": [0.15, 0.25]}, "test")) == []
+    assert tasks(resolve(s0.Parameters, given | {f"{kind}_rates": [0.15, 0.25]}, "test")) == []
 
 
 def test_sets_that_no_interval_could_be_made_of_are_refused():

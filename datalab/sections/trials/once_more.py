@@ -1,7 +1,8 @@
-"""The title's study once more with other shares dropped than 30 %: does its crossover move with how much is dropped?
+"""The title's study once more, on some of its data sets: on more training examples, and with other shares dropped.
 
-One share is no constant: as many examples as confident learning doubts, anew for every data set and noise rate. So may
-a practitioner do who does not know how many labels are wrong.
+Does the crossover move with the number of examples, and with how much is dropped? One share is no constant: as many
+examples as confident learning doubts, anew for every data set and noise rate. So may a practitioner do who does not
+know how many labels are wrong.
 """
 
 from typing import Annotated, Any
@@ -21,9 +22,12 @@ from datalab.sweep import Task
 LATER, CLEAN = "crossover", "d with clean labels"
 
 
-class ShareParameters(training_length.LengthParameters):
-    """Beside these: what is run once more with other shares dropped."""
+class OnceMoreParameters(training_length.LengthParameters):
+    """Beside these: what is run once more on more training examples (large), and with other shares dropped (share)."""
 
+    large_datasets: Annotated[AnyDatasets, TITLES]
+    large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
+    large_rates: Annotated[Rates, TITLES]
     share_datasets: Annotated[AnyDatasets, TITLES]
     share_rates: Annotated[Rates, pydantic.Field(min_length=2), TITLES]
     share_keep_fractions: Fractions
@@ -37,7 +41,71 @@ class ShareParameters(training_length.LengthParameters):
         return super().unfit or (few if alone else "")
 
 
-def tasks(p: ShareParameters) -> list[Task]:
+def tasks(p: OnceMoreParameters) -> list[Task]:
+    """All of both kinds."""
+    return larger_tasks(p) + share_tasks(p)
+
+
+def larger_tasks(p: OnceMoreParameters) -> list[Task]:
+    """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's."""
+    if not p.large_rates:
+        return []
+    how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.large_rates)} | p.of_trial
+    how |= {"caps": p.of_trial["caps"] | {"train": p.large_train}, "keep_fractions": [PRIMARY_KEEP]}
+    how |= {"lengths": list(p.lengths), "reference_lengths": [max(p.lengths)]}
+    return [training_length.task({"dataset": name} | how) for name in p.large_datasets]
+
+
+def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
+    """:func:`read_by` of the same data sets and rates with fewer and with more training examples, stopped early.
+
+    ``rows`` has one row a model, ``larger`` all rows of :func:`larger_tasks`; ``trained on`` says which of both a
+    row is of. Strata apart, and together as "all". Empty where nothing was trained on more.
+    """
+    if larger.empty:
+        return pd.DataFrame()
+    both = readings.matching(rows, larger), readings.early_stopped(larger)
+    d = pd.concat(map(read_by, both), ignore_index=True)
+    d["trained on"] = d.train_cap.map("up to {:,.0f}".format)
+    return readings.and_all(d, "stratum")
+
+
+def by_size(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The crossover by stratum, reading and number of training examples; ``d`` is :func:`sized`."""
+    by = ["stratum", "reading", "trained on"]
+    return compare.crossovers(compare.together(d, by), "d", root_seed, by) if len(d) else d
+
+
+def larger_less_smaller(d: pd.DataFrame) -> pd.DataFrame:
+    """By stratum, reading and rate: d with more training examples less d with fewer, paired by data set: t-intervals.
+
+    ``d`` is :func:`sized`.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        fewer, more = (compare.by_set(own, "d") for _, own in part.groupby("train_cap"))
+        return compare.mean_with_interval(more - fewer, "difference") | {"sets": len(more)}
+
+    by = ["stratum", "reading", readings.RATE]
+    return compare.table(compare.together(d[d.stratum != "all"], by[:2]), by, measure) if len(d) else d
+
+
+def size_reading(larger: pd.DataFrame) -> str:
+    """Where more training examples change d, by stratum and rate."""
+    if larger.empty:
+        return "No set was run on more examples in this profile."
+    lines = []
+    for stratum, part in larger.groupby("stratum", sort=False):
+        moved = (part["difference low"] > 0) | (part["difference high"] < 0)
+        by_rate = [f"{rate:g} %: {sentences.tallied(at, 'difference')}" for rate, at in part.groupby(readings.RATE)]
+        word = f"**failed**, {moved.sum()} of {len(part)} intervals exclude 0" if moved.any() else "**open**"
+        lines.append(
+            f"On {stratum} sets more examples change little: {word}. In points: {'; '.join(by_rate)} readings."
+        )
+    return "\n\n".join(lines)
+
+
+def share_tasks(p: OnceMoreParameters) -> list[Task]:
     """A task a data set, of the first seed's: what the title's own rows, of 30 % dropped, do not have."""
     if len(p.share_rates) < 2:
         return []
@@ -51,7 +119,7 @@ def tasks(p: ShareParameters) -> list[Task]:
 def by_share(stopped: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """:func:`read_by` of every share ``dropped``, the least first, on the same data sets, rates and seed.
 
-    ``stopped`` are the title's rows, one a model; ``rows`` all rows of :func:`tasks`, or none.
+    ``stopped`` are the title's rows, one a model; ``rows`` all rows of :func:`share_tasks`, or none.
     """
     if rows.empty:
         return rows
@@ -63,7 +131,7 @@ def by_share(stopped: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return compare.below({share: d[share] for share in order}, "dropped")
 
 
-def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+def share_crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     """The crossover by stratum, reading and share dropped, and d at the lowest rate; ``d`` is :func:`by_share`."""
     if d.empty:
         return d
@@ -76,7 +144,7 @@ def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     return compare.crossovers_beside(d, root_seed, by, measure)
 
 
-def apart(d: pd.DataFrame) -> pd.DataFrame:
+def share_apart(d: pd.DataFrame) -> pd.DataFrame:
     """The largest constant share dropped less the smallest, by stratum and reading, on the same sets: 95 % limits.
 
     Of the crossover, in shares of wrong labels (:func:`stats.crossovers_apart`), and of d at the lowest rate, paired by
@@ -100,7 +168,7 @@ def apart(d: pd.DataFrame) -> pd.DataFrame:
     return compare.table(several, ["stratum", "reading"], measure)
 
 
-def against_full(d: pd.DataFrame) -> pd.DataFrame:
+def share_against_full(d: pd.DataFrame) -> pd.DataFrame:
     """:func:`readings.full_by_reading` for every share dropped; Holm's method takes the shares of a stratum together.
 
     ``d`` is :func:`by_share`.
@@ -113,7 +181,7 @@ def against_full(d: pd.DataFrame) -> pd.DataFrame:
     return readings.best_gains(compare.together(table[table.stratum != "all"], by, readings.RATE), by)
 
 
-def reading(apart: pd.DataFrame, full: pd.DataFrame) -> str:
+def share_reading(apart: pd.DataFrame, full: pd.DataFrame) -> str:
     """What became of what was expected: later where more is dropped; and no gain on keeping everything, whatever is."""
     lines = []
     for stratum in STRATA if len(apart) else ():
