@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from datalab.record import executed, folder, progress, rawrows, section, transaction
+from datalab.record import executed, folder, rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED, OUTSIDE
+from datalab.record.progress import Progress
 from datalab.record.study import Study
 from datalab.sweep import Finished, Task, at_most, rowfiles
 
@@ -61,7 +62,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     opened: list[_Replayed] = []
 
     def opener(parameters: Any) -> section.Section:
-        opened.append(_Replayed(rows, shell, entry.device, study, spec, parameters, record, stage, driven=True))
+        opened.append(_Replayed(rows, entry.device, study, spec, parameters, record, stage, driven=True))
         return opened[-1]
 
     known = spec.load().Parameters.model_fields
@@ -114,11 +115,11 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Replayed(section.Section):
-    """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
+    """A section that reads its raw rows where another runs its sweeps."""
 
-    def __init__(self, rows: dict[str, Rows], shell: Any, device: str, *arguments: Any, **named: Any) -> None:
+    def __init__(self, rows: dict[str, Rows], device: str, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._rows, self._shell, self._device = rows, shell, "cpu" if device == "cpu" else "cuda"
+        self._rows, self._device = rows, "cpu" if device == "cpu" else "cuda"
         self.number = self._cell_number()
         self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
@@ -127,8 +128,7 @@ class _Replayed(section.Section):
         """The raw rows of these tasks, in their order; shown is what a finished sweep leaves."""
         frames, tasks = [], list(tasks)
         different = {task.key: task for task in tasks}
-        finished = progress.line({"done": len(different), "total": len(different), "failed": 0, "text": ""})
-        self._shell.display_pub.publish({"text/plain": finished}, metadata=progress.MARK)
+        Progress(self._stage / transaction.PROGRESS)(len(different), len(different))
         for task in different.values():
             name = _maker(task.function, task.parameters)
             if name not in self._rows:
@@ -145,9 +145,6 @@ class _Replayed(section.Section):
             self.tasks[path, finished.key] = task
             frames.append(frame)
         return self._kept(pd.concat(frames, ignore_index=True), tasks)
-
-    def _cell_number(self) -> int:
-        return self._shell.number
 
 
 def _not_of(task: Task, frame: pd.DataFrame) -> str:
@@ -209,7 +206,6 @@ def _shell() -> Any:
 
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
-        number = 0  # of the code cell that runs
 
     InteractiveShell.clear_instance()
     Shell.clear_instance()
@@ -229,7 +225,7 @@ class _Displays(list):
 
 
 def _run(shell: Any, number: int, source: str) -> Output:
-    shell.number, shell.display_pub.outputs = number, _Displays()
+    shell.display_pub.outputs = _Displays()
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec
