@@ -98,17 +98,13 @@ def _pool(workers: int, study: Study) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, *(section.module for section in study.sections)])
     before = dict(os.environ)
+    os.environ.update(provenance.DETERMINISM | {"MPLBACKEND": "agg"})
     try:
-        _as_in_a_run()
         forkserver.ensure_running()
     finally:
         os.environ.clear()
         os.environ.update(before)
-    return ProcessPoolExecutor(workers, context, _as_in_a_run)
-
-
-def _as_in_a_run() -> None:
-    os.environ.update({**provenance.DETERMINISM, "MPLBACKEND": "agg"})
+    return ProcessPoolExecutor(workers, context)
 
 
 def _result(stem: str, running: "Future[Recomputed]") -> Recomputed:
@@ -297,7 +293,7 @@ def _kept(cell: Cell) -> Output:
 
 
 def _says_its_machine(held: str, made: str, manifest: Manifest, entry: SectionRecord) -> bool:
-    """Whether the start cell (``made`` is printed here) said of the machine what the manifest says, of the folder a path."""
+    """Whether the start cell, of which ``made`` is printed here, told machine and libraries as the manifest does."""
     then, here = dict(_MACHINE.findall(held)), dict(_MACHINE.findall(made))
     if then.keys() != here.keys():
         return False
