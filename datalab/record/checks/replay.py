@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
     """
     spec, notebook = study.find(stem), f"{stem}.ipynb"
-    rows, shell = _raw_rows(record, entry.cells), _shell()
+    (rows, misnamed), shell = _raw_rows(record, entry.cells), _shell()
     opened: list[_Replayed] = []
 
     def opener(parameters: Any) -> section.Section:
@@ -83,22 +83,12 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
     made = opened[0]
-    strange = made.strange | _strange(rows.values(), made.tasks)
-    return Replay(fragment, outputs, made.number, made.tasks, strange)
-
-
-def _strange(rows: Iterable[Rows], asked: Collection[tuple[str, str]]) -> dict[str, str]:
-    """The files that have rows which nobody asked for, or are not called as their tasks ask."""
-    strange: dict[str, str] = {}
-    files: dict[str, list[Finished]] = {}
-    for path, finished, _ in rows:
-        files.setdefault(path, []).append(finished)
-        if (path, finished.key) not in asked:
-            strange[path] = f"its section does not ask for the rows of {finished.function} {finished.key}"
-    for path, tasks in files.items():
-        if (due := rowfiles.file_name(tasks)) != path.removeprefix("cells/"):
-            strange[path] = f"its rows are those of {due}"
-    return strange
+    not_asked = {
+        path: f"its section does not ask for the rows of {finished.function} {finished.key}"
+        for path, finished, _ in rows.values()
+        if (path, finished.key) not in made.tasks
+    }
+    return Replay(fragment, outputs, made.number, made.tasks, made.strange | not_asked | misnamed)
 
 
 def hashed(data: Mapping[str, Any]) -> dict[str, str]:
@@ -157,9 +147,10 @@ def _not_of(task: Task, frame: pd.DataFrame) -> str:
     return ""
 
 
-def _raw_rows(record: Path, paths: list[str]) -> dict[str, Rows]:
-    """Some raw rows by what made them."""
+def _raw_rows(record: Path, paths: list[str]) -> tuple[dict[str, Rows], dict[str, str]]:
+    """Some raw rows by what made them; and of the files that are not called as their tasks ask, what they have."""
     rows: dict[str, Rows] = {}
+    misnamed = {}
     room = rawrows.Room()
     for path in dict.fromkeys(paths):
         try:
@@ -167,12 +158,14 @@ def _raw_rows(record: Path, paths: list[str]) -> dict[str, Rows]:
             room.take(frame for _, frame in parts)
         except ValueError as error:
             raise ReplayError(str(error)) from None
+        if (due := rowfiles.file_name([finished for finished, _ in parts])) != path.removeprefix("cells/"):
+            misnamed[path] = f"its rows are those of {due}"
         for finished, frame in parts:
             maker = _maker(finished.function, finished.parameters)
             if maker in rows:
                 raise ReplayError(f"{path} and {rows[maker][0]} are of the same task")
             rows[maker] = path, finished, frame
-    return rows
+    return rows, misnamed
 
 
 def _maker(function: str, parameters: Mapping[str, Any]) -> str:
