@@ -84,10 +84,6 @@ class RunConsole:
         if package:
             self.say(f"     fetching {package} ({done + 1} of {total})")
 
-    def skipped(self, job: Job) -> None:
-        """A section that is complete and unchanged."""
-        self.say(f"{job.section.number:<4} {job.section.stem}: complete and unchanged, not run again")
-
     def begin(self, job: Job) -> None:
         """A notebook starts."""
         self._last = self._began = time.monotonic()

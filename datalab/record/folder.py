@@ -269,7 +269,7 @@ def reading(record: Path) -> Iterator[None]:
         yield
     except (UserError, KeyboardInterrupt, BrokenPipeError):
         raise
-    except (Exception, RecursionError, MemoryError) as error:
+    except Exception as error:
         words = f"record '{printable(str(record))}': cannot be read ({in_a_line(error)}); see: datalab verify"
         raise UserError(words) from error
 

@@ -161,7 +161,7 @@ class _Driver:
             current = is_current(self.record, self.manifest, job.section.stem, key)
             self.interrupts.check()
             if current:
-                self.console.skipped(job)
+                self.console.say(f"{job.section.number:<4} {job.section.stem}: complete and unchanged, not run again")
                 continue
             if not refreshed:
                 self._refresh()

@@ -65,19 +65,18 @@ class Comparison:
 
         A changed verdict counts even where it rests on measured time. Raw cells, images and environment never count.
         """
-        return not (self.differing_claims() or self.differing_tables() or self.sections or self.differing_forms())
+        return not any(self.differing().values())
 
-    def differing_claims(self) -> list[ClaimComparison]:
-        """The claims that make the records different."""
-        return [claim for claim in self.claims if claim.kind not in AGREEING and (self.timing or not claim.timing)]
-
-    def differing_tables(self) -> list[TableDiff]:
-        """The tables that make the records different."""
-        return [table for table in self.tables if table.differs(self.timing)]
-
-    def differing_forms(self) -> list[str]:
-        """The tables' other forms that make the records different."""
-        return [path for group in self.files for path in group["counts"]]
+    def differing(self) -> dict[str, int]:
+        """How many of what make the records different."""
+        claims = [claim for claim in self.claims if claim.kind not in AGREEING and (self.timing or not claim.timing)]
+        return {
+            "claims": len(claims),
+            "of them in the verdict": sum("verdict" in claim.fields for claim in claims),
+            "tables": sum(table.differs(self.timing) for table in self.tables),
+            "sections' status or headline": len(self.sections),
+            "tables' other forms": sum(len(group["counts"]) for group in self.files),
+        }
 
     @property
     def other_rounding(self) -> bool:
@@ -164,31 +163,20 @@ def _claim(claim_id: str, a: dict[str, str], b: dict[str, str], tolerance: float
     fields = tuple(name for name in _COMPARED if a[name] != b[name])
     # What was measured may move with the clock; what it was measured on, and what follows, may not.
     timing = timed and not {"verdict", "n", "excluded"} & set(fields)
-    kinds = {name: tablediff.kind(a[name], b[name], tolerance) for name in _FIGURES}
-    measured = tablediff.kind(a["measured"], b["measured"], tolerance, *((row["low"], row["high"]) for row in (a, b)))
-    alone = measured == DIFFERENT and not (a["low"] or b["low"])
-    if tolerance and alone and tablediff.follows(a["measured"], b["measured"], tablediff.ALONE):
-        measured = ROUNDING
-    moved = [name for name in fields if kinds.get(name) != TOLERANCE and name not in ("verdict", "measured")]
+    kinds = tablediff.kinds(a, b, _COMPARED[1:], [("measured", "low", "high")], tolerance)
+    if tolerance and kinds["measured"] in AGREEING and not (a["low"] or a["high"]):  # the rest follows it
+        follow = [name for name in fields if tablediff.follows(a[name], b[name], tablediff.FOLLOWING)]
+        kinds |= {name: ROUNDING for name in follow if kinds.get(name) == DIFFERENT}
     if "verdict" in fields:
         kind = VERDICT
-    elif measured == INTERVAL:
+    elif kinds["measured"] == INTERVAL:
         kind = INTERVAL  # its limits and its effect size move with it
-    elif tolerance and measured in AGREEING and all(_follows(name, a, b) for name in moved):
-        # Neither an estimate that moved past its rounding nor anything but numbers in its reason.
-        kind = ROUNDING if moved or measured == ROUNDING else TOLERANCE
-    elif DIFFERENT in kinds.values():
-        kind = MEASURED
+    elif DIFFERENT not in kinds.values():
+        kind = ROUNDING if ROUNDING in kinds.values() else TOLERANCE
     else:
-        kind = REASON if {"why", "excluded"} & set(fields) else TOLERANCE
+        beyond = [name for name in _FIGURES if tablediff.kind(a[name], b[name], tolerance) == DIFFERENT]
+        kind = MEASURED if beyond else REASON
     return ClaimComparison(claim_id, kind, fields, timing, a, b)
-
-
-def _follows(name: str, a: dict[str, str], b: dict[str, str]) -> bool:
-    """Whether what stands beside a claim's estimate, which agrees, is the same but for other rounding."""
-    if name in ("low", "high"):
-        return tablediff.agree(*([row[end] for end in ("measured", "low", "high")] for row in (a, b)))
-    return tablediff.follows(a[name], b[name], tablediff.FOLLOWING)
 
 
 def _tables(

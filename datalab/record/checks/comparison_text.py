@@ -111,15 +111,8 @@ def _conclusion(c: Comparison) -> str:
         near = sum(count for kind, count in c.counts["by_kind"].items() if kind.endswith(TOLERANCE))
         aside = "" if replace(c, timing=True).same else ", measured time and memory aside"
         return f"the same{aside} ({compared}" + (f"; {near} values within the tolerance)" if near else ")")
-    claims = c.differing_claims()
-    counts = {
-        "claims": len(claims),
-        "of them in the verdict": sum("verdict" in claim.fields for claim in claims),
-        "tables": len(c.differing_tables()),
-        "sections' status or headline": len(c.sections),
-        "tables' other forms": len(c.differing_forms()),
-    }
-    return f"different in {', '.join(f'{count} {what}' for what, count in counts.items() if count)} ({compared})"
+    counts = ", ".join(f"{count} {what}" for what, count in c.differing().items() if count)
+    return f"different in {counts} ({compared})"
 
 
 def _counted(differing: Sequence[Cell | ClaimComparison]) -> str:

@@ -28,6 +28,7 @@ LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", 
 PRELOADED = ("IPython.core.interactiveshell", "matplotlib.pyplot", "pingouin", "seaborn")  # beside the sections' own
 # What a section's entry says that its raw rows give again.
 _STATED = ("claims", "tables", "figures", "headline", "cells", "parameters", "code_cells", "code_cells_ran")
+_MACHINE = re.compile(r"^(versions  |device    |record    )(.*)$", re.MULTILINE)  # where the start cell prints it
 Kind = Literal["changed", "missing", "added", "incomplete", "claim"]
 
 
@@ -97,17 +98,13 @@ def _pool(workers: int, study: Study) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, *(section.module for section in study.sections)])
     before = dict(os.environ)
+    os.environ.update(provenance.DETERMINISM | {"MPLBACKEND": "agg"})
     try:
-        _as_in_a_run()
         forkserver.ensure_running()
     finally:
         os.environ.clear()
         os.environ.update(before)
-    return ProcessPoolExecutor(workers, context, _as_in_a_run)
-
-
-def _as_in_a_run() -> None:
-    os.environ.update({**provenance.DETERMINISM, "MPLBACKEND": "agg"})
+    return ProcessPoolExecutor(workers, context)
 
 
 def _result(stem: str, running: "Future[Recomputed]") -> Recomputed:
@@ -241,9 +238,11 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
             held = _kept(cell)
         except ValueError as error:  # no base64
             raise Strange(f"what code cell {number} shows cannot be read ({error})") from None
+        fits = True
         if number == done.started:
-            held, made = _without_machine(held, manifest, entry), _without_machine(made)
-        differing += [str(number)] * (held != made)
+            fits = _says_its_machine(held.printed, made.printed, manifest, entry)
+            held, made = (shown._replace(printed=_MACHINE.sub(r"\1", shown.printed)) for shown in (held, made))
+        differing += [str(number)] * (held != made or not fits)
     if differing:
         raise Strange(f"what is shown by code cell {', '.join(differing)} is not what the raw rows give")
 
@@ -293,31 +292,17 @@ def _kept(cell: Cell) -> Output:
     return Output(streams["stdout"], streams["stderr"], displays)
 
 
-def _without_machine(output: Output, manifest: Manifest | None = None, entry: SectionRecord | None = None) -> Output:
-    """The start cell's output without what it says of this machine and of the record's folder, but for its place.
-
-    With a manifest these lines stay unless they say what it says.
-    """
-
-    def left(line: re.Match) -> str:
-        if manifest is not None and not _is_of(manifest, entry, line[0]):
-            return line[0]
-        return re.sub(r" \S+?(?=,|$)", "", line[0]) if line[1] == "versions" else line[1]
-
-    return output._replace(printed=re.sub(r"^(versions|device|record) .*", left, output.printed, flags=re.MULTILINE))
-
-
-def _is_of(manifest: Manifest, entry: SectionRecord | None, line: str) -> bool:
-    """Whether a line of the start cell is what the manifest says; of the folder, whether it is a path as printed."""
-    words = line[10:]
-    match line[:10]:
-        case "record    ":
-            return section.as_word(words) == words
-        case "device    ":
-            held = re.fullmatch(rf"{re.escape(entry.device)}, ([0-9]{{1,6}}) threads? a process", words)
-            return held is not None and int(held[1]) <= int(entry.determinism.get("threads") or 0)
-        case "versions  ":
-            known = manifest.packages | {"Python": manifest.machine.get("python")}
-            names = [library.partition(" ")[0] for library in words.split(", ")]
-            return words == ", ".join(f"{name} {known.get(name)}" for name in names)
-    return False
+def _says_its_machine(held: str, made: str, manifest: Manifest, entry: SectionRecord) -> bool:
+    """Whether the start cell, of which ``made`` is printed here, told machine and libraries as the manifest does."""
+    then, here = dict(_MACHINE.findall(held)), dict(_MACHINE.findall(made))
+    if then.keys() != here.keys():
+        return False
+    known = manifest.packages | {"Python": manifest.machine.get("python")}
+    names = [library.partition(" ")[0] for library in here["versions  "].split(", ")]
+    threads = re.fullmatch(rf"{re.escape(entry.device)}, ([0-9]{{1,6}}) threads? a process", then["device    "])
+    return (
+        then["versions  "] == ", ".join(f"{name} {known.get(name)}" for name in names)
+        and threads is not None
+        and int(threads[1]) <= int(entry.determinism.get("threads") or 0)
+        and section.as_word(then["record    "]) == then["record    "]
+    )

@@ -12,15 +12,16 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from datalab.record import executed, folder, progress, rawrows, section, transaction
+from datalab.record import executed, folder, rawrows, section, transaction
 from datalab.record.manifest import SectionRecord
 from datalab.record.parameters import INJECTED, OUTSIDE
+from datalab.record.progress import Progress
 from datalab.record.study import Study
 from datalab.sweep import Finished, Task, at_most, rowfiles
 
@@ -57,11 +58,11 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     Raises :class:`ReplayError` when a cell raises, or asks for raw rows that the record does not have.
     """
     spec, notebook = study.find(stem), f"{stem}.ipynb"
-    rows, shell = _raw_rows(record, entry.cells), _shell()
+    (rows, misnamed), shell = _raw_rows(record, entry.cells), _shell()
     opened: list[_Replayed] = []
 
     def opener(parameters: Any) -> section.Section:
-        opened.append(_Replayed(rows, shell, entry.device, study, spec, parameters, record, stage, driven=True))
+        opened.append(_Replayed(rows, entry.device, study, spec, parameters, record, stage, driven=True))
         return opened[-1]
 
     known = spec.load().Parameters.model_fields
@@ -82,22 +83,12 @@ def replay(record: Path, study: Study, stem: str, entry: SectionRecord, stage: P
     if fragment is None:
         raise ReplayError("the notebook ended without section.finish()")
     made = opened[0]
-    strange = made.strange | _strange(rows.values(), made.tasks)
-    return Replay(fragment, outputs, made.number, made.tasks, strange)
-
-
-def _strange(rows: Iterable[Rows], asked: Collection[tuple[str, str]]) -> dict[str, str]:
-    """The files that have rows which nobody asked for, or are not called as their tasks ask."""
-    strange: dict[str, str] = {}
-    files: dict[str, list[Finished]] = {}
-    for path, finished, _ in rows:
-        files.setdefault(path, []).append(finished)
-        if (path, finished.key) not in asked:
-            strange[path] = f"its section does not ask for the rows of {finished.function} {finished.key}"
-    for path, tasks in files.items():
-        if (due := rowfiles.file_name(tasks)) != path.removeprefix("cells/"):
-            strange[path] = f"its rows are those of {due}"
-    return strange
+    not_asked = {
+        path: f"its section does not ask for the rows of {finished.function} {finished.key}"
+        for path, finished, _ in rows.values()
+        if (path, finished.key) not in made.tasks
+    }
+    return Replay(fragment, outputs, made.number, made.tasks, made.strange | not_asked | misnamed)
 
 
 def hashed(data: Mapping[str, Any]) -> dict[str, str]:
@@ -114,11 +105,11 @@ def hashed(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Replayed(section.Section):
-    """A section that reads its raw rows, and knows its cell numbers from the shell it runs in."""
+    """A section that reads its raw rows where another runs its sweeps."""
 
-    def __init__(self, rows: dict[str, Rows], shell: Any, device: str, *arguments: Any, **named: Any) -> None:
+    def __init__(self, rows: dict[str, Rows], device: str, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._rows, self._shell, self._device = rows, shell, "cpu" if device == "cpu" else "cuda"
+        self._rows, self._device = rows, "cpu" if device == "cpu" else "cuda"
         self.number = self._cell_number()
         self.tasks: dict[tuple[str, str], Task] = {}
         self.strange: dict[str, str] = {}
@@ -127,8 +118,7 @@ class _Replayed(section.Section):
         """The raw rows of these tasks, in their order; shown is what a finished sweep leaves."""
         frames, tasks = [], list(tasks)
         different = {task.key: task for task in tasks}
-        finished = progress.line({"done": len(different), "total": len(different), "failed": 0, "text": ""})
-        self._shell.display_pub.publish({"text/plain": finished}, metadata=progress.MARK)
+        Progress(self._stage / transaction.PROGRESS)(len(different), len(different))
         for task in different.values():
             name = _maker(task.function, task.parameters)
             if name not in self._rows:
@@ -146,9 +136,6 @@ class _Replayed(section.Section):
             frames.append(frame)
         return self._kept(pd.concat(frames, ignore_index=True), tasks)
 
-    def _cell_number(self) -> int:
-        return self._shell.number
-
 
 def _not_of(task: Task, frame: pd.DataFrame) -> str:
     """Why these cannot be the rows of the task: they say of its data set, its seed and the like that it is another."""
@@ -160,9 +147,10 @@ def _not_of(task: Task, frame: pd.DataFrame) -> str:
     return ""
 
 
-def _raw_rows(record: Path, paths: list[str]) -> dict[str, Rows]:
-    """Some raw rows by what made them."""
+def _raw_rows(record: Path, paths: list[str]) -> tuple[dict[str, Rows], dict[str, str]]:
+    """Some raw rows by what made them; and of the files that are not called as their tasks ask, what they have."""
     rows: dict[str, Rows] = {}
+    misnamed = {}
     room = rawrows.Room()
     for path in dict.fromkeys(paths):
         try:
@@ -170,12 +158,14 @@ def _raw_rows(record: Path, paths: list[str]) -> dict[str, Rows]:
             room.take(frame for _, frame in parts)
         except ValueError as error:
             raise ReplayError(str(error)) from None
+        if (due := rowfiles.file_name([finished for finished, _ in parts])) != path.removeprefix("cells/"):
+            misnamed[path] = f"its rows are those of {due}"
         for finished, frame in parts:
             maker = _maker(finished.function, finished.parameters)
             if maker in rows:
                 raise ReplayError(f"{path} and {rows[maker][0]} are of the same task")
             rows[maker] = path, finished, frame
-    return rows
+    return rows, misnamed
 
 
 def _maker(function: str, parameters: Mapping[str, Any]) -> str:
@@ -209,7 +199,6 @@ def _shell() -> Any:
 
     class Shell(InteractiveShell):
         kernel = None  # by which datalab knows a notebook
-        number = 0  # of the code cell that runs
 
     InteractiveShell.clear_instance()
     Shell.clear_instance()
@@ -229,7 +218,7 @@ class _Displays(list):
 
 
 def _run(shell: Any, number: int, source: str) -> Output:
-    shell.number, shell.display_pub.outputs = number, _Displays()
+    shell.display_pub.outputs = _Displays()
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as warned:
         result = shell.run_cell(source, store_history=True)
     error = result.error_before_exec or result.error_in_exec

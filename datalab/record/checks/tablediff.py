@@ -123,7 +123,7 @@ def diff(a: pd.DataFrame, b: pd.DataFrame, tolerance: float, timed: Set[str] = f
     for row in rows:
         pair = rows_a[row], rows_b[row]
         is_timed = any(not timed.isdisjoint(side.values()) for side in pair)
-        for column, kind in _kinds(*pair, columns, intervals, tolerance).items():
+        for column, kind in kinds(*pair, columns, intervals, tolerance).items():
             if kind != SAME:
                 cells.append(Cell(row, column, *(side[column] for side in pair), kind, is_timed and column in repeated))
     return TableDiff(
@@ -203,36 +203,31 @@ def _intervals(columns: Texts) -> list[tuple[str, str, str]]:
     return intervals
 
 
-def _kinds(
+def kinds(
     a: Row, b: Row, columns: Texts, intervals: Sequence[tuple[str, str, str]], tolerance: float
 ) -> dict[str, Kind]:
-    """The kind of each column's two cells in a pair of rows.
+    """The kind of each column's two cells in a pair of rows; of an interval are its value, low and high column.
 
     A limit is never inside its own interval: where it moved, it is as far off as the value whose limit it is.
     """
     limits = {value: (low, high) for value, low, high in reversed(intervals)}  # of several intervals the first
-    kinds = {}
+    by_column = {}
     for column in columns:
         texts = ([side[limit] for limit in limits.get(column, ())] for side in (a, b))
-        kinds[column] = kind(a[column], b[column], tolerance, *texts)
+        by_column[column] = kind(a[column], b[column], tolerance, *texts)
     ends = {limit for _, *both in intervals for limit in both}
     for value, *both in intervals:
-        as_far, texts = kinds[value], ([side[name] for name in (value, *both)] for side in (a, b))
-        if tolerance and as_far in AGREEING and agree(*texts):
+        as_far, numbers = by_column[value], (_all_numbers([side[name] for name in (value, *both)]) for side in (a, b))
+        if tolerance and as_far in AGREEING and _moved_little(*numbers):
             as_far = ROUNDING
         if as_far in (ROUNDING, INTERVAL):
-            kinds |= {limit: as_far for limit in both if kinds[limit] == DIFFERENT}
+            by_column |= {limit: as_far for limit in both if by_column[limit] == DIFFERENT}
     estimates = [name for names in intervals for name in names if a[names[0]] and a[names[1]]]
-    if tolerance and all(kinds[name] in AGREEING for name in estimates):
+    if tolerance and all(by_column[name] in AGREEING for name in estimates):
         share = FOLLOWING if estimates else ALONE
         beside = [column for column in columns if column not in ends or not estimates]
-        kinds |= {c: ROUNDING for c in beside if kinds[c] == DIFFERENT and follows(a[c], b[c], share)}
-    return kinds
-
-
-def agree(a: Texts, b: Texts) -> bool:
-    """Whether an estimate with its two limits, as texts, is the same but for other rounding."""
-    return _moved_little(_all_numbers(a), _all_numbers(b))
+        by_column |= {c: ROUNDING for c in beside if by_column[c] == DIFFERENT and follows(a[c], b[c], share)}
+    return by_column
 
 
 def follows(a: str, b: str, share: float) -> bool:
