@@ -313,13 +313,24 @@ def primary_table(d: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+ABOVE, ABOVE_P = f"d above {100 * THRESHOLD:g} %", f"p above {100 * THRESHOLD:g} % (Holm)"
+
+
 def full_by_reading(d: pd.DataFrame) -> pd.DataFrame:
     """The title's method less keeping everything, by stratum and reading: the best mean and its rate.
 
     Beside it the rates at which the 95 % t-interval lies above 0, and below, unadjusted, and the smallest p of a mean
-    above 0 after Holm's method over the readings and rates of the stratum. ``d`` is :func:`read_by`.
+    above 0 after Holm's method over the readings and rates of the stratum; last the mean over the rates above the
+    title's, with its t-interval, and its p after Holm's method over the readings. ``d`` is :func:`read_by`.
     """
-    return best_gains(primary_table(d.assign(d=d.d_full)), ["stratum", "reading"])
+    d, by, of_above = d.assign(d=d.d_full), ["stratum", "reading"], [ABOVE, f"{ABOVE} low", f"{ABOVE} high", ABOVE_P]
+    best = best_gains(primary_table(d), by)
+    if not (high := d.rate > THRESHOLD + 1e-9).any():
+        return best.assign(**dict.fromkeys(of_above, np.nan))
+    above = primary_table(d[high].assign(**{RATE: ABOVE}))  # a set's mean over these rates is its value
+    above = pd.concat(compare.with_correction(part, "p", ABOVE_P) for _, part in above.groupby("stratum"))
+    above = above.rename(columns=dict(zip(("d", "low", "high"), of_above, strict=False)))
+    return best.merge(above[[*by, *of_above]], on=by)
 
 
 def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:

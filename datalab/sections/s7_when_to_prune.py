@@ -85,11 +85,11 @@ def by_classes(stopped: pd.DataFrame) -> pd.DataFrame:
 
 
 def stopped_or_pruned(every: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Macro-F1 of keeping everything and of pruning 30 %, stopped early and trained to the end, over the sets.
+    """Macro-F1 of keeping everything and of pruning 30 %, stopped early and trained for fixed lengths, over the sets.
 
     Beside each its difference from keeping everything and stopping early, paired over the sets.
     """
-    frame = compare.below({name: readings.arms(part) for name, part in _ends(every).items()}, "trained")
+    frame = compare.below({name: readings.arms(part) for name, part in every.items()}, "trained")
     names = {"keep all": "keep all", "influence, no quota": "prune 30 %", "oracle": "oracle"}
     frame = frame[frame.arm.isin(names)].astype({"macro_f1": float})
     frame = frame.assign(arm=frame.arm.map(names) + ", " + frame.trained)
@@ -176,7 +176,7 @@ def classes_apart(by_classes: pd.DataFrame) -> str:
 
 
 def levels(stopped_or_pruned: pd.DataFrame) -> list[str]:
-    """Macro-F1 at one noise rate, stopped early or to the end, everything kept or pruned; a sentence a stratum."""
+    """Macro-F1 at one noise rate, stopped early or not, everything kept or pruned; a sentence a stratum."""
     lines = []
     at = stopped_or_pruned[stopped_or_pruned[RATE].sub(SHOWN_AT).abs() < 1e-6]
     for stratum, part in at[~at.arm.str.startswith("oracle")].groupby("stratum", sort=False):
