@@ -25,12 +25,12 @@ LATER, CLEAN = "crossover", "d with clean labels"
 class OnceMoreParameters(training_length.LengthParameters):
     """Beside these: what is run once more on more training examples (large), and with other shares dropped (share)."""
 
-    large_datasets: Annotated[AnyDatasets, TITLES]
-    large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
-    large_rates: Annotated[Rates, TITLES]
     share_datasets: Annotated[AnyDatasets, TITLES]
     share_rates: Annotated[Rates, pydantic.Field(min_length=2), TITLES]
     share_keep_fractions: Fractions
+    large_datasets: Annotated[AnyDatasets, TITLES]
+    large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
+    large_rates: Annotated[Rates, TITLES]
 
     @property
     def unfit(self) -> str:
