@@ -159,6 +159,8 @@ def test_the_balanced_sets_are_told_apart_by_their_classes_and_the_late_ones_lef
     assert means[s0.MORE] == pytest.approx(b.mean())
     assert means[s0.EASY] == pytest.approx(np.mean([0.0, -0.2, -0.25]) - 0.15)  # wells, leaves and texture
     assert means[s0.HARD] == pytest.approx(np.mean([0.03, 0.01, -0.17]) - 0.15)
+    assert means[s0.BOTH] == pytest.approx(np.mean([-0.2, -0.25]) - 0.15)  # leaves and texture
+    assert means[s0.OTHERS] == pytest.approx(np.mean([0.0, 0.03, 0.01, -0.17]) - 0.15)
     welch = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     split = parts.loc[s0.SPLIT, reading]
     assert [split[low], split[f"{low} low"], split[f"{low} high"]] == pytest.approx([a.mean() - b.mean(), *welch])
@@ -177,6 +179,7 @@ def test_what_is_said_of_the_parts_follows_them(by_classes):
     text = s0.parts_reading(s0.parts(by_classes, CLEAN, 0))
     assert "on the 3 with two classes from" in text
     assert f"on the 3 with {s0.EASY} from" in text
+    assert f"on the 4 with {s0.OTHERS} from" in text
     assert "alike: **failed**" in text
     assert f"{s0.TWO} (3 sets) inconclusive" in text  # fewer than the rule asks for
     same = by_classes.assign(
@@ -297,6 +300,12 @@ def test_gains_on_keeping_everything_are_adjusted_over_the_readings_and_rates_of
     for reading in least.index:
         assert table[readings.LEAST]["skewed", reading] == pytest.approx(least[reading])
     assert set(table.index.get_level_values("stratum")) == {"balanced", "skewed", "all"}
+    above = own[own.rate > 0.15].groupby(["reading", "dataset"], sort=False).d_full.mean().unstack()
+    p = pd.Series(stats.holm(scipy_stats.ttest_1samp(above, 0, axis=1).pvalue), above.index)
+    for reading in p.index:
+        assert table[readings.ABOVE]["skewed", reading] == pytest.approx(above.loc[reading].mean())
+        assert table[readings.ABOVE_P]["skewed", reading] == pytest.approx(p[reading])
+    assert readings.full_by_reading(d[d.rate < 0.15])[readings.ABOVE].isna().all()  # of no such rate there is none
 
 
 def test_what_goes_with_the_crossover_is_spearmans_rho():
