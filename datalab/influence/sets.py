@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
 from datalab.errors import UserError
+from datalab.influence.inputs import Inputs, Rows, line, over, tensors
 from datalab.influence.losses import Targets
-from datalab.influence.tape import Inputs, Rows, line, over, tensors
 
 LABELS = ("labels", "label")
 
@@ -57,9 +57,11 @@ class Held:
             y = rows(self.y, start, size, axis=int(self.by_model))
             yield Batch(rows(self.x, start, size), y, start, x_of(self.name))
 
-    def at(self, places: np.ndarray) -> Inputs:
-        """The inputs of the examples at ``places``."""
-        return over(self.x, lambda v: v[torch.from_numpy(places)])
+    def at(self, places: np.ndarray) -> Batch:
+        """The examples at ``places``."""
+        at = torch.from_numpy(places)
+        y = over(self.y, lambda v: v[:, at] if self.by_model else v[at])
+        return Batch(over(self.x, lambda v: v[at]), y, 0, x_of(self.name))
 
 
 class Streamed:
@@ -74,9 +76,9 @@ class Streamed:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def at(self, places: np.ndarray) -> Inputs:
+    def at(self, places: np.ndarray) -> Batch:
         """As :class:`Held`'s; so ``parts``, as they are collated."""
-        return next(self._read(Subset(self._dataset, places.tolist()), len(places))).x
+        return next(self._read(Subset(self._dataset, places.tolist()), len(places)))
 
     def parts(self, size: int) -> Iterator[Batch]:
         return self._read(self._dataset, size)
