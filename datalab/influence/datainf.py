@@ -20,7 +20,7 @@ class DataInf(Estimator):
     (H + d I)^-1 v is then (v - mean_j g_j (g_j' v) / (d + |g_j|^2)) / d: one pass over the training set for any number
     of v, and n^2 inner products of gradients for the self-influence of all. ``"auto"`` damping is the paper's, d = l2 +
     0.1 times the mean diagonal of the gradients' second moment, for each site its own (``damping_`` is then (S,
-    sites)).
+    sites)). Raises UserError where the difference is little but rounding, as of one example under a tiny damping.
     """
 
     def _fit(self, data: Held | Streamed) -> None:
@@ -54,10 +54,9 @@ class DataInf(Estimator):
                 weights = weights / (self._d[:, i, None] + self._norms(f))[:, None]
                 sums[i] += f.weighted_total(weights.repeat_interleave(len(directions[i]) // len(weights), 0))
         dampings = [self._d[:, i].repeat_interleave(len(v) // len(self._d)) for i, v in enumerate(directions)]
-        dampings = [d[:, None, None, None] for d in dampings]
-        triples = zip(directions, sums, dampings, strict=True)
+        triples = [(v, s, d[:, None, None, None]) for v, s, d in zip(directions, sums, dampings, strict=True)]
         solved = [(v - s / self.n_) / d for v, s, d in triples]
-        whole = [v / d for v, d in zip(directions, dampings, strict=True)]
+        whole = [v / d for v, _, d in triples]
         self._note_left(*(self._over_sites(v.square().sum((2, 3)) for v in of).sqrt() for of in (solved, whole)))
         return solved
 
@@ -71,10 +70,9 @@ class DataInf(Estimator):
                 for i, f in enumerate(self._factors(other)):
                     products = self._network.over_groups(f.products(own[i])).square()
                     removed[i] = removed[i] + (products / (self._d[:, i, None] + self._norms(f))[:, None]).sum(2)
-            whole = [self._norms(f) for f in own]
-            triples = zip(whole, removed, self._d.T[..., None], strict=True)
+            triples = list(zip(map(self._norms, own), removed, self._d.T[..., None], strict=True))
             scores = [(norms - r / self.n_) / d for norms, r, d in triples]
-            whole = [norms / d for norms, d in zip(whole, self._d.T[..., None], strict=True)]
+            whole = [norms / d for norms, _, d in triples]
             scores, whole = (torch.stack(v, -1) if self._by_layer else sum(v) for v in (scores, whole))
             self._note_left(scores, whole)
             parts.append(scores)
@@ -92,7 +90,6 @@ class DataInf(Estimator):
         super()._judge(results, sets)
         dtype = self._network.like.dtype
         if not float(self._left) >= torch.finfo(dtype).eps / _CANCELLED:
-            why = f"is so small beside training examples so few, or so alike, that {str(dtype)[6:]} loses the scores"
-            raise UserError(
-                f"damping: {why}; a larger one{' or dtype=torch.float64' * (dtype != torch.float64)} would do"
-            )
+            cure = "a larger one" if dtype == torch.float64 else "a larger one or dtype=torch.float64"
+            why = f"is so small beside examples so few, or so alike, that {str(dtype)[6:]} loses the scores"
+            raise UserError(f"damping: {why}; {cure} would do")

@@ -29,10 +29,9 @@ from datalab.errors import UserError
 from datalab.influence import layers, losses, saved
 from datalab.influence.factors import Factors
 from datalab.influence.feed import Feed, refuse
-from datalab.influence.inputs import Inputs, over, tensors
 from datalab.influence.losses import CrossEntropy, Loss
 from datalab.influence.network import Network, State
-from datalab.influence.sets import Batch, Held, Streamed, rows
+from datalab.influence.sets import Batch, Held, Inputs, Streamed, over, rows, tensors
 from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
@@ -130,8 +129,8 @@ class Estimator(ABC):
 
     def fit(self, x, y=None) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
-        vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
         with computing():
+            vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
             self._connect()
             (data,) = self._feed.checked(["x, y"], (x, y))
             before = self._network.state()
@@ -168,11 +167,11 @@ class Estimator(ABC):
 
     def redamped(self, damping: Damping) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
-        self._refuse_unless_fitted()
-        _refuse_below_0("damping", damping, "'auto' or ")
-        other = copy.copy(self)
-        other.damping = damping
         with computing():
+            self._refuse_unless_fitted()
+            _refuse_below_0("damping", damping, "'auto' or ")
+            other = copy.copy(self)
+            other.damping = damping
             other._damp()
         return other
 

@@ -20,7 +20,8 @@ class ExactGGN(Estimator):
 
     It costs n P^2 FLOP to form (4 n P^2 where weights are shared over positions) and P^3 / 3 to factorise, and 2 P^2
     numbers of memory a model. On softmax regression H is the Hessian. Raises UserError in ``fit`` above 15,000
-    parameters, and when H + d I is not positive definite.
+    parameters, and when H + d I is not positive definite. ``leave_one_out`` warns
+    (:class:`~datalab.influence.estimator.InfluenceWarning`) where rounding may be a hundredth of a removal's change.
     """
 
     _state = ("_curvature",)

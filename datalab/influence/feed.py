@@ -8,11 +8,10 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import losses
-from datalab.influence.inputs import Inputs, line, over, tensors
 from datalab.influence.losses import Loss
 from datalab.influence.network import Network, close
 from datalab.influence.progress import watched
-from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
+from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, labelled, line, over, rows, tensors, x_of
 from datalab.seeds import generator
 
 _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
@@ -43,7 +42,7 @@ class Feed:
                 data.y, data.by_model = self._targets(data.name, data.y), True
         return sets
 
-    def _targets(self, name: str, y: losses.Targets) -> losses.Targets:
+    def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
         models = self._network.models
         if isinstance(y, tuple) and not isinstance(self._loss, losses.Custom | losses.Weighted):
@@ -91,7 +90,7 @@ class Feed:
             self._look_at_loss(self._network.logits(sample), y)
         return sample
 
-    def _look_at_loss(self, f: Tensor, y: losses.Targets) -> None:
+    def _look_at_loss(self, f: Tensor, y: Targets) -> None:
         """Raise UserError where a loss at logits f (S, m, ...) is not that of each example by itself."""
         parts = [(f[:, i : i + 1], rows(y, i, 1, axis=1)) for i in range(f.shape[1])]
         alone = [losses.over_models(self._loss.value, *part) for part in parts]

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datalab.errors import UserError
-from datalab.influence.inputs import over
 from datalab.influence.losses import Loss
 from datalab.influence.network import Network
-from datalab.influence.sets import Batch
+from datalab.influence.sets import Batch, over
 from datalab.influence.tape import differentiable
 
 _AT_ONCE = 64  # vectors multiplied at a time

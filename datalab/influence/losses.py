@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from datalab.errors import UserError
-from datalab.influence.inputs import over
+from datalab.influence.sets import Targets, over
 
 MAX_CUSTOM_OUTPUTS = 100
 _SUM_OF_PROBABILITIES = 1e-3
 _INDEFINITE = 1e-6  # of the largest eigenvalue: a more negative one is not rounding
-
-Targets = Tensor | tuple[Tensor, ...]
 
 
 class Loss(ABC):

@@ -18,8 +18,8 @@ from torch.nn.parameter import is_lazy
 
 from datalab.errors import UserError
 from datalab.influence import layers
-from datalab.influence.inputs import Inputs, Rows, T, line, over, tensors
 from datalab.influence.layers import Site, Use
+from datalab.influence.sets import Inputs, Rows, T, line, over, tensors
 from datalab.influence.tape import COPY, LayerTape, ModuleTape, differentiable, recording
 from datalab.mapped import MappedStack
 from datalab.stack import Stack

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence.inputs import Rows
 from datalab.influence.losses import Loss
 from datalab.influence.network import State
+from datalab.influence.sets import Rows
 from datalab.stack import Stack
 
 # The layout of what is kept: since 2 a convolution's channels come last, since 3 unsaved buffers stand apart.

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import CheckpointError
 from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.factors import Dense, Factors
-from datalab.influence.inputs import Inputs
 from datalab.influence.layers import Use
+from datalab.influence.sets import Inputs
 from datalab.stack import Trace
 
 COPY = "let it work on a copy, x.clone()"

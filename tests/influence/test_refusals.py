@@ -596,6 +596,8 @@ def test_what_is_no_model_a_third_item_and_a_path_that_is_none_are_one_line(tmp_
     rows = {"rows": torch.randn(8, 5, 4), "padded": torch.arange(5) > torch.arange(8)[:, None] % 3 + 2}
     with pytest.raises(UserError, match="enable_nested_tensor=False"):
         GradDot(Encoder().eval()).fit(rows, torch.arange(8) % 3)
+    with pytest.raises(UserError, match="something else under a tape"):  # before: RuntimeError, no shape to be had
+        LastLayerGGN(Encoder().eval()).fit(rows, torch.arange(8) % 3)
 
 
 class Noisy(nn.Module):
