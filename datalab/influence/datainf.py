@@ -1,5 +1,7 @@
 """Influence with DataInf (Kwon et al. 2024): the mean of inverses for the inverse of the mean."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 
 AUTO_SHARE = 0.1
+_CANCELLED = 1e-3  # rounding errors, relative to what is left of a difference, above which it is refused
 
 
 class DataInf(Estimator):
@@ -17,13 +20,13 @@ class DataInf(Estimator):
     (H + d I)^-1 v is then (v - mean_j g_j (g_j' v) / (d + |g_j|^2)) / d: one pass over the training set for any number
     of v, and n^2 inner products of gradients for the self-influence of all. ``"auto"`` damping is the paper's, d = l2 +
     0.1 times the mean diagonal of the gradients' second moment, for each site its own (``damping_`` is then (S,
-    sites)).
+    sites)). Raises UserError where the difference is little but rounding, as of one example under a tiny damping.
     """
 
     def _fit(self, data: Held | Streamed) -> None:
         self._data = data
         squares = 0
-        for batch in self._batches(data):
+        for batch in self._feed.batches(data):
             factors = self._factors(batch)
             squares = squares + torch.stack([self._norms(f).sum(1) for f in factors], 1)
         self._rank_one = all(f.rank_one for f in factors)
@@ -45,26 +48,48 @@ class DataInf(Estimator):
 
     def _solve(self, directions: Directions) -> Directions:
         sums = [torch.zeros_like(v) for v in directions]
-        for batch in self._batches(self._data):
+        for batch in self._feed.batches(self._data):
             for i, f in enumerate(self._factors(batch)):
                 weights = self._network.over_groups(f.dot(directions[i]))
                 weights = weights / (self._d[:, i, None] + self._norms(f))[:, None]
                 sums[i] += f.weighted_total(weights.repeat_interleave(len(directions[i]) // len(weights), 0))
         dampings = [self._d[:, i].repeat_interleave(len(v) // len(self._d)) for i, v in enumerate(directions)]
-        triples = zip(directions, sums, dampings, strict=True)
-        return [(v - s / self.n_) / d[:, None, None, None] for v, s, d in triples]
+        triples = [(v, s, d[:, None, None, None]) for v, s, d in zip(directions, sums, dampings, strict=True)]
+        solved = [(v - s / self.n_) / d for v, s, d in triples]
+        whole = [v / d for v, _, d in triples]
+        self._note_left(*(self._over_sites(v.square().sum((2, 3)) for v in of).sqrt() for of in (solved, whole)))
+        return solved
 
     def _self_influence(self, batch: Batch) -> Tensor:
         """sum over sites of (|g|^2 - mean_j (g' g_j)^2 / (d + |g_j|^2)) / d."""
         parts = []
-        for part in self._parts(batch, self._batch if self._rank_one else None):
+        for part in self._parts(batch, self._feed.size if self._rank_one else None):
             own = self._factors(part)
             removed = [0] * len(own)
-            for other in self._batches(self._data):
+            for other in self._feed.batches(self._data):
                 for i, f in enumerate(self._factors(other)):
                     products = self._network.over_groups(f.products(own[i])).square()
                     removed[i] = removed[i] + (products / (self._d[:, i, None] + self._norms(f))[:, None]).sum(2)
-            triples = zip(own, removed, self._d.T[..., None], strict=True)
-            scores = [(self._norms(f) - r / self.n_) / d for f, r, d in triples]
-            parts.append(torch.stack(scores, -1) if self._by_layer else sum(scores))
+            triples = list(zip(map(self._norms, own), removed, self._d.T[..., None], strict=True))
+            scores = [(norms - r / self.n_) / d for norms, r, d in triples]
+            whole = [norms / d for norms, _, d in triples]
+            scores, whole = (torch.stack(v, -1) if self._by_layer else sum(v) for v in (scores, whole))
+            self._note_left(scores, whole)
+            parts.append(scores)
         return torch.cat(parts, 1)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._left = torch.ones((), device=self._network.like.device)
+
+    def _note_left(self, difference: Tensor, whole: Tensor) -> None:
+        """How much is left of wholes from which nearly as much was taken."""
+        self._left = torch.minimum(self._left, torch.where(whole > 0, difference / whole, 1.0).min())
+
+    def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
+        super()._judge(results, sets)
+        dtype = self._network.like.dtype
+        if not float(self._left) >= torch.finfo(dtype).eps / _CANCELLED:
+            cure = "a larger one" if dtype == torch.float64 else "a larger one or dtype=torch.float64"
+            why = f"is so small beside examples so few, or so alike, that {str(dtype)[6:]} loses the scores"
+            raise UserError(f"damping: {why}; {cure} would do")

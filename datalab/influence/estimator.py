@@ -13,6 +13,7 @@ are for one model: on a :class:`~datalab.stack.Stack` of S every result has S ro
 import contextlib
 import copy
 import math
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,18 +22,16 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import layers, losses, saved
 from datalab.influence.factors import Factors
+from datalab.influence.feed import Feed, refuse
 from datalab.influence.losses import CrossEntropy, Loss
-from datalab.influence.progress import watched
-from datalab.influence.sets import Batch, Held, Streamed, labelled, rows, x_of
-from datalab.influence.tape import Inputs, Network, line, over, tensors
-from datalab.seeds import generator
+from datalab.influence.network import Network, State
+from datalab.influence.sets import Batch, Held, Inputs, Streamed, over, rows, tensors
 from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
@@ -40,11 +39,11 @@ MAX_PARAMETERS = 15_000  # rows of a full curvature matrix that is formed and fa
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time, on a CPU
 _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
 _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
-_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Damping = float | Literal["auto"]
 Directions = list[Tensor]
+_COMPUTING = threading.RLock()
 
 
 class InfluenceWarning(UserWarning):
@@ -101,7 +100,6 @@ class Estimator(ABC):
     _by_layer, _probed, _of_an_optimum = False, False, True
     _sample: tuple[Inputs, Tensor] | None = None  # two examples, and some of their logits
     _trained_on: Held | None = None  # where it is read again
-    _batch = _BATCH
 
     def __init__(
         self,
@@ -131,13 +129,13 @@ class Estimator(ABC):
 
     def fit(self, x, y=None) -> Self:
         """Take the curvature on the training set x (n, ...), y (n,) int64."""
-        vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
-        self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
         with computing():
-            (data,) = self._checked(["x, y"], (x, y))
+            vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
+            self._connect()
+            (data,) = self._feed.checked(["x, y"], (x, y))
             before = self._network.state()
             self._probe(data)
-            sample = rows(self._look(data), 0, 2)
+            sample = rows(self._feed.look(data), 0, 2)
             self.n_ = len(data)
             try:
                 self._fit(data)
@@ -145,7 +143,8 @@ class Estimator(ABC):
                 if self._of_an_optimum:
                     self._warn_where_not_converged(data)
                 # A buffer in which forward passes count themselves is none of the model's state.
-                self._as_fitted = {k: v for k, v in self._network.state().items() if before.get(k) == v}
+                pairs = zip(before, self._network.state(), strict=True)
+                self._as_fitted = State(*({k: v for k, v in now.items() if was.get(k) == v} for was, now in pairs))
                 self._sample = sample, self._network.answer(sample)
                 self._trained_on = None if self._state is not None or isinstance(data, Streamed) else data
                 self._mark = self._trained_on and data.mark()
@@ -156,13 +155,23 @@ class Estimator(ABC):
                 raise
         return self
 
+    def _connect(self) -> None:
+        """Take the model apart."""
+        self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
+        self._feed = Feed(self._network, self.loss, self.batch_size or _BATCH, type(self).__name__)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was noted: it is of one verb."""
+        self._network.infinite = Network.infinite  # none is written into: another's verb may be under way
+
     def redamped(self, damping: Damping) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
-        self._refuse_unless_fitted()
-        _refuse_below_0("damping", damping, "'auto' or ")
-        other = copy.copy(self)
-        other.damping = damping
         with computing():
+            self._refuse_unless_fitted()
+            _refuse_below_0("damping", damping, "'auto' or ")
+            other = copy.copy(self)
+            other.damping = damping
             other._damp()
         return other
 
@@ -229,7 +238,7 @@ class Estimator(ABC):
 
     def _own(self, data: Held | Streamed) -> Tensor:
         """The self-influence (S, n) of a set."""
-        return gathered(map(self._self_influence, self._batches(data)), 1, len(data))
+        return gathered(map(self._self_influence, self._feed.batches(data)), 1, len(data))
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         solved = self._solve(self._mean_gradient(target))
@@ -239,7 +248,7 @@ class Estimator(ABC):
 
     def _rows(self, data: Held | Streamed, tests: Held | Streamed) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """``pairwise`` in batches of tests: the first one's place, and the rows (S, k, n) in batches of columns."""
-        for batch in self._batches(tests, self._gradients_at_once()):
+        for batch in self._feed.batches(tests, self._gradients_at_once()):
             yield batch.start, (-columns for columns in self._against(data, batch))
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
@@ -258,7 +267,7 @@ class Estimator(ABC):
     def _mean_loss(self, data: Held | Streamed) -> tuple[Tensor, Directions]:
         """The mean loss (S,), and its gradient."""
         sums, loss = None, 0
-        for batch in self._batches(data):
+        for batch in self._feed.batches(data):
             gradient = partial(losses.over_models, self.loss.gradient, y=batch.y)
             logits, totals = self._network.total(batch.x, gradient)
             loss = loss + losses.over_models(self.loss.value, logits, batch.y).sum(1)
@@ -273,7 +282,7 @@ class Estimator(ABC):
         self, data: Held | Streamed, others: Sequence, product: Callable = lambda f, v: f.dot(v)
     ) -> Iterator[Tensor]:
         """``product`` of each batch's factors with each site's k of ``others``, summed over sites: (S, k, m)."""
-        for batch in self._batches(data):
+        for batch in self._feed.batches(data):
             yield self._over_sites(product(f, v) for f, v in zip(self._factors(batch), others, strict=True))
 
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
@@ -284,85 +293,21 @@ class Estimator(ABC):
     def _gradients_at_once(self) -> int:
         """How many per-example gradients may be held."""
         numbers = self._network.n_parameters * self._network.models
-        return max(1, min(self._batch, at_once(self._network.like.device, _DIRECTIONS) // numbers))
+        return max(1, min(self._feed.size, at_once(self._network.like.device, _DIRECTIONS) // numbers))
 
     def _parts(self, batch: Batch, size: int | None = None) -> Iterator[Batch]:
         """Slices of a batch, of as many examples as gradients may be held of."""
         size = size or self._gradients_at_once()
         for start in range(0, len(batch.x), size):
             x, y = rows(batch.x, start, size), rows(batch.y, start, size, axis=1)
-            yield self._told(Batch(x, y, batch.start + start, batch.name))
-
-    def _batches(self, data: Held | Streamed, size: int | None = None) -> Iterator[Batch]:
-        """Consecutive slices, on the model's device and in its dtype.
-
-        Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
-        """
-        size = min(size or self._batch, self._batch)
-        suspect = torch.zeros((), dtype=torch.bool, device=self._network.like.device)
-        for batch in watched(data.parts(size), len(data), type(self).__name__):
-            x = self._placed(batch)
-            if not data.finite:
-                for part in tensors(x):
-                    if part.is_floating_point():
-                        suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
-            y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
-            yield batch._replace(x=x, y=y)
-        if not data.finite:
-            if suspect | self._network.infinite:
-                self._refuse_not_finite(data)
-            data.finite = True
-
-    def _placed(self, batch: Batch) -> Inputs:
-        """A batch's inputs where and as the model takes them."""
-        return over(self._told(batch).x, self._moved)
-
-    def _told(self, batch: Batch) -> Batch:
-        """The batch, once the network knows what it is given next, for its refusals."""
-        self._network.given = batch.name, range(batch.start, batch.start + len(batch.x))
-        return batch
-
-    def _moved(self, values: Tensor) -> Tensor:
-        """On the model's device, floating-point numbers in its dtype; from pinned memory nothing waits for the copy."""
-        like = self._network.like
-        values = values.pin_memory() if like.is_cuda and not values.is_cuda else values
-        values = values.to(like.device, like.dtype if values.is_floating_point() else values.dtype, non_blocking=True)
-        return values.clone() if values.is_inference() else values
-
-    def _refuse_not_finite(self, data: Held | Streamed) -> None:
-        """Raise UserError where inputs, or else logits, of a set are not finite, naming the first example."""
-        network, bad, bad_logits = self._network, [], []
-        for batch in data.parts(self._batch):
-            x = self._placed(batch)
-            bad.append(torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in tensors(x)]).any(0))
-            if not bool(bad[-1].any()):
-                bad_logits.append((~torch.isfinite(network.logits(x))).transpose(0, 1).flatten(1).any(1))
-        dtype = str(network.like.dtype)[6:]
-        _refuse(data, bad, f"{data.name}: x must be finite in {dtype}, got NaN or infinity", "")
-        why = "; has its training diverged, or does an input overflow?"
-        _refuse(data, bad_logits, "model: its logits are not finite", why)
+            yield self._feed.told(Batch(x, y, batch.start + start, batch.name))
 
     def _refuse_infinite(self, data: Held | Streamed) -> None:
         """Raise UserError where a gradient of the loss is not finite, naming the first example."""
-        norms = [self._over_sites(f.square_norms() for f in self._factors(batch)) for batch in self._batches(data)]
+        norms = [self._over_sites(f.square_norms() for f in self._factors(batch)) for batch in self._feed.batches(data)]
         bad = [(~torch.isfinite(of_batch.reshape(*of_batch.shape[:2], -1))).any(2).any(0) for of_batch in norms]
         why = ", though the logits are (the root of 0, or 0 * infinity inside it?)"
-        _refuse(data, bad, "model: the gradient is not finite", why)
-
-    def _look(self, data: Held | Streamed) -> Inputs:
-        """Let the network check itself on examples drawn from across the set, in another order than the set's."""
-        n = len(data)
-        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
-        rng = generator(n, "look")
-        places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
-        self._network.given = x_of(data.name), places
-        sample = over(data.at(places), self._moved)
-        again = over(data.at(places), self._moved) if isinstance(data, Streamed) else sample
-        pairs = zip(tensors(sample), tensors(again), strict=True)
-        if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
-            raise UserError(f"{data.name}: an example is another at each reading; let the data set draw nothing")
-        self._network.check(sample)
-        return sample
+        refuse(data, bad, "model: the gradient is not finite", why)
 
     def _automatic(self, mean_diagonal: Tensor) -> Tensor:
         """d of each model, (S,), from the mean diagonal of its H, (S,); sets ``damping_``."""
@@ -428,74 +373,24 @@ class Estimator(ABC):
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         self._refuse_unless_fitted()
-        self._network.infinite = Network.infinite  # not after a set without such logits: another's may be under way
-        sets = self._checked(names, given)
+        self._forget()
+        sets = self._feed.checked(names, given)
         if not self._probed:  # a loaded one
             self._probe(sets[0])
         for data in sets:
-            self._look(data)
+            self._feed.look(data)
         return sets
 
     def _probe(self, data: Held | Streamed) -> None:
         """Let the network look at how an example passes through it, and choose how many a pass takes."""
         like = self._network.like
-        self._network.probe(self._placed(next(data.parts(1))))
-        self._probed, self._batch = True, self.batch_size or _BATCH
+        self._network.probe(self._feed.placed(next(data.parts(1))))
+        self._probed = True
         if self.batch_size is None and like.is_cuda:
-            factors = self._factors(next(self._batches(data, 1)))
+            factors = self._factors(next(self._feed.batches(data, 1)))
             held = sum(part.inputs.numel() + part.gradients.numel() for f in factors for part, _ in f.parts)
             free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
-            self._batch = max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
-
-    def _checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
-        """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
-        sets = labelled(names, given)
-        for data in sets:
-            if isinstance(data, Streamed) and not len(data):
-                raise UserError(f"{data.name}: holds no examples; need n > 0")
-            x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
-            y = tensors(y)[0]
-            shapes = [tuple(v.shape) for v in tensors(x)]
-            alike = len(x) in y.shape[: 1 + self._network.is_stack]
-            if not len(x) or min(map(len, shapes)) < 2 or not alike:
-                got = ", ".join(map(str, shapes))
-                raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
-            outputs = self._outputs_of(data.name, self._placed(Batch(rows(x, 0, 1), y, 0, x_of(data.name))))
-            if not bool(torch.isfinite(outputs).all()):
-                self._refuse_not_finite(data)
-            self._outputs = outputs.shape[2:]
-            if isinstance(data, Held):
-                data.y, data.by_model = self._targets(data.name, data.y), True
-        return sets
-
-    def _targets(self, name: str, y: losses.Targets) -> losses.Targets:
-        """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
-        models = self._network.models
-        if isinstance(y, tuple) and not isinstance(self.loss, losses.Custom | losses.Weighted):
-            what = f"{type(self.loss).__name__} takes x and y alone; with example weights give losses.Weighted"
-            raise UserError(f"{name}: an example holds {1 + len(y)} things, and {what}")
-        y = over(y, lambda v: v.clone() if v.is_inference() else v)
-        first = tensors(y)[0]
-        per_model = self._network.is_stack and len(first) == models and first.dim() > len(self._outputs)
-        checked = self.loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self._outputs)
-        if per_model:
-            return over(checked, lambda v: self._moved(v).unflatten(0, (models, -1)))
-        return over(checked, lambda v: self._moved(v).expand(models, *v.shape))
-
-    def _outputs_of(self, name: str, first: Inputs) -> Tensor:
-        """Of one example, (S, 1, C) or (S, 1, T, C)."""
-        try:
-            outputs = self._network.logits(over(first, Tensor.clone))
-        except UserError:
-            raise
-        except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
-            shape = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
-            raise UserError(f"{name}: the model does not take an example of shape {shape}: {line(error)}") from error
-        least = self.loss.least_outputs
-        if outputs.dim() not in (3, 4) or outputs.shape[1] != 1 or outputs.shape[-1] < least:
-            got = tuple(outputs.shape[1:])
-            raise UserError(f"model: must return logits (n, C) with C at least {least}, got {got} for one example")
-        return outputs
+            self._feed.size = max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 
 
 def whole(tests: Iterator[tuple[int, Iterator[Tensor]]], n: int, n_tests: int) -> Tensor:
@@ -518,14 +413,6 @@ def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> 
             values, places = [chosen.values], [torch.cat([*places, at], 3).gather(3, chosen.indices)]
         found.append([places[0][0], values[0][0], places[0][1], -values[0][1]])
     return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
-
-
-def _refuse(data: Held | Streamed, bad: Sequence[Tensor], what: str, why: str) -> None:
-    """Raise UserError where an example of a set, in batches ``bad`` (m,), is bad."""
-    places = torch.cat([*bad, torch.zeros(0, dtype=torch.bool, device=bad[0].device)]).nonzero() if bad else []
-    if len(places):
-        first = f"{x_of(data.name)}[{int(places[0])}]"
-        raise UserError(f"{what} for {len(places)} of {len(data)} examples, first for {first}{why}")
 
 
 def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:
@@ -560,9 +447,12 @@ def quiet() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Within, gradients can be had whatever the caller has switched off or on, and float32 is float32, not TF32."""
+    """Within, gradients can be had whatever the caller has switched off or on, and float32 is float32, not TF32.
+
+    One thread at a time: those switches, a model's hooks and what an estimator notes of a verb are shared by all.
+    """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    with contextlib.ExitStack() as stack:
+    with _COMPUTING, contextlib.ExitStack() as stack:
         for switch in switches:
             stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
             switch.fp32_precision = "ieee"

@@ -12,20 +12,23 @@ from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.influence.sets import Batch, Held, Streamed
 
+_WORTH_A_WARNING = 1e-2  # of a removal's predicted change, rounding error
+
 
 class ExactGGN(Estimator):
     """H is the exact Gauss-Newton matrix over all parameters; the solver is Cholesky.
 
     It costs n P^2 FLOP to form (4 n P^2 where weights are shared over positions) and P^3 / 3 to factorise, and 2 P^2
     numbers of memory a model. On softmax regression H is the Hessian. Raises UserError in ``fit`` above 15,000
-    parameters, and when H + d I is not positive definite.
+    parameters, and when H + d I is not positive definite. ``leave_one_out`` warns
+    (:class:`~datalab.influence.estimator.InfluenceWarning`) where rounding may be a hundredth of a removal's change.
     """
 
     _state = ("_curvature",)
 
     def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
-        self._curvature = GGN(self._network, self.loss, partial(self._batches, data), len(data)).matrix()
+        self._curvature = GGN(self._network, self.loss, partial(self._feed.batches, data), len(data)).matrix()
 
     def _damp(self) -> None:
         self._d = self._automatic(self._curvature.diagonal(dim1=1, dim2=2).mean(1))
@@ -66,16 +69,21 @@ class ExactGGN(Estimator):
         gradient = network.flatten(self._mean_gradient(target))
         halves = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, gradient, strict=True)]
         penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
-        columns = []
-        rows_of_example = 1 + self._outputs.numel()
-        for batch in self._batches(data, max(1, self._gradients_at_once() // rows_of_example)):
+        columns, left = [], []
+        rows_of_example = 1 + self._feed.outputs.numel()
+        for batch in self._feed.batches(data, max(1, self._gradients_at_once() // rows_of_example)):
             tape = network.tape(batch.x)
             gradient = losses.over_models(self.loss.gradient, tape.logits, batch.y)
             cotangents = [gradient, *losses.cotangents_over_models(self.loss, tape.logits, batch.y)]
             rows = torch.stack([network.flatten([f.per_example() for f in tape.factors(c)]) for c in cotangents])
             rows[0] += penalty
             pairs = enumerate(zip(factors, halves, strict=True))
-            columns.append(torch.stack([_newton_step(f, t, rows[:, s], n) for s, (f, t) in pairs]))
+            changes, unlevered = zip(*(_newton_step(f, t, rows[:, s], n) for s, (f, t) in pairs), strict=True)
+            columns.append(torch.stack(changes))
+            left += unlevered
+        if (off := torch.finfo(network.like.dtype).eps / float(torch.stack(left).min())) > _WORTH_A_WARNING:
+            why = f"is so small that some examples alone decide a direction, and a removal may be {off:.0%} off"
+            warn(f"damping: {why}; a larger one, or dtype=torch.float64, would do", 7)
         return torch.cat(columns, 1)
 
 
@@ -92,10 +100,10 @@ class ExactHessian(Estimator):
 
     def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
-        operator = Hessian(self._network, self.loss, partial(self._batches, data), len(data))
+        operator = Hessian(self._network, self.loss, partial(self._feed.batches, data), len(data))
         curvature = operator.matrix()[0].double()
         self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
-        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
+        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._feed.batches(data), len(data))
 
     def _damp(self) -> None:
         damped = self.eigenvalues_ + self._automatic(self._mean_diagonal)
@@ -112,14 +120,18 @@ class ExactHessian(Estimator):
         return self._network.unflatten(solved.to(flat))
 
 
-def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> Tensor:
-    """The target's change (m,) from rows (1 + C, m, P): u and the C rows of G_i; ``target`` is L^-1 grad L."""
+def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The target's change (m,) from rows (1 + C, m, P): u and the C rows of G_i; ``target`` is L^-1 grad L.
+
+    And by how much the largest leverage is below 1, about.
+    """
     c, m, p = rows.shape
     half = cholesky.half_solve(factor, rows.reshape(c * m, p).T.contiguous()).T.reshape(c, m, p)
     u, g = half[0], half[1:].transpose(0, 1)
     gram = n * torch.eye(c - 1, dtype=g.dtype, device=g.device) - g @ g.mT
     leverage = torch.linalg.solve(gram, (g @ u[..., None])[..., 0])
-    return (u @ target + ((g @ target) * leverage).sum(1)) / n
+    pivots = torch.linalg.cholesky_ex(gram / n)[0].diagonal(dim1=1, dim2=2)
+    return (u @ target + ((g @ target) * leverage).sum(1)) / n, pivots.square().min()
 
 
 def _refuse_above(parameters: int, name: str) -> None:

@@ -15,8 +15,8 @@ from datalab.influence import losses
 from datalab.influence.estimator import at_once
 from datalab.influence.factors import Dense, Factors, turned
 from datalab.influence.losses import Loss
+from datalab.influence.network import Network
 from datalab.influence.sets import Batch
-from datalab.influence.tape import Network
 
 _KEPT = 1 << 24  # numbers of factors kept between products; beyond, they are taken anew for each
 _PROJECTED = 1 << 23  # numbers of projected inputs held at a time

@@ -10,8 +10,10 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from datalab.errors import UserError
+from datalab.influence import losses
 from datalab.influence.estimator import Directions, Estimator, Top, computing, gathered, strongest, whole
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
@@ -29,7 +31,7 @@ class GradDot(Estimator):
     _state, _of_an_optimum = (), False
 
     def _fit(self, data: Held | Streamed) -> None:
-        for batch in self._batches(data):  # refuses what is not finite
+        for batch in self._feed.batches(data):  # refuses what is not finite
             self._network.logits(batch.x)
 
     def _damp(self) -> None:
@@ -45,7 +47,7 @@ class GradDot(Estimator):
         return self._products(data, self._factors(tests), lambda f, test: f.products(test))
 
     def _gradients_at_once(self) -> int:
-        return self._batch  # none is formed where weights are not shared over positions
+        return self._feed.size  # none is formed where weights are not shared over positions
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         raise UserError(f"{type(self).__name__}: {_NO_CURVATURE}")
@@ -58,6 +60,14 @@ class GradCos(GradDot):
     ``influence_on`` takes the cosine with the mean gradient, so it is not the mean of ``pairwise``.
     """
 
+    def _factors(self, batch: Batch) -> list[Factors]:
+        """Of each example's gradient in the logits over its largest: in float32 a small one's square is 0."""
+        tape = self._network.tape(batch.x)
+        return tape.factors(_unit(losses.over_models(self.loss.gradient, tape.logits, batch.y)))
+
+    def _solve(self, directions: Directions) -> Directions:
+        return self._network.unflatten(_unit(self._network.flatten(directions)))
+
     def _self_influence(self, batch: Batch) -> Tensor:
         squares = super()._self_influence(batch)
         whole = squares.sum(-1, keepdim=True) if self._by_layer else squares
@@ -66,7 +76,7 @@ class GradCos(GradDot):
     def _products(self, data: Held | Streamed, others: Sequence, *product: Callable) -> Iterator[Tensor]:
         """Over the lengths of both, of factors' gradients or of directions."""
         lengths, start = self._lengths(others), 0
-        norms = gathered((self._lengths(self._factors(batch)) for batch in self._batches(data)), 1, len(data))
+        norms = gathered((self._lengths(self._factors(batch)) for batch in self._feed.batches(data)), 1, len(data))
         for products in super()._products(data, others, *product):
             scale = lengths[:, :, None] * norms[:, None, start : start + products.shape[2]]
             scale = torch.where(scale > 0, scale, 1)  # a gradient of 0 has cosine 0 with everything
@@ -76,6 +86,12 @@ class GradCos(GradDot):
     def _lengths(self, values: Sequence[Factors] | Directions) -> Tensor:
         squares = (v.square_norms() if isinstance(v, Factors) else v.square().sum((2, 3)) for v in values)
         return sum(map(self._network.over_groups, squares)).sqrt()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Each row of (S, k, ...) over its largest number."""
+    tiny = torch.finfo(rows.dtype).tiny
+    return functional.normalize(rows.flatten(2), float("inf"), 2, eps=tiny).view_as(rows)
 
 
 class Checkpoints:

@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datalab.errors import UserError
 from datalab.influence.losses import Loss
-from datalab.influence.sets import Batch
-from datalab.influence.tape import Network, over
+from datalab.influence.network import Network
+from datalab.influence.sets import Batch, over
+from datalab.influence.tape import differentiable
 
 _AT_ONCE = 64  # vectors multiplied at a time
 
@@ -52,7 +53,7 @@ class Hessian:
 
     def _gradients(self) -> Iterator[tuple[Tensor, ...]]:
         """The gradient of each batch's summed loss, to be differentiated again (as MATH alone can)."""
-        with self.network.differentiable(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with differentiable(self.network.module, self._parameters), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             for batch in self._batches(None):
                 y = over(batch.y, lambda of_models: of_models[0])
                 loss = self._loss.value(self.network.forward(batch.x), y).sum()

@@ -37,19 +37,16 @@ class MatrixFree(Estimator):
         self.curvature = curvature
 
     def _fit(self, data: Held | Streamed) -> None:
-        self._forget()
-        self._operator = CURVATURES[self.curvature](self._network, self.loss, partial(self._batches, data), len(data))
-        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._batches(data), len(data))
+        self._operator = CURVATURES[self.curvature](
+            self._network, self.loss, partial(self._feed.batches, data), len(data)
+        )
+        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._feed.batches(data), len(data))
 
     def _damp(self) -> None:
         self._d = self._automatic(self._mean_diagonal)
 
-    def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
-        sets = super()._fitted(names, given)
-        self._forget()  # what is noted is of one verb
-        return sets
-
     def _forget(self) -> None:
+        super()._forget()
         device = self._network.like.device
         self._worst, self._indefinite = torch.zeros((), device=device), torch.zeros((), dtype=torch.bool, device=device)
 

@@ -76,7 +76,7 @@ class Kronecker(Estimator):
     def _tapes(self, data: Held | Streamed) -> Iterator[tuple[ModuleTape | LayerTape, Iterator[Tensor]]]:
         """Each batch's tape and the cotangents whose squares add up to the Fisher."""
         rng, kind = generator(self.seed, "fisher"), self.fisher
-        for batch in self._batches(data):
+        for batch in self._feed.batches(data):
             tape = self._network.tape(batch.x)
             outputs = tape.logits.shape[2:]
             if kind == "auto":  # the same for all: longer texts may follow
@@ -88,7 +88,7 @@ class Kronecker(Estimator):
             else:
                 drawn = rng.random((tape.logits.shape[1], self.samples, self.loss.draws(outputs)))
                 sampled = partial(losses.over_models, self.loss.sampled, tape.logits, batch.y)
-                uniforms = self._moved(torch.as_tensor(drawn)).unbind(1)
+                uniforms = self._feed.moved(torch.as_tensor(drawn)).unbind(1)
                 yield tape, (sampled(of_sample) / self.samples**0.5 for of_sample in uniforms)
 
     def _moments(self, data: Held | Streamed) -> list[list[Moments]]:

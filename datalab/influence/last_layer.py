@@ -17,9 +17,10 @@ from datalab.influence import layers, losses
 from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
 from datalab.influence.exact import ExactGGN
 from datalab.influence.losses import CrossEntropy
-from datalab.influence.sets import Batch, Held, Streamed
+from datalab.influence.network import Network, in_dtype
+from datalab.influence.sets import Batch, Held, Inputs, Streamed, over
 from datalab.influence.softmax import Examples, examples, factorised
-from datalab.influence.tape import Inputs, LayerTape, Network, in_dtype, over
+from datalab.influence.tape import LayerTape
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
 
@@ -82,7 +83,8 @@ class _LastLayer(Network):
                 hook = module.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True)
                 stack.enter_context(hook)
             logits = self.forward(x)
-        last = [module for module, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
+        plain = [(module, out) for module, out in outputs if not out.is_nested]
+        last = [module for module, out in plain if out.shape == logits.shape and torch.equal(out, logits)]
         if not last or [module for module, _ in outputs].count(last[-1]) != 1:
             raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
         layer = last[-1]
@@ -134,18 +136,18 @@ class LastLayerGGN(ExactGGN):
     def _fit(self, data: Held | Streamed) -> None:
         network = self._network
         _, classes, width = network.shapes[0]
-        if len(self._outputs) > 1:
-            raise UserError(f"model: LastLayerGGN takes outputs (n, C), got {tuple(self._outputs)} for each example")
+        if len(outputs := self._feed.outputs) > 1:
+            raise UserError(f"model: LastLayerGGN takes outputs (n, C), got {tuple(outputs)} for each example")
         on = " on each of list(stack)" if network.is_stack else ""
         cure = f"use EKFAC{on}, with the other layers in leave_out for the last one alone"
         _refuse_above((classes - self._softmax) * width, cure)
         if not self._softmax:
             return super()._fit(data)
         if network.models * len(data) * (2 * classes + width) <= _HELD:
-            held = [self._examples(batch) for batch in self._batches(data)]
+            held = [self._examples(batch) for batch in self._feed.batches(data)]
             self._streams = [[batch[s] for batch in held] for s in range(network.models)]
         else:
-            batches = partial(self._batches, data)
+            batches = partial(self._feed.batches, data)
             self._streams = [_Stream(self._examples, batches, s) for s in range(network.models)]
 
     def _damp(self) -> None:
@@ -180,7 +182,7 @@ class LastLayerGGN(ExactGGN):
     _leave_one_out = Estimator._leave_one_out
 
     def _result(self, values: Callable[[], Tensor | tuple], *options) -> Tensor | tuple | dict:
-        return super()._result(lambda: over(values(), self._moved), *options)
+        return super()._result(lambda: over(values(), self._feed.moved), *options)
 
 
 class _Stream:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence.losses import Loss
-from datalab.influence.tape import Rows
+from datalab.influence.network import State
+from datalab.influence.sets import Rows
 from datalab.stack import Stack
 
-_KEY = "datalab.influence/2"  # the layout of what is kept: since 2 the channels of a convolution's patch come last
+# The layout of what is kept: since 2 a convolution's channels come last, since 3 unsaved buffers stand apart.
+_KEY = "datalab.influence/3"
 
 
 def write(estimator: Any, path: str | Path, examples: bool) -> None:
@@ -64,8 +66,8 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
         raise UserError(f"loss: {path} was fitted with {fitted_with}, got {loss!r}")
     settings["dtype"] = settings["dtype"] and getattr(torch, settings["dtype"])
     estimator = kind(model, **settings, loss=loss)
-    estimator._network = kind._takes(model, estimator.leave_out, estimator.dtype, estimator.include_frozen)
-    estimator._as_fitted, device = header["model"], estimator._network.like.device
+    estimator._connect()
+    estimator._as_fitted, device = State(*header["model"]), estimator._network.like.device
     other = f"model: it is not the one that {path} was fitted on"
     if differs := estimator._network.changed(estimator._as_fitted):
         raise UserError(f"{other} ({', '.join(map(repr, differs[:3]))})")

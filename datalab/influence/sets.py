@@ -2,12 +2,13 @@
 
 Tensors, numpy arrays (x may also be a dict of them, the keyword arguments of the model), a ``Dataset`` whose items are
 (x, y), (x, y, weight) or a dict with ``labels``, or a ``DataLoader`` of one, of which the data set, collation and
-workers are taken: batches are the estimator's own, and results stand in the data set's order.
+workers are taken: batches are the estimator's own, and results stand in the data set's order. :class:`Rows` is what a
+model takes of a dict.
 """
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +17,48 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
 from datalab.errors import UserError
-from datalab.influence.losses import Targets
-from datalab.influence.tape import Inputs, Rows, line, over, tensors
 
 LABELS = ("labels", "label")
+T = TypeVar("T")
+
+
+class Rows:
+    """The keyword arguments of a model, tensors (n, ...), counted and sliced as one."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, at: slice | Tensor) -> "Rows":
+        return self.map(lambda v: v[at])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
+        return Rows({name: function(v) for name, v in self.tensors.items()})
+
+
+Inputs = Tensor | Rows
+Targets = Tensor | tuple[Tensor, ...]
+
+
+def tensors(values: Inputs | tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors that they are made of."""
+    if isinstance(values, Rows):
+        return list(values.tensors.values())
+    return list(values) if isinstance(values, tuple) else [values]
+
+
+def over(values: T, function: Callable[[Tensor], Tensor]) -> T:
+    """``function`` of a tensor, or of each of several."""
+    if isinstance(values, Rows):
+        return values.map(function)
+    return tuple(function(value) for value in values) if isinstance(values, tuple) else function(values)
+
+
+def line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Batch(NamedTuple):
@@ -57,9 +96,11 @@ class Held:
             y = rows(self.y, start, size, axis=int(self.by_model))
             yield Batch(rows(self.x, start, size), y, start, x_of(self.name))
 
-    def at(self, places: np.ndarray) -> Inputs:
-        """The inputs of the examples at ``places``."""
-        return over(self.x, lambda v: v[torch.from_numpy(places)])
+    def at(self, places: np.ndarray) -> Batch:
+        """The examples at ``places``."""
+        at = torch.from_numpy(places)
+        y = over(self.y, lambda v: v[:, at] if self.by_model else v[at])
+        return Batch(over(self.x, lambda v: v[at]), y, 0, x_of(self.name))
 
 
 class Streamed:
@@ -74,9 +115,9 @@ class Streamed:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def at(self, places: np.ndarray) -> Inputs:
+    def at(self, places: np.ndarray) -> Batch:
         """As :class:`Held`'s; so ``parts``, as they are collated."""
-        return next(self._read(Subset(self._dataset, places.tolist()), len(places))).x
+        return next(self._read(Subset(self._dataset, places.tolist()), len(places)))
 
     def parts(self, size: int) -> Iterator[Batch]:
         return self._read(self._dataset, size)

@@ -27,7 +27,7 @@ class _Projected(Estimator):
     Since the loss is log(1 + e^-f), grad l_i = -(1 - p_y) grad f_i. H is the mean of phi phi' (no weights: eq. 13).
     """
 
-    _of_an_optimum = False
+    _state, _of_an_optimum = ("_moment", "_projection"), False
 
     def __init__(self, model, damping, dimensions: int | None, seed: int, **options):
         super().__init__(model, damping, **options)
@@ -36,11 +36,11 @@ class _Projected(Estimator):
         self.dimensions, self.seed = dimensions, seed
 
     def _fit(self, data: Held | Streamed) -> None:
-        if len(self._outputs) > 1:
-            raise UserError(f"model: TRAK takes logits (n, C), got {tuple(self._outputs)} for each example")
+        if len(self._feed.outputs) > 1:
+            raise UserError(f"model: TRAK takes logits (n, C), got {tuple(self._feed.outputs)} for each example")
         self._projection = self._network.unflatten(self.projection()[None])
         moment = 0
-        for batch in self._batches(data):
+        for batch in self._feed.batches(data):
             phi, _ = self.features(batch)
             moment = moment + phi.T @ phi
         self._moment = moment / len(data)
@@ -81,7 +81,7 @@ class _Projected(Estimator):
         doubts: list[Tensor] = []
 
         def parts() -> Iterator[Tensor]:
-            for batch in self._batches(data):
+            for batch in self._feed.batches(data):
                 phi, doubt = self.features(batch)
                 doubts.append(doubt)
                 yield phi

@@ -68,7 +68,7 @@ def test_no_batch_waits_for_the_device():
     """Synchronising is an error while batches are scored; before and after, labels and finiteness are looked at."""
     model, (x, y), _ = problem("an MLP")
     estimator = EKFAC(model.cuda(), 0.05, batch_size=5).fit(x.cuda(), y.cuda())
-    batches = list(estimator._batches(*estimator._checked(["x, y"], (x.cuda(), y.cuda()))))
+    batches = list(estimator._feed.batches(*estimator._feed.checked(["x, y"], (x.cuda(), y.cuda()))))
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
@@ -98,7 +98,7 @@ def test_data_on_the_cpu_is_scored_on_the_gpu_as_data_that_is_there(name):
 def test_a_batch_on_a_gpu_is_of_thousands_unless_memory_is_short():
     model, train, _ = problem()
     estimator = EKFAC(model.cuda(), 0.05).fit(*train)
-    assert estimator._batch == 8192
+    assert estimator._feed.size == 8192
     assert EKFAC(model, 0.05, batch_size=7).fit(*train)._batch == 7
 
 

@@ -72,7 +72,7 @@ def test_the_leverage_correction_is_the_newton_step_without_the_example(digits):
     a = torch.cat([x, torch.ones(n, 1, dtype=x.dtype)], 1)
     parts = [torch.kron(torch.diag(q) - torch.outer(q, q), torch.outer(b, b)) for q, b in zip(p, a, strict=True)]
     g = torch.einsum("nc,nd->ncd", p - torch.eye(10, dtype=x.dtype)[y], a).flatten(1)
-    v = estimator._network.flatten(estimator._mean_gradient(*estimator._checked(["x, y"], val)))[0, 0]
+    v = estimator._network.flatten(estimator._mean_gradient(*estimator._feed.checked(["x, y"], val)))[0, 0]
     total, steps = sum(parts), []
     for i in range(n):
         hessian = (total - parts[i]) / n + (1 - 1 / n) * L2 * torch.eye(650, dtype=x.dtype)
@@ -145,7 +145,9 @@ def test_the_penalty_counts_every_parameter_once_whatever_the_layers_groups(kind
     model, train, val = problem("grouped and depthwise convolutions")
     estimator = kind(model, 0.05, l2=0.3).fit(*train)
     theta = flat(arranged(model, {name: p[None].detach() for name, p in model.named_parameters()}))[0]
-    v = estimator._network.flatten(estimator._solve(estimator._mean_gradient(*estimator._checked(["x, y"], val))))[0, 0]
+    v = estimator._network.flatten(estimator._solve(estimator._mean_gradient(*estimator._feed.checked(["x, y"], val))))[
+        0, 0
+    ]
     g = flat(gradients(model, *train))
     torch.testing.assert_close(estimator.leave_one_out(*train, *val), (g @ v + 0.3 * theta @ v) / len(g))
 

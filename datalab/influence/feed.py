@@ -1,0 +1,155 @@
+"""Sets as a network takes them: checked, looked at, and in batches on its device and in its dtype."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datalab.errors import UserError
+from datalab.influence import losses
+from datalab.influence.losses import Loss
+from datalab.influence.network import Network, close
+from datalab.influence.progress import watched
+from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, labelled, line, over, rows, tensors, x_of
+from datalab.seeds import generator
+
+_LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
+
+
+class Feed:
+    """Gives sets to a network, whose loss this is, ``size`` examples at a time; ``title`` is a progress bar's."""
+
+    def __init__(self, network: Network, loss: Loss, size: int, title: str):
+        self._network, self._loss, self.size, self._title = network, loss, size, title
+
+    def checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
+        """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
+        sets = labelled(names, given)
+        for data in sets:
+            if isinstance(data, Streamed) and not len(data):
+                raise UserError(f"{data.name}: holds no examples; need n > 0")
+            x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
+            y = tensors(y)[0]
+            if not len(x) or len(x) not in y.shape[: 1 + self._network.is_stack]:
+                got = ", ".join(str(tuple(v.shape)) for v in tensors(x))
+                raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
+            outputs = self._outputs_of(data.name, self.placed(Batch(rows(x, 0, 1), y, 0, x_of(data.name))))
+            if not bool(torch.isfinite(outputs).all()):
+                self._refuse_not_finite(data)
+            self.outputs = outputs.shape[2:]
+            if isinstance(data, Held):
+                data.y, data.by_model = self._targets(data.name, data.y), True
+        return sets
+
+    def _targets(self, name: str, y: Targets) -> Targets:
+        """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
+        models = self._network.models
+        if isinstance(y, tuple) and not isinstance(self._loss, losses.Custom | losses.Weighted):
+            what = f"{type(self._loss).__name__} takes x and y alone; with example weights give losses.Weighted"
+            raise UserError(f"{name}: an example holds {1 + len(y)} things, and {what}")
+        y = over(y, lambda v: v.clone() if v.is_inference() else v)
+        first = tensors(y)[0]
+        per_model = self._network.is_stack and len(first) == models and first.dim() > len(self.outputs)
+        checked = self._loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self.outputs)
+        if per_model:
+            return over(checked, lambda v: self.moved(v).unflatten(0, (models, -1)))
+        return over(checked, lambda v: self.moved(v).expand(models, *v.shape))
+
+    def _outputs_of(self, name: str, first: Inputs) -> Tensor:
+        """Of one example, (S, 1, C) or (S, 1, T, C)."""
+        try:
+            outputs = self._network.logits(over(first, Tensor.clone))
+        except UserError:
+            raise
+        except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
+            shape = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
+            raise UserError(f"{name}: the model does not take an example of shape {shape}: {line(error)}") from error
+        least = self._loss.least_outputs
+        if outputs.dim() not in (3, 4) or outputs.shape[1] != 1 or outputs.shape[-1] < least:
+            got = tuple(outputs.shape[1:])
+            raise UserError(f"model: must return logits (n, C) with C at least {least}, got {got} for one example")
+        return outputs
+
+    def look(self, data: Held | Streamed) -> Inputs:
+        """Let the network check itself on examples drawn from across the set, in another order than the set's."""
+        n = len(data)
+        size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
+        rng = generator(n, "look")
+        places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
+        self._network.given = x_of(data.name), places
+        batch = data.at(places)
+        sample = over(batch.x, self.moved)
+        again = over(data.at(places).x, self.moved) if isinstance(data, Streamed) else sample
+        pairs = zip(tensors(sample), tensors(again), strict=True)
+        if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+            raise UserError(f"{data.name}: an example is another at each reading; let the data set draw nothing")
+        self._network.check(sample)
+        if not self._loss.by_example:
+            y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
+            self._look_at_loss(self._network.logits(sample), y)
+        return sample
+
+    def _look_at_loss(self, f: Tensor, y: Targets) -> None:
+        """Raise UserError where a loss at logits f (S, m, ...) is not that of each example by itself."""
+        parts = [(f[:, i : i + 1], rows(y, i, 1, axis=1)) for i in range(f.shape[1])]
+        alone = [losses.over_models(self._loss.value, *part) for part in parts]
+        if not close(torch.cat(alone, 1), losses.over_models(self._loss.value, f, y)):
+            raise UserError("loss: an example's loss depends on the others of its batch (a mean over it?)")
+
+    def batches(self, data: Held | Streamed, size: int | None = None) -> Iterator[Batch]:
+        """Consecutive slices, on the model's device and in its dtype.
+
+        Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
+        """
+        size = min(size or self.size, self.size)
+        suspect = torch.zeros((), dtype=torch.bool, device=self._network.like.device)
+        for batch in watched(data.parts(size), len(data), self._title):
+            x = self.placed(batch)
+            if not data.finite:
+                for part in tensors(x):
+                    if part.is_floating_point():
+                        suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
+            y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
+            yield batch._replace(x=x, y=y)
+        if not data.finite:
+            if suspect | self._network.infinite:
+                self._refuse_not_finite(data)
+            data.finite = True
+
+    def placed(self, batch: Batch) -> Inputs:
+        """A batch's inputs where and as the model takes them."""
+        return over(self.told(batch).x, self.moved)
+
+    def told(self, batch: Batch) -> Batch:
+        """The batch, once the network knows what it is given next, for its refusals."""
+        self._network.given = batch.name, range(batch.start, batch.start + len(batch.x))
+        return batch
+
+    def moved(self, values: Tensor) -> Tensor:
+        """On the model's device, floating-point numbers in its dtype; from pinned memory nothing waits for the copy."""
+        like = self._network.like
+        values = values.pin_memory() if like.is_cuda and not values.is_cuda else values
+        values = values.to(like.device, like.dtype if values.is_floating_point() else values.dtype, non_blocking=True)
+        return values.clone() if values.is_inference() else values
+
+    def _refuse_not_finite(self, data: Held | Streamed) -> None:
+        """Raise UserError where inputs, or else logits, of a set are not finite, naming the first example."""
+        network, bad, bad_logits = self._network, [], []
+        for batch in data.parts(self.size):
+            x = self.placed(batch)
+            bad.append(torch.stack([~torch.isfinite(part).reshape(len(part), -1).all(1) for part in tensors(x)]).any(0))
+            if not bool(bad[-1].any()):
+                bad_logits.append((~torch.isfinite(network.logits(x))).transpose(0, 1).flatten(1).any(1))
+        dtype = str(network.like.dtype)[6:]
+        refuse(data, bad, f"{data.name}: x must be finite in {dtype}, got NaN or infinity", "")
+        why = "; has its training diverged, or does an input overflow?"
+        refuse(data, bad_logits, "model: its logits are not finite", why)
+
+
+def refuse(data: Held | Streamed, bad: Sequence[Tensor], what: str, why: str) -> None:
+    """Raise UserError where an example of a set, in batches ``bad`` (m,), is bad."""
+    places = torch.cat([*bad, torch.zeros(0, dtype=torch.bool, device=bad[0].device)]).nonzero() if bad else []
+    if len(places):
+        first = f"{x_of(data.name)}[{int(places[0])}]"
+        raise UserError(f"{what} for {len(places)} of {len(data)} examples, first for {first}{why}")
