@@ -17,7 +17,7 @@ from datalab.influence import layers, losses
 from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
 from datalab.influence.exact import ExactGGN
 from datalab.influence.losses import CrossEntropy
-from datalab.influence.network import Network, in_dtype
+from datalab.influence.network import NESTED, Network, in_dtype
 from datalab.influence.sets import Batch, Held, Inputs, Streamed, over
 from datalab.influence.softmax import Examples, examples, factorised
 from datalab.influence.tape import LayerTape
@@ -83,8 +83,9 @@ class _LastLayer(Network):
                 hook = module.register_forward_hook(lambda m, _, out: outputs.append((m, out)), prepend=True)
                 stack.enter_context(hook)
             logits = self.forward(x)
-        plain = [(module, out) for module, out in outputs if not out.is_nested]
-        last = [module for module, out in plain if out.shape == logits.shape and torch.equal(out, logits)]
+        if any(out.is_nested for _, out in outputs):
+            raise UserError(NESTED)
+        last = [module for module, out in outputs if out.shape == logits.shape and torch.equal(out, logits)]
         if not last or [module for module, _ in outputs].count(last[-1]) != 1:
             raise UserError("model: LastLayerGGN needs logits that are the output of a Linear layer which runs once")
         layer = last[-1]

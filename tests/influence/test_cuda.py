@@ -99,7 +99,7 @@ def test_a_batch_on_a_gpu_is_of_thousands_unless_memory_is_short():
     model, train, _ = problem()
     estimator = EKFAC(model.cuda(), 0.05).fit(*train)
     assert estimator._feed.size == 8192
-    assert EKFAC(model, 0.05, batch_size=7).fit(*train)._batch == 7
+    assert EKFAC(model, 0.05, batch_size=7).fit(*train)._feed.size == 7
 
 
 def test_no_stacked_model_waits_for_the_device():

@@ -596,7 +596,7 @@ def test_what_is_no_model_a_third_item_and_a_path_that_is_none_are_one_line(tmp_
     rows = {"rows": torch.randn(8, 5, 4), "padded": torch.arange(5) > torch.arange(8)[:, None] % 3 + 2}
     with pytest.raises(UserError, match="enable_nested_tensor=False"):
         GradDot(Encoder().eval()).fit(rows, torch.arange(8) % 3)
-    with pytest.raises(UserError, match="something else under a tape"):  # before: RuntimeError, no shape to be had
+    with pytest.raises(UserError, match="enable_nested_tensor=False"):  # before: RuntimeError, no shape to be had
         LastLayerGGN(Encoder().eval()).fit(rows, torch.arange(8) % 3)
 
 
@@ -622,9 +622,28 @@ def test_a_rarely_random_model_is_refused_whatever_the_seed(always):
     for seed in range(12):
         torch.manual_seed(seed)
         with pytest.raises(UserError, match=r"random .*call model\.eval\(\) first"):
-            GradDot(Noisy(always).double().train()).fit(x, y)
+            GradDot(Noisy(always).double().train(not always)).fit(x, y)
     if not always:
         GradDot(Noisy(always).double().eval()).fit(x, y)
+
+
+@quiet
+def test_a_model_that_draws_what_it_does_not_use_is_taken_in_eval_mode():
+    """Layers that may be dropped in training often draw in eval mode as well."""
+
+    class Draws(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kept = torch.rand([]) > 0.5 or not self.training
+            return super().forward(x) * kept
+
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(Draws(4, 3)).double().eval(), examples()
+    plain = nn.Sequential(nn.Linear(4, 3)).double()
+    plain.load_state_dict(model.state_dict())
+    wanted = GradDot(plain).fit(x, y).self_influence(x, y)
+    torch.testing.assert_close(GradDot(model).fit(x, y).self_influence(x, y), wanted)
+    with pytest.raises(UserError, match="random"):
+        GradDot(model.train()).fit(x, y)
 
 
 class TrimmedTagger(Trimmed):
