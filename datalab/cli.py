@@ -464,7 +464,10 @@ def _matching(ids: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, 
 
 def _figures(row: dict[str, Any]) -> str:
     """What a claim's line says of its figures."""
-    measured = f"{row['measured']:.4g}" if isinstance(row["measured"], float) else row["measured"]
+    from datalab import ledger
+
+    measured = row["measured"]
+    measured = ledger.BEYOND.get(measured, f"{measured:.4g}") if isinstance(measured, float) else measured
     parts = [f"{name} {value}" for name, value in (("reported", row["reported"]), ("measured", measured)) if value]
     parts += ["the printed value is excluded"] if row["excluded"] == "yes" else []
     parts += ["true by construction"] if row["by_construction"] else []

@@ -7,6 +7,8 @@ from datalab.ledger.claim import PAPER_VERDICTS, PAPER_WORDS, Claim, claims, fin
 from datalab.ledger.rounding import RoundingInterval
 from datalab.ledger.title import title_verdict, title_verdict_2
 from datalab.ledger.verdict import (
+    ANSWERS,
+    BEYOND,
     DIFFERENCE,
     DIRECTION,
     INCONCLUSIVE,
@@ -26,10 +28,10 @@ from datalab.ledger.verdict import (
     read,
 )
 
-__all__ = ["DIFFERENCE", "DIRECTION", "INCONCLUSIVE", "NOT_RUN", "NULL", "OPPOSITE", "PAPER_VERDICTS", "PAPER_WORDS",
-           "REPRODUCED", "SHOWN", "UNTESTABLE", "VERDICTS", "Claim", "RoundingInterval", "claims", "find", "judge",
-           "judge_all", "judge_level", "judge_p", "printed", "read", "sha256", "statements", "title_verdict",
-           "title_verdict_2"]  # fmt: skip
+__all__ = ["ANSWERS", "BEYOND", "DIFFERENCE", "DIRECTION", "INCONCLUSIVE", "NOT_RUN", "NULL", "OPPOSITE",
+           "PAPER_VERDICTS", "PAPER_WORDS", "REPRODUCED", "SHOWN", "UNTESTABLE", "VERDICTS", "Claim",
+           "RoundingInterval", "claims", "find", "judge", "judge_all", "judge_level", "judge_p", "printed", "read",
+           "sha256", "statements", "title_verdict", "title_verdict_2"]  # fmt: skip
 
 
 def statements() -> list[dict[str, Any]]:

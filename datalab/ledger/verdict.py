@@ -29,7 +29,9 @@ INCONCLUSIVE = "inconclusive"
 SHOWN = "shown"
 UNTESTABLE = "untestable"
 NOT_RUN = "not run"
-VERDICTS = (REPRODUCED, DIRECTION, NULL, OPPOSITE, DIFFERENCE, INCONCLUSIVE, SHOWN, UNTESTABLE, NOT_RUN)
+ANSWERS = (REPRODUCED, DIRECTION, NULL, OPPOSITE, DIFFERENCE, INCONCLUSIVE)
+BEYOND = {-np.inf: "below all rates", np.inf: "above all rates"}  # where a crossover lies, or an end of its interval
+VERDICTS = (*ANSWERS, SHOWN, UNTESTABLE, NOT_RUN)
 
 # Of several effects that must all hold, the first found of these settles the claim.
 _SEVERITY = (OPPOSITE, DIFFERENCE, NULL, INCONCLUSIVE, UNTESTABLE, SHOWN, DIRECTION, REPRODUCED)
@@ -187,9 +189,12 @@ def judge(
     """
     claim, of = find(claim_id), of if isinstance(of, Measurement) else Measurement(np.asarray(of, dtype=float))
     where = {"n": of.n, "table": table, "row": row, "raw": raw}
-    if not of.settled:
+    # Values that are all one number leave no interval, unless they cannot be others: a base row's less its own.
+    if not of.settled or not (np.ptp(of.values) or claim.by_construction or base_row(claim) == claim_id):
         made = read(claim_id, None, **where)
-        return replace(made, measured=scale * of.estimate if of.n else None, why=_joined(made.why, beside))
+        few = of.n and np.isfinite(of.estimate) and made.verdict == INCONCLUSIVE
+        why = _joined("fewer than two values, or all alike, have no interval" if few else made.why, beside)
+        return replace(made, measured=scale * of.estimate if of.n else None, why=why)
     rule = protocol()
     alpha = rule.statistics["alpha"] if alpha is None else alpha
     tails = 1 - CONFIDENCE, alpha, 1 - rule.measured_verdict["equivalence_confidence"]

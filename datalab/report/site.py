@@ -115,7 +115,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
         "no_evidence": no_evidence(entry.parameters for entry in manifest.sections.values()),
-        "forced": _counts([row["verdict"] for row in rows.values() if row["by_construction"]], ledger.VERDICTS),
+        "forced": _counts([row["verdict"] for row in rows.values() if row["by_construction"]], ledger.ANSWERS),
         "verdicts": _counts([row["verdict"] for row in rows.values()], ledger.VERDICTS),
         "paper": _counts([row["paper_check"] for row in rows.values()], ledger.PAPER_VERDICTS),
     }

@@ -31,7 +31,7 @@ FINDINGS = {
 }
 
 TEXT, EXCLUDED, CONSTRUCTED = "what the paper says, in our words", "printed value excluded?", "true by construction"
-UNANSWERED = [ledger.NOT_RUN, ledger.UNTESTABLE, ledger.SHOWN]  # verdicts that answer nothing
+UNANSWERED = [verdict for verdict in ledger.VERDICTS if verdict not in ledger.ANSWERS]
 
 
 class Parameters(SectionParameters):
@@ -76,8 +76,7 @@ def _measured(row: Mapping[str, Any]) -> str:
     low, high = (np.nan if row[name] == "" else float(row[name]) for name in ("low", "high"))
     width = np.ptp([end for end in (value, low, high) if np.isfinite(end)] or [0.0])
     digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
-    words = {-np.inf: "below all rates", np.inf: "above all rates"}  # where a crossover lies, or an end of its interval
-    value, low, high = (words.get(number, f"{number:.{digits}f}") for number in (value, low, high))
+    value, low, high = (ledger.BEYOND.get(number, f"{number:.{digits}f}") for number in (value, low, high))
     return f"{value} [{low}, {high}]" if "nan" not in (low, high) else value
 
 

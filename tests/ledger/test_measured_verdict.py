@@ -37,6 +37,17 @@ def test_a_verdict_is_read_on_the_protocols_intervals(mean, side, verdict):
     assert statement.effect_size == pytest.approx(d.mean() / d.std(ddof=1))
 
 
+@pytest.mark.parametrize("d", [[0.02, 0.02], [0.0] * 15, [0.02]])
+def test_values_that_are_all_alike_or_too_few_settle_nothing(d):
+    """Before: two sets with the same gain "reproduced" its direction, and the printed value was "excluded"."""
+    statement = ledger.judge("S5.3.filtering", np.array(d), side="greater", **WHERE)
+    assert statement.verdict == ledger.INCONCLUSIVE
+    assert statement.why == "fewer than two values, or all alike, have no interval"
+    assert (statement.measured, statement.low, statement.excluded) == (d[0], None, "")
+    forced = ledger.judge("T5.reg.mem", np.zeros(5), side="greater", **WHERE)  # by construction
+    assert forced.verdict == ledger.NULL
+
+
 def test_an_interval_that_excludes_0_at_95_but_not_at_the_protocols_level_settles_nothing():
     d = differences(0.012, 0.02)
     low = [scipy_stats.t.interval(c, 14, d.mean(), scipy_stats.sem(d))[0] for c in (0.95, 0.995)]

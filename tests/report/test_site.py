@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import record_fakes
 
-from datalab import cli, report
+from datalab import cli, ledger, report
 from datalab.errors import UserError
 from datalab.record import Study, lock
 from datalab.record.checks import verify
@@ -63,6 +63,15 @@ def test_a_smoke_run_ends_and_its_pages_begin_with_the_line_that_it_is_no_eviden
     page = (record / "index.html").read_text()
     assert page.count("No evidence") == 1
     assert page.index("No evidence") < page.index("The answer.")
+
+
+def test_an_unanswered_statement_is_not_counted_as_true_by_construction(record: Path, study: Study) -> None:
+    """Before: "not run", of which some true by construction."""
+    manifest = Manifest.load(record)
+    made = {claim["id"] for entry in manifest.sections.values() for claim in entry.claims}
+    assert not any(ledger.claims()[name].by_construction for name in made)
+    report.write(record, study=study)
+    assert "true by construction</small></li>" not in (record / "index.html").read_text()
 
 
 def test_what_is_no_smaller_in_smoke_is_evidence_there_too() -> None:
