@@ -1,6 +1,7 @@
 """The title's tables under version 2: what scipy says they are, and sentences that follow them."""
 
 import re
+import types
 
 import numpy as np
 import pandas as pd
@@ -257,6 +258,20 @@ def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
     text = once_more.size_reading(table[table.stratum == "balanced"])
     assert "more examples change little: **failed**, 2 of 16 intervals exclude 0" in text
     assert once_more.size_reading(pd.DataFrame()).startswith("No set")
+
+
+@pytest.mark.parametrize(("more", "n"), [(0, "0 data sets"), (5000, None)])
+def test_an_empty_table_by_size_counts_no_data_sets(rows, more, n, shown, monkeypatch):
+    saved, parameters = [], types.SimpleNamespace(length_seeds=2)
+    section = types.SimpleNamespace(
+        parameters=parameters,
+        sweep=lambda tasks: rows.assign(train_cap=more) if more else pd.DataFrame(),
+        table=lambda frame, *named, **stamp: saved.append((frame, stamp)),
+    )
+    monkeypatch.setattr(once_more, "larger_tasks", lambda p: [])
+    shown("0_title_noise_threshold", "by-size", section=section, stopped=readings.early_stopped(rows), root=0)
+    ((frame, stamp),) = saved
+    assert (frame.empty, stamp) == (not more, {"n": n, "seeds": 2})
 
 
 def test_shares_dropped_are_each_compared_with_random_of_their_own_size(rows):
