@@ -210,16 +210,15 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
     :func:`once_more.by_size`, :func:`readings.full_by_reading`.
     """
     lines = {}
-    for stratum in STRATA:
+    for stratum in [name for name in STRATA if name in set(crossover.stratum)]:
         at = _on_all(crossover, stratum)
-        if at.empty:
-            continue
         least, most, *limits = _spread(at)
+        never = f" {most.capitalize()}: at no rate studied." if least != most and most.startswith("above") else ""
         by = "whichever" if least == most else "depending on which"
         lines[stratum] = (
             f"On {at.sets.max()} {stratum} data sets, with models that stop early, dropping 30 % by influence beats "
             f"dropping 30 % at random {_from(at, ' wrong labels on')}, {by} of four scores is counted (95 % "
-            f"limits of all four: {' to '.join(limits)})."
+            f"limits of all four: {' to '.join(limits)}).{never}"
         )
         if stratum == VERDICT["stratum"]:
             lines[stratum] += " Below 0 %: with clean labels already." if least == "below 0 %" else ""

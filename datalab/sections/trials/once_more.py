@@ -226,11 +226,12 @@ def share_reading(apart: pd.DataFrame, full: pd.DataFrame) -> str:
         clean = f"in points {sentences.tallied(moved, CLEAN)}"
         best, least = gains.loc[gains.d.idxmax()], gains[LEAST].min()
         word = "held" if not least < 0.05 else "failed"
+        smallest = "no mean is a gain" if pd.isna(least) else f"smallest p {least:.2g}"
         lines.append(
             f"On {stratum} sets dropping {of} pays later than dropping {less}: **{sentences.judged(moved, LATER)}** "
             f"({later}), and loses more where no label is wrong: **{sentences.judged(moved, CLEAN, below=True)}** "
-            f"({clean}). Against keeping everything no share shows a gain after adjusting: **{word}** (smallest p "
-            f"{least:.2g}; best mean {sentences.points(best, 'd')} points, {best.dropped}, {best.reading}, at "
+            f"({clean}). Against keeping everything no share shows a gain after adjusting: **{word}** ({smallest}; "
+            f"best mean {sentences.points(best, 'd')} points, {best.dropped}, {best.reading}, at "
             f"{best[readings.RATE]:g} %)."
         )
     return "\n\n".join(lines) or "No other share was dropped in this profile."
