@@ -22,6 +22,7 @@ from datalab.sections.sentences import points
 # A predictor: the columns that a logistic regression is fitted on; these two fit nothing.
 TITLE_RULE, ALWAYS = "noise above 15 % (the title)", "it always pays"
 AHEAD, RANKED = "less the title's", "noise rate"  # by which an AUC ranks the cases for the title's rule
+NOTHING = "Nothing to foretell: with all data sets, or without one, pruning pays in every case or in none."
 PREDICTORS = {
     "label-free features": ["log classes", "log features", "log rows", "balance"],
     "total error (noisy validation)": ["noisy error"],
@@ -132,11 +133,13 @@ def _lead(figure: Callable[..., float], own: np.ndarray, title: np.ndarray, pays
 def expectation(predictors: pd.DataFrame) -> str:
     """Whether the gap says more than the noise rate, as was expected: held, failed or open, by its leads."""
     lines = []
-    for row in predictors[predictors.predictor == "gap"].to_dict("records"):
-        leads = (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}")
+    leads = (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}")
+    for row in predictors[predictors.predictor == "gap"].dropna(subset=leads).to_dict("records"):
         came = {lead: sentences.judged(pd.DataFrame([row]), lead) for lead in leads}
         said = [f"{lead.removesuffix(AHEAD)}{points(row, lead)}, {word}" for lead, word in came.items()]
         lines.append(f"{row['trained']}, data sets {row['data sets']}: {'; '.join(said)}")
+    if not lines:
+        return NOTHING
     return f"The gap less the noise rate, in points, unadjusted. {'. '.join(lines)}."
 
 
@@ -154,6 +157,8 @@ def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
 def foretells(part: pd.DataFrame) -> str:
     """How well the title's rule, saying yes always, and the best of the rest foretell, of one kind of data sets."""
     own = part[part.trained == STOPPED].set_index("predictor")
+    if own["balanced accuracy"].isna().all():
+        return f"Data sets {own['data sets'].iloc[0]}: {NOTHING}"
     best = own.drop(index=[ALWAYS, TITLE_RULE])["balanced accuracy"].fillna(0).idxmax()
 
     each = [
@@ -162,7 +167,7 @@ def foretells(part: pd.DataFrame) -> str:
     ]
     leads = [
         f"{row.trained} {points(row, f'balanced accuracy {AHEAD}')}, by AUC {points(row, f'AUC {AHEAD}')}"
-        for _, row in part[part.predictor == best].iterrows()
+        for _, row in part[part.predictor == best].dropna(subset=f"balanced accuracy {AHEAD}").iterrows()
     ]
     return (
         f"Does pruning beat random? Stopped early, data sets {own['data sets'].iloc[0]}, balanced accuracy (the mean "

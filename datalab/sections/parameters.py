@@ -48,11 +48,6 @@ def _with_primary(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _among_the_titles(values: tuple, info: pydantic.ValidationInfo) -> tuple:
-    own = info.data.get(f"length_{info.field_name.rsplit('_')[-1]}", values)
-    return tuple(value for value in values if value in own)
-
-
 def _above_0(rates: tuple[float, ...]) -> tuple[float, ...]:
     if min(rates) <= 0:
         raise ValueError("must be above 0: with no wrong label there is none to find")
@@ -66,7 +61,6 @@ MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.A
 RatesAbove0 = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_above_0)]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 AnyDatasets = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]  # or none
-TITLES = pydantic.AfterValidator(_among_the_titles)  # of ``length_...``: what is run once more, to be compared with it
 _Length = Annotated[int, pydantic.Field(ge=1, strict=True)]
 Lengths = Annotated[tuple[_Length, ...], pydantic.Field(min_length=1), RISING]
 AnyArchitectures = tuple[Literal[tuple(ALL)], ...]  # or none

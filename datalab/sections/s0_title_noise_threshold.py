@@ -22,8 +22,7 @@ from datalab.sections.parameters import estimated
 from datalab.sections.readings import ABOVE, ABOVE_P, LEAST, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
 from datalab.sections.trials import fine_tuned, once_more, training_length, version_1
 
-VERDICT = RULES["title_verdict"]
-LEDGER = RULES["ledger_reading"]
+VERDICT, LEDGER = RULES["title_verdict"], RULES["ledger_reading"]
 # Of the balanced sets (`parts`), by number of classes and by clean F1.
 TWO, MORE, SPLIT = "two classes", "three or more classes", "two less three or more"
 EASY, HARD = "a clean F1 at their median or above", "a clean F1 below their median"
@@ -38,6 +37,12 @@ class Parameters(
     fine_tuned.FineTunedParameters,
 ):
     """What the title's section takes; ``None`` is the profile's value."""
+
+    @property
+    def unfit(self) -> str:
+        """Version 1's rivals are run at the rates that both of its lists have."""
+        apart = f"parameter 'arm_noise_rates': must have a rate in common with noise_rates, {list(self.noise_rates)}"
+        return super().unfit or ("" if set(self.arm_noise_rates) & set(self.noise_rates) else apart)
 
 
 def tasks(p: Parameters) -> list:
@@ -77,9 +82,7 @@ def readings_apart(d: pd.DataFrame) -> pd.DataFrame:
         pairs = list(itertools.combinations(of, 2))
         for a, b in pairs:
             (ours, rates), (theirs, _) = of[a], of[b]
-            one, all_of_them = (
-                stats.crossovers_apart(ours, theirs, rates, 1 - 0.05 / tests) for tests in (1, len(pairs))
-            )
+            one, all_of_them = (stats.crossovers_apart(ours, theirs, rates, 1 - 0.05 / n) for n in (1, len(pairs)))
             apart = {"difference": 100 * one.estimate, "low": 100 * one.low, "high": 100 * one.high}
             apart |= {"low (all)": 100 * all_of_them.low, "high (all)": 100 * all_of_them.high}
             lines.append({"stratum": stratum, "of": a, "from": b} | apart | {"sets": one.n})
@@ -207,17 +210,18 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
     :func:`once_more.by_size`, :func:`readings.full_by_reading`.
     """
     lines = {}
-    for stratum in STRATA:
+    for stratum in [name for name in STRATA if name in set(crossover.stratum)]:
         at = _on_all(crossover, stratum)
-        if at.empty:
-            continue
+        least, most, *limits = _spread(at)
+        never = f" {most.capitalize()}: at no rate studied." if least != most and most.startswith("above") else ""
+        by = "whichever" if least == most else "depending on which"
         lines[stratum] = (
             f"On {at.sets.max()} {stratum} data sets, with models that stop early, dropping 30 % by influence beats "
-            f"dropping 30 % at random {_from(at)} wrong labels on, depending on which of four scores is counted (95 % "
-            f"limits of all four: {' to '.join(_spread(at)[2:])})."
+            f"dropping 30 % at random {_from(at, ' wrong labels on')}, {by} of four scores is counted (95 % "
+            f"limits of all four: {' to '.join(limits)}).{never}"
         )
         if stratum == VERDICT["stratum"]:
-            lines[stratum] += " Below 0 %: with clean labels already."
+            lines[stratum] += " Below 0 %: with clean labels already." if least == "below 0 %" else ""
             if kinds := kinds_apart(parts):
                 lines["kinds"] = kinds
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
@@ -233,7 +237,7 @@ def kinds_apart(parts: pd.DataFrame) -> str:
     words, kinds = [], (TWO, MORE, EASY, HARD, BOTH, OTHERS)
     for name, part in parts[parts.part.isin(kinds)].groupby("part", sort=False) if len(parts) else ():
         limits = " to ".join(_spread(part)[2:])
-        words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part)} on (limits {limits})")
+        words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part, ' on')} (limits {limits})")
     if not words:
         return ""
     return f"By number of classes and by clean F1, splits made after the results were seen: {'; '.join(words)}."
@@ -278,22 +282,20 @@ def both_verdicts(rule: TitleVerdict, first: TitleVerdict, statements: list[Stat
     refutes, reproduces = ([c for c in rule.conditions if c.role == role] for role in ("refutes", "reproduces"))
     least = min(refutes, key=lambda condition: condition.p).detail
     low = statements[1]
+    d = f"{100 * low.measured:.2f} [{100 * low.low:.2f}, {100 * low.high:.2f}]"
     return (
         f"The title is {rule.verdict} by version 2's rule, {first.verdict} by version 1's: of {len(refutes)} scores "
         f"{sum(c.held for c in refutes)} show a gain at 10 % or less or a loss at 20 % or more (smallest {least}), and "
         f"in {sum(c.held for c in reproduces)} the crossover's interval has 15 % inside (5, 30) %. Its other half, no "
-        f"gain up to 15 %, is {low.verdict}: up to there the mean of d, {LEDGER}, is {_points(low)} points."
+        f"gain up to 15 %, is {low.verdict}: up to there the mean of d, {LEDGER}, is {d} points."
     )
 
 
-def _points(statement: Statement) -> str:
-    value, low, high = (np.nan if x is None else 100 * x for x in (statement.measured, statement.low, statement.high))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _from(crossover: pd.DataFrame) -> str:
+def _from(crossover: pd.DataFrame, on: str = "") -> str:
     least, most = _spread(crossover)[:2]
-    return f"from {least}" if least == most else f"from {least} to {most}"
+    if least.startswith("above"):
+        return "at no rate studied"
+    return f"from {least}{f' to {most}' if most != least else ''}{on}"
 
 
 def _spread(crossover: pd.DataFrame) -> list[str]:
@@ -320,17 +322,13 @@ def as_expected(primary: pd.DataFrame, apart: pd.DataFrame) -> str:
     for stratum in STRATA:
         clean = primary[(primary.stratum == stratum) & (primary[RATE] == primary[RATE].min())]
         if len(clean) and clean.sets.min() > 1:
-            judged = sentences.judged(clean, "d", below=True)
-            lines.append(
-                f"On {stratum} sets pruning loses with clean labels: **{judged}** ({sentences.tallied(clean, 'd')})."
-            )
+            came = f"**{sentences.judged(clean, 'd', below=True)}** ({sentences.tallied(clean, 'd')})"
+            lines.append(f"On {stratum} sets pruning loses with clean labels: {came}.")
         pairs = apart[apart.stratum == stratum] if len(apart) else apart
         if len(pairs):
             apart_in = int(((pairs["low (all)"] > 0) | (pairs["high (all)"] < 0)).sum())
-            word = "failed" if apart_in else "open"
-            lines.append(
-                f"There the readings agree: **{word}** (crossovers differ in {apart_in} of {len(pairs)} pairs)."
-            )
+            came = f"**{'failed' if apart_in else 'open'}** (crossovers differ in {apart_in} of {len(pairs)} pairs)"
+            lines.append(f"There the readings agree: {came}.")
     return " ".join(lines)
 
 
@@ -341,10 +339,11 @@ def goes_reading(goes_with: pd.DataFrame, by_dataset: pd.DataFrame) -> str:
     if len(rows):
         rows = rows.assign(on=rows.stratum + ", " + rows.reading)
         lines.append(f"The crossover with clean F1 (higher: easier), rho: {sentences.standing(rows, 'rho', 'on', 2)}")
-    for (reading, stratum), part in by_dataset.groupby(["reading", "stratum"], sort=False):
+    several = by_dataset.groupby(["reading", "stratum"]).filter(lambda part: len(part) > 2)  # two move a mean alike
+    for (reading, stratum), part in several.groupby(["reading", "stratum"], sort=False):
         values = part.set_index("dataset")[at_0]
-        others = (values.sum() - values) / max(len(values) - 1, 1)
+        others = (values.sum() - values) / (len(values) - 1)
         name = (others - values.mean()).abs().idxmax()
         means = f"{values[name]:+.3f}, the mean {values.mean():+.3f} with it, {others[name]:+.3f} without"
         lines.append(f"{at_0}, {stratum}, {reading}: {name} moves the mean most ({means}).")
-    return "\n\n".join([*lines[:1], " ".join(lines[1:])])
+    return "\n\n".join([*lines[:1], " ".join(lines[1:])]) or "Too few sets to say which of them moves a mean most."

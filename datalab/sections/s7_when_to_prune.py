@@ -166,8 +166,10 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
 
 def classes_apart(by_classes: pd.DataFrame) -> str:
     """What pruning by influence gains over keeping everything in sets of two classes and of more."""
-    own = by_classes[(by_classes.score == "F1") & (by_classes.arm == BY_SCORE[0])]
+    own = by_classes[(by_classes.score == "F1") & (by_classes.arm == BY_SCORE[0])].dropna(subset=CLASSES)
     two, more = CLASSES
+    if own.empty:
+        return f"The balanced sets are all of {two}, or all of {more}: they are not split."
     each = [f"at {r[RATE]:g} % {points(r, two)} and {points(r, more)}" for r in own.to_dict("records")]
     return (
         f"Split after the look, balanced sets of {two} and of {more}: {BY_SCORE[0]} less keeping "

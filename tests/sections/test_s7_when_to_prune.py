@@ -1,5 +1,7 @@
 """When pruning pays: predictors that never saw the set they speak of, and rules read against keeping everything."""
 
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,6 +71,20 @@ def test_what_was_expected_of_the_gap_held_failed_or_is_open_by_the_limits_of_it
     assert "[-20.0, -1.0], failed" in foretelling.expectation(pd.DataFrame([leads]))
     leads[f"AUC {foretelling.AHEAD} high"] = 0.01
     assert "[-20.0, +1.0], open" in foretelling.expectation(pd.DataFrame([leads]))
+
+
+@pytest.mark.parametrize("pays", ["every case", "the cases of all sets but one", "no case"])
+def test_where_pruning_pays_always_or_never_nothing_is_said_to_be_foretold(cases, pays, shown):
+    cases["pays"] = pays != "no case"
+    cases.loc[cases.dataset == UNTOUCHED[0], "pays"] &= pays == "every case"
+    table = foretelling.predictors(foretelling.foretold(cases))
+    assert foretelling.expectation(table) == foretelling.NOTHING
+    for which, part in table.groupby("data sets"):
+        assert foretelling.foretells(part) == f"Data sets {which}: {foretelling.NOTHING}"
+    section = types.SimpleNamespace(figure=lambda figure, *a, **k: titles.append(figure.get_suptitle()))
+    titles = []
+    shown("7_when_to_prune", "cell-13", predictors=table, section=section)
+    assert titles == [foretelling.NOTHING]
 
 
 def compared(**given):
@@ -150,3 +166,5 @@ def test_balanced_sets_are_split_by_their_classes(stopped):
     assert [row[kind].item() for kind in s7.CLASSES] == pytest.approx([0.02, -0.01])
     expected = ttest_ind([-0.02, 0.0], [0.01, 0.03], equal_var=False).confidence_interval()
     assert [row["apart low"].item(), row["apart high"].item()] == pytest.approx([*expected])
+    assert "at 10 % +2.0 [" in s7.classes_apart(s7.by_classes(rows))
+    assert s7.classes_apart(s7.by_classes(rows[rows.dataset.isin(two)])).endswith("they are not split.")

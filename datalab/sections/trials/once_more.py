@@ -5,6 +5,8 @@ examples as confident learning doubts, anew for every data set and noise rate. S
 know how many labels are wrong.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pandas as pd
@@ -13,32 +15,67 @@ import pydantic
 from datalab import data, stats
 from datalab.protocol import protocol
 from datalab.sections import compare, readings, sentences
-from datalab.sections.parameters import TITLES, AnyDatasets, Fractions, Rates
+from datalab.sections.parameters import AnyDatasets, Fractions, Rates
 from datalab.sections.readings import LEAST, PRIMARY_KEEP, STRATA, read_by
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import DOUBTED
 from datalab.sweep import Task
 
 LATER, CLEAN = "crossover", "d with clean labels"
+ONCE_MORE = ("share", "large")
 
 
 class OnceMoreParameters(training_length.LengthParameters):
     """Beside these: what is run once more on more training examples (large), and with other shares dropped (share)."""
 
-    share_datasets: Annotated[AnyDatasets, TITLES]
-    share_rates: Annotated[Rates, pydantic.Field(min_length=2), TITLES]
+    share_datasets: AnyDatasets
+    share_rates: Rates = pydantic.Field(min_length=2)
     share_keep_fractions: Fractions
-    large_datasets: Annotated[AnyDatasets, TITLES]
+    large_datasets: AnyDatasets
     large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
-    large_rates: Annotated[Rates, TITLES]
+    large_rates: Rates = pydantic.Field(min_length=2)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _profiles_among_the_titles(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Of the profile's, what ``length_...`` leaves out is not run once more; none is where too little is left."""
+        given = {name: value for name, value in raw.items() if value is not None}
+        profile, left = protocol().profiles.get(str(given.get("profile", "smoke")), {}), {}
+        for kind in ONCE_MORE if profile else ():
+            for of in ("datasets", "rates"):
+                own = given.get(f"length_{of}", profile[f"length_{of}"])
+                own = own if isinstance(own, list | tuple) else ()  # of another type it is refused
+                left[f"{kind}_{of}"] = [value for value in profile[f"{kind}_{of}"] if value in own]
+            sets, rates = f"{kind}_datasets", f"{kind}_rates"
+            if not {sets, rates} & given.keys() and (_all_alone(left[sets]) or len(left[rates]) < 2):
+                left |= {sets: [], rates: profile[rates]}
+        return left | given
+
+    @pydantic.model_validator(mode="after")
+    def _among_the_titles(self) -> "OnceMoreParameters":
+        for kind, of in itertools.product(ONCE_MORE, ("datasets", "rates")):
+            own, titles = getattr(self, f"{kind}_{of}"), getattr(self, f"length_{of}")
+            if getattr(self, f"{kind}_datasets") and not set(own) <= set(titles):
+                raise ValueError(
+                    f"{kind}_{of} must be among length_{of}, with which they are compared; got {list(own)}"
+                )
+        if self.share_datasets and self.share_rates[0] > 0:
+            raise ValueError("share_rates must include 0, where no label is wrong")
+        if self.share_datasets and not set(self.share_keep_fractions) - {PRIMARY_KEEP, 1}:
+            raise ValueError(f"share_keep_fractions must include one below 1 beside {PRIMARY_KEEP:g}, the title's own")
+        return self
 
     @property
     def unfit(self) -> str:
         """Balanced and skewed sets are read apart, and one set alone has no interval."""
-        strata = [data.stratum(name) for name in self.share_datasets]
-        alone = len(set(strata)) == len(strata) > 0
-        few = "parameter 'share_datasets': name none, or two or more that are balanced, or two or more that are skewed"
-        return super().unfit or (few if alone else "")
+        alone = [kind for kind in ONCE_MORE if (names := getattr(self, f"{kind}_datasets")) and _all_alone(names)]
+        few = "name none, or two or more that are balanced, or two or more that are skewed"
+        return super().unfit or (f"parameter '{alone[0]}_datasets': {few}" if alone else "")
+
+
+def _all_alone(names: Sequence[str]) -> bool:
+    strata = [data.stratum(name) for name in names]
+    return len(set(strata)) == len(strata)
 
 
 def tasks(p: OnceMoreParameters) -> list[Task]:
@@ -48,8 +85,6 @@ def tasks(p: OnceMoreParameters) -> list[Task]:
 
 def larger_tasks(p: OnceMoreParameters) -> list[Task]:
     """The same on as many as ``large_train`` training examples: a task a data set, of the first seed's."""
-    if not p.large_rates:
-        return []
     how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.large_rates)} | p.of_trial
     how |= {"caps": p.of_trial["caps"] | {"train": p.large_train}, "keep_fractions": [PRIMARY_KEEP]}
     how |= {"lengths": list(p.lengths), "reference_lengths": [max(p.lengths)]}
@@ -107,8 +142,6 @@ def size_reading(larger: pd.DataFrame) -> str:
 
 def share_tasks(p: OnceMoreParameters) -> list[Task]:
     """A task a data set, of the first seed's: what the title's own rows, of 30 % dropped, do not have."""
-    if len(p.share_rates) < 2:
-        return []
     others = [keep for keep in p.share_keep_fractions if keep != PRIMARY_KEEP]
     how = {"noise_kind": protocol().primary_cell["noise"], "seed": 0, "rates": list(p.share_rates)} | p.of_trial
     how |= {"keep_fractions": others, "lengths": list(p.lengths)}
@@ -193,11 +226,12 @@ def share_reading(apart: pd.DataFrame, full: pd.DataFrame) -> str:
         clean = f"in points {sentences.tallied(moved, CLEAN)}"
         best, least = gains.loc[gains.d.idxmax()], gains[LEAST].min()
         word = "held" if not least < 0.05 else "failed"
+        smallest = "no mean is a gain" if pd.isna(least) else f"smallest p {least:.2g}"
         lines.append(
             f"On {stratum} sets dropping {of} pays later than dropping {less}: **{sentences.judged(moved, LATER)}** "
             f"({later}), and loses more where no label is wrong: **{sentences.judged(moved, CLEAN, below=True)}** "
-            f"({clean}). Against keeping everything no share shows a gain after adjusting: **{word}** (smallest p "
-            f"{least:.2g}; best mean {sentences.points(best, 'd')} points, {best.dropped}, {best.reading}, at "
+            f"({clean}). Against keeping everything no share shows a gain after adjusting: **{word}** ({smallest}; "
+            f"best mean {sentences.points(best, 'd')} points, {best.dropped}, {best.reading}, at "
             f"{best[readings.RATE]:g} %)."
         )
     return "\n\n".join(lines) or "No other share was dropped in this profile."

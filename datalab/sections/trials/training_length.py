@@ -8,7 +8,7 @@ practitioner does, to stop by noisy validation labels, is read off the rows (:mo
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from datalab import correction, data, metrics, noise, pruning
 from datalab.protocol import protocol
 from datalab.sections import compare
 from datalab.sections.parameters import AnyDatasets, Count, Datasets, Fractions, Lengths, Rates, TrialParameters
-from datalab.sections.readings import and_all, early_stopped, read_by
+from datalab.sections.readings import THRESHOLD, and_all, early_stopped, read_by
 from datalab.sections.trials.trial import (
     HUMAN,
     Looks,
@@ -48,14 +48,25 @@ class LengthParameters(TrialParameters):
     length_seeds: Count
     length_rates: Rates = pydantic.Field(min_length=2)
     length_keep_fractions: Fractions
-    lengths: Lengths
+    lengths: Annotated[Lengths, pydantic.Field(min_length=2)]  # one is not longer than another, nor chosen
     reference_lengths: Lengths
     human_datasets: AnyDatasets
+
+    @pydantic.field_validator("human_datasets")
+    @classmethod
+    def _has_single_raters(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if data.REGISTRY[name].human_error is None:
+                rated = [known for known, spec in data.REGISTRY.items() if spec.human_error is not None]
+                raise ValueError(f"'{name}' has no labels of single raters; use {', '.join(rated)}")
+        return names
 
     @pydantic.model_validator(mode="after")
     def _primary_is_run(self) -> "LengthParameters":
         if PRIMARY_KEEP not in self.length_keep_fractions:
             raise ValueError(f"length_keep_fractions must include {PRIMARY_KEEP:g}, where the title's verdict is read")
+        if not self.length_rates[0] == 0 < THRESHOLD < self.length_rates[-1]:
+            raise ValueError(f"length_rates must include 0, and a rate above {THRESHOLD:g}, the title's")
         if not set(self.reference_lengths) <= set(self.lengths):
             raise ValueError(f"reference_lengths must be among lengths, {list(self.lengths)}")
         return self

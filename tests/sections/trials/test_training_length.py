@@ -116,13 +116,21 @@ def test_more_training_examples_are_a_task_of_their_own_beside_the_others():
 
 @pytest.mark.parametrize(("kind", "tasks"), [("large", once_more.larger_tasks), ("share", once_more.share_tasks)])
 def test_what_is_run_once_more_is_of_sets_and_rates_of_the_titles_own(kind, tasks):
-    given = {"profile": "smoke", "length_datasets": ["wine", "digits"], "length_rates": [0.0, 0.2, 0.4]}
-    given |= {f"{kind}_datasets": ["wine", "breast_cancer", "texture"], f"{kind}_rates": [0.1, 0.2, 0.4]}
-    p = resolve(s0.Parameters, given, "test")
-    (task,) = tasks(p)
-    assert (task.parameters["dataset"], task.parameters["rates"]) == ("wine", [0.2, 0.4])
-    assert "texture" not in p.needs
-    assert tasks(resolve(s0.Parameters, given | {f"{kind}_rates": [0.15, 0.25]}, "test")) == []
+    """What the profile has beyond them is left out, all of it where too little is left; what is given is refused."""
+
+    def ran(profile="smoke", **given):
+        p = resolve(s0.Parameters, {"profile": profile, **given}, "test")
+        assert resolve(s0.Parameters, p.model_dump(), "test") == p
+        return [(task.parameters["dataset"], task.parameters["rates"]) for task in tasks(p)]
+
+    assert ran(length_datasets=["wine", "optdigits"]) == ran(length_rates=[0.0, 0.3]) == []
+    left = ran("study", length_datasets=["rotten-tomatoes", "zh-reviews", "wine"], length_rates=[0.0, 0.1, 0.4])
+    assert left == [("rotten-tomatoes", [0.0, 0.1, 0.4]), ("zh-reviews", [0.0, 0.1, 0.4])]
+    for of, values in {"datasets": ["wine", "texture"], "rates": [0.0, 0.1]}.items():
+        with pytest.raises(UserError, match=f"{kind}_{of} must be among length_{of}"):
+            ran(**{f"{kind}_{of}": values})
+    with pytest.raises(UserError, match=f"'{kind}_rates'"):
+        ran(**{f"{kind}_rates": [0.0]})
 
 
 def test_sets_that_no_interval_could_be_made_of_are_refused():
@@ -133,8 +141,11 @@ def test_sets_that_no_interval_could_be_made_of_are_refused():
     assert "name two or more balanced data sets" in unfit("adult", "breast_cancer")
     assert unfit("digits", "wine") == unfit("digits", "wine", "adult") == ""
     assert "'wine' alone" in unfit("digits", "wine", datasets=["wine"])
-    assert "'share_datasets': name none, or two" in unfit("digits", "wine", share_datasets=["wine", "adult"])
-    assert unfit("digits", "wine", share_datasets=[]) == ""
+    assert "'share_datasets': name none, or two" in unfit("digits", "wine", "adult", share_datasets=["wine", "adult"])
+    assert "rate in common with noise_rates, [0.1, 0.4]" in unfit("digits", "wine", noise_rates=[0.1, 0.4])
+    assert "'arm_noise_rates'" in unfit("digits", "wine", arm_noise_rates=[0.3])
+    assert "'large_datasets': name none, or two" in unfit("digits", "wine", large_datasets=["wine"])
+    assert unfit("digits", "wine", share_datasets=[], large_datasets=[]) == unfit("wine", "optdigits") == ""
 
 
 def test_what_noisy_validation_chose_for_the_references_is_what_they_score(rows, monkeypatch):
@@ -244,6 +255,12 @@ def test_the_scores_are_scikit_learns(monkeypatch):
         ({"length_datasets": ["wnie"]}, "did you mean 'wine'"),
         ({"reference_lengths": [7]}, "among lengths"),
         ({"length_rates": [0.1]}, "length_rates"),
+        ({"length_rates": [0.1, 0.3]}, "length_rates must include 0"),
+        ({"length_rates": [0.0, 0.1]}, "a rate above 0.15"),
+        ({"lengths": [20], "reference_lengths": [20]}, "'lengths'.* at least 2"),
+        ({"human_datasets": ["digits"]}, "'digits' has no labels of single raters; use .*vader-tweets"),
+        ({"share_keep_fractions": [0.7]}, "share_keep_fractions must include one below 1 beside 0.7"),
+        ({"share_rates": [0.2, 0.4]}, "share_rates must include 0"),
     ],
 )
 def test_parameters_that_leave_the_primary_training_out_or_make_no_sense_are_refused(given, named):
