@@ -282,7 +282,8 @@ def both_verdicts(rule: TitleVerdict, first: TitleVerdict, statements: list[Stat
     refutes, reproduces = ([c for c in rule.conditions if c.role == role] for role in ("refutes", "reproduces"))
     least = min(refutes, key=lambda condition: condition.p).detail
     low = statements[1]
-    d = f"{100 * low.measured:.2f} [{100 * low.low:.2f}, {100 * low.high:.2f}]"
+    ends = (np.nan if x is None else 100 * x for x in (low.measured, low.low, low.high))  # of sets all alike
+    d = "{:.2f} [{:.2f}, {:.2f}]".format(*ends)
     return (
         f"The title is {rule.verdict} by version 2's rule, {first.verdict} by version 1's: of {len(refutes)} scores "
         f"{sum(c.held for c in refutes)} show a gain at 10 % or less or a loss at 20 % or more (smallest {least}), and "
