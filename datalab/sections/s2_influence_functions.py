@@ -5,6 +5,7 @@ flipped (:mod:`datalab.sections.trials.flipped_labels`). A task returns rows wit
 made. Intervals are 95 % t-intervals over data sets.
 """
 
+import itertools
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from datalab import ledger, noise, retraining, seeds
+from datalab import data, ledger, noise, retraining, seeds
 from datalab.influence import EKFAC, KFAC, TRAK, DataInf, ExactGGN, GradDot, LastLayerGGN
 from datalab.influence.estimator import AUTO_RELATIVE, quiet
 from datalab.protocol import protocol
@@ -54,6 +55,21 @@ class Parameters(TrialParameters):
     def agreement_rate(self) -> float:
         """The rate at which estimators are compared with each other: the one nearest to 20 %."""
         return min(self.mislabel_rates, key=lambda rate: abs(rate - 0.2))
+
+    @property
+    def unfit(self) -> str:
+        """A rate that rounds to no flipped label in a class, or to all, leaves nothing to tell apart."""
+        for name, rate in (
+            *itertools.product(self.datasets, self.mislabel_rates),
+            (self.picture_dataset, self.agreement_rate),
+        ):
+            card = data.REGISTRY[name]
+            rows = min(self.caps["train"], int(protocol().splits["train"] * card.unique_rows))
+            of_class = -(-rows // card.classes)
+            if not 0 < round(rate * of_class) < of_class:
+                few = f"{rate:g} of {of_class} rows a class of '{name}' rounds to {round(rate * of_class)} wrong labels"
+                return f"parameter 'mislabel_rates': {few}; name a rate of some right and wrong ones, or raise 'caps'"
+        return super().unfit
 
 
 def tasks(p: Parameters) -> list[Task]:
@@ -237,13 +253,15 @@ def tuned_lds(rows: pd.DataFrame) -> pd.DataFrame:
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
         chosen, default = tuned(part), part[part.automatic].lds
+        if len(chosen) == 1:  # there is no elsewhere
+            chosen = chosen.iloc[:0]
         ahead = ours - chosen.lds if part.estimator.iloc[0] != "EKFAC" else []
         columns = mean_with_interval(default, "default", bounds=compare.SIGNED)
         columns |= mean_with_interval(chosen.lds, "tuned elsewhere", bounds=compare.SIGNED)
         columns[DAMPING] = best = chosen.relative_damping.median()
         ends = part.relative_damping.min(), part.relative_damping.max()
         columns["at the grid's edge"] = "yes" if best in ends and ends[0] < ends[1] else ""
-        return columns | mean_with_interval(ahead, "EKFAC ahead") | {"sets": len(chosen)}
+        return columns | mean_with_interval(ahead, "EKFAC ahead") | {"sets": part.dataset.nunique()}
 
     table = compare.table(part, "estimator", measure)
     return table.sort_values("tuned elsewhere", ascending=False, ignore_index=True)

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from datalab import data, ledger, metrics, models, noise, seeds
+from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare
 from datalab.sections.compare import mean_with_interval
@@ -29,7 +30,7 @@ MISS = {"class_deviation": "largest miss in a class (labels)", "points": "larges
 class Parameters(TrainingParameters):
     architecture_seeds: Count
     architecture_datasets: Datasets
-    noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...]
+    noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
     noise_rates: tuple[Rate, ...] = pydantic.Field(min_length=1)
 
     @property
@@ -41,6 +42,14 @@ class Parameters(TrainingParameters):
     def needs(self) -> tuple[str, ...]:
         """The data sets that must be on disk."""
         return self.datasets
+
+    @property
+    def unfit(self) -> str:
+        """The profile's choice gives way to other ``datasets``; one's own is not dropped without a word."""
+        other = sorted(set(self.architecture_datasets) - set(self.datasets))
+        if other and self.architecture_datasets != protocol().profiles[self.profile]["architecture_datasets"]:
+            return f"parameter 'architecture_datasets': '{other[0]}' is not among 'datasets'; name it there as well"
+        return super().unfit
 
 
 def tasks(p: Parameters) -> list[Task]:
@@ -129,6 +138,18 @@ def injected_noise(rows: pd.DataFrame) -> pd.DataFrame:
     # Where the count per class is not fixed (instance-dependent noise), a deviation from it says nothing.
     worst.loc[worst.noise == "instance", "class_deviation"] = np.nan
     return worst.assign(rate=100 * worst.rate).rename(columns=MISS | {"rate": "noise rate (%)"})
+
+
+def noise_reading(rows: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Whether the noise misses what was asked by rounding alone, half a label a class; ``table``: injected_noise."""
+    part = rows[rows.kind == "noise"]
+    rounding = bool((part.points <= 50 * part.classes / part.n_train + 1e-9).all())
+    missed, points = (table[name].max() for name in MISS.values())
+    of_class = "" if np.isnan(missed) else f"a class misses its count of flips by {missed:g} labels at most, "
+    return (
+        f"{'Failed' if missed > 0 or not rounding else 'Held'}: {of_class}the whole its rate by {points:.2g} points, "
+        f"which is {'' if rounding else 'more than '}rounding."
+    )
 
 
 def trained(rows: pd.DataFrame) -> pd.DataFrame:

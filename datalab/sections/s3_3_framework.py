@@ -53,9 +53,9 @@ class Parameters(TrialParameters):
 
     @property
     def picture_lambda2(self) -> float:
-        """The setting whose weights are pictured: the one nearest to the default."""
+        """The setting whose weights are pictured: the one nearest to the default, above 0 (there is no tilt at 0)."""
         default = protocol().framework["default"]["lambda2"]
-        return min(self.lambda2_sweep, key=lambda value: abs(value - default))
+        return min(filter(None, self.lambda2_sweep), key=lambda value: abs(value - default))
 
 
 def tasks(p: Parameters) -> list[Task]:

@@ -15,7 +15,7 @@ import pydantic
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from datalab import correction, ledger, pruning, stats
+from datalab import correction, data, ledger, pruning
 from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, parameters, plots, sentences
@@ -45,6 +45,15 @@ class Parameters(StoppedParameters):
     def needs(self) -> tuple[str, ...]:
         """The data sets that must be on disk."""
         return self.scaling_datasets
+
+    @property
+    def unfit(self) -> str:
+        """Two sizes that a data set does not reach are the same rows: only the largest may stand for all it has."""
+        for name in self.scaling_datasets:
+            if (rows := int(protocol().splits["train"] * data.REGISTRY[name].unique_rows)) <= self.scaling_sizes[-2]:
+                few = f"'{name}' has some {rows:,} rows to train on"
+                return f"parameter 'scaling_sizes': {few}; name one size above that at most, and smaller ones"
+        return super().unfit
 
 
 def tasks(p: Parameters) -> list[Task]:
@@ -248,8 +257,9 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         return f1(ours, *sizes, of=of) / f1("vanilla", *sizes, of=of) - 1
 
     def alone(d: Callable[[pd.DataFrame], NDArray[np.float64]]) -> str:
-        parts = {name: stats.t_interval(100 * d(part)) for name, part in rows.groupby("architecture", sort=False)}
-        shown = (f"{name} {i.estimate:+.1f} [{i.low:.1f}, {i.high:.1f}]" for name, i in parts.items())
+        parts = rows.groupby("architecture", sort=False)
+        gains = {name: compare.mean_with_interval(100 * d(part), "d") for name, part in parts}
+        shown = (f"{name} {sentences.with_limits(of, 'd', 1)}" for name, of in gains.items())
         return f"{sentences.listed(shown)} alone"
 
     def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import pandas as pd
 import pydantic
 
 from datalab import advise, data, noise, seeds
-from datalab.advise import pilot
-from datalab.advise.advice import SHOWN
+from datalab.advise import pilot, reading
+from datalab.advise.advice import SHOWN, _labelled
 from datalab.errors import UserError
 from datalab.record.parameters import SectionParameters
 from datalab.sections.parameters import estimated
@@ -32,6 +32,20 @@ class Parameters(SectionParameters):
     id: str | None = None
     minutes: Annotated[float, pydantic.Field(gt=0, le=1440)] | None = None
     splits: Annotated[int, pydantic.Field(ge=2, le=200, strict=True)] = 3
+
+    @property
+    def unfit(self) -> str:
+        """Columns without a file to hold them, and what the advice would refuse once it had begun."""
+        if not self.path:
+            named = next((name for name in ("label", "id") if getattr(self, name) is not None), "")
+            return (
+                f"parameter '{named}': a column of no file; name the file as 'path', or leave it out" if named else ""
+            )
+        try:
+            _labelled(reading.read(self.path), self.label, self.id, None)
+        except UserError as error:
+            return f"parameter 'path': {error}"
+        return super().unfit
 
 
 def tasks(p: Parameters) -> list[Task]:

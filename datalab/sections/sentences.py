@@ -10,6 +10,9 @@ def digits(value: float, decimals: int = 3) -> str:
     return f"{value:+.{decimals}f}"
 
 
+NOTHING = "**Not measured here**."  # in place of a sentence on rows of which none has a value
+
+
 def listed(names: Iterable[object], none: str = "none") -> str:
     """``a, b, c``, or ``none``."""
     return ", ".join(map(str, names)) or none
@@ -35,6 +38,13 @@ def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+", de
     return f"{figure} [{low}, {high}]" if "nan" not in low else figure
 
 
+def with_limits(row: Mapping[str, float] | pd.Series, value: str, decimals: int = 3) -> str:
+    """A figure of a table's row, with its limits where there are any: ``+0.012 [0.003, 0.021]``."""
+    low, high = (row[name] for name in limits(row, value))
+    interval = "" if pd.isna(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return digits(row[value], decimals) + interval
+
+
 def judged(frame: pd.DataFrame, value: str, below: bool = False) -> str:
     """What became of the expectation that a column lies above 0 (or ``below``) in every row, by its intervals.
 
@@ -48,7 +58,8 @@ def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> 
     """Which rows of a table are ahead (interval above 0), behind (below) and open, each with value and interval.
 
     ``value`` names the column, whose limits are ``value low`` and ``value high`` (else ``low`` and ``high``); ``label``
-    names the column that says what the row is of. A row without a value, such as a base row, is left out.
+    names the column that says what the row is of. A row without a value, such as a base row, is left out; of no row
+    with one nothing is said but that.
     """
     ahead, behind = _came(frame, value, "above")
     return _sorted({"Ahead": ahead, "Behind": behind, "Open": ~(ahead | behind)}, frame, value, label, decimals)
@@ -73,12 +84,12 @@ def _came(frame: pd.DataFrame, value: str, side: str, bound: float = 0.0) -> tup
 
 
 def _sorted(groups: Mapping[str, pd.Series], frame: pd.DataFrame, value: str, label: str, decimals: int) -> str:
-    low, high = limits(frame, value)
+    if frame[value].isna().all():
+        return NOTHING
 
     def shown(row: pd.Series) -> str:
-        interval = "" if pd.isna(row[low]) else f" [{row[low]:.{decimals}f}, {row[high]:.{decimals}f}]"
         name = f"{row[label]:g}" if isinstance(row[label], float) else row[label]
-        return f"{name} ({digits(row[value], decimals)}{interval})"
+        return f"{name} ({with_limits(row, value, decimals)})"
 
     rows = {word: frame[of_word & frame[value].notna()] for word, of_word in groups.items()}
     named = {word: listed(shown(row) for _, row in part.iterrows()) for word, part in rows.items()}

@@ -153,7 +153,9 @@ def test_one_data_set_or_one_rate_or_none_small_enough_is_no_error(rows):
     table, ahead = flipped_labels.auroc(alone), flipped_labels.against_loss(alone)
     flipped_labels.auroc_figure(table, ahead)
     assert "is open" in flipped_labels.answer(ahead)
-    assert s2.tuned_lds(alone)["tuned elsewhere"].notna().all()
+    tuned = s2.tuned_lds(alone)
+    assert tuned["default"].notna().all()
+    assert tuned["tuned elsewhere"].isna().all()  # there is no other data set to tune on
 
 
 def test_agreement_is_symmetric_with_ones_on_its_diagonal(rows):
@@ -255,3 +257,11 @@ def test_a_damping_that_was_best_at_the_end_of_its_grid_says_so():
         row["lds"] += 0.2 * (row["estimator"] == "EKFAC" and row["relative_damping"] == 1.0)
     table = s2.tuned_lds(pd.DataFrame(rows)).set_index("estimator")
     assert table["at the grid's edge"].to_dict() == {"ExactGGN": "yes", "EKFAC": ""}
+
+
+def test_an_estimator_of_one_data_set_is_tuned_nowhere_else_and_has_no_edge():
+    settings = {"kind": "lds", "estimator": "EKFAC", "dataset": "a", "each": 0.0}
+    rows = [settings | {"relative_damping": d, "automatic": d == 0.1, "lds": 0.5} for d in (0.1, 1.0)]
+    (row,) = s2.tuned_lds(pd.DataFrame(rows)).to_dict("records")
+    assert (row["default"], row["at the grid's edge"], row["sets"]) == (0.5, "", 1)
+    assert np.isnan([row["tuned elsewhere"], row[s2.DAMPING]]).all()

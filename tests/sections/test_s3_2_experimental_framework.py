@@ -1,5 +1,7 @@
 """Section 3.2: its tasks measure what they say, its tables follow from their rows."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +51,28 @@ def test_symmetric_noise_misses_no_class_and_no_rate_by_more_than_rounding(noisy
     classes = noisy.classes.max()
     assert table["largest miss of the rate (points)"].max() <= 100 * classes / 2 / fewest
     assert (table.xs(0.0, level=1)["largest miss of the rate (points)"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "more", "words"),
+    [
+        (["symmetric", "instance"], 0, r"^Held: a class misses .* by 0 labels .* points, which is rounding\.$"),
+        (["instance"], 0, r"^Held: the whole its rate by [.\d]+ points, which is rounding\.$"),
+        (["instance"], 9, r"^Failed: the whole its rate by [.\d]+ points, which is more than rounding\.$"),
+    ],
+)
+def test_that_noise_misses_by_rounding_alone_is_said_where_it_does(noisy, kinds, more, words):
+    rows = noisy[noisy.noise.isin(kinds)].assign(points=noisy.points + more)
+    assert re.search(words, s3_2.noise_reading(rows, s3_2.injected_noise(rows)))
+
+
+def test_where_no_set_is_of_images_none_is_spoken_of(shown):
+    one = pd.DataFrame({"dataset": ["wine"], "mlp accuracy": [0.9]})
+    one = one.assign(**{f"{name} accuracy": [0.8] for name in ("cnn", "resnet", "convnext")})
+    less = pd.DataFrame({"architecture": ["cnn"], "less MLP": [0.1], "less MLP low": [0.0], "less MLP high": [0.2]})
+    for name, words in {"wine": "No set here is of images.", "mnist5k": "on 1 sets of images .* cnn -0.100"}.items():
+        names = {"architectures": less, "baselines": one.assign(dataset=name)}
+        assert re.search(words, shown("3_2_experimental_framework", "fac3b6eb", **names)["on_images"])
 
 
 def test_a_data_sets_row_has_its_card_and_the_sizes_it_was_used_with(noisy):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from datalab import framework
+from datalab.record.parameters import resolve
 from datalab.sections import s3_3_framework as s3_3
 
 GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
@@ -20,14 +21,19 @@ def test_the_identity_table_shows_equality_and_nothing_below():
     assert table["ESS / n of the optimum"].is_monotonic_increasing
 
 
-@pytest.mark.parametrize("lambda2", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("lambda2", [0.0001, 0.1, 1.0, 10.0])
 def test_the_minimum_in_the_notebooks_cell_is_the_tables(lambda2, shown):
-    losses = np.random.default_rng(0).exponential(size=200)
+    losses = 0.1 + np.random.default_rng(0).exponential(size=200)
     p = SimpleNamespace(picture_lambda2=lambda2)
     names = shown("3_3_framework", "tilted-by-hand", losses=losses, p=p)
     row = s3_3.identity(losses, (lambda2,), 7).iloc[0]
     assert names["minimum"] == pytest.approx(row.minimum, rel=1e-12)
     assert names["objective"] == pytest.approx(row["at the optimal weights"], rel=1e-12)
+
+
+def test_the_setting_that_is_pictured_is_above_0():
+    p = resolve(s3_3.Parameters, {"lambda2_sweep": [0, 100]}, "notebook 3_3_framework")
+    assert p.picture_lambda2 == 100
 
 
 def test_a_gap_is_never_below_zero():

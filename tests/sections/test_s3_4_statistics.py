@@ -141,3 +141,8 @@ def test_a_setting_is_shown_with_the_rate_that_it_gives():
 def test_a_parameter_out_of_range_is_refused_by_name(given, named):
     with pytest.raises(UserError, match=named):
         parameters(**given)
+
+
+def test_a_table_without_a_rule_for_the_title_says_so(shown):
+    levels = pd.DataFrame({name: ["x"] for name in ("rule", "case", "wrongly said", "reading")})
+    assert "no rule" in shown("3_4_statistics", "c46", verdict_levels=levels)["power"]

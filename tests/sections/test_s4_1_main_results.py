@@ -172,3 +172,13 @@ def test_every_statement_is_judged_once_on_a_table_of_the_section(main_rows):
         assert np.sign(by_id[claim].measured) == np.sign(by_id[claim].effect_size)
     assert "better on" in by_id["S4.1.consistent_all"].why
     assert by_id["S4.1.consistent_all"].raw["dataset"] == list(literal["data set"])
+
+
+@pytest.mark.parametrize(("rates", "words"), [([0.0, 0.2], "Open"), ([0.2], "Not measured here")])
+def test_a_gain_grows_from_one_rate_to_another_and_not_from_one_to_itself(main_rows, shown, rates, words):
+    rows = main_rows[main_rows.rate.isin(rates)]
+    gains = shown("4_1_main_results", "c12-a")["gains"]
+    names = shown("4_1_main_results", "c12", rows=rows, by_noise=s4_1.by_noise(rows), gains=gains, rate=RATE)
+    assert words in names["grows"]
+    assert words in names["costs"]
+    assert "nan" not in names["grows"]

@@ -1,6 +1,7 @@
 """Section 4.2: levels are what they say, and its tables are what scipy and pingouin make of the rows."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -167,3 +168,11 @@ def test_one_data_set_alone_has_every_table_without_intervals(rows):
     statements = s4_2.verdicts(alone, s4_2.variance_explained(alone, 7))
     tested = [statement for statement in statements if statement.id.startswith(("T2", "S4"))]
     assert {statement.verdict for statement in tested} == {"inconclusive"}
+
+
+@pytest.mark.parametrize(("sets", "words"), [(2, "needs three data sets"), (3, "**Open**")])
+def test_a_common_share_of_two_sets_is_open_for_it_needs_three(rows, shown, sets, words):
+    named = rows.dataset.unique()[:sets]
+    p, section = SimpleNamespace(root_seed=7, datasets=named), SimpleNamespace(table=lambda *frame, **how: None)
+    names = {"rows": rows[rows.dataset.isin(named)], "p": p, "section": section, "seeds_run": 1}
+    assert words in shown("4_2_influence_level", "c15", **names)["few"]

@@ -1,6 +1,7 @@
 """Section 4.4: all methods at all sizes, gains and growth over seeds, memory that the training size does not bound."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -109,3 +110,20 @@ def test_a_relative_gain_that_is_worth_less_than_the_smallest_effect_in_f1_is_no
     statements = {statement.id: statement for statement in s4_4.verdicts(pd.DataFrame(rows))}
     assert statements["T4.1K.rel_gain"].measured == pytest.approx(1.5)
     assert statements["T4.1K.rel_gain"].verdict == ledger.NULL
+
+
+def test_one_seed_has_no_interval_and_says_none(rows):
+    one = rows[rows.seed == 0].assign(size=rows["size"].map({100: 1000, 200: 10_000}))
+    statements = {statement.id: statement for statement in s4_4.verdicts(one)}
+    assert "mlp " in statements["T4.1K.rel_gain"].why
+    assert not [statement.id for statement in statements.values() if "nan" in statement.why]
+
+
+def test_small_sizes_are_set_against_large_ones_and_none_against_itself(rows, shown):
+    for sizes, halves in {
+        (100, 200, 300): ([100], [300]),
+        (1000, 5000, 10_000): ([1000, 5000], [10_000]),
+        (10_000, 50_000): ([10_000], [50_000]),
+    }.items():
+        names = shown("4_4_scaling", "c09-b", table=s4_4.scaling(rows), p=SimpleNamespace(scaling_sizes=sizes))
+        assert (list(names["few"]), list(names["many"])) == halves

@@ -1,6 +1,7 @@
 """Section 5.1: the monitor sees no label, the predictor no outcome of its own data set; tables follow from the rows."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -99,3 +100,8 @@ def test_an_auroc_has_its_own_limits_inside_0_and_1():
     """Before, .80 stood without limits, and Student's for four streams end above 1."""
     values = stats.Measurement(np.array([0.94, 0.98, 0.53, 0.75]), bounds=(0, 1), against=0.5)
     assert stats.t_interval(values.values).high > 1 > values.interval(0.995).high
+
+
+def test_on_one_seed_no_fall_is_called_silent_and_none_is_ruled_out(stream, shown):
+    tables = {"monitors": s5_1.monitors(stream), "silence": s5_1.silence(stream)}
+    assert "no interval" in shown("5_1_monitoring", "c14", p=SimpleNamespace(seeds=1), **tables)["silent"]

@@ -9,6 +9,7 @@ from scipy import stats as scipy_stats
 
 from datalab.protocol import protocol
 from datalab.sections import s5_3_negative_results as s5_3
+from datalab.sections import sentences
 
 GIVEN = {"root_seed": 7, "caps": {"train": 120, "validation": 60, "test": 120}, "encoder": "fast", "device": "cpu"}
 SETS = ("digits", "wine", "breast_cancer")
@@ -93,3 +94,10 @@ def test_the_statements_are_read_at_the_protocols_rate_and_share_and_on_noise_at
     assert made["S5.3.filtering"].measured == pytest.approx(100 * relative.mean())
     assert made["S5.3.filtering_vs_title"].raw["rate"] == [0.0, 0.2]
     assert "S5.3.filtering_vs_title" not in {m.id for m in s5_3.verdicts(rows[rows.rate == 0.2])}
+
+
+def test_without_a_rate_of_0_nothing_is_said_of_clean_labels(rows, shown):
+    for at, said in ((rows, False), (rows[rows.rate > 0], True)):
+        names = shown("5_3_negative_results", "c07", filtering=s5_3.filtering(at), share=0.3)
+        assert all((names[name] == sentences.NOTHING) == said for name in ("without", "than_random"))
+        assert "20 (" in names["with_noise"]

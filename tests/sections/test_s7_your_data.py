@@ -42,6 +42,12 @@ def test_the_cells_standard_error_is_the_tables(rows: pd.DataFrame, shown: Calla
     assert np.ptp(quantile) < 1e-9 * quantile.max()
 
 
+def test_an_arm_whose_gain_does_not_vary_has_no_t(rows: pd.DataFrame, shown: Callable) -> None:
+    assert shown("7_your_data", "by-hand", rows=rows)["t"].notna().all(axis=None)
+    same = shown("7_your_data", "by-hand", rows=rows.assign(macro_f1=0.9))["t"]
+    assert len(same) == 0
+
+
 def test_a_file_of_ones_own_is_a_task_of_its_content(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("a,y\n1,b\n")

@@ -2,6 +2,8 @@
 
 import importlib
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,13 @@ from datalab.errors import UserError
 from datalab.record.parameters import resolve
 from datalab.sections import STUDY
 
+CAPS = ("train", "validation", "test")
+
 
 @pytest.mark.parametrize(
     ("section", "given", "words"),
     [
+        ("3.2", {"noise_kinds": []}, "'noise_kinds': .* at least 1"),
         ("3.3", {"tau_sweep": [0.0]}, "'tau_sweep"),
         ("3.3", {"lambda2_sweep": [1.0]}, "'lambda2_sweep'"),
         ("3.3", {"framework_datasets": ["adultt"]}, "did you mean 'adult'"),
@@ -31,6 +36,42 @@ from datalab.sections import STUDY
 def test_parameters_out_of_range_are_refused(section: str, given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         resolve(STUDY.find(section).load().Parameters, given, "notebook x")
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "words"),
+    [
+        ("2", {"mislabel_rates": [0.001]}, "'mislabel_rates': 0.001 of .* 'breast_cancer' rounds to 0 wrong labels"),
+        ("2", {"mislabel_rates": [0.89], "datasets": ["leaves"], "caps": dict.fromkeys(CAPS, 64)}, "rounds to 2 wrong"),
+        ("3.2", {"architecture_datasets": ["digits"]}, "'architecture_datasets': 'digits' is not among 'datasets'"),
+        ("4.4", {"scaling_datasets": ["wine"], "scaling_sizes": [200, 300]}, "'scaling_sizes': 'wine' has some 106 "),
+        ("7_your_data", {"label": "y"}, "'label': a column of no file"),
+        ("7_your_data", {"id": "row"}, "'id': a column of no file"),
+        ("7_your_data", {"path": __file__, "label": "y"}, "'path': file .* read are .csv"),
+        ("7_your_data", {"path": "nosuch.csv", "label": "y"}, "'path': .* there is no such file"),
+    ],
+)
+def test_what_cannot_be_run_is_unfit_before_anything_runs(section: str, given: dict[str, Any], words: str) -> None:
+    assert re.search(words, resolve(STUDY.find(section).load().Parameters, given, "notebook x").unfit)
+
+
+def test_a_column_that_the_file_does_not_have_is_unfit(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("a,y\n" + "1,b\n2,c\n" * 20)
+    fits = [parameters_of("7_your_data", path=str(tmp_path / "mine.csv"), label=name).unfit for name in ("y", "z")]
+    assert not fits[0]
+    assert "label 'z': no such column" in fits[1]
+
+
+@pytest.mark.parametrize(
+    ("section", "given"),
+    [
+        ("2", {"caps": dict.fromkeys(CAPS, 60)}),
+        ("3.2", {"datasets": ["digits", "breast_cancer"]}),  # the profile's choice gives way
+        ("4.4", {"scaling_sizes": [1000, 5000]}),  # digits have 1,078 rows to train on
+    ],
+)
+def test_what_can_be_run_is_not(section: str, given: dict[str, Any]) -> None:
+    assert not resolve(STUDY.find(section).load().Parameters, given, "notebook x").unfit
 
 
 def parameters_of(stem: str, **given: Any) -> Any:

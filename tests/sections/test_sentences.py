@@ -41,3 +41,13 @@ def test_an_expectation_held_failed_or_is_open_by_intervals(side, bound, held, f
     text = sentences.expected(ROWS, "d", "arm", side, bound)
     assert named(text) == {"Held": held, "Failed": failed, "Open": open_}
     assert "base" not in text
+
+
+@pytest.mark.parametrize("rows", [ROWS[:0], ROWS[ROWS.arm == "base"]])
+def test_of_no_row_with_a_value_the_sentence_says_that_there_is_none(rows):
+    assert sentences.standing(rows, "d", "arm") == sentences.expected(rows, "d", "arm", "above") == sentences.NOTHING
+
+
+def test_a_figure_without_limits_stands_alone():
+    assert sentences.with_limits({"d": 0.0123, "d low": -0.1, "d high": 0.2}, "d") == "+0.012 [-0.100, 0.200]"
+    assert sentences.with_limits({"d": 1.23, "d low": np.nan, "d high": np.nan}, "d", 1) == "+1.2"
