@@ -92,7 +92,7 @@ def advise(
     if not (isinstance(seed, int) and 0 <= seed < 2**32):
         raise UserError(f"seed: {seed} will not do; give a whole number from 0")
     source = reading.read(X, **(read or {}))
-    table = _labelled(source, label if y is None else y, ids, groups)
+    table = labelled(source, label if y is None else y, ids, groups)
     codes, detected, n = table.rows.code.to_numpy(), source.detected, int((table.rows.code >= 0).sum())
     others = source if embedded is None else reading.read(embedded)
     named = [others.label, *(table.named.values() if others is source else ())]
@@ -223,7 +223,8 @@ class _Labelled(NamedTuple):
         return pd.concat([block[block.index.isin(at)] for block in self.blocks(source, columns)])
 
 
-def _labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labelled:
+def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labelled:
+    """The rows' labels, ids and groups. Raises UserError, one line, for a column that is none or does no such thing."""
     given = {"label": source.label if label is None else label, "id": ids, "group": groups}
     read = _columns(source, given)
     what = f"label '{label}'" if isinstance(label, str) else "label"

@@ -317,5 +317,5 @@ def predictor_verdicts(frame: pd.DataFrame, raw: dict[str, Any]) -> list[Stateme
     made = [ledger.judge_level(claim, f1, lead, **where) for claim in ("ABS.framework_f1", "ABS.framework_f1_ci")]
     if f1.n < (fewest := protocol().title_verdict["min_datasets"]):
         few = f"{f1.n} data sets are fewer than the {fewest} that a verdict needs"
-        made = [replace(one, verdict=ledger.INCONCLUSIVE, why=few) for one in made]
+        made = [replace(one, verdict=ledger.INCONCLUSIVE, why=few, excluded="") for one in made]
     return made

@@ -14,7 +14,7 @@ import pydantic
 
 from datalab import advise, data, noise, seeds
 from datalab.advise import pilot, reading
-from datalab.advise.advice import SHOWN, _labelled
+from datalab.advise.advice import SHOWN, labelled
 from datalab.errors import UserError
 from datalab.record.parameters import SectionParameters
 from datalab.sections.parameters import estimated
@@ -42,7 +42,7 @@ class Parameters(SectionParameters):
                 f"parameter '{named}': a column of no file; name the file as 'path', or leave it out" if named else ""
             )
         try:
-            _labelled(reading.read(self.path), self.label, self.id, None)
+            labelled(reading.read(self.path), self.label, self.id, None)
         except UserError as error:
             return f"parameter 'path': {error}"
         return super().unfit
