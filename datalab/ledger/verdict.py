@@ -189,11 +189,10 @@ def judge(
     """
     claim, of = find(claim_id), of if isinstance(of, Measurement) else Measurement(np.asarray(of, dtype=float))
     where = {"n": of.n, "table": table, "row": row, "raw": raw}
-    # Values that are all one number leave no interval, unless they cannot be others: a base row's less its own.
-    if not of.settled or not (np.ptp(of.values) or claim.by_construction or base_row(claim) == claim_id):
+    if not of.settled:
         made = read(claim_id, None, **where)
         few = of.n and np.isfinite(of.estimate) and made.verdict == INCONCLUSIVE
-        why = _joined("fewer than two values, or all alike, have no interval" if few else made.why, beside)
+        why = _joined("fewer than two values have no interval" if few else made.why, beside)
         return replace(made, measured=scale * of.estimate if of.n else None, why=why)
     rule = protocol()
     alpha = rule.statistics["alpha"] if alpha is None else alpha
@@ -212,6 +211,9 @@ def judge(
         side=side or reported_side(claim),
         smallest=scale * (sesoi(metric) if smallest is None else smallest),
     )
+    alike = np.ptp(of.values) < 1e-12 and not claim.by_construction  # an interval without width is none
+    if alike and verdict.verdict in ANSWERS:
+        verdict = Verdict(INCONCLUSIVE, "its values are all alike, which tells nothing of others")
     low, high = limits(inner)
     return Statement(
         claim_id,
@@ -221,7 +223,7 @@ def judge(
         effect_size=of.effect_size,
         verdict=verdict.verdict,
         why=_joined(verdict.why, f"Bonferroni over {tests}" if tests > 1 else "", beside),
-        excluded=excluded(claim, limits(wide)) if in_its_unit else "",
+        excluded=excluded(claim, limits(wide)) if in_its_unit and not alike else "",
         **where,
     )
 

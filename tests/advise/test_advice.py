@@ -135,7 +135,7 @@ def test_labels_and_features_of_every_type_are_the_same_rows(noisy: NamedTuple) 
         (flat, np.ma.masked_array(np.where(np.arange(len(flat)) == 3, 9, noisy.y), mask=np.arange(len(flat)) == 3)),
     ):
         source = reading.read(x)
-        table = advice._labelled(source, y, None, None)
+        table = advice.labelled(source, y, None, None)
         codes = table.rows.code[table.rows.code >= 0]
         raw = table.take(source, source.columns, codes.index)
         made.append((codes.to_numpy(), table.names.tolist(), features.Columns(raw, source).typed(raw).to_numpy()))

@@ -104,11 +104,11 @@ def test_a_relative_gain_that_is_worth_less_than_the_smallest_effect_in_f1_is_no
     """A gain of 1.5 % of an F1 of 0.5 is 0.0075 F1: below 0.01, though above 0.01 if it were read as F1."""
     rows = [
         {"dataset": "adult", "architecture": "mlp", "seed": seed, "size": size, "n": size, "method": method}
-        | {"macro_f1": (0.5 + 0.0001 * seed) * (1.015 if method == "datalab_paper" else 1.0)}
+        | {"macro_f1": (0.5 + 0.0001 * seed) * (1.015 + 1e-6 * seed if method == "datalab_paper" else 1.0)}
         for seed, size, method in itertools.product(range(5), (1000, 10_000), ("vanilla", *s4_4.DATALAB.values()))
     ]
     statements = {statement.id: statement for statement in s4_4.verdicts(pd.DataFrame(rows))}
-    assert statements["T4.1K.rel_gain"].measured == pytest.approx(1.5)
+    assert statements["T4.1K.rel_gain"].measured == pytest.approx(1.5, abs=1e-3)
     assert statements["T4.1K.rel_gain"].verdict == ledger.NULL
 
 

@@ -82,18 +82,17 @@ def test_weights_on_pruned_sets_have_their_base():
         assert np.isnan(table.loc[(method, "none"), "less without"])
 
 
-@pytest.mark.parametrize(("sets", "why"), [(12, "fewer than the 15"), (20, "excludes 0 on the claimed side")])
+@pytest.mark.parametrize(("sets", "why"), [(12, "fewer than the 15"), (60, "excludes 0 on the claimed side")])
 def test_the_abstracts_f1_is_judged_by_its_lead_over_the_trivial_rule_on_enough_data_sets(configurations, sets, why):
     frame = configurations(sets)
+    frame.loc[1::9, "fails"] = ~frame.loc[1::9, "fails"]  # no rule is right of all
     rule = failure_predictor.predictor(frame).set_index("rule").loc["logistic regression"]
     for statement in s5_1.predictor_verdicts(frame, {}):
         figures = (statement.measured, statement.low, statement.high)
         assert figures == pytest.approx((rule.F1, rule["F1 low"], rule["F1 high"]))
         assert statement.n == sets
         assert why in statement.why
-    assert f"difference {rule['less the trivial rule']:+.4f} [" in s5_1.predictor_verdicts(configurations(20), {})[
-        0
-    ].why or (sets == 12)
+    assert (f"difference {rule['less the trivial rule']:+.4f} [" in statement.why) == (sets == 60)
 
 
 def test_an_auroc_has_its_own_limits_inside_0_and_1():
