@@ -187,7 +187,7 @@ def summarise(out: Path, to: Path, splits: int) -> None:
     by_flag = table(flags, [*keys, "by"], measures)
     # Each way's precision less advise's on the same file: what is paired is compared paired.
     wide = flags.assign(rate=flags.rate.fillna("")).pivot_table("precision", ["set", *keys], "by")
-    less = wide.sub(wide["advise"], axis=0).drop(columns="advise").stack().rename("precision less advise's")
+    less = wide.sub(wide["advise"], axis=0).drop(columns="advise").stack().dropna().rename("precision less advise's")
     paired = table(less.reset_index(), [*keys, "by"], ["precision less advise's"])
     to.mkdir(parents=True, exist_ok=True)
     for name, frame in (("truth", by_rate), ("flags", by_flag), ("precision", paired)):
