@@ -31,7 +31,7 @@ WORDS = {"refuted": ledger.OPPOSITE, "reproduced": ledger.REPRODUCED, "inconclus
 # What a paragraph speaks of, and the tables that its figures are from; where it speaks of several, any of these.
 TOPICS = {
     r"[Hh]ow long|\bsteps\b|training length": r"0_training_length|figure 0_training_length",
-    r"balanced|skewed|wrong labels on|title": r"0_(crossover|primary|verdict|readings_apart|mechanism|parts)",
+    r"balanced|skewed|wrong labels on|title": r"0_(crossover|without|primary|verdict|readings_apart|mechanism|parts)",
     r"classes|easier|harder": r"0_parts|0_by_dataset",
     r"correlation|[Hh]ow hard": r"0_goes_with",
     r"5000|examples instead": r"0_by_size|0_larger",

@@ -1,6 +1,8 @@
 """Every notebook in the smoke profile, through ``datalab run``, offline and with an empty cache."""
 
 import hashlib
+import html
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 from datalab import ledger
 from datalab.record.checks import verify
+from datalab.record.manifest import Manifest
 from datalab.sections import STUDY
 
 
@@ -41,6 +44,18 @@ def digest(folder: Path) -> dict[str, str]:
 def test_all_notebooks_run_offline_on_the_data_that_is_embedded(record):
     executed = {path.stem for path in (record / "notebooks").glob("*.ipynb")}
     assert executed == {section.stem for section in STUDY.sections}
+
+
+def test_every_table_that_a_notebook_saves_is_shown_in_it(record):
+    """Before, 25 tables of cells that ended in a sentence were saved and not shown, though the text spoke of them."""
+    manifest = Manifest.load(record)
+    for stem in manifest.sections:
+        cells = json.loads((record / "notebooks" / f"{stem}.ipynb").read_text())["cells"]
+        shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", ())]
+        shown = html.unescape("".join("".join(data.get("text/html", ())) for data in shown))
+        sidecars = [path for path in manifest.files_of(stem) if path.startswith("tables/") and path.endswith(".json")]
+        captions = [json.loads((record / path).read_text())["caption"] for path in sidecars]
+        assert [caption for caption in captions if caption not in shown] == [], stem
 
 
 def test_the_record_verifies_and_has_a_row_for_every_statement(record, tmp_path):

@@ -86,6 +86,7 @@ def measured_verdict(
     narrow: tuple[float, float] | None = None,
     side: str = "greater",
     smallest: float | None = None,
+    in_its_unit: bool = True,
 ) -> Verdict:
     """The measured column of one statement, by the protocol's rules (:func:`datalab.stats.decide`).
 
@@ -95,10 +96,13 @@ def measured_verdict(
     side:     what the paper claims of D: ``greater`` or ``less`` than 0, ``none`` (no difference), ``not_greater``,
               ``not_less``.
     smallest: the smallest effect of interest, in the unit of D; ``None``: that of F1.
+    in_its_unit: whether the paper's figure is of D, so that the two can be held together.
 
     A statement that no run can reach keeps its automatic verdict. ``verdict_ceiling`` caps the result: under
-    ``direction`` a matching value is still only ``direction reproduced``. Raises :class:`UserError` on an unknown side,
-    or on limits that are not in order.
+    ``direction`` a matching value is still only ``direction reproduced``. Nothing is held against the paper that its
+    own figure allows: a measured effect too small to matter, where the printed one is, is only shown; a difference,
+    where none is printed, must leave what rounds to none. Raises :class:`UserError` on an unknown side, or on limits
+    that are not in order.
     """
     if (fixed := automatic(claim)) is not None:
         return fixed
@@ -110,10 +114,17 @@ def measured_verdict(
         return Verdict(SHOWN, "a level with nothing to compare it to")
     wide = _limits(claim, "interval", interval)
     inner = None if narrow is None else _limits(claim, "narrow", narrow)
-    settled = decide(estimate, wide, inner, side, sesoi("f1") if smallest is None else smallest)
+    smallest = sesoi("f1") if smallest is None else smallest
+    settled = decide(estimate, wide, inner, side, smallest)
     kind = {"greater": "sided", "less": "sided", "none": "none"}.get(side, "not")
-    if settled == "holds" and kind == "sided" and (value := _value(claim, inner)):
-        return value
+    if in_its_unit and (effect := reported_effect(claim)) is not None:
+        low, high = effect.floats()
+        if settled == "holds" and kind == "sided" and (value := _value(claim, effect, inner)):
+            return value
+        if settled == "null" and -smallest < low and high < smallest:
+            return Verdict(SHOWN, "measured and printed effect both lie inside the smallest effect of interest")
+        if settled == "difference" and wide[0] <= high and low <= wide[1]:
+            return Verdict(INCONCLUSIVE, "none is claimed, and the interval holds what rounds to the printed figure")
     return Verdict(*_WORDS.get((settled, kind), _OPEN))
 
 
@@ -126,7 +137,7 @@ _WORDS = {
     ("opposite", "not"): (OPPOSITE, "the interval excludes 0 on the side the claim rules out"),
     ("difference", "none"): (DIFFERENCE, "no difference is claimed, and the interval excludes 0"),
 }
-_OPEN = (INCONCLUSIVE, "a verdict's interval, wider than the 95 % shown, settles neither the direction nor its absence")
+_OPEN = (INCONCLUSIVE, "neither the direction nor its absence is settled")
 
 
 def excluded(claim: Claim, interval: tuple[float, float]) -> str:
@@ -141,10 +152,9 @@ def excluded(claim: Claim, interval: tuple[float, float]) -> str:
     return "yes" if high < interval[0] or low > interval[1] else "no"
 
 
-def _value(claim: Claim, narrow: tuple[float, float] | None) -> Verdict | None:
+def _value(claim: Claim, effect: RoundingInterval, narrow: tuple[float, float] | None) -> Verdict | None:
     """``reproduced``, where the ceiling allows it and the 90 % interval is within tolerance of the reported effect."""
-    effect = reported_effect(claim)
-    if claim.verdict_ceiling != "value" or effect is None or narrow is None:
+    if claim.verdict_ceiling != "value" or narrow is None:
         return None
     allowed, middle = tolerance(claim, effect), float(effect.middle)
     if -allowed <= narrow[0] - middle and narrow[1] - middle <= allowed:
@@ -210,11 +220,13 @@ def judge(
         narrow=limits(narrow, of.against),
         side=side or reported_side(claim),
         smallest=scale * (sesoi(metric) if smallest is None else smallest),
+        in_its_unit=in_its_unit,
     )
     alike = np.ptp(of.values) < 1e-12 and not claim.by_construction  # an interval without width is none
     if alike and verdict.verdict in ANSWERS:
         verdict = Verdict(INCONCLUSIVE, "its values are all alike, which tells nothing of others")
     low, high = limits(inner)
+    read_on = "at {:.4g} % [{:.3g}, {:.3g}]".format(100 * (1 - alpha / tests), *limits(wide))
     return Statement(
         claim_id,
         scale * of.estimate,
@@ -222,7 +234,7 @@ def judge(
         high,
         effect_size=of.effect_size,
         verdict=verdict.verdict,
-        why=_joined(verdict.why, f"Bonferroni over {tests}" if tests > 1 else "", beside),
+        why=_joined(verdict.why, read_on, f"Bonferroni over {tests}" if tests > 1 else "", beside),
         excluded=excluded(claim, limits(wide)) if in_its_unit and not alike else "",
         **where,
     )
@@ -263,8 +275,10 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
 
     "All hold" is an intersection-union test: each effect at the full level, no correction. "One is on the other side",
     or too small to matter, is picked from all of them, and so read by Bonferroni over their number. ``differences``
-    maps a name to a measurement; ``how`` is as for :func:`judge`.
+    maps a name to a measurement; ``how`` is as for :func:`judge`. A printed figure that one of them excludes is
+    excluded.
     """
+    differences = {name: of if isinstance(of, Measurement) else Measurement(of) for name, of in differences.items()}
     made = {name: judge(claim_id, of, **how) for name, of in differences.items()}
     tests = how.get("tests", 1) * len(made)
     picked = {name: judge(claim_id, of, **{**how, "tests": tests}) for name, of in differences.items()}
@@ -274,9 +288,9 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     sign = -1 if how.get("side") in ("less", "not_greater") else 1  # the claimed side is the positive one
 
     def limits(name: str) -> list[float]:
-        """The shown limits of one effect, the lower first."""
-        ends = (made[name].low, made[name].high)
-        return sorted(sign * (made[name].measured if end is None else end) for end in ends)
+        """The shown limits of one effect's distance to what it is compared with, the lower first."""
+        ends, against = (made[name].low, made[name].high), how.get("scale", 1.0) * differences[name].against
+        return sorted(sign * ((made[name].measured if end is None else end) - against) for end in ends)
 
     def favour(name: str) -> tuple[int, bool, float]:
         # One effect that fails refutes the whole, however wide another's interval; one that is behind says more of an
@@ -286,9 +300,9 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     name = min(made, key=favour)
     settles = f"weakest of {len(made)}: {name}"
     if made[name].verdict == INCONCLUSIVE:
-        behind = limits(name)[1] < 0
-        settles = f"of {len(made)}, {name} " + ("is behind" if behind else "has the limit furthest from the claim")
-    return replace(made[name], why=f"{settles}; {made[name].why}")
+        settles = f"of {len(made)} the least in favour, {name}"
+    excluded = "yes" if any(statement.excluded == "yes" for statement in made.values()) else made[name].excluded
+    return replace(made[name], why=f"{settles}; {made[name].why}", excluded=excluded)
 
 
 def read(claim_id: str, estimate: float | None, **where: Any) -> Statement:
@@ -310,7 +324,9 @@ def _joined(*parts: str) -> str:
 
 
 def reported_side(claim: Claim) -> str:
-    """``greater``, ``less`` or ``none``: where the effect the paper reports lies; ``greater`` if it prints none."""
-    effect = reported_effect(claim)
-    middle = 1.0 if effect is None else float(effect.middle)
-    return "none" if middle == 0 else "greater" if middle > 0 else "less"
+    """``greater``, ``less`` or ``none``: where the effect the paper reports lies; ``greater`` if it prints none.
+
+    ``none`` too where rounding can have made the effect: .64 against .65 claims no direction.
+    """
+    low, high = (1.0, 1.0) if (effect := reported_effect(claim)) is None else effect.floats()
+    return "greater" if low > 0 else "less" if high < 0 else "none"

@@ -212,8 +212,8 @@ class Section:
         timing: bool = False,
         n: int | str | None = None,
         seeds: int | None = None,
-    ) -> Table:
-        """Save ``frame`` as ``tables/<number>_<name>`` ``.csv``, ``.md`` and ``.tex``; return it for the cell to show.
+    ) -> None:
+        """Save ``frame`` as ``tables/<number>_<name>`` ``.csv``, ``.md`` and ``.tex``, and show it.
 
         ``n`` is what the table's intervals count (by default its column ``sets``, else the section's data sets, else
         the rows), ``seeds`` those of each data set (by default the section's). ``timing`` marks measured time or
@@ -225,7 +225,7 @@ class Section:
         table = Table(frame, self._name(name), caption, stamp, timing)
         faces = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex(), "json": table.sidecar()}
         self._save("tables", table, faces)
-        return table
+        _display({"text/html": table._repr_html_(), "text/plain": repr(table)})
 
     def figure(
         self, figure: Any, name: str, caption: str, data: pd.DataFrame | None = None, timing: bool = False

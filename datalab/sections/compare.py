@@ -15,6 +15,7 @@ from scipy.stats import ttest_ind
 from datalab import seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement, rawrows
+from datalab.sections import sentences
 
 FIXED, STOPPED = "the recipe's length", "stopped early"  # how long a model was trained: see ``by_training``
 Bounds = tuple[float, float] | None  # the ends of a quantity's range
@@ -191,9 +192,8 @@ def tuned_elsewhere(rows: pd.DataFrame, setting: str, value: str, alone: object)
 
 def cell_text(row: Mapping[str, float], name: str, printed: float | None, decimals: int = 3) -> str:
     """Ours beside the paper's, if it prints any, in one cell: ``0.712 [0.650, 0.774]; paper 0.65``."""
-    value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
-    limits = "" if np.isnan(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-    return f"{value:.{decimals}f}{limits}; paper {'prints none' if pd.isna(printed) else f'{printed:g}'}"
+    ours = sentences.with_limits(row, name, decimals, sign="")
+    return f"{ours}; paper {'prints none' if pd.isna(printed) else f'{printed:g}'}"
 
 
 def beside_paper(
@@ -265,12 +265,37 @@ def crossovers_beside(
     return shown.merge(table(d, by, measure), on=list(by))
 
 
+def without_one(d: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """How far each group's crossover and its upper limit hang on any one data set (:func:`crossovers`).
+
+    ``least``, ``most`` and ``highest limit`` are those of all sets but one, ``without`` that one, empty where no set
+    moves it. A group of fewer than three sets or of one rate is left out.
+    """
+    ends = {"least": (0, np.argmin), "most": (0, np.argmax), "highest limit": (2, np.argmax)}
+
+    def measure(part: pd.DataFrame) -> dict[str, Any]:
+        values, rates = curves(part, "d")
+        names, without = part.dataset.unique(), stats.crossovers_without_one(values, rates)
+        row = {}
+        for end, (column, extreme) in ends.items():
+            at = extreme(without[:, column])
+            moved = without[:, column].min() < without[:, column].max()
+            row |= {end: without[at, column], f"{end}, without": names[at] if moved else ""}
+        return row | {"sets": len(names), "lowest_rate": rates.min(), "highest_rate": rates.max()}
+
+    several = d.groupby(list(by)).filter(lambda part: part.dataset.nunique() > 2 and part.rate.nunique() > 1)
+    return table(several, by, measure)
+
+
+RATES_SHOWN = ("crossover", "low", "high", "least", "most", "highest limit")  # columns of noise rates
+
+
 def readable(crossovers: pd.DataFrame) -> pd.DataFrame:
     """A table of crossovers for people: percentages, ``< 0 %`` for always better and ``> 40 %`` for never."""
     if crossovers.empty:
         return crossovers
     frame = crossovers.copy()
-    for name in ("crossover", "low", "high"):
+    for name in frame.columns.intersection(RATES_SHOWN, sort=False):
         limits = zip(frame[name], frame.lowest_rate, frame.highest_rate, strict=True)
         frame[name] = [None if np.isnan(x) else stats.crossover_label(x, [low, high]) for x, low, high in limits]
     if "keep_fraction" in frame:

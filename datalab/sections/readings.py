@@ -265,6 +265,29 @@ def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["reading", "crossover"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
+def without_one_reading(without_one: pd.DataFrame) -> str:
+    """How far the crossovers of :func:`compare.without_one` hang on single data sets, by stratum."""
+    lines = []
+    for stratum, part in without_one.groupby("stratum", sort=False):
+        rates, top = (part.lowest_rate.min(), part.highest_rate.max()), part.loc[part["highest limit"].idxmax()]
+        ends = part.least.min(), part.most.max(), top["highest limit"]
+        least, most, limit = (rate_in_words(end, rates) for end in ends)
+        between = least if least == most else f"between {least} and {most}"
+        reach = "beyond the rates studied" if limit.startswith("above") else limit
+        name = top["highest limit, without"]
+        of = f" (without {name}, {top.reading})" if name else ""
+        lines.append(
+            f"On {stratum} sets, whichever one of them is left out, the crossover lies {between}, by which score is "
+            f"counted, and its 95 % limits reach {reach}{of}."
+        )
+    return " ".join(lines) or "Too few sets to leave one out."
+
+
+def rate_in_words(rate: float, rates: ArrayLike) -> str:
+    """A crossover, or an end of its limits, in a sentence: ``1.3 %``, ``below 0 %``, ``above 40 %``."""
+    return stats.crossover_label(rate, rates).replace("<", "below").replace(">", "above")
+
+
 def length_title(by_length: pd.DataFrame) -> str:
     """The figure's title: in how many lines the longest training gains on the shortest, by stratum."""
     counts = []

@@ -222,7 +222,7 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
         )
         if stratum == VERDICT["stratum"]:
             lines[stratum] += " Below 0 %: with clean labels already." if least == "below 0 %" else ""
-            if kinds := kinds_apart(parts):
+            if kinds := kinds_apart(parts, (BOTH, OTHERS)):
                 lines["kinds"] = kinds
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
         each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
@@ -232,9 +232,9 @@ def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, 
     return lines
 
 
-def kinds_apart(parts: pd.DataFrame) -> str:
+def kinds_apart(parts: pd.DataFrame, kinds: tuple[str, ...] = (TWO, MORE, EASY, HARD, BOTH, OTHERS)) -> str:
     """The balanced sets apart by their number of classes, by how easy they are, and by both, from :func:`parts`."""
-    words, kinds = [], (TWO, MORE, EASY, HARD, BOTH, OTHERS)
+    words = []
     for name, part in parts[parts.part.isin(kinds)].groupby("part", sort=False) if len(parts) else ():
         limits = " to ".join(_spread(part)[2:])
         words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part, ' on')} (limits {limits})")
@@ -271,9 +271,9 @@ def against_full(table: pd.DataFrame) -> str:
     return (
         f"Against keeping everything it is, on {best.sets} {best.stratum} sets, {', '.join(sides)} (95 % intervals, "
         f"unadjusted; {'no p' if np.isnan(least) else adjusted}). The best mean is "
-        f"{sentences.points(best, 'd', '')} points, {best.reading}, at {best[RATE]:g} %. The mean of the rates above "
-        f"15 %, asked for after the results were seen, in points: {sentences.tallied(table, ABOVE)} scores; a gain "
-        f"shown, adjusted for these, in {shown}."
+        f"{sentences.points(best, 'd', '')} points, {best.reading}, at {best[RATE]:g} %. The mean of "
+        f"the rates above 15 %, asked for after the results were seen, in points: {sentences.tallied(table, ABOVE)} "
+        f"scores; a gain shown, adjusted for these, in {shown}."
     )
 
 
@@ -303,8 +303,7 @@ def _spread(crossover: pd.DataFrame) -> list[str]:
     """The lowest and the highest crossover of a table's rows, and the ends of their limits, as words."""
     rates = crossover.lowest_rate.min(), crossover.highest_rate.max()
     ends = crossover.crossover.min(), crossover.crossover.max(), crossover.low.min(), crossover.high.max()
-    labels = (stats.crossover_label(end, rates) for end in ends)
-    return [label.replace("<", "below").replace(">", "above") for label in labels]
+    return [readings.rate_in_words(end, rates) for end in ends]
 
 
 def crossover_title(crossover: pd.DataFrame) -> str:

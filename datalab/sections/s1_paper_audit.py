@@ -168,6 +168,7 @@ def printed_against_recomputed(cells: pd.DataFrame) -> plots.Facets:
             axes.scatter(rows["printed"], rows["statement"], s=70, zorder=3, edgecolor="white", **looks[verdict])
     for axes in grid.axes.flat:
         axes.set_ylim(len(axes.get_yticks()) - 0.4, -0.6)
+        axes.margins(x=0.1)
     grid.set_titles("{col_name}").set_axis_labels("printed; bar: what the other figures allow", "")
     grid.add_legend({name: plt.Line2D([], [], linestyle="", **look) for name, look in looks.items()}, title="printed")
     grid.figure.suptitle(

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from datalab import framework, ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections.compare import RATIO, SHARE, SIGNED, means
+from datalab.sections.compare import RATIO, SHARE, SIGNED, mean_with_interval, means
 from datalab.sections.parameters import RISING, Count, Datasets, TrialParameters, estimated, per_set_and_seed
 from datalab.sections.trials.trial import (
     Trial,
@@ -142,11 +142,20 @@ def _spearman(w: Tensor, losses: Tensor) -> float:
 
 
 def sweep(rows: pd.DataFrame, moved: str) -> pd.DataFrame:
-    """A row per variant and value of the parameter ``moved``: what the weights become, 95 % t-intervals over sets."""
+    """A row per variant and value of the parameter ``moved``: what the weights become, 95 % t-intervals over sets.
+
+    ``F1 less the best`` is paired by data set with the value of the best mean, which itself has none.
+    """
     rows = rows[rows.moved == moved].rename(columns={"value": moved})
     # Rounding may carry a value past an end: a gap of -1e-9, a share of 1.0000001.
     inside = {column: rows[column].clip(*bounds) for column, (_, bounds) in COLUMNS.items()}
-    return means(rows.assign(**inside), ["variant", moved], COLUMNS)
+    f1 = rows.pivot_table("macro_f1", "dataset", ["variant", moved], sort=False)
+    paired = []
+    for variant, value in f1:
+        best = f1[variant].mean().idxmax()
+        d = f1[variant, value] - f1[variant, best] if value != best else []
+        paired.append({"variant": variant, moved: value} | mean_with_interval(d, "F1 less the best"))
+    return means(rows.assign(**inside), ["variant", moved], COLUMNS).merge(pd.DataFrame(paired), on=["variant", moved])
 
 
 def identity(losses: NDArray, lambda2s: Sequence[float], root_seed: int, tries: int = 400) -> pd.DataFrame:

@@ -284,7 +284,8 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
 
     ends = {"tilt": [lowest, highest]}
     change = {method: f1[method][highest] - f1[method][lowest] for method in both}
-    falls = {"end to end": change[BASELINE], "by more than 5 points": change[BASELINE] + 0.05}
+    sharply = stats.Measurement(change[BASELINE].to_numpy(), against=-0.05)
+    falls = {"end to end": change[BASELINE], "by more than 5 points": sharply}
     of_baseline, of_ours = (at("trends", f"matched, {method}", method, **ends) for method in both)
     of_both = at("trends", "matched, both", *both, **ends)
 

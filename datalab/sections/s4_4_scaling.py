@@ -282,16 +282,17 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), beside=beside, **how))
     if min(names, default=0) == 1000 and small and large:
 
-        def less(part: pd.DataFrame) -> NDArray[np.float64]:
-            return gain(*small, of=part) - gain(*large, of=part)
+        def less(size: int) -> NDArray[np.float64]:
+            return gain(size) - gain(*large)
 
+        top = {f"{size_name(size)} less the larger": less(size) for size in small}
         later = f1("vanilla", *large) - f1("vanilla", *small)
         ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
-        ends, of_few = [min(names), max(names)], at("1K and 5K less the others", sizes, *both)
+        ends, of_few = [min(names), max(names)], at("1K, and 5K, less the larger", sizes, *both)
         of_few |= compare.relative_to(f1("vanilla", *sizes))
         more = f1("vanilla", ends[1]) - f1("vanilla", ends[0])
         statements += [
-            ledger.judge("S4.4.low_data", less(rows), beside=alone(less), **of_few),
+            ledger.judge_all("S4.4.low_data", top, **of_few),
             ledger.judge("S4.4.baseline_vulnerable", later, **at("the others less 1K and 5K", sizes, "vanilla")),
             ledger.judge_all("S4.4.ours_always_better", ahead, **at("every size", names, *both)),
             ledger.judge("S4.4.more_data_helps", more, **at("largest less smallest", ends, "vanilla")),

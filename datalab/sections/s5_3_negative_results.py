@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datalab import ledger, metrics, models, pruning, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare
+from datalab.sections import compare, sentences
 from datalab.sections.compare import SHARE, by_set, mean_with_interval, means, table, tests, with_correction
 from datalab.sections.parameters import MainRates, StoppedTraining, estimated, per_set_and_seed, stopped_once
 from datalab.sections.trials import trial
@@ -241,16 +241,20 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     without, whole = partial(f1, "filtering", "influence", dropped=share), partial(f1, "filtering", "everything")
     filtered, everything = without(), whole()
 
-    by_chance = f1("filtering", "random", dropped=share) - filtered
+    def chance_less(at: float) -> pd.Series:
+        return f1("filtering", "random", at, dropped=share) - f1("filtering", "influence", at, dropped=share)
+
+    lowest, highest = rows.rate.min(), rows.rate.max()
+    clean = sentences.with_limits(mean_with_interval(chance_less(lowest), "d"), "d")
     of_lost = at("filtering", removed, *pair, dropped=[0, share]) | compare.relative_to(everything)
     of_chance = at("filtering", removed, "influence", "random", dropped=share)
+    of_chance["beside"] = f"at {lowest:.0%} flipped {clean}: the paper names no rate"
     made = [
         ledger.judge("S5.3.curriculum", order, side="none", **of_order),
         ledger.judge("S5.3.ensemble", ours - ensemble, side="greater", in_its_unit=False, **of_gain),
         ledger.judge("S5.3.filtering", 1 - filtered / everything, side="greater", **of_lost),
-        ledger.judge("S5.3.valuable_signal", by_chance, side="greater", **of_chance),
+        ledger.judge("S5.3.valuable_signal", chance_less(rate), side="greater", **of_chance),
     ]
-    lowest, highest = rows.rate.min(), rows.rate.max()
     if lowest < highest:
         ends = {"hurts at the lowest rate": whole(lowest) - without(lowest)}
         ends["helps at the highest"] = without(highest) - whole(highest)

@@ -31,7 +31,6 @@ FINDINGS = {
 }
 
 TEXT, EXCLUDED, CONSTRUCTED = "what the paper says, in our words", "printed value excluded?", "true by construction"
-UNANSWERED = [verdict for verdict in ledger.VERDICTS if verdict not in ledger.ANSWERS]
 
 
 class Parameters(SectionParameters):
@@ -93,7 +92,7 @@ def both_columns(board: pd.DataFrame) -> pd.DataFrame:
 
 def _forced(board: pd.DataFrame) -> pd.Series:
     """Which statements have a measured answer that could not have been another."""
-    return (board[CONSTRUCTED] != "") & ~board.verdict.isin(UNANSWERED)
+    return (board[CONSTRUCTED] != "") & board.verdict.isin(ledger.ANSWERS)
 
 
 def _tally(board: pd.DataFrame, rows: str, *how: Any) -> pd.DataFrame:
@@ -116,7 +115,7 @@ def reading(findings: pd.DataFrame) -> str:
         "**Holds**": [ledger.REPRODUCED, ledger.DIRECTION],
         "**Does not**": [ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE],
         "**Open**": [ledger.INCONCLUSIVE],
-        "**Not measured**": UNANSWERED,
+        "**Not measured**": [verdict for verdict in ledger.VERDICTS if verdict not in ledger.ANSWERS],
     }
     named = findings.statement + np.where(findings[CONSTRUCTED] != "", " (by construction)", "")
     ids = {word: named[findings.verdict.isin(verdicts)] for word, verdicts in words.items()}
@@ -124,9 +123,10 @@ def reading(findings: pd.DataFrame) -> str:
 
 
 def established(board: pd.DataFrame) -> pd.DataFrame:
-    """Statements with a measured answer: neither untestable, nor not run, nor a level shown without comparison."""
+    """Statements that are settled by what was measured."""
     columns = ["statement", "section", TEXT, "reported", "measured", "n", "verdict", EXCLUDED, CONSTRUCTED]
-    return board.loc[~board.verdict.isin(UNANSWERED), columns].reset_index(drop=True)
+    settled = board.verdict.isin(ledger.ANSWERS) & (board.verdict != ledger.INCONCLUSIVE)
+    return board.loc[settled, columns].reset_index(drop=True)
 
 
 def summary(board: pd.DataFrame) -> str:

@@ -32,17 +32,17 @@ def tallied(frame: pd.DataFrame, value: str, scale: float = 100.0) -> str:
     return f"{' to '.join(ends)}, interval above 0 in {above}, below 0 in {below} of {len(frame)}"
 
 
+def with_limits(
+    row: Mapping[str, float] | pd.Series, value: str, decimals: int = 3, scale: float = 1.0, sign: str = "+"
+) -> str:
+    """A figure of a table's row times ``scale``, with its limits where there are any: ``+0.012 [0.003, 0.021]``."""
+    figure, low, high = (scale * row[name] for name in (value, *limits(row, value)))
+    return f"{figure:{sign}.{decimals}f}" + ("" if pd.isna(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]")
+
+
 def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+", decimals: int = 1) -> str:
-    """A share of a table's row in points, with its limits where there are any: ``+1.3 [+0.2, +2.3]``."""
-    figure, low, high = (f"{100 * row[name]:{sign}.{decimals}f}" for name in (value, *limits(row, value)))
-    return f"{figure} [{low}, {high}]" if "nan" not in low else figure
-
-
-def with_limits(row: Mapping[str, float] | pd.Series, value: str, decimals: int = 3) -> str:
-    """A figure of a table's row, with its limits where there are any: ``+0.012 [0.003, 0.021]``."""
-    low, high = (row[name] for name in limits(row, value))
-    interval = "" if pd.isna(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]"
-    return digits(row[value], decimals) + interval
+    """:func:`with_limits` of a share, in points."""
+    return with_limits(row, value, decimals, 100, sign)
 
 
 def judged(frame: pd.DataFrame, value: str, below: bool = False) -> str:
@@ -54,15 +54,17 @@ def judged(frame: pd.DataFrame, value: str, below: bool = False) -> str:
     return "failed" if failed.any() else "held" if len(frame) and held.all() else "open"
 
 
-def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3) -> str:
+def standing(frame: pd.DataFrame, value: str, label: str, decimals: int = 3, confidence: float = 95) -> str:
     """Which rows of a table are ahead (interval above 0), behind (below) and open, each with value and interval.
 
-    ``value`` names the column, whose limits are ``value low`` and ``value high`` (else ``low`` and ``high``); ``label``
-    names the column that says what the row is of. A row without a value, such as a base row, is left out; of no row
-    with one nothing is said but that.
+    ``value`` names the column, whose limits, of ``confidence`` %, are ``value low`` and ``value high`` (else ``low``
+    and ``high``); ``label`` names the column that says what the row is of. A row without a value, such as a base row,
+    is left out; of no row with one nothing is said but that.
     """
     ahead, behind = _came(frame, value, "above")
-    return _sorted({"Ahead": ahead, "Behind": behind, "Open": ~(ahead | behind)}, frame, value, label, decimals)
+    groups = {"Ahead": ahead, "Behind": behind, "Open": ~(ahead | behind)}
+    text = _sorted(groups, frame, value, label, decimals)
+    return text if text == NOTHING else f"{text} (Each by its own {confidence:g} % limits.)"
 
 
 def expected(frame: pd.DataFrame, value: str, label: str, side: str, bound: float = 0.0, decimals: int = 3) -> str:

@@ -10,7 +10,14 @@ leading axes are independent problems, answered together. What scipy.stats or pi
 from datalab.stats.bootstrap import resampled_means
 from datalab.stats.clustered_f1 import clustered_f1, clustered_f1_lead, f1, outcomes
 from datalab.stats.correlation import clustered_correlation, mean_correlation, moments, pearson
-from datalab.stats.crossover import crossover, crossover_bootstrap, crossover_label, crossovers_apart, isotonic
+from datalab.stats.crossover import (
+    crossover,
+    crossover_bootstrap,
+    crossover_label,
+    crossovers_apart,
+    crossovers_without_one,
+    isotonic,
+)
 from datalab.stats.decision import SIDES, decide, refuting_p
 from datalab.stats.measurement import EffectSize, Measurement, Share, guarded, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
@@ -32,8 +39,8 @@ from datalab.stats.variance import common_share, common_share_measured, levels_e
 __all__ = ["SIDES", "EffectSize", "Interval", "Measurement", "Share", "Simultaneous", "bonferroni",
            "clustered_correlation", "clustered_f1", "clustered_f1_lead", "cohens_dz", "common_share",
            "common_share_measured", "corrected_resampled_t", "crossover", "crossover_bootstrap", "crossover_label",
-           "crossovers_apart", "decide", "effect_needed", "f1", "guarded", "guarded_interval", "holm", "isotonic",
-           "jackknifed", "levels_exchanged", "mean_correlation", "moments", "nested_dz", "outcomes", "p_floor",
-           "p_floor_unpaired", "paired_bootstrap", "paired_summary", "pearson", "power", "refuting_p",
-           "resampled_means", "seeds_needed", "sign_flip_test", "sums_of_squares", "t_interval", "t_test",
-           "wilcoxon"]  # fmt: skip
+           "crossovers_apart", "crossovers_without_one", "decide", "effect_needed", "f1", "guarded",
+           "guarded_interval", "holm", "isotonic", "jackknifed", "levels_exchanged", "mean_correlation", "moments",
+           "nested_dz", "outcomes", "p_floor", "p_floor_unpaired", "paired_bootstrap", "paired_summary", "pearson",
+           "power", "refuting_p", "resampled_means", "seeds_needed", "sign_flip_test", "sums_of_squares", "t_interval",
+           "t_test", "wilcoxon"]  # fmt: skip

@@ -150,6 +150,22 @@ def crossovers_apart(a: ArrayLike, b: ArrayLike, rates: ArrayLike, confidence: f
     return Interval(float(apart), float(low), float(high), confidence, len(a))
 
 
+def crossovers_without_one(d: ArrayLike, rates: ArrayLike, confidence: float | None = None) -> np.ndarray:
+    """The crossover of ``d (sets, seeds, R)`` and its two limits, as :func:`crossover_bootstrap`'s, without each set.
+
+    A row a set that is left out, in their order: (sets, 3). An interval over sets holds where these are alike; one that
+    hangs on a single set shows here.
+
+    Raises:
+        UserError: as :func:`crossover_bootstrap`, and fewer than 3 sets.
+    """
+    confidence = protocol().crossover["confidence"] if confidence is None else confidence
+    rates, d = _checked(rates, d)
+    if d.ndim != 3 or len(d) < 3:
+        raise UserError(f"d: shape {d.shape} will not do; it needs (sets, seeds, rates) with at least 3 sets")
+    return np.array([_with_limits(rates, np.delete(d, left_out, axis=0), confidence) for left_out in range(len(d))])
+
+
 def _with_limits(rates: np.ndarray, d: np.ndarray, confidence: float) -> tuple[float, float, float]:
     """The crossover of d (sets, seeds, R), and those of the upper and of the lower t-limits of the sets' means."""
     limits = t_interval(d.mean(axis=1).T, confidence)  # of each rate

@@ -67,6 +67,21 @@ def test_strata_are_never_pooled_in_silence(rows):
     assert set(crossover.loc[("balanced", "all"), "sets"]) == {3}
 
 
+def test_a_crossover_that_hangs_on_one_set_names_it(rows):
+    d = readings.read_by(readings.early_stopped(rows))
+    d.loc[d.dataset == "mnist5k", "d"] -= 0.3  # this one alone pays late
+    table = compare.without_one(d, ["stratum", "reading"])
+    own = table[(table.stratum == "balanced") & (table.reading == "F1, quota")].iloc[0]
+    assert own.least == pytest.approx(0.145)  # of the other two, the mean of .15 and .14
+    assert own["least, without"] == "mnist5k"
+    assert own["most, without"] != "mnist5k"
+    assert own.sets == 3
+    said = readings.without_one_reading(table)
+    assert "On balanced sets, whichever one of them is left out, the crossover lies between 14.5 % and" in said
+    assert set(compare.without_one(d[d.dataset != "mnist5k"], ["stratum", "reading"]).stratum) == {"skewed"}
+    assert readings.without_one_reading(compare.without_one(d[:0], ["stratum"])) == "Too few sets to leave one out."
+
+
 def test_the_readings_are_compared_on_the_same_data_sets_and_no_limit_leaves_the_rates(rows):
     apart = s0.readings_apart(readings.read_by(readings.early_stopped(rows)))
     own = apart[

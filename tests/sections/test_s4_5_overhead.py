@@ -83,7 +83,7 @@ def test_an_overhead_above_0_has_the_papers_direction_however_far_from_its_figur
     statements = {statement.id: statement for statement in s4_5.verdicts(pd.concat(many))}
     assert statements["T5.aw.train"].verdict == ledger.DIRECTION
     assert statements["T5.aw.train"].excluded == "yes"
-    assert statements["T5.reg.mem"].verdict == ledger.NULL
+    assert statements["T5.reg.mem"].verdict == ledger.SHOWN  # the paper prints 7.46 %, no more than would matter
     assert statements["T5.total.mem"].verdict == ledger.DIRECTION
 
 

@@ -103,4 +103,4 @@ def test_an_auroc_has_its_own_limits_inside_0_and_1():
 
 def test_on_one_seed_no_fall_is_called_silent_and_none_is_ruled_out(stream, shown):
     tables = {"monitors": s5_1.monitors(stream), "silence": s5_1.silence(stream)}
-    assert "no interval" in shown("5_1_monitoring", "c14", p=SimpleNamespace(seeds=1), **tables)["silent"]
+    assert "no interval" in shown("5_1_monitoring", "c14-b", warned="", p=SimpleNamespace(seeds=1), **tables)["silent"]

@@ -77,8 +77,10 @@ def test_the_counts_add_up_to_all_statements_in_both_tables():
     assert both.iloc[-1].tolist() == ["all", 28, 106, 143, 277, 0]
 
 
-def test_only_statements_with_a_measured_answer_count_as_established():
-    assert s6.established(BOARD)["statement"].tolist() == ["TITLE.threshold"]
+def test_only_statements_that_are_settled_count_as_established():
+    assert s6.established(BOARD).empty  # one is open, one shown
+    settled = BOARD.assign(verdict=BOARD.verdict.replace(ledger.INCONCLUSIVE, ledger.OPPOSITE))
+    assert s6.established(settled)["statement"].tolist() == ["TITLE.threshold"]
     assert s6.established(EMPTY).empty
 
 

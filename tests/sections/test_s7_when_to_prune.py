@@ -67,10 +67,10 @@ def test_what_was_expected_of_the_gap_held_failed_or_is_open_by_the_limits_of_it
         leads |= {
             f"{word} {foretelling.AHEAD}{end}": value for end, value in (("", 0.1), (" low", low), (" high", high))
         }
-    assert "[+1.0, +20.0], held" in foretelling.expectation(pd.DataFrame([leads]))
+    assert "[1.0, 20.0], held" in foretelling.expectation(pd.DataFrame([leads]))
     assert "[-20.0, -1.0], failed" in foretelling.expectation(pd.DataFrame([leads]))
     leads[f"AUC {foretelling.AHEAD} high"] = 0.01
-    assert "[-20.0, +1.0], open" in foretelling.expectation(pd.DataFrame([leads]))
+    assert "[-20.0, 1.0], open" in foretelling.expectation(pd.DataFrame([leads]))
 
 
 @pytest.mark.parametrize("pays", ["every case", "the cases of all sets but one", "no case"])
