@@ -365,7 +365,7 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
 @cli.command("advise")
 @click.argument("data", type=RECORD, metavar="FILE")
 @click.option("--label", metavar="NAME", help="The column that holds the label (a folder of images needs none).")
-@click.option("--id", "ids", metavar="NAME", help="The column that names a row (default: its number, from 0).")
+@click.option("--id", "ids", metavar="NAME", help="The column that names a row (default: its number from 0, or path).")
 @click.option("--group", "groups", metavar="NAME", help="Rows of one group are never split apart.")
 @click.option("--features", "embedded", type=RECORD, metavar="F.npy", help="Features in place of FILE's columns.")
 @click.option("--test", type=RECORD, metavar="CLEAN_FILE", help="Rows with clean labels, to judge the arms by.")

@@ -1,5 +1,6 @@
 """The whole way from a file to an :class:`Advice`: read, pilot, conclude, score every row."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from datalab import labels as label_kinds
-from datalab import pruning, seeds
+from datalab import metrics, pruning, seeds
 from datalab.advise import features, pilot, reading, scoring, verdict
 from datalab.data.splits import allot
 from datalab.errors import UserError, did_you_mean
@@ -74,7 +75,7 @@ def advise(
     (:mod:`datalab.labels`), where column ``label`` of X does not hold them. ``ids`` and ``groups``, (n,) or a column's
     name: what names a row in the answer, and rows that are never split apart. ``X_test``, ``y_test``: rows with clean
     labels that judge the arms, in place of noisy held-out ones. ``embedded``: features (n, d) in place of X's columns.
-    ``pred_probs`` (n, C): out-of-sample probabilities, classes in sorted order, for confident learning in place of the
+    ``pred_probs`` (n, C): out-of-sample probabilities, in the classes' order, for confident learning in place of the
     pilot's own. With a fixed number of ``splits`` the answer is a function of data and ``seed`` alone. ``pretrained``:
     texts by MiniLM, pictures by EfficientNet-Lite0 (weights on disk), not by TF-IDF and pixels. ``read``:
     ``delimiter``, ``decimal`` and ``encoding`` of a text table that are not to be detected. ``say`` is called with a
@@ -85,14 +86,18 @@ def advise(
     """
     started = time.perf_counter()
     began = started if began is None else began
-    if not 0 < minutes < 10_000:
-        raise UserError(f"minutes: {minutes} will not do; give a number above 0 and below 10,000, such as 10")
-    if splits is not None and not (isinstance(splits, int) and 2 <= splits <= 200):
-        raise UserError(f"splits: {splits} will not do; give 2 to 200 (20 are enough)")
-    if not (isinstance(seed, int) and 0 <= seed < 2**32):
-        raise UserError(f"seed: {seed} will not do; give a whole number from 0")
+    if not (isinstance(minutes, int | float | np.number) and 0 < minutes < 10_000):
+        raise UserError(f"minutes: {minutes!r} will not do; give a number above 0 and below 10,000, such as 10")
+    if splits is not None and not (isinstance(splits, int | np.integer) and 2 <= splits <= 200):
+        raise UserError(f"splits: {splits!r} will not do; give 2 to 200 (20 are enough)")
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        raise UserError(f"seed: {seed!r} will not do; give a whole number from 0")
+    if unknown := sorted({*(read or {})} - {"delimiter", "decimal", "encoding"}):
+        raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
+    splits, seed, given = splits and int(splits), int(seed), (label if y is None else y, ids, groups, y_test)
+    label, ids, groups, y_test = (str(of) if isinstance(of, int | np.integer) else of for of in given)  # a column's
     source = reading.read(X, **(read or {}))
-    table = labelled(source, label if y is None else y, ids, groups)
+    table = labelled(source, label, source.key if ids is None else ids, groups)
     codes, detected, n = table.rows.code.to_numpy(), source.detected, int((table.rows.code >= 0).sum())
     others = source if embedded is None else reading.read(embedded)
     named = [others.label, *(table.named.values() if others is source else ())]
@@ -101,25 +106,39 @@ def advise(
     columns, preparing = features.Columns(raw, others, pretrained), -time.perf_counter()
     frame = columns.typed(raw)
     preparing += time.perf_counter()
-    doubled = frame.duplicated().to_numpy()
     detected += columns.detected
-    if doubled.any():
-        detected.append(f"duplicates: {doubled.sum():,} rows repeat another's features; the pilot sees each once")
-        chosen, frame = chosen[~doubled], frame[~doubled]
-        _enough(codes[chosen], table.names, "without duplicates ")
+    of_row, clean, clean_codes = pd.util.hash_pandas_object(frame, index=False), None, None
+    left_out = of_row.duplicated().to_numpy()
+    if left_out.any():
+        other = (pd.Series(codes[chosen]).groupby(of_row.to_numpy()).transform("first") != codes[chosen]).sum()
+        line = f"{left_out.sum():,} rows repeat another's features (of {len(frame):,} looked at)"
+        detected.append(f"duplicates: {line}, {other:,} with another label; the pilot sees each once")
+    if X_test is not None:
+        test = reading.read(X_test, **(read or {}))
+        clean, clean_codes = _clean(test, y_test, table, columns)
+        in_test = of_row.isin(pd.util.hash_pandas_object(clean, index=False)).to_numpy()
+        if in_test.any():
+            line = f"{in_test.sum():,} rows of the data (of {len(frame):,} looked at) have a test row's features"
+            test.detected.append(f"{line}: nothing is trained on them")
+        detected += [f"test: {line}" for line in test.detected]
+        left_out = left_out | in_test
+    if left_out.any():
+        chosen, frame = chosen[~left_out], frame[~left_out]
+        _enough(codes[chosen], table.names, "without duplicates and test rows ")
     fitted, preparing = features.fit(frame), preparing - time.perf_counter()
     x = fitted(frame)
     preparing += time.perf_counter()
-    detected += [f"leak? {line}" for line in features.leaks(frame, codes[chosen])]
+    detected += features.leaks(frame[columns.alone], codes[chosen])
+    if len(table.names) > pilot.INFLUENCE_CLASSES:
+        detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")
-    own, clean, clean_codes = None, None, None
+    own = None
     if pred_probs is not None:
         own, need = label_kinds.shares(reading.read(pred_probs).whole(), "pred_probs"), (len(codes), len(table.names))
         if own.shape != need:
-            raise UserError(f"pred_probs: need {need}, classes in sorted order, got shape {own.shape}")
-    if X_test is not None:
-        clean, clean_codes = _clean(reading.read(X_test, **(read or {})), y_test, table, columns)
+            raise UserError(f"pred_probs: need {need}, classes in ascending order, got shape {own.shape}")
+        detected.append(_in_order(own[codes >= 0], codes[codes >= 0], table.names))
     for line in detected:
         say(line)
 
@@ -165,7 +184,8 @@ def _advice(
     each["class"], parts = pd.Categorical.from_codes(each.code, names), []
     for kind in ("class", "group")[: 1 + ("group" in each)]:
         part = each.groupby(kind, observed=True)[["flagged", "dropped", "loss"]]
-        parts.append(part.mean().assign(rows=part.size(), kind=kind).rename_axis("of").reset_index())
+        part = part.mean().assign(rows=part.size(), kind=kind).rename_axis("of").reset_index()
+        parts.append(part[part.rows >= LEAST_OF_CLASS])  # a share of fewer rows says little
     hit = pd.concat(parts, ignore_index=True).astype({"of": str})
     facts |= {"flagged": len(flagged), "dropped": int(each.dropped.sum())}
     facts |= {"advice": v.answer if v.answer != verdict.ACT else verdict.name(*v.arm), "arm": verdict.name(*v.arm)}
@@ -191,6 +211,8 @@ def _hit(v: verdict.Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
         shares = [f"'{at.of}' {end} ({100 * getattr(at, what):.0f} % of {at.rows:,})" for end, at in ends]
         texts.append(f"{kind} {', '.join(shares)}")
     text = f"Who is {what}: {'; '.join(texts)}."
+    if never := [f"'{of}'" for of in hit.of[(hit.kind == "class") & (hit.flagged == 1)]]:
+        text += f" All rows of class {', '.join(never)} are flagged: the models predict it for none of them."
     if v.answer == verdict.ACT:
         arms = rows[rows.kind == "arm"].groupby(["method", "amount"]).class_f1.agg(lambda f1: np.mean([*f1], axis=0))
         change = arms[v.arm] - arms[pilot.KEEP_ALL, ""]
@@ -247,7 +269,8 @@ def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labe
     largest = counts.argmax()
     text = f"{len(counts)} classes, the largest '{names[largest]}' ({counts[largest] / len(codes):.1%})"
     source.detected.append(f"{what}: {text}, the smallest {counts.min():,} rows{_alike(names)}")
-    return _Labelled(rows, names, {what: name for what, name in given.items() if isinstance(name, str)})
+    named = {what: of for what, of in given.items() if isinstance(of, str) and of != source.key}
+    return _Labelled(rows, names, named)
 
 
 def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Series]:
@@ -274,7 +297,7 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
 
 
 def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
-    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text."""
+    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text, in ascending order."""
     if isinstance(column.dtype, pd.StringDtype):
         column = features.words(column, NO_LABEL)
     try:
@@ -283,8 +306,26 @@ def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
         codes, levels = np.arange(len(column)), column
     if not len(levels):
         raise UserError(f"{what}: every label is missing")
-    known = label_kinds.classes(np.asarray(levels), what)
-    return np.where(codes < 0, -1, known.codes[codes]), known.names.astype(str)
+    levels = np.asarray(levels)
+    if {*map(type, levels.tolist())} == {bool}:
+        levels = levels.astype(str)
+    known = label_kinds.classes(levels, what)
+    names = known.names.astype(str)
+    whole = all(re.fullmatch(r"[-+]?\d+(\.0+)?", name) for name in names)  # as text, 10 comes before 2
+    order = np.argsort(names.astype(float) if whole else names, kind="stable")
+    return np.where(codes < 0, -1, np.argsort(order)[known.codes[codes]]), names[order]
+
+
+def _in_order(p: NDArray, y: NDArray, names: NDArray) -> str:
+    """Which class is whose column of p (n, C). Raises UserError where another order fits the labels y (n,) better."""
+    from scipy.optimize import linear_sum_assignment
+
+    hit, order = metrics.confusion(y, p.argmax(1), len(names)), ", ".join([*names[:20], "..."][: len(names)])
+    agree, best = np.trace(hit) / len(y), hit[linear_sum_assignment(-hit)].sum() / len(y)
+    line = f"pred_probs: columns of {order}: the largest is the label's in {agree:.0%} of rows"
+    if best > agree + 0.1:
+        raise UserError(f"{line}, and with the columns in another order in {best:.0%}")
+    return line
 
 
 def _enough(codes: NDArray, names: NDArray, when: str) -> None:
@@ -325,4 +366,6 @@ def _clean(source: reading.Source, y: Any, table: _Labelled, columns: features.C
     if (at < 0).any():
         unknown = names[at < 0][0]
         raise UserError(f"test label: class '{unknown}' is not among the data's {len(table.names)} classes")
-    return columns.typed(frame[codes >= 0]), at[codes[codes >= 0]]
+    if (codes < 0).any():
+        source.detected.append(f"{(codes < 0).sum():,} rows without a label: left out")
+    return columns.typed(frame[codes >= 0], source), at[codes[codes >= 0]]

@@ -1,7 +1,9 @@
 """From columns of any type to the numbers a model sees: what each column is, and encoders fitted on training rows."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,9 @@ UNIT = r"^(?:[$€£¥₹] ?|[A-Z]{3} )(?=[-+\d])|(?<=\d)(?: ?[%$€£¥₹]| [A
 # By its decimal mark a number with marks between thousands, which are stricken out.
 GROUPED = {".": r"[-+]?\d{1,3}(?:[,' \u00a0]\d{3})+(?:\.\d+)?", ",": r"[-+]?\d{1,3}(?:[.' \u00a0]\d{3})+,\d+"}
 NEARLY = 0.95  # a column is of a kind when so many of its values are
+DATE = r"(?:\d{1,4}|[A-Za-z]{3,9})[-/. ]+(?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}"  # year, month and day
+SPACED = r"[ \u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]"  # what there is one of between words, or in place of them
+LOOKED_AT = 300  # columns, for leaks
 
 Encode = Callable[[pd.DataFrame], NDArray[np.float32]]
 
@@ -29,18 +34,22 @@ class Columns:
     """The kind of every feature column, decided on a sample, and the same columns of any block as typed values.
 
     With ``pretrained`` texts are embedded by MiniLM and pictures by EfficientNet-Lite0, where their weights are on
-    disk. ``detected`` has a line for each kind. Raises UserError where no feature is left.
+    disk. ``detected`` has a line for each kind; ``alone`` are the columns that mean something each by itself, as a
+    pixel does not. Raises UserError where no feature is left.
     """
 
     def __init__(self, sample: pd.DataFrame, source: Source, pretrained: bool = False):
-        self.folder, self.decimal, self.pretrained = source.folder, source.decimal, pretrained
+        self.source, self.pretrained = source, pretrained
         self.kinds = {name: self._kind(sample[name]) for name in sample}
+        parts = ("image", "vector", "text", LEFT_OUT)
+        self.alone = [] if source.grid else [name for name, kind in self.kinds.items() if not kind.startswith(parts)]
         self.detected = []
         for kind in dict.fromkeys(self.kinds.values()):
             names = [name for name, other in self.kinds.items() if other == kind]
             most = 20 if kind.startswith(LEFT_OUT) else 4
             more = f" and {len(names) - most} more" if len(names) > most else ""
-            self.detected.append(f"{kind}: {str(names[:most])[1:-1]}{more}")
+            size = f" (grey, {SIDES[pretrained]} x {SIDES[pretrained]})" if kind == "image" else ""
+            self.detected.append(f"{kind}{size}: {str(names[:most])[1:-1]}{more}")
         if all(kind.startswith(LEFT_OUT) for kind in self.kinds.values()):
             raise UserError(f"{source.name}: no feature is left; {'; '.join(self.detected) or 'there is none'}")
 
@@ -48,41 +57,47 @@ class Columns:
         present = column.dropna()
         if len(present) and isinstance(present.iloc[0], np.ndarray | list):
             return "vector"
-        values, text = numbers(column, self.decimal).dropna(), words(column).dropna()
+        values, text = numbers(column, self.source.decimal).dropna(), words(column).dropna()
         distinct = text.nunique()
         if distinct < 2:
             return LEFT_OUT + ("constant" if len(text) else "empty")
         if column.dtype.kind in "biuf" or len(values) >= NEARLY * len(text):
-            steps = np.diff(values.to_numpy())
-            return LEFT_OUT + "a row number" if len(steps) > 20 and (steps == 1).all() else "number"
+            offsets = [values - sign * values.index for sign in (1, -1)]  # from the row's number, up and down
+            counts = len(values) > 20 and (values % 1 == 0).all() and any(of.nunique() == 1 for of in offsets)
+            return LEFT_OUT + "a row number" if counts else "number"
         if text.str.lower().str.endswith(IMAGES).mean() >= NEARLY:
-            return "image" if (self.folder / text.iloc[0]).is_file() else LEFT_OUT + "pictures that are not there"
-        if text.str.contains(r"\d[-/.:]\d").mean() >= NEARLY and days(column).notna().sum() >= NEARLY * len(text):
-            return "date"
-        if text.str.count(" ").mean() >= 2.5 and distinct > 0.3 * len(text):
+            there = any(os.path.isfile(self.source.folder / path) for path in text)  # False, too, for what is no path
+            return "image" if there else LEFT_OUT + "pictures that are not there"
+        if text.str.contains(DATE).mean() >= NEARLY and days(column).notna().sum() >= NEARLY * len(text):
+            first = text.str.extract(r"^(\d{1,2})([-/.])\d{1,2}[-/.]\d").dropna()
+            dayfirst = first[0].astype(int).gt(12).any() or first[1].eq(".").any()
+            return f"date ({'day' if dayfirst else 'month'} first)" if len(first) else "date"
+        if self.source.texts or (text.str.count(SPACED).mean() >= 2.5 and distinct > 0.3 * len(text)):
             return "text"
         return LEFT_OUT + "different in nearly every row" if distinct > NEARLY * len(text) else "category"
 
-    def typed(self, block: pd.DataFrame) -> pd.DataFrame:
-        """The used columns of a block: float64 (what is no number or infinite is missing), categories and text."""
+    def typed(self, block: pd.DataFrame, source: Source | None = None) -> pd.DataFrame:
+        """A block's used columns as its ``source`` (None: the sample's) means them: float64 (what is no number or
+        infinite is missing), categories and text."""
         used = [(block[name], kind) for name, kind in self.kinds.items() if not kind.startswith(LEFT_OUT)]
-        return pd.concat([self._typed(column, kind) for column, kind in used], axis=1)
+        return pd.concat([self._typed(column, kind, source or self.source) for column, kind in used], axis=1)
 
-    def _typed(self, column: pd.Series, kind: str) -> pd.Series | pd.DataFrame:
-        if kind in ("number", "date"):
-            return numbers(column, self.decimal) if kind == "number" else days(column)
+    def _typed(self, column: pd.Series, kind: str, source: Source) -> pd.Series | pd.DataFrame:
+        if kind == "number" or kind.startswith("date"):
+            return numbers(column, source.decimal) if kind == "number" else days(column, "day" in kind)
         if kind in ("category", "text") and not (self.pretrained and kind == "text"):
             return words(column).fillna("").astype("category" if kind == "category" else "str")
         if kind == "text":
             vectors = embed_texts(words(column).fillna("").tolist())
         elif kind == "image":
-            pictures = [_grey(self.folder / str(path), SIDES[self.pretrained]) for path in column]
+            side, paths = SIDES[self.pretrained], words(column).items()
+            pictures = [_grey(source.folder, path, side, f"column '{column.name}', row {row}") for row, path in paths]
             vectors = embed_images(pictures) if self.pretrained else np.stack(pictures).reshape(len(column), -1)
         else:
             try:
                 vectors = np.stack([np.asarray(value, dtype=np.float64).ravel() for value in column])
             except (ValueError, TypeError):
-                different = "its vectors differ in length, or hold other than numbers"
+                different = "its vectors differ in length, are missing, or hold other than numbers"
                 raise UserError(f"column '{column.name}': {different}") from None
         return pd.DataFrame(vectors, index=column.index).add_prefix(f"{column.name}[")
 
@@ -104,15 +119,21 @@ def fit(frame: pd.DataFrame) -> Encode:
     fill = SimpleImputer(strategy="median", keep_empty_features=True, add_indicator=True)
     number = make_pipeline(fill, StandardScaler(), FunctionTransformer(np.clip, kw_args={"min": -CLIP, "max": CLIP}))
     level = OneHotEncoder(min_frequency=RARE_SHARE, handle_unknown="infrequent_if_exist", sparse_output=False)
-    text = make_pipeline(
-        HashingVectorizer(n_features=HASHES, norm=None, alternate_sign=False, token_pattern=r"(?u)\b\w+\b"),
-        TfidfTransformer(sublinear_tf=True),
-        TruncatedSVD(DIRECTIONS, random_state=0),
-        FunctionTransformer(lambda x: x * DIRECTIONS**0.5),  # of length 1 before: variance 1 at most
-    )
+
+    def text(column: pd.Series) -> Any:
+        spaced = column.str.count(" ").mean() >= 2.5  # else too few words, or none apart
+        cut = {"token_pattern": r"(?u)\b\w+\b"} if spaced else {"analyzer": "char_wb", "ngram_range": (1, 3)}
+        return make_pipeline(
+            HashingVectorizer(n_features=HASHES, norm=None, alternate_sign=False, **cut),
+            TfidfTransformer(sublinear_tf=True),
+            TruncatedSVD(DIRECTIONS, random_state=0),
+            FunctionTransformer(lambda x: x * DIRECTIONS**0.5),  # of length 1 before: variance 1 at most
+        )
+
     of = {kind: [name for name in frame if _held(frame[name]) == kind] for kind in ("number", "category", "text")}
     parts = [("number", number, of["number"]), ("category", level, of["category"])]
-    encoder = ColumnTransformer(parts + [(name, text, name) for name in of["text"]], sparse_threshold=0).fit(frame)
+    parts += [(name, text(frame[name]), name) for name in of["text"]]
+    encoder = ColumnTransformer(parts, sparse_threshold=0).fit(frame)
 
     @threadpool_limits.wrap(1)
     def encode(rows: pd.DataFrame) -> NDArray[np.float32]:
@@ -122,18 +143,21 @@ def fit(frame: pd.DataFrame) -> Encode:
 
 
 def leaks(frame: pd.DataFrame, labels: NDArray) -> list[str]:
-    """The columns that alone give nearly every row's label: a small tree on half the rows, asked about the rest."""
+    """The columns that alone give nearly every row's label: a small tree on half a class, asked about the rest."""
+    from sklearn.model_selection import train_test_split
     from sklearn.tree import DecisionTreeClassifier
 
-    half, found = len(labels) // 2, []
-    usual = np.bincount(labels[half:]).max() / (len(labels) - half)
-    for name in [name for name in frame if _held(frame[name]) != "text"][:300]:
+    half, rest = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
+    usual, found = np.bincount(labels[rest]).max() / len(rest), []
+    for name in list(frame)[:LOOKED_AT]:
         column = frame[name].cat.codes if _held(frame[name]) == "category" else frame[name]
         tree = DecisionTreeClassifier(max_leaf_nodes=4 * (labels.max() + 1), random_state=0)
         values = column.to_numpy(dtype=float)[:, None]
-        hit = tree.fit(values[:half], labels[:half]).score(values[half:], labels[half:])
+        hit = tree.fit(values[half], labels[half]).score(values[rest], labels[rest])
         if hit >= 0.98 and hit > usual + 0.05:
-            found.append(f"'{name}' alone gives the label of {hit:.1%} of rows: known before the label is?")
+            found.append(f"leak? '{name}' alone gives the label of {hit:.1%} of rows: known before the label is?")
+    if frame.shape[1] > LOOKED_AT:
+        found.append(f"leak? only the first {LOOKED_AT} of {frame.shape[1]:,} columns were looked at, each alone")
     return found
 
 
@@ -169,12 +193,13 @@ def _amounts(text: pd.Series) -> NDArray[np.float64]:
     return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
-def days(column: pd.Series) -> pd.Series:
-    """Dates as days since 1970; with dots the day comes first."""
+def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
+    """Dates as days since 1970, of any year."""
     text = words(column)
-    dotted = bool(text.str.contains(r"^\d{1,2}\.").any())
-    moments = pd.to_datetime(text, errors="coerce", format="mixed", dayfirst=dotted, utc=True)
-    return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    if dayfirst:  # which pandas takes for year, day, month where the year is first
+        text = text.str.replace(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})", r"\3.\2.\1", regex=True)
+    moments = pd.to_datetime(text, errors="coerce", format="mixed", dayfirst=dayfirst, utc=True)
+    return (moments.dt.as_unit("ms") - pd.Timestamp(0, tz="UTC").as_unit("ms")) / pd.Timedelta(days=1)
 
 
 def _held(column: pd.Series) -> str:
@@ -183,11 +208,26 @@ def _held(column: pd.Series) -> str:
     return "number" if pd.api.types.is_numeric_dtype(column.dtype) else "text"
 
 
-def _grey(path: Path, side: int) -> NDArray[np.float32]:
-    from PIL import Image
+def picture(path: Path) -> Any:
+    """The picture upright, what is transparent white, one of 16 bits or more in floats; None where there is none."""
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("L").resize((side, side)), dtype=np.float32)
-    except OSError:
-        raise UserError(f"picture '{path.name}': cannot be read as an image") from None
+        with Image.open(path) as opened:
+            made = ImageOps.exif_transpose(opened)
+            if made.mode[0] in "IF":
+                return Image.fromarray(np.asarray(made, dtype=np.float32) / (1 if made.mode == "F" else 257))
+            if made.has_transparency_data:
+                made = made.convert("RGBA")
+                made = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made)
+            return made.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _grey(folder: Path, path: Any, side: int, where: str) -> NDArray[np.float32]:
+    image = None if pd.isna(path) else picture(folder / path)
+    if image is None:
+        what = "no picture" if pd.isna(path) else f"picture '{Path(path).name}' cannot be read as an image"
+        raise UserError(f"{where}: {what}; leave the row out")
+    return np.asarray((image if image.mode == "F" else image.convert("L")).resize((side, side)), dtype=np.float32)

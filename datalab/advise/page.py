@@ -3,6 +3,7 @@
 import base64
 import io
 import tempfile
+import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pandas as pd
 from PIL import Image
 
 from datalab import atomic
+from datalab.advise import features
 from datalab.advise.advice import Advice
-from datalab.advise.pilot import RANDOM
+from datalab.advise.pilot import ARMS, KEEP_ALL, RANDOM
 from datalab.advise.reading import IMAGES
 from datalab.errors import UserError
 from datalab.record import figures
@@ -37,11 +39,12 @@ def check(folder: Path) -> None:
 def write(advice: Advice, folder: Path) -> list[Path]:
     """Write the four files; equal answers give equal bytes, but for ``seconds`` in ``advice.json``."""
     check(folder)
+    page = html(advice)  # before anything is written
     atomic.write(folder / "advice.json", pd.Series(advice.facts).to_json(indent=1, force_ascii=False) + "\n")
     for name, table in (("kept.csv", advice.kept), ("flagged.csv", advice.flagged)):
         with atomic.replacing(folder / name) as path:  # piece by piece: it may be long
             table.to_csv(path, index=False, lineterminator="\n")
-    atomic.write(folder / "index.html", html(advice))
+    atomic.write(folder / "index.html", page)
     return [folder / name for name in FILES]
 
 
@@ -52,9 +55,10 @@ def html(advice: Advice) -> str:
     drawn = {
         "What each arm gains over keeping everything": gain(advice.verdict.gains),
         "Flagged rows: the label given → the one suggested": bars(pairs, "rows"),
-        "Which classes are hardest to predict": bars(classes.set_index("of").loss, "mean loss (nats)"),
+        "Which classes are hardest to predict": bars(classes.set_index("of").loss.nlargest(MOST), "mean loss (nats)"),
         "Who is flagged, and who dropped" if classes.dropped.any() else "Who is flagged": hit(advice.hit),
     }
+    warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that this font has not
     pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
     template = files("datalab.advise").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -70,7 +74,9 @@ def gain(gains: pd.DataFrame) -> Any:
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     axes.axhline(0, color="black", linewidth=1)
     points = gains.assign(**100 * gains[["gain", "low", "high", "dropped"]]).sort_values(["method", "dropped"])
-    for i, (method, part) in enumerate(points.groupby("method")):
+    methods = sorted({method for method, _ in ARMS} - {KEEP_ALL})  # a method's place and colour, on every page
+    for method, part in points.groupby("method"):
+        i = methods.index(method)
         error = [part.gain - part.low, part.high - part.gain]
         colour = "#777777" if method == RANDOM else figures.COLOURS[i]
         x = part.dropped + 0.35 * (i - 2.5)  # side by side, not one on another
@@ -81,10 +87,10 @@ def gain(gains: pd.DataFrame) -> Any:
 
 
 def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
-    """The largest ``MOST`` of a table's rows as bars, a colour a column."""
+    """The first ``MOST`` of a table's rows as bars, a colour a column."""
     figures.style()
-    table = pd.DataFrame(table)
-    table = table.nlargest(MOST, list(table)[::-1])[::-1].rename(index=_short)
+    table = pd.DataFrame(table).head(MOST)[::-1]
+    table = table.rename(index=lambda name: _short(name).replace("$", r"\$"))  # which begins no formula
     if table.empty:
         table = pd.DataFrame({"none": [0]}, index=[""])
     size, colours = (6.4, 1.3 + 0.3 * len(table)), [figures.COLOURS[4], figures.COLOURS[1]][: table.shape[1]]
@@ -95,7 +101,8 @@ def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
 
 
 def hit(table: pd.DataFrame) -> Any:
-    """The share of each class, and of each group, that is flagged and that the advised arm drops."""
+    """The share of each class, and then of each group, that is flagged and that the advised arm drops."""
+    table = table.sort_values(["kind", "dropped", "flagged"], ascending=[True, False, False])
     names = table.of.where(table.kind == "class", "group " + table.of)
     shares = 100 * table.set_index(names)[["flagged", "dropped"]]
     return bars(shares if shares.dropped.any() else shares[["flagged"]], "rows (%)")
@@ -105,9 +112,10 @@ def _contents(advice: Advice) -> list[dict[str, Any]]:
     """Each shown row: a picture where it has one, and its first columns in words."""
     made, folder, grid = [], advice.source.folder, advice.source.grid
     for row in advice.shown.to_dict("records"):
-        paths = [folder / value for value in row.values() if isinstance(value, str) and value.lower().endswith(IMAGES)]
-        if paths and paths[0].is_file():
-            picture, words = Image.open(paths[0]).convert("RGB"), paths[0].name
+        path = next((v for v in row.values() if isinstance(v, str) and v.strip().lower().endswith(IMAGES)), None)
+        picture = path and features.picture(folder / path.strip())
+        if picture:
+            picture, words = picture.convert("L" if picture.mode == "F" else "RGB"), Path(path).name
             picture.thumbnail((96, 96))
         elif grid:
             pixels, words = np.array([row[str(i)] for i in range(grid[0] * grid[1])], dtype=float).reshape(grid), ""

@@ -5,6 +5,7 @@ by class and data in memory are a data frame. Nothing is ever unpickled.
 """
 
 import csv
+import io
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ INSTEAD = dict.fromkeys((".pkl", ".pickle"), "; a pickle can run code, and is ne
 INSTEAD |= dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "; unpack it first")
 INSTEAD |= dict.fromkeys((".xls", ".xlsx", ".ods", ".json", ".jsonl", ".feather"), "; save it as .csv or .parquet")
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
+THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}"  # in a table cut by tabs or bars rather a mark between thousands
 DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
 
 
@@ -32,8 +34,8 @@ class Source:
     """``data`` gives rows, as data frames of the columns named, as often as it is called; ``columns`` are all names.
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
-    is the label's column, and ``rows`` how many there are, where the source knows it; ``grid`` the height and width of
-    pictures that the columns are.
+    is the label's column, ``key`` that which names a row, and ``rows`` how many there are, where the source knows it;
+    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Source:
     detected: list[str]
     folder: Path = Path()
     label: str | None = None
+    key: str | None = None
+    texts: bool = False
     grid: tuple[int, int] | None = None
     decimal: str = "."
     rows: int | None = None
@@ -102,7 +106,11 @@ def unreadable(name: str, error: Exception) -> UserError:
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
     """The source of a path, or of data in memory. Raises UserError, one line, for what cannot be read."""
     if not isinstance(data, str | Path):
-        return in_memory(data)
+        try:
+            return in_memory(data)
+        except (ValueError, TypeError, LookupError) as error:
+            why = " ".join(str(error).split())[:160]
+            raise error if isinstance(error, UserError) else UserError(f"the data: cannot be read ({why})") from None
     path, kind = Path(data).resolve(), Path(data).suffix.lower()
     if path.is_dir():
         return image_folder(path)
@@ -133,21 +141,26 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     encoding = encoding or _encoding(path)
     with open(path, encoding=encoding, newline="") as stream:
         head = stream.read(1 << 18)
+    if excel := re.match(r"sep=(.)(\r\n?|\n)", head):  # a line that Excel reads before the header
+        head, delimiter = head[excel.end() :], delimiter or excel[1]
     if "\x00" in head:
         raise UserError(f"file '{path.name}': holds NUL bytes, so it is no text table")
     cut = {}
     for mark in [delimiter] if delimiter else ",;\t|":
-        rows = csv.reader(head.splitlines(keepends=True), delimiter=mark)
+        rows = csv.reader(io.StringIO(head, newline=""), delimiter=mark)
         cut[mark] = [row for row in rows if row][:500] or [[""]]
     delimiter = max(cut, key=lambda mark: _fit(cut[mark]))
-    columns = [column.strip() for column in cut[delimiter][0]]
+    header = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
+    columns = [" ".join(column.split()) for column in next(filter(None, header), [""])]
+    above = bool(excel) + header.line_num  # blank lines too, and a name may be broken over several
     if len(columns) < 2:
         raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
     if decimal is None:
         cells = [cell.strip() for row in cut[delimiter][1:] for cell in row]
+        cells = [cell for cell in cells if delimiter == ";" or not re.fullmatch(THOUSANDS, cell)]
         commas, points = (sum(bool(re.fullmatch(number, cell)) for cell in cells) for number in (COMMA, POINT))
         decimal = "," if commas > points and delimiter != "," else "."
-    layout = {"block_size": CSV_BLOCK, "skip_rows": 1, "column_names": columns, "encoding": encoding}
+    layout = {"block_size": CSV_BLOCK, "skip_rows": above, "column_names": columns, "encoding": encoding}
     reading = pacsv.ReadOptions(use_threads=False, **layout)
     parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
@@ -190,7 +203,8 @@ def parquet(path: Path) -> Source:
     line = f"Parquet: {file.metadata.num_rows:,} rows, {len(columns)} columns"
 
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
-        return (batch.to_pandas() for batch in file.iter_batches(BLOCK, columns=names))
+        # By pandas' own metadata a named index would be no column.
+        return (batch.to_pandas(ignore_metadata=True) for batch in file.iter_batches(BLOCK, columns=names))
 
     return Source(path.name, data, columns, [line], path.parent, rows=file.metadata.num_rows)
 
@@ -223,12 +237,13 @@ def in_memory(data: Any) -> Source:
     """A frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set."""
     if hasattr(data, "to_pandas"):  # a Hugging Face data set, polars, pyarrow
         data = data.to_pandas()
-    if isinstance(data, pd.DataFrame):
+    if isinstance(data, dict | pd.DataFrame):
+        data = pd.DataFrame(data)
         return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
     if hasattr(data, "nnz") and hasattr(data, "toarray"):
         return _dense(data.tocsr())
     if isinstance(data, list | tuple | pd.Series) and len(data) and isinstance(next(iter(data)), str):
-        return of_frame("the texts", pd.DataFrame({"text": list(data)}), f"texts: {len(data):,}")
+        return of_frame("the texts", pd.DataFrame({"text": list(data)}), f"texts: {len(data):,}", texts=True)
     if np.ma.isMaskedArray(data):
         data = data.astype(float).filled(np.nan)
     if hasattr(data, "detach"):
@@ -253,9 +268,9 @@ def _dense(x: Any) -> Source:
 
 def image_folder(path: Path) -> Source:
     """A folder with a folder of images for each class: a column of paths, and one of class names."""
-    files = [file for file in sorted(path.glob("*/*")) if file.suffix.lower() in IMAGES]
+    files = [file for file in sorted(path.glob("[!.]*/[!.]*")) if file.suffix.lower() in IMAGES]
     if not files:
         raise UserError(f"folder '{path.name}': no images by class in it (class/picture.png); or name a file")
     table = pd.DataFrame([(f"{f.parent.name}/{f.name}", f.parent.name) for f in files], columns=["image", "class"])
     line = f"folder: {len(files):,} images in {table['class'].nunique()} classes"
-    return of_frame(path.name, table, line, folder=path, label="class")
+    return of_frame(path.name, table, line, folder=path, label="class", key="image")

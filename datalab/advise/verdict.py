@@ -122,14 +122,15 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
         first = "Keep everything: nothing else is shown to be better, and the data are too few to rule it out."
     else:
         first = "Keep everything: nothing tried is better by a point of macro-F1."
-    if v.answer != ACT and facts["flagged"]:
+    guessing = 1 / facts["classes"]  # a class guessed as often as it comes has its share for F1, and these sum to 1
+    blind = v.kept < guessing + NO_BETTER and v.arm[0] != RELABEL  # which is shown to pay, if it is advised
+    if v.answer != ACT and facts["flagged"] and not blind:
         first += f" Look at the listed labels ({facts['flagged']:,}) by hand."
     judged = "clean test labels" if facts["clean"] else "held-out labels as noisy as the rest"
     second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{arm_tried}: {gain}"
     second += f" ({facts['splits']} splits, {judged}; 95 % for all arms at once)."
-    guessing = 1 / facts["classes"]  # a class guessed as often as it comes has its share for F1, and these sum to 1
     second += f" With everything kept macro-F1 is {v.kept:.3f}; guessing has {guessing:.3f}."
-    if v.kept < guessing + NO_BETTER:
+    if blind:
         second += " These features hardly tell the classes apart: trust no flag."
     if v.ties:
         second += f" {' and '.join(v.ties).capitalize()} does as well within a point."

@@ -12,13 +12,12 @@ are for one model: on a :class:`~datalab.stack.Stack` of S every result has S ro
 
 import contextlib
 import copy
-import math
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
-from datalab.influence import layers, losses, saved
+from datalab.influence import layers, losses, saved, settings
 from datalab.influence.factors import Factors
 from datalab.influence.feed import Feed, refuse
 from datalab.influence.losses import CrossEntropy, Loss
@@ -113,18 +112,16 @@ class Estimator(ABC):
         include_frozen: bool = False,
         loss: Loss | None = None,
     ):
-        _refuse_below_0("damping", damping, "'auto' or ")
-        _refuse_below_0("l2", l2)
-        if batch_size is not None and not (isinstance(batch_size, Integral) and batch_size >= 1):
-            raise UserError(f"batch_size: must be a whole number of at least 1, got {batch_size!r}")
-        if isinstance(leave_out, str):
-            raise UserError(f"leave_out: must be a list of names, got {leave_out!r}; [{leave_out!r}] is one")
+        names = settings.several("leave_out", leave_out, "names")
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise UserError(f"leave_out: must be a list of names, got {wrong[0]!r} in it")
         if dtype not in (None, torch.float32, torch.float64):
             raise UserError(f"dtype: must be torch.float32, torch.float64 or None, got {dtype}")
         if not isinstance(loss, Loss | None):
             raise UserError(f"loss: must be one of datalab.influence.losses, got {loss!r}; Custom takes a function")
-        self.model, self.damping, self.l2, self.batch_size = model, damping, l2, batch_size
-        self.leave_out, self.dtype, self.include_frozen = tuple(leave_out), dtype, include_frozen
+        self.model, self.damping, self.l2 = model, settings.damping(damping), settings.number("l2", l2)
+        self.batch_size = batch_size if batch_size is None else settings.count("batch_size", batch_size)
+        self.leave_out, self.dtype, self.include_frozen = tuple(names), dtype, bool(include_frozen)
         self.loss = loss or CrossEntropy()
 
     def fit(self, x, y=None) -> Self:
@@ -169,9 +166,8 @@ class Estimator(ABC):
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
         with computing():
             self._refuse_unless_fitted()
-            _refuse_below_0("damping", damping, "'auto' or ")
             other = copy.copy(self)
-            other.damping = damping
+            other.damping = settings.damping(damping)
             other._damp()
         return other
 
@@ -432,12 +428,6 @@ def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:
 def at_once(device: torch.device, numbers: int) -> int:
     """How many numbers may be held at a time, where ``numbers`` may on a CPU."""
     return numbers if device.type == "cpu" else numbers << 4
-
-
-def _refuse_below_0(name: str, value: object, other: str = "") -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    if not number and not (other and isinstance(value, str) and value == "auto"):
-        raise UserError(f"{name}: must be {other}a number of at least 0, got {value!r}")
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:

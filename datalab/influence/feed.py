@@ -14,6 +14,7 @@ from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, labelled, line, over, rows, tensors, x_of
 from datalab.seeds import generator
 
+_READ_ALONE = 8  # examples of a streamed set that are also read alone
 _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 
 
@@ -30,10 +31,11 @@ class Feed:
             if isinstance(data, Streamed) and not len(data):
                 raise UserError(f"{data.name}: holds no examples; need n > 0")
             x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
-            y = tensors(y)[0]
-            if not len(x) or len(x) not in y.shape[: 1 + self._network.is_stack]:
+            wrong = [of for of in tensors(y) if len(x) not in of.shape[: 1 + self._network.is_stack]]
+            if not len(x) or wrong:
                 got = ", ".join(str(tuple(v.shape)) for v in tensors(x))
-                raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {tuple(y.shape)}")
+                first = tuple((wrong or tensors(y))[0].shape)
+                raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {first}")
             outputs = self._outputs_of(data.name, self.placed(Batch(rows(x, 0, 1), y, 0, x_of(data.name))))
             if not bool(torch.isfinite(outputs).all()):
                 self._refuse_not_finite(data)
@@ -85,10 +87,32 @@ class Feed:
         if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
             raise UserError(f"{data.name}: an example is another at each reading; let the data set draw nothing")
         self._network.check(sample)
+        if isinstance(data, Streamed) and self.size > 1:
+            self._look_at_collation(data, places, sample, batch.y)
         if not self._loss.by_example:
             y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
             self._look_at_loss(self._network.logits(sample), y)
         return sample
+
+    def _look_at_collation(self, data: Streamed, places: np.ndarray, sample: Inputs, y: Targets) -> None:
+        """Raise UserError where an example read by itself has another loss, such as from padding that is not masked."""
+        f, y = self._network.logits(sample), self._targets(data.name, y)
+        logits, totals = [], []  # alone, and in the sample; and of their gradients, where texts or labels are others
+        for i, batch in enumerate(data.each(places[:_READ_ALONE])):
+            try:
+                pair = self._network.logits(over(batch.x, self.moved)), f[:, i : i + 1]
+            except Exception:  # of a convolution some take no short text: nothing is said
+                continue
+            targets = self._targets(data.name, batch.y), rows(y, i, 1, axis=1)
+            alike = pair[0].shape == pair[1].shape
+            logits += [pair] * alike
+            if not (alike and all(map(torch.equal, *map(tensors, targets)))):
+                gradients = (losses.over_models(self._loss.gradient, *each) for each in zip(pair, targets, strict=True))
+                totals.append([g.flatten(2, -2).sum(2) if g.dim() > 3 else g for g in gradients])  # over positions
+        for found in filter(None, (logits, totals)):
+            if not close(*(torch.cat([v.flatten() for v in side]) for side in zip(*found, strict=True))):
+                why = "depends on the others that it is collated with (padding without a mask?)"
+                raise UserError(f"{data.name}: an example {why}; batch_size=1 takes each by itself")
 
     def _look_at_loss(self, f: Tensor, y: Targets) -> None:
         """Raise UserError where a loss at logits f (S, m, ...) is not that of each example by itself."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datalab.errors import UserError
-from datalab.influence import losses
+from datalab.influence import losses, settings
 from datalab.influence.estimator import Directions, Estimator, Top, computing, gathered, strongest, whole
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
@@ -155,14 +155,15 @@ class TracIn(Ensemble):
     """
 
     def __init__(self, checkpoints: Sequence[nn.Module], learning_rates: Sequence[float], **options):
-        self.checkpoints, self.learning_rates = list(checkpoints), [float(rate) for rate in learning_rates]
+        self.checkpoints = settings.several("checkpoints", checkpoints, "models")
+        self.learning_rates = settings.several("learning_rates", learning_rates, "numbers")
         models, rates = len(self.checkpoints), len(self.learning_rates)
         if not models or models != rates:
             raise UserError(f"learning_rates: need one per checkpoint, got {rates} for {models}")
         if len(set(map(id, self.checkpoints))) < models:
             raise UserError("checkpoints: one model is there twice; keep copies, copy.deepcopy(model)")
-        if not all(rate > 0 for rate in self.learning_rates):
-            raise UserError(f"learning_rates: must be above 0, got {self.learning_rates}")
+        above = "above 0, finite numbers", lambda rate: rate > 0
+        self.learning_rates = [float(settings.number("learning_rates", r, *above)) for r in self.learning_rates]
         self._members = [GradDot(model, **options) for model in self.checkpoints]
 
     def self_influence(self, x, y=None) -> Tensor:

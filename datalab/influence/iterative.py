@@ -15,11 +15,14 @@ from datalab.influence.estimator import Damping, Directions, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.influence.sets import Batch, Held, Streamed
+from datalab.influence.settings import count, number
 from datalab.seeds import integer
 
 CURVATURES = {"ggn": GGN, "hessian": Hessian}
 _CHECK_EVERY = 10  # iterations of conjugate gradients between two looks at the residuals, which wait for the device
-_WORTH_A_WARNING = 0.1  # relative residual of the Neumann series
+_WORTH_A_WARNING = 0.1  # relative residual of the Neumann series, and what it may leave of any vector
+_LOST = 1e-2  # what rounding leaves of a vector, or takes of an eigenvalue, relative to it
+_PRECISE = "a larger one, or dtype=torch.float64, would do"
 _BREAKDOWN = 1e-10  # of the largest product so far: less than that is left of a vector that lies in the subspace
 
 
@@ -48,12 +51,13 @@ class MatrixFree(Estimator):
     def _forget(self) -> None:
         super()._forget()
         device = self._network.like.device
-        self._worst, self._indefinite = torch.zeros((), device=device), torch.zeros((), dtype=torch.bool, device=device)
+        self._worst = self._rounded = torch.zeros((), device=device)
+        self._indefinite = torch.zeros((), dtype=torch.bool, device=device)
 
-    def _note_residual(self, lengths: Tensor, vectors: Tensor) -> None:
+    def _note_residual(self, lengths: Tensor, vectors: Tensor, name: str = "_worst") -> None:
         """Lengths (S, k) of what is left, relative to those of vectors (S, k, P); a vector of zeros has none."""
         norms = vectors.norm(dim=2)
-        self._worst = torch.maximum(self._worst, torch.where(norms > 0, lengths / norms, 0.0).max())
+        setattr(self, name, torch.maximum(getattr(self, name), torch.where(norms > 0, lengths / norms, 0.0).max()))
 
     @property
     def residual_(self) -> float:
@@ -79,9 +83,8 @@ class CG(MatrixFree):
 
     def __init__(self, model, damping="auto", *, tolerance: float = 1e-6, iterations: int = 1000, **options):
         super().__init__(model, damping, **options)
-        if not tolerance > 0 or iterations < 1:
-            raise UserError(f"tolerance: must be above 0, and iterations at least 1; got {tolerance}, {iterations}")
-        self.tolerance, self.iterations = tolerance, iterations
+        self.tolerance = number("tolerance", tolerance, "a number above 0", lambda v: v > 0)
+        self.iterations = count("iterations", iterations)
 
     def _solve_flat(self, vectors: Tensor) -> Tensor:
         solution, residual = torch.zeros_like(vectors), vectors.clone()
@@ -102,6 +105,7 @@ class CG(MatrixFree):
             if i % _CHECK_EVERY == _CHECK_EVERY - 1 and not bool((squared > wanted).any()):
                 break
         self._note_residual(squared.sqrt()[..., 0], vectors)
+        self._note_residual((vectors - self._damped(solution)).norm(dim=2), vectors, "_rounded")
         return solution
 
     def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
@@ -111,6 +115,8 @@ class CG(MatrixFree):
         elif (left := self.residual_) > self.tolerance:
             why = f"{self.iterations} leave a relative residual of {left:.1e}; more, or a larger damping, would do"
             warn(f"iterations: {why}", 5)
+        elif (left := float(self._rounded)) > _LOST:
+            warn(f"damping: is so small that rounding leaves a relative residual of {left:.1e}; {_PRECISE}", 5)
 
 
 class LiSSA(MatrixFree):
@@ -124,9 +130,7 @@ class LiSSA(MatrixFree):
 
     def __init__(self, model, damping="auto", *, depth: int = 1000, seed: int = 0, **options):
         super().__init__(model, damping, **options)
-        if depth < 1:
-            raise UserError(f"depth: must be at least 1, got {depth}")
-        self.depth, self.seed = depth, seed
+        self.depth, self.seed = count("depth", depth), count("seed", seed, 0)
 
     def _damp(self) -> None:
         super()._damp()
@@ -153,6 +157,9 @@ class LiSSA(MatrixFree):
         if (left := self.residual_) > _WORTH_A_WARNING:
             why = f"{self.depth} leaves a relative residual of {left:.2g}; more, or a larger damping, would do"
             warn(f"depth: {why}", 5)
+        elif (left := float((1 - self._d / self.scale_[:, 0, 0]).max() ** self.depth)) > _WORTH_A_WARNING:
+            why = f"may leave up to {left:.0%} of a direction of little curvature; more, or a larger damping, would do"
+            warn(f"depth: {self.depth} {why}", 5)
 
 
 class Arnoldi(MatrixFree):
@@ -170,8 +177,9 @@ class Arnoldi(MatrixFree):
         self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options
     ):
         super().__init__(model, damping, **options)
-        self.rank, self.iterations, self.seed = rank, 2 * rank if iterations is None else iterations, seed
-        if not 1 <= rank <= self.iterations:
+        self.rank, self.seed = count("rank", rank), count("seed", seed, 0)
+        self.iterations = 2 * self.rank if iterations is None else count("iterations", iterations)
+        if rank > self.iterations:
             raise UserError(f"rank: must lie in 1..iterations, got {rank} of {self.iterations}")
 
     def _fit(self, data: Held | Streamed) -> None:
@@ -211,6 +219,9 @@ class Arnoldi(MatrixFree):
         damped = self.eigenvalues_ + self._d[:, None]
         if not bool((damped.abs() > 1e-12 * damped.abs().max()).all()):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
+        off = torch.finfo(damped.dtype).eps * self.eigenvalues_.abs().amax(1) / damped.abs().amin(1)
+        if bool((off > _LOST).any()):
+            warn(f"damping: is so small beside the largest eigenvalue that rounding moves scores; {_PRECISE}", 4)
         self._inverse = 1 / damped
 
     def _self_influence(self, batch: Batch) -> Tensor:

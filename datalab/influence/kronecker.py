@@ -19,6 +19,7 @@ from datalab.influence import losses
 from datalab.influence.estimator import Damping, Directions, Estimator
 from datalab.influence.factors import Factors, Product, Shared
 from datalab.influence.sets import Batch, Held, Streamed
+from datalab.influence.settings import count
 from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
@@ -47,11 +48,9 @@ class Kronecker(Estimator):
         self, model, damping: Damping = "auto", *, fisher: Fisher = "auto", samples: int = 1, seed: int = 0, **options
     ):
         super().__init__(model, damping, **options)
-        if samples < 1:
-            raise UserError(f"samples: must be at least 1, got {samples}")
         if fisher not in get_args(Fisher):
             raise UserError(f"fisher: must be one of {', '.join(get_args(Fisher))}, got {fisher!r}")
-        self.fisher, self.samples, self.seed = fisher, samples, seed
+        self.fisher, self.samples, self.seed = fisher, count("samples", samples), count("seed", seed, 0)
 
     def _fit(self, data: Held | Streamed) -> None:
         moments = self._moments(data)

@@ -92,8 +92,8 @@ class _LastLayer(Network):
         if not (self._include_frozen or layer.weight.requires_grad):
             why = "frozen (requires_grad=False), so it was not trained; include_frozen=True takes it all the same"
             raise UserError(f"model: its last layer is {why}")
-        self.bias = layer.bias is not None
-        self._take(*layers.alone(self.module, linear[layer]))
+        self.bias = layer.bias is not None and (self._include_frozen or layer.bias.requires_grad)
+        self._take(*layers.alone(self.module, linear[layer], self._include_frozen))
 
     def tape(self, x: Inputs) -> LayerTape:
         """Of the last layer, in float64: its inputs have a one appended for a bias."""

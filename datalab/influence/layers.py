@@ -197,15 +197,18 @@ def sites(
     return _of_modules(model, dict(model.named_modules()), wanted)
 
 
-def alone(model: nn.Module, name: str) -> tuple[dict[str, list[Use]], list[Site]]:
-    """As :func:`sites`, of one Linear layer, frozen or not."""
+def alone(model: nn.Module, name: str, include_frozen: bool) -> tuple[dict[str, list[Use]], list[Site]]:
+    """As :func:`sites`, of one Linear layer."""
     layer = model.get_submodule(name)
-    return _of_modules(model, {name: layer}, {id(p) for p in layer.parameters()})
+    return _of_modules(model, {name: layer}, {id(p) for p in layer.parameters() if include_frozen or p.requires_grad})
 
 
 def _of_modules(model: nn.Module, modules: dict[str, nn.Module], wanted: set[int]):
     by_module = {name: uses for name, module in modules.items() if wanted & _ids(uses := _uses(name, module))}
     uses = [use for of_module in by_module.values() for use in of_module]
+    if hooked := [name for name, p in model.named_parameters() if id(p) in wanted and p._backward_hooks]:
+        what = f"parameters {', '.join(map(repr, hooked))} have hooks that may change their gradients"
+        raise UserError(f"model: {what}; take these off (the handle's remove()), or {left(hooked)}")
     _refuse_not_taken(model, wanted - _ids(uses))
     found = _grouped(uses, wanted)
     if not found:
@@ -225,6 +228,7 @@ def _uses(name: str, module: nn.Module) -> list[Use]:
     kind = type(module)
     if _inherits(kind, nn.MultiheadAttention):
         plain = module.bias_k is None and not module.add_zero_attn and not parametrize.is_parametrized(module.out_proj)
+        plain = plain and "forward" not in vars(module)  # it is replaced by one that is recorded
         return _projections(name, module) if plain else []
     if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return []  # an attention layer's own
@@ -305,7 +309,7 @@ def _refuse_not_taken(model: nn.Module, ids: set[int]) -> None:
     if not ids:
         return
     layers: dict[str, str] = {}
-    for name in [name for name, parameter in model.named_parameters() if id(parameter) in ids]:
+    for name in [name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in ids]:
         owner, _, last = name.rpartition(".")
         owner = owner.split(".parametrizations.")[0]
         if isinstance(model.get_submodule(above := owner.rpartition(".")[0]), nn.MultiheadAttention):
@@ -329,7 +333,7 @@ def _cure(module: nn.Module, last: str) -> str:
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
         return " with max_norm or scale_grad_by_freq"
     if isinstance(module, nn.MultiheadAttention):
-        return " with add_bias_kv or add_zero_attn"
+        return " with a forward of its own" if "forward" in vars(module) else " with add_bias_kv or add_zero_attn"
     return ""
 
 

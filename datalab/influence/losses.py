@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datalab.errors import UserError
+from datalab.influence import settings
 from datalab.influence.sets import Targets, over
 
 MAX_CUSTOM_OUTPUTS = 100
@@ -79,16 +80,18 @@ class CrossEntropy(Loss):
 
     def __post_init__(self):
         _keep_weights(self, "weight")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing: must lie in [0, 1), got {self.label_smoothing}")
+        settings.number("label_smoothing", self.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
+        settings.count("ignore_index", self.ignore_index, None)
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
+        _hold(f, y, soft=y.is_floating_point())
         y = y.movedim(-1, 1) if y.is_floating_point() else y
         weight = None if self.weight is None else self._weights(f)
         options = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing, "reduction": "none"}
         return functional.cross_entropy(f.movedim(-1, 1), y, weight, **options).reshape(len(f), -1).sum(1)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        _hold(f, y, soft=y.is_floating_point())
         p = torch.softmax(f.detach(), -1)
         if y.is_floating_point() or self.label_smoothing:
             q = self._target(p, y)
@@ -147,6 +150,7 @@ class CrossEntropy(Loss):
 
     def mass(self, like: Tensor, y: Tensor) -> Tensor:
         """What multiplies a position's diag(p) - p p' in the Hessian, (n, 1) or (n, T, 1)."""
+        _hold(like, y, soft=y.is_floating_point())
         if y.is_floating_point() or self.label_smoothing:
             return self._target(like, y).sum(-1, keepdim=True)
         weight = 1.0 if self.weight is None else self._weights(like)[self._classes(y)]
@@ -159,18 +163,18 @@ class _Independent(Loss):
     by_example = True
 
     def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
-        root = self._diagonal(f.detach(), y).sqrt()
+        root = self._diagonal(f.detach(), _hold(f, y)).sqrt()
         for c in range(root.shape[-1]):
             alone = torch.zeros_like(root)
             alone[..., c] = root[..., c]
             yield from _apart(alone)
 
     def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
-        return self._diagonal(f.detach(), y).sqrt() * _signs(f, uniforms)
+        return self._diagonal(f.detach(), _hold(f, y)).sqrt() * _signs(f, uniforms)
 
     def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
         y = y[:, None] if outputs == (1,) and y.dim() == 1 else y
-        if y.shape[1:] != outputs:
+        if y.dim() != 1 + len(outputs) or y.shape[-1] != outputs[-1]:  # other texts may have more positions
             raise UserError(f"{name}: y must be {_rows(outputs)}, as the outputs are, got {tuple(y.shape)}")
         if not bool(torch.isfinite(y).all()):
             raise UserError(f"{name}: y must be finite, got NaN or infinity")
@@ -182,10 +186,10 @@ class SquaredError(_Independent):
     """The squared distance |f - y|^2, summed over the outputs: y as f, or (n,) for one output."""
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
-        return (f - y).square().flatten(1).sum(1)
+        return (f - _hold(f, y)).square().flatten(1).sum(1)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        return 2 * (f.detach() - y)
+        return 2 * (f.detach() - _hold(f, y))
 
     def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
         return torch.full_like(f, 2.0)
@@ -205,11 +209,11 @@ class BinaryCrossEntropy(_Independent):
         _keep_weights(self, "positive_weight")
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
-        losses = self._positive(f, y) * functional.softplus(-f) + (1 - y) * functional.softplus(f)
+        losses = self._positive(f, _hold(f, y)) * functional.softplus(-f) + (1 - y) * functional.softplus(f)
         return losses.flatten(1).sum(1)
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
-        f = f.detach()
+        f, y = f.detach(), _hold(f, y)
         return (1 - y) * torch.sigmoid(f) - self._positive(f, y) * torch.sigmoid(-f)  # sigmoid(f) - 1 would cancel
 
     def _diagonal(self, f: Tensor, y: Tensor) -> Tensor:
@@ -232,6 +236,10 @@ class Weighted(Loss):
     """``loss`` times a weight of each example: the targets are a pair (y, w), w (n,) numbers of at least 0."""
 
     loss: Loss
+
+    def __post_init__(self):
+        if not isinstance(self.loss, Loss):
+            raise UserError(f"loss: Weighted takes one of datalab.influence.losses, got a {type(self.loss).__name__}")
 
     least_outputs = property(lambda self: self.loss.least_outputs)
     by_example = property(lambda self: self.loss.by_example)
@@ -271,10 +279,17 @@ class Custom(Loss):
 
     function: Callable[[Tensor, Targets], Tensor]
 
+    def __post_init__(self):
+        if not callable(self.function):
+            raise UserError(f"loss: Custom takes a function of (f, y), got {self.function!r}")
+
     def value(self, f: Tensor, y: Targets) -> Tensor:
-        losses, n = self.function(f, y), len(f)
-        if losses.shape != (n,):
-            raise UserError(f"loss: the function must give (n,) losses, got {tuple(losses.shape)} for {n} examples")
+        losses, n = self.function(f.clone(), over(y, Tensor.clone)), len(f)  # into which it may write
+        if getattr(losses, "shape", None) != (n,):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+            raise UserError(f"loss: the function must give (n,) losses, got {got} for {n} examples")
+        if torch.is_grad_enabled() and f.requires_grad and not losses.requires_grad:
+            raise UserError("loss: the function has no gradient in f (argmax, a comparison or detach in it?)")
         return losses
 
     def gradient(self, f: Tensor, y: Targets, leaf: Tensor | None = None) -> Tensor:
@@ -331,9 +346,9 @@ def cotangents_over_models(loss: Loss, outputs: Tensor, y: Targets) -> Iterator[
 def _keep_weights(loss: Loss, field: str) -> None:
     """Make a tuple, which has a hash, of a field's numbers; None stays."""
     if (numbers := getattr(loss, field)) is not None:
-        object.__setattr__(loss, field, tuple(float(w) for w in numbers))
-        if not all(0 <= w < float("inf") for w in getattr(loss, field)):
-            raise UserError(f"{field}: must be numbers of at least 0, got {getattr(loss, field)}")
+        numbers = settings.several(field, numbers, "numbers")
+        plain = tuple(float(settings.number(field, w, "numbers of at least 0")) for w in numbers)
+        object.__setattr__(loss, field, plain)
 
 
 def _apart(cotangent: Tensor) -> Iterator[Tensor]:
@@ -356,6 +371,13 @@ def _on(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) ->
 def _signs(f: Tensor, uniforms: Tensor) -> Tensor:
     """-1 or 1, shaped as f: the mean of their squares is the identity."""
     return torch.where(uniforms.view_as(f) < 0.5, -1.0, 1.0).to(f)
+
+
+def _hold(f: Tensor, y: Tensor, soft: bool = True) -> Tensor:
+    """The targets, once they are shaped as these outputs, or all but the classes: torch would spread others out."""
+    if y.shape != (wanted := f.shape if soft else f.shape[:-1]):
+        raise UserError(f"y: need {_rows(wanted[1:])} for outputs {_rows(f.shape[1:])}, got {_rows(y.shape[1:])}")
+    return y
 
 
 def _like_rows(w: Tensor, f: Tensor) -> Tensor:

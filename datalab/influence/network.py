@@ -259,7 +259,7 @@ class Network:
         if not close(tape.logits, plain):
             raise UserError("model: its layers compute something else under a tape; does one of them act by its name?")
         cotangent = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(plain)
-        self._compare(tape, cotangent)
+        of_all = self._compare(tape, cotangent, leaves)
         places = torch.arange(plain.shape[1], device=plain.device)
         for bit in range(int(places[-1]).bit_length()):
             inside = (places >> bit) & 1 == 1
@@ -272,16 +272,21 @@ class Network:
             if wrong:
                 what = f"examples change places, or are mixed, on their way through {layers.named(wrong)}"
                 raise UserError(f"model: {what}; row i must stay example i in every layer")
+            found = zip([*at_leaves, *at_layers], of_all, strict=True)
+            pairs = [(g[inside], whole[inside]) for g, whole in found if g is not None]
+            if not all(torch.equal(*pair) or close(*pair) for pair in pairs):
+                raise UserError("model: its backward pass mixes the examples of a batch (by a hook, or a Function?)")
 
     def _random_states(self) -> list[Tensor]:
         """Of torch's own generators: a forward pass that draws from one moves it."""
         on_device = [torch.cuda.get_rng_state(self.like.device)] if self.like.is_cuda else []
         return [torch.get_rng_state(), *on_device]
 
-    def _compare(self, tape: "ModuleTape", cotangent: Tensor) -> None:
-        """Each site's gradient by its factors with autograd's."""
+    def _compare(self, tape: "ModuleTape", cotangent: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+        """Each site's gradient by its factors with autograd's; the gradients at the leaves and at every record."""
         with differentiable(self.module, self.parameters):
-            gradients, at_layers = tape.gradients(cotangent, self.parameters)
+            gradients, at_layers = tape.gradients(cotangent, [*self.parameters, *leaves])
+        gradients, at_leaves = gradients[: len(self.parameters)], gradients[len(self.parameters) :]
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
         for site, f, wanted in zip(self.sites, tape.of_sites(at_layers), self._arranged(gradients), strict=True):
@@ -295,6 +300,7 @@ class Network:
         if wrong:
             what = "computes something else than its kind does"
             raise UserError(f"model: {layers.named(wrong)}: {what}; {layers.left(wrong)}")
+        return [*at_leaves, *at_layers]
 
     def values(self) -> list[Tensor]:
         """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
@@ -331,10 +337,18 @@ def _digest(v: Tensor) -> str:
 
 def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """The model, or where its parameters are of another dtype a copy in this one."""
-    if dtype is None or all(p.dtype == dtype for p in model.parameters()):
-        return model
+    return model if dtype is None or all(p.dtype == dtype for p in model.parameters()) else copied(model, dtype)
+
+
+def copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in another dtype, of a result that the model keeps as well; raises UserError for what has none."""
     of = {True: dtype.to_complex(), False: dtype}  # ``to(dtype)`` drops the imaginary part of a buffer
-    return copy.deepcopy(model)._apply(lambda v: v.to(of[c]) if (c := v.is_complex()) or v.is_floating_point() else v)
+    kept = [v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
+    try:
+        other = copy.deepcopy(model, {id(v): v.detach() for v in kept})
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"model: cannot be copied to {str(dtype)[6:]}: {line(error)}") from error
+    return other._apply(lambda v: v.to(of[c]) if (c := v.is_complex()) or v.is_floating_point() else v)
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -86,7 +86,7 @@ class Held:
 
     def mark(self) -> list[int]:
         """By which one sees whether it has been written into: on a CPU a checksum, since numpy counts no writes."""
-        held = [v.detach() for v in (*tensors(self.x), *tensors(self.y))]
+        held = [v.detach().resolve_conj().resolve_neg() for v in (*tensors(self.x), *tensors(self.y))]
         bytes_of = (v.contiguous().flatten().view(torch.uint8).numpy() if v.is_cpu else None for v in held)
         return [v._version if of is None else zlib.crc32(of) for v, of in zip(held, bytes_of, strict=True)]
 
@@ -118,6 +118,10 @@ class Streamed:
     def at(self, places: np.ndarray) -> Batch:
         """As :class:`Held`'s; so ``parts``, as they are collated."""
         return next(self._read(Subset(self._dataset, places.tolist()), len(places)))
+
+    def each(self, places: np.ndarray) -> Iterator[Batch]:
+        """The examples at ``places``, one by one."""
+        return self._read(Subset(self._dataset, places.tolist()), 1)
 
     def parts(self, size: int) -> Iterator[Batch]:
         return self._read(self._dataset, size)
@@ -164,6 +168,9 @@ def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Strea
             sets.append(Streamed(name, first))
         else:
             sets.append(Held(name, first, left.pop(0) if left else None))
+            continue
+        if left and left[0] is None:  # the y that a data set holds
+            left.pop(0)
     if left:
         raise UserError(f"{names[-1]}: {len(left)} more argument{'s' * (len(left) > 1)} than a set takes")
     return sets

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
+from datalab.influence import settings
 from datalab.influence.estimator import Damping, Directions, Estimator, at_once, computing, gathered
 from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
@@ -19,6 +20,17 @@ Models = nn.Module | Sequence[nn.Module]
 MAX_PROJECTION = 1 << 26  # numbers: 256 MB in float32
 DIMENSIONS = 512
 _SCORES = 1 << 24  # numbers of scores held at a time, where all are not asked for
+
+
+class _Plain(CrossEntropy):
+    """Cross-entropy of one label an example, of which there is a margin."""
+
+    def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
+        y = super().checked(name, y, outputs)
+        if y.is_floating_point() or bool((y == self.ignore_index).any()):
+            got = "probabilities" if y.is_floating_point() else f"{self.ignore_index}, which counts nothing"
+            raise UserError(f"{name}: TRAK's margin is that of one class index an example, got {got}")
+        return y
 
 
 class _Projected(Estimator):
@@ -33,7 +45,7 @@ class _Projected(Estimator):
         super().__init__(model, damping, **options)
         if self.loss != CrossEntropy():
             raise UserError("loss: TRAK's margin is that of plain cross-entropy; use EKFAC for another loss")
-        self.dimensions, self.seed = dimensions, seed
+        self.loss, self.dimensions, self.seed = _Plain(), dimensions, seed
 
     def _fit(self, data: Held | Streamed) -> None:
         if len(self._feed.outputs) > 1:
@@ -74,7 +86,7 @@ class _Projected(Estimator):
         others = torch.softmax(logits.scatter(1, y, -torch.inf), 1)  # the gradient of f is e_y - p without y, rescaled
         factors = tape.factors(others.neg_().scatter_(1, y, 1.0)[None])
         phi = self._over_sites(f.dot(v) for f, v in zip(factors, self._projection, strict=True))
-        return phi[0].T, 1 - torch.softmax(logits, 1).gather(1, y)[:, 0]
+        return phi[0].T, torch.softmax(logits, 1).scatter(1, y, 0.0).sum(1)  # 1 - p_y would cancel
 
     def all_features(self, data: Held | Streamed) -> tuple[Tensor, Tensor]:
         """phi (n, dimensions) and 1 - p_y (n,)."""
@@ -110,13 +122,13 @@ class TRAK(Ensemble):
     ):
         if isinstance(models, Stack):
             raise UserError("models: TRAK averages over models, so a stack is ambiguous; list(stack) gives its models")
-        models = [models] if isinstance(models, nn.Module) else list(models)
+        models = [models] if isinstance(models, nn.Module) else settings.several("models", models, "models")
         if not models:
             raise UserError("models: need at least one")
-        if dimensions is not None and dimensions < 1:
-            raise UserError(f"dimensions: must be at least 1, got {dimensions}")
-        self.models, self.dimensions, self.seed, self.damping = models, dimensions, seed, damping
-        seeds = (integer(seed, "model", i) for i in range(len(models)))
+        dimensions = dimensions if dimensions is None else settings.count("dimensions", dimensions)
+        self.seed, self.damping = settings.count("seed", seed, 0), settings.damping(damping)
+        self.models, self.dimensions = models, dimensions
+        seeds = (integer(self.seed, "model", i) for i in range(len(models)))
         self._members = [_Projected(m, damping, dimensions, s, **options) for m, s in zip(models, seeds, strict=True)]
 
     @property

@@ -5,6 +5,7 @@ A task is one advice: its rows have a ``kind``: "arm" and "noise" (the pilot's, 
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,14 +23,15 @@ from datalab.sweep import Task
 
 KNOWN, FLIPPED, ROWS = "digits", 0.2, 600  # the set, the share of its labels flipped, and the rows of the file
 TRUTH_SPLITS = 2
+Column = Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]  # `-p label 4` is the column called 4
 
 
 class Parameters(SectionParameters):
     """``path`` None: digits with a fifth of the labels flipped. ``minutes`` plans the splits; None: ``splits``."""
 
-    path: str | None = None
-    label: str | None = None
-    id: str | None = None
+    path: Annotated[str, pydantic.AfterValidator(os.path.abspath)] | None = None
+    label: Column | None = None
+    id: Column | None = None
     minutes: Annotated[float, pydantic.Field(gt=0, le=1440)] | None = None
     splits: Annotated[int, pydantic.Field(ge=2, le=200, strict=True)] = 3
 

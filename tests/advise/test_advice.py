@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+from PIL import Image
 
 import datalab
 from datalab import cli
-from datalab.advise import advice, features, pilot, reading, write
+from datalab.advise import advice, features, page, pilot, reading, write
 from datalab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -189,6 +191,112 @@ def test_duplicates_and_leaks_are_said(noisy: NamedTuple) -> None:
     assert any("30 rows repeat" in line for line in made.facts["detected"])
     assert any(line.startswith("leak? 'result'") for line in made.facts["detected"])
     assert len(made.kept) == len(twice)
+
+
+def test_test_rows_are_typed_as_their_own_file_and_never_trained_on(
+    noisy: NamedTuple, tmp_path: Path, begun: Callable
+) -> None:
+    frame = table(noisy).drop(columns="key")
+    frame.to_csv(tmp_path / "main.csv", index=False)
+    test = pd.concat([frame[:50], frame[:40].assign(**{"pixel 3": np.arange(40) / 7 + 20})], ignore_index=True)
+    test.loc[3, "sort"] = None
+    test.to_csv(tmp_path / "test.csv", index=False, sep=";", decimal=",")
+    lines, pool = begun(tmp_path / "main.csv", label="sort", X_test=tmp_path / "test.csv")
+    assert "test: text table: 65 columns, delimiter ';', decimal ','" in lines
+    assert "test: 1 rows without a label: left out" in lines
+    assert "test: 49 rows of the data (of 360 looked at) have a test row's features" in lines
+    assert (len(pool.labels), len(pool.clean)) == (311, 89)
+    encoded = pool.encode(np.arange(311))(None)
+    assert len(np.unique(encoded, axis=0)) > 80
+    with pytest.raises(UserError, match=r"without duplicates and test rows class '.*' has 0"):
+        datalab.advise(frame, label="sort", X_test=frame)
+
+
+def test_pictures_of_a_test_folder_are_read_from_it(tmp_path: Path, begun: Callable) -> None:
+    for folder, grey in (("main", 10), ("test", 200)):
+        for i in range(50):
+            (tmp_path / folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), grey + i).save(tmp_path / folder / "ab"[i % 2] / f"{i}.png")
+    lines, pool = begun(tmp_path / "main", X_test=tmp_path / "test", ids="image")
+    encode = pool.encode(np.arange(50))
+    assert encode(None).min() > encode(np.arange(50)).max()
+    assert "image (grey, 16 x 16): 'image'" in lines
+    assert "test: folder: 50 images" in lines
+    assert "leak?" not in lines
+
+
+def test_classes_are_in_ascending_order_and_probabilities_in_another_are_refused(begun: Callable) -> None:
+    y = np.arange(360) % 12
+    frame = pd.DataFrame({"x": y + np.linspace(0, 0.5, 360), "y": y.astype(str)})
+    p = np.eye(12)[y] * 0.88 + 0.01
+    assert (
+        "columns of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11: the largest is the label's in 100%"
+        in begun(frame, label="y", pred_probs=p)[0]
+    )
+    assert "'False' (50.0%)" in begun(frame, y % 2 == 1)[0]
+    with pytest.raises(UserError, match="in 17% of rows, and with the columns in another order in 100%"):
+        datalab.advise(frame, label="y", pred_probs=p[:, np.argsort(np.arange(12).astype(str))])
+
+
+def test_duplicates_with_another_label_and_what_is_not_tried_are_said(begun: Callable) -> None:
+    y = np.repeat(np.arange(61), 22)
+    x = np.random.default_rng(0).normal(size=(len(y), 2))
+    x[22] = x[44] = x[0]
+    lines, _ = begun(x, y)
+    assert "2 rows repeat another's features (of 1,342 looked at), 2 with another label" in lines
+    assert "influence is not tried with more than 60 classes" in lines
+
+
+def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple, begun: Callable) -> None:
+    x, y = noisy.x.reshape(len(noisy.x), -1), noisy.y
+    frame = pd.DataFrame(np.c_[x, y])
+    for data, given in (
+        ({"a": x @ np.arange(64) / 7, "b": y.tolist()}, {"label": "b"}),
+        (frame, {"label": 64, "ids": 3}),
+    ):
+        begun(data, **given)
+    _, pool = begun(frame, label=64, splits=np.int64(3), seed=np.int64(3), minutes=np.float32(3))
+    assert len(pool.encode(np.arange(100))(np.arange(5))[0]) == 64 - (x[:, :64].max(0) == x.min(0)).sum()
+    for given, says in (({"minutes": "5"}, "minutes: '5'"), ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
+                        ({"label": 65}, "label '65': no such"), ({"minutes": None}, "minutes: None")):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            datalab.advise(frame, **{"label": 64} | given)
+    for data in ({"a": [1], "b": [1, 2]}, [[1, 2], [3]]):
+        with pytest.raises(UserError, match="the data: cannot be read"):
+            datalab.advise(data, label="a")
+
+
+def test_the_page_draws_any_name_and_is_made_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["$0-$25k", "$25k_$50k", r"\$", "a & b"]
+    hit = pd.DataFrame({"of": names, "kind": ["group", "class", "class", "group"], "flagged": [0.9, 0.1, 0.2, 0.5]})
+    figure = page.hit(hit.assign(dropped=0.0))
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()][-1:] == [r"\\$"]  # classes first
+    svg = page.figures.render(figure, "t")["svg"].decode()
+    assert all(part in svg for part in ("$25k_$50k", "group $0-$25k"))
+    monkeypatch.setattr(page, "html", lambda advice: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(type("", (), {"facts": {}, "kept": hit, "flagged": hit})(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_methods_colour_is_the_same_whatever_else_was_tried() -> None:
+    gains = pd.DataFrame(
+        {"method": ["influence", "loss", "relabel"], "dropped": 0.1, "gain": 0.0, "low": -1.0, "high": 1}
+    )
+    colours = [page.gain(part).axes[0].lines[-1].get_color() for part in (gains[:2], gains[1:2])]
+    assert colours[0] == colours[1]
+
+
+def test_groups_of_few_rows_are_not_named_and_a_class_never_predicted_is(noisy: NamedTuple) -> None:
+    groups = np.where(np.arange(len(noisy.y)) < 40, "large", [f"g{i}" for i in range(len(noisy.y))])
+    made = datalab.advise(noisy.x, noisy.y, groups=groups, splits=2)
+    assert made.hit.of[made.hit.kind == "group"].tolist() == ["large"]
+    whole = pd.DataFrame({"of": ["a", "b"], "kind": "class", "flagged": [1.0, 0.1], "dropped": 0.0, "rows": 30})
+    assert "All rows of class 'a' are flagged: the models predict it for none" in advice._hit(
+        made.verdict, made.rows, whole
+    )
 
 
 def call(*arguments: str) -> int:

@@ -68,6 +68,7 @@ def test_the_answer_says_how_good_the_model_is_and_whether_more_is_listed_than_c
     assert f"With everything kept macro-F1 is {good.kept:.3f}; guessing has 0.333." in of_good[1]
     assert "trust no flag" not in of_good[1]
     assert "trust no flag" in of_bad[1]
+    assert "by hand" not in of_bad[0]
     assert of_good[0].endswith("Look at the listed labels (300) by hand.")
     assert "More are listed (300)" in of_good[2]
     assert "More are listed" not in verdict.lines(good, FACTS, "")[2]

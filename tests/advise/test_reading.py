@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from PIL import Image
 
-from datalab.advise import features, reading
+from datalab.advise import features, page, reading
 from datalab.errors import UserError
 
 N = 60
@@ -62,7 +62,7 @@ def test_a_german_csv_is_detected_in_every_encoding(tmp_path: Path, encoding: st
         "größe": "number",
         "preis": "number",
         "ort": "category",
-        "am": "date",
+        "am": "date (day first)",
         "text": "text",
         "leer": "left out, empty",
         "fest": "left out, constant",
@@ -273,3 +273,116 @@ def test_a_column_that_gives_the_label_away_is_named() -> None:
     frame = pd.DataFrame({"fine": RNG.normal(size=600), "result": y * 10.0, "code": pd.Categorical(y.astype(str))})
     found = features.leaks(frame, y)
     assert [line.split("'")[1] for line in found] == ["result", "code"]
+
+
+def kinds(column: object, **of_source: object) -> str:
+    source = reading.of_frame("t", pd.DataFrame({"a": column, "b": RNG.normal(size=N)}), "", **of_source)
+    return features.Columns(source.whole(), source).kinds["a"]
+
+
+def test_a_row_number_is_one_where_rows_are_left_out_too() -> None:
+    source = reading.of_frame(
+        "t", pd.DataFrame({"up": range(1, N + 1), "down": range(N, 0, -1), "x": np.eye(N)[3]}), ""
+    )
+    some = source.whole().drop(index=[5, 6, 30])
+    assert features.Columns(some, source).kinds == {
+        "up": "left out, a row number",
+        "down": "left out, a row number",
+        "x": "number",
+    }
+
+
+def test_a_leak_is_seen_in_a_sorted_file_and_columns_not_looked_at_are_said() -> None:
+    y = np.repeat([0, 1, 2], 60)
+    wide = pd.DataFrame({"copy": y * 1.0, **{f"x{i}": RNG.normal(size=180) for i in range(300)}})
+    first, last = features.leaks(wide, y)
+    assert "'copy' alone" in first
+    assert "only the first 300 of 301 columns" in last
+
+
+def test_dates_have_one_order_a_column_three_parts_and_any_year() -> None:
+    said = pd.date_range("2024-01-01", periods=N)
+    for pattern, order in (("%d/%m/%Y", "day"), ("%d-%m-%y", "day"), ("%m/%d/%Y", "month"), ("%d.%m.%Y", "day")):
+        column = pd.Series(said.strftime(pattern))
+        assert kinds(column) == f"date ({order} first)"
+        frame = pd.DataFrame({"a": column})
+        typed = features.Columns(frame, reading.read(frame)).typed(frame)
+        assert set(np.diff(typed.a)) == {1}
+    assert features.days(pd.Series(["2024-03-01T12:00", "01/03/2024 12:00"]), True).tolist() == [19783.5, 19783.5]
+    far = pd.Series([f"{1400 + i}-03-0{i % 9 + 1}" for i in range(N - 1)] + ["9999-12-31"])
+    assert kinds(far) == "date"
+    assert features.days(far).notna().all()
+    assert features.days(far).iloc[-1] == 2932896
+    for no_date in ([f"{i % 24:02d}:{i:02d}" for i in range(N)], [f"{i % 5}-{i % 3}" for i in range(N)]):
+        assert "date" not in kinds(no_date)
+
+
+def test_marks_between_thousands_are_no_decimal_commas_where_tabs_cut(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("pop\ty\n" + "".join(f"{v:,}\ta\n" for v in range(1000, 90_000, 1500)))
+    source = reading.read(tmp_path / "t.tsv")
+    assert features.numbers(source.whole()["pop"], source.decimal)[:2].tolist() == [1000, 2500]
+
+
+@pytest.mark.parametrize(
+    "text", ["\n\na b,y\n1,2\n", '"a\n b",y\n1,2\n', "sep=;\na b;y\n1;2\n", "sep=\t\r\na b\ty\r\n1\t2"]
+)
+def test_a_header_may_be_broken_or_come_late(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    pd.testing.assert_frame_equal(
+        reading.read(tmp_path / "t.csv").whole().astype(int), pd.DataFrame({"a b": [1], "y": 2})
+    )
+
+
+def test_a_named_index_of_parquet_is_a_column(tmp_path: Path) -> None:
+    pd.DataFrame({"x": range(N)}, index=pd.Index([f"p{i}" for i in range(N)], name="plant")).to_parquet(
+        tmp_path / "t.pq"
+    )
+    assert reading.read(tmp_path / "t.pq").whole(["plant"]).plant[3] == "p3"
+
+
+def test_pictures_are_upright_on_white_and_of_any_depth_or_none(tmp_path: Path) -> None:
+    deep = np.arange(400, dtype=np.uint16).reshape(20, 20) * 150
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.fromarray(np.repeat(np.uint8([[0], [255]]), 10, 0).repeat(40, 1)).save(tmp_path / "turned.jpg", exif=turned)
+    Image.new("L", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    deep, clear, turned = (features._grey(tmp_path, f, 16, "") for f in ("deep.png", "clear.png", "turned.jpg"))
+    assert len(np.unique(deep)) > 200
+    assert (clear == 255).all()
+    assert turned[:, 0].mean() > turned[:, -1].mean() + 200
+    for name in ("bomb.png", "bad.png", "x" * 300 + ".png", "none.png", "\0.png"):
+        assert features.picture(tmp_path / name) is None
+    shown = pd.DataFrame({"text": ["bad.png", "x" * 300 + ".png", "deep.png"]})
+    source = reading.of_frame("t", shown, "", folder=tmp_path)
+    contents = page._contents(type("", (), {"shown": shown, "source": source})())
+    assert [bool(each["picture"]) for each in contents] == [False, False, True]
+    assert kinds(["x" * 300 + f"{i}.png" for i in range(N)]) == "left out, pictures that are not there"
+    table = pd.DataFrame({"file": ["deep.png"] * 30 + ["clear.png", None]})
+    columns = features.Columns(table, source)
+    assert columns.detected == ["image (grey, 16 x 16): 'file'"]
+    with pytest.raises(UserError, match="column 'file', row 31: no picture"):
+        columns.typed(table)
+
+
+def test_a_folder_leaves_out_what_is_hidden_and_names_rows_by_path(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/1.png", ".ipynb_checkpoints/0.png", "a/._0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    source = reading.read(tmp_path)
+    assert source.whole()[source.key].tolist() == ["a/0.png", "b/1.png"]
+
+
+def test_texts_may_be_short_or_without_blanks() -> None:
+    good = np.arange(N) % 2
+    for words in (("bad ", "good "), ("质量太差了完全不值", "这个产品非常好用我很喜欢")):
+        texts = [f"{words[g]}{i}" for i, g in enumerate(good)]
+        source = reading.read(texts)
+        frame = source.whole()
+        typed = features.Columns(frame, source).typed(frame)
+        x = features.fit(typed)(typed)
+        apart = np.abs(x[good == 1].mean(0) - x[good == 0].mean(0)).max()
+        assert apart > 2 * x.std(0).mean()
+    assert kinds(texts) == "text"

@@ -662,6 +662,11 @@ def test_a_model_of_as_many_positions_as_its_batchs_longest_text_mixes():
         GradDot(TrimmedTagger()).fit(tokens, torch.zeros(12, 6, dtype=torch.long))
 
 
+def list_of(x: torch.Tensor) -> torch.utils.data.Dataset:
+    """A data set that is read, with targets of 0."""
+    return torch.utils.data.Subset(torch.utils.data.TensorDataset(x, torch.zeros(len(x))), range(len(x)))
+
+
 @quiet
 def test_rounding_of_a_logit_near_0_is_no_mixing():
     """Before: an example run alone was compared with itself only, so one logit near 0 had to be right to its digits."""
@@ -672,6 +677,7 @@ def test_rounding_of_a_logit_near_0_is_no_mixing():
         with torch.no_grad():
             model.bias -= model(x)[3]  # of about 100 terms of size 1
         fitted = GradDot(model, loss=losses.SquaredError()).fit(x, torch.zeros(16))
+        GradDot(model, loss=losses.SquaredError()).fit(list_of(x))
         assert fitted.self_influence(x, torch.zeros(16)).min() >= 0
 
 
@@ -811,3 +817,362 @@ def test_two_threads_take_turns_with_one_estimator():
     asked.join()
     torch.testing.assert_close(results["plain"], wanted)
     torch.testing.assert_close(sum(results["by layer"].values()), wanted)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attend, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.attend(x, x, x)[0].mean(1))
+
+
+def test_attention_with_a_forward_of_its_own_is_refused_and_keeps_it():
+    """Before: the patch was deleted from the caller's model."""
+    model, maps = Attending(), []
+    plain = model.attend.forward
+    model.attend.forward = lambda *args, **options: [maps.append(0), plain(*args, **options)][1]
+    x, y = torch.randn(20, 3, 4), torch.arange(20) % 3
+    with pytest.raises(UserError, match=r"'attend' \(MultiheadAttention with a forward of its own\)"):
+        GradDot(model).fit(x, y)
+    GradDot(model, leave_out=["attend"]).fit(x, y)
+    maps.clear()
+    model(x)
+    assert len(maps) == 1
+
+
+@quiet
+@pytest.mark.parametrize("loss", [losses.CrossEntropy(), losses.CrossEntropy(next_token=True), losses.SquaredError()])
+def test_targets_that_torch_would_spread_over_positions_are_refused(loss):
+    """Before: one label, or one row of probabilities, counted at every position."""
+    torch.manual_seed(0)
+    model, x, right = nn.Linear(4, 5).double(), torch.randn(12, 3, 4).double(), torch.arange(36).view(12, 3) % 5
+    soft = isinstance(loss, losses.SquaredError)
+    right = nn.functional.one_hot(right, 5).double() if soft else right
+    for build in (GradDot, EKFAC):
+        fitted = build(model, 0.1, loss=loss).fit(x, right)
+        for wrong in (right[:, :1], right[:, :2], right.repeat(1, 3, *[1] * soft)):
+            with pytest.raises(UserError, match=r"y: need \(n, 3.* for outputs \(n, 3, 5\), got \(n, [129]"):
+                fitted.self_influence(x, wrong)
+            with pytest.raises(UserError, match="y: need"):
+                fitted.pairwise(x, right, x, wrong)
+
+
+@quiet
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_that_writes_into_what_it_is_given_writes_into_copies(weighted):
+    """Before: the caller's labels were overwritten, and all scores after the first pass were wrong."""
+
+    def masked(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        counted = y != -1
+        y[~counted] = 0
+        return nn.functional.cross_entropy(f.sub_(1.0), y, reduction="none") * counted
+
+    x, y = examples()
+    y = torch.where(torch.arange(40) % 5 == 0, -1, y)
+    loss = losses.Custom(masked)
+    given = (y.clone(), torch.ones(40)) if weighted else y.clone()
+    fitted = EKFAC(small(), 0.1, loss=losses.Weighted(loss) if weighted else loss).fit(x, given)
+    wanted = EKFAC(small(), 0.1, loss=losses.CrossEntropy(ignore_index=-1)).fit(x, y).self_influence(x, y)
+    torch.testing.assert_close(fitted.self_influence(x, given), wanted)
+    assert torch.equal(given[0] if weighted else given, y)
+
+
+@quiet
+def test_examples_that_depend_on_what_they_are_collated_with_are_refused():
+    """Before: scores depended on ``batch_size``."""
+    model, (x, y) = Positions(), examples()
+    items = [(x[: 1 + i % 8], y[i]) for i in range(40)]
+
+    def padded(batch: list) -> tuple[torch.Tensor, torch.Tensor]:
+        return nn.utils.rnn.pad_sequence([a for a, _ in batch], batch_first=True), torch.stack([b for _, b in batch])
+
+    def centred(batch: list) -> tuple[torch.Tensor, torch.Tensor]:
+        xs, ys = torch.utils.data.default_collate(batch)
+        return xs - xs.mean(0), ys
+
+    for taken, held, collate in ((model, items, padded), (small(), list(zip(x, y, strict=True)), centred)):
+        loader = torch.utils.data.DataLoader(held, collate_fn=collate)
+        with pytest.raises(UserError, match="depends on the others that it is collated with"):
+            GradDot(taken).fit(loader)
+        GradDot(taken, batch_size=1).fit(loader)
+
+
+@quiet
+@pytest.mark.parametrize("counted", [False, True])
+def test_texts_of_several_lengths_are_taken_unless_their_padding_counts(counted):
+    """Before: a squared error was refused for any text but as long as the first."""
+    torch.manual_seed(0)
+    model, generator = nn.Linear(4, 2).double(), torch.Generator().manual_seed(0)
+    items = [[torch.randn(1 + i % 4, k, generator=generator).double() for k in (4, 2)] for i in range(20)]
+    labels = [y.argmax(1) for _, y in items]
+
+    def padded(batch: list) -> tuple[torch.Tensor, torch.Tensor]:
+        xs, ys = ([item[k] for item in batch] for k in (0, 1))
+        fill = -100 if ys[0].dim() == 1 else 0.0
+        return tuple(nn.utils.rnn.pad_sequence(v, True, f) for v, f in ((xs, 0.0), (ys, fill)))
+
+    held = items if counted else [(x, y) for (x, _), y in zip(items, labels, strict=True)]
+    loader = torch.utils.data.DataLoader(held, collate_fn=padded)
+    loss = losses.SquaredError() if counted else losses.CrossEntropy()
+    if counted:
+        with pytest.raises(UserError, match="padding without a mask"):
+            GradDot(model, loss=loss).fit(loader)
+    alone = GradDot(model, loss=loss, batch_size=1).fit(loader).self_influence(loader)
+    for score, (x, y) in zip(alone[:5], held[:5], strict=True):
+        own = loss.value(model(x[None]), y[None]).sum()
+        squares = sum(g.square().sum() for g in torch.autograd.grad(own, list(model.parameters())))
+        torch.testing.assert_close(score, squares.detach())
+    if not counted:
+        torch.testing.assert_close(GradDot(model, loss=loss).fit(loader).self_influence(loader), alone)
+
+
+class Tanh(torch.autograd.Function):
+    """Of which ``cut`` takes the second derivative away."""
+
+    @staticmethod
+    def forward(ctx, x, cut):
+        ctx.save_for_backward(x)
+        ctx.cut = cut
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (1 - (x.detach() if ctx.cut else x).tanh() ** 2), None
+
+
+class Smooth(nn.Module):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return Tanh.apply(h, False)
+
+
+class OnceTanh(Tanh):
+    backward = staticmethod(torch.autograd.function.once_differentiable(Tanh.backward))
+
+
+@quiet
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_second_derivatives_that_a_backward_cuts_off_are_refused(dtype):
+    """Before: a Hessian without them, in silence."""
+
+    class Model(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.act = nn.Linear(4, 5).to(dtype), nn.Linear(5, 3).to(dtype), act
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.act(self.a(x)))
+
+    x, y = examples(dtype=dtype)
+    wanted = ExactHessian(Model(torch.tanh), 1.0).fit(x, y).self_influence(x, y)
+    right = Model(lambda h: Tanh.apply(h, False))
+    torch.testing.assert_close(ExactHessian(right, 1.0).fit(x, y).self_influence(x, y), wanted)
+    for act in (lambda h: Tanh.apply(h, True), lambda h: OnceTanh.apply(h, False)):
+        for build in (lambda m: ExactHessian(m, 1.0), lambda m: CG(m, 1.0, curvature="hessian")):
+            with pytest.raises(UserError, match=r"second derivatives are wrong|cannot be differentiated twice"):
+                build(Model(act)).fit(x, y)
+        EKFAC(Model(act), 1.0).fit(x, y)
+
+
+@quiet
+def test_kinks_are_no_wrong_second_derivatives():
+    x, y = examples(n=200)
+    x[::2] = 0  # and so, without biases, are all its ReLUs' inputs
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), Smooth(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+        for layer in (model[0], model[3]):
+            layer.bias.data.zero_()
+        for dtype in (torch.float32, torch.float64):
+            CG(model.to(dtype), 5.0, curvature="hessian", iterations=5).fit(x.to(dtype), y)
+
+
+@quiet
+def test_a_frozen_bias_is_left_out_of_the_last_layer():
+    model, (x, y) = small(), examples()
+    model[2].bias.requires_grad_(False)
+    wanted = ExactGGN(model, 0.1, leave_out=["0"]).fit(x, y).self_influence(x, y)
+    torch.testing.assert_close(LastLayerGGN(model, 0.1).fit(x, y).self_influence(x, y), wanted)
+    taken = [kind(model, 0.1, include_frozen=True, **only).fit(x, y).self_influence(x, y)
+             for kind, only in ((LastLayerGGN, {}), (ExactGGN, {"leave_out": ["0"]}))]  # fmt: skip
+    torch.testing.assert_close(*taken)
+    assert (taken[0] > wanted).all()
+
+
+def test_solves_that_rounding_or_a_short_series_spoils_are_warned_of():
+    """Before: LiSSA wrong by all of a score, its residual of 2 % being along large eigenvalues; Arnoldi by 12 %."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(60, 6, generator=generator), torch.randint(0, 3, (60,), generator=generator)
+    wide = torch.cat([1e3 * x[:, :1] + 3e3, x[:, 1:]], 1)
+
+    def messages(build, x: torch.Tensor, damping: float, dtype: torch.dtype, **options) -> str:
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+        model.weight.data[:, 0] /= 1e4
+        return " ".join(caught(lambda: build(model.to(dtype), damping, **options).fit(x, y).self_influence(x, y)))
+
+    assert "little curvature" in messages(LiSSA, wide, 0.1, torch.float64, depth=300)
+    assert "little curvature" not in messages(LiSSA, x, 0.1, torch.float64, depth=300)
+    for build, words in ((Arnoldi, "rounding moves scores"), (CG, "rounding leaves a relative residual")):
+        options = {"rank": 21, "iterations": 21} if build is Arnoldi else {}
+        small_damping = 0.1 if build is Arnoldi else 1e-7
+        assert words in messages(build, wide, small_damping, torch.float32, **options)
+        assert words not in messages(build, wide, 0.1, torch.float64, **options)
+        assert "rounding" not in messages(build, x, 1e-3, torch.float32, **options)
+
+
+def test_hooks_on_parameters_are_refused_by_name():
+    """Before: ``influence_on`` was that of gradients that the hooks changed, ``pairwise`` was not."""
+    model, (x, y) = small(), examples()
+    handle = model[0].weight.register_hook(lambda g: g.clamp(-20, 20))
+    for build in (GradDot, EKFAC):
+        with pytest.raises(UserError, match=r"parameters '0.weight' have hooks .*leave_out=\['0.weight'\]"):
+            build(model).fit(x, y)
+    LastLayerGGN(model, 0.1).fit(x, y)
+    handle.remove()
+    GradDot(model).fit(x, y)
+
+
+class Rescaled(torch.autograd.Function):
+    """The identity, whose gradient is over the length of the batch's."""
+
+    @staticmethod
+    def forward(ctx, h):
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g / g.norm()
+
+
+def test_a_backward_that_mixes_examples_is_refused():
+    with pytest.raises(UserError, match="backward pass mixes the examples"):
+        GradDot(nn.Sequential(small(), OnLogits())).fit(*examples())
+
+
+class OnLogits(nn.Module):
+    def forward(self, f: torch.Tensor) -> torch.Tensor:
+        return Rescaled.apply(f)
+
+
+@quiet
+def test_trak_in_float32_is_right_for_confident_models():
+    """Before: 1 - p_y, which is 0 or a few rounding errors."""
+    model, (x, _) = small(dtype=torch.float32), examples(dtype=torch.float32)
+    model[2].weight.data.mul_(60.0)
+    y = model(x).argmax(1)
+    scores = [
+        TRAK([model], 0.1, dimensions=16, dtype=dtype).fit(x, y).self_influence(x, y) for dtype in (None, torch.float64)
+    ]
+    torch.testing.assert_close(scores[0].double(), scores[1], rtol=1e-3, atol=0)
+    soft = nn.functional.one_hot(y, 3).double()
+    for labels in (torch.where(y > 0, y, -100), soft):
+        with pytest.raises(UserError, match="x, y: TRAK's margin is that of one class index"):
+            TRAK([model], 0.1, dimensions=8).fit(x, labels)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: EKFAC(m, samples="2"), "samples: must be a whole number of at least 1, got '2'"),
+        (lambda m: EKFAC(m, seed=None), "seed: must be a whole number"),
+        (lambda m: EKFAC(m, l2=np.ones((2, 2))), "l2: must be a number of at least 0, got array"),
+        (lambda m: EKFAC(m, batch_size=True), "batch_size"),
+        (lambda m: EKFAC(m, leave_out=None), "leave_out: must be a list of names, got a NoneType"),
+        (lambda m: EKFAC(m, leave_out=[0]), "leave_out: must be a list of names, got 0"),
+        (lambda m: LiSSA(m, depth=None), "depth"),
+        (lambda m: LiSSA(m, depth=2.5), "depth"),
+        (lambda m: CG(m, iterations="9"), "iterations"),
+        (lambda m: CG(m, tolerance=None), "tolerance: must be a number above 0, got None"),
+        (lambda m: Arnoldi(m, rank="9"), "rank"),
+        (lambda m: TRAK([m], dimensions=8.5), "dimensions"),
+        (lambda m: TRAK(None), "models: must be a list of models, got a NoneType"),
+        (lambda m: TracIn([m], 0.1), "learning_rates: must be a list of numbers, got a float"),
+        (lambda m: TracIn([m], [float("inf")]), "learning_rates: must be above 0, finite numbers, got inf"),
+        (lambda m: TracIn(m, [0.1]), "checkpoints: must be a list of models"),
+        (lambda _: losses.CrossEntropy(weight=2.0), "weight: must be a list of numbers, got a float"),
+        (lambda _: losses.CrossEntropy(label_smoothing=None), "label_smoothing: must be a number in"),
+        (lambda _: losses.CrossEntropy(ignore_index=None), "ignore_index: must be a whole number, got None"),
+        (lambda _: losses.Weighted(nn.CrossEntropyLoss()), "loss: Weighted takes one of .*got a CrossEntropyLoss"),
+        (lambda _: losses.Custom("x"), "loss: Custom takes a function"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_refused_at_construction(call, words):
+    with pytest.raises(UserError, match=words) as error:
+        call(problem()[0])
+    assert "\n" not in str(error.value)
+
+
+@quiet
+def test_numbers_of_numpy_are_settings_that_a_file_can_hold(tmp_path):
+    x, y = examples()
+    fitted = EKFAC(small(), np.float32(0.5), batch_size=np.int64(8), seed=np.int64(0), l2=torch.tensor(0.25)).fit(x, y)
+    fitted.save(tmp_path / "e")
+    assert (fitted.damping, fitted.batch_size, fitted.seed, fitted.l2) == (0.5, 8, 0, 0.25)
+
+
+@quiet
+def test_a_model_that_keeps_its_results_has_a_copy_in_another_dtype():
+    class Keeps(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = super().forward(x)
+            return self.kept
+
+    (x, y), model = examples(dtype=torch.float32), Keeps(4, 3)
+    model(x)
+    assert GradDot(model, dtype=torch.float64).fit(x, y).self_influence(x, y).dtype == torch.float64
+    model.all_kept = [2 * model.kept]
+    with pytest.raises(UserError, match="model: cannot be copied to float64: "):
+        GradDot(model, dtype=torch.float64).fit(x, y)
+
+
+def test_losses_without_a_gradient_and_targets_of_other_lengths_are_refused():
+    x, y = examples()
+    for function, words in (
+        (lambda f, y: (f.argmax(1) != y).double(), "loss: the function has no gradient in f"),
+        (lambda f, y: 1.0, r"must give \(n,\) losses, got a float"),
+    ):
+        with pytest.raises(UserError, match=words):
+            GradDot(small(), loss=losses.Custom(function)).fit(x, y).self_influence(x, y)
+        with pytest.raises(UserError, match=words):
+            ExactHessian(small(), 5.0, loss=losses.Custom(function)).fit(x, y)
+    weighed = losses.Custom(lambda f, y: nn.functional.cross_entropy(f, y[0], reduction="none") * y[1])
+    with pytest.raises(UserError, match=r"x, y: need x .* and \(45,\)"):
+        GradDot(small(), loss=weighed).fit(x, (y, torch.rand(45)))
+
+
+@quiet
+def test_what_a_refusal_tells_to_leave_out_can_be_left_out():
+    """Before: of two layers of one weight it named the first, and that was refused as tied to the second."""
+
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = (
+                nn.Embedding(7, 4, max_norm=1.0),
+                nn.Embedding(7, 4, max_norm=1.0),
+                nn.Linear(4, 3),
+            )
+            self.b.weight = self.a.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.last((self.a(tokens) + self.b(tokens)).mean(1))
+
+    tokens, y = torch.arange(40).view(8, 5) % 7, torch.arange(8) % 3
+    with pytest.raises(UserError, match=r"leave_out=\['a', 'b'\] leaves them out"):
+        GradDot(Twins()).fit(tokens, y)
+    GradDot(Twins(), leave_out=["a", "b"]).fit(tokens, y)
+
+
+@quiet
+def test_the_target_may_be_given_by_name_after_a_data_set():
+    """Before: the y that was left out was taken for the target's x."""
+    x, y = examples()
+    fitted, held = GradDot(small()).fit(x, y), torch.utils.data.TensorDataset(x, y)
+    wanted = fitted.influence_on(x, y, x[:5], y[:5])
+    torch.testing.assert_close(fitted.influence_on(held, x_val=x[:5], y_val=y[:5]), wanted)
+    torch.testing.assert_close(fitted.influence_on(held, x_val=torch.utils.data.Subset(held, range(5))), wanted)

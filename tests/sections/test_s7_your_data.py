@@ -9,6 +9,8 @@ import pytest
 
 from datalab.advise import pilot, verdict
 from datalab.errors import UserError
+from datalab.record import plan
+from datalab.sections import STUDY
 from datalab.sections import s7_your_data as s7
 from datalab.sweep import reach
 
@@ -58,6 +60,16 @@ def test_a_file_of_ones_own_is_a_task_of_its_content(tmp_path: Path) -> None:
     assert task.parameters["splits"] is None
     with pytest.raises(UserError, match="there is no file"):
         s7.tasks(s7.Parameters(path=str(tmp_path / "nosuch.csv")))
+
+
+def test_a_relative_path_is_the_callers_and_a_number_may_name_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"0": range(44), "4": ["a", "b"] * 22}).to_csv("mine.csv", index=False)
+    (job,) = plan.jobs(STUDY, ["7.1"], "smoke", {"path": "mine.csv", "label": 4, "id": 0})
+    p, absolute = job.parameters, str(tmp_path / "mine.csv")
+    assert (p.path, p.label, p.id, job.given["path"]) == (absolute, "4", "0", absolute)
 
 
 def test_the_tasks_key_changes_with_the_code_of_the_pilot() -> None:
