@@ -113,8 +113,8 @@ rows = section.sweep([Task("record_fakes:cell", parameters) for parameters in gr
 ---
 {shell}record_fakes.act(p.mode)
 ---
-table = section.table(rows.drop(columns="pid"), "rows", caption="What the cells gave")
-table
+section.table(rows.drop(columns="pid"), "rows", caption="What the cells gave")
+len(rows)
 ---
 {figure}section.verdicts([record_fakes.statement("{claim}", rows)])
 section.headline(f"{{section.spec.stem}}: mean {{rows['value'].mean():.3f}}")

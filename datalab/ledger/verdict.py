@@ -226,7 +226,8 @@ def judge(
     if alike and verdict.verdict in ANSWERS:
         verdict = Verdict(INCONCLUSIVE, "its values are all alike, which tells nothing of others")
     low, high = limits(inner)
-    read_on = "at {:.4g} % [{:.3g}, {:.3g}]".format(100 * (1 - alpha / tests), *limits(wide))
+    ends = (np.format_float_positional(end, precision=3, fractional=False, trim="-") for end in limits(wide))
+    read_on = f"at {100 * (1 - alpha / tests):.4g} % [{', '.join(ends)}]"
     return Statement(
         claim_id,
         scale * of.estimate,

@@ -234,7 +234,7 @@ def test_the_board_answers_before_its_figure_and_says_what_was_found_before_the_
     }.items():
         row = listed.loc[claim_id]
         assert f"{row.verdict}</span> “{row.text}” Measured" in verdicts
-        assert (why or row.why) in unescape(verdicts).replace("\N{NO-BREAK SPACE}", " ")
+        assert (why or row.why) in unescape(verdicts).replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
     assert f"of which {(listed.by_construction.notna() & (listed.verdict == ledger.DIRECTION)).sum()} true by" in text
     entries = {entry.number: entry for entry in Manifest.load(site).sections.values()}
     for number in ("7", "0"):  # what to do, then what the title asks: the headlines' own words
