@@ -106,7 +106,8 @@ def triples(table: pd.DataFrame) -> Iterator[tuple[float, float, float]]:
 
 
 def stated(text: str) -> list[tuple[str, ...]]:
-    """The figures with an interval in a text, as they are written."""
+    """The figures with an interval in a text, as they are written; "at 99.5 % [...]" is a verdict's limits alone."""
+    text = re.sub(r"; at [\d.]+ % \[", "; [", text)
     return [tuple(part.replace("−", "-") for part in match.groups()) for match in FIGURE.finditer(text)]
 
 
