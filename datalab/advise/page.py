@@ -58,8 +58,9 @@ def html(advice: Advice) -> str:
         "Which classes are hardest to predict": bars(classes.set_index("of").loss.nlargest(MOST), "mean loss (nats)"),
         "Who is flagged, and who dropped" if classes.dropped.any() else "Who is flagged": hit(advice.hit),
     }
-    warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that this font has not
-    pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that this font has not
+        pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
     template = files("datalab.advise").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     suspicious = list(zip(advice.flagged.head(len(advice.shown)).to_dict("records"), _contents(advice), strict=True))

@@ -197,7 +197,7 @@ def judge(
     in_its_unit: whether this is the quantity that the paper's figure is of, so that the two can be held together.
     beside: what else there is to say, in ``why``: a count, a share, a p.
     """
-    claim, of = find(claim_id), of if isinstance(of, Measurement) else Measurement(np.asarray(of, dtype=float))
+    claim, of = find(claim_id), _measurement(of)
     where = {"n": of.n, "table": table, "row": row, "raw": raw}
     if not of.settled:
         made = read(claim_id, None, **where)
@@ -250,8 +250,7 @@ def judge_level(
     and its d_z, is in ``why``. ``how`` is as for :func:`judge`.
     """
     claim, made = find(claim_id), judge(claim_id, difference, **how)
-    level = level if isinstance(level, Measurement) else Measurement(np.asarray(level, dtype=float), bounds=(0, 1))
-    own = judge(claim_id, level, **how)
+    own = judge(claim_id, _measurement(level, bounds=(0, 1)), **how)
     why = made.why if base_row(claim) == claim_id else f"{made.why}; {_difference(made)}"
     # What the paper prints of a table's level is held against the difference, of any other against the level itself.
     excluded = made.excluded if base_row(claim) else own.excluded
@@ -279,7 +278,7 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     maps a name to a measurement; ``how`` is as for :func:`judge`. A printed figure that one of them excludes is
     excluded.
     """
-    differences = {name: of if isinstance(of, Measurement) else Measurement(of) for name, of in differences.items()}
+    differences = {name: _measurement(of) for name, of in differences.items()}
     made = {name: judge(claim_id, of, **how) for name, of in differences.items()}
     tests = how.get("tests", 1) * len(made)
     picked = {name: judge(claim_id, of, **{**how, "tests": tests}) for name, of in differences.items()}
@@ -313,6 +312,11 @@ def read(claim_id: str, estimate: float | None, **where: Any) -> Statement:
     """
     verdict = measured_verdict(find(claim_id), estimate=estimate)
     return Statement(claim_id, estimate, verdict=verdict.verdict, why=verdict.why, **where)
+
+
+def _measurement(of: Measurement | ArrayLike, bounds: tuple[float, float] | None = None) -> Measurement:
+    """A measurement as it is, or of values (n,), one a data set."""
+    return of if isinstance(of, Measurement) else Measurement(np.asarray(of, dtype=float), bounds)
 
 
 def _difference(made: Statement) -> str:

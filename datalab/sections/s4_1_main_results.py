@@ -286,7 +286,6 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     over_rivals = {rival: relative_gain(ours, f1[rival]) for rival in RIVALS}
     relative = {"side": "greater"} | compare.relative_to(base)
     by_seeds = {"side": "greater", "in_its_unit": False}
-    in_percent = relative | by_seeds
 
     sets, improvement = list(table_4_1b["data set"]), table_4_1b["improvement (%)"]
     by_seed = main(rows, rate).pivot_table("macro_f1", ["dataset", "seed"], "method", sort=False)
@@ -309,6 +308,6 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
         ledger.read("S4.1.headline_f1", ours.mean(), n=n, **where("headline", "paper", "datalab_paper")),
         ledger.read("S4.1.baseline_f1", base.mean(), n=n, **where("headline", "paper", "vanilla")),
         ledger.judge_all("S4.1.consistent_all", on_each, **by_seeds, **better, **all_sets),
-        ledger.judge_all("S4.1.range", gain_on_each, **in_percent, **spread, **ends),
+        ledger.judge_all("S4.1.range", gain_on_each, **(relative | by_seeds), **spread, **ends),
         ledger.judge_p("S4.1.wilcoxon", p, ours - base, **against_vanilla),
     ]

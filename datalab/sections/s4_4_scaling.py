@@ -281,11 +281,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         beside = alone(lambda part, size=size: gain(size, of=part))
         statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), beside=beside, **how))
     if min(names, default=0) == 1000 and small and large:
-
-        def less(size: int) -> NDArray[np.float64]:
-            return gain(size) - gain(*large)
-
-        top = {f"{size_name(size)} less the larger": less(size) for size in small}
+        top = {f"{size_name(size)} less the larger": gain(size) - gain(*large) for size in small}
         later = f1("vanilla", *large) - f1("vanilla", *small)
         ahead = {name: f1(ours, size) - f1("vanilla", size) for size, name in names.items()}
         ends, of_few = [min(names), max(names)], at("1K, and 5K, less the larger", sizes, *both)

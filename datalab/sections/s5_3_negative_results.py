@@ -242,7 +242,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     filtered, everything = without(), whole()
 
     def chance_less(at: float) -> pd.Series:
-        return f1("filtering", "random", at, dropped=share) - f1("filtering", "influence", at, dropped=share)
+        return f1("filtering", "random", at, dropped=share) - without(at)
 
     lowest, highest = rows.rate.min(), rows.rate.max()
     clean = sentences.with_limits(mean_with_interval(chance_less(lowest), "d"), "d")
