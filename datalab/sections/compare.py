@@ -84,9 +84,7 @@ def between_trainings(
 
 def raw_of(rows: pd.DataFrame) -> dict[str, Any]:
     """What tells the raw rows of this training from those of another: the lengths that its models chose from."""
-    if rawrows.LENGTHS not in rows:
-        return {rawrows.LENGTHS: None}
-    (lengths,) = rows[rawrows.LENGTHS].unique()  # of one training
+    (lengths,) = rows[rawrows.LENGTHS].unique() if rawrows.LENGTHS in rows else [None]  # of one training
     return {rawrows.LENGTHS: lengths}
 
 

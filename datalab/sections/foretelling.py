@@ -69,15 +69,19 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     for name, columns in PREDICTORS.items():
         p[name] = np.nan
         for out, fitted in asked:
-            p.loc[out, name] = _fitted(frame[fitted], frame[out], columns)
+            p.loc[out, name] = chance(frame[fitted][columns], frame.pays[fitted], frame[out][columns])
     return p
 
 
-def _fitted(known: pd.DataFrame, asked: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    if asked.empty or known.pays.nunique() < 2:
-        return np.full(len(asked), float(known.pays.mean()) if len(known) else 0.5)
-    x, wanted = known[columns].to_numpy(), asked[columns].to_numpy()  # as frames they are checked for half a second
-    p = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, known.pays).predict_proba(wanted)[:, 1]
+def chance(known: pd.DataFrame, outcomes: pd.Series, asked: pd.DataFrame) -> np.ndarray:
+    """By a logistic regression on all columns: the chance (n,) that each of ``asked`` comes out as True.
+
+    It is fitted on ``known`` and their ``outcomes``; where these are all alike, that is foretold.
+    """
+    if asked.empty or outcomes.nunique() < 2:
+        return np.full(len(asked), float(outcomes.mean()) if len(known) else 0.5)
+    x, wanted = known.to_numpy(), asked.to_numpy()  # as frames they are checked for half a second
+    p = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, outcomes).predict_proba(wanted)[:, 1]
     return np.round(p, 9)  # equal cases stay equal where they are ranked: the last digits are the processor's
 
 

@@ -48,17 +48,11 @@ def _with_primary(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _above_0(rates: tuple[float, ...]) -> tuple[float, ...]:
-    if min(rates) <= 0:
-        raise ValueError("must be above 0: with no wrong label there is none to find")
-    return _rising(rates)
-
-
 RISING = pydantic.AfterValidator(_rising)
 Rates = Annotated[tuple[Rate, ...], RISING]
 Fractions = Annotated[tuple[Fraction, ...], RISING]
 MainRates = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_with_verdict_rate)]
-RatesAbove0 = Annotated[tuple[Rate, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_above_0)]
+RatesAbove0 = Annotated[tuple[Annotated[Rate, pydantic.Field(gt=0)], ...], pydantic.Field(min_length=1), RISING]
 Datasets = Annotated[tuple[str, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_known)]
 AnyDatasets = Annotated[tuple[str, ...], pydantic.AfterValidator(_known)]  # or none
 _Length = Annotated[int, pydantic.Field(ge=1, strict=True)]
@@ -94,14 +88,10 @@ class TrialParameters(SectionParameters):
 
 
 class StoppedParameters(SectionParameters):
-    """What a section takes whose models are stopped early; ``None`` is the profile's value."""
-
     stopped_lengths: Lengths
 
 
 class ArchitectureParameters(TrialParameters):
-    """What a section takes that looks at other architectures as well; ``None`` is the profile's value."""
-
     other_architectures: AnyArchitectures
     framework_datasets: Datasets
 

@@ -31,13 +31,7 @@ TITLE, AGAINST_ALL = "the title", "against all"  # lines of `answer`
 BRIEF = (VERDICT["stratum"], f"{VERDICT['stratum']}, {AGAINST_ALL}", TITLE)
 
 
-class Parameters(
-    version_1.VersionOneParameters,
-    once_more.OnceMoreParameters,
-    fine_tuned.FineTunedParameters,
-):
-    """What the title's section takes; ``None`` is the profile's value."""
-
+class Parameters(version_1.VersionOneParameters, once_more.OnceMoreParameters, fine_tuned.FineTunedParameters):
     @property
     def unfit(self) -> str:
         """Version 1's rivals are run at the rates that both of its lists have."""
@@ -168,22 +162,21 @@ def parts(d: pd.DataFrame, clean: pd.Series, root_seed: int) -> pd.DataFrame:
     def measure(part: pd.DataFrame) -> dict[str, float]:
         return {k: x for name, v in values(part).items() for k, x in compare.mean_with_interval(v, name).items()}
 
-    tables = []
+    tables = {}
     for name, own in named.items():
         frame = compare.crossovers_beside(own, root_seed, ["reading"], measure)
         verdict = _verdict(own, frame)
         p = [condition.p for condition in verdict.conditions if condition.role == "refutes"]  # in the readings' order
         p = frame.reading.map(dict(zip(READINGS, p, strict=True)))
-        tables.append(frame.assign(**{"p (Holm)": p, "by the rule": verdict.verdict}))
-        tables[-1].insert(0, "part", name)
+        tables[name] = frame.assign(**{"p (Holm)": p, "by the rule": verdict.verdict})
     if {TWO, MORE} <= named.keys():
         split = []
         for reading in READINGS:
             two, more = (values(named[part][named[part].reading == reading]) for part in (TWO, MORE))
-            line = {"part": SPLIT, "reading": reading} | compare.apart(two[at_0], more[at_0], at_0)
+            line = {"reading": reading} | compare.apart(two[at_0], more[at_0], at_0)
             split.append(line | compare.apart(two[low], more[low], low))
-        tables.insert(2, pd.DataFrame(split))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        tables = {TWO: tables[TWO], MORE: tables[MORE], SPLIT: pd.DataFrame(split)} | tables
+    return compare.below(tables, "part") if tables else pd.DataFrame()
 
 
 def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:

@@ -37,8 +37,6 @@ FIXED = ("running_mean", "running_var", "num_batches_tracked")  # a batch norm's
 
 
 class FineTunedParameters(TrialParameters):
-    """What is fine-tuned; ``None`` is the profile's value."""
-
     fine_tuned_datasets: AnyDatasets
     fine_tuned_seeds: Count
     fine_tuned_steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)]

@@ -26,7 +26,6 @@ from datalab.sweep import Task, machine_speed
 
 SETTING = ["architecture", "noise", "keep_fraction"]
 PAIR = ["architecture", "noise", "dataset", "seed", "rate"]
-PRUNED = "pruned (%)"
 # What a row of the primary cell has in its columns, and one of the title's method.
 PRIMARY = {name: protocol().primary_cell[name] for name in SETTING}
 TITLES = {"method": "influence"}
@@ -34,8 +33,6 @@ THRESHOLD = protocol().title_verdict["reproduced"]["crossover_interval_contains"
 
 
 class VersionOneParameters(TrainingParameters):
-    """What version 1's tasks take; ``None`` is the profile's value."""
-
     architectures: tuple[Literal["softmax", "mlp"], ...]
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
     noise_rates: Rates = pydantic.Field(min_length=2)
@@ -129,7 +126,7 @@ def differences(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
     """The row of every pruned model with its paired differences, in the metric's unit.
 
     ``d_random`` is its score less the mean of the random subsets of the same size and quota, ``d_full`` less the score
-    of the model trained on everything, ``random_full`` that mean less the same.
+    of the model trained on everything.
     """
     drawn = rows[rows.method.isin(["random", "random_global"])]
     random = drawn.groupby([*PAIR, "keep_fraction", "method"])[metric].mean().rename("random")
@@ -137,8 +134,7 @@ def differences(rows: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
     d = rows[~rows.method.isin(["full", "oracle", "random", "random_global"])]
     d = d.assign(comparator=np.where(d.method == "influence_global", "random_global", "random"))
     d = d.join(random, on=[*PAIR, "keep_fraction", "comparator"]).join(full, on=PAIR)
-    d["d_random"], d["d_full"], d["random_full"] = d[metric] - d.random, d[metric] - d.full, d.random - d.full
-    d[RATE], d[PRUNED] = 100 * d.rate, (100 * (1 - d.keep_fraction)).round(6)
+    d = d.assign(d_random=d[metric] - d.random, d_full=d[metric] - d.full, **{RATE: 100 * d.rate})
     return compare.together(d, SETTING)
 
 
