@@ -317,13 +317,9 @@ def human_noise(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows.noise == HUMAN]
     if rows.empty:
         return pd.DataFrame()
-    d = read_by(early_stopped(rows))
-
-    def measure(part: pd.DataFrame) -> dict[str, Any]:
-        means = part.groupby("dataset", sort=False)[["d", "d_full", "realised_rate"]].mean()
-        against_random = compare.mean_with_interval(means.d, "d against random")
-        against_full = compare.mean_with_interval(means.d_full, "d against full")
-        return {"noise (%)": 100 * means.realised_rate.mean()} | against_random | against_full | {"sets": len(means)}
-
+    d, by = read_by(early_stopped(rows)), ["reading", "on"]
     d = and_all(d.assign(on=d.dataset), "on")
-    return compare.table(d, ["reading", "on"], measure)
+    table = compare.means(d, by, {"d": ("d against random", None), "d_full": ("d against full", None)})
+    rate = d.groupby([*by, "dataset"], sort=False).realised_rate.mean().groupby(level=by, sort=False).mean()
+    table.insert(2, "noise (%)", 100 * rate.to_numpy())
+    return table
