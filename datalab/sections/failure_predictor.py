@@ -48,7 +48,7 @@ def predictions(frame: pd.DataFrame) -> pd.DataFrame:
     noise, guesses = frame["estimated noise"], unfitted(frame)
     for held in frame.dataset.unique():
         out, rest = frame.dataset == held, frame[frame.dataset != held]
-        guesses.loc[out, LOGISTIC] = foretelling.chance(rest[FEATURES], rest.fails, frame.loc[out, FEATURES]) > 0.5
+        guesses.loc[out, LOGISTIC] = foretelling.chance(rest[FEATURES], rest.fails, frame.loc[out, FEATURES]) >= 0.5
         if rest.fails.nunique() < 2:
             guesses.loc[out, THRESHOLD] = bool(rest.fails.all())
         else:

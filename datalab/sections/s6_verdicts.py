@@ -31,10 +31,7 @@ FINDINGS = {
 }
 
 TEXT, EXCLUDED, CONSTRUCTED = "what the paper says, in our words", "printed value excluded?", "true by construction"
-
-
-class Parameters(SectionParameters):
-    """The board reads the record: every profile does the same."""
+Parameters = SectionParameters  # the board reads the record: every profile does the same
 
 
 def estimate(parameters: Parameters) -> Estimate:

@@ -33,6 +33,8 @@ THRESHOLD = protocol().title_verdict["reproduced"]["crossover_interval_contains"
 
 
 class VersionOneParameters(TrainingParameters):
+    """What version 1's tasks take; ``None`` is the profile's value."""
+
     architectures: tuple[Literal["softmax", "mlp"], ...]
     noise_kinds: tuple[Literal["symmetric", "pair", "instance"], ...] = pydantic.Field(min_length=1)
     noise_rates: Rates = pydantic.Field(min_length=2)
