@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from datalab import labels as label_kinds
 from datalab import metrics, pruning, seeds
-from datalab.advise import features, pilot, reading, scoring, verdict
+from datalab.advise import features, pilot, reading, verdict
 from datalab.data.splits import allot
 from datalab.errors import UserError, did_you_mean
+from datalab.influence.settings import number
 
 LEAST_OF_CLASS = 20
 NO_LABEL = ("", "nan", "<na>")  # words that stand for a missing label or group
@@ -86,15 +87,13 @@ def advise(
     """
     started = time.perf_counter()
     began = started if began is None else began
-    if not (isinstance(minutes, int | float | np.number) and 0 < minutes < 10_000):
-        raise UserError(f"minutes: {minutes!r} will not do; give a number above 0 and below 10,000, such as 10")
-    if splits is not None and not (isinstance(splits, int | np.integer) and 2 <= splits <= 200):
-        raise UserError(f"splits: {splits!r} will not do; give 2 to 200 (20 are enough)")
-    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-        raise UserError(f"seed: {seed!r} will not do; give a whole number from 0")
+    minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
+    seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
+    if splits is not None:
+        splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
     if unknown := sorted({*(read or {})} - {"delimiter", "decimal", "encoding"}):
         raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
-    splits, seed, given = splits and int(splits), int(seed), (label if y is None else y, ids, groups, y_test)
+    given = (label if y is None else y, ids, groups, y_test)
     label, ids, groups, y_test = (str(of) if isinstance(of, int | np.integer) else of for of in given)  # a column's
     source = reading.read(X, **(read or {}))
     table = labelled(source, label, source.key if ids is None else ids, groups)
@@ -158,7 +157,7 @@ def advise(
     v, steps = verdict.conclude(rows, seed), int(rows[rows.kind == "noise"].steps.mode()[0])
     streamed = ((block.index.to_numpy(), fitted(columns.typed(block))) for block in table.blocks(others, names))
     trainer, blocks = pilot.Trainer(x, len(table.names), (steps,)), [(chosen, x)] if len(chosen) == n else streamed
-    scored = scoring.score(trainer, chosen, blocks, codes, v.arm[0], own, seed)
+    scored = pilot.score(trainer, chosen, blocks, codes, v.arm[0], own, seed)
     facts = {"n": n, "classes": len(table.names), "splits": int(rows.split.nunique()), "seed": seed}
     facts |= {"planned": planned, "stopped": stopped, "clean": clean is not None, "detected": detected}
     advice = _advice(table, source, v, rows, scored.join(table.rows), facts)
@@ -287,8 +286,8 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
             if np.ma.isMaskedArray(of):
                 of = np.where(np.ma.getmaskarray(of), None, of.data)
             if np.ndim(of) != 1:  # one column of a matrix will do; anything else is refused there
-                of = label_kinds.classes(label_kinds.plain(of, what), what)
-                of = of.names[of.codes]
+                known = label_kinds.classes(of, what)
+                of = known.names[known.codes]
             made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
         rows = len(made[label]) if source.rows is None else source.rows
         if what in made and len(made[what]) != rows:

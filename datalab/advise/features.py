@@ -130,9 +130,9 @@ def fit(frame: pd.DataFrame) -> Encode:
             FunctionTransformer(lambda x: x * DIRECTIONS**0.5),  # of length 1 before: variance 1 at most
         )
 
-    of = {kind: [name for name in frame if _held(frame[name]) == kind] for kind in ("number", "category", "text")}
-    parts = [("number", number, of["number"]), ("category", level, of["category"])]
-    parts += [(name, text(frame[name]), name) for name in of["text"]]
+    parts = [("number", number, list(frame.select_dtypes("number")))]
+    parts += [("category", level, list(frame.select_dtypes("category")))]
+    parts += [(name, text(frame[name]), name) for name in frame.select_dtypes("str")]
     encoder = ColumnTransformer(parts, sparse_threshold=0).fit(frame)
 
     @threadpool_limits.wrap(1)
@@ -150,7 +150,7 @@ def leaks(frame: pd.DataFrame, labels: NDArray) -> list[str]:
     half, rest = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
     usual, found = np.bincount(labels[rest]).max() / len(rest), []
     for name in list(frame)[:LOOKED_AT]:
-        column = frame[name].cat.codes if _held(frame[name]) == "category" else frame[name]
+        column = frame[name].cat.codes if hasattr(frame[name], "cat") else frame[name]
         tree = DecisionTreeClassifier(max_leaf_nodes=4 * (labels.max() + 1), random_state=0)
         values = column.to_numpy(dtype=float)[:, None]
         hit = tree.fit(values[half], labels[half]).score(values[rest], labels[rest])
@@ -200,12 +200,6 @@ def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
         text = text.str.replace(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})", r"\3.\2.\1", regex=True)
     moments = pd.to_datetime(text, errors="coerce", format="mixed", dayfirst=dayfirst, utc=True)
     return (moments.dt.as_unit("ms") - pd.Timestamp(0, tz="UTC").as_unit("ms")) / pd.Timedelta(days=1)
-
-
-def _held(column: pd.Series) -> str:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return "category"
-    return "number" if pd.api.types.is_numeric_dtype(column.dtype) else "text"
 
 
 def picture(path: Path) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datalab import noise
-from datalab.advise import advise, pilot, scoring
+from datalab.advise import advise, pilot
 
 
 class Noisy(NamedTuple):
@@ -33,7 +33,7 @@ def noisy() -> Noisy:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pilot, "LENGTHS", (25, 50))
-    monkeypatch.setattr(scoring, "REPEATS", 2)
+    monkeypatch.setattr(pilot, "REPEATS", 2)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from scipy.stats import t
 from threadpoolctl import threadpool_limits
 
 from datalab import data, metrics, noise, seeds, stats
-from datalab.advise import pilot, scoring, verdict
+from datalab.advise import pilot, verdict
 from datalab.data import COUNTED
 from datalab.protocol import protocol
 
@@ -61,7 +61,7 @@ def flag_rows(p: data.Prepared, y: NDArray, steps: int) -> list[dict[str, Any]]:
     """Precision and recall of each way of flagging, and clean macro-F1 once its flags are dropped or replaced."""
     began, rows = time.process_time(), np.arange(len(y))
     trainer = pilot.Trainer(p.x_train, p.n_classes, (steps,))
-    scored = scoring.score(trainer, rows, [(rows, p.x_train)], y, "", None, ROOT)
+    scored = pilot.score(trainer, rows, [(rows, p.x_train)], y, "", None, ROOT)
     found = {"advise": (scored.wrong.to_numpy(), scored.suggested.to_numpy(), time.process_time() - began)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

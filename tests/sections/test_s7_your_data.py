@@ -74,6 +74,6 @@ def test_a_relative_path_is_the_callers_and_a_number_may_name_a_column(
 
 def test_the_tasks_key_changes_with_the_code_of_the_pilot() -> None:
     reached = reach.reached(s7.tasks(s7.Parameters())[0].function)
-    assert {"datalab.advise.pilot:one_split", "datalab.advise.scoring:score", "datalab.advise.reading:read"} <= set(
+    assert {"datalab.advise.pilot:one_split", "datalab.advise.pilot:score", "datalab.advise.reading:read"} <= set(
         reached
     )
