@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from datalab import labels as label_kinds
 from datalab import metrics, pruning, seeds
@@ -296,7 +297,10 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
 
 
 def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
-    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text, in ascending order."""
+    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text, in ascending order.
+
+    Where all are whole numbers, 1.0 is 1, as it is to whatever wrote it beside a missing label.
+    """
     if isinstance(column.dtype, pd.StringDtype):
         column = features.words(column, NO_LABEL)
     try:
@@ -308,17 +312,16 @@ def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
     levels = np.asarray(levels)
     if {*map(type, levels.tolist())} == {bool}:
         levels = levels.astype(str)
+    if whole := all(re.fullmatch(r"[-+]?\d+(\.0+)?", str(level)) for level in levels):
+        levels = np.array([re.sub(r"\.0+$", "", str(level)) for level in levels])
     known = label_kinds.classes(levels, what)
-    names = known.names.astype(str)
-    whole = all(re.fullmatch(r"[-+]?\d+(\.0+)?", name) for name in names)  # as text, 10 comes before 2
+    names = known.names.astype(str)  # of which, as text, 10 comes before 2
     order = np.argsort(names.astype(float) if whole else names, kind="stable")
     return np.where(codes < 0, -1, np.argsort(order)[known.codes[codes]]), names[order]
 
 
 def _in_order(p: NDArray, y: NDArray, names: NDArray) -> str:
     """Which class is whose column of p (n, C). Raises UserError where another order fits the labels y (n,) better."""
-    from scipy.optimize import linear_sum_assignment
-
     hit, order = metrics.confusion(y, p.argmax(1), len(names)), ", ".join([*names[:20], "..."][: len(names)])
     agree, best = np.trace(hit) / len(y), hit[linear_sum_assignment(-hit)].sum() / len(y)
     line = f"pred_probs: columns of {order}: the largest is the label's in {agree:.0%} of rows"

@@ -72,7 +72,7 @@ class Columns:
             first = text.str.extract(r"^(\d{1,2})([-/.])\d{1,2}[-/.]\d").dropna()
             dayfirst = first[0].astype(int).gt(12).any() or first[1].eq(".").any()
             return f"date ({'day' if dayfirst else 'month'} first)" if len(first) else "date"
-        if self.source.texts or (text.str.count(SPACED).mean() >= 2.5 and distinct > 0.3 * len(text)):
+        if self.source.texts or (distinct > 0.3 * len(text) and _prose(text)):
             return "text"
         return LEFT_OUT + "different in nearly every row" if distinct > NEARLY * len(text) else "category"
 
@@ -159,6 +159,13 @@ def leaks(frame: pd.DataFrame, labels: NDArray) -> list[str]:
     if frame.shape[1] > LOOKED_AT:
         found.append(f"leak? only the first {LOOKED_AT} of {frame.shape[1]:,} columns were looked at, each alone")
     return found
+
+
+def _prose(text: pd.Series) -> bool:
+    """Whether a column is of several words, or of fewer that come again in other rows, as those of no id do."""
+    blanks = text.str.count(SPACED).mean()
+    counts = text.str.lower().str.findall(r"\b[^\W\d_]{3,}\b").explode().value_counts()
+    return blanks >= 2.5 or (blanks >= 0.5 and counts[counts.between(2, len(text) / 2)].sum() >= len(text))
 
 
 def words(column: pd.Series, missing: tuple[str, ...] = MISSING) -> pd.Series:

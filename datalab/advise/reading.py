@@ -7,7 +7,7 @@ by class and data in memory are a data frame. Nothing is ever unpickled.
 import csv
 import io
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datalab.errors import UserError, did_you_mean
+from datalab.errors import MOST, UserError, did_you_mean
 
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -64,7 +64,7 @@ class Source:
             for block in self.data(self.columns if columns is None else columns):
                 yield block.set_axis(range(start, start := start + len(block)))
         except (ValueError, OSError) as error:
-            raise unreadable(self.name, error) from None
+            raise unreadable(f"file '{self.name}'", error) from None
 
     def whole(self, columns: list[str] | None = None) -> pd.DataFrame:
         """All rows of these columns at once. Raises UserError where there are none."""
@@ -97,10 +97,10 @@ def of_array(x: Any, name: str, extra: dict[str, Any] | None = None) -> Source:
     return of_frame(name, frame, line, grid=x.shape[1:3] if x.ndim == 3 else None)
 
 
-def unreadable(name: str, error: Exception) -> UserError:
-    """The refusal of a file that its reader gave up on."""
+def unreadable(what: str, error: Exception) -> UserError:
+    """The refusal of what its reader gave up on: the reader's own, if it is one."""
     why = " ".join(str(error).split()).rpartition("Invalid: ")[2]
-    return UserError(f"file '{name}': cannot be read ({why[:160]})")
+    return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why[:160]})")
 
 
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
@@ -109,8 +109,7 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
         try:
             return in_memory(data)
         except (ValueError, TypeError, LookupError) as error:
-            why = " ".join(str(error).split())[:160]
-            raise error if isinstance(error, UserError) else UserError(f"the data: cannot be read ({why})") from None
+            raise unreadable("the data", error) from None
     path, kind = Path(data).resolve(), Path(data).suffix.lower()
     if path.is_dir():
         return image_folder(path)
@@ -125,10 +124,8 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
             return numpy_file(path)
         if kind in (".csv", ".tsv", ".txt", ".tab"):
             return separated(path, delimiter, decimal, encoding)
-    except UserError:
-        raise
     except (ValueError, OSError, LookupError, TypeError) as error:  # pyarrow's own are of these
-        raise unreadable(path.name, error) from None
+        raise unreadable(f"file '{path.name}'", error) from None
     kinds = ".csv, .tsv, .parquet, .npz, .npy and folders of images"
     raise UserError(f"file '{path.name}': read are {kinds}{INSTEAD.get(kind, '')}")
 
@@ -216,7 +213,7 @@ def numpy_file(path: Path) -> Source:
         named = {} if isinstance(loaded, np.ndarray) else dict(loaded)
     except Exception as error:  # also zipfile's, zlib's and the header parser's
         if "pickle" not in str(error):
-            raise unreadable(path.name, error) from None
+            raise unreadable(f"file '{path.name}'", error) from None
         reason = "holds pickled objects, which can run code and are never opened; save numbers or text"
         raise UserError(f"file '{path.name}': {reason}") from None
     if isinstance(loaded, np.ndarray):
@@ -268,9 +265,17 @@ def _dense(x: Any) -> Source:
 
 def image_folder(path: Path) -> Source:
     """A folder with a folder of images for each class: a column of paths, and one of class names."""
-    files = [file for file in sorted(path.glob("[!.]*/[!.]*")) if file.suffix.lower() in IMAGES]
+    inside = sorted(path.glob("[!.]*/[!.]*"))
+    files = [file for file in inside if file.suffix.lower() in IMAGES]
     if not files:
         raise UserError(f"folder '{path.name}': no images by class in it (class/picture.png); or name a file")
     table = pd.DataFrame([(f"{f.parent.name}/{f.name}", f.parent.name) for f in files], columns=["image", "class"])
     line = f"folder: {len(files):,} images in {table['class'].nunique()} classes"
-    return of_frame(path.name, table, line, folder=path, label="class", key="image")
+    source = of_frame(path.name, table, line, folder=path, label="class", key="image")
+    others = Counter(file.suffix.lower() or file.name for file in inside if file.suffix.lower() not in IMAGES)
+    if others:
+        left_out = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(MOST))
+        source.detected.append(f"folder: left out, no pictures by their names: {left_out}")
+    if bare := sorted({file.name for file in path.glob("[!.]*/")} - {*table["class"]}):
+        source.detected.append(f"folder: no pictures in {str(bare[:MOST])[1:-1]}, so no class of that name")
+    return source

@@ -4,6 +4,7 @@ A task is one advice: its rows have a ``kind``: "arm" and "noise" (the pilot's, 
 "line" (the answer's words), "class" and "flagged"; with known labels "truth", every arm's gain on clean test labels.
 """
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -35,7 +36,7 @@ class Parameters(SectionParameters):
     minutes: Annotated[float, pydantic.Field(gt=0, le=1440)] | None = None
     splits: Annotated[int, pydantic.Field(ge=2, le=200, strict=True)] = 3
 
-    @property
+    @functools.cached_property  # it is asked twice where it says no
     def unfit(self) -> str:
         """Columns without a file to hold them, and what the advice would refuse once it had begun."""
         if not self.path:

@@ -238,6 +238,18 @@ def test_classes_are_in_ascending_order_and_probabilities_in_another_are_refused
         datalab.advise(frame, label="y", pred_probs=p[:, np.argsort(np.arange(12).astype(str))])
 
 
+def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, begun: Callable) -> None:
+    y = [1.0, 10.0, 2.0] * 30
+    frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": y}).astype({"y": "str"})
+    frame.loc[0, "y"] = "1"
+    frame.to_csv(tmp_path / "main.csv", index=False)
+    frame.assign(x=frame.x + 1).astype({"y": float}).astype({"y": int}).to_csv(tmp_path / "test.csv", index=False)
+    lines, pool = begun(tmp_path / "main.csv", label="y", X_test=tmp_path / "test.csv")
+    assert "label 'y': 3 classes, the largest '1'" in lines
+    assert pool.labels.tolist() == pool.clean.tolist() == [0, 2, 1] * 30
+    assert begun(frame.assign(y=["007", "008", "009"] * 30), label="y")[0].count("'007'") == 1
+
+
 def test_duplicates_with_another_label_and_what_is_not_tried_are_said(begun: Callable) -> None:
     y = np.repeat(np.arange(61), 22)
     x = np.random.default_rng(0).normal(size=(len(y), 2))
@@ -257,8 +269,13 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
         begun(data, **given)
     _, pool = begun(frame, label=64, splits=np.int64(3), seed=np.int64(3), minutes=np.float32(3))
     assert len(pool.encode(np.arange(100))(np.arange(5))[0]) == 64 - (x[:, :64].max(0) == x.min(0)).sum()
-    for given, says in (({"minutes": "5"}, "minutes: '5'"), ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
-                        ({"label": 65}, "label '65': no such"), ({"minutes": None}, "minutes: None")):  # fmt: skip
+    for given, says in (
+        ({"minutes": "5"}, "minutes: must be above 0 .*'5'"),
+        ({"minutes": None}, "minutes: .* got None"),
+        ({"splits": 201}, "splits: must be 2 to 200 .* got 201"),
+        ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
+        ({"label": 65}, "label '65': no such"),
+    ):
         with pytest.raises(UserError, match=says):
             datalab.advise(frame, **{"label": 64} | given)
     for data in ({"a": [1], "b": [1, 2]}, [[1, 2], [3]]):

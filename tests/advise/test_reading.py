@@ -1,5 +1,6 @@
 """Small and nasty files: each is read as its owner means it, or refused in one line."""
 
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -373,6 +374,17 @@ def test_a_folder_leaves_out_what_is_hidden_and_names_rows_by_path(tmp_path: Pat
         Image.new("L", (4, 4)).save(tmp_path / name)
     source = reading.read(tmp_path)
     assert source.whole()[source.key].tolist() == ["a/0.png", "b/1.png"]
+    assert source.detected == ["folder: 2 images in 2 classes"]
+
+
+def test_a_folder_says_what_it_passes_over(tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/notes.txt", "b/1.png", "c/2.heic", "c/3.HEIC", "d/deep/4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / name, "png")
+    assert reading.read(tmp_path).detected[1:] == [
+        "folder: left out, no pictures by their names: 2 .heic, 1 .txt, 1 deep",
+        "folder: no pictures in 'c', 'd', so no class of that name",
+    ]
 
 
 def test_texts_may_be_short_or_without_blanks() -> None:
@@ -386,3 +398,17 @@ def test_texts_may_be_short_or_without_blanks() -> None:
         apart = np.abs(x[good == 1].mean(0) - x[good == 0].mean(0)).max()
         assert apart > 2 * x.std(0).mean()
     assert kinds(texts) == "text"
+
+
+def test_a_column_of_short_phrases_is_text_and_one_of_ids_is_not() -> None:
+    words = np.array(["great", "small", "works", "broken", "phone", "cable", "never", "lovely", "again", "cheap"])
+    pairs = [f"{a} {b}" for a in words for b in words][:N]
+    assert kinds(pairs) == "text"
+    assert kinds([f"{pair} {i}" for i, pair in enumerate(pairs)]) == "text"
+    for ids in (
+        [str(uuid.UUID(int=int(RNG.integers(2**62)) ** 2)) for _ in range(N)],
+        [f"customer number {i}" for i in range(N)],
+        [f"ORD-2024-{i:04d}" for i in range(N)],
+        [f"{word}.{i}@mail.org" for i, word in enumerate(RNG.choice(words, N))],
+    ):
+        assert kinds(ids) == "left out, different in nearly every row"

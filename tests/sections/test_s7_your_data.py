@@ -72,6 +72,15 @@ def test_a_relative_path_is_the_callers_and_a_number_may_name_a_column(
     assert (p.path, p.label, p.id, job.given["path"]) == (absolute, "4", "0", absolute)
 
 
+def test_a_refusal_is_read_off_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.csv").write_text("a,y\n1,b\n2,c\n")
+    read, calls = s7.reading.read, []
+    monkeypatch.setattr(s7.reading, "read", lambda path: calls.append(path) or read(path))
+    with pytest.raises(UserError, match="class 'b' has 1 examples"):
+        plan.jobs(STUDY, ["7.1"], "smoke", {"path": str(tmp_path / "mine.csv"), "label": "y"})
+    assert len(calls) == 1
+
+
 def test_the_tasks_key_changes_with_the_code_of_the_pilot() -> None:
     reached = reach.reached(s7.tasks(s7.Parameters())[0].function)
     assert {"datalab.advise.pilot:one_split", "datalab.advise.pilot:score", "datalab.advise.reading:read"} <= set(
