@@ -16,7 +16,7 @@ from datalab import labels as label_kinds
 from datalab import metrics, pruning, seeds
 from datalab.advise import features, pilot, reading, verdict
 from datalab.data.splits import allot
-from datalab.errors import UserError, did_you_mean
+from datalab.errors import MOST, UserError, did_you_mean
 from datalab.influence.settings import number
 
 LEAST_OF_CLASS = 20
@@ -255,7 +255,10 @@ def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labe
     if repeated := int(rows.id.duplicated().sum()):
         source.detected.append(f"id: {repeated:,} rows have another's, and cannot be told from it in what is written")
     if "group" in read:
-        rows["group"] = features.words(read["group"], NO_LABEL).fillna("missing")
+        rows["group"] = features.words(read["group"], NO_LABEL)
+        if gaps := int(rows.group.isna().sum()):
+            source.detected.append(f"group: {gaps:,} rows have none, and are one together")
+            rows["group"] = rows.group.fillna("missing")
     codes = codes[codes >= 0]
     if len(codes) < len(rows):
         source.detected.append(f"{len(rows) - len(codes):,} rows without a label: left out")
@@ -370,4 +373,7 @@ def _clean(source: reading.Source, y: Any, table: _Labelled, columns: features.C
         raise UserError(f"test label: class '{unknown}' is not among the data's {len(table.names)} classes")
     if (codes < 0).any():
         source.detected.append(f"{(codes < 0).sum():,} rows without a label: left out")
-    return columns.typed(frame[codes >= 0], source), at[codes[codes >= 0]]
+    typed = columns.typed(frame[codes >= 0], source)
+    if empty := [name for name in typed if typed[name].isna().all()]:
+        source.detected.append(f"no value that is the data's kind in {str(empty[:MOST])[1:-1]}")
+    return typed, at[codes[codes >= 0]]

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from datalab.advise.reading import DIRECTIONS, IMAGES, Source
+from datalab.advise.reading import DIRECTIONS, IMAGES, POINTED, Source
 from datalab.data.encoders import CLIP, RARE_SHARE
 from datalab.data.pretrained import embed_images, embed_texts
 from datalab.errors import UserError
@@ -22,6 +22,7 @@ HASHES = 1 << 14  # columns that words are counted in: more make the directions 
 UNIT = r"^(?:[$€£¥₹] ?|[A-Z]{3} )(?=[-+\d])|(?<=\d)(?: ?[%$€£¥₹]| [A-Z]{3})$"
 # By its decimal mark a number with marks between thousands, which are stricken out.
 GROUPED = {".": r"[-+]?\d{1,3}(?:[,' \u00a0]\d{3})+(?:\.\d+)?", ",": r"[-+]?\d{1,3}(?:[.' \u00a0]\d{3})+,\d+"}
+POINTS = "number, points between thousands"
 NEARLY = 0.95  # a column is of a kind when so many of its values are
 DATE = r"(?:\d{1,4}|[A-Za-z]{3,9})[-/. ]+(?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}"  # year, month and day
 SPACED = r"[ \u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]"  # what there is one of between words, or in place of them
@@ -55,16 +56,21 @@ class Columns:
 
     def _kind(self, column: pd.Series) -> str:
         present = column.dropna()
-        if len(present) and isinstance(present.iloc[0], np.ndarray | list):
+        if len(present) and isinstance(present.iloc[0], np.ndarray | list | tuple):
             return "vector"
-        values, text = numbers(column, self.source.decimal).dropna(), words(column).dropna()
-        distinct = text.nunique()
+        if len(present) and isinstance(present.iloc[0], dict):  # as pictures are in a Hugging Face data set
+            return LEFT_OUT + "neither numbers nor text"
+        text, kind = words(column).dropna(), "number"
+        if self.source.decimal == ",":
+            pointed = text[text.str.contains(".", regex=False) & ~text.str.contains(",", regex=False)]
+            kind = POINTS if pointed.str.fullmatch(POINTED).mean() >= NEARLY else kind
+        values, distinct = numbers(column, self.source.decimal, kind == POINTS).dropna(), text.nunique()
         if distinct < 2:
             return LEFT_OUT + ("constant" if len(text) else "empty")
         if column.dtype.kind in "biuf" or len(values) >= NEARLY * len(text):
             offsets = [values - sign * values.index for sign in (1, -1)]  # from the row's number, up and down
             counts = len(values) > 20 and (values % 1 == 0).all() and any(of.nunique() == 1 for of in offsets)
-            return LEFT_OUT + "a row number" if counts else "number"
+            return LEFT_OUT + "a row number" if counts else kind
         if text.str.lower().str.endswith(IMAGES).mean() >= NEARLY:
             there = any(os.path.isfile(self.source.folder / path) for path in text)  # False, too, for what is no path
             return "image" if there else LEFT_OUT + "pictures that are not there"
@@ -83,8 +89,10 @@ class Columns:
         return pd.concat([self._typed(column, kind, source or self.source) for column, kind in used], axis=1)
 
     def _typed(self, column: pd.Series, kind: str, source: Source) -> pd.Series | pd.DataFrame:
-        if kind == "number" or kind.startswith("date"):
-            return numbers(column, source.decimal) if kind == "number" else days(column, "day" in kind)
+        if kind in ("number", POINTS):
+            return numbers(column, source.decimal, kind == POINTS)
+        if kind.startswith("date"):
+            return days(column, "day" in kind)
         if kind in ("category", "text") and not (self.pretrained and kind == "text"):
             return words(column).fillna("").astype("category" if kind == "category" else "str")
         if kind == "text":
@@ -176,19 +184,23 @@ def words(column: pd.Series, missing: tuple[str, ...] = MISSING) -> pd.Series:
     return text.mask(text.str.lower().isin(missing))
 
 
-def numbers(column: pd.Series, decimal: str = ".") -> pd.Series:
-    """A column as float64; what is no number, or infinite, is missing."""
+def numbers(column: pd.Series, decimal: str = ".", points: bool = False) -> pd.Series:
+    """A column as float64; what is no number, or infinite in the models' float32, is missing.
+
+    Beside decimal commas a point without a comma is between thousands where ``points`` says so, else a decimal one.
+    """
     if column.dtype.kind in "cM":
         return pd.Series(np.nan, index=column.index, name=column.name)
     if column.dtype.kind == "m":
         column = column.dt.total_seconds()
-    if decimal == "," and isinstance(column.dtype, pd.StringDtype):  # without a comma a point may be either mark
-        pointed = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-        column = column.mask(column.str.contains(",", regex=False), pointed)
+    if decimal == "," and isinstance(column.dtype, pd.StringDtype):
+        plain = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+        column = column.mask(column.str.contains(",", regex=False) | points, plain)
     values = pd.to_numeric(column, errors="coerce").astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     if isinstance(column.dtype, pd.StringDtype) and len(left := column[np.isnan(values) & column.notna()]):
         values[column.index.get_indexer(left.index)] = _amounts(left)
-    return pd.Series(np.where(np.isfinite(values), values, np.nan), index=column.index, name=column.name)
+    finite = np.abs(values) <= np.finfo(np.float32).max
+    return pd.Series(np.where(finite, values, np.nan), index=column.index, name=column.name)
 
 
 def _amounts(text: pd.Series) -> NDArray[np.float64]:

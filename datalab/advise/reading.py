@@ -26,6 +26,7 @@ INSTEAD |= dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "; unpack it fi
 INSTEAD |= dict.fromkeys((".xls", ".xlsx", ".ods", ".json", ".jsonl", ".feather"), "; save it as .csv or .parquet")
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
 THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}"  # in a table cut by tabs or bars rather a mark between thousands
+POINTED = r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+"  # so may a point be, beside decimal commas
 DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
 
 
@@ -155,8 +156,12 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     if decimal is None:
         cells = [cell.strip() for row in cut[delimiter][1:] for cell in row]
         cells = [cell for cell in cells if delimiter == ";" or not re.fullmatch(THOUSANDS, cell)]
-        commas, points = (sum(bool(re.fullmatch(number, cell)) for cell in cells) for number in (COMMA, POINT))
-        decimal = "," if commas > points and delimiter != "," else "."
+        sure = [cell for cell in cells if not re.fullmatch(f"{THOUSANDS}|{POINTED}", cell)]
+        commas, points = (
+            [sum(bool(re.fullmatch(number, cell)) for cell in some) for some in (sure, cells)]
+            for number in (COMMA, POINT)
+        )
+        decimal = "," if commas > points and delimiter != "," else "."  # where the sure ones are as many, by all
     layout = {"block_size": CSV_BLOCK, "skip_rows": above, "column_names": columns, "encoding": encoding}
     reading = pacsv.ReadOptions(use_threads=False, **layout)
     parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
@@ -174,7 +179,8 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
 
 
 def _encoding(path: Path) -> str:
-    start = path.open("rb").read(3)
+    with open(path, "rb") as stream:
+        start = stream.read(3)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     try:
@@ -239,7 +245,8 @@ def in_memory(data: Any) -> Source:
         return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
     if hasattr(data, "nnz") and hasattr(data, "toarray"):
         return _dense(data.tocsr())
-    if isinstance(data, list | tuple | pd.Series) and len(data) and isinstance(next(iter(data)), str):
+    in_a_row = isinstance(data, list | tuple | pd.Series | np.ndarray) and np.shape(data[:1]) == (1,)
+    if in_a_row and any(isinstance(row, str) for row in data):
         return of_frame("the texts", pd.DataFrame({"text": list(data)}), f"texts: {len(data):,}", texts=True)
     if np.ma.isMaskedArray(data):
         data = data.astype(float).filled(np.nan)

@@ -250,6 +250,14 @@ def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, be
     assert begun(frame.assign(y=["007", "008", "009"] * 30), label="y")[0].count("'007'") == 1
 
 
+def test_missing_groups_and_a_test_column_of_another_kind_are_said(begun: Callable) -> None:
+    frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": [*"abc"] * 30})
+    test = frame.assign(z="none of it")
+    lines, _ = begun(frame, label="y", groups=[None] * 5 + [*range(85)], X_test=test)
+    assert "group: 5 rows have none, and are one together" in lines
+    assert "test: no value that is the data's kind in 'z'" in lines
+
+
 def test_duplicates_with_another_label_and_what_is_not_tried_are_said(begun: Callable) -> None:
     y = np.repeat(np.arange(61), 22)
     x = np.random.default_rng(0).normal(size=(len(y), 2))

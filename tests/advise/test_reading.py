@@ -119,6 +119,19 @@ def test_numbers_with_units_and_marks_between_thousands_are_numbers(tmp_path: Pa
     assert features.Columns(whole(source).drop(columns="y"), source).kinds == {"price": "number"}
 
 
+def test_points_between_thousands_are_told_from_decimal_ones_by_their_column(tmp_path: Path) -> None:
+    rows = [f"{i * 13_700 + 250:,}".replace(",", ".") + f";{i / 7:.2f}".replace(".", ",") for i in range(N)]
+    rows = [f"{row};{(i + 1) / 8:.3f};{'ab'[i % 2]}" for i, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("pay;hours;rate;y\n" + "\n".join(rows))
+    source = reading.read(tmp_path / "t.csv")
+    frame = whole(source)
+    columns = features.Columns(frame[["pay", "hours", "rate"]], source)
+    assert columns.kinds == {"pay": "number, points between thousands", "hours": "number", "rate": "number"}
+    typed = columns.typed(frame)
+    assert typed.pay.tolist() == [i * 13_700 + 250 for i in range(N)]
+    assert typed.rate[:3].tolist() == [0.125, 0.25, 0.375]
+
+
 def test_a_tsv_and_an_english_csv_with_thousands_of_levels(tmp_path: Path) -> None:
     rows = [f"{i / 8}\tuser{i % 3000}\t{'ab'[i % 2]}" for i in range(9000)]
     (tmp_path / "t.tsv").write_text("x\tuser\ty\n" + "\n".join(rows))
@@ -178,6 +191,7 @@ MEMORY = {
     "wide sparse matrix": (scipy.sparse.random(N, 5000, 0.01, random_state=0), N),
     "tensor": (torch.ones(N, 3, requires_grad=True), 3),
     "texts": (["some words"] * N, 1),
+    "array of texts": (np.array([None] + ["some words"] * (N - 1)), 1),
     "torch data set": (Pairs(), 5),
     "Hugging Face": (Arrow(), 2),
     "frame": (pd.DataFrame({0: [1] * N, "b": 2}, index=[7] * N), 2),
@@ -267,6 +281,14 @@ def test_a_file_without_a_usable_feature_is_refused_with_the_reasons() -> None:
     source = reading.read(pd.DataFrame({"a": [1] * N, "b": [None] * N, "key": [f"k{i}" for i in range(N)]}))
     with pytest.raises(UserError, match="left out, constant: 'a'; left out, empty: 'b'; left out, different"):
         features.Columns(whole(source), source)
+
+
+def test_values_without_a_place_in_a_table_are_left_out_and_too_large_ones_missing() -> None:
+    assert (
+        kinds([{"path": f"a picture of {i}", "bytes": b""} for i in range(N)]) == "left out, neither numbers nor text"
+    )
+    assert kinds([(i, 1.0) for i in range(N)]) == "vector"
+    np.testing.assert_equal(features.numbers(pd.Series([1e38, -1e39, 2.0])).to_numpy(), [1e38, np.nan, 2.0])
 
 
 def test_a_column_that_gives_the_label_away_is_named() -> None:
