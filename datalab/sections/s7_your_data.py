@@ -40,10 +40,9 @@ class Parameters(SectionParameters):
     def unfit(self) -> str:
         """Columns without a file to hold them, and what the advice would refuse once it had begun."""
         if not self.path:
-            named = next((name for name in ("label", "id") if getattr(self, name) is not None), "")
-            return (
-                f"parameter '{named}': a column of no file; name the file as 'path', or leave it out" if named else ""
-            )
+            named = [name for name in ("label", "id") if getattr(self, name) is not None]
+            why = "a column of no file; name the file as 'path', or leave it out"
+            return f"parameter '{named[0]}': {why}" if named else super().unfit
         try:
             labelled(reading.read(self.path), self.label, self.id, None)
         except UserError as error:

@@ -250,6 +250,15 @@ def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, be
     assert begun(frame.assign(y=["007", "008", "009"] * 30), label="y")[0].count("'007'") == 1
 
 
+def test_a_wide_sparse_test_matrix_is_brought_to_the_datas_directions(begun: Callable) -> None:
+    x = scipy.sparse.random(120, 400, 0.05, format="csr", random_state=0)
+    lines, _ = begun(x, np.arange(120) % 2, X_test=x[::-1][:50], y_test=np.arange(50) % 2)
+    assert "50 rows of the data (of 120 looked at) have a test row's features" in lines
+    for test, says in ((x[:, 1:], "399 features"), (x.toarray(), "only one is a wide sparse matrix")):
+        with pytest.raises(UserError, match=says):
+            datalab.advise(x, np.arange(120) % 2, X_test=test, y_test=np.arange(120) % 2)
+
+
 def test_missing_groups_and_a_test_column_of_another_kind_are_said(begun: Callable) -> None:
     frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": [*"abc"] * 30})
     test = frame.assign(z="none of it")
