@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
@@ -114,9 +115,12 @@ def advise(
         line = f"{left_out.sum():,} rows repeat another's features (of {len(frame):,} looked at)"
         detected.append(f"duplicates: {line}, {other:,} with another label; the pilot sees each once")
     if X_test is not None:
-        test = reading.read(X_test, **(read or {}), like=others)
-        if test.directions is not others.directions:
-            raise UserError("X_test: of it and the data only one is a wide sparse matrix; pass both as one kind")
+        if others.directions:
+            try:
+                X_test = others.directions(scipy.sparse.csr_matrix(X_test))
+            except (ValueError, TypeError) as error:
+                raise reading.unreadable("X_test", error) from None
+        test = reading.read(X_test, **(read or {}))
         clean, clean_codes = _clean(test, y_test, table, columns)
         in_test = of_row.isin(pd.util.hash_pandas_object(clean, index=False)).to_numpy()
         if in_test.any():

@@ -37,7 +37,7 @@ class Source:
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
     is the label's column, ``key`` that which names a row, and ``rows`` how many there are, where the source knows it;
     ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts;
-    ``directions`` brings a sparse matrix to the columns, where it had more.
+    ``directions`` brings rows to the columns, where a sparse matrix had more.
     """
 
     name: str
@@ -106,20 +106,11 @@ def unreadable(what: str, error: Exception) -> UserError:
     return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why[:160]})")
 
 
-def read(
-    data: Any,
-    delimiter: str | None = None,
-    decimal: str | None = None,
-    encoding: str | None = None,
-    like: Source | None = None,
-) -> Source:
-    """The source of a path, or of data in memory. Raises UserError, one line, for what cannot be read.
-
-    A sparse matrix is brought to the directions of the source that it is ``like``, else to its own.
-    """
+def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
+    """The source of a path, or of data in memory. Raises UserError, one line, for what cannot be read."""
     if not isinstance(data, str | Path):
         try:
-            return in_memory(data, like)
+            return in_memory(data)
         except (ValueError, TypeError, LookupError) as error:
             raise unreadable("the data", error) from None
     path, kind = Path(data).resolve(), Path(data).suffix.lower()
@@ -247,7 +238,7 @@ def numpy_file(path: Path) -> Source:
     return source
 
 
-def in_memory(data: Any, like: Source | None = None) -> Source:
+def in_memory(data: Any) -> Source:
     """A frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set."""
     if hasattr(data, "to_pandas"):  # a Hugging Face data set, polars, pyarrow
         data = data.to_pandas()
@@ -255,7 +246,7 @@ def in_memory(data: Any, like: Source | None = None) -> Source:
         data = pd.DataFrame(data)
         return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
     if hasattr(data, "nnz") and hasattr(data, "toarray"):
-        return _dense(data.tocsr(), like)
+        return _dense(data.tocsr())
     in_a_row = isinstance(data, list | tuple | pd.Series | np.ndarray) and np.shape(data[:1]) == (1,)
     if in_a_row and any(isinstance(row, str) for row in data):
         return of_frame("the texts", pd.DataFrame({"text": list(data)}), f"texts: {len(data):,}", texts=True)
@@ -271,21 +262,15 @@ def in_memory(data: Any, like: Source | None = None) -> Source:
     return of_array(np.asarray(data), "the array")
 
 
-def _dense(x: Any, like: Source | None) -> Source:
+def _dense(x: Any) -> Source:
     if x.shape[1] <= 4 * DIRECTIONS:
         return of_array(x.toarray(), "the sparse matrix")
-    directions = like and like.directions
-    if not directions:
-        from sklearn.decomposition import TruncatedSVD
+    from sklearn.decomposition import TruncatedSVD
 
-        svd = TruncatedSVD(DIRECTIONS, random_state=0)
-        scale = svd.fit_transform(x.astype(np.float64)).std() or 1
-
-        def directions(rows: Any) -> np.ndarray:
-            return svd.transform(rows.astype(np.float64)) / scale
-
+    svd = TruncatedSVD(DIRECTIONS, random_state=0).fit(x.astype(np.float64))
+    svd.components_ /= svd.transform(x).std() or 1
     line = f"sparse matrix: {x.shape[0]:,} rows, {x.shape[1]:,} columns brought to {DIRECTIONS} directions"
-    return of_frame("the sparse matrix", pd.DataFrame(directions(x)), line, directions=directions)
+    return of_frame("the sparse matrix", pd.DataFrame(svd.transform(x)), line, directions=svd.transform)
 
 
 def image_folder(path: Path) -> Source:
