@@ -8,7 +8,7 @@ from typing import Any
 
 from datalab.errors import UserError, did_you_mean
 from datalab.record import provenance
-from datalab.record.parameters import OUTSIDE, Estimate, SectionParameters, assigned_literals, missing_datasets, resolve
+from datalab.record.parameters import Estimate, SectionParameters, assigned_literals, missing_datasets, resolve
 from datalab.record.study import SectionSpec, Study
 from datalab.sweep import available_cores
 
@@ -38,7 +38,7 @@ def jobs(study: Study, names: Sequence[str], profile: str, given: Mapping[str, A
     for section, module in sections.items():
         own = {name: value for name, value in given.items() if name in module.Parameters.model_fields}
         parameters = resolve(module.Parameters, {**own, "profile": profile}, where=section.stem)
-        own |= parameters.model_dump(include={OUTSIDE} & own.keys())  # in full: a kernel starts in another folder
+        own = parameters.model_dump(mode="json", include=own.keys())  # a path in full: a kernel starts elsewhere
         if parameters.unfit:
             raise UserError(f"{section.stem}: {parameters.unfit}")
         notebook = study.notebooks / f"{section.stem}.ipynb"

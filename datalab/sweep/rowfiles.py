@@ -3,6 +3,7 @@
 A file says of itself what made its rows. Whoever reads one may be reading a stranger's: it is measured first.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -113,13 +114,13 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
     not have, or has only in a file that cannot be read.
     """
     sources: dict[str, Path] = {}
+    tables = functools.cache(lambda path: {task.key: part for task, part in _parts(path)})  # a file is read once
     groups: dict[tuple[object, str, str], list[tuple[Finished, int]]] = {}
     for path in sorted(folder.glob("*.parquet"), key=lambda path: (path.name not in whole, path.name)):
         tasks, schema = _opened(path, _schema) or ([], ())
         new = [task for task in tasks if task.key in wanted and task.key not in sources]
-        if new and path.name not in whole:
-            readable = {task.key for task, _ in _parts(path)}  # none of a torn file
-            new = [task for task in new if task.key in readable]
+        if path.name not in whole:
+            new = [task for task in new if task.key in tables(path)]  # none of a torn file
         for task in new:
             sources[task.key] = path
             group = groups.setdefault((wanted[task.key], task.function, str(schema)), [])
@@ -132,7 +133,10 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
             name = file_name(tasks)
             names |= {task.key: name for task in tasks}
             if any(sources[task.key].name != name for task in tasks):
-                _gather(folder / name, tasks, sources)
+                if lost := [task for task in tasks if task.key not in tables(sources[task.key])]:
+                    raise OSError(f"{sources[lost[0].key].name} cannot be read")
+                rows = pa.concat_tables([tables(sources[task.key])[task.key] for task in tasks])
+                write(folder / name, rows, tasks)
     return names
 
 
@@ -147,16 +151,6 @@ def _shared_out(group: Iterable[tuple[Finished, int]]) -> list[list[Finished]]:
         files[-1].append(task)
         held += values
     return files
-
-
-def _gather(target: Path, tasks: list[Finished], sources: Mapping[str, Path]) -> None:
-    """Write one file of tasks that lie elsewhere."""
-    parts: dict[str, pa.Table] = {}
-    for path in {sources[task.key] for task in tasks}:
-        parts |= {task.key: part for task, part in _parts(path) if sources.get(task.key) == path}
-    if lost := [task for task in tasks if task.key not in parts]:
-        raise OSError(f"{sources[lost[0].key].name} cannot be read")
-    write(target, pa.concat_tables([parts[task.key] for task in tasks]), tasks)
 
 
 def _parts(path: Path) -> list[tuple[Finished, pa.Table]]:
