@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import nh3
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from datalab.record.executed import Display, Notebook, Stream
 from datalab.record.folder import Strange
@@ -23,6 +23,8 @@ Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
+_CAPTION = re.compile(r"<caption\b.*?</caption>", re.DOTALL)
+_TICKED = re.compile(r"`([^`<>]+)`")
 _EMPTY_HEAD = re.compile(r"<th\b[^<>]*>\s*</th>")
 _BOX = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
 MOST_LETTERS = 100_000  # of one cell's prose
@@ -109,7 +111,8 @@ def contents(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def cleaned(page: str, link: Link = lambda _: None) -> Markup:
     """A stranger's HTML without anything that could run, load or lead anywhere but on the web and to ``link``'s.
 
-    Each table is in a box that scrolls, by keyboard too. An empty head of a column is no head.
+    Each table is in a box that scrolls, by keyboard too, and its caption may have code. An empty head of a column is no
+    head.
     """
 
     def attribute(element: str, name: str, value: str) -> str | None:
@@ -121,6 +124,7 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
         raise Strange("a cell's HTML leaves so many elements open that it has no end of them")
     if page.count("&") > MOST_ENTITIES:
         raise Strange(f"a cell's HTML has more than {MOST_ENTITIES:,} entities")
+    page = _CAPTION.sub(lambda found: ticked(Markup(found[0])), page)
     page = _EMPTY_HEAD.sub("<td></td>", page).replace("<table", f"{_BOX}<table").replace("</table>", "</table></div>")
     clean = nh3.clean(
         page,
@@ -132,6 +136,11 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
         link_rel=None,
     )
     return Markup(clean)
+
+
+def ticked(text: str) -> Markup:
+    """A text, or HTML, in which what stands between backticks is code."""
+    return Markup(_TICKED.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def code(source: str, anchors: str = "") -> Markup:

@@ -53,7 +53,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, titled, dotted, minus)}
-    env.filters["markdown"] = notebookpages.markdown
+    env.filters |= {"markdown": notebookpages.markdown, "ticked": notebookpages.ticked}
     env.filters["duration"] = lambda seconds: "–" if seconds is None else span(seconds)
     env.filters["size"] = lambda count: "–" if count is None else do_filesizeformat(count, binary=True)
     env.globals["policy"] = policy

@@ -14,7 +14,7 @@ import pytest
 from datalab import ledger, report
 from datalab.record.checks import verify
 from datalab.record.manifest import Manifest
-from datalab.report import evidence, pages
+from datalab.report import evidence, notebookpages, pages
 from datalab.sections import STUDY, s4_1_main_results
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
@@ -284,6 +284,13 @@ def test_the_tables_say_their_outcome_and_what_is_untestable_has_no_badge(site: 
     ]
     assert len(quiet) == len(untestable) > 0
     assert not any("badge" in cell for cell in quiet)
+
+
+def test_what_stands_between_backticks_in_a_caption_is_code_and_the_rest_of_it_stays_text() -> None:
+    assert notebookpages.ticked("`paper` <b>") == "<code>paper</code> &lt;b&gt;"
+    page = notebookpages.cleaned("<table><caption><b>of `paper`</b></caption><tr><td>`kept`</td></tr></table>")
+    assert "<b>of <code>paper</code></b>" in page
+    assert "`kept`" in page
 
 
 def test_formulas_are_mathml_and_code_keeps_its_dollars() -> None:

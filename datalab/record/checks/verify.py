@@ -330,27 +330,35 @@ def _moved(manifest: Manifest, study: Study, stem: str, now: Mapping[str, str | 
         moved.append("a file outside of the record")
     if entry.runner != "datalab run":
         return [*moved, "a notebook run by hand"]
-    reads = study.reads_of(study.find(stem))
-    if reads and manifest.reads_sha256(reads) != entry.key.get("reads"):
+    if _others_moved(manifest, study, stem):
         moved.append("sections that it read, run again since")
     same = source.is_file() and provenance.notebook_sha256(source) == entry.key.get("notebook")
     return moved if same else [*moved, "its notebook"]
 
 
+def _others_moved(manifest: Manifest, study: Study, stem: str) -> bool:
+    """Whether what a section read of other sections is no longer what the record has of them."""
+    reads = study.reads_of(study.find(stem))
+    return bool(reads) and manifest.reads_sha256(reads) != manifest.sections[stem].key.get("reads")
+
+
 def stale(manifest: Manifest, study: Study) -> Iterator[str]:
-    """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook's source. One line each.
+    """What has moved on since the sections ran: code, protocol, ledger, lock, a notebook, sections read. One line each.
 
     A plain installation has no lock: where it ran them, or this is one, nothing is said of it.
     """
     now = provenance.sources(study.ledger)
     ran = [entry for entry in manifest.sections.values() if entry.key]
     for name, words in SOURCES.items():
-        known = ran if name != "lock" else [entry for entry in ran if entry.key.get(name) and now[name]]
-        behind = [entry.number for entry in known if entry.key.get(name) != now[name]]
+        told = ran if name != "lock" else [entry for entry in ran if entry.key.get(name) and now[name]]
+        behind = [entry.number for entry in told if entry.key.get(name) != now[name]]
         if behind:
             named = f"section{'s' * (len(behind) > 1)} {', '.join(behind)}"
             yield f"{words} changed after {f'all {len(ran)} sections' if 1 < len(behind) == len(ran) else named} ran"
+    known = {section.stem for section in study.sections}
     for stem, entry in manifest.sections.items():
         source, then = study.notebooks / f"{stem}.ipynb", entry.key.get("notebook")
         if then and source.is_file() and provenance.notebook_sha256(source) != then:
             yield f"notebooks/{stem}.ipynb changed after section {entry.number} ran"
+        if stem in known and entry.key.get("reads") and _others_moved(manifest, study, stem):
+            yield f"sections that section {entry.number} reads were run again after it"

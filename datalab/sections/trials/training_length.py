@@ -68,7 +68,8 @@ class LengthParameters(TrialParameters):
         if not self.length_rates[0] == 0 < THRESHOLD < self.length_rates[-1]:
             raise ValueError(f"length_rates must include 0, and a rate above {THRESHOLD:g}, the title's")
         if not set(self.reference_lengths) <= set(self.lengths):
-            raise ValueError(f"reference_lengths must be among lengths, {list(self.lengths)}")
+            them = f"reference_lengths, {list(self.reference_lengths)}, must be among lengths, {list(self.lengths)}"
+            raise ValueError(f"{them}: where one is not the profile's, give both")
         return self
 
     @property

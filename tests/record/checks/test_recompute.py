@@ -256,6 +256,7 @@ def test_a_reader_of_sections_that_were_run_again_is_stale_and_not_called_a_forg
     assert record_fakes.run(study, record, "0", count=5) == 0
     done = checked(record)
     assert done.findings == []
+    assert done.stale == ["sections that section 6 reads were run again after it"]
     assert all("6_gamma" not in line for line in done.unconfirmed)  # it reads, and would give the same
     in_claim(verdict="reproduced")(record)
     manifest = Manifest.load(record)
