@@ -69,6 +69,11 @@ class SectionParameters(pydantic.BaseModel):
         """Why a section cannot run with these, though each is in its range; empty where it can."""
         return ""
 
+    @classmethod
+    def of_profile(cls, profile: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the profile has for what is not ``given``: as it stands, unless a section fits it to that."""
+        return profile
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _fill_from_profile(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +88,7 @@ class SectionParameters(pydantic.BaseModel):
             annotation = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if annotation is not bool and any(isinstance(part, bool) for part in _parts(value)):
                 raise ValueError(f"parameter '{name}': true and false are no numbers; got {value!r}")
+        profile = cls.of_profile(profile, given)
         return {name: profile[name] for name in cls.model_fields if name in profile} | given
 
 

@@ -52,17 +52,19 @@ def counted(frames: Iterable[pd.DataFrame], where: Where, claim_id: str) -> dict
     return {"where": plain, "rows": rows}
 
 
-class Room:
-    """What is left of :data:`MOST_BYTES`: a stranger's small files, each within its bounds, unpack to any memory."""
+class Reader:
+    """Reads file after file, to :data:`MOST_BYTES` in all: small ones, each within its bounds, unpack to any memory."""
 
     def __init__(self) -> None:
         self._left = MOST_BYTES
 
-    def take(self, frames: Iterable[pd.DataFrame]) -> None:
-        """Raises :class:`UserError` where these frames are too much."""
-        self._left -= sum(int(frame.memory_usage(deep=True).sum()) for frame in frames)
+    def by_task(self, path: Path) -> list[tuple[Finished, pd.DataFrame]]:
+        """As the function; raises :class:`UserError` where it is too much too."""
+        parts = by_task(path)
+        self._left -= sum(int(frame.memory_usage(deep=True).sum()) for _, frame in parts)
         if self._left < 0:
             raise UserError(f"raw rows: unpacked they are more than {MOST_BYTES >> 20} MiB, and no section's are")
+        return parts
 
 
 def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]]:

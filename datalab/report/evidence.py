@@ -92,7 +92,6 @@ def by_kind(paths: Sequence[str], read: Callable[[str], pd.DataFrame]) -> list[p
 
     ``read`` gives the rows of one path.
     """
-
     kinds: dict[Text, list[pd.DataFrame]] = {}
     for path in paths:
         rows = read(path).drop(columns="pixels", errors="ignore").assign(**{_FILE: path})
@@ -105,7 +104,6 @@ def raw_rows(where: rawrows.Where, kinds: Sequence[pd.DataFrame]) -> RawRows:
 
     Of very many rows each data set shows as many as any other.
     """
-
     parts = [rows[rawrows.matches(rows, where)] for rows in kinds]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True).dropna(axis=1, how="all")
     files = rows.pop(_FILE)

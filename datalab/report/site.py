@@ -153,13 +153,11 @@ def _claim_pages(
     record: Path, manifest: Manifest, rows: dict[str, dict[str, Any]], made: dict[str, dict[str, Origin]], page: Any
 ) -> Iterator[tuple[str, str]]:
     checks, ids, measured = evidence.checks(record), [None, *rows, None], manifest.measured()
-    room = rawrows.Room()
+    reader = rawrows.Reader()
 
     @functools.cache
     def read(path: str) -> Any:
-
-        parts = rawrows.by_task(folder.inside(record, path))
-        room.take(frame for _, frame in parts)
+        parts = reader.by_task(folder.inside(record, path))
         return pd.concat([rawrows.with_lengths(frame, task.parameters) for task, frame in parts], ignore_index=True)
 
     kinds = functools.cache(lambda stem: evidence.by_kind(manifest.sections[stem].cells, read))

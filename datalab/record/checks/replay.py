@@ -151,11 +151,10 @@ def _raw_rows(record: Path, paths: list[str]) -> tuple[dict[str, Rows], dict[str
     """Some raw rows by what made them; and of the files that are not called as their tasks ask, what they have."""
     rows: dict[str, Rows] = {}
     misnamed = {}
-    room = rawrows.Room()
+    reader = rawrows.Reader()
     for path in dict.fromkeys(paths):
         try:
-            parts = rawrows.by_task(folder.inside(record, path))
-            room.take(frame for _, frame in parts)
+            parts = reader.by_task(folder.inside(record, path))
         except ValueError as error:
             raise ReplayError(str(error)) from None
         if (due := rowfiles.file_name([finished for finished, _ in parts])) != path.removeprefix("cells/"):

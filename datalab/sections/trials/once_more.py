@@ -6,7 +6,7 @@ know how many labels are wrong.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import pandas as pd
@@ -35,12 +35,10 @@ class OnceMoreParameters(training_length.LengthParameters):
     large_train: Annotated[int, pydantic.Field(ge=20, strict=True)]
     large_rates: Rates = pydantic.Field(min_length=2)
 
-    @pydantic.model_validator(mode="before")
     @classmethod
-    def _profiles_among_the_titles(cls, raw: dict[str, Any]) -> dict[str, Any]:
+    def of_profile(cls, profile: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of the profile's, what ``length_...`` leaves out is not run once more; none is where too little is left."""
-        given = {name: value for name, value in raw.items() if value is not None}
-        profile, left = protocol().profiles.get(str(given.get("profile", "smoke")), {}), {}
+        left: dict[str, Any] = {}
         for kind in ONCE_MORE if profile else ():
             for of in ("datasets", "rates"):
                 own = given.get(f"length_{of}", profile[f"length_{of}"])
@@ -49,7 +47,7 @@ class OnceMoreParameters(training_length.LengthParameters):
             sets, rates = f"{kind}_datasets", f"{kind}_rates"
             if not {sets, rates} & given.keys() and (_all_alone(left[sets]) or len(left[rates]) < 2):
                 left |= {sets: [], rates: profile[rates]}
-        return left | given
+        return {**profile, **left}
 
     @pydantic.model_validator(mode="after")
     def _among_the_titles(self) -> "OnceMoreParameters":
