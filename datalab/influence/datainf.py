@@ -78,18 +78,14 @@ class DataInf(Estimator):
             parts.append(scores)
         return torch.cat(parts, 1)
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._left = torch.ones((), device=self._network.like.device)
-
     def _note_left(self, difference: Tensor, whole: Tensor) -> None:
         """How much is left of wholes from which nearly as much was taken."""
-        self._left = torch.minimum(self._left, torch.where(whole > 0, difference / whole, 1.0).min())
+        self._note("minus what is left", -torch.where(whole > 0, difference / whole, 1.0))
 
     def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
         super()._judge(results, sets)
         dtype = self._network.like.dtype
-        if not float(self._left) >= torch.finfo(dtype).eps / _CANCELLED:
+        if not float(-self._noted["minus what is left"]) >= torch.finfo(dtype).eps / _CANCELLED:
             cure = "a larger one" if dtype == torch.float64 else "a larger one or dtype=torch.float64"
             why = f"is so small beside examples so few, or so alike, that {str(dtype)[6:]} loses the scores"
             raise UserError(f"damping: {why}; {cure} would do")

@@ -36,8 +36,6 @@ from datalab.stack import Stack
 AUTO_RELATIVE = 1e-3
 MAX_PARAMETERS = 15_000  # rows of a full curvature matrix that is formed and factorised
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time, on a CPU
-_BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
-_DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
 Damping = float | Literal["auto"]
@@ -96,7 +94,7 @@ class Estimator(ABC):
 
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
-    _by_layer, _probed, _of_an_optimum = False, False, True
+    _by_layer, _of_an_optimum = False, True
     _sample: tuple[Inputs, Tensor] | None = None  # two examples, and some of their logits
     _trained_on: Held | None = None  # where it is read again
 
@@ -131,7 +129,6 @@ class Estimator(ABC):
             self._connect()
             (data,) = self._feed.checked(["x, y"], (x, y))
             before = self._network.state()
-            self._probe(data)
             sample = rows(self._feed.look(data), 0, 2)
             self.n_ = len(data)
             try:
@@ -155,12 +152,18 @@ class Estimator(ABC):
     def _connect(self) -> None:
         """Take the model apart."""
         self._network = self._takes(self.model, self.leave_out, self.dtype, self.include_frozen)
-        self._feed = Feed(self._network, self.loss, self.batch_size or _BATCH, type(self).__name__)
+        self._feed = Feed(self._network, self.loss, self.batch_size, type(self).__name__)
         self._forget()
 
     def _forget(self) -> None:
         """What was noted: it is of one verb."""
+        self._noted: dict[str, Tensor] = {}
         self._network.infinite = Network.infinite  # none is written into: another's verb may be under way
+
+    def _note(self, name: str, values: Tensor) -> None:
+        """Keep the largest that a verb has had so far under a name; nothing waits for the device."""
+        largest = values.max()
+        self._noted[name] = torch.maximum(self._noted.get(name, largest), largest)
 
     def redamped(self, damping: Damping) -> Self:
         """A copy with the same curvature under another damping: nothing is taken anew, and memory is shared."""
@@ -358,8 +361,7 @@ class Estimator(ABC):
         """Raise UserError where there was no ``fit``, or the model is no longer as it was then."""
         if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
-        if not self._network.is_stack:  # whose models are run in eval mode
-            layers.refuse_train_mode(self._network.module)
+        layers.refuse_train_mode(self._network.module)
         if changed := self._network.changed(self._as_fitted):
             raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
         if self._trained_on and self._trained_on.mark() != self._mark:
@@ -371,22 +373,9 @@ class Estimator(ABC):
         self._refuse_unless_fitted()
         self._forget()
         sets = self._feed.checked(names, given)
-        if not self._probed:  # a loaded one
-            self._probe(sets[0])
         for data in sets:
             self._feed.look(data)
         return sets
-
-    def _probe(self, data: Held | Streamed) -> None:
-        """Let the network look at how an example passes through it, and choose how many a pass takes."""
-        like = self._network.like
-        self._network.probe(self._feed.placed(next(data.parts(1))))
-        self._probed = True
-        if self.batch_size is None and like.is_cuda:
-            factors = self._factors(next(self._feed.batches(data, 1)))
-            held = sum(part.inputs.numel() + part.gradients.numel() for f in factors for part, _ in f.parts)
-            free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
-            self._feed.size = max(1, min(_DEVICE_BATCH, free // (held * like.element_size())))
 
 
 def whole(tests: Iterator[tuple[int, Iterator[Tensor]]], n: int, n_tests: int) -> Tensor:

@@ -14,35 +14,56 @@ from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, labelled, line, over, rows, tensors, x_of
 from datalab.seeds import generator
 
+_BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
+_DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
 _READ_ALONE = 8  # examples of a streamed set that are also read alone
 _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 
 
 class Feed:
-    """Gives sets to a network, whose loss this is, ``size`` examples at a time; ``title`` is a progress bar's."""
+    """Gives sets to a network, whose loss this is, ``size`` examples at a time; ``title`` is a progress bar's.
 
-    def __init__(self, network: Network, loss: Loss, size: int, title: str):
+    Where no size is given, it is chosen once a set is there.
+    """
+
+    def __init__(self, network: Network, loss: Loss, size: int | None, title: str):
         self._network, self._loss, self.size, self._title = network, loss, size, title
+        self._probed = False
 
     def checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
         sets = labelled(names, given)
         for data in sets:
-            if isinstance(data, Streamed) and not len(data):
-                raise UserError(f"{data.name}: holds no examples; need n > 0")
             x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
+            if any(v.is_meta for v in (*tensors(x), *tensors(y), self._network.like)):
+                raise UserError(f"{data.name}: these, or the model, are on the meta device, which holds no numbers")
             wrong = [of for of in tensors(y) if len(x) not in of.shape[: 1 + self._network.is_stack]]
             if not len(x) or wrong:
                 got = ", ".join(str(tuple(v.shape)) for v in tensors(x))
                 first = tuple((wrong or tensors(y))[0].shape)
                 raise UserError(f"{data.name}: need x (n, ...) and y (n,) with n > 0, got {got} and {first}")
-            outputs = self._outputs_of(data.name, self.placed(Batch(rows(x, 0, 1), y, 0, x_of(data.name))))
+            first = self.placed(Batch(rows(x, 0, 1), y, 0, x_of(data.name)))
+            outputs = self._outputs_of(data.name, first)
             if not bool(torch.isfinite(outputs).all()):
                 self._refuse_not_finite(data)
             self.outputs = outputs.shape[2:]
             if isinstance(data, Held):
                 data.y, data.by_model = self._targets(data.name, data.y), True
+            if not self._probed:
+                self._probe(first)
         return sets
+
+    def _probe(self, first: Inputs) -> None:
+        """Let the network look at how an example passes through it, and choose how many a pass takes."""
+        self._network.probe(first)
+        self._probed, like = True, self._network.like
+        if self.size is None and like.is_cuda:
+            tape = self._network.tape(first)
+            parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
+            held = sum(part.inputs.numel() + part.gradients.numel() for part in parts) * like.element_size()
+            free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
+            self.size = max(1, min(_DEVICE_BATCH, free // held))
+        self.size = self.size or _BATCH
 
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
@@ -86,19 +107,20 @@ class Feed:
         pairs = zip(tensors(sample), tensors(again), strict=True)
         if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
             raise UserError(f"{data.name}: an example is another at each reading; let the data set draw nothing")
-        self._network.check(sample)
+        f = self._network.check(sample)
+        y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
         if isinstance(data, Streamed) and self.size > 1:
-            self._look_at_collation(data, places, sample, batch.y)
+            self._look_at_collation(data, places[:_READ_ALONE], f, y)
         if not self._loss.by_example:
-            y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
-            self._look_at_loss(self._network.logits(sample), y)
+            self._look_at_loss(f, y)
         return sample
 
-    def _look_at_collation(self, data: Streamed, places: np.ndarray, sample: Inputs, y: Targets) -> None:
-        """Raise UserError where an example read by itself has another loss, such as from padding that is not masked."""
-        f, y = self._network.logits(sample), self._targets(data.name, y)
+    def _look_at_collation(self, data: Streamed, places: np.ndarray, f: Tensor, y: Targets) -> None:
+        """Raise UserError where an example read by itself has another loss than in a sample with these logits, such as
+        from padding that is not masked.
+        """
         logits, totals = [], []  # alone, and in the sample; and of their gradients, where texts or labels are others
-        for i, batch in enumerate(data.each(places[:_READ_ALONE])):
+        for i, batch in enumerate(data.parts(1, places)):
             try:
                 pair = self._network.logits(over(batch.x, self.moved)), f[:, i : i + 1]
             except Exception:  # of a convolution some take no short text: nothing is said

@@ -48,21 +48,15 @@ class MatrixFree(Estimator):
     def _damp(self) -> None:
         self._d = self._automatic(self._mean_diagonal)
 
-    def _forget(self) -> None:
-        super()._forget()
-        device = self._network.like.device
-        self._worst = self._rounded = torch.zeros((), device=device)
-        self._indefinite = torch.zeros((), dtype=torch.bool, device=device)
-
-    def _note_residual(self, lengths: Tensor, vectors: Tensor, name: str = "_worst") -> None:
+    def _note_residual(self, name: str, lengths: Tensor, vectors: Tensor) -> None:
         """Lengths (S, k) of what is left, relative to those of vectors (S, k, P); a vector of zeros has none."""
         norms = vectors.norm(dim=2)
-        setattr(self, name, torch.maximum(getattr(self, name), torch.where(norms > 0, lengths / norms, 0.0).max()))
+        self._note(name, torch.where(norms > 0, lengths / norms, 0.0))
 
     @property
     def residual_(self) -> float:
         """The largest relative residual of the last verb's solves; to look at it is to wait for the device."""
-        return float(self._worst)
+        return float(self._noted.get("residual", 0.0))
 
     def _damped(self, vectors: Tensor) -> Tensor:
         """(H + d I) v, (S, k, P)."""
@@ -95,7 +89,7 @@ class CG(MatrixFree):
             product = self._damped(direction)
             along = (direction * product).sum(2, keepdim=True)
             going = squared > wanted
-            self._indefinite |= (going & (along <= 0)).any()
+            self._note("indefinite", going & (along <= 0))
             step = torch.where(going, squared / along, 0.0)
             solution += step * direction
             residual -= step * product
@@ -104,18 +98,18 @@ class CG(MatrixFree):
             squared = torch.where(going, after, squared)
             if i % _CHECK_EVERY == _CHECK_EVERY - 1 and not bool((squared > wanted).any()):
                 break
-        self._note_residual(squared.sqrt()[..., 0], vectors)
-        self._note_residual((vectors - self._damped(solution)).norm(dim=2), vectors, "_rounded")
+        self._note_residual("residual", squared.sqrt()[..., 0], vectors)
+        self._note_residual("rounding", (vectors - self._damped(solution)).norm(dim=2), vectors)
         return solution
 
     def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
         super()._judge(results, sets)
-        if bool(self._indefinite):
+        if bool(self._noted.get("indefinite")):
             warn("curvature: indefinite along a direction; a larger damping would not be", 5)
         elif (left := self.residual_) > self.tolerance:
             why = f"{self.iterations} leave a relative residual of {left:.1e}; more, or a larger damping, would do"
             warn(f"iterations: {why}", 5)
-        elif (left := float(self._rounded)) > _LOST:
+        elif (left := float(self._noted.get("rounding", 0.0))) > _LOST:
             warn(f"damping: is so small that rounding leaves a relative residual of {left:.1e}; {_PRECISE}", 5)
 
 
@@ -147,7 +141,7 @@ class LiSSA(MatrixFree):
         for _ in range(self.depth):
             v = vectors + v - self._damped(v) / self.scale_
         v = v / self.scale_
-        self._note_residual((vectors - self._damped(v)).norm(dim=2), vectors)
+        self._note_residual("residual", (vectors - self._damped(v)).norm(dim=2), vectors)
         return v
 
     def _judge(self, results: list[Tensor], sets: Sequence[Held | Streamed]) -> None:
@@ -171,7 +165,7 @@ class Arnoldi(MatrixFree):
     rank; ``seed`` draws the first vector. ``eigenvalues_`` are the l_r, (S, rank), largest magnitude first.
     """
 
-    _state = ("eigenvalues_", "_eigenvectors", "_mean_diagonal", "_worst")
+    _state = ("eigenvalues_", "_eigenvectors", "_mean_diagonal")
 
     def __init__(
         self, model, damping="auto", *, rank: int = 50, iterations: int | None = None, seed: int = 0, **options

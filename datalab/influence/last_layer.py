@@ -17,7 +17,7 @@ from datalab.influence import layers, losses
 from datalab.influence.estimator import AUTO_RELATIVE, MAX_PARAMETERS, Directions, Estimator, at_once
 from datalab.influence.exact import ExactGGN
 from datalab.influence.losses import CrossEntropy
-from datalab.influence.network import NESTED, Network, in_dtype
+from datalab.influence.network import NESTED, Network
 from datalab.influence.sets import Batch, Held, Inputs, Streamed, over
 from datalab.influence.softmax import Examples, examples, factorised
 from datalab.influence.tape import LayerTape
@@ -50,27 +50,24 @@ class _LastLayer(Network):
     def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if leave_out:
             raise UserError("leave_out: LastLayerGGN takes one layer alone; there is nothing to leave out")
-        self.is_stack = isinstance(model, Stack | MappedStack)
+        self.is_stack, self._include_frozen = isinstance(model, Stack | MappedStack), include_frozen
         if self.is_stack:
             if not isinstance(model.module, nn.Sequential) or type(model.module[-1]) is not nn.Linear:
                 raise UserError("model: LastLayerGGN takes stacks of an nn.Sequential that ends in a Linear layer")
             if dtype not in (None, model.flat.dtype):
                 raise UserError("model: a stack does not take another dtype; train it in that dtype")
-            last = f"{len(model.module) - 1}."
-            weight, *bias = (value for name, value in model.parameters.items() if name.startswith(last))
-            self._stack, self.models, self.names, self.bias = model, len(model), [last[:-1]], bool(bias)
-            self._matrices = [layers.with_bias(weight, bias[0] if bias else None)]
-            self.like, self.shapes = weight, [(1, *self._matrices[0].shape[1:])]
+            self._hold(model, dtype)
+            self._take(*layers.alone(self.module, str(len(self.module) - 1), include_frozen=True))
             return
         if not any(isinstance(module, nn.Linear) for module in model.modules()):
             raise UserError("model: LastLayerGGN needs a Linear layer at the end, found none")
         layers.refuse_train_mode(model)
-        self.module, self.models, self._include_frozen = in_dtype(model, dtype), 1, include_frozen
+        self._hold(model, dtype)
         self.like = next(self.module.parameters()).detach()
 
     def values(self) -> list[Tensor]:
         """The layer's parameters, (S, C, p)."""
-        return [v.double() for v in (self._matrices if self.is_stack else super().values())]
+        return [v.double() for v in super().values()]
 
     def probe(self, x: Inputs) -> None:
         """Find the layer whose output the logits are; refuses a model that has none."""
@@ -92,7 +89,6 @@ class _LastLayer(Network):
         if not (self._include_frozen or layer.weight.requires_grad):
             why = "frozen (requires_grad=False), so it was not trained; include_frozen=True takes it all the same"
             raise UserError(f"model: its last layer is {why}")
-        self.bias = layer.bias is not None and (self._include_frozen or layer.bias.requires_grad)
         self._take(*layers.alone(self.module, linear[layer], self._include_frozen))
 
     def tape(self, x: Inputs) -> LayerTape:
@@ -110,7 +106,8 @@ class _LastLayer(Network):
             if not same:
                 raise UserError("model: its logits are not always the output of its last Linear layer")
             features = tape.records[0].inputs[:, :, 0]
-        inputs = pad(features.double(), (0, int(self.bias)), value=1.0).expand(self.models, -1, -1)[:, :, None]
+        bias = self.shapes[0][2] - features.shape[-1]
+        inputs = pad(features.double(), (0, bias), value=1.0).expand(self.models, -1, -1)[:, :, None]
         return LayerTape(logits.double(), [inputs], [False], lambda cotangent: [cotangent[:, :, None]])
 
 

@@ -54,6 +54,7 @@ class Network:
     infinite, _by_tape = torch.zeros((), dtype=torch.bool), False
     cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
     given: tuple[str, Sequence[int]] = "x", ()
+    sites: Sequence[Site] = ()
 
     def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if isinstance(model, MappedStack):
@@ -61,14 +62,15 @@ class Network:
         self.is_stack = isinstance(model, Stack)
         if not isinstance(model, nn.Module | Stack):
             raise UserError(f"model: must be a torch.nn.Module or a datalab Stack, got a {type(model).__name__}")
-        if self.is_stack:
-            if leave_out or dtype not in (None, model.flat.dtype):
-                raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
-            self._take(*layers.sites(copy.deepcopy(model.module).eval().requires_grad_()))
-            self._stack, self.models, self.like = model, len(model), model.flat
-            return
-        self.module, self.models = in_dtype(model, dtype), 1
-        self._take(*layers.sites(self.module, leave_out, include_frozen))
+        if self.is_stack and (leave_out or dtype not in (None, model.flat.dtype)):
+            raise UserError("model: a stack takes neither leave_out nor another dtype; train it in that dtype")
+        self._hold(model, dtype)
+        self._take(*layers.sites(self.module, leave_out, include_frozen or self.is_stack))
+
+    def _hold(self, model: nn.Module | Stack | MappedStack, dtype: torch.dtype | None) -> None:
+        """What runs: the model, or a stack, of whose models ``module`` is then the form."""
+        self._stack, self.models = (model, len(model)) if self.is_stack else (None, 1)
+        self.module = copy.deepcopy(model.module).to(model.flat).eval() if self.is_stack else in_dtype(model, dtype)
 
     def _take(self, by_module: dict[str, list[Use]], sites: list[Site]) -> None:
         self.by_module, self.sites, self.names = by_module, sites, [site.name for site in sites]
@@ -83,24 +85,24 @@ class Network:
 
     def state(self) -> State:
         """All but what has no bytes at hand (sparse, quantised, lazy, or on ``meta``)."""
-        module = self._stack.module if self.is_stack else self.module
-        named = self._stack.parameters if self.is_stack else module.state_dict(keep_vars=True)
+        named = self._stack.parameters if self.is_stack else self.module.state_dict(keep_vars=True)
         named = {name: v for name, v in named.items() if isinstance(v, Tensor)}
-        unsaved = {name: v for name, v in module.named_buffers() if name not in named}
+        unsaved = {name: v for name, v in self.module.named_buffers() if name not in named}
         first: dict[int, str] = {}
         tied = {name: first.setdefault(id(v), name) for name, v in named.items() if isinstance(v, nn.Parameter)}
         sites = [] if self._by_tape else [*zip(self.names, self.shapes, strict=True)]
-        built = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)), tied, sites
+        built = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.module)), tied, sites
         kept = {name: _digest(v) for name, v in named.items() if _has_bytes(v)}
         of_unsaved = {name: [str(tuple(v.shape)), _digest(v)] for name, v in unsaved.items() if _has_bytes(v)}
         return State({"how it is built": hashlib.sha256(repr(built).encode()).hexdigest(), **kept}, of_unsaved)
 
     def changed(self, since: State) -> list[str]:
         """What of a state is another now; a buffer that is not saved is, in another shape, another buffer."""
-        now = self.state()
+        now, held = self.state(), {id(p) for p in self.module.parameters()}
+        assigned = [site.layer for site in self.sites if not held.issuperset(map(id, site.parameters))]
         both = [(name, was, now.unsaved[name]) for name, was in since.unsaved.items() if name in now.unsaved]
         other = [name for name, digest in since.kept.items() if now.kept.get(name) != digest]
-        return other + [name for name, was, value in both if was[0] == value[0] and was != value]
+        return assigned + other + [name for name, was, value in both if was[0] == value[0] and was != value]
 
     def answer(self, x: Inputs) -> Tensor:
         """Its logits of a few examples, at most 65,536 evenly spread among them, by which a model is known again."""
@@ -233,12 +235,13 @@ class Network:
             raise UserError("model: runs other layers for another number of examples; each must pass through the same")
         self.same_for_all = {k: len(a) + (a[0] != 1) for k, a in two.items() if a == three[k] and a.numel()}
 
-    def check(self, x: Inputs) -> None:
-        """Look at a sample x (m, ...) of a set: raises UserError for what a tape would score wrongly or not at all."""
+    def check(self, x: Inputs) -> Tensor:
+        """The logits (S, m, ...) of a sample of a set; raises UserError for what a tape would score wrongly or not at
+        all.
+        """
         if self.is_stack:
-            return
-        drawn, backwards = self._random_states(), torch.arange(len(x) - 1, -1, -1)
-        plain = self.logits(x)
+            return self.logits(x)
+        drawn, plain, backwards = self._random_states(), self.logits(x), torch.arange(len(x) - 1, -1, -1)
         halves = [self.logits(x[part]) for part in backwards.split((len(x) + 1) // 2)]
         alone = [self.logits(x[i : i + 1]) for i in range(min(len(x), _ALONE))]
         random = "model: its forward pass is random (dropout inside it?); call model.eval() first"
@@ -255,7 +258,7 @@ class Network:
         with torch.enable_grad():  # copies, as a leaf may not be written into
             tape = self._taped(over(x, lambda v: next(copies).clone() if v.is_floating_point() else v))
         if not bool(torch.isfinite(plain).all()):
-            return  # named, with how many more there are, when the whole set has been read
+            return plain  # named, with how many more there are, when the whole set has been read
         if not close(tape.logits, plain):
             raise UserError("model: its layers compute something else under a tape; does one of them act by its name?")
         cotangent = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(plain)
@@ -276,6 +279,7 @@ class Network:
             pairs = [(g[inside], whole[inside]) for g, whole in found if g is not None]
             if not all(torch.equal(*pair) or close(*pair) for pair in pairs):
                 raise UserError("model: its backward pass mixes the examples of a batch (by a hook, or a Function?)")
+        return plain
 
     def _random_states(self) -> list[Tensor]:
         """Of torch's own generators: a forward pass that draws from one moves it."""

@@ -109,6 +109,8 @@ class Streamed:
     def __init__(self, name: str, dataset: Dataset, collate: Callable | None = None, workers: int = 0):
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise UserError(f"{name}: an IterableDataset has no order to return to; give a Dataset with a length")
+        if not len(dataset):
+            raise UserError(f"{name}: holds no examples; need n > 0")
         self.name, self.finite = name, False
         self._dataset, self._options = dataset, {"collate_fn": collate, "num_workers": workers}
 
@@ -116,18 +118,12 @@ class Streamed:
         return len(self._dataset)
 
     def at(self, places: np.ndarray) -> Batch:
-        """As :class:`Held`'s; so ``parts``, as they are collated."""
-        return next(self._read(Subset(self._dataset, places.tolist()), len(places)))
+        """As :class:`Held`'s, as they are collated."""
+        return next(self.parts(len(places), places))
 
-    def each(self, places: np.ndarray) -> Iterator[Batch]:
-        """The examples at ``places``, one by one."""
-        return self._read(Subset(self._dataset, places.tolist()), 1)
-
-    def parts(self, size: int) -> Iterator[Batch]:
-        return self._read(self._dataset, size)
-
-    def _read(self, dataset: Dataset, size: int) -> Iterator[Batch]:
-        start = 0
+    def parts(self, size: int, places: np.ndarray | None = None) -> Iterator[Batch]:
+        """As :class:`Held`'s; of the examples at ``places``, if they are given."""
+        dataset, start = self._dataset if places is None else Subset(self._dataset, places.tolist()), 0
         for item in DataLoader(dataset, size, **self._options):
             held = Held(self.name, *_split(self.name, item))
             if len(held) != (due := min(size, len(dataset) - start)):
