@@ -256,8 +256,7 @@ class Estimator(ABC):
 
     def _factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of one batch, site by site."""
-        tape = self._network.tape(batch.x)
-        return tape.factors(losses.over_models(self.loss.gradient, tape.logits, batch.y))
+        return self._feed.factors(batch)
 
     def _mean_gradient(self, data: Held | Streamed) -> Directions:
         """The gradient of the mean loss, as one direction: each site's (S * G, 1, out, in)."""

@@ -1,7 +1,5 @@
 """Influence with the full curvature matrix of all parameters, formed and factorised: for small models."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -28,7 +26,7 @@ class ExactGGN(Estimator):
 
     def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
-        self._curvature = GGN(self._network, self.loss, partial(self._feed.batches, data), len(data)).matrix()
+        self._curvature = GGN(self._feed, data).matrix()
 
     def _damp(self) -> None:
         self._d = self._automatic(self._curvature.diagonal(dim1=1, dim2=2).mean(1))
@@ -72,10 +70,9 @@ class ExactGGN(Estimator):
         columns, left = [], []
         rows_of_example = 1 + self._feed.outputs.numel()
         for batch in self._feed.batches(data, max(1, self._gradients_at_once() // rows_of_example)):
-            tape = network.tape(batch.x)
-            gradient = losses.over_models(self.loss.gradient, tape.logits, batch.y)
-            cotangents = [gradient, *losses.cotangents_over_models(self.loss, tape.logits, batch.y)]
-            rows = torch.stack([network.flatten([f.per_example() for f in tape.factors(c)]) for c in cotangents])
+            tape, cotangents = self._feed.curved(batch)
+            both = [losses.over_models(self.loss.gradient, tape.logits, batch.y), *cotangents]
+            rows = torch.stack([network.flatten([f.per_example() for f in tape.factors(c)]) for c in both])
             rows[0] += penalty
             pairs = enumerate(zip(factors, halves, strict=True))
             changes, unlevered = zip(*(_newton_step(f, t, rows[:, s], n) for s, (f, t) in pairs), strict=True)
@@ -100,10 +97,9 @@ class ExactHessian(Estimator):
 
     def _fit(self, data: Held | Streamed) -> None:
         _refuse_above(self._network.n_parameters, type(self).__name__)
-        operator = Hessian(self._network, self.loss, partial(self._feed.batches, data), len(data))
-        curvature = operator.matrix()[0].double()
+        curvature = Hessian(self._feed, data).matrix()[0].double()
         self.eigenvalues_, self._basis = torch.linalg.eigh((curvature + curvature.T) / 2)
-        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._feed.batches(data), len(data))
+        self._mean_diagonal = mean_diagonal(self._feed, data)
 
     def _damp(self) -> None:
         damped = self.eigenvalues_ + self._automatic(self._mean_diagonal)

@@ -17,9 +17,6 @@ from torch import Tensor
 # Numbers of per-example gradients formed at a time: to be squared they should stay in the cache, as one side of a
 # matrix product they should be many.
 _SQUARED, _MULTIPLIED, _ON_A_GPU = 1 << 20, 1 << 22, 1 << 26
-# Up to so many positions of a layer of so many parameters, a product over pairs of positions, which is one large matrix
-# product, outruns forming each example's gradient (measured at 16 x 28 to 512 x 513).
-_FEW_POSITIONS, _LARGE = 3, 1 << 14
 
 
 class Factors:
@@ -184,17 +181,10 @@ class Dense(Product):
         return squares[:, :, 0].mT @ self.inputs[:, :, 0].square()
 
     def weighted_squares(self, weight: Tensor) -> Tensor:
-        """At one position a bilinear form of squares, where no gradient is formed; at a few, over pairs of these."""
-        t = self.inputs.shape[2]
-        if self.rank_one:
-            return torch.mul(self.gradients[:, :, 0].square() @ weight, self.inputs[:, :, 0].square()).sum(2)
-        if t > _FEW_POSITIONS or weight[0].numel() < _LARGE:
+        """At one position a bilinear form of squares, where no gradient is formed."""
+        if not self.rank_one:
             return super().weighted_squares(weight)
-        first, second = torch.triu_indices(t, t, device=weight.device)
-        twice = 2.0 - (first == second).to(weight)
-        g = (self.gradients[:, :, first] * self.gradients[:, :, second]).flatten(1, 2) @ weight
-        a = self.inputs[:, :, first] * self.inputs[:, :, second]
-        return ((g.unflatten(1, (-1, len(first))) * a).sum(3) * twice).sum(2)
+        return torch.mul(self.gradients[:, :, 0].square() @ weight, self.inputs[:, :, 0].square()).sum(2)
 
     def _affine(self, matrix: Tensor) -> Tensor:
         """[a, 1] matrix, for a matrix (B or 1, in, k), without forming [a, 1]: (B, m * t, k)."""

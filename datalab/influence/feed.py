@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence import losses
+from datalab.influence import losses, sets
+from datalab.influence.factors import Factors
 from datalab.influence.losses import Loss
 from datalab.influence.network import Network, close
 from datalab.influence.progress import watched
-from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, labelled, line, over, rows, tensors, x_of
+from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, over, rows, tensors, x_of
+from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
@@ -27,17 +29,17 @@ class Feed:
     """
 
     def __init__(self, network: Network, loss: Loss, size: int | None, title: str):
-        self._network, self._loss, self.size, self._title = network, loss, size, title
+        self.network, self.loss, self.size, self._title = network, loss, size, title
         self._probed = False
 
     def checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
-        sets = labelled(names, given)
-        for data in sets:
+        all_sets = sets.labelled(names, given)
+        for data in all_sets:
             x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
-            if any(v.is_meta for v in (*tensors(x), *tensors(y), self._network.like)):
+            if any(v.is_meta for v in (*tensors(x), *tensors(y), self.network.like)):
                 raise UserError(f"{data.name}: these, or the model, are on the meta device, which holds no numbers")
-            wrong = [of for of in tensors(y) if len(x) not in of.shape[: 1 + self._network.is_stack]]
+            wrong = [of for of in tensors(y) if len(x) not in of.shape[: 1 + self.network.is_stack]]
             if not len(x) or wrong:
                 got = ", ".join(str(tuple(v.shape)) for v in tensors(x))
                 first = tuple((wrong or tensors(y))[0].shape)
@@ -51,14 +53,14 @@ class Feed:
                 data.y, data.by_model = self._targets(data.name, data.y), True
             if not self._probed:
                 self._probe(first)
-        return sets
+        return all_sets
 
     def _probe(self, first: Inputs) -> None:
         """Let the network look at how an example passes through it, and choose how many a pass takes."""
-        self._network.probe(first)
-        self._probed, like = True, self._network.like
+        self.network.probe(first)
+        self._probed, like = True, self.network.like
         if self.size is None and like.is_cuda:
-            tape = self._network.tape(first)
+            tape = self.network.tape(first)
             parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
             held = sum(part.inputs.numel() + part.gradients.numel() for part in parts) * like.element_size()
             free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
@@ -67,14 +69,14 @@ class Feed:
 
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
-        models = self._network.models
-        if isinstance(y, tuple) and not isinstance(self._loss, losses.Custom | losses.Weighted):
-            what = f"{type(self._loss).__name__} takes x and y alone; with example weights give losses.Weighted"
+        models = self.network.models
+        if isinstance(y, tuple) and not isinstance(self.loss, losses.Custom | losses.Weighted):
+            what = f"{type(self.loss).__name__} takes x and y alone; with example weights give losses.Weighted"
             raise UserError(f"{name}: an example holds {1 + len(y)} things, and {what}")
         y = over(y, lambda v: v.clone() if v.is_inference() else v)
         first = tensors(y)[0]
-        per_model = self._network.is_stack and len(first) == models and first.dim() > len(self.outputs)
-        checked = self._loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self.outputs)
+        per_model = self.network.is_stack and len(first) == models and first.dim() > len(self.outputs)
+        checked = self.loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self.outputs)
         if per_model:
             return over(checked, lambda v: self.moved(v).unflatten(0, (models, -1)))
         return over(checked, lambda v: self.moved(v).expand(models, *v.shape))
@@ -82,16 +84,16 @@ class Feed:
     def _outputs_of(self, name: str, first: Inputs) -> Tensor:
         """Of one example, (S, 1, C) or (S, 1, T, C)."""
         try:
-            outputs = self._network.logits(over(first, Tensor.clone))
+            outputs = self.network.logits(over(first, Tensor.clone))
         except UserError:
             raise
         except Exception as error:  # the model is the caller's: whatever it raises says what it does not take
             shape = "; ".join(f"{tuple(v.shape[1:])}, {str(v.dtype)[6:]}" for v in tensors(first))
-            raise UserError(f"{name}: the model does not take an example of shape {shape}: {line(error)}") from error
-        least = self._loss.least_outputs
-        if outputs.dim() not in (3, 4) or outputs.shape[1] != 1 or outputs.shape[-1] < least:
+            why = f"does not take an example of shape {shape}: {sets.line(error)}"
+            raise UserError(f"{name}: the model {why}") from error
+        if outputs.dim() not in (3, 4) or outputs.shape[1] != 1 or not outputs.shape[-1]:
             got = tuple(outputs.shape[1:])
-            raise UserError(f"model: must return logits (n, C) with C at least {least}, got {got} for one example")
+            raise UserError(f"model: must return logits (n, C) or (n, T, C), got {got} for one example")
         return outputs
 
     def look(self, data: Held | Streamed) -> Inputs:
@@ -100,36 +102,36 @@ class Feed:
         size = min(n, max(_LOOKED_AT[0], min(_LOOKED_AT[1], n // 32)))
         rng = generator(n, "look")
         places = rng.permutation(((np.arange(size) + rng.random(size)) * n / size).astype(np.int64))
-        self._network.given = x_of(data.name), places
+        self.network.given = x_of(data.name), places
         batch = data.at(places)
-        sample = over(batch.x, self.moved)
-        again = over(data.at(places).x, self.moved) if isinstance(data, Streamed) else sample
-        pairs = zip(tensors(sample), tensors(again), strict=True)
-        if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+        if isinstance(data, Streamed) and not sets.alike(batch.x, data.at(places).x):
             raise UserError(f"{data.name}: an example is another at each reading; let the data set draw nothing")
-        f = self._network.check(sample)
-        y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
+        sample = over(batch.x, self.moved)
+        f = self.network.check(sample)
         if isinstance(data, Streamed) and self.size > 1:
-            self._look_at_collation(data, places[:_READ_ALONE], f, y)
-        if not self._loss.by_example:
-            self._look_at_loss(f, y)
+            self._look_at_collation(data, places[:_READ_ALONE], batch, f)
+        if not self.loss.by_example:
+            self._look_at_loss(f, batch.y if isinstance(data, Held) else self._targets(data.name, batch.y))
         return sample
 
-    def _look_at_collation(self, data: Streamed, places: np.ndarray, f: Tensor, y: Targets) -> None:
-        """Raise UserError where an example read by itself has another loss than in a sample with these logits, such as
-        from padding that is not masked.
+    def _look_at_collation(self, data: Streamed, places: np.ndarray, sample: Batch, f: Tensor) -> None:
+        """Raise UserError where an example read by itself has another loss, such as from padding that is not masked,
+        than in a sample of logits f: of those that are read as they stand in the sample the network has looked.
         """
         logits, totals = [], []  # alone, and in the sample; and of their gradients, where texts or labels are others
-        for i, batch in enumerate(data.parts(1, places)):
+        for i, one in enumerate(data.parts(1, places)):
+            x, y = (rows(of, i, 1) for of in sample[:2])
+            if sets.alike(one.x, x) and sets.alike(one.y, y):
+                continue
             try:
-                pair = self._network.logits(over(batch.x, self.moved)), f[:, i : i + 1]
+                pair = self.network.logits(over(one.x, self.moved)), f[:, i : i + 1]
             except Exception:  # of a convolution some take no short text: nothing is said
                 continue
-            targets = self._targets(data.name, batch.y), rows(y, i, 1, axis=1)
-            alike = pair[0].shape == pair[1].shape
-            logits += [pair] * alike
-            if not (alike and all(map(torch.equal, *map(tensors, targets)))):
-                gradients = (losses.over_models(self._loss.gradient, *each) for each in zip(pair, targets, strict=True))
+            targets = [self._targets(data.name, of) for of in (one.y, y)]
+            same_shape = pair[0].shape == pair[1].shape
+            logits += [pair] * same_shape
+            if not (same_shape and all(map(torch.equal, *map(tensors, targets)))):
+                gradients = (losses.over_models(self.loss.gradient, *each) for each in zip(pair, targets, strict=True))
                 totals.append([g.flatten(2, -2).sum(2) if g.dim() > 3 else g for g in gradients])  # over positions
         for found in filter(None, (logits, totals)):
             if not close(*(torch.cat([v.flatten() for v in side]) for side in zip(*found, strict=True))):
@@ -139,8 +141,8 @@ class Feed:
     def _look_at_loss(self, f: Tensor, y: Targets) -> None:
         """Raise UserError where a loss at logits f (S, m, ...) is not that of each example by itself."""
         parts = [(f[:, i : i + 1], rows(y, i, 1, axis=1)) for i in range(f.shape[1])]
-        alone = [losses.over_models(self._loss.value, *part) for part in parts]
-        if not close(torch.cat(alone, 1), losses.over_models(self._loss.value, f, y)):
+        alone = [losses.over_models(self.loss.value, *part) for part in parts]
+        if not close(torch.cat(alone, 1), losses.over_models(self.loss.value, f, y)):
             raise UserError("loss: an example's loss depends on the others of its batch (a mean over it?)")
 
     def batches(self, data: Held | Streamed, size: int | None = None) -> Iterator[Batch]:
@@ -149,7 +151,7 @@ class Feed:
         Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
         """
         size = min(size or self.size, self.size)
-        suspect = torch.zeros((), dtype=torch.bool, device=self._network.like.device)
+        suspect = torch.zeros((), dtype=torch.bool, device=self.network.like.device)
         for batch in watched(data.parts(size), len(data), self._title):
             x = self.placed(batch)
             if not data.finite:
@@ -159,9 +161,23 @@ class Feed:
             y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
             yield batch._replace(x=x, y=y)
         if not data.finite:
-            if suspect | self._network.infinite:
+            if suspect | self.network.infinite:
                 self._refuse_not_finite(data)
             data.finite = True
+
+    def factors(self, batch: Batch) -> list[Factors]:
+        """The loss gradients of a batch, site by site."""
+        tape = self.network.tape(batch.x)
+        return tape.factors(losses.over_models(self.loss.gradient, tape.logits, batch.y))
+
+    def curved(self, batch: Batch) -> tuple[ModuleTape | LayerTape, Iterator[Tensor]]:
+        """A batch's tape, and the cotangents whose squares add up to the loss's Hessian in the logits."""
+        tape = self.network.tape(batch.x)
+        return tape, self._cotangents(tape.logits, batch.y)
+
+    def _cotangents(self, logits: Tensor, y: Targets) -> Iterator[Tensor]:
+        for cotangent in self.loss.curvature(logits.flatten(0, 1), over(y, lambda v: v.flatten(0, 1))):
+            yield cotangent.view(logits.shape)
 
     def placed(self, batch: Batch) -> Inputs:
         """A batch's inputs where and as the model takes them."""
@@ -169,19 +185,19 @@ class Feed:
 
     def told(self, batch: Batch) -> Batch:
         """The batch, once the network knows what it is given next, for its refusals."""
-        self._network.given = batch.name, range(batch.start, batch.start + len(batch.x))
+        self.network.given = batch.name, range(batch.start, batch.start + len(batch.x))
         return batch
 
     def moved(self, values: Tensor) -> Tensor:
         """On the model's device, floating-point numbers in its dtype; from pinned memory nothing waits for the copy."""
-        like = self._network.like
+        like = self.network.like
         values = values.pin_memory() if like.is_cuda and not values.is_cuda else values
         values = values.to(like.device, like.dtype if values.is_floating_point() else values.dtype, non_blocking=True)
         return values.clone() if values.is_inference() else values
 
     def _refuse_not_finite(self, data: Held | Streamed) -> None:
         """Raise UserError where inputs, or else logits, of a set are not finite, naming the first example."""
-        network, bad, bad_logits = self._network, [], []
+        network, bad, bad_logits = self.network, [], []
         for batch in data.parts(self.size):
             x = self.placed(batch)
             bad.append(torch.stack([~torch.isfinite(part).reshape(len(part), -1).all(1) for part in tensors(x)]).any(0))

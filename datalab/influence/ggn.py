@@ -5,18 +5,16 @@ H is the mean over examples of sum_c G_ic G_ic', with G_ic the gradient for a co
 G_ic' v; and one product back. Equivalent to ``torch.func.jvp`` followed by ``torch.func.vjp``, at half the FLOP.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from datalab.influence import losses
 from datalab.influence.estimator import at_once
 from datalab.influence.factors import Dense, Factors, turned
-from datalab.influence.losses import Loss
-from datalab.influence.network import Network
-from datalab.influence.sets import Batch
+from datalab.influence.feed import Feed
+from datalab.influence.sets import Held, Streamed
 
 _KEPT = 1 << 24  # numbers of factors kept between products; beyond, they are taken anew for each
 _PROJECTED = 1 << 23  # numbers of projected inputs held at a time
@@ -25,30 +23,24 @@ _PROJECTED = 1 << 23  # numbers of projected inputs held at a time
 Linearised = list[tuple[int, bool, Factors, Tensor]]
 
 
-def mean_diagonal(network: Network, loss: Loss, batches: Iterator[Batch], n: int) -> Tensor:
+def mean_diagonal(feed: Feed, data: Held | Streamed) -> Tensor:
     """The mean diagonal of the Gauss-Newton matrix of each model, (S,): the mean squared norm of G_ic over P."""
-    total = 0
-    for batch in batches:
-        tape = network.tape(batch.x)
-        for cotangent in losses.cotangents_over_models(loss, tape.logits, batch.y):
+    total, network = 0, feed.network
+    for batch in feed.batches(data):
+        tape, cotangents = feed.curved(batch)
+        for cotangent in cotangents:
             total = total + sum(network.over_groups(f.square_norms()) for f in tape.factors(cotangent)).sum(1)
-    return total / (n * network.n_parameters)
+    return total / (len(data) * network.n_parameters)
 
 
 class GGN:
-    """H of a network, or of each of a stack's S models, on a training set of ``n`` examples.
+    """H of a feed's network, or of each of its stack's S models, on a training set."""
 
-    ``batches``, called with a size or None for its own, yields them; it can be called again.
-    """
-
-    def __init__(self, network: Network, loss: Loss, batches: Callable[[int | None], Iterator[Batch]], n: int):
-        self.network, self._loss, self._batches, self.n = network, loss, batches, n
-        first = next(batches(1))
-        tape = network.tape(first.x)
-        factors = tape.factors(losses.over_models(loss.gradient, tape.logits, first.y))
-        gradients = [part.gradients for f in factors for part, _ in f.parts]
-        of_example = tape.logits.shape[2:].numel() * sum(g.numel() for g in gradients)
-        most = at_once(network.like.device, _KEPT)
+    def __init__(self, feed: Feed, data: Held | Streamed):
+        self.network, self._feed, self._data = feed.network, feed, data
+        gradients = [part.gradients for f in feed.factors(next(feed.batches(data, 1))) for part, _ in f.parts]
+        of_example = feed.outputs.numel() * sum(g.numel() for g in gradients)
+        most = at_once(self.network.like.device, _KEPT)
         self._size = max(1, most // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] = []
         numbers = 0
@@ -67,21 +59,21 @@ class GGN:
             k = max(1, at_once(vectors.device, _PROJECTED) // (widest * self.network.models))
             for i in range(0, vectors.shape[1], k):
                 out[:, i : i + k] += self._of_batch(linearised, vectors[:, i : i + k])
-        return out / self.n
+        return out / len(self._data)
 
     def matrix(self) -> Tensor:
         """H itself, (S, P, P)."""
         like, size, models = self.network.like, self.network.n_parameters, self.network.models
-        out = torch.zeros(models, size, size, dtype=like.dtype, device=like.device)
+        out = like.new_zeros(models, size, size)
         for linearised in self._kept or self._linearise():
             alone = len(linearised) == len(self.network.shapes)
             if not (alone and all(f.rank_one and g.shape[1] == models for *_, f, g in linearised)):
-                return self.product(torch.eye(size, dtype=like.dtype, device=like.device).expand(models, -1, -1))
+                return self.product(torch.eye(size).to(like).expand(models, -1, -1))
             pairs = [(pad(f.inputs[:, :, 0], (0, int(f.bias)), value=1.0), g) for *_, f, g in linearised]
             for s in range(models):
                 _add_rank_one(out[s], [(a.expand(models, -1, -1)[s], g[:, s, :, 0]) for a, g in pairs])
         for of_model in out:
-            of_model.triu_().add_(of_model.triu(1).mT).div_(self.n)
+            of_model.triu_().add_(of_model.triu(1).mT).div_(len(self._data))
         return out
 
     def _of_batch(self, linearised: Linearised, vectors: Tensor) -> Tensor:
@@ -98,9 +90,8 @@ class GGN:
         return self.network.flatten(back)
 
     def _linearise(self) -> Iterator[Linearised]:
-        for batch in self._batches(self._size):
-            tape = self.network.tape(batch.x)
-            cotangents = losses.cotangents_over_models(self._loss, tape.logits, batch.y)
+        for batch in self._feed.batches(self._data, self._size):
+            tape, cotangents = self._feed.curved(batch)
             by_class = [tape.factors(cotangent) for cotangent in cotangents]
             yield [
                 (site, flip, part, torch.stack([f.parts[p][0].gradients for f in factors]))

@@ -4,8 +4,7 @@ Equivalent to a product with ``torch.func.hessian``. Unlike the Gauss-Newton mat
 """
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +12,10 @@ from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datalab.errors import UserError
+from datalab.influence.feed import Feed
 from datalab.influence.losses import Loss
-from datalab.influence.network import Network, copied
-from datalab.influence.sets import Batch, line, over, rows
+from datalab.influence.network import Network
+from datalab.influence.sets import Batch, Held, Streamed, line, over, rows
 from datalab.influence.tape import between, differentiable
 
 _AT_ONCE = 64  # vectors multiplied at a time
@@ -24,111 +24,64 @@ _CURE = "the Gauss-Newton matrix needs none (ExactGGN, curvature='ggn')"
 
 
 class Hessian:
-    """H of one model on a training set; parameters as :class:`~datalab.influence.ggn.GGN`'s.
+    """H of a feed's model on a training set; raises UserError for a stack."""
 
-    Raises UserError for a stack.
-    """
-
-    def __init__(self, network: Network, loss: Loss, batches: Callable[[int | None], Iterator[Batch]], n: int):
-        if network.is_stack:
+    def __init__(self, feed: Feed, data: Held | Streamed):
+        if feed.network.is_stack:
             raise UserError("curvature: the Hessian takes one model at a time; a stack takes the Gauss-Newton matrix")
-        self.network, self._loss, self._batches, self.n = network, loss, batches, n
-        self._parameters, self._vectorised = network.parameters, None
+        self.network, self._feed, self._data, self._vectorised = feed.network, feed, data, None
         # Where each number of the sites' matrices, (P,), stands among the parameters, which are those rearranged.
-        sizes = [p.numel() for p in self._parameters]
-        numbered = zip(self._parameters, torch.arange(sum(sizes)).split(sizes), strict=True)
+        sizes = [p.numel() for p in self.network.parameters]
+        numbered = zip(self.network.parameters, torch.arange(sum(sizes)).split(sizes), strict=True)
         places = {id(p): numbers.view(p.shape) for p, numbers in numbered}
-        arranged = [site.arrange(*(places[id(p)] for p in site.parameters)).flatten() for site in network.sites]
-        self._order = torch.cat(arranged).to(network.like.device)
-        self._check(next(batches(_TRIED)))
+        arranged = [site.arrange(*(places[id(p)] for p in site.parameters)).flatten() for site in self.network.sites]
+        self._order = torch.cat(arranged).to(self.network.like.device)
+        self._check(next(feed.batches(data, _TRIED)))
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""
-        by_parameter = vectors[0][:, self._order.argsort()].split([p.numel() for p in self._parameters], 1)
-        directions = [v.unflatten(1, p.shape).contiguous() for v, p in zip(by_parameter, self._parameters, strict=True)]
+        parameters = self.network.parameters
+        by_parameter = vectors[0][:, self._order.argsort()].split([p.numel() for p in parameters], 1)
+        directions = [v.unflatten(1, p.shape).contiguous() for v, p in zip(by_parameter, parameters, strict=True)]
         sums = [torch.zeros_like(v) for v in directions]
-        for gradients in self._gradients(self._batches(None)):
+        for _, gradients in _gradients(self.network, self._feed.loss, self._feed.batches(self._data)):
             if self._vectorised is None:
                 self._vectorised = self._agree(gradients, directions)
             step = _AT_ONCE if self._vectorised else 1
             for i in range(0, len(directions[0]), step):
                 part = [v[i : i + step] for v in directions]
-                for total, s in zip(sums, self._second(gradients, part, self._vectorised), strict=True):
+                for total, s in zip(sums, _along(gradients, parameters, part, self._vectorised), strict=True):
                     total[i : i + step] += s
-        return torch.cat([total.flatten(1) for total in sums], 1)[None, :, self._order] / self.n
+        return torch.cat([total.flatten(1) for total in sums], 1)[None, :, self._order] / len(self._data)
 
     def _check(self, batch: Batch) -> None:
         """Raise UserError where second derivatives of a few examples are wrong: not symmetric, or, if an
         autograd.Function takes part, whose backward may have no derivative itself, no difference of gradients.
         """
-        rng = torch.Generator().manual_seed(0)
-        u, v = ([torch.randn(1, *p.shape, generator=rng).to(p) for p in self._parameters] for _ in range(2))
-        for gradients in self._gradients([batch]):
+        rng, parameters = torch.Generator().manual_seed(0), self.network.parameters
+        u, v = ([torch.randn(1, *p.shape, generator=rng).to(p) for p in parameters] for _ in range(2))
+        for loss, gradients in _gradients(self.network, self._feed.loss, [batch]):
+            opaque = any(isinstance(node, BackwardCFunction) for node in between(loss))
             try:
-                hu, hv = (_flat(self._second(gradients, along, vectorised=False)) for along in (u, v))
+                hu, hv = (_flat(_along(gradients, parameters, d, vectorised=False)) for d in (u, v))
             except RuntimeError as error:
                 raise UserError(f"model: cannot be differentiated twice: {line(error)}; {_CURE}") from error
         apart, most = (_flat(u) @ hv - _flat(v) @ hu).abs(), 30 * torch.finfo(u[0].dtype).eps ** 0.5
         if not bool(torch.isfinite(hu + hv).all()):
             return  # fit names the example
         wrong = bool(apart > most * torch.maximum(hu.norm(), hv.norm()))
-        if not wrong and self._opaque:
+        if not wrong and opaque:
             with contextlib.suppress(Exception):  # it may have no copy in float64
-                wrong = self._no_derivative(batch, rng)
+                wrong = _no_derivative(self.network.precise(), self._feed.loss, batch, rng)
         if wrong:
             raise UserError(f"model: its second derivatives are wrong (a backward that has none itself?); {_CURE}")
-
-    def _no_derivative(self, batch: Batch, rng: torch.Generator) -> bool:
-        """Whether H v is no central difference, in float64 on a copy; a kink on the way may spoil one of three."""
-        other, network = copy.copy(self), copy.copy(self.network)
-        names = {id(p): name for name, p in network.module.named_parameters()}
-        other.network, network.module = network, copied(network.module, torch.float64)
-        other._parameters = [network.module.get_parameter(names[id(p)]) for p in self._parameters]
-        network.like = other._parameters[0].detach()
-        x, y = (over(of, lambda w: w.double() if w.is_floating_point() else w) for of in (batch.x, batch.y))
-        batch = batch._replace(x=rows(x, 0, 4), y=rows(y, 0, 4, axis=1))
-        for _ in range(3):
-            v = [torch.randn(1, *p.shape, generator=rng).to(p) for p in other._parameters]
-            found = []
-            for step in (1e-3, _STEP, -2 * _STEP):  # away from kinks at 0, and to both sides
-                for p, along in zip(other._parameters, v, strict=True):
-                    p.data.add_(along[0], alpha=step)
-                for gradients in other._gradients([batch]):
-                    if not found:  # what has no gradient stays, such as an Embedding's row of padding
-                        v = [along * (g.to_dense() != 0) for along, g in zip(v, gradients, strict=True)]
-                        product = _flat(other._second(gradients, v, vectorised=False))
-                    found.append(_flat(gradients))
-            apart = (found[1] - found[2]) / (2 * _STEP) - product
-            if not bool(apart.norm() > 1e-3 * product.norm() + 1e-5 * found[0].norm()):
-                return False
-        return True
-
-    def _gradients(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
-        """The gradient of each batch's summed loss, to be differentiated again (as MATH alone can)."""
-        with differentiable(self.network.module, self._parameters), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            for batch in batches:
-                y = over(batch.y, lambda of_models: of_models[0])
-                loss = self._loss.value(self.network.forward(batch.x), y).sum()
-                self._opaque = any(isinstance(node, BackwardCFunction) for node in between(loss))
-                yield torch.autograd.grad(loss, self._parameters, create_graph=True)
-
-    def _second(self, gradients: Sequence[Tensor], directions: list[Tensor], vectorised: bool) -> list[Tensor]:
-        """The derivative of the gradients along k directions, each parameter's (k, *shape)."""
-        curved = [(g, v if vectorised else v[0]) for g, v in zip(gradients, directions, strict=True) if g.requires_grad]
-        if not curved:
-            return [torch.zeros_like(v) for v in directions]
-        options = {"retain_graph": True, "allow_unused": True, "is_grads_batched": vectorised}
-        along, by = zip(*curved, strict=True)
-        second = torch.autograd.grad(along, self._parameters, by, **options)
-        second = [s if s is None or vectorised else s[None] for s in second]
-        return [torch.zeros_like(v) if s is None else s for s, v in zip(second, directions, strict=True)]
 
     def _agree(self, gradients: Sequence[Tensor], directions: list[Tensor]) -> bool:
         """Whether torch differentiates this model right under vmap: of normalisations it does not."""
         first = [v[:1] for v in directions]
-        plain = self._second(gradients, first, vectorised=False)
+        plain = _along(gradients, self.network.parameters, first, vectorised=False)
         try:
-            fast = self._second(gradients, first, vectorised=True)
+            fast = _along(gradients, self.network.parameters, first, vectorised=True)
         except RuntimeError:
             return False
         scales = [float(a.abs().max()) for a in plain]
@@ -137,8 +90,51 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """H itself, (1, P, P)."""
-        size = self.network.n_parameters
-        return self.product(torch.eye(size, dtype=self.network.like.dtype, device=self.network.like.device)[None])
+        return self.product(torch.eye(self.network.n_parameters)[None].to(self.network.like))
+
+
+def _gradients(network: Network, loss: Loss, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+    """Each batch's summed loss, and its gradient, to be differentiated again (as MATH alone can)."""
+    with differentiable(network.module, network.parameters), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        for batch in batches:
+            y = over(batch.y, lambda of_models: of_models[0])
+            total = loss.value(network.forward(batch.x), y).sum()
+            yield total, torch.autograd.grad(total, network.parameters, create_graph=True)
+
+
+def _along(
+    gradients: Sequence[Tensor], parameters: Sequence[Tensor], directions: list[Tensor], vectorised: bool
+) -> list[Tensor]:
+    """The derivative of the gradients along k directions, each parameter's (k, *shape)."""
+    curved = [(g, v if vectorised else v[0]) for g, v in zip(gradients, directions, strict=True) if g.requires_grad]
+    if not curved:
+        return [torch.zeros_like(v) for v in directions]
+    options = {"retain_graph": True, "allow_unused": True, "is_grads_batched": vectorised}
+    of, by = zip(*curved, strict=True)
+    second = torch.autograd.grad(of, parameters, by, **options)
+    second = [s if s is None or vectorised else s[None] for s in second]
+    return [torch.zeros_like(v) if s is None else s for s, v in zip(second, directions, strict=True)]
+
+
+def _no_derivative(network: Network, loss: Loss, batch: Batch, rng: torch.Generator) -> bool:
+    """Whether H v is no central difference, in float64; a kink on the way may spoil one of three. Moves parameters."""
+    x, y = (over(of, lambda w: w.double() if w.is_floating_point() else w) for of in (batch.x, batch.y))
+    batch = batch._replace(x=rows(x, 0, 4), y=rows(y, 0, 4, axis=1))
+    for _ in range(3):
+        v = [torch.randn(1, *p.shape, generator=rng).to(p) for p in network.parameters]
+        found = []
+        for step in (1e-3, _STEP, -2 * _STEP):  # away from kinks at 0, and to both sides
+            for p, along in zip(network.parameters, v, strict=True):
+                p.data.add_(along[0], alpha=step)
+            for _, gradients in _gradients(network, loss, [batch]):
+                if not found:  # what has no gradient stays, such as an Embedding's row of padding
+                    v = [along * (g.to_dense() != 0) for along, g in zip(v, gradients, strict=True)]
+                    product = _flat(_along(gradients, network.parameters, v, vectorised=False))
+                found.append(_flat(gradients))
+        apart = (found[1] - found[2]) / (2 * _STEP) - product
+        if not bool(apart.norm() > 1e-3 * product.norm() + 1e-5 * found[0].norm()):
+            return False
+    return True
 
 
 def _flat(values: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ All parameters are one vector here: directions are (S, k, P).
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -40,10 +39,8 @@ class MatrixFree(Estimator):
         self.curvature = curvature
 
     def _fit(self, data: Held | Streamed) -> None:
-        self._operator = CURVATURES[self.curvature](
-            self._network, self.loss, partial(self._feed.batches, data), len(data)
-        )
-        self._mean_diagonal = mean_diagonal(self._network, self.loss, self._feed.batches(data), len(data))
+        self._operator = CURVATURES[self.curvature](self._feed, data)
+        self._mean_diagonal = mean_diagonal(self._feed, data)
 
     def _damp(self) -> None:
         self._d = self._automatic(self._mean_diagonal)

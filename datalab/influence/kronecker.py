@@ -76,16 +76,15 @@ class Kronecker(Estimator):
         """Each batch's tape and the cotangents whose squares add up to the Fisher."""
         rng, kind = generator(self.seed, "fisher"), self.fisher
         for batch in self._feed.batches(data):
-            tape = self._network.tape(batch.x)
-            outputs = tape.logits.shape[2:]
+            tape, exact = self._feed.curved(batch)
             if kind == "auto":  # the same for all: longer texts may follow
-                kind = "exact" if outputs.numel() <= MAX_EXACT else "sampled"
+                kind = "exact" if tape.logits[0, 0].numel() <= MAX_EXACT else "sampled"
             if kind == "empirical":
                 yield tape, iter([losses.over_models(self.loss.gradient, tape.logits, batch.y)])
             elif kind == "exact":
-                yield tape, losses.cotangents_over_models(self.loss, tape.logits, batch.y)
+                yield tape, exact
             else:
-                drawn = rng.random((tape.logits.shape[1], self.samples, self.loss.draws(outputs)))
+                drawn = rng.random((tape.logits.shape[1], self.samples, self.loss.draws(tape.logits.shape[2:])))
                 sampled = partial(losses.over_models, self.loss.sampled, tape.logits, batch.y)
                 uniforms = self._feed.moved(torch.as_tensor(drawn)).unbind(1)
                 yield tape, (sampled(of_sample) / self.samples**0.5 for of_sample in uniforms)

@@ -31,7 +31,6 @@ _INDEFINITE = 1e-6  # of the largest eigenvalue: a more negative one is not roun
 class Loss(ABC):
     """What influence needs of a loss."""
 
-    least_outputs = 1
     by_example = False  # whether it is known to depend on this example alone; else a sample of every set is looked at
 
     @abstractmethod
@@ -76,7 +75,7 @@ class CrossEntropy(Loss):
     label_smoothing: float = 0.0
     ignore_index: int = -100
     next_token: bool = False
-    least_outputs, by_example = 2, True
+    by_example = True
 
     def __post_init__(self):
         _keep_weights(self, "weight")
@@ -116,6 +115,8 @@ class CrossEntropy(Loss):
 
     def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
         n_classes = outputs[-1]
+        if n_classes < 2:
+            raise UserError(f"model: must return logits (n, C) with C at least 2, got {_rows(outputs)}")
         if self.weight is not None and len(self.weight) != n_classes:
             raise UserError(f"weight: need one a class, got {len(self.weight)} for {n_classes} classes")
         soft = y.dim() == 1 + len(outputs) and y.shape[-1] == n_classes and y.is_floating_point()
@@ -241,7 +242,6 @@ class Weighted(Loss):
         if not isinstance(self.loss, Loss):
             raise UserError(f"loss: Weighted takes one of datalab.influence.losses, got a {type(self.loss).__name__}")
 
-    least_outputs = property(lambda self: self.loss.least_outputs)
     by_example = property(lambda self: self.loss.by_example)
 
     def value(self, f: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
@@ -335,12 +335,6 @@ def over_models(of_loss: Callable[..., Tensor], outputs: Tensor, y: Targets, *un
     drawn = (u.expand(len(outputs), *u.shape).flatten(0, 1) for u in uniforms)
     flat = of_loss(outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1)), *drawn)
     return flat.unflatten(0, outputs.shape[:2])
-
-
-def cotangents_over_models(loss: Loss, outputs: Tensor, y: Targets) -> Iterator[Tensor]:
-    """A loss's ``curvature``, each (S, m, ...), likewise."""
-    flat = loss.curvature(outputs.flatten(0, 1), over(y, lambda v: v.flatten(0, 1)))
-    return (cotangent.view(outputs.shape) for cotangent in flat)
 
 
 def _keep_weights(loss: Loss, field: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.layers import Site, Use
-from datalab.influence.sets import Inputs, Rows, T, line, over, tensors
+from datalab.influence.sets import Inputs, Rows, T, line, numbers_of, over, tensors
 from datalab.influence.tape import COPY, LayerTape, ModuleTape, differentiable, recording
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
@@ -69,8 +69,11 @@ class Network:
 
     def _hold(self, model: nn.Module | Stack | MappedStack, dtype: torch.dtype | None) -> None:
         """What runs: the model, or a stack, of whose models ``module`` is then the form."""
-        self._stack, self.models = (model, len(model)) if self.is_stack else (None, 1)
-        self.module = copy.deepcopy(model.module).to(model.flat).eval() if self.is_stack else in_dtype(model, dtype)
+        if self.is_stack:
+            self._stack, self.models, self.module = model, len(model), copy.deepcopy(model.module).to(model.flat).eval()
+        else:
+            as_it_is = dtype is None or all(p.dtype == dtype for p in model.parameters())
+            self.models, self.module = 1, model if as_it_is else copied(model, dtype)
 
     def _take(self, by_module: dict[str, list[Use]], sites: list[Site]) -> None:
         self.by_module, self.sites, self.names = by_module, sites, [site.name for site in sites]
@@ -281,6 +284,14 @@ class Network:
                 raise UserError("model: its backward pass mixes the examples of a batch (by a hook, or a Function?)")
         return plain
 
+    def precise(self) -> Self:
+        """The same on a copy of the module in float64."""
+        other, names = copy.copy(self), {id(p): name for name, p in self.module.named_parameters()}
+        other.module = copied(self.module, torch.float64)
+        other.parameters = [other.module.get_parameter(names[id(p)]) for p in self.parameters]
+        other.like = other.parameters[0].detach()
+        return other
+
     def _random_states(self) -> list[Tensor]:
         """Of torch's own generators: a forward pass that draws from one moves it."""
         on_device = [torch.cuda.get_rng_state(self.like.device)] if self.like.is_cuda else []
@@ -334,14 +345,8 @@ def _has_bytes(v: Tensor) -> bool:
 
 def _digest(v: Tensor) -> str:
     digest = hashlib.sha256(f"{tuple(v.shape)} {v.dtype}".encode())
-    plain = v.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    digest.update(plain.flatten().view(torch.uint8).numpy())
+    digest.update(numbers_of(v.cpu()))
     return digest.hexdigest()
-
-
-def in_dtype(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """The model, or where its parameters are of another dtype a copy in this one."""
-    return model if dtype is None or all(p.dtype == dtype for p in model.parameters()) else copied(model, dtype)
 
 
 def copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -56,6 +56,18 @@ def over(values: T, function: Callable[[Tensor], Tensor]) -> T:
     return tuple(function(value) for value in values) if isinstance(values, tuple) else function(values)
 
 
+def alike(a: Inputs | Targets, b: Inputs | Targets) -> bool:
+    """Whether they hold the same numbers."""
+    pairs = zip(tensors(a), tensors(b), strict=True)
+    return all(v.shape == w.shape and torch.equal(v.nan_to_num(), w.nan_to_num()) for v, w in pairs)
+
+
+def numbers_of(values: Tensor) -> np.ndarray:
+    """The bytes of a tensor on the CPU."""
+    plain = values.detach().resolve_conj().resolve_neg().contiguous()
+    return plain.flatten().view(torch.uint8).numpy()
+
+
 def line(error: Exception) -> str:
     """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -86,9 +98,8 @@ class Held:
 
     def mark(self) -> list[int]:
         """By which one sees whether it has been written into: on a CPU a checksum, since numpy counts no writes."""
-        held = [v.detach().resolve_conj().resolve_neg() for v in (*tensors(self.x), *tensors(self.y))]
-        bytes_of = (v.contiguous().flatten().view(torch.uint8).numpy() if v.is_cpu else None for v in held)
-        return [v._version if of is None else zlib.crc32(of) for v, of in zip(held, bytes_of, strict=True)]
+        held = [*tensors(self.x), *tensors(self.y)]
+        return [zlib.crc32(numbers_of(v)) if v.is_cpu else v._version for v in held]
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Slices of ``size`` examples."""

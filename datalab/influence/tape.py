@@ -65,13 +65,9 @@ def recording(
                 module.forward = functools.partial(_attention, record, module, uses)
                 stack.callback(delattr, module, "forward")
             else:
-                hook = functools.partial(_hook, record, uses[0])
+                hook = lambda _, args, named, output, use=uses[0]: record(use, (*args, *named.values())[0], output)  # noqa: E731
                 stack.enter_context(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
         yield
-
-
-def _hook(record: Callable, use: Use, _: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
-    return record(use, args[0] if args else next(iter(kwargs.values())), output)
 
 
 class ModuleTape:
