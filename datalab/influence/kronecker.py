@@ -12,7 +12,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from datalab.errors import UserError
 from datalab.influence import losses
@@ -24,7 +23,6 @@ from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
-_WIDE, _ALIGNED = 512, 16
 _ROTATED = 1 << 18  # numbers of rotated gradients formed at a time, which with their factors stay in a core's cache
 _FLOAT64_UP_TO = 2048  # of 5,000 classes float64 takes 40 s on a core
 
@@ -65,8 +63,6 @@ class Kronecker(Estimator):
         if not least > (torch.finfo(damped[0].dtype).eps * most if self.damping == 0 else 0):
             raise UserError("damping: an eigenvalue of the curvature is 0; a damping above 0 is needed")
         self._inverse = [1 / v for v in damped]
-        pairs = zip(self._bases, self._inverse, strict=True)
-        self._wide = [(q_a, q_g, v) if q_a is None else (_widened(q_a), q_g, _widened(v)) for (q_a, q_g), v in pairs]
 
     @abstractmethod
     def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
@@ -107,7 +103,7 @@ class Kronecker(Estimator):
         return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
 
     def _self_influence(self, batch: Batch) -> Tensor:
-        return self._over_sites(map(_weighted, self._factors(batch), self._wide))
+        return self._over_sites(map(_weighted, self._factors(batch), self._bases, self._inverse))
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         # In the eigenbases a solve is a product element by element: there, and back, or there with both sides.
@@ -174,11 +170,10 @@ class EKFAC(Kronecker):
         return [s / len(data) for s in sums]
 
 
-def _weighted(f: Factors, site: tuple[Tensor | None, Tensor, Tensor]) -> Tensor:
+def _weighted(f: Factors, bases: Bases, w: Tensor) -> Tensor:
     """sum_jk w_jk (Q_G' grad Q_A)_jk^2 of each example, (B, m): of gradients that have to be formed a few at a time."""
-    q_a, q_g, w = site
     parts = [f] if f.rank_one else f.chunks(_ROTATED)
-    return torch.cat([part.rotate(q_a, q_g).weighted_squares(w) for part in parts], 1)
+    return torch.cat([part.rotate(*bases).weighted_squares(w) for part in parts], 1)
 
 
 def _back(v: Tensor, q_a: Tensor | None, q_g: Tensor) -> Tensor:
@@ -201,12 +196,6 @@ def _bases(moments: list[Moments]) -> Bases:
     if len(moments) > 1:
         a, g = (sum(p[1 - k].diagonal(dim1=1, dim2=2).sum() * p[k] for p in moments) for k in (0, 1))
     return None if a.dim() == 2 else _eigenvectors(a), _eigenvectors(g)
-
-
-def _widened(matrix: Tensor) -> Tensor:
-    """With columns of 0 up to a multiple of 16, if it is wide: a product of aligned rows runs a tenth faster."""
-    columns = -matrix.shape[-1] % _ALIGNED
-    return functional.pad(matrix, (0, columns)) if matrix.shape[-1] >= _WIDE else matrix
 
 
 def _eigenvectors(moment: Tensor) -> Tensor:

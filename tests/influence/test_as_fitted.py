@@ -183,6 +183,16 @@ def test_a_weight_that_is_tied_no_longer_is_a_change(frozen, tmp_path):
     assert "not the one" in refusal(lambda: influence.load(tmp_path / "file", model))
 
 
+@pytest.mark.parametrize("name", ["EKFAC", "LastLayerGGN", "GradDot"])
+def test_parameters_assigned_after_fit_are_a_change_whatever_their_values(name):
+    """Before: "computes something else than its kind does"."""
+    model, (x, y) = network(), data()
+    fitted = KINDS[name](model).fit(x, y)
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    assert "'3' changed after fit; fit the estimator anew" in refusal(lambda: fitted.self_influence(x, y))
+    KINDS[name](model).fit(x, y).self_influence(x, y)
+
+
 def test_a_file_is_of_the_layers_that_were_taken(tmp_path):
     """Before: scored over other layers in silence, or a traceback of shapes."""
     (x, y), model = data(), nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 3)).double()

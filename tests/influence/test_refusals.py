@@ -1176,3 +1176,34 @@ def test_the_target_may_be_given_by_name_after_a_data_set():
     wanted = fitted.influence_on(x, y, x[:5], y[:5])
     torch.testing.assert_close(fitted.influence_on(held, x_val=x[:5], y_val=y[:5]), wanted)
     torch.testing.assert_close(fitted.influence_on(held, x_val=torch.utils.data.Subset(held, range(5))), wanted)
+
+
+@quiet
+@pytest.mark.parametrize("where", ["model", "x", "y", "x_val"])
+def test_the_meta_device_which_holds_no_numbers_is_refused_in_one_line(kind, where):
+    """Before: RuntimeError."""
+    model, (x, y) = small(), examples()
+    given = {"x": x, "y": y, "x_val": x}
+    fitted = kind(model).fit(x, y)
+    if where != "model":
+        given[where] = given[where].to("meta")
+    model = small().to("meta") if where == "model" else model
+    refused = fitted.influence_on if where == "x_val" else kind(model).fit
+    arguments = (x, y, given["x_val"], y) if where == "x_val" else (given["x"], given["y"])
+    with pytest.raises(UserError, match=r"on the meta device, which holds no numbers$"):
+        refused(*arguments)
+
+
+@quiet
+def test_a_set_that_is_read_is_run_as_often_as_one_in_tensors():
+    """Before: eight times more often, to look at examples that are read as they stand in their sample."""
+    model, (x, y), passes = small(), examples(), []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def passes_of(*given) -> int:
+        passes.clear()
+        GradDot(model).fit(*given)
+        return len(passes)
+
+    loader = torch.utils.data.DataLoader(list(zip(x, y, strict=True)))
+    assert passes_of(loader) == passes_of(x, y)
