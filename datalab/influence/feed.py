@@ -173,11 +173,8 @@ class Feed:
     def curved(self, batch: Batch) -> tuple[ModuleTape | LayerTape, Iterator[Tensor]]:
         """A batch's tape, and the cotangents whose squares add up to the loss's Hessian in the logits."""
         tape = self.network.tape(batch.x)
-        return tape, self._cotangents(tape.logits, batch.y)
-
-    def _cotangents(self, logits: Tensor, y: Targets) -> Iterator[Tensor]:
-        for cotangent in self.loss.curvature(logits.flatten(0, 1), over(y, lambda v: v.flatten(0, 1))):
-            yield cotangent.view(logits.shape)
+        flat = self.loss.curvature(tape.logits.flatten(0, 1), over(batch.y, lambda v: v.flatten(0, 1)))
+        return tape, (cotangent.view(tape.logits.shape) for cotangent in flat)
 
     def placed(self, batch: Batch) -> Inputs:
         """A batch's inputs where and as the model takes them."""
@@ -198,7 +195,7 @@ class Feed:
     def _refuse_not_finite(self, data: Held | Streamed) -> None:
         """Raise UserError where inputs, or else logits, of a set are not finite, naming the first example."""
         network, bad, bad_logits = self.network, [], []
-        for batch in data.parts(self.size):
+        for batch in data.parts(self.size or _BATCH):
             x = self.placed(batch)
             bad.append(torch.stack([~torch.isfinite(part).reshape(len(part), -1).all(1) for part in tensors(x)]).any(0))
             if not bool(bad[-1].any()):

@@ -116,7 +116,7 @@ class CrossEntropy(Loss):
     def checked(self, name: str, y: Tensor, outputs: torch.Size) -> Tensor:
         n_classes = outputs[-1]
         if n_classes < 2:
-            raise UserError(f"model: must return logits (n, C) with C at least 2, got {_rows(outputs)}")
+            raise UserError(f"model: must return logits (n, C) with C at least 2, got {(1, *outputs)} for one example")
         if self.weight is not None and len(self.weight) != n_classes:
             raise UserError(f"weight: need one a class, got {len(self.weight)} for {n_classes} classes")
         soft = y.dim() == 1 + len(outputs) and y.shape[-1] == n_classes and y.is_floating_point()
@@ -299,7 +299,7 @@ class Custom(Loss):
             return torch.autograd.grad(self.value(by, y).sum(), by, create_graph=leaf is not None)[0]
 
     def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
-        return iter(self._root(f, y).unbind(1))
+        yield from self._root(f, y).unbind(1)
 
     def sampled(self, f: Tensor, y: Targets, uniforms: Tensor) -> Tensor:
         root = self._root(f, y)

@@ -105,7 +105,7 @@ class Network:
         assigned = [site.layer for site in self.sites if not held.issuperset(map(id, site.parameters))]
         both = [(name, was, now.unsaved[name]) for name, was in since.unsaved.items() if name in now.unsaved]
         other = [name for name, digest in since.kept.items() if now.kept.get(name) != digest]
-        return assigned + other + [name for name, was, value in both if was[0] == value[0] and was != value]
+        return other + [name for name, was, value in both if was[0] == value[0] and was != value] or assigned
 
     def answer(self, x: Inputs) -> Tensor:
         """Its logits of a few examples, at most 65,536 evenly spread among them, by which a model is known again."""
