@@ -239,9 +239,7 @@ class Network:
         self.same_for_all = {k: len(a) + (a[0] != 1) for k, a in two.items() if a == three[k] and a.numel()}
 
     def check(self, x: Inputs) -> Tensor:
-        """The logits (S, m, ...) of a sample of a set; raises UserError for what a tape would score wrongly or not at
-        all.
-        """
+        """The logits (S, m, ...) of a sample of a set; raises UserError for what a tape would not score right."""
         if self.is_stack:
             return self.logits(x)
         drawn, plain, backwards = self._random_states(), self.logits(x), torch.arange(len(x) - 1, -1, -1)

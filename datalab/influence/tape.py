@@ -58,6 +58,10 @@ def recording(
     model: nn.Module, by_module: Mapping[str, list[Use]], record: Callable[[Use, Tensor, Tensor], Tensor]
 ) -> Iterator[None]:
     """Within, ``record`` is told of every use's input and output, and gives the output that counts."""
+
+    def hook(use: Use, _: nn.Module, args: tuple, named: dict, output: Tensor) -> Tensor:
+        return record(use, (*args, *named.values())[0], output)
+
     with contextlib.ExitStack() as stack:
         for name, uses in by_module.items():
             module = model.get_submodule(name)
@@ -65,8 +69,8 @@ def recording(
                 module.forward = functools.partial(_attention, record, module, uses)
                 stack.callback(delattr, module, "forward")
             else:
-                hook = lambda _, args, named, output, use=uses[0]: record(use, (*args, *named.values())[0], output)  # noqa: E731
-                stack.enter_context(module.register_forward_hook(hook, with_kwargs=True, prepend=True))
+                by_hook = functools.partial(hook, uses[0])
+                stack.enter_context(module.register_forward_hook(by_hook, with_kwargs=True, prepend=True))
         yield
 
 
