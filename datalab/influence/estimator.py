@@ -281,7 +281,10 @@ class Estimator(ABC):
     ) -> Iterator[Tensor]:
         """``product`` of each batch's factors with each site's k of ``others``, summed over sites: (S, k, m)."""
         for batch in self._feed.batches(data):
-            yield self._over_sites(product(f, v) for f, v in zip(self._factors(batch), others, strict=True))
+            yield self._multiplied(self._factors(batch), others, product)
+
+    def _multiplied(self, factors: list[Factors], others: Sequence, product: Callable) -> Tensor:
+        return self._over_sites(product(f, v) for f, v in zip(factors, others, strict=True))
 
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
         """The sum (S, ...) of each site's (S * G, ...); where layers are asked for they stay apart, (S, ..., sites)."""

@@ -73,7 +73,6 @@ class Feed:
         if isinstance(y, tuple) and not isinstance(self.loss, losses.Custom | losses.Weighted):
             what = f"{type(self.loss).__name__} takes x and y alone; with example weights give losses.Weighted"
             raise UserError(f"{name}: an example holds {1 + len(y)} things, and {what}")
-        y = over(y, lambda v: v.clone() if v.is_inference() else v)
         first = tensors(y)[0]
         per_model = self.network.is_stack and len(first) == models and first.dim() > len(self.outputs)
         checked = self.loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self.outputs)

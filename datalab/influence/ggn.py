@@ -40,7 +40,8 @@ class GGN:
         self.network, self._feed, self._data = feed.network, feed, data
         gradients = [part.gradients for f in feed.factors(next(feed.batches(data, 1))) for part, _ in f.parts]
         of_example = feed.outputs.numel() * sum(g.numel() for g in gradients)
-        most = at_once(self.network.like.device, _KEPT)
+        self._like = gradients[0].new_zeros(())  # a last layer's are in float64
+        most = at_once(self._like.device, _KEPT)
         self._size = max(1, most // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] = []
         numbers = 0
@@ -63,12 +64,12 @@ class GGN:
 
     def matrix(self) -> Tensor:
         """H itself, (S, P, P)."""
-        like, size, models = self.network.like, self.network.n_parameters, self.network.models
-        out = like.new_zeros(models, size, size)
+        size, models = self.network.n_parameters, self.network.models
+        out = self._like.new_zeros(models, size, size)
         for linearised in self._kept or self._linearise():
             alone = len(linearised) == len(self.network.shapes)
             if not (alone and all(f.rank_one and g.shape[1] == models for *_, f, g in linearised)):
-                return self.product(torch.eye(size).to(like).expand(models, -1, -1))
+                return self.product(torch.eye(size).to(self._like).expand(models, -1, -1))
             pairs = [(pad(f.inputs[:, :, 0], (0, int(f.bias)), value=1.0), g) for *_, f, g in linearised]
             for s in range(models):
                 _add_rank_one(out[s], [(a.expand(models, -1, -1)[s], g[:, s, :, 0]) for a, g in pairs])

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from datalab.errors import UserError
 from datalab.influence import losses, settings
-from datalab.influence.estimator import Directions, Estimator, Top, computing, gathered, strongest, whole
+from datalab.influence.estimator import Directions, Estimator, Top, computing, strongest, whole
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.training import AnyStack, Recipe, cosine
@@ -73,15 +73,11 @@ class GradCos(GradDot):
         whole = squares.sum(-1, keepdim=True) if self._by_layer else squares
         return torch.where(whole > 0, squares / whole, squares)
 
-    def _products(self, data: Held | Streamed, others: Sequence, *product: Callable) -> Iterator[Tensor]:
+    def _multiplied(self, factors: list[Factors], others: Sequence, product: Callable) -> Tensor:
         """Over the lengths of both, of factors' gradients or of directions."""
-        lengths, start = self._lengths(others), 0
-        norms = gathered((self._lengths(self._factors(batch)) for batch in self._feed.batches(data)), 1, len(data))
-        for products in super()._products(data, others, *product):
-            scale = lengths[:, :, None] * norms[:, None, start : start + products.shape[2]]
-            scale = torch.where(scale > 0, scale, 1)  # a gradient of 0 has cosine 0 with everything
-            start += products.shape[2]
-            yield products / (scale[..., None] if self._by_layer else scale)
+        scale = self._lengths(others)[:, :, None] * self._lengths(factors)[:, None]
+        scale = torch.where(scale > 0, scale, 1)  # a gradient of 0 has cosine 0 with everything
+        return super()._multiplied(factors, others, product) / (scale[..., None] if self._by_layer else scale)
 
     def _lengths(self, values: Sequence[Factors] | Directions) -> Tensor:
         squares = (v.square_norms() if isinstance(v, Factors) else v.square().sum((2, 3)) for v in values)

@@ -215,6 +215,19 @@ def test_the_last_layers_curvature_is_exact_for_every_loss_on_one_row_of_outputs
     assert automatic.damping_ == pytest.approx(1e-3 * float(ggn.diagonal().mean()), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", [name for name in LOSSES if not name.endswith("tokens")])
+def test_the_last_layer_of_a_model_in_float32_is_scored_for_every_loss(name):
+    """Before: RuntimeError, for all but cross-entropy."""
+    loss, model, x, y, _ = problem(name)
+    wanted = LastLayerGGN(model, DAMPING, loss=loss).fit(x, y)
+    wanted = wanted.self_influence(x, y), wanted.influence_on(x, y, x, y), wanted.leave_one_out(x, y, x, y)
+    ours = LastLayerGGN(model.float(), DAMPING, loss=loss).fit(x, y)
+    found = ours.self_influence(x, y), ours.influence_on(x, y, x, y), ours.leave_one_out(x, y, x, y)
+    for scores, exact in zip(found, wanted, strict=True):
+        assert scores.dtype == torch.float32
+        torch.testing.assert_close(scores.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
+
+
 def kronecker(model, x, loss, y, kfac: bool):
     """(H + d I)^-1 from the definitions, with autograd's own gradients for every cotangent of the loss."""
     f = model(x)
