@@ -33,7 +33,10 @@ class Feed:
         self._probed = False
 
     def checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
-        """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is."""
+        """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is.
+
+        The network looks at the first example that there is.
+        """
         all_sets = sets.labelled(names, given)
         for data in all_sets:
             x, y = (data.x, data.y) if isinstance(data, Held) else next(data.parts(1))[:2]
@@ -114,12 +117,12 @@ class Feed:
         return sample
 
     def _look_at_collation(self, data: Streamed, places: np.ndarray, sample: Batch, f: Tensor) -> None:
-        """Raise UserError where an example read by itself has another loss, such as from padding that is not masked,
-        than in a sample of logits f: of those that are read as they stand in the sample the network has looked.
+        """Raise UserError where an example read by itself has another loss than in a sample, whose logits are f, such
+        as from padding that is not masked. At those that are the same in both the network has looked.
         """
         logits, totals = [], []  # alone, and in the sample; and of their gradients, where texts or labels are others
         for i, one in enumerate(data.parts(1, places)):
-            x, y = (rows(of, i, 1) for of in sample[:2])
+            x, y = rows(sample.x, i, 1), rows(sample.y, i, 1)
             if sets.alike(one.x, x) and sets.alike(one.y, y):
                 continue
             try:

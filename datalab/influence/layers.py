@@ -232,17 +232,14 @@ def _uses(name: str, module: nn.Module) -> list[Use]:
         return _projections(name, module) if plain else []
     if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return []  # an attention layer's own
-    if isinstance(module, nn.Linear):
-        return [LinearUse(name, module)]
-    if kind.__qualname__ == "Conv1D" and hasattr(module, "nf"):
-        return [FlippedLinearUse(name, module)]
-    if _inherits(kind, nn.Conv1d, nn.Conv2d):
-        return [ConvUse(name, module)]
-    if _inherits(kind, nn.LayerNorm, nn.RMSNorm, *CHANNELS_SECOND) and module.weight is not None:
-        return [NormUse(name, module)]
-    if _inherits(kind, nn.Embedding) and module.max_norm is None and not module.scale_grad_by_freq:
-        return [EmbeddingUse(name, module)]
-    return []
+    taken = {
+        LinearUse: isinstance(module, nn.Linear),
+        FlippedLinearUse: kind.__qualname__ == "Conv1D" and hasattr(module, "nf"),
+        ConvUse: _inherits(kind, nn.Conv1d, nn.Conv2d),
+        NormUse: _inherits(kind, nn.LayerNorm, nn.RMSNorm, *CHANNELS_SECOND) and module.weight is not None,
+        EmbeddingUse: _inherits(kind, nn.Embedding) and module.max_norm is None and not module.scale_grad_by_freq,
+    }
+    return [use(name, module) for use, fits in taken.items() if fits]
 
 
 def _projections(name: str, module: nn.MultiheadAttention) -> list[Use]:

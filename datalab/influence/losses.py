@@ -292,11 +292,10 @@ class Custom(Loss):
             raise UserError("loss: the function has no gradient in f (argmax, a comparison or detach in it?)")
         return losses
 
-    def gradient(self, f: Tensor, y: Targets, leaf: Tensor | None = None) -> Tensor:
-        """Where ``leaf``, f as a leaf, is given, to be differentiated by it again."""
+    def gradient(self, f: Tensor, y: Targets) -> Tensor:
         with torch.enable_grad():
-            by = f.detach().requires_grad_() if leaf is None else leaf
-            return torch.autograd.grad(self.value(by, y).sum(), by, create_graph=leaf is not None)[0]
+            leaf = f.detach().requires_grad_()
+            return torch.autograd.grad(self.value(leaf, y).sum(), leaf)[0]
 
     def curvature(self, f: Tensor, y: Targets) -> Iterator[Tensor]:
         yield from self._root(f, y).unbind(1)
@@ -309,7 +308,8 @@ class Custom(Loss):
         """(n, outputs, *outputs): cotangents of each example."""
         with torch.enable_grad():
             leaf = f.detach().requires_grad_()
-            flat = self.gradient(f, y, leaf).flatten(1)
+            (gradient,) = torch.autograd.grad(self.value(leaf, y).sum(), leaf, create_graph=True)
+            flat = gradient.flatten(1)
             if not flat.requires_grad:  # linear in f
                 flat = flat + 0 * leaf.flatten(1)
             columns = flat.sum(0)

@@ -58,8 +58,10 @@ def over(values: T, function: Callable[[Tensor], Tensor]) -> T:
 
 def alike(a: Inputs | Targets, b: Inputs | Targets) -> bool:
     """Whether they hold the same numbers, of the same types."""
-    pairs = zip(tensors(a), tensors(b), strict=True)
-    return all(v.dtype == w.dtype and torch.equal(v.nan_to_num(), w.nan_to_num()) for v, w in pairs)
+    ours, theirs = tensors(a), tensors(b)
+    pairs = zip(ours, theirs, strict=False)
+    same = all(v.dtype == w.dtype and torch.equal(v.nan_to_num(), w.nan_to_num()) for v, w in pairs)
+    return same and len(ours) == len(theirs)
 
 
 def numbers_of(values: Tensor) -> np.ndarray:

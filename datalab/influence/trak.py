@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import settings
-from datalab.influence.estimator import Damping, Directions, Estimator, at_once, computing
+from datalab.influence.estimator import Damping, Directions, Estimator, at_once, computing, gathered
 from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
@@ -90,9 +90,15 @@ class _Projected(Estimator):
 
     def all_features(self, data: Held | Streamed) -> tuple[Tensor, Tensor]:
         """phi (n, dimensions) and 1 - p_y (n,)."""
-        parts = zip(*map(self.features, self._feed.batches(data)), strict=True)
-        phi, doubt = map(torch.cat, parts)
-        return phi, doubt
+        doubts: list[Tensor] = []
+
+        def parts() -> Iterator[Tensor]:
+            for batch in self._feed.batches(data):
+                phi, doubt = self.features(batch)
+                doubts.append(doubt)
+                yield phi
+
+        return gathered(parts(), 0, len(data)), torch.cat(doubts)
 
     def _solve(self, directions: Directions) -> Directions:
         raise UserError("TRAK: solves for projected gradients alone")
