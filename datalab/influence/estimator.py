@@ -130,6 +130,8 @@ class Estimator(ABC):
             (data,) = self._feed.checked(["x, y"], (x, y))
             before = self._network.state()
             sample = rows(self._feed.look(data), 0, 2)
+            if self._feed.copies_tokens(data):
+                warn("y: each token's target is that token itself; of a language model the loss is next_token=True's")
             self.n_ = len(data)
             try:
                 self._fit(data)
@@ -331,9 +333,11 @@ class Estimator(ABC):
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
-            step = f"lower its training loss of {float(loss[worst]):.3g} nats by {float(gain[worst]):.2g}"
+            nats = f"{float(gain[worst]):.2g}" if gain[worst] < loss[worst] else "more than it has"
+            step = f"lower its training loss of {float(loss[worst]):.3g} nats by {nats}"
             what = "influence describes the tangent here, not a retrained model"
-            warn(f"model: not converged: a damped Newton step would {step}, so {what}")
+            cure = "" if self.l2 else " (trained with weight decay? it is to be given as l2)"
+            warn(f"model: not converged: a damped Newton step would {step}, so {what}{cure}")
 
     def _scored(self, values: Callable, given: Sequence, target: str = "", by_layer: bool = False):
         """A verb: ``values`` of the set given, and of that of the name ``target`` where there is one."""

@@ -116,6 +116,22 @@ class Feed:
             self._look_at_loss(f, batch.y if isinstance(data, Held) else self._targets(data.name, batch.y))
         return sample
 
+    def copies_tokens(self, data: Held | Streamed) -> bool:
+        """Whether each token's target is that token, as in transformers' ``labels=input_ids``, and no loss shifts it.
+
+        Looked at are the first examples; a constant, such as a mask, is no token.
+        """
+        if not isinstance(self.loss, losses.CrossEntropy) or self.loss.next_token:
+            return False
+        batch = next(data.parts(_LOOKED_AT[0]))
+        y = (batch.y if isinstance(data, Held) else self._targets(data.name, batch.y))[0]
+        if y.dim() != 2 or y.is_floating_point() or y.shape[1] < 2:
+            return False
+        counted = y != self.loss.ignore_index
+        tokens = [self.moved(v) for v in tensors(batch.x) if v.shape == y.shape and not v.is_floating_point()]
+        varied = bool(counted.any()) and bool((y[counted] != y[counted][0]).any())
+        return varied and any(bool((v[counted] == y[counted]).all()) for v in tokens)
+
     def _look_at_collation(self, data: Streamed, places: np.ndarray, sample: Batch, f: Tensor) -> None:
         """Raise UserError where an example read by itself has another loss than in a sample, whose logits are f, such
         as from padding that is not masked. At those that are the same in both the network has looked.

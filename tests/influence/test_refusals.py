@@ -358,6 +358,31 @@ def test_a_model_that_is_no_optimum_is_warned_of_and_one_that_is_not(build):
     (message,) = caught(lambda: estimator.fit(x, y))
     assert "not converged" in message
     assert "\n" not in message
+    assert "weight decay" not in message
+    assert "to be given as l2" in caught(lambda: build(model, 0.01).fit(x, y))[0]
+
+
+def test_no_loss_is_said_to_fall_by_more_than_it_has():
+    model, x, y = converged()
+    model.weight.data.mul_(-50)  # sure and wrong: the curvature is that of a far gentler slope
+    estimator = ExactGGN(model, 1e-4)
+    (message,) = caught(lambda: estimator.fit(x, y))
+    assert estimator.newton_gain_ > nn.functional.cross_entropy(model(x), y)
+    assert "by more than it has, so" in message
+
+
+def test_tokens_that_are_their_own_targets_are_warned_of_where_the_loss_shifts_none():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7)).double()
+    x = torch.randint(0, 7, (20, 5))
+    shifts = losses.CrossEntropy(next_token=True)
+    (message,) = caught(lambda: GradDot(model).fit(x, x))
+    assert "each token's target is that token itself" in message
+    padded = x.masked_fill(torch.arange(5) > 3, -100)
+    assert len(caught(lambda: GradDot(model).fit(x, padded))) == 1  # padding is no target
+    assert caught(lambda: GradDot(model, loss=shifts).fit(x, x)) == []
+    assert caught(lambda: GradDot(model).fit(x, x.roll(-1, 1))) == []
+    assert caught(lambda: GradDot(model).fit(x, torch.ones_like(x))) == []
 
 
 def test_the_newton_gain_is_what_a_newton_step_gains():
