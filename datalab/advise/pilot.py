@@ -253,8 +253,9 @@ def run(
 
     The second split measures the pace, since the first call of everything takes longer; the others are planned from it,
     and said, before they run. The budget counts from ``began``; ``after`` gives the seconds needed after the pilot,
-    from a split's. Where the machine gets "slower", splits are given up so that the time said is kept; a ``fixed``
-    number is always run. Ctrl-C after two splits ends the pilot ("interrupted"), not the answer.
+    from a split's. Where the machine gets "slower", splits are given up so that the time said is kept, by a little more
+    where the budget has it; a ``fixed`` number is always run. Ctrl-C after two splits ends the pilot ("interrupted"),
+    not the answer, and says so.
     """
     stopped = ""
     rows = one_split(pool, seed, 0)
@@ -264,17 +265,19 @@ def run(
     over, rest = second - began, after(pace)
     planned = fixed or int(np.clip(1 + (60 * minutes - over - rest) // pace, LEAST_SPLITS, MOST_SPLITS))
     seconds = over + (planned - 1) * pace + rest
+    longest = max(1.05 * seconds, min(1.15 * seconds, 60 * minutes))
     say(f"about {seconds / 60:.1f} minutes: {planned} splits of {pace:.1f} s, then every row")
     try:
         for number in range(2, planned):
             spent = time.perf_counter() - second
-            late = over + spent + max(spent / ((number - 1) * pace), 1) * (pace + rest) > 1.05 * seconds
+            late = over + spent + max(spent / ((number - 1) * pace), 1) * (pace + rest) > longest
             if late and fixed is None and number >= LEAST_SPLITS:
                 stopped = "slower"
                 break
             rows += one_split(pool, seed, number)
     except KeyboardInterrupt:
         stopped = "interrupted"
+        say("interrupted: the answer so far is worked out; Ctrl-C again gives it up")
     return pd.DataFrame(rows), planned, stopped
 
 
