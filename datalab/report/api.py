@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,8 @@ from typing import Any
 import datalab
 from datalab import atomic
 from datalab.report import pages
+
+_ROLE = re.compile(r":[a-z:]+:`[~!]?([^`]+)`")  # :class:`Estimator`, as Sphinx has it
 
 
 def write(folder: Path) -> list[Path]:
@@ -24,9 +27,14 @@ def write(folder: Path) -> list[Path]:
     template, style = pages.environment().get_template("api.html.j2"), pages.asset("style.css")
     contents = {"index": []} | {name: list(_modules(room)) for name, room in rooms.items()}
     for name, modules in contents.items():
-        page = template.render(name=name, modules=modules, rooms=rooms, style=style)
+        page = template.render(name=name, modules=modules, rooms=rooms, style=style, prose=prose)
         atomic.write(folder / f"{name}.html", page)
     return [folder / f"{name}.html" for name in contents]
+
+
+def prose(doc: str | None) -> str:
+    """A docstring as Markdown: its roles are code."""
+    return _ROLE.sub(r"`\1`", inspect.cleandoc(doc or ""))
 
 
 def _modules(room: ModuleType) -> Iterator[tuple[ModuleType, list[tuple[str, str]]]]:
