@@ -35,9 +35,19 @@ class TitleVerdict:
         """The same in the ledger's words, for the measured column of ``TITLE.threshold``."""
         words = {"refuted": OPPOSITE, "reproduced": REPRODUCED, "inconclusive": INCONCLUSIVE}
         refuting = [condition.text for condition in self.conditions if condition.role == "refutes" and condition.held]
-        failed = [condition.text for condition in self.conditions if condition.role != "refutes" and not condition.held]
-        reasons = refuting if self.verdict == "refuted" else [f"not held: {text}" for text in failed]
-        return Verdict(words[self.verdict], "; ".join(reasons) or "every condition of the title's rule holds")
+        reasons = {"refuted": refuting, "reproduced": ["every condition of the title's rule holds"]}
+        return Verdict(words[self.verdict], "; ".join(reasons.get(self.verdict) or self._why_neither()))
+
+    def _why_neither(self) -> list[str]:
+        """Why the title is neither refuted nor reproduced: the conditions of each that do not hold."""
+        sides = {
+            "needed": "not concluded",
+            "refutes": "not refuted, for it is not shown",
+            "reproduces": "not reproduced",
+        }
+        missed = {role: [c for c in self.conditions if c.role == role and not c.held] for role in sides}
+        lines = {role: ", ".join(f"{c.text} ({c.detail})" for c in of_role) for role, of_role in missed.items()}
+        return [f"{sides[role]}: {line}" for role, line in lines.items() if line]
 
 
 def title_verdict(
@@ -80,7 +90,7 @@ def title_verdict(
     reproduced, fewest = rule["reproduced"], rule["min_datasets"]
     target, (least, most) = reproduced["crossover_interval_contains"], reproduced["crossover_interval_inside"]
     left, right = (float(limit) for limit in crossover)
-    shown = f"[{100 * left:.3g} %, {100 * right:.3g} %]"
+    shown = _limits(left, right, rate)
     contains, inside = f"contains {100 * target:g} %", f"lies inside ({100 * least:g}, {100 * most:g}) %"
     early = rule["refuted"]["lower_limit_above_0_at_rate_at_most"]
     late = rule["refuted"]["upper_limit_below_0_at_rate_at_least"]
@@ -131,9 +141,14 @@ def title_verdict_2(
         low, high = crossovers[reading]
         held = bool(low <= target <= high and least < low and high < most)
         text = f"{reading}: {inside}"
-        reproduces.append(Condition("reproduces", text, held, f"[{100 * low:.3g} %, {100 * high:.3g} %]"))
+        reproduces.append(Condition("reproduces", text, held, _limits(low, high, rate)))
     needed = Condition("needed", f"at least {fewest} balanced data sets", n >= fewest, f"{n}")
     return _concluded(needed, refutes, reproduces, rule["otherwise"])
+
+
+def _limits(low: float, high: float, rates: np.ndarray) -> str:
+    """A crossover's limits; beyond the rates studied they are open."""
+    return f"[{stats.crossover_label(low, rates)}, {stats.crossover_label(high, rates)}]"
 
 
 def _concluded(

@@ -33,6 +33,15 @@ def test_the_title_is_reproduced_when_every_condition_holds():
     assert result.measured().verdict == ledger.REPRODUCED
 
 
+def test_a_verdict_that_is_open_says_what_either_side_lacks():
+    why = title(*title_limits(), crossover=(0.04, 0.20)).measured().why
+    assert why.startswith("not refuted, for it is not shown: influence beats random at a rate, uncorrected, <= 10 % (")
+    assert why.endswith("; not reproduced: the crossover interval lies inside (5, 30) % ([4.0 %, 20.0 %])")
+    open_ended = title(*title_limits(), crossover=(-np.inf, np.inf)).measured().why
+    assert open_ended.endswith("([< 0 %, > 40 %])")
+    assert title(*title_limits(), n_datasets=2).measured().why.startswith("not concluded: at least 15 data sets (2); ")
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.10])
 def test_one_early_rate_where_influence_beats_random_refutes_the_title(rate):
     low, high = title_limits()
