@@ -36,7 +36,7 @@ TOPICS = {
     r"correlation|[Hh]ow hard": r"0_goes_with",
     r"5000|examples instead": r"0_by_size|0_larger",
     r"How much is dropped": r"0_by_share|0_share_apart|0_share_full",
-    r"[Kk]eep(ing)? (all|everything)|everything is kept": r"0_(against_full|full_by)|7_(against|stopped|rules|by_)",
+    r"[Kk]eep(ing)? (all|everything)|everything is kept": r"0_(against_full|full_)|7_(against|stopped|rules|by_)",
     r"foretold|foretell|predict": r"7_(predictors|rules)",
     r"end to end": r"0_fine_tuned",
     r"paper's own method|scorer|DATA-LAB": r"4_[13]_",

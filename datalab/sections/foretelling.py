@@ -16,10 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from datalab import data, stats
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
-from datalab.sections.readings import LOOKED_AT, RULES, THRESHOLD, UNTOUCHED, with_strata
+from datalab.sections.readings import LOOKED_AT, RULES, STRATA, THRESHOLD, UNTOUCHED, with_strata
 from datalab.sections.sentences import points
 
 # A predictor: the columns that a logistic regression is fitted on; these two fit nothing.
+ALL = "all"
 TITLE_RULE, ALWAYS = "noise above 15 % (the title)", "it always pays"
 AHEAD, RANKED = "less the title's", "noise rate"  # by which an AUC ranks the cases for the title's rule
 NOTHING = "Nothing to foretell: with all data sets, or without one, pruning pays in every case or in none."
@@ -103,13 +104,14 @@ def auc(score: np.ndarray, pays: np.ndarray) -> float:
 def predictors(p: pd.DataFrame) -> pd.DataFrame:
     """Every predictor's balanced accuracy and AUC, each also less the title's, with intervals over the data sets.
 
-    ``p`` is :func:`foretold`'s. By training, stopped early first, and by data sets: untouched (rules fitted on the
-    others) and looked at (each set left out in turn). For the AUC the title's rule ranks by the noise rate. ``right``
-    is the share of cases foretold rightly, ``says yes`` the share in which pruning is foretold to pay.
+    ``p`` is :func:`foretold`'s. By training, stopped early first, by data sets, untouched (rules fitted on the others)
+    and looked at (each set left out in turn), and by stratum, all first: one rule is read in each. For the AUC the
+    title's rule ranks by the noise rate. ``right`` is the share of cases foretold rightly, ``says yes`` the share in
+    which pruning is foretold to pay.
     """
     lines = []
-    for trained, which in itertools.product(p.trained.unique(), (UNTOUCHED, LOOKED_AT)):
-        part = p[(p.trained == trained) & (p["data sets"] == which)]
+    for trained, which, stratum in itertools.product(p.trained.unique(), (UNTOUCHED, LOOKED_AT), (ALL, *STRATA)):
+        part = p[(p.trained == trained) & (p["data sets"] == which) & ((p.stratum == stratum) | (stratum == ALL))]
         if part.empty:
             continue
         values = ["pays", RANKED, *PREDICTED]
@@ -117,7 +119,7 @@ def predictors(p: pd.DataFrame) -> pd.DataFrame:
         of = {name: wide[name].to_numpy(dtype=float) for name in values}
         for name in PREDICTED:
             guess = part[name] > 0.5
-            line = {"trained": trained, "data sets": which, "predictor": name}
+            line = {"trained": trained, "data sets": which, "stratum": stratum, "predictor": name}
             for word, figure, title in (("balanced accuracy", balanced_accuracy, TITLE_RULE), ("AUC", auc, RANKED)):
                 own = of[title if name == TITLE_RULE else name]
                 line |= compare.measured(stats.jackknifed(figure, own, of["pays"], bounds=(0, 1)), word)
@@ -138,7 +140,8 @@ def expectation(predictors: pd.DataFrame) -> str:
     """Whether the gap says more than the noise rate, as was expected: held, failed or open, by its leads."""
     lines = []
     leads = (f"balanced accuracy {AHEAD}", f"AUC {AHEAD}")
-    for row in predictors[predictors.predictor == "gap"].dropna(subset=leads).to_dict("records"):
+    gap = predictors[(predictors.predictor == "gap") & (predictors.stratum == ALL)]
+    for row in gap.dropna(subset=leads).to_dict("records"):
         came = {lead: sentences.judged(pd.DataFrame([row]), lead) for lead in leads}
         said = [f"{lead.removesuffix(AHEAD)}{points(row, lead)}, {word}" for lead, word in came.items()]
         lines.append(f"{row['trained']}, data sets {row['data sets']}: {'; '.join(said)}")
@@ -160,7 +163,8 @@ def by_gap(frame: pd.DataFrame) -> pd.DataFrame:
 
 def foretells(part: pd.DataFrame) -> str:
     """How well the title's rule, saying yes always, and the best of the rest foretell, of one kind of data sets."""
-    own = part[part.trained == STOPPED].set_index("predictor")
+    by_stratum = dict(list(part[part.trained == STOPPED].set_index("predictor").groupby("stratum", sort=False)))
+    part, own = part[part.stratum == ALL], by_stratum.pop(ALL)
     if own["balanced accuracy"].isna().all():
         return f"Data sets {own['data sets'].iloc[0]}: {NOTHING}"
     best = own.drop(index=[ALWAYS, TITLE_RULE])["balanced accuracy"].fillna(0).idxmax()
@@ -173,8 +177,13 @@ def foretells(part: pd.DataFrame) -> str:
         f"{row.trained} {points(row, f'balanced accuracy {AHEAD}')}, by AUC {points(row, f'AUC {AHEAD}')}"
         for _, row in part[part.predictor == best].dropna(subset=f"balanced accuracy {AHEAD}").iterrows()
     ]
+    apart = []
+    for stratum, at in by_stratum.items():
+        right = [f"{name} in {at['right (%)'][name]:.0f} %" for name in (TITLE_RULE, ALWAYS, best)]
+        apart.append(f"on {stratum} ones {', '.join(right)}")
     return (
         f"Does pruning beat random? Stopped early, data sets {own['data sets'].iloc[0]}, balanced accuracy (the mean "
         f"of two shares in %: foretold, of cases that pay and of those that do not; guessing: 50): {'; '.join(each)}. "
-        f"The last is the best of {len(own) - 2}, picked after the look; {AHEAD}, in points: {'; '.join(leads)}."
+        f"The last is the best of {len(own) - 2}, picked after the look; {AHEAD}, in points: {'; '.join(leads)}. "
+        f"Right in cases of these sets, {'; '.join(apart)}."
     )

@@ -85,7 +85,7 @@ def intervals(
     for (row, column, _), part in grid.facet_data():
         axes = grid.axes[row, column]
         for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
-            y = rows[label].map(names.index) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
+            y = rows[label].map(names.index).astype(float) + 0.36 * (i - (len(groups) - 1) / 2) / len(groups)
             style = look(i) | {"linestyle": "none", "label": word}
             axes.errorbar(rows[value], y, xerr=error(rows, value), capsize=2.5, markersize=5, **style)
         if paper:
@@ -95,7 +95,7 @@ def intervals(
             axes.axvline(level, color="black", linewidth=0.8)
         axes.set(xlabel=xlabel)
     grid.axes[0, 0].set_yticks(range(len(names)), names)
-    grid.axes[0, 0].invert_yaxis()
+    grid.axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     return _finished(grid, title, panel, panel_row)
 
 
@@ -109,26 +109,29 @@ def curves(
     ylabel: str,
     by: str | None = None,
     panel: str | None = None,
+    panel_row: str | None = None,
     band: bool = False,
-    sharey: bool = True,
+    sharey: bool | str = True,
     horizontal: Mapping[str, float] = MappingProxyType({"": 0.0}),
     vertical: Mapping[str, float] = MappingProxyType({}),
     logx: bool = False,
 ) -> Figure:
     """A line per group of ``by`` over ``x``, with bars (or a ``band``) for its interval; a panel per ``panel``.
 
-    ``horizontal`` and ``vertical`` map a word to the place of a thin dotted line ("": a whole one without a word).
+    ``panel_row`` lays the panels out in rows, by a second column. ``horizontal`` and ``vertical`` map a word to the
+    place of a thin dotted line ("": a whole one without a word).
     Words of x are drawn at even steps.
     """
     words = None if pd.api.types.is_numeric_dtype(table[x]) else list(dict.fromkeys(table[x]))
     table = table.assign(at=table[x].map(words.index) if words else table[x])
     groups, width = _groups(table, by), np.ptp(table["at"])
-    grid = Facets(table, col=panel, sharey=sharey, height=4.2, aspect=0.9 if panel else 1.7)
+    height, aspect = (3.2, 1.3) if panel_row else (4.2, 0.9 if panel else 1.7)
+    grid = Facets(table, col=panel, row=panel_row, sharey=sharey, height=height, aspect=aspect)
     # A single panel has room beside it for a line's word, where no curve strikes it through.
     x_of, side, beside = (0.99, "right", "bottom") if panel else (1.01, "left", "center")
     y_of, above = (0.97, "top") if panel else (1.01, "bottom")
-    for (_, column, _), part in grid.facet_data():
-        axes = grid.axes[0, column]
+    for (row, column, _), part in grid.facet_data():
+        axes = grid.axes[row, column]
         for i, (word, rows) in enumerate(_groups(part, by, groups).items()):
             shift = 0.012 * (i - (len(groups) - 1) / 2)
             at = rows["at"] * (1 + shift) if logx else rows["at"] + shift * width * (not band)
@@ -140,15 +143,17 @@ def curves(
                 axes.errorbar(at, rows[value], error(rows, value), color=look(i)["color"], fmt="none", capsize=2)
         for word, level in horizontal.items():
             axes.axhline(level, **REFERENCE[bool(word)])
-            axes.text(x_of, level, word, transform=axes.get_yaxis_transform(), color=GREY, ha=side, va=beside)
+            text = axes.text(x_of, level, word, transform=axes.get_yaxis_transform(), color=GREY, ha=side, va=beside)
+            text.set_bbox({"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5} if word else None)
         for word, level in vertical.items():
             axes.axvline(level, **REFERENCE[bool(word)])
             axes.text(level, y_of, f" {word}", transform=axes.get_xaxis_transform(), color=GREY, va=above)
-        axes.set(xlabel=xlabel, xscale="log" if logx else "linear")
+        axes.set(xscale="log" if logx else "linear")
         if words:
             axes.set_xticks(range(len(words)), words)
-    grid.axes[0, 0].set_ylabel(ylabel)
-    return _finished(grid, title, panel)
+    grid.set_xlabels(xlabel)
+    grid.set_ylabels(ylabel)
+    return _finished(grid, title, panel, panel_row)
 
 
 def _groups(table: pd.DataFrame, by: str | None, names: Collection[str] = ()) -> dict[str, pd.DataFrame]:
@@ -169,7 +174,7 @@ def _finished(grid: Facets, title: str, *panels: str | None) -> Figure:
     if parts:
         grid.set_titles(", ".join(parts))
     figure, (handles, labels) = grid.figure, grid.axes[0, 0].get_legend_handles_labels()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.text(0.01, 1, title, ha="left", va="bottom", fontsize=12)  # no layout leaves room for it, at no height
     figure.tight_layout()
     if any(labels):
         under = (0.5, 0.1 / figure.get_figheight())
@@ -188,19 +193,34 @@ def crossings(crossovers: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_ends(axis: Axis, crossovers: pd.DataFrame) -> None:
-    """Ticks for :func:`crossings`: a rate every ten points, "always" below the first and "never" above the last."""
+    """Ticks for :func:`crossings`: a rate every ten points, "always" below the first and "never" above the last.
+
+    Along x these words stand a line lower, where no number is beside them.
+    """
     top = int(100 * crossovers.highest_rate.max())
     rates = list(range(0, top + 1, 10))
-    axis.set_ticks([-_BEYOND, *rates, top + _BEYOND], ["always", *map(str, rates), "never"])
+    ends = [f"\n{word}" if axis.axis_name == "x" else word for word in ("always", "never")]
+    axis.set_ticks([-_BEYOND, *rates, top + _BEYOND], [ends[0], *map(str, rates), ends[1]])
 
 
-def heat(wide: pd.DataFrame, *, title: str, bar: str, xlabel: str = "", text: pd.DataFrame | None = None) -> Figure:
-    """A matrix with its numbers (or ``text``) in its cells, in colours centred on 0 whose bar is labelled ``bar``."""
+def heat(
+    wide: pd.DataFrame,
+    *,
+    title: str,
+    bar: str,
+    xlabel: str = "",
+    text: pd.DataFrame | None = None,
+    share: bool = False,
+) -> Figure:
+    """A matrix with its numbers (or ``text``) in its cells, in colours whose bar is labelled ``bar``.
+
+    The colours are centred on 0, or run from 0 to 1 where each number is a ``share``.
+    """
     figure, axes = plt.subplots(figsize=(2.6 + 0.9 * wide.shape[1], 0.42 * len(wide) + 1.6))
     cells = {"annot": True, "fmt": ".2f"} if text is None else {"annot": text, "fmt": ""}
     limit = float(np.nanmax(np.abs(wide.to_numpy(dtype=float))))
-    colours = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "cbar_kws": {"label": bar}}
-    sns.heatmap(wide, ax=axes, linewidths=0.5, annot_kws={"size": 9}, **cells, **colours)
+    colours = {"cmap": "Blues", "vmin": 0, "vmax": 1} if share else {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
+    sns.heatmap(wide, ax=axes, linewidths=0.5, annot_kws={"size": 9}, cbar_kws={"label": bar}, **cells, **colours)
     axes.set(xlabel=xlabel, ylabel="", title=title)
     axes.tick_params(axis="y", rotation=0)
     axes.grid(False)

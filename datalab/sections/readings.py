@@ -288,14 +288,36 @@ def rate_in_words(rate: float, rates: ArrayLike) -> str:
     return stats.crossover_label(rate, rates).replace("<", "below").replace(">", "above")
 
 
+def from_rate(crossover: pd.DataFrame, on: str = "") -> str:
+    """From which noise rate on, of the lowest and the highest crossover of a table's rows."""
+    least, most = spread(crossover)[:2]
+    if least.startswith("above"):
+        return "at no rate studied"
+    return f"from {least}{f' to {most}' if most != least else ''}{on}"
+
+
+def spread(crossover: pd.DataFrame) -> list[str]:
+    """The lowest and the highest crossover of a table's rows, and the ends of their limits, as words."""
+    rates = crossover.lowest_rate.min(), crossover.highest_rate.max()
+    ends = crossover.crossover.min(), crossover.crossover.max(), crossover.low.min(), crossover.high.max()
+    return [rate_in_words(end, rates) for end in ends]
+
+
+def by_ranking(by_length: pd.DataFrame, stratum: str) -> dict[str, pd.DataFrame]:
+    """The rows of a stratum's trained models that stop early, by how long the models that rank were trained."""
+    chosen = by_length[(by_length.trained == STOPPED) & (by_length.stratum == stratum)]
+    return dict(list(chosen.groupby("reference", sort=False)))
+
+
 def length_title(by_length: pd.DataFrame) -> str:
-    """The figure's title: in how many lines the longest training gains on the shortest, by stratum."""
-    counts = []
-    for stratum, part in by_length[by_length.trained != STOPPED].groupby("stratum", sort=False):
-        first, last = part.trained.iloc[[0, -1]]
-        at = part[part.trained == last]
-        counts.append(f"{(at[f'{LONGER} low'] > 0).sum()} of {len(at)} {stratum}")
-    return f"{last} steps instead of {first}: pruning gains in {' and '.join(counts)} settings"
+    """The figure's title: the crossover by the shortest models that rank, and by those that stop early."""
+    stratum = by_length.stratum.iloc[0]
+    ranked = list(by_ranking(by_length, stratum).items())
+    each = [
+        f"{from_rate(at).removeprefix('from ')} if ranked by models {length if length == STOPPED else f'of {length}'}"
+        for length, at in (ranked[0], ranked[-1])
+    ]
+    return f"Crossover on {stratum} sets, trained models stopped early: {', '.join(each)}"
 
 
 def length_reading(by_length: pd.DataFrame) -> str:
@@ -309,11 +331,17 @@ def length_reading(by_length: pd.DataFrame) -> str:
         crossovers = part.groupby(["reading", "reference"], sort=False).crossover
         falls = [bool((line[1:] <= line[:-1]).all()) for line in crossovers.apply(np.asarray)]
         gains = "failed" if (own[last][f"{clean} low"] > 0).any() else "open"
+        ranked = [
+            f"{length}, {from_rate(at).removeprefix('from ')} (limits {' to '.join(spread(at)[2:])})"
+            for length, at in by_ranking(by_length, stratum).items()
+        ]
         lines.append(
             f"On {stratum} sets longer training makes pruning pay: **{sentences.judged(own[last], LONGER)}**. Mean d "
             f"over the rates less that at {first} steps, in points: {'; '.join(words)} pairs of reading and reference. "
             f"The crossover never rises from one length to the next in {sum(falls)} of {len(falls)}. Nothing is gained "
-            f"where no label is flipped: **{gains}** ({clean}, {last} steps, {sentences.tallied(own[last], clean)})."
+            f"where no label is flipped: **{gains}** ({clean}, {last} steps, {sentences.tallied(own[last], clean)}). "
+            f"With the trained models stopped early, the crossover by how long the models that rank were trained: "
+            f"{'; '.join(ranked)}."
         )
     return "\n\n".join(lines)
 
@@ -337,6 +365,7 @@ def primary_table(d: pd.DataFrame) -> pd.DataFrame:
 
 
 ABOVE, ABOVE_P = f"d above {100 * THRESHOLD:g} %", f"p above {100 * THRESHOLD:g} % (Holm)"
+UP_TO, RISE = f"d up to {100 * THRESHOLD:g} %", f"{ABOVE} less up to it"
 
 
 def full_by_reading(d: pd.DataFrame) -> pd.DataFrame:
@@ -354,6 +383,22 @@ def full_by_reading(d: pd.DataFrame) -> pd.DataFrame:
     above = pd.concat(compare.with_correction(part, "p", ABOVE_P) for _, part in above.groupby("stratum"))
     above = above.rename(columns=dict(zip(("d", "low", "high"), of_above, strict=False)))
     return best.merge(above[[*by, *of_above]], on=by)
+
+
+def full_crossover(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
+    """The noise rate from which the title's method is ahead of keeping everything, by stratum and reading.
+
+    Beside it a set's mean d over the rates up to the title's, and by how much it is higher over the rates above, with
+    95 % t-intervals. Asked for after the results were seen. ``d`` is :func:`read_by`.
+    """
+
+    def measure(part: pd.DataFrame) -> dict[str, float]:
+        low = part.rate <= THRESHOLD + 1e-9
+        up_to, above = (compare.by_set(part[at], "d") for at in (low, ~low))
+        return compare.mean_with_interval(up_to, UP_TO) | compare.mean_with_interval(above - up_to, RISE)
+
+    d = and_all(d.assign(d=d.d_full), "stratum")
+    return compare.crossovers_beside(d, root_seed, ["stratum", "reading"], measure)
 
 
 def best_gains(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -196,32 +196,42 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     ]
 
 
-def answer(crossover: pd.DataFrame, parts: pd.DataFrame, by_size: pd.DataFrame, full: pd.DataFrame) -> dict[str, str]:
+def answer(
+    crossover: pd.DataFrame,
+    parts: pd.DataFrame,
+    by_size: pd.DataFrame,
+    full: pd.DataFrame,
+    full_crossover: pd.DataFrame,
+) -> dict[str, str]:
     """What to take home, in sentences that follow the numbers: against random by stratum, then against keeping all.
 
     ``BRIEF`` names the shortest of it. The tables are :func:`crossovers`, :func:`parts`,
-    :func:`once_more.by_size`, :func:`readings.full_by_reading`.
+    :func:`once_more.by_size`, :func:`readings.full_by_reading`, :func:`readings.full_crossover`.
     """
     lines = {}
     for stratum in [name for name in STRATA if name in set(crossover.stratum)]:
         at = _on_all(crossover, stratum)
-        least, most, *limits = _spread(at)
+        least, most, *limits = readings.spread(at)
         never = f" {most.capitalize()}: at no rate studied." if least != most and most.startswith("above") else ""
         by = "whichever" if least == most else "depending on which"
         lines[stratum] = (
             f"On {at.sets.max()} {stratum} data sets, with models that stop early, dropping 30 % by influence beats "
-            f"dropping 30 % at random {_from(at, ' wrong labels on')}, {by} of four scores is counted (95 % "
-            f"limits of all four: {' to '.join(limits)}).{never}"
+            f"dropping 30 % at random {readings.from_rate(at, ' wrong labels on')}, {by} of four scores is counted "
+            f"(95 % limits of all four: {' to '.join(limits)}).{never}"
         )
         if stratum == VERDICT["stratum"]:
             lines[stratum] += " Below 0 %: with clean labels already." if least == "below 0 %" else ""
             if kinds := kinds_apart(parts, (BOTH, OTHERS)):
                 lines["kinds"] = kinds
     for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
-        each = [f"{_from(at)} with {name} training examples" for name, at in part.groupby("trained on", sort=False)]
+        each = [
+            f"{readings.from_rate(at)} with {name} training examples"
+            for name, at in part.groupby("trained on", sort=False)
+        ]
         lines[f"{stratum}, size"] = f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}."
     for stratum, part in full[full.stratum != "all"].groupby("stratum", sort=False):
-        lines[f"{stratum}, {AGAINST_ALL}"] = against_full(part)
+        own = full_crossover[full_crossover.stratum == stratum]
+        lines[f"{stratum}, {AGAINST_ALL}"] = " ".join([against_full(part), *([caught_up(own)] if len(own) else [])])
     return lines
 
 
@@ -229,8 +239,8 @@ def kinds_apart(parts: pd.DataFrame, kinds: tuple[str, ...] = (TWO, MORE, EASY, 
     """The balanced sets apart by their number of classes, by how easy they are, and by both, from :func:`parts`."""
     words = []
     for name, part in parts[parts.part.isin(kinds)].groupby("part", sort=False) if len(parts) else ():
-        limits = " to ".join(_spread(part)[2:])
-        words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {_from(part, ' on')} (limits {limits})")
+        limits = " to ".join(readings.spread(part)[2:])
+        words.append(f"on the {part.sets.iloc[0]:.0f} with {name} {readings.from_rate(part, ' on')} (limits {limits})")
     if not words:
         return ""
     return f"By number of classes and by clean F1, splits made after the results were seen: {'; '.join(words)}."
@@ -270,6 +280,16 @@ def against_full(table: pd.DataFrame) -> str:
     )
 
 
+def caught_up(table: pd.DataFrame) -> str:
+    """One stratum of :func:`readings.full_crossover`, in words."""
+    limits = " to ".join(readings.spread(table)[2:])
+    return (
+        f"It is ahead of keeping everything {readings.from_rate(table, ' wrong labels on')} (95 % limits of the "
+        f"{len(table)} scores: {limits}), asked for after the results were seen: up to 15 % the mean is, in points, "
+        f"{sentences.tallied(table, readings.UP_TO)}, above it higher by {sentences.tallied(table, readings.RISE)}."
+    )
+
+
 def both_verdicts(rule: TitleVerdict, first: TitleVerdict, statements: list[Statement]) -> str:
     """The verdicts on the title and why, in a clause each: where the threshold is, and that below it nothing is won."""
     refutes, reproduces = ([c for c in rule.conditions if c.role == role] for role in ("refutes", "reproduces"))
@@ -285,24 +305,12 @@ def both_verdicts(rule: TitleVerdict, first: TitleVerdict, statements: list[Stat
     )
 
 
-def _from(crossover: pd.DataFrame, on: str = "") -> str:
-    least, most = _spread(crossover)[:2]
-    if least.startswith("above"):
-        return "at no rate studied"
-    return f"from {least}{f' to {most}' if most != least else ''}{on}"
-
-
-def _spread(crossover: pd.DataFrame) -> list[str]:
-    """The lowest and the highest crossover of a table's rows, and the ends of their limits, as words."""
-    rates = crossover.lowest_rate.min(), crossover.highest_rate.max()
-    ends = crossover.crossover.min(), crossover.crossover.max(), crossover.low.min(), crossover.high.max()
-    return [readings.rate_in_words(end, rates) for end in ends]
-
-
 def crossover_title(crossover: pd.DataFrame) -> str:
     """The figure's title: the means' crossovers by stratum, over all data sets."""
     strata = {stratum: _on_all(crossover, stratum) for stratum in STRATA}
-    words = [f"{stratum} sets {_from(at).removeprefix('from ')}" for stratum, at in strata.items() if len(at)]
+    words = [
+        f"{stratum} sets {readings.from_rate(at).removeprefix('from ')}" for stratum, at in strata.items() if len(at)
+    ]
     return f"Crossover of the mean, by what is counted: {'; '.join(words)}"
 
 

@@ -7,15 +7,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pydantic
-import seaborn as sns
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from datalab import data, ledger, metrics, models, noise, seeds
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare
+from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval
 from datalab.sections.parameters import LONGER, Count, Datasets, Rate, TrainingParameters, estimated
 from datalab.sections.trials.trial import Trial
@@ -197,20 +195,15 @@ def baselines(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def baselines_figure(table: pd.DataFrame) -> Figure:
-    """A row a data set: each architecture's accuracy, and the majority class's; a colour each, a marker a family."""
-    table = table.sort_values("mlp accuracy", ignore_index=True)
-    figure, axes = plt.subplots(figsize=(8, 0.34 * len(table) + 1.6))
-    names = {f"{name} accuracy": name for name in (*models.ALL, "majority")}
-    long = table.rename(columns=names).melt("dataset", list(names.values()), "trained", "accuracy")
-    marker = {"reference": "o"} | dict(zip(models.FAMILIES, "sD^", strict=True))
-    markers = {name: marker[models.family(name)] for name in models.ALL} | {"majority": "P"}
-    colours = dict(zip(markers, sns.color_palette("husl", len(markers)), strict=True)) | {"majority": "black"}
-    looks = {"hue": "trained", "style": "trained", "markers": markers, "palette": colours}
-    sns.scatterplot(long, x="accuracy", y="dataset", ax=axes, **looks)
-    axes.set(xlim=(0, 1.02), xlabel="accuracy on the clean test set", ylabel="")
-    axes.set_title("What does the recipe reach on clean labels?")
-    sns.move_legend(axes, "center left", bbox_to_anchor=(1.01, 0.5), title=None)
-    return figure
+    """A row a data set, by the MLP's accuracy: each architecture's accuracy, and the majority class's."""
+    names = {f"{name} accuracy": name.replace("_", "\n") for name in (*models.ALL, "majority")}
+    wide = table.sort_values("mlp accuracy").set_index("dataset")[list(names)].rename(columns=names)
+    return plots.heat(
+        wide.rename_axis(index=None),
+        title="What does the recipe reach on clean labels?",
+        bar="accuracy on the clean test set",
+        share=True,
+    )
 
 
 def verdicts(p: Parameters, table: pd.DataFrame) -> list[Statement]:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import pydantic
-import seaborn as sns
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -21,7 +22,7 @@ from datalab import ledger, models, pruning, seeds, stats
 from datalab.data.streams import shift_of, shifting_stream
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, failure_predictor
+from datalab.sections import compare, failure_predictor, plots
 from datalab.sections import s3_1_problem_formulation as s3_1
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections.compare import SHARE, by_set, mean_with_interval
@@ -251,21 +252,32 @@ def tilted_less_natural(rows: pd.DataFrame) -> pd.Series:
     return (tilted - natural).rename("tilted less natural effect")
 
 
-def streams_figure(streams: pd.DataFrame) -> sns.FacetGrid:
+def streams_figure(streams: pd.DataFrame) -> Figure:
     """A column a stream: accuracy and confidence by window above, the share of seeds with each alarm below."""
+    alarms = [f"{name} alarm" for name in STATISTICS]
     quiet = streams.window.where(streams.part == "quiet").groupby(streams.dataset).transform("max") + 1
     rows = streams.assign(at=streams.window - quiet * (streams.part == "quiet"))
-    rows = rows.melt(["dataset", "at"], ["accuracy", "confidence", *(f"{name} alarm" for name in STATISTICS)], "seen")
-    rows["panel"] = np.where(rows.seen.str.endswith("alarm"), "share of seeds", "mean over seeds")
-    grid = sns.relplot(
-        rows.astype({"value": float}), x="at", y="value", hue="seen", style="seen", markers=True, row="panel",
-        col="dataset", kind="line", errorbar=None, height=2.5, aspect=1.3, facet_kws={"margin_titles": True},
-    )  # fmt: skip
-    grid.refline(x=-0.5, color="black", linestyle="-", linewidth=0.9)
-    grid.set_titles(col_template="{col_name}", row_template="{row_name}")
-    grid.set_axis_labels("window, from the first that shifts", "")
-    grid.figure.suptitle("Does a label-free monitor see the shift before accuracy falls?", x=0.01, y=1.03, ha="left")
-    return grid
+    rows = rows.astype(dict.fromkeys(alarms, float))
+    means = rows.groupby(["dataset", "at"])[["accuracy", "confidence", *alarms]].mean()
+    streams_of = rows.dataset.unique()
+    shape = {"sharex": "col", "sharey": "row", "height_ratios": (3, 2), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(2, len(streams_of), figsize=(1.8 + 2.6 * len(streams_of), 4.6), **shape)
+    for name, (above, below) in zip(streams_of, axes.T, strict=True):
+        part = means.loc[name]
+        for i, column in enumerate(("accuracy", "confidence")):
+            above.plot(part[column], label=column, markersize=3, linewidth=1, **plots.look(i))
+        shares = below.pcolormesh(part.index, STATISTICS, part[alarms].T, cmap="Blues", vmin=0, vmax=1)
+        for panel in (above, below):
+            panel.axvline(-0.5, color="black", linewidth=0.9)
+        above.set(title=name, ylim=(0, 1))
+        below.grid(False)
+    axes[1, 0].invert_yaxis()
+    axes[0, 0].set_ylabel("mean over seeds")
+    figure.supxlabel("window, from the first that shifts", fontsize=10)
+    figure.colorbar(shares, ax=axes, shrink=0.4, anchor=(0, 0), label="share of seeds")
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.04, 1.05))
+    figure.suptitle("Does a label-free monitor see the shift before accuracy falls?", x=0.01, ha="left", fontsize=12)
+    return figure
 
 
 def verdicts(

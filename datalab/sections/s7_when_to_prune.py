@@ -139,12 +139,14 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
 def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     """Keep everything or prune, all stopped early: which comparisons of :func:`against_everything` show a gain.
 
-    Shown is a gain whose p, corrected over its whole table, is below the level; large enough to be acted on is one
-    whose lower limit is above a point as well.
+    Shown is a gain, or a loss, whose p is below the level when corrected over all that were compared; large enough to
+    be acted on is a gain whose lower limit is above a point as well.
     """
     tables = compare.below({"F1": full, "accuracy": accuracy}, "score")
     asked = tables[(tables.trained == STOPPED) & tables.arm.isin(DROPPING)]
+    asked = compare.with_correction(asked, "p")
     ahead = asked[asked.low > 0]
+    losses = int(((asked.high < 0) & (asked["p (Holm)"] < LEVEL)).sum())
     shown = ahead[ahead["p (Holm)"] < LEVEL]
     large = shown[shown.low > MARGIN]
     where = sentences.listed(
@@ -159,8 +161,8 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
         f"**{advice}.** Dropping examples was compared with that {len(asked)} times: {asked.arm.nunique()} ways to "
         f"choose them, {asked[RATE].nunique()} shares of wrong labels, {asked.stratum.nunique()} kinds of data sets, "
         f"{asked.score.nunique()} scores. Corrected for so many looks (Holm) it gains in {len(shown)} "
-        f"({where}), by influence in {influence}, and by a point or more for certain in {len(large)}. Uncorrected it "
-        f"gains in {len(ahead)}."
+        f"({where}), by influence in {influence}, and by a point or more for certain in {len(large)}; it loses in "
+        f"{losses}. Uncorrected it gains in {len(ahead)}."
     )
 
 

@@ -34,7 +34,7 @@ class Parameters(SectionParameters):
     label: Column | None = None
     id: Column | None = None
     minutes: Annotated[float, pydantic.Field(gt=0, le=1440)] | None = None
-    splits: Annotated[int, pydantic.Field(ge=2, le=200, strict=True)] = 3
+    splits: Annotated[int, pydantic.Field(ge=2, le=200, strict=True)]
 
     @functools.cached_property  # it is asked twice where it says no
     def unfit(self) -> str:
@@ -113,8 +113,10 @@ def of_kind(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def answer(rows: pd.DataFrame) -> str:
-    """The five lines."""
-    return "\n\n".join(of_kind(rows, "line").text)
+    """The five lines; of the sample file, that they are of it."""
+    lines = "\n\n".join(of_kind(rows, "line").text)
+    sample = f"On the sample file ({ROWS} {KNOWN}, {FLIPPED:.0%} of the labels flipped): "
+    return sample + lines if "truth" in set(rows.kind) else lines
 
 
 def suspicious(rows: pd.DataFrame) -> pd.DataFrame:

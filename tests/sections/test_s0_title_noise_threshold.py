@@ -120,21 +120,25 @@ def test_the_sentences_follow_the_tables(rows):
     d = readings.read_by(stopped)
     crossover, full = s0.crossovers(d, 0), readings.full_by_reading(d)
     by_size = once_more.by_size(once_more.sized(stopped, rows.assign(train_cap=5000)), 0)
-    named = s0.answer(crossover, pd.DataFrame(), by_size, full)
+    beside = readings.full_crossover(d, 0)
+    named = s0.answer(crossover, pd.DataFrame(), by_size, full, beside)
     lines = list(named.values())
     assert [name for name in s0.BRIEF if name in named] == ["balanced", "balanced, against all"]
     assert "On 3 balanced data sets" in lines[0]
     assert "from 15.0 % to 20.0 % wrong labels on" in lines[0]
     assert "On 3 skewed data sets" in lines[1]
     assert lines[2].startswith("On 3 balanced data sets the same crossover: from 15.0 % to 20.0 % with up to 1,000")
-    one = s0.answer(crossover, pd.DataFrame(), by_size.drop_duplicates(["stratum", "trained on"]), full)
+    one = s0.answer(crossover, pd.DataFrame(), by_size.drop_duplicates(["stratum", "trained on"]), full, beside)
     assert re.match(r"On 3 balanced .* crossover: from [\d.]+ % with up to 1,000", one["balanced, size"])
     assert lines[4] == named["balanced, against all"]
     assert lines[4].startswith("Against keeping everything ")
     assert "on 3 balanced sets, ahead at 20 %, 40 % (F1, quota); " in lines[4]  # each score by its name
     assert "behind at 0 %, 10 % (F1, quota); 0 %, 10 % (accuracy, quota)" in lines[4]
     assert "best mean is 25.0 [22.5, 27.5] points, F1, quota, at 40 %" in lines[4]
-    assert len(s0.answer(crossover, pd.DataFrame(), pd.DataFrame(), full)) == len(lines) - 2
+    assert re.search(
+        r"ahead of keeping everything from \d.* limits of the 4 scores: .*, asked for after the results", lines[4]
+    )
+    assert len(s0.answer(crossover, pd.DataFrame(), pd.DataFrame(), full, beside)) == len(lines) - 2
     title = s0.crossover_title(crossover)
     assert title.endswith("balanced sets 15.0 % to 20.0 %; skewed sets 15.0 % to 20.0 %")
 
@@ -155,7 +159,7 @@ def test_no_win_is_claimed_at_rates_that_were_not_run(rows, shift, words, last):
     d = readings.read_by(stopped)
     crossover, parts = s0.crossovers(d, 0), s0.parts(d, readings.clean_f1(stopped), 0)
     by_size = once_more.by_size(once_more.sized(stopped, rows.assign(train_cap=5000)), 0)
-    named = s0.answer(crossover, parts, by_size, readings.full_by_reading(d))
+    named = s0.answer(crossover, parts, by_size, readings.full_by_reading(d), readings.full_crossover(d, 0))
     assert words in named["balanced"]
     assert named["balanced"].endswith(last)
     if shift < -0.5:
@@ -257,8 +261,21 @@ def test_a_longer_training_is_compared_with_the_shortest_data_set_by_data_set(ro
     assert "no label is flipped: **open** (d at 0 %, 1000 steps, -14.0, interval above 0 in 0" in text
     table["d at 0 % low"] += 0.2
     assert "no label is flipped: **failed**" in readings.length_reading(table.reset_index())
-    title = "1000 steps instead of 100: pruning gains in 0 of 6 balanced and 6 of 6 skewed settings"
-    assert readings.length_title(table.reset_index()) == title
+
+
+def test_the_crossover_by_the_length_of_the_models_that_rank_is_in_the_title_and_the_sentence(rows):
+    table = readings.by_length(rows, 0)
+    stopped = table[(table.trained == "stopped early") & (table.stratum == "balanced")]
+    least = {name: 100 * part.crossover.min() for name, part in stopped.groupby("reference")}
+    assert set(least) == {"100 steps", "1000 steps", "stopped early"}
+    title = readings.length_title(table)
+    assert title.startswith("Crossover on balanced sets, trained models stopped early: ")
+    assert f"{least['100 steps']:.1f} %" in title.split(", ")[1]
+    assert "if ranked by models of 100 steps" in title
+    assert title.endswith("if ranked by models stopped early")
+    text = readings.length_reading(table)
+    for name, at in least.items():
+        assert re.search(rf"{name}, {at:.1f} %[^;]* \(limits ", text)
 
 
 def test_more_examples_are_compared_with_fewer_data_set_by_data_set(rows):
@@ -365,6 +382,24 @@ def test_gains_on_keeping_everything_are_adjusted_over_the_readings_and_rates_of
         assert table[readings.ABOVE]["skewed", reading] == pytest.approx(above.loc[reading].mean())
         assert table[readings.ABOVE_P]["skewed", reading] == pytest.approx(p[reading])
     assert readings.full_by_reading(d[d.rate < 0.15])[readings.ABOVE].isna().all()  # of no such rate there is none
+
+
+def test_where_pruning_catches_up_with_keeping_everything_is_read_set_by_set(rows):
+    d = readings.read_by(readings.early_stopped(rows))
+    d["d_full"] = d.rate - 0.1 + d.dataset.map({name: i / 1000 for i, name in enumerate(d.dataset.unique())})
+    table = readings.full_crossover(d, 0).set_index(["stratum", "reading"])
+    assert set(table.index.get_level_values("stratum")) == {"balanced", "skewed", "all"}
+    for stratum in ("balanced", "skewed"):
+        own = d[(d.stratum == stratum) & (d.reading == "F1, quota")]
+        at = table.loc[stratum, "F1, quota"]
+        by_set = own.groupby("dataset").apply(lambda p: p.d_full[p.rate <= 0.15].mean(), include_groups=False)
+        above = own.groupby("dataset").apply(lambda p: p.d_full[p.rate > 0.15].mean(), include_groups=False)
+        interval = scipy_stats.t.interval(0.95, len(by_set) - 1, by_set.mean(), scipy_stats.sem(by_set))
+        names = [readings.UP_TO, f"{readings.UP_TO} low", f"{readings.UP_TO} high"]
+        assert at[names].tolist() == pytest.approx([by_set.mean(), *interval])
+        assert at[readings.RISE] == pytest.approx((above - by_set).mean())
+        assert at.crossover == pytest.approx(0.1 - (own.d_full - own.rate + 0.1).mean(), abs=1e-6)
+    assert readings.full_crossover(d[d.rate < 0.15], 0)[readings.RISE].isna().all()
 
 
 def test_no_one_of_two_sets_is_said_to_move_their_mean_most():

@@ -28,7 +28,8 @@ def cases() -> pd.DataFrame:
     for name in ("classes", "features", "rows"):
         frame[f"log {name}"] = rng.normal(size=len(frame))
     seen = frame.dataset.isin(LOOKED_AT).map({True: readings.LOOKED_AT, False: readings.UNTOUCHED})
-    return frame.assign(**{"data sets": seen, "pays": frame.d > 0, "trained": compare.STOPPED})
+    strata = {"data sets": seen, "stratum": frame.dataset.map(data.stratum)}
+    return frame.assign(**strata, pays=frame.d > 0, trained=compare.STOPPED)
 
 
 def test_a_set_is_foretold_by_the_others_that_were_looked_at_alone(cases):
@@ -45,8 +46,11 @@ def test_a_set_is_foretold_by_the_others_that_were_looked_at_alone(cases):
 
 def test_the_figures_of_a_predictor_are_scikit_learns(cases):
     p = foretelling.foretold(cases)
-    table = foretelling.predictors(p).set_index(["data sets", "predictor"])
-    part = p[p["data sets"] == readings.UNTOUCHED]
+    every = foretelling.predictors(p).set_index(["stratum", "data sets", "predictor"]).sort_index()
+    skewed = p[(p["data sets"] == readings.LOOKED_AT) & (p.stratum == "skewed")]
+    right = 100 * ((skewed.rate > 0.15) == skewed.pays).mean()
+    assert every.loc[("skewed", readings.LOOKED_AT, foretelling.TITLE_RULE), "right (%)"] == pytest.approx(right)
+    table, part = every.loc[foretelling.ALL], p[p["data sets"] == readings.UNTOUCHED]
     row, title = (table.loc[(readings.UNTOUCHED, name)] for name in ("gap", foretelling.TITLE_RULE))
     accuracy = balanced_accuracy_score(part.pays, part.gap > 0.5)
     assert row["balanced accuracy"] == pytest.approx(accuracy)
@@ -62,7 +66,7 @@ def test_the_figures_of_a_predictor_are_scikit_learns(cases):
 
 
 def test_what_was_expected_of_the_gap_held_failed_or_is_open_by_the_limits_of_its_lead():
-    leads = {"trained": compare.STOPPED, "data sets": "x", "predictor": "gap"}
+    leads = {"trained": compare.STOPPED, "data sets": "x", "stratum": foretelling.ALL, "predictor": "gap"}
     for word, (low, high) in {"balanced accuracy": (0.01, 0.2), "AUC": (-0.2, -0.01)}.items():
         leads |= {
             f"{word} {foretelling.AHEAD}{end}": value for end, value in (("", 0.1), (" low", low), (" high", high))
@@ -81,7 +85,7 @@ def test_where_pruning_pays_always_or_never_nothing_is_said_to_be_foretold(cases
     assert foretelling.expectation(table) == foretelling.NOTHING
     for which, part in table.groupby("data sets"):
         assert foretelling.foretells(part) == f"Data sets {which}: {foretelling.NOTHING}"
-    section = types.SimpleNamespace(figure=lambda figure, *a, **k: titles.append(figure.get_suptitle()))
+    section = types.SimpleNamespace(figure=lambda figure, *a, **k: titles.append(figure.texts[0].get_text()))
     titles = []
     shown("7_when_to_prune", "cell-13", predictors=table, section=section)
     assert titles == [foretelling.NOTHING]
@@ -89,15 +93,21 @@ def test_where_pruning_pays_always_or_never_nothing_is_said_to_be_foretold(cases
 
 def compared(**given):
     row = {"trained": compare.STOPPED, "stratum": "balanced", "arm": "loss, quota", readings.RATE: 20.0, "d": 0.02}
-    return row | {"low": 0.012, "high": 0.03, "p (Holm)": 0.01} | given
+    return row | {"low": 0.012, "high": 0.03, "p": 0.01} | given
 
 
 def test_only_a_gain_shown_after_holm_with_a_limit_above_a_point_changes_the_advice():
-    none = pd.DataFrame([compared(low=-0.01)])
-    kept = s7.recommended(pd.DataFrame([compared(low=0.008), compared(**{"p (Holm)": 0.2})]), none)
+    none = pd.DataFrame([compared(low=-0.01, p=0.9)])
+    kept = s7.recommended(pd.DataFrame([compared(low=0.008), compared(p=0.2)]), none)
     assert "but prune" not in kept
     assert "it gains in 1 (loss, quota, F1" in kept
-    assert kept.endswith("Uncorrected it gains in 2.")
+    assert kept.endswith("it loses in 0. Uncorrected it gains in 2.")
+    alone = pd.DataFrame([compared(p=0.02)])  # corrected over what is counted here, and over nothing else
+    assert "it gains in 1" in s7.recommended(alone, none)
+    assert "it gains in 0" in s7.recommended(pd.concat([alone, none]), none)
+    lost = pd.DataFrame([compared(d=-0.02, low=-0.03, high=-0.01, p=0.001)])
+    assert "it gains in 0" in s7.recommended(lost, none)
+    assert "it loses in 1." in s7.recommended(lost, none)
     assert "but prune where" in s7.recommended(pd.DataFrame([compared()]), none)
     for given in ({"arm": "oracle"}, {"trained": "3000 steps"}):  # neither is a way of dropping, stopped early
         assert "compared with that 1 times" in s7.recommended(pd.DataFrame([compared(**given)]), none)
