@@ -247,11 +247,13 @@ def judge_level(
     """A level, a score in [0, 1], judged by its difference to a base: a table's base row, or a trivial rule.
 
     ``measured``, ``low`` and ``high`` are the level's own, which has no effect size; the difference, with its interval
-    and its d_z, is in ``why``. ``how`` is as for :func:`judge`.
+    and its d_z, is in ``why``, beside that of the paper's two levels. ``how`` is as for :func:`judge`.
     """
     claim, made = find(claim_id), judge(claim_id, difference, **how)
     own = judge(claim_id, _measurement(level, bounds=(0, 1)), **how)
     why = made.why if base_row(claim) == claim_id else f"{made.why}; {_difference(made)}"
+    if base_row(claim) and (effect := reported_effect(claim)) is not None:
+        why = f"{why}; the paper's {sum(effect.floats()) / 2:+.4g}"
     # What the paper prints of a table's level is held against the difference, of any other against the level itself.
     excluded = made.excluded if base_row(claim) else own.excluded
     return replace(own, effect_size=None, verdict=made.verdict, why=why, excluded=excluded)

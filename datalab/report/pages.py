@@ -52,7 +52,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    env.filters |= {use.__name__: use for use in (figure, measured, parts, badge, unit, titled, dotted, minus)}
+    env.filters |= {use.__name__: use for use in (figure, measured, parts, judged, badge, unit, titled, dotted, minus)}
     env.filters |= {"markdown": notebookpages.markdown, "ticked": notebookpages.ticked}
     env.filters["duration"] = lambda seconds: "–" if seconds is None else span(seconds)
     env.filters["size"] = lambda count: "–" if count is None else do_filesizeformat(count, binary=True)
@@ -118,6 +118,15 @@ def figure(value: Any, decimals: int | None = None) -> str:
         return f"{value:,}".replace("-", "−")
     text = f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
     return text if "e" in text else text.replace("-", "−")
+
+
+_JUDGED = re.compile(r"(difference [-+.\d]+ \[[-+.\d, ]+\])(?:, d_z [-+.\d]+)?(; the paper's [-+.\d]+)?")
+
+
+def judged(row: Mapping[str, Any]) -> str:
+    """What a level is judged by, off the reason of its verdict: its difference to the base row, and the paper's."""
+    match = _JUDGED.search(str(row["why"]))
+    return "".join(filter(None, match.groups())) if match else ""
 
 
 def parts(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -63,6 +63,7 @@ def test_a_level_is_judged_by_its_difference_to_the_base_row_on_the_papers_side(
     assert statement.measured == pytest.approx(level.mean())
     assert statement.verdict == ledger.DIRECTION  # the paper's is 0.15 above vanilla's
     assert "difference +0.0500 [" in statement.why
+    assert statement.why.endswith("; the paper's +0.15")
     assert statement.effect_size is None  # the difference's d_z is no effect size of the level
     assert statement.low < statement.measured < statement.high
     assert (

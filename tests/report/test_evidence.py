@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datalab.report import evidence
+from datalab.report import evidence, pages
 
 TABLE = (
     "method,metric,note,value\npaper,F1,plain,1\nours,F1,as in the paper,2\nours,recall,paper,3\n+ IF (0.7),F1,x,4\n"
@@ -58,3 +58,9 @@ def test_of_very_many_raw_rows_every_data_set_shows_as_many(monkeypatch: pytest.
     shown = evidence.raw_rows({}, evidence.by_kind(["cells/one.parquet"], lambda _: rows))
     assert [(of.count, sum(map(len, of.files.values()))) for of in shown.sets] == [(3, 3), (30, 5)]
     assert shown.left == 25
+
+
+def test_a_cell_says_what_its_level_is_judged_by():
+    why = "at 99.5 % [-0.0223, 0.0183]; difference -0.0037 [-0.0157, +0.0083], d_z -0.17; the paper's +0.09"
+    assert pages.judged({"why": why}) == "difference -0.0037 [-0.0157, +0.0083]; the paper's +0.09"
+    assert pages.judged({"why": "not run in this profile"}) == ""
