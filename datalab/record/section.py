@@ -173,7 +173,7 @@ class Section:
             "profile": p.profile,
             "versions": ", ".join([f"Python {sys.version.split()[0]}", *libraries]),
             "device": f"{provenance.device(p.device)}, {threads} thread{'' if threads == '1' else 's'} a process",
-            "seeds": f"{getattr(p, 'seeds', 'none')} from root {p.root_seed}",
+            "root seed": p.root_seed,
             "record": as_word(provenance.shown(self.record)),
         }
         own = type(p).model_fields.keys() - SectionParameters.model_fields.keys()
