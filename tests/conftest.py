@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from datalab.record import Study
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # the machine may be: how long an example takes is no law
 os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, whose lines are not wrapped
 
 
