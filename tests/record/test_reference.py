@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from datalab.sections import STUDY
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
 TEXTS = {".ipynb", ".json", ".csv", ".md", ".tex", ".svg"}
+
+
+def test_the_reference_names_a_commit_that_is_here_and_says_that_nothing_was_changed_beside_it():
+    """Before: it was executed from a copy with uncommitted changes, whose commit nobody could look up."""
+    of = json.loads((REFERENCE / Manifest.NAME).read_text(encoding="utf-8"))["git"]
+    assert of["clean"] is True
+    git = ["git", "-C", str(REFERENCE)]
+    shallow = subprocess.run([*git, "rev-parse", "--is-shallow-repository"], capture_output=True, text=True)
+    if shallow.returncode or shallow.stdout.strip() != "false":
+        pytest.skip("not a clone with its history")
+    assert subprocess.run([*git, "merge-base", "--is-ancestor", of["commit"], "HEAD"]).returncode == 0
 
 
 def test_every_mutation_of_every_file_of_the_reference_is_caught(tmp_path: Path, record_property: Callable) -> None:
