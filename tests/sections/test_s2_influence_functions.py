@@ -185,7 +185,7 @@ def test_the_answer_says_which_way_the_comparison_fell(mean, half_width, p, word
     ("given", "words"),
     [
         ({"refits": 1}, "'refits'"),
-        ({"mislabel_rates": [0.0]}, "must be above 0"),
+        ({"mislabel_rates": [0.0]}, "greater than 0"),
         ({"mislabel_rates": []}, "'mislabel_rates'"),
         ({"picture_dataset": "adult"}, "'picture_dataset'"),
         ({"retrain_seeds": 1}, "'retrain_seeds'"),

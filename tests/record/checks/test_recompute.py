@@ -158,7 +158,7 @@ def uncounted(notebook: dict) -> None:
 
 def at_the_start(notebook: dict) -> None:
     output = next(o for c in notebook["cells"] for o in c.get("outputs", []) if o.get("name") == "stdout")
-    output["text"] = "".join(output["text"]).replace("seeds ", "seeds 13 of ", 1)
+    output["text"] = "".join(output["text"]).replace("root seed ", "root seed 13 of ", 1)
 
 
 def in_prose(notebook: dict) -> None:

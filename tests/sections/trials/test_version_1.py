@@ -162,8 +162,8 @@ def test_crossovers_at_no_rate_are_drawn_beyond_the_rates():
     figure = plots.intervals(drawn, "crossover", "architecture", title="", xlabel="")
     plots.name_ends(figure.axes[0].xaxis, crossovers)
     ticks = dict(zip(figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True))
-    assert ticks[drawn.crossover.item()].get_text() == "never"
-    assert next(iter(ticks.values())).get_text() == "always"
+    assert ticks[drawn.crossover.item()].get_text().strip() == "never"
+    assert next(iter(ticks.values())).get_text().strip() == "always"
 
 
 @pytest.mark.parametrize(
