@@ -174,7 +174,8 @@ def verify_command(
     if cells and hashes_only:
         raise UserError("--cells: it needs what --hashes-only leaves out; give one of them")
     drawn = None if cells is None else Drawn(cells, int(time.time()) if seed is None else seed)
-    with folder.reading(record):
+    what = "Checking hashes" if hashes_only else "Computing every section anew from its raw rows"
+    with folder.reading(record), RunConsole().waiting(what):
         checked = verify.verify(record, study, recompute=not hashes_only, pages=report.differing, cells=drawn)
     state = _state(checked, hashes_only)
     done = [section for section in checked.recomputed if not section.problem]

@@ -269,3 +269,21 @@ def test_every_section_of_the_registry_can_be_planned_in_every_profile() -> None
         jobs = plan.jobs(STUDY, [], profile, {})
         assert [job.section for job in jobs] == list(STUDY.sections)
         assert all(job.estimate.seconds > 0 for job in jobs)
+
+
+def test_a_command_that_computes_nothing_starts_without_the_libraries_that_take_seconds():
+    asked = (
+        "import sys; from datalab import cli, sections; print(*{'torch', 'scipy.stats', 'sklearn'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_on_a_terminal_what_takes_a_while_says_so_and_a_log_is_spared_it(capsys, monkeypatch):
+    with RunConsole().waiting("Computing every section anew"):
+        pass
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    with RunConsole().waiting("Computing every section anew"):
+        pass
+    assert "Computing every section anew" in capsys.readouterr().out

@@ -45,9 +45,11 @@ class TitleVerdict:
             "refutes": "not refuted, for it is not shown",
             "reproduces": "not reproduced",
         }
-        missed = {role: [c for c in self.conditions if c.role == role and not c.held] for role in sides}
-        lines = {role: ", ".join(f"{c.text} ({c.detail})" for c in of_role) for role, of_role in missed.items()}
-        return [f"{sides[role]}: {line}" for role, line in lines.items() if line]
+        lines = []
+        for role, side in sides.items():
+            missed = [f"{c.text} ({c.detail})" for c in self.conditions if c.role == role and not c.held]
+            lines += [f"{side}: {', '.join(missed)}"] if missed else []
+        return lines
 
 
 def title_verdict(

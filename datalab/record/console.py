@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from rich.console import Console
@@ -53,6 +53,10 @@ class RunConsole:
             self.console.quiet = True
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def waiting(self, what: str) -> AbstractContextManager[Any]:
+        """On a terminal, that ``what`` is under way, for as long as it is; a log is spared it."""
+        return self.console.status(what) if self.console.is_terminal else nullcontext()
 
     def plan(self, planned: dict[str, Any]) -> None:
         """What :func:`datalab.record.plan.as_dict` says: the jobs with their cost, and the data sets to fetch first."""

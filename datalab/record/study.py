@@ -3,6 +3,7 @@
 The record knows neither the paper nor its experiments: another study with sections of its own could use it as it is.
 """
 
+import functools
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,13 @@ class Study:
             return tuple(self.find(name).stem for name in reads)
         return tuple(other.stem for other in self.sections if other.stem != section.stem)
 
+    @functools.cached_property
+    def _statements(self) -> dict[str, dict[str, Any]]:
+        return {row["id"]: row for row in self.ledger.statements()}
+
     def statement(self, claim_id: str) -> dict[str, Any]:
         """One statement of the ledger. Raises :class:`UserError`, with a suggestion, for an unknown id."""
-        known = {row["id"]: row for row in self.ledger.statements()}
+        known = self._statements
         if claim_id not in known:
             raise UserError(f"unknown claim '{claim_id}'{did_you_mean(claim_id, list(known))}")
         return known[claim_id]

@@ -118,14 +118,14 @@ def relative_to(base: ArrayLike) -> dict[str, float]:
 
 def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:
     """The rows whose columns have the values that ``where`` names."""
-    for name, wanted in where.items():
-        rows = rows[rows[name] == wanted]
-    return rows
+    fits = [(rows[name] == wanted).to_numpy(dtype=bool) for name, wanted in where.items()]
+    return rows[np.logical_and.reduce(fits)] if fits else rows
 
 
 def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
     """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
-    return rows_of_kind(rows, **where).groupby("dataset", sort=False)[column].mean()
+    rows = rows_of_kind(rows[["dataset", column, *where]], **where)
+    return rows.groupby("dataset", sort=False)[column].mean()
 
 
 def mean_with_interval(

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # scipy.stats takes over a second: it is imported where it is first used
 from numpy.typing import ArrayLike
-from scipy import stats as scipy_stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, nctdtr, stdtr, stdtrit
 
 from datalab.errors import UserError
 from datalab.labels import dense
@@ -58,7 +58,7 @@ def t_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float, floa
     """
     x, mean, error = _moments(x)
     _check_confidence(confidence)
-    half = scipy_stats.t.ppf((1 + confidence) / 2, x.shape[-1] - 1) * error
+    half = stdtrit(x.shape[-1] - 1, (1 + confidence) / 2) * error
     low, high = mean - half, mean + half
     if bounds is not None:
         a, b = bounds
@@ -86,7 +86,7 @@ def guarded_interval(x: ArrayLike, confidence: float = 0.95, bounds: tuple[float
     """
     x, mean, error = _moments(x)
     n, student, (least, most) = x.shape[-1], t_interval(x, confidence, bounds), bounds or (-np.inf, np.inf)
-    half = scipy_stats.t.ppf((1 + confidence) / 2, n - 1) / np.sqrt(n)
+    half = stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
     centred = np.where(error[..., None] > 0, x - mean[..., None], np.arange(n) - (n - 1) / 2)
     skew = np.mean(centred**3, axis=-1) / np.mean(centred**2, axis=-1) ** 1.5
     flat = np.abs(skew) < 1e-6  # so also units that do not vary
@@ -109,7 +109,7 @@ def t_test(d: ArrayLike) -> PairedTest:
     """
     d, mean, error = _moments(d)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * scipy_stats.t.sf(np.abs(mean / error), d.shape[-1] - 1)
+        p = 2 * stdtr(d.shape[-1] - 1, -np.abs(mean / error))
     return PairedTest(_plain(_without_variation(p, mean, error)), 0.0)
 
 
@@ -210,7 +210,7 @@ def wilcoxon(d: ArrayLike) -> PairedTest:
     """
     d, _, _ = _moments(d, least=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.asarray(scipy_stats.wilcoxon(d, axis=-1, zero_method="pratt").pvalue, dtype=float)
+        p = np.asarray(scipy.stats.wilcoxon(d, axis=-1, zero_method="pratt").pvalue, dtype=float)
     p = np.where(np.any(d != 0, axis=-1), p, 1.0)
     return PairedTest(_plain(p), p_floor(d.shape[-1]))
 
@@ -299,15 +299,15 @@ def _studentised(centred: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _noncentrality(t: float, dof: int, tail: float) -> float:
-    """The noncentrality delta at which P(T <= t) = tail, by Brent on ``scipy.stats.nct``; P falls as delta grows."""
+    """The noncentrality delta at which P(T <= t) = tail, by Brent on ``nctdtr``; P falls as delta grows."""
     from scipy.optimize import brentq
 
-    if abs(t) > 300:  # nct breaks down; here T is delta / (chi / sqrt(dof)) to within 1 part in |t|
-        return t * np.sqrt(scipy_stats.chi2.ppf(1 - tail if t > 0 else tail, dof) / dof)
+    if abs(t) > 300:  # nctdtr breaks down; here T is delta / (chi / sqrt(dof)) to within 1 part in |t|
+        return t * np.sqrt(scipy.stats.chi2.ppf(1 - tail if t > 0 else tail, dof) / dof)
 
     def gap(delta: float) -> float:
-        below = float(scipy_stats.nct.cdf(t, dof, delta))
-        # nct gives nan in the far tails, where the answer is 1 (delta far below t) or 0 (far above).
+        below = float(nctdtr(dof, delta, t))
+        # nctdtr gives nan in the far tails, where the answer is 1 (delta far below t) or 0 (far above).
         return (float(delta < t) if np.isnan(below) else below) - tail
 
     spread = 3 * np.sqrt(1 + t**2 / (2 * dof))

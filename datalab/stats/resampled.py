@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
+from scipy.special import stdtr
 
 from datalab.errors import UserError
 from datalab.labels import dense
@@ -53,6 +53,6 @@ def corrected_resampled_t(
         largest = np.abs(z).max(1) / np.sqrt(rng.chisquare(splits - 1, DRAWS) / (splits - 1))
         half[varies] = np.quantile(largest, confidence) * error[varies]
         t = np.abs(mean[varies]) / error[varies]
-        single = 2 * scipy_stats.t.sf(t, splits - 1)  # the draws' floor must not be below one arm's own p
+        single = 2 * stdtr(splits - 1, -t)  # the draws' floor must not be below one arm's own p
         p[varies] = np.maximum((largest[:, None] >= t).mean(0), single)
     return Simultaneous(mean, mean - half, mean + half, p)
