@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import ttest_ind
 
-from datalab import seeds, stats
+from datalab import data, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement, rawrows
 from datalab.sections import sentences
@@ -118,8 +118,9 @@ def relative_to(base: ArrayLike) -> dict[str, float]:
 
 def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:
     """The rows whose columns have the values that ``where`` names."""
-    fits = [(rows[name] == wanted).to_numpy(dtype=bool) for name, wanted in where.items()]
-    return rows[np.logical_and.reduce(fits)] if fits else rows
+    for name, wanted in where.items():
+        rows = rows[rows[name] == wanted]
+    return rows
 
 
 def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
@@ -263,26 +264,37 @@ def crossovers_beside(
     return shown.merge(table(d, by, measure), on=list(by))
 
 
-def without_one(d: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """How far each group's crossover and its upper limit hang on any one data set (:func:`crossovers`).
+LEFT_OUT = {"a data set": lambda name: name, "all sets of a domain": lambda name: data.REGISTRY[name].domain}
 
-    ``least``, ``most`` and ``highest limit`` are those of all sets but one, ``without`` that one, empty where no set
-    moves it. A group of fewer than three sets or of one rate is left out.
+
+def without_one(d: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """How far each group's crossover and its upper limit hang on any one data set, or domain (:func:`crossovers`).
+
+    ``least``, ``most`` and ``highest limit`` are those of all sets but those ``left out``, ``without`` names these; it
+    is empty where none moves it. A group that has fewer than two sets without them, or one rate, is left out.
     """
     ends = {"least": (0, np.argmin), "most": (0, np.argmax), "highest limit": (2, np.argmax)}
 
+    def enough(part: pd.DataFrame) -> bool:
+        sets = part.groupby("group").dataset.nunique()
+        return part.rate.nunique() > 1 and sets.sum() - sets.max() > 1
+
     def measure(part: pd.DataFrame) -> dict[str, Any]:
         values, rates = curves(part, "d")
-        names, without = part.dataset.unique(), stats.crossovers_without_one(values, rates)
-        row = {}
+        groups = part.drop_duplicates("dataset").group
+        without = stats.crossovers_without(values, rates, groups)
+        names, limits, row = list(without), np.array(list(without.values())), {}
         for end, (column, extreme) in ends.items():
-            at = extreme(without[:, column])
-            moved = without[:, column].min() < without[:, column].max()
-            row |= {end: without[at, column], f"{end}, without": names[at] if moved else ""}
-        return row | {"sets": len(names), "lowest_rate": rates.min(), "highest_rate": rates.max()}
+            at = extreme(limits[:, column])
+            moved = limits[:, column].min() < limits[:, column].max()
+            row |= {end: limits[at, column], f"{end}, without": names[at] if moved else ""}
+        return row | {"sets": len(groups), "lowest_rate": rates.min(), "highest_rate": rates.max()}
 
-    several = d.groupby(list(by)).filter(lambda part: part.dataset.nunique() > 2 and part.rate.nunique() > 1)
-    return table(several, by, measure)
+    parts = {}
+    for kind, group_of in LEFT_OUT.items():
+        grouped = d.assign(group=d.dataset.map(group_of))
+        parts[kind] = table(grouped.groupby(list(by)).filter(enough), by, measure)
+    return below(parts, "left out")
 
 
 RATES_SHOWN = ("crossover", "low", "high", "least", "most", "highest limit")  # columns of noise rates

@@ -266,9 +266,9 @@ def by_dataset(d: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_one_reading(without_one: pd.DataFrame) -> str:
-    """How far the crossovers of :func:`compare.without_one` hang on single data sets, by stratum."""
+    """How far the crossovers of :func:`compare.without_one` hang on single data sets and domains, by stratum."""
     lines = []
-    for stratum, part in without_one.groupby("stratum", sort=False):
+    for (left_out, stratum), part in without_one.groupby(["left out", "stratum"], sort=False):
         rates, top = (part.lowest_rate.min(), part.highest_rate.max()), part.loc[part["highest limit"].idxmax()]
         ends = part.least.min(), part.most.max(), top["highest limit"]
         least, most, limit = (rate_in_words(end, rates) for end in ends)
@@ -277,10 +277,10 @@ def without_one_reading(without_one: pd.DataFrame) -> str:
         name = top["highest limit, without"]
         of = f" (without {name}, {top.reading})" if name else ""
         lines.append(
-            f"On {stratum} sets, whichever one of them is left out, the crossover lies {between}, by which score is "
+            f"- On {stratum} sets without {left_out}, whichever it is, the crossover lies {between}, by which score is "
             f"counted, and its 95 % limits reach {reach}{of}."
         )
-    return " ".join(lines) or "Too few sets to leave one out."
+    return "\n".join(lines) or "Too few sets to leave one out."
 
 
 def rate_in_words(rate: float, rates: ArrayLike) -> str:

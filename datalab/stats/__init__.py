@@ -15,7 +15,7 @@ from datalab.stats.crossover import (
     crossover_bootstrap,
     crossover_label,
     crossovers_apart,
-    crossovers_without_one,
+    crossovers_without,
     isotonic,
 )
 from datalab.stats.decision import SIDES, decide, refuting_p
@@ -39,7 +39,7 @@ from datalab.stats.variance import common_share, common_share_measured, levels_e
 __all__ = ["SIDES", "EffectSize", "Interval", "Measurement", "Share", "Simultaneous", "bonferroni",
            "clustered_correlation", "clustered_f1", "clustered_f1_lead", "cohens_dz", "common_share",
            "common_share_measured", "corrected_resampled_t", "crossover", "crossover_bootstrap", "crossover_label",
-           "crossovers_apart", "crossovers_without_one", "decide", "effect_needed", "f1", "guarded",
+           "crossovers_apart", "crossovers_without", "decide", "effect_needed", "f1", "guarded",
            "guarded_interval", "holm", "isotonic", "jackknifed", "levels_exchanged", "mean_correlation", "moments",
            "nested_dz", "outcomes", "p_floor", "p_floor_unpaired", "paired_bootstrap", "paired_summary", "pearson",
            "power", "refuting_p", "resampled_means", "seeds_needed", "sign_flip_test", "sums_of_squares", "t_interval",

@@ -10,7 +10,7 @@ The fit is the least-squares non-decreasing one, equal weights, linear between r
 Infinities order correctly, so a quantile of crossovers needs no special case; nan never appears.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -150,20 +150,26 @@ def crossovers_apart(a: ArrayLike, b: ArrayLike, rates: ArrayLike, confidence: f
     return Interval(float(apart), float(low), float(high), confidence, len(a))
 
 
-def crossovers_without_one(d: ArrayLike, rates: ArrayLike, confidence: float | None = None) -> np.ndarray:
-    """The crossover of ``d (sets, seeds, R)`` and its two limits, as :func:`crossover_bootstrap`'s, without each set.
+def crossovers_without(
+    d: ArrayLike, rates: ArrayLike, groups: ArrayLike, confidence: float | None = None
+) -> dict[Any, tuple[float, float, float]]:
+    """The crossover of ``d (sets, seeds, R)`` and its two limits, as :func:`crossover_bootstrap`'s, without each group.
 
-    A row a set that is left out, in their order: (sets, 3). An interval over sets holds where these are alike; one that
-    hangs on a single set shows here.
+    ``groups (sets,)`` has the group of every set: itself, or what sets of a kind have in common. An interval over sets
+    holds where these are drawn one by one; one that hangs on a single set, or on a kind of them, shows here.
 
     Raises:
-        UserError: as :func:`crossover_bootstrap`, and fewer than 3 sets.
+        UserError: as :func:`crossover_bootstrap`, groups of another length, and fewer than 2 sets without one of them.
     """
     confidence = protocol().crossover["confidence"] if confidence is None else confidence
     rates, d = _checked(rates, d)
-    if d.ndim != 3 or len(d) < 3:
-        raise UserError(f"d: shape {d.shape} will not do; it needs (sets, seeds, rates) with at least 3 sets")
-    return np.array([_with_limits(rates, np.delete(d, left_out, axis=0), confidence) for left_out in range(len(d))])
+    groups = np.asarray(groups)
+    if d.ndim != 3 or groups.shape != d.shape[:1]:
+        raise UserError(f"d, groups: shapes {d.shape}, {groups.shape}; they must be (sets, seeds, rates) and (sets,)")
+    others = {group: d[groups != group] for group in dict.fromkeys(groups.tolist())}
+    if few := [group for group, rest in others.items() if len(rest) < 2]:
+        raise UserError(f"groups: without {few[0]!r} fewer than 2 sets are left; at least 2 are needed")
+    return {group: _with_limits(rates, rest, confidence) for group, rest in others.items()}
 
 
 def _with_limits(rates: np.ndarray, d: np.ndarray, confidence: float) -> tuple[float, float, float]:

@@ -72,13 +72,22 @@ def test_a_crossover_that_hangs_on_one_set_names_it(rows):
     d.loc[d.dataset == "mnist5k", "d"] -= 0.3  # this one alone pays late
     table = compare.without_one(d, ["stratum", "reading"])
     own = table[(table.stratum == "balanced") & (table.reading == "F1, quota")].iloc[0]
+    assert own["left out"] == "a data set"
     assert own.least == pytest.approx(0.145)  # of the other two, the mean of .15 and .14
     assert own["least, without"] == "mnist5k"
     assert own["most, without"] != "mnist5k"
     assert own.sets == 3
     said = readings.without_one_reading(table)
-    assert "On balanced sets, whichever one of them is left out, the crossover lies between 14.5 % and" in said
+    assert "On balanced sets without a data set, whichever it is, the crossover lies between 14.5 % and" in said
     assert set(compare.without_one(d[d.dataset != "mnist5k"], ["stratum", "reading"]).stratum) == {"skewed"}
+    assert set(table["left out"]) == {"a data set"}  # without its two pictures a stratum here has one set
+    pooled = compare.without_one(d.assign(stratum="all"), ["stratum", "reading"]).set_index(["left out", "reading"])
+    own, late = pooled.loc[("all sets of a domain", "F1, quota")], ["optdigits", "mnist5k"]
+    assert own["least, without"] == "image"
+    assert own.least == pytest.approx(compare.crossovers(d[~d.dataset.isin(late)], "d", 0, ["reading"]).crossover[0])
+    assert "- On all sets without all sets of a domain, whichever it is," in readings.without_one_reading(
+        pooled.reset_index()
+    )
     assert readings.without_one_reading(compare.without_one(d[:0], ["stratum"])) == "Too few sets to leave one out."
 
 

@@ -130,13 +130,18 @@ def test_a_crossover_beyond_the_rates_counts_at_their_end_and_so_do_its_limits()
         stats.crossovers_apart(never[:8], always, RATES)
 
 
-def test_without_each_set_the_crossover_and_its_limits_are_those_of_the_others():
+def test_without_each_set_or_group_the_crossover_and_its_limits_are_those_of_the_others():
     d = (RATES - 0.15) * 0.3 + rng(1).normal(0, 0.02, (5, 1, 1)) + rng(2).normal(0, 0.005, (5, 2, 9))
     d[3] -= 0.1  # one set pays much later
-    without = stats.crossovers_without_one(d, RATES)
-    for left_out in range(5):
-        others = stats.crossover_bootstrap(np.delete(d, left_out, axis=0), RATES, rng(0), 1)
-        assert without[left_out].tolist() == [others.estimate, others.low, others.high]
-    assert without[:, 0].argmin() == without[:, 2].argmin() == 3
-    with pytest.raises(UserError, match="at least 3 sets"):
-        stats.crossovers_without_one(d[:2], RATES)
+    for groups in ([0, 1, 2, 3, 4], ["a", "b", "a", "c", "b"]):
+        without = stats.crossovers_without(d, RATES, groups)
+        assert list(without) == list(dict.fromkeys(groups))
+        for group, limits in without.items():
+            kept = [place for place, of in enumerate(groups) if of != group]
+            others = stats.crossover_bootstrap(d[kept], RATES, rng(0), 1)
+            assert limits == (others.estimate, others.low, others.high)
+        assert min(without, key=without.get) == groups[3]
+    with pytest.raises(UserError, match="without 'a' fewer than 2 sets"):
+        stats.crossovers_without(d, RATES, ["a", "a", "a", "a", "b"])
+    with pytest.raises(UserError, match=r"\(4,\)"):
+        stats.crossovers_without(d, RATES, range(4))
