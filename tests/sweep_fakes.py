@@ -25,6 +25,12 @@ def square(number: int, log: str, fault: str = "", seconds: float = 0.0) -> list
     return [{"number": number, "square": number**2}]
 
 
+def process(number: int) -> list[dict[str, Any]]:
+    """The process that this task ran in; it takes long enough for another worker to have another one."""
+    time.sleep(0.3)
+    return [{"number": number, "process": os.getpid()}]
+
+
 def tasks(folder: Path, count: int = 4, **faults: str) -> list[Task]:
     """A grid of them that logs in ``folder``; ``at2="raise"`` is the fault of number 2."""
     log = str(folder / "log")

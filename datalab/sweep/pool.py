@@ -20,6 +20,7 @@ from datalab.sweep import rowfiles
 from datalab.sweep.task import Task
 
 _ATTEMPTS = 3
+_IDLE_SECONDS = 60.0  # after which a worker that has nothing to do ends, and gives its memory back
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
@@ -95,20 +96,29 @@ def _here(tasks: Sequence[Task]) -> Iterator[Attempt]:
 
 
 def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
-    """A pool of one process a worker, each with one task at a time: one that dies is charged to its own task alone."""
+    """A pool of one process a worker, each with one task at a time: one that dies is charged to its own task alone.
+
+    Workers that a finished sweep leaves are the next one's: they have imported what tasks need, which takes seconds.
+    """
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     # A worker whose memory has grown is replaced between two tasks: nothing is lost, and its path is not for a record.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     died = Counter[str]()
     waiting = list(tasks)
-    idle: list[Any] = [_worker() for _ in range(min(workers, len(waiting)))]
+    idle = [_left.pop() if _left else _worker() for _ in range(min(workers, len(waiting)))]
     running: dict[Any, tuple[Task, Any]] = {}
     try:
         while waiting or running:
             while waiting and idle:
                 task, worker = waiting.pop(0), idle.pop()
-                running[worker.submit(task.rows)] = task, worker
+                try:
+                    future = worker.submit(task.rows)
+                except BrokenProcessPool:  # it was killed while it had nothing to do
+                    worker.shutdown(wait=True, kill_workers=True)
+                    worker = _worker()
+                    future = worker.submit(task.rows)
+                running[future] = task, worker
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task, worker = running.pop(future)
                 try:
@@ -124,15 +134,21 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
                 else:
                     idle.append(worker)
                 yield task, rows, seconds
+        _left.extend(idle)
+        idle.clear()
     finally:
         for worker in [*idle, *(worker for _, worker in running.values())]:
             worker.shutdown(wait=True, kill_workers=True)
 
 
+_left: list[Any] = []
+
+
 def _worker() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(1, initializer=_start_worker, initargs=(os.getpid(),), env=WORKER_ENVIRONMENT)
+    start = {"initializer": _start_worker, "initargs": (os.getpid(),), "env": WORKER_ENVIRONMENT}
+    return ProcessPoolExecutor(1, timeout=_IDLE_SECONDS, **start)
 
 
 def _start_worker(parent: int) -> None:

@@ -78,6 +78,25 @@ def test_a_task_that_always_kills_its_worker_is_given_up_and_named(tmp_path):
     assert len(list((tmp_path / "cells").glob("*.parquet"))) == 1
 
 
+def test_the_next_sweep_has_the_workers_that_the_last_one_left_and_another_for_one_that_died_since(tmp_path):
+    def processes(numbers):
+        grid = [Task("sweep_fakes:process", {"number": number}) for number in numbers]
+        return set(sweep.run(grid, tmp_path / "cells", workers=2).process)
+
+    first = processes([0, 1])
+    assert len(first) == 2
+    assert processes([2, 3]) == first
+    killed = first.pop()
+    psutil.Process(killed).kill()
+    time.sleep(1.0)  # its executor has seen it
+    later = processes([4, 5])
+    assert killed not in later
+    assert later & first == first
+    with pytest.raises(SweepError):  # it is over as well, and its workers are whole
+        sweep.run(tasks(tmp_path, 2, at1="raise"), tmp_path / "cells", workers=2)
+    assert processes([6, 7]) == later
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:30] + b"\xff" + b[31:]])
 def test_a_torn_or_altered_file_is_run_again(tmp_path, damage):
     sweep.run(tasks(tmp_path, 2), tmp_path / "cells", workers=1)
