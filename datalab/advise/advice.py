@@ -1,6 +1,5 @@
 """The whole way from a file to an :class:`Advice`: read, pilot, conclude, score every row."""
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,19 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from datalab import labels as label_kinds
 from datalab import metrics, pruning, seeds
-from datalab.advise import features, pilot, reading, verdict
+from datalab.advise import features, pilot, reading
+from datalab.advise.verdict import ACT, Verdict, conclude, lines, name
 from datalab.data.splits import allot
 from datalab.errors import MOST, UserError, did_you_mean
 from datalab.influence.settings import number
 
 LEAST_OF_CLASS = 20
 NO_LABEL = ("", "nan", "<na>")  # words that stand for a missing label or group
+WHOLE = r"[-+]?(?:0|[1-9]\d{0,14})(?:\.0+)?"
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
 SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
@@ -39,7 +39,7 @@ class Advice:
     rows as they were read.
     """
 
-    verdict: verdict.Verdict
+    verdict: Verdict
     facts: dict[str, Any]
     kept: pd.DataFrame
     flagged: pd.DataFrame
@@ -87,27 +87,31 @@ def advise(
 
     Raises UserError, one line, for what cannot be advised on. Ctrl-C after two splits gives the answer so far.
     """
-    started = time.perf_counter()
-    began = started if began is None else began
+    began = time.perf_counter() if began is None else began
     minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
     if splits is not None:
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
-    if unknown := sorted({*(read or {})} - {"delimiter", "decimal", "encoding"}):
+    read = read or {}
+    if unknown := sorted({*read} - {"delimiter", "decimal", "encoding"}):
         raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
+    by_row = {"label": y, "id": ids, "group": groups, "features": embedded, "pred_probs": pred_probs}
+    for what, values in by_row.items():
+        _refuse_other_order(what, values, X)
+    _refuse_other_order("test label", y_test, X_test)
     given = (label if y is None else y, ids, groups, y_test)
     label, ids, groups, y_test = (str(of) if isinstance(of, int | np.integer) else of for of in given)  # a column's
-    source = reading.read(X, **(read or {}))
+    source = reading.read(X, **read)
     table = labelled(source, label, source.key if ids is None else ids, groups)
-    codes, detected, n = table.rows.code.to_numpy(), source.detected, int((table.rows.code >= 0).sum())
-    others = source if embedded is None else reading.read(embedded)
+    codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
+    n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
+    others = source if embedded is None else _features(embedded, len(codes))
     named = [others.label, *(table.named.values() if others is source else ())]
-    names, chosen = [name for name in others.columns if name not in named], _pool_rows(codes, seed)
-    raw = table.take(others, names, chosen)
-    columns, preparing = features.Columns(raw, others, pretrained), -time.perf_counter()
-    frame = columns.typed(raw)
-    preparing += time.perf_counter()
-    detected += columns.detected
+    columns = [column for column in others.columns if column not in named]
+    raw = others.take(columns, chosen)
+    kinds = features.Columns(raw, others, pretrained)
+    frame = kinds.typed(raw)
+    detected += kinds.detected
     of_row, clean, clean_codes = pd.util.hash_pandas_object(frame, index=False), None, None
     left_out = of_row.duplicated().to_numpy()
     if left_out.any():
@@ -115,13 +119,8 @@ def advise(
         line = f"{left_out.sum():,} rows repeat another's features (of {len(frame):,} looked at)"
         detected.append(f"duplicates: {line}, {other:,} with another label; the pilot sees each once")
     if X_test is not None:
-        if others.directions:
-            try:
-                X_test = others.directions(scipy.sparse.csr_matrix(X_test))
-            except (ValueError, TypeError) as error:
-                raise reading.unreadable("X_test", error) from None
-        test = reading.read(X_test, **(read or {}))
-        clean, clean_codes = _clean(test, y_test, table, columns)
+        test = reading.read(X_test, **read)
+        clean, clean_codes = _clean(test, y_test, table, kinds)
         in_test = of_row.isin(pd.util.hash_pandas_object(clean, index=False)).to_numpy()
         if in_test.any():
             line = f"{in_test.sum():,} rows of the data (of {len(frame):,} looked at) have a test row's features"
@@ -131,20 +130,14 @@ def advise(
     if left_out.any():
         chosen, frame = chosen[~left_out], frame[~left_out]
         _enough(codes[chosen], table.names, "without duplicates and test rows ")
-    fitted, preparing = features.fit(frame), preparing - time.perf_counter()
+    fitted = features.fit(frame)
     x = fitted(frame)
-    preparing += time.perf_counter()
-    detected += features.leaks(frame[columns.alone], codes[chosen])
-    if len(table.names) > pilot.INFLUENCE_CLASSES:
+    detected += features.leaks(frame[kinds.alone], codes[chosen])
+    if classes > pilot.INFLUENCE_CLASSES:
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")
-    own = None
-    if pred_probs is not None:
-        own, need = label_kinds.shares(reading.read(pred_probs).whole(), "pred_probs"), (len(codes), len(table.names))
-        if own.shape != need:
-            raise UserError(f"pred_probs: need {need}, classes in ascending order, got shape {own.shape}")
-        detected.append(_in_order(own[codes >= 0], codes[codes >= 0], table.names))
+    own = None if pred_probs is None else _probabilities(pred_probs, codes, table.names, detected)
     for line in detected:
         say(line)
 
@@ -152,28 +145,52 @@ def advise(
         fitted = features.fit(frame.iloc[train])
         return lambda at: fitted(clean if at is None else frame.iloc[at])
 
-    grouped = pd.factorize(table.rows.group[chosen], sort=True)[0] if "group" in table.rows else None
-    given, over = None if own is None else own[chosen], time.perf_counter() - started
-    pool = pilot.Pool(codes[chosen], len(table.names), grouped, encode, clean_codes, given)
+    def streamed() -> Iterator[tuple[NDArray, NDArray]]:
+        for block in others.blocks(columns):
+            block = block[codes[block.index] >= 0]
+            yield block.index.to_numpy(), fitted(kinds.typed(block))
+
+    over, some = time.perf_counter() - began, raw[:1000]
+    fitted(kinds.typed(some))
+    a_row = (time.perf_counter() - began - over) / len(some)
 
     def after(pace: float) -> float:
         """Seconds: the file read once or twice more, every row prepared; final models, every row scored."""
-        return 3 + over + (preparing * n / len(raw) if len(chosen) < n else 0) + pace * (0.6 + SCORING * n)
+        return 3 + over + (a_row * n if len(chosen) < n else 0) + pace * (0.6 + SCORING * n)
 
+    grouped = pd.factorize(table.rows.group[chosen], sort=True)[0] if "group" in table.rows else None
+    pool = pilot.Pool(codes[chosen], classes, grouped, encode, clean_codes, None if own is None else own[chosen])
     rows, planned, stopped = pilot.run(pool, seed, minutes, splits, began, after, say)
-    v, steps = verdict.conclude(rows, seed), int(rows[rows.kind == "noise"].steps.mode()[0])
-    streamed = ((block.index.to_numpy(), fitted(columns.typed(block))) for block in table.blocks(others, names))
-    trainer, blocks = pilot.Trainer(x, len(table.names), (steps,)), [(chosen, x)] if len(chosen) == n else streamed
-    scored = pilot.score(trainer, chosen, blocks, codes, v.arm[0], own, seed)
-    facts = {"n": n, "classes": len(table.names), "splits": int(rows.split.nunique()), "seed": seed}
-    facts |= {"planned": planned, "stopped": stopped, "clean": clean is not None, "detected": detected}
+    v, steps = conclude(rows, seed), int(rows[rows.kind == "noise"].steps.mode()[0])
+    blocks = [(chosen, x)] if len(chosen) == n else streamed()
+    scored = pilot.score(pilot.Trainer(x, classes, (steps,)), chosen, blocks, codes, v.arm[0], own, seed)
+    facts = {"n": n, "classes": classes, "splits": int(rows.split.nunique()), "seed": seed, "planned": planned}
+    facts |= {"stopped": stopped, "clean": clean is not None, "detected": detected}
     advice = _advice(table, source, v, rows, scored.join(table.rows), facts)
     advice.facts["seconds"] = round(time.perf_counter() - began, 1)
     return advice
 
 
+def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
+    """Pandas' values whose index is that of the rows, in another order, would be taken by position."""
+    if not (isinstance(values, pd.Series | pd.DataFrame) and isinstance(rows, pd.Series | pd.DataFrame)):
+        return
+    own, theirs = values.index, rows.index
+    if not own.equals(theirs) and sorted(map(str, own)) == sorted(map(str, theirs)):
+        cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
+        raise UserError(f"{what}: its index is that of X in another order; {cure}")
+
+
+def _features(given: Any, n: int) -> reading.Source:
+    """Features in place of the file's columns, a row for each of n labels."""
+    source = reading.read(given)
+    if (rows := source.count()) != n:
+        raise UserError(f"{source.name}: has {rows:,} rows for {n:,} labels; one row an example is needed")
+    return source
+
+
 def _advice(
-    table: "_Labelled", source: reading.Source, v: verdict.Verdict, rows: pd.DataFrame, each: pd.DataFrame, facts: dict
+    table: "Labelled", source: reading.Source, v: Verdict, rows: pd.DataFrame, each: pd.DataFrame, facts: dict
 ) -> Advice:
     names, labels = table.names, each.suggested.where(each.wrong & (v.arm[0] == pilot.RELABEL), each.code)
     each = each.assign(flagged=each.wrong, dropped=False, loss=-np.log(np.maximum(each.given, 1e-12)))
@@ -194,7 +211,7 @@ def _advice(
         parts.append(part[part.rows >= LEAST_OF_CLASS])  # a share of fewer rows says little
     hit = pd.concat(parts, ignore_index=True).astype({"of": str})
     facts |= {"flagged": len(flagged), "dropped": int(each.dropped.sum())}
-    facts |= {"advice": v.answer if v.answer != verdict.ACT else verdict.name(*v.arm), "arm": verdict.name(*v.arm)}
+    facts |= {"advice": v.answer if v.answer != ACT else name(*v.arm), "arm": name(*v.arm)}
     facts |= {"best_arm_tried": v.best.arm, "p": v.best.p}
     over = {"keeping_all": ["gain", "low", "high"], "random": ["over random", "random low", "random high"]}
     for base, columns in over.items():
@@ -202,13 +219,13 @@ def _advice(
     facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
     facts |= {"metric": "macro-F1", "keeping_all": v.kept, "gains": v.gains.drop(columns="method").to_dict("records")}
     facts["versions"] = {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")}
-    facts["lines"] = verdict.lines(v, facts, _hit(v, rows, hit))
+    facts["lines"] = lines(v, facts, _hit(v, rows, hit))
     first = flagged.index[:SHOWN]
-    shown = table.take(source, source.columns, first).loc[first]
+    shown = source.take(source.columns, first).loc[first]
     return Advice(v, facts, kept, listed.reset_index(drop=True), hit, rows, shown, source)
 
 
-def _hit(v: verdict.Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
+def _hit(v: Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
     what, texts = "dropped" if hit.dropped.any() else "flagged", []
     if not hit[what].any():
         return "No label looks wrong."
@@ -219,7 +236,7 @@ def _hit(v: verdict.Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
     text = f"Who is {what}: {'; '.join(texts)}."
     if never := [f"'{of}'" for of in hit.of[(hit.kind == "class") & (hit.flagged == 1)]]:
         text += f" All rows of class {', '.join(never)} are flagged: the models predict it for none of them."
-    if v.answer == verdict.ACT:
+    if v.answer == ACT:
         arms = rows[rows.kind == "arm"].groupby(["method", "amount"]).class_f1.agg(lambda f1: np.mean([*f1], axis=0))
         change = arms[v.arm] - arms[pilot.KEEP_ALL, ""]
         if change.min() < -0.005:
@@ -227,31 +244,17 @@ def _hit(v: verdict.Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
     return text
 
 
-class _Labelled(NamedTuple):
+class Labelled(NamedTuple):
     """A source's ``rows``: the ``code`` of each one's class, -1 where it has no label, its ``id`` and ``group``; the
-    classes' ``names``, and what columns these were ``named``.
+    classes' ``names``, and what columns are ``named`` as these.
     """
 
     rows: pd.DataFrame
     names: NDArray
     named: dict[str, str]
 
-    def blocks(self, source: reading.Source, columns: list[str]) -> Iterator[pd.DataFrame]:
-        """The labelled rows of a source with as many rows, block by block; the index is a row's number."""
-        n, labelled = 0, self.rows.code.to_numpy() >= 0
-        for block in source.blocks(columns):
-            n += len(block)
-            if n <= len(labelled):
-                yield block[labelled[block.index]]
-        if n != len(labelled):
-            raise UserError(f"{source.name}: has {n:,} rows for {len(labelled):,} labels; one row an example is needed")
 
-    def take(self, source: reading.Source, columns: list[str], at: NDArray) -> pd.DataFrame:
-        """The rows of these numbers, in their order in the source."""
-        return pd.concat([block[block.index.isin(at)] for block in self.blocks(source, columns)])
-
-
-def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labelled:
+def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> Labelled:
     """The rows' labels, ids and groups. Raises UserError, one line, for a column that is none or does no such thing."""
     given = {"label": source.label if label is None else label, "id": ids, "group": groups}
     read = _columns(source, given)
@@ -279,11 +282,11 @@ def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> _Labe
     text = f"{len(counts)} classes, the largest '{names[largest]}' ({counts[largest] / len(codes):.1%})"
     source.detected.append(f"{what}: {text}, the smallest {counts.min():,} rows{_alike(names)}")
     named = {what: of for what, of in given.items() if isinstance(of, str) and of != source.key}
-    return _Labelled(rows, names, named)
+    return Labelled(rows, names, named)
 
 
 def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Series]:
-    """What is given by the name of a column, or as an array (n,), as values (n,)."""
+    """What is given by the name of a column, or as an array (n,), as values (n,); the first is the label."""
     label = next(iter(given))
     if given[label] is None:
         raise UserError(f"{source.name}: name the {label}'s column{did_you_mean('', source.columns)}")
@@ -293,50 +296,48 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
         if isinstance(of, str):
             made[what] = read[of]
         elif of is not None:
-            if np.ma.isMaskedArray(of):
-                of = np.where(np.ma.getmaskarray(of), None, of.data)
             if np.ndim(of) != 1:  # one column of a matrix will do; anything else is refused there
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]
             made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
-        rows = len(made[label]) if source.rows is None else source.rows
-        if what in made and len(made[what]) != rows:
-            raise UserError(f"{what}: {len(made[what]):,} for {rows:,} rows; one for each is needed")
+            if len(of) != (rows := source.count()):
+                raise UserError(f"{what}: {len(of):,} for {rows:,} rows; one for each is needed")
     return made
 
 
 def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
-    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text, in ascending order.
-
-    Where all are whole numbers, 1.0 is 1, as it is to whatever wrote it beside a missing label.
-    """
+    """The codes (n,) of a column's classes, -1 where it is missing, and their names as text, in ascending order."""
+    column = (column.astype(object) if hasattr(column, "cat") else column).infer_objects()
     if isinstance(column.dtype, pd.StringDtype):
         column = features.words(column, NO_LABEL)
+        if column.dropna().str.fullmatch(WHOLE).all():  # 10 comes after 2; 1.0 is 1, beside a missing label too
+            column = pd.to_numeric(column)
+    if pd.api.types.infer_dtype(column) == "boolean":
+        column = column.map(str, na_action="ignore")
     try:
         codes, levels = pd.factorize(column)
-    except TypeError:  # lists and the like
+    except TypeError:  # lists and the like, which are refused below
         codes, levels = np.arange(len(column)), column
     if not len(levels):
         raise UserError(f"{what}: every label is missing")
-    levels = np.asarray(levels)
-    if {*map(type, levels.tolist())} == {bool}:
-        levels = levels.astype(str)
-    if whole := all(re.fullmatch(r"[-+]?\d+(\.0+)?", str(level)) for level in levels):
-        levels = np.array([re.sub(r"\.0+$", "", str(level)) for level in levels])
     known = label_kinds.classes(levels, what)
-    names = known.names.astype(str)  # of which, as text, 10 comes before 2
-    order = np.argsort(names.astype(float) if whole else names, kind="stable")
-    return np.where(codes < 0, -1, np.argsort(order)[known.codes[codes]]), names[order]
+    return np.where(codes < 0, -1, known.codes[codes]), known.names.astype(str)
 
 
-def _in_order(p: NDArray, y: NDArray, names: NDArray) -> str:
-    """Which class is whose column of p (n, C). Raises UserError where another order fits the labels y (n,) better."""
-    hit, order = metrics.confusion(y, p.argmax(1), len(names)), ", ".join([*names[:20], "..."][: len(names)])
+def _probabilities(given: Any, codes: NDArray, names: NDArray, detected: list[str]) -> NDArray:
+    """The user's p (n, C). Raises UserError for another shape, and where another order of columns fits better."""
+    p, need = label_kinds.shares(reading.read(given).whole(), "pred_probs"), (len(codes), len(names))
+    if p.shape != need:
+        raise UserError(f"pred_probs: need {need}, classes in ascending order, got shape {p.shape}")
+    order = ", ".join([*names[:20], "..."][: len(names)])
+    y = codes[codes >= 0]
+    hit = metrics.confusion(y, p[codes >= 0].argmax(1), len(names))
     agree, best = np.trace(hit) / len(y), hit[linear_sum_assignment(-hit)].sum() / len(y)
     line = f"pred_probs: columns of {order}: the largest is the label's in {agree:.0%} of rows"
     if best > agree + 0.1:
         raise UserError(f"{line}, and with the columns in another order in {best:.0%}")
-    return line
+    detected.append(line)
+    return p
 
 
 def _enough(codes: NDArray, names: NDArray, when: str) -> None:
@@ -366,10 +367,10 @@ def _pool_rows(codes: NDArray, seed: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate(drawn))
 
 
-def _clean(source: reading.Source, y: Any, table: _Labelled, columns: features.Columns) -> tuple[pd.DataFrame, NDArray]:
+def _clean(source: reading.Source, y: Any, table: Labelled, kinds: features.Columns) -> tuple[pd.DataFrame, NDArray]:
     """The clean test rows, typed, and their labels in the table's classes."""
-    for name in columns.kinds:
-        source.need(name, "feature")
+    for feature in kinds.kinds:
+        source.need(feature, "feature")
     frame = source.whole()
     what, label = "test label", table.named.get("label", source.label) if y is None else y
     codes, names = _classes(_columns(source, {what: label})[what], what)
@@ -379,7 +380,7 @@ def _clean(source: reading.Source, y: Any, table: _Labelled, columns: features.C
         raise UserError(f"test label: class '{unknown}' is not among the data's {len(table.names)} classes")
     if (codes < 0).any():
         source.detected.append(f"{(codes < 0).sum():,} rows without a label: left out")
-    typed = columns.typed(frame[codes >= 0], source)
-    if empty := [name for name in typed if typed[name].isna().all()]:
+    typed = kinds.typed(frame[codes >= 0], source)
+    if empty := [feature for feature in typed if typed[feature].isna().all()]:
         source.detected.append(f"no value that is the data's kind in {str(empty[:MOST])[1:-1]}")
     return typed, at[codes[codes >= 0]]

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from datalab.advise.reading import DIRECTIONS, IMAGES, POINTED, Source
-from datalab.data.encoders import CLIP, RARE_SHARE
+from datalab.advise.reading import IMAGES, Source, bare
+from datalab.data.encoders import CLIP, RARE_SHARE, TEXT_COMPONENTS
 from datalab.data.pretrained import embed_images, embed_texts
 from datalab.errors import UserError
 
@@ -19,10 +19,8 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "nil", "?", "-", ".", "<na>",
 LEFT_OUT = "left out, "
 SIDES = {False: 16, True: 96}  # pixels a side that pictures are brought to, for pixels and for the pretrained network
 HASHES = 1 << 14  # columns that words are counted in: more make the directions slow
-UNIT = r"^(?:[$€£¥₹] ?|[A-Z]{3} )(?=[-+\d])|(?<=\d)(?: ?[%$€£¥₹]| [A-Z]{3})$"
-# By its decimal mark a number with marks between thousands, which are stricken out.
-GROUPED = {".": r"[-+]?\d{1,3}(?:[,' \u00a0]\d{3})+(?:\.\d+)?", ",": r"[-+]?\d{1,3}(?:[.' \u00a0]\d{3})+,\d+"}
-POINTS = "number, points between thousands"
+GROUPED = r"[-+]?[1-9]\d{0,2}(?:[,' \u00a0]\d{3})+(?:\.\d+)?"  # a number with marks between thousands
+POINT = "number, decimal point"  # beside decimal commas in other columns
 NEARLY = 0.95  # a column is of a kind when so many of its values are
 DATE = r"(?:\d{1,4}|[A-Za-z]{3,9})[-/. ]+(?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}"  # year, month and day
 SPACED = r"[ \u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]"  # what there is one of between words, or in place of them
@@ -42,8 +40,9 @@ class Columns:
     def __init__(self, sample: pd.DataFrame, source: Source, pretrained: bool = False):
         self.source, self.pretrained = source, pretrained
         self.kinds = {name: self._kind(sample[name]) for name in sample}
-        parts = ("image", "vector", "text", LEFT_OUT)
-        self.alone = [] if source.grid else [name for name, kind in self.kinds.items() if not kind.startswith(parts)]
+        self.used = {name: kind for name, kind in self.kinds.items() if not kind.startswith(LEFT_OUT)}
+        together = ("image", "vector", "text")
+        self.alone = [name for name, kind in self.used.items() if kind not in together and not source.grid]
         self.detected = []
         for kind in dict.fromkeys(self.kinds.values()):
             names = [name for name, other in self.kinds.items() if other == kind]
@@ -51,7 +50,7 @@ class Columns:
             more = f" and {len(names) - most} more" if len(names) > most else ""
             size = f" (grey, {SIDES[pretrained]} x {SIDES[pretrained]})" if kind == "image" else ""
             self.detected.append(f"{kind}{size}: {str(names[:most])[1:-1]}{more}")
-        if all(kind.startswith(LEFT_OUT) for kind in self.kinds.values()):
+        if not self.used:
             raise UserError(f"{source.name}: no feature is left; {'; '.join(self.detected) or 'there is none'}")
 
     def _kind(self, column: pd.Series) -> str:
@@ -61,10 +60,9 @@ class Columns:
         if len(present) and isinstance(present.iloc[0], dict):  # as pictures are in a Hugging Face data set
             return LEFT_OUT + "neither numbers nor text"
         text, kind = words(column).dropna(), "number"
-        if self.source.decimal == ",":
-            pointed = text[text.str.contains(".", regex=False) & ~text.str.contains(",", regex=False)]
-            kind = POINTS if pointed.str.fullmatch(POINTED).mean() >= NEARLY else kind
-        values, distinct = numbers(column, self.source.decimal, kind == POINTS).dropna(), text.nunique()
+        values, distinct = numbers(column, self.source.decimal).dropna(), text.nunique()
+        if self.source.decimal == "," and len(values) < NEARLY * len(text):
+            kind, values = POINT, numbers(column).dropna()
         if distinct < 2:
             return LEFT_OUT + ("constant" if len(text) else "empty")
         if column.dtype.kind in "biuf" or len(values) >= NEARLY * len(text):
@@ -85,18 +83,21 @@ class Columns:
     def typed(self, block: pd.DataFrame, source: Source | None = None) -> pd.DataFrame:
         """A block's used columns as its ``source`` (None: the sample's) means them: float64 (what is no number or
         infinite is missing), categories and text."""
-        used = [(block[name], kind) for name, kind in self.kinds.items() if not kind.startswith(LEFT_OUT)]
-        return pd.concat([self._typed(column, kind, source or self.source) for column, kind in used], axis=1)
+        source = source or self.source
+        return pd.concat([self._typed(block[name], kind, source) for name, kind in self.used.items()], axis=1)
 
     def _typed(self, column: pd.Series, kind: str, source: Source) -> pd.Series | pd.DataFrame:
-        if kind in ("number", POINTS):
-            return numbers(column, source.decimal, kind == POINTS)
+        if kind in ("number", POINT):
+            return numbers(column, "." if kind == POINT else source.decimal)
         if kind.startswith("date"):
             return days(column, "day" in kind)
-        if kind in ("category", "text") and not (self.pretrained and kind == "text"):
-            return words(column).fillna("").astype("category" if kind == "category" else "str")
+        if kind == "category":
+            return words(column).fillna("").astype("category")
         if kind == "text":
-            vectors = embed_texts(words(column).fillna("").tolist())
+            text = words(column).fillna("").astype("str")
+            if not self.pretrained:
+                return text
+            vectors = embed_texts(text.tolist())
         elif kind == "image":
             side, paths = SIDES[self.pretrained], words(column).items()
             pictures = [_grey(source.folder, path, side, f"column '{column.name}', row {row}") for row, path in paths]
@@ -134,8 +135,8 @@ def fit(frame: pd.DataFrame) -> Encode:
         return make_pipeline(
             HashingVectorizer(n_features=HASHES, norm=None, alternate_sign=False, **cut),
             TfidfTransformer(sublinear_tf=True),
-            TruncatedSVD(DIRECTIONS, random_state=0),
-            FunctionTransformer(lambda x: x * DIRECTIONS**0.5),  # of length 1 before: variance 1 at most
+            TruncatedSVD(TEXT_COMPONENTS, random_state=0),
+            FunctionTransformer(lambda x: x * TEXT_COMPONENTS**0.5),  # of length 1 before: variance 1 at most
         )
 
     parts = [("number", number, list(frame.select_dtypes("number")))]
@@ -184,32 +185,26 @@ def words(column: pd.Series, missing: tuple[str, ...] = MISSING) -> pd.Series:
     return text.mask(text.str.lower().isin(missing))
 
 
-def numbers(column: pd.Series, decimal: str = ".", points: bool = False) -> pd.Series:
+def numbers(column: pd.Series, decimal: str = ".") -> pd.Series:
     """A column as float64; what is no number, or infinite in the models' float32, is missing.
 
-    Beside decimal commas a point without a comma is between thousands where ``points`` says so, else a decimal one.
+    Text may have a unit of money or %, and marks between thousands: ``1,234.50 EUR``. Where the decimal mark is a comma
+    a point is one of these, as to ``pandas.read_csv(decimal=",", thousands=".")``.
     """
     if column.dtype.kind in "cM":
         return pd.Series(np.nan, index=column.index, name=column.name)
     if column.dtype.kind == "m":
         column = column.dt.total_seconds()
-    if decimal == "," and isinstance(column.dtype, pd.StringDtype):
-        plain = column.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-        column = column.mask(column.str.contains(",", regex=False) | points, plain)
+    text = isinstance(column.dtype, pd.StringDtype)
+    if text and decimal == ",":
+        column = column.str.replace(".", "'", regex=False).str.replace(",", ".", regex=False)
     values = pd.to_numeric(column, errors="coerce").astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
-    if isinstance(column.dtype, pd.StringDtype) and len(left := column[np.isnan(values) & column.notna()]):
-        values[column.index.get_indexer(left.index)] = _amounts(left)
+    if text and (left := np.isnan(values) & column.notna().to_numpy()).any():
+        rest = bare(column[left])
+        rest = rest.mask(rest.str.fullmatch(GROUPED), rest.str.replace(r"[^\d.+-]", "", regex=True))
+        values[left] = pd.to_numeric(rest, errors="coerce")
     finite = np.abs(values) <= np.finfo(np.float32).max
     return pd.Series(np.where(finite, values, np.nan), index=column.index, name=column.name)
-
-
-def _amounts(text: pd.Series) -> NDArray[np.float64]:
-    """Numbers as people write them, with a unit of money or % and with marks between thousands: ``1,234.50 EUR``."""
-    text = text.str.strip().str.replace(UNIT, "", regex=True)
-    for mark, grouped in GROUPED.items():
-        plain = text.str.replace(rf"[^\d{mark}+-]", "", regex=True).str.replace(",", ".", regex=False)
-        text = text.mask(text.str.fullmatch(grouped), plain)
-    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
 
 
 def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
@@ -222,18 +217,16 @@ def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
 
 
 def picture(path: Path) -> Any:
-    """The picture upright, what is transparent white, one of 16 bits or more in floats; None where there is none."""
+    """The picture upright, in 8 bits, what is transparent white; None where there is none, or one of more bits."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
             made = ImageOps.exif_transpose(opened)
-            if made.mode[0] in "IF":
-                return Image.fromarray(np.asarray(made, dtype=np.float32) / (1 if made.mode == "F" else 257))
             if made.has_transparency_data:
                 made = made.convert("RGBA")
                 made = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made)
-            return made.convert("RGB")
+            return None if made.mode[0] in "IF" else made.convert("RGB")  # of which PIL would cut the bright half off
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
@@ -241,6 +234,6 @@ def picture(path: Path) -> Any:
 def _grey(folder: Path, path: Any, side: int, where: str) -> NDArray[np.float32]:
     image = None if pd.isna(path) else picture(folder / path)
     if image is None:
-        what = "no picture" if pd.isna(path) else f"picture '{Path(path).name}' cannot be read as an image"
+        what = "no picture" if pd.isna(path) else f"picture '{Path(path).name}' cannot be read as an image of 8 bits"
         raise UserError(f"{where}: {what}; leave the row out")
-    return np.asarray((image if image.mode == "F" else image.convert("L")).resize((side, side)), dtype=np.float32)
+    return np.asarray(image.convert("L").resize((side, side)), dtype=np.float32)

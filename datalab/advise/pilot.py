@@ -136,7 +136,8 @@ class Trainer(NamedTuple):
                 stack = self.fit(labels[at], kept[at], [seed] * len(at), steps)
                 on_val, on_test = ((stack(torch.from_numpy(x)).numpy() - shift).argmax(-1) for x in (x_val, x_test))
                 f1 = metrics.macro_f1(y_val, on_val, self.n_classes)
-                won, better = at[f1 > best[at]], f1 > best[at]
+                better = f1 > best[at]
+                won = at[better]
                 best[won], length[won], guesses[won] = f1[better], steps, on_test[better]
         return guesses, length
 

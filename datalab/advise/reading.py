@@ -1,13 +1,13 @@
 """What people have as one thing: a :class:`Source`, whose rows come in blocks, with a line for whatever was detected.
 
-CSV, TSV and Parquet are read in blocks, several times, and never held whole; ``.npy`` and ``.npz``, a folder of images
-by class and data in memory are a data frame. Nothing is ever unpickled.
+Text tables and Parquet are read in blocks, several times, and never held whole; what else there is becomes a data
+frame. Nothing is ever unpickled.
 """
 
 import csv
 import io
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,13 @@ import pandas as pd
 from datalab.errors import MOST, UserError, did_you_mean
 
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
+WIDEST = 1000  # columns of a sparse matrix, which is made dense
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
-INSTEAD = dict.fromkeys((".pkl", ".pickle"), "; a pickle can run code, and is never opened: save a table instead")
-INSTEAD |= dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "; unpack it first")
-INSTEAD |= dict.fromkeys((".xls", ".xlsx", ".ods", ".json", ".jsonl", ".feather"), "; save it as .csv or .parquet")
+KINDS = ".csv, .tsv, .parquet, .npz, .npy, or as a folder of images by class"
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
-THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}"  # in a table cut by tabs or bars rather a mark between thousands
-POINTED = r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+"  # so may a point be, beside decimal commas
-DIRECTIONS = 64  # that a sparse matrix of more columns is brought to, as the study does with texts
+UNSURE = r"[-+]?[1-9]\d{0,2}(?:,\d{3}|(?:\.\d{3})+)"  # whose mark may as well lie between thousands
+UNIT = r"^(?:[$€£¥₹] ?|[A-Z]{3} )(?=[-+\d])|(?<=\d)(?: ?[%$€£¥₹]| [A-Z]{3})$"
 
 
 @dataclass
@@ -36,8 +34,7 @@ class Source:
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
     is the label's column, ``key`` that which names a row, and ``rows`` how many there are, where the source knows it;
-    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts;
-    ``directions`` brings rows to the columns, where a sparse matrix had more.
+    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts.
     """
 
     name: str
@@ -51,7 +48,6 @@ class Source:
     grid: tuple[int, int] | None = None
     decimal: str = "."
     rows: int | None = None
-    directions: Callable[[Any], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
@@ -75,6 +71,14 @@ class Source:
             raise UserError(f"{self.name}: a header, and no rows under it")
         return pd.concat(parts)
 
+    def count(self) -> int:
+        """How many rows there are."""
+        return self.rows or sum(map(len, self.blocks(self.columns[:1])))
+
+    def take(self, columns: list[str], at: np.ndarray) -> pd.DataFrame:
+        """The rows of these numbers, in their order here."""
+        return pd.concat([block[block.index.isin(at)] for block in self.blocks(columns)])
+
     def need(self, column: str, what: str) -> str:
         """The column's name. Raises UserError, with the closest name, where there is none."""
         if column not in self.columns:
@@ -89,48 +93,48 @@ def of_frame(name: str, frame: pd.DataFrame, line: str, **more: Any) -> Source:
     return Source(name, lambda names: (frame.iloc[i : i + BLOCK][names] for i in starts), list(frame), [line], **more)
 
 
-def of_array(x: Any, name: str, extra: dict[str, Any] | None = None) -> Source:
-    """An array (n, ...), every example flat, with further columns (n,)."""
+def of_array(x: Any, name: str, extra: dict[str, Any] | None = None, label: str | None = None) -> Source:
+    """An array (n, ...), every example flat, with further columns (n,), one of which may be the label."""
     if x.dtype.names:
-        return of_frame(name, pd.DataFrame({part: x[part] for part in x.dtype.names}), f"array: {len(x):,} records")
+        return of_frame(name, pd.DataFrame(x), f"array: {len(x):,} records")
     if x.ndim < 2 or not x.size or x.dtype.kind not in "biufUSO":
         raise UserError(f"{name}: need features (n, d) of numbers or text, got {x.dtype} of shape {x.shape}")
     frame = pd.DataFrame(x.reshape(len(x), -1)).assign(**(extra or {}))
     line = f"array: {x.shape[0]:,} rows of {' x '.join(map(str, x.shape[1:]))}"
-    return of_frame(name, frame, line, grid=x.shape[1:3] if x.ndim == 3 else None)
+    return of_frame(name, frame, line, grid=x.shape[1:3] if x.ndim == 3 else None, label=label)
 
 
 def unreadable(what: str, error: Exception) -> UserError:
     """The refusal of what its reader gave up on: the reader's own, if it is one."""
-    why = " ".join(str(error).split()).rpartition("Invalid: ")[2]
-    return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why[:160]})")
+    why = " ".join(str(error).split()).rpartition("Invalid: ")[2][:160]
+    if "pickle" in why:
+        why = "it holds pickled objects, which can run code and are never opened; save numbers or text"
+    return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why})")
 
 
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
     """The source of a path, or of data in memory. Raises UserError, one line, for what cannot be read."""
-    if not isinstance(data, str | Path):
-        try:
-            return in_memory(data)
-        except (ValueError, TypeError, LookupError) as error:
-            raise unreadable("the data", error) from None
-    path, kind = Path(data).resolve(), Path(data).suffix.lower()
-    if path.is_dir():
-        return image_folder(path)
-    if not path.is_file():
-        raise UserError(f"file '{data}': there is no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"file '{path.name}' is empty; it needs a header and rows")
+    path = Path(data).resolve() if isinstance(data, str | Path) else None
     try:
+        if path is None:
+            return in_memory(data)
+        if path.is_dir():
+            return image_folder(path)
+        if not path.is_file():
+            raise UserError(f"file '{data}': there is no such file")
+        if path.stat().st_size == 0:
+            raise UserError(f"file '{path.name}' is empty; it needs a header and rows")
+        kind = path.suffix.lower()
         if kind in (".parquet", ".pq"):
             return parquet(path)
         if kind in (".npz", ".npy"):
             return numpy_file(path)
         if kind in (".csv", ".tsv", ".txt", ".tab"):
             return separated(path, delimiter, decimal, encoding)
-    except (ValueError, OSError, LookupError, TypeError) as error:  # pyarrow's own are of these
-        raise unreadable(f"file '{path.name}'", error) from None
-    kinds = ".csv, .tsv, .parquet, .npz, .npy and folders of images"
-    raise UserError(f"file '{path.name}': read are {kinds}{INSTEAD.get(kind, '')}")
+    except Exception as error:  # zipfile's, zlib's, pyarrow's: every reader has its own
+        raise unreadable(f"file '{path.name}'" if path else "the data", error) from None
+    hint = "unpack it first, or save it as " + KINDS
+    raise UserError(f"file '{path.name}': {hint}; a pickle can run code, and is never opened")
 
 
 def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: str | None) -> Source:
@@ -156,14 +160,11 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     if len(columns) < 2:
         raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
     if decimal is None:
-        cells = [cell.strip() for row in cut[delimiter][1:] for cell in row]
-        cells = [cell for cell in cells if delimiter == ";" or not re.fullmatch(THOUSANDS, cell)]
-        sure = [cell for cell in cells if not re.fullmatch(f"{THOUSANDS}|{POINTED}", cell)]
-        commas, points = (
-            [sum(bool(re.fullmatch(number, cell)) for cell in some) for some in (sure, cells)]
-            for number in (COMMA, POINT)
-        )
-        decimal = "," if commas > points and delimiter != "," else "."  # where the sure ones are as many, by all
+        cells = bare(pd.Series([cell for row in cut[delimiter][1:] for cell in row], dtype="str"))
+        comma, point, unsure = (cells.str.fullmatch(number) for number in (COMMA, POINT, UNSURE))
+        more = comma.astype(int) - point.astype(int)
+        ahead = more[~unsure].sum() or (delimiter == ";") * more.sum()
+        decimal = "," if ahead > 0 and delimiter != "," else "."
     layout = {"block_size": CSV_BLOCK, "skip_rows": above, "column_names": columns, "encoding": encoding}
     reading = pacsv.ReadOptions(use_threads=False, **layout)
     parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
@@ -180,6 +181,11 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     return Source(path.name, data, columns, detected, path.parent, decimal=decimal)
 
 
+def bare(text: pd.Series) -> pd.Series:
+    """Numbers as people write them, without blanks, a unit of money or % at an end; a typeset minus is one."""
+    return text.str.strip().str.replace("\u2212", "-", regex=False).str.replace(UNIT, "", regex=True)
+
+
 def _encoding(path: Path) -> str:
     with open(path, "rb") as stream:
         start = stream.read(3)
@@ -187,7 +193,8 @@ def _encoding(path: Path) -> str:
         return "utf-16"
     try:
         with open(path, encoding="utf-8") as stream:
-            deque(stream, 0)
+            for _ in stream:
+                pass
     except UnicodeDecodeError:
         return "cp1252"  # of which Latin-1's printed letters are a part
     return "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
@@ -204,36 +211,29 @@ def parquet(path: Path) -> Source:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, pre_buffer=False)  # buffered ahead, it holds the whole file in the end
-    columns = list(file.schema_arrow.names)
-    line = f"Parquet: {file.metadata.num_rows:,} rows, {len(columns)} columns"
+    columns, rows = list(file.schema_arrow.names), file.metadata.num_rows
 
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
         # By pandas' own metadata a named index would be no column.
         return (batch.to_pandas(ignore_metadata=True) for batch in file.iter_batches(BLOCK, columns=names))
 
-    return Source(path.name, data, columns, [line], path.parent, rows=file.metadata.num_rows)
+    line = f"Parquet: {rows:,} rows, {len(columns)} columns"
+    return Source(path.name, data, columns, [line], path.parent, rows=rows)
 
 
 def numpy_file(path: Path) -> Source:
     """An array (columns called 0, 1, ...), or features and labels of an ``.npz``; pickled objects are refused."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        named = {} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception as error:  # also zipfile's, zlib's and the header parser's
-        if "pickle" not in str(error):
-            raise unreadable(f"file '{path.name}'", error) from None
-        reason = "holds pickled objects, which can run code and are never opened; save numbers or text"
-        raise UserError(f"file '{path.name}': {reason}") from None
+    loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return of_array(loaded, path.name)
-    named = {name: array for name, array in named.items() if isinstance(array, np.ndarray)}  # a zip may hold others
+    named = {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}  # a zip may hold others
     tables = [name for name, array in named.items() if array.ndim > 1 and array.shape[1] > 1]
     if not tables:
         raise UserError(f"file '{path.name}': no features (n, d) among its arrays: {', '.join(named) or 'none'}")
     key = next((name for name in tables if name.lower() in FEATURES), tables[0])
     rows = {name: array.ravel() for name, array in named.items() if array.size == len(named[key])}
-    source = of_array(named[key], path.name, rows)
-    source.label = next((name for name in rows if name.lower() in LABELS), None)
+    label = next((name for name in rows if name.lower() in LABELS), None)
+    source = of_array(named[key], path.name, rows, label)
     source.detected.append(f"features from '{key}'; columns from {', '.join(rows) or 'no other array'}")
     return source
 
@@ -246,31 +246,19 @@ def in_memory(data: Any) -> Source:
         data = pd.DataFrame(data)
         return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
     if hasattr(data, "nnz") and hasattr(data, "toarray"):
-        return _dense(data.tocsr())
-    in_a_row = isinstance(data, list | tuple | pd.Series | np.ndarray) and np.shape(data[:1]) == (1,)
-    if in_a_row and any(isinstance(row, str) for row in data):
-        return of_frame("the texts", pd.DataFrame({"text": list(data)}), f"texts: {len(data):,}", texts=True)
-    if np.ma.isMaskedArray(data):
-        data = data.astype(float).filled(np.nan)
+        if data.shape[1] > WIDEST:
+            cure = "bring it to fewer first: sklearn.decomposition.TruncatedSVD(64).fit_transform(X)"
+            raise UserError(f"the sparse matrix: {data.shape[1]:,} columns are over {WIDEST:,}; {cure}")
+        return of_array(data.toarray(), "the sparse matrix")
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     if not hasattr(data, "__array__") and hasattr(data, "__getitem__") and not isinstance(data, list | tuple):
         x, y = (np.stack([np.asarray(data[i][part]) for i in range(len(data))]) for part in (0, 1))  # torch: (x, y)
-        source = of_array(x, "the data set", {"label": y})
-        source.label = "label"
-        return source
-    return of_array(np.asarray(data), "the array")
-
-
-def _dense(x: Any) -> Source:
-    if x.shape[1] <= 4 * DIRECTIONS:
-        return of_array(x.toarray(), "the sparse matrix")
-    from sklearn.decomposition import TruncatedSVD
-
-    svd = TruncatedSVD(DIRECTIONS, random_state=0).fit(x.astype(np.float64))
-    svd.components_ /= svd.transform(x).std() or 1
-    line = f"sparse matrix: {x.shape[0]:,} rows, {x.shape[1]:,} columns brought to {DIRECTIONS} directions"
-    return of_frame("the sparse matrix", pd.DataFrame(svd.transform(x)), line, directions=svd.transform)
+        return of_array(x, "the data set", {"label": y}, "label")
+    array = np.asanyarray(data)  # masked ones too
+    if array.ndim == 1 and any(isinstance(row, str) for row in array):
+        return of_frame("the texts", pd.DataFrame({"text": array}), f"texts: {len(array):,}", texts=True)
+    return of_array(array, "the array")
 
 
 def image_folder(path: Path) -> Source:
@@ -286,6 +274,6 @@ def image_folder(path: Path) -> Source:
     if others:
         left_out = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(MOST))
         source.detected.append(f"folder: left out, no pictures by their names: {left_out}")
-    if bare := sorted({file.name for file in path.glob("[!.]*/")} - {*table["class"]}):
-        source.detected.append(f"folder: no pictures in {str(bare[:MOST])[1:-1]}, so no class of that name")
+    if empty := sorted({file.name for file in path.glob("[!.]*/")} - {*table["class"]}):
+        source.detected.append(f"folder: no pictures in {str(empty[:MOST])[1:-1]}, so no class of that name")
     return source

@@ -82,7 +82,7 @@ def test_classes_that_may_be_one_and_ids_that_are_not_unique_are_said(noisy: Nam
 
 
 def test_kept_and_dropped_rows_are_all_rows(noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    conclude, run, groups = advice.verdict.conclude, pilot.run, np.arange(len(noisy.y)) % 9
+    conclude, run, groups = advice.conclude, pilot.run, np.arange(len(noisy.y)) % 9
     done: list = []  # the pilot's result, the same for all
     monkeypatch.setattr(pilot, "run", lambda *a: done[0] if done else done.append(run(*a)) or done[0])
     for arm in (
@@ -91,9 +91,7 @@ def test_kept_and_dropped_rows_are_all_rows(noisy: NamedTuple, monkeypatch: pyte
         ("confident learning", "10%"),
         (pilot.RELABEL, pilot.ESTIMATED),
     ):
-        monkeypatch.setattr(
-            advice.verdict, "conclude", lambda *a, arm=arm: conclude(*a)._replace(answer=advice.verdict.ACT, arm=arm)
-        )
+        monkeypatch.setattr(advice, "conclude", lambda *a, arm=arm: conclude(*a)._replace(answer=advice.ACT, arm=arm))
         made = datalab.advise(noisy.x, noisy.y, groups=groups, splits=2)
         kept = made.kept.id.to_numpy()
         dropped = np.setdiff1d(np.arange(len(noisy.y)), kept)
@@ -139,7 +137,7 @@ def test_labels_and_features_of_every_type_are_the_same_rows(noisy: NamedTuple) 
         source = reading.read(x)
         table = advice.labelled(source, y, None, None)
         codes = table.rows.code[table.rows.code >= 0]
-        raw = table.take(source, source.columns, codes.index)
+        raw = source.take(source.columns, codes.index)
         made.append((codes.to_numpy(), table.names.tolist(), features.Columns(raw, source).typed(raw).to_numpy()))
     for codes, names, values in made[1:4]:
         assert names == made[0][1] == ["0", "1", "2", "3"]
@@ -167,7 +165,7 @@ def test_own_probabilities_own_features_and_a_clean_test_file_are_used(noisy: Na
         datalab.advise(frame, label="sort", X_test=clean.assign(sort="neu"), splits=2)
 
 
-def test_labels_and_ids_that_do_not_fit_the_rows_are_refused(noisy: NamedTuple) -> None:
+def test_labels_and_ids_that_do_not_fit_the_rows_are_refused(noisy: NamedTuple, tmp_path: Path) -> None:
     for given, says in (
         ({"y": noisy.y[:50]}, "label: 50 for 360 rows"),
         ({"y": noisy.y, "ids": [1, 2]}, "id: 2 for 360 rows"),
@@ -175,6 +173,10 @@ def test_labels_and_ids_that_do_not_fit_the_rows_are_refused(noisy: NamedTuple) 
     ):
         with pytest.raises(UserError, match=says):
             datalab.advise(noisy.x, **given)
+    table(noisy).to_csv(tmp_path / "t.csv", index=False)
+    for many in (np.arange(350) % 4, np.arange(370) % 4):
+        with pytest.raises(UserError, match=f"label: {len(many)} for 360 rows"):
+            datalab.advise(tmp_path / "t.csv", many)
 
 
 def test_a_pool_holds_every_class_of_a_file_with_many() -> None:
@@ -250,14 +252,54 @@ def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, be
     assert begun(frame.assign(y=["007", "008", "009"] * 30), label="y")[0].count("'007'") == 1
 
 
-def test_a_wide_sparse_test_matrix_is_brought_to_the_datas_directions(begun: Callable) -> None:
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "9", "1.0", "1"], ["1", "9", "10"]),
+        (["007", "8"], ["007", "8"]),
+        (["+1", "1", None], ["1"]),
+        (["9" * 20, "1"], ["1", "9" * 20]),
+        ([True, None], ["True"]),
+        (pd.Categorical([True, False]), ["False", "True"]),
+        (pd.Categorical(["10", "9"]), ["9", "10"]),
+        (pd.array([3, None, 1], dtype="Int64"), ["1", "3"]),
+    ],
+)
+def test_classes_are_named_as_they_are_written_and_whole_numbers_in_order(labels: object, names: list[str]) -> None:
+    column = pd.Series(labels)
+    codes, made = advice._classes(column, "label")
+    assert made.tolist() == names
+    assert (codes < 0).tolist() == column.isna().tolist()
+
+
+def test_a_sparse_test_matrix_is_read_as_the_datas_columns(begun: Callable) -> None:
     x = scipy.sparse.random(120, 400, 0.05, format="csr", random_state=0)
     for test in (x[::-1][:50], x.toarray()[:50]):
         lines, _ = begun(x, np.arange(120) % 2, X_test=test, y_test=np.arange(50) % 2)
         assert "50 rows of the data (of 120 looked at) have a test row's features" in lines
-    for test, says in ((x[:, 1:], "X_test: .* 399 features"), ("test.csv", "X_test: cannot be read")):
-        with pytest.raises(UserError, match=says):
-            datalab.advise(x, np.arange(120) % 2, X_test=test, y_test=np.arange(120) % 2)
+    with pytest.raises(UserError, match="feature '399': no such column in the sparse matrix"):
+        datalab.advise(x, np.arange(120) % 2, X_test=x[:, 1:], y_test=np.arange(120) % 2)
+
+
+@pytest.mark.parametrize("what", ["label", "id", "group", "features", "pred_probs", "test label"])
+def test_what_pandas_holds_in_another_order_than_the_rows_is_refused(what: str, begun: Callable) -> None:
+    """It was taken by position, in silence: every label a stranger's."""
+    x = pd.DataFrame({"a": np.arange(90) % 7 / 3, "b": np.arange(90) ** 2}, index=[f"p{i}" for i in range(90)])
+    y = pd.Series([*"abc"] * 30, index=x.index)
+    given = {
+        "label": {"y": y},
+        "id": {"ids": y + y.index},
+        "group": {"groups": pd.Series(np.arange(90) // 3, index=x.index)},
+        "features": {"embedded": x},
+        "pred_probs": {"pred_probs": pd.get_dummies(y)},
+        "test label": {"X_test": x + 0.1, "y_test": y},
+    }[what]
+    begun(x, **{"y": y} | given)
+    turned = {name: of if name == "X_test" else of[::-1] for name, of in given.items()}
+    with pytest.raises(UserError, match=rf"^{what}: its index is that of X in another order; pass \.loc"):
+        datalab.advise(x, **{"y": y} | turned)
+    other = {name: of if name == "X_test" else of.set_axis(range(90)) for name, of in given.items()}
+    begun(x, **{"y": y} | other)  # labels that are not those of X say nothing: by position
 
 
 def test_missing_groups_and_a_test_column_of_another_kind_are_said(begun: Callable) -> None:
