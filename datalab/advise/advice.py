@@ -105,12 +105,15 @@ def advise(
     table = labelled(source, label, source.key if ids is None else ids, groups)
     codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
     n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
-    others = source if embedded is None else _features(embedded, len(codes))
+    others = source if embedded is None else reading.read(embedded)
+    if others is not source and (rows := others.count()) != len(codes):
+        raise UserError(f"{others.name}: has {rows:,} rows for {len(codes):,} labels; one row an example is needed")
     named = [others.label, *(table.named.values() if others is source else ())]
     columns = [column for column in others.columns if column not in named]
     raw = others.take(columns, chosen)
-    kinds = features.Columns(raw, others, pretrained)
+    kinds, preparing = features.Columns(raw, others, pretrained), -time.perf_counter()
     frame = kinds.typed(raw)
+    preparing += time.perf_counter()
     detected += kinds.detected
     of_row, clean, clean_codes = pd.util.hash_pandas_object(frame, index=False), None, None
     left_out = of_row.duplicated().to_numpy()
@@ -130,8 +133,9 @@ def advise(
     if left_out.any():
         chosen, frame = chosen[~left_out], frame[~left_out]
         _enough(codes[chosen], table.names, "without duplicates and test rows ")
-    fitted = features.fit(frame)
+    fitted, preparing = features.fit(frame), preparing - time.perf_counter()
     x = fitted(frame)
+    preparing += time.perf_counter()
     detected += features.leaks(frame[kinds.alone], codes[chosen])
     if classes > pilot.INFLUENCE_CLASSES:
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
@@ -150,13 +154,11 @@ def advise(
             block = block[codes[block.index] >= 0]
             yield block.index.to_numpy(), fitted(kinds.typed(block))
 
-    over, some = time.perf_counter() - began, raw[:1000]
-    fitted(kinds.typed(some))
-    a_row = (time.perf_counter() - began - over) / len(some)
+    over = time.perf_counter() - began
 
     def after(pace: float) -> float:
         """Seconds: the file read once or twice more, every row prepared; final models, every row scored."""
-        return 3 + over + (a_row * n if len(chosen) < n else 0) + pace * (0.6 + SCORING * n)
+        return 3 + over + (preparing * n / len(raw) if len(chosen) < n else 0) + pace * (0.6 + SCORING * n)
 
     grouped = pd.factorize(table.rows.group[chosen], sort=True)[0] if "group" in table.rows else None
     pool = pilot.Pool(codes[chosen], classes, grouped, encode, clean_codes, None if own is None else own[chosen])
@@ -179,14 +181,6 @@ def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
     if not own.equals(theirs) and sorted(map(str, own)) == sorted(map(str, theirs)):
         cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
         raise UserError(f"{what}: its index is that of X in another order; {cure}")
-
-
-def _features(given: Any, n: int) -> reading.Source:
-    """Features in place of the file's columns, a row for each of n labels."""
-    source = reading.read(given)
-    if (rows := source.count()) != n:
-        raise UserError(f"{source.name}: has {rows:,} rows for {n:,} labels; one row an example is needed")
-    return source
 
 
 def _advice(
@@ -286,16 +280,14 @@ def labelled(source: reading.Source, label: Any, ids: Any, groups: Any) -> Label
 
 
 def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Series]:
-    """What is given by the name of a column, or as an array (n,), as values (n,); the first is the label."""
-    label = next(iter(given))
-    if given[label] is None:
-        raise UserError(f"{source.name}: name the {label}'s column{did_you_mean('', source.columns)}")
-    named = [source.need(of, what) for what, of in given.items() if isinstance(of, str)]
-    read, made = source.whole(list(dict.fromkeys(named))) if named else {}, {}
+    """What is given by the name of a column, or as an array (n,), as values (n,); first of all the label."""
+    if given[what := next(iter(given))] is None:
+        raise UserError(f"{source.name}: name the {what}'s column{did_you_mean('', source.columns)}")
+    named = {what: source.need(of, what) for what, of in given.items() if isinstance(of, str)}
+    read = source.whole(list(dict.fromkeys(named.values()))) if named else None
+    made = {what: read[of] for what, of in named.items()}
     for what, of in given.items():
-        if isinstance(of, str):
-            made[what] = read[of]
-        elif of is not None:
+        if of is not None and what not in named:
             if np.ndim(of) != 1:  # one column of a matrix will do; anything else is refused there
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]

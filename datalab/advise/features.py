@@ -26,8 +26,6 @@ DATE = r"(?:\d{1,4}|[A-Za-z]{3,9})[-/. ]+(?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4
 SPACED = r"[ \u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]"  # what there is one of between words, or in place of them
 LOOKED_AT = 300  # columns, for leaks
 
-Encode = Callable[[pd.DataFrame], NDArray[np.float32]]
-
 
 class Columns:
     """The kind of every feature column, decided on a sample, and the same columns of any block as typed values.
@@ -112,7 +110,7 @@ class Columns:
 
 
 @threadpool_limits.wrap(1)  # the order of a sum must not depend on the number of threads
-def fit(frame: pd.DataFrame) -> Encode:
+def fit(frame: pd.DataFrame) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
     """Encoders of a typed frame (n, ...) that take means, levels and vocabularies from these rows alone.
 
     Numbers are z-scores cut at ten, missing ones the median with a column that says so; levels of under 1 % of the rows

@@ -95,8 +95,6 @@ def of_frame(name: str, frame: pd.DataFrame, line: str, **more: Any) -> Source:
 
 def of_array(x: Any, name: str, extra: dict[str, Any] | None = None, label: str | None = None) -> Source:
     """An array (n, ...), every example flat, with further columns (n,), one of which may be the label."""
-    if x.dtype.names:
-        return of_frame(name, pd.DataFrame(x), f"array: {len(x):,} records")
     if x.ndim < 2 or not x.size or x.dtype.kind not in "biufUSO":
         raise UserError(f"{name}: need features (n, d) of numbers or text, got {x.dtype} of shape {x.shape}")
     frame = pd.DataFrame(x.reshape(len(x), -1)).assign(**(extra or {}))

@@ -1,10 +1,9 @@
 """From the pilot's rows to an answer: a pure function, so that the same rows always say the same.
 
 Keeping everything is the answer unless an arm is *shown* to beat it, by more than the smallest effect, and one that
-drops rows to beat as many dropped at random as well. The intervals
-are simultaneous over all arms (:func:`datalab.stats.corrected_resampled_t`), so that they hold for the arm that was
-picked because it looked best: alpha is .05 for all arms together. Its estimate is still that of a maximum, a little
-too high, and the answer says so.
+drops rows to beat as many dropped at random as well. The intervals are simultaneous over all arms
+(:func:`datalab.stats.corrected_resampled_t`), so that they hold for the arm that was picked because it looked best. Its
+estimate is still that of a maximum, a little too high, and the answer says so.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from datalab import seeds, stats
 from datalab.advise.pilot import ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL, SUREST
 from datalab.protocol import protocol
 
-METRIC = "macro_f1"
 # Where no label is wrong, the surest rows' error is at most this share of all rows': chosen on the sets looked at, of
 # which it holds in 15 of 17 (45 of 60 of all); bench_advise.py says how often the limits below then do.
 HARD = 0.7
@@ -57,7 +55,7 @@ def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
     arms = rows[rows.kind == "arm"].astype({"split": int})
     ratio, keep = float((arms.n_test / arms.n_train).mean()), (KEEP_ALL, "")
     rng, sesoi = seeds.generator(seed, "advise", "verdict"), protocol().statistics["sesoi"]["f1"]
-    scores = arms.pivot_table(METRIC, ["method", "amount"], "split", sort=False)  # (arms, splits)
+    scores = arms.pivot_table("macro_f1", ["method", "amount"], "split", sort=False)  # (arms, splits)
     dropped = arms.groupby(["method", "amount"], sort=False).dropped.mean()
     gains = pd.DataFrame({"score": scores.mean(axis=1), "dropped": dropped}).drop(keep)
     gains.insert(0, "arm", [name(*arm) for arm in gains.index])
@@ -107,7 +105,7 @@ def noise(rows: pd.DataFrame, ratio: float, rng: np.random.Generator) -> dict[st
 def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     """The answer in five lines. ``facts``: n, classes, splits, planned, stopped, flagged, dropped, clean; ``hit``: who
     is."""
-    arm, arm_tried = name(*v.arm), name(v.best.method, v.best.amount)
+    arm, tried = name(*v.arm), v.best.arm
     gain = f"{v.best.gain:+.3f} [{v.best.low:+.3f}, {v.best.high:+.3f}] macro-F1 over keeping everything"
     if not np.isnan(v.best["over random"]):
         limits = f"[{v.best['random low']:+.3f}, {v.best['random high']:+.3f}]"
@@ -117,7 +115,7 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     elif v.answer == ACT:
         first = f"{arm[0].upper()}{arm[1:]}" + (f": {facts['dropped']:,} rows." if facts["dropped"] else ": it pays.")
     elif v.answer == UNSURE and v.best.low > 0 and v.best["random low"] <= 0:
-        first = f"Keep everything: {arm_tried} beats it, and is not shown to beat as many rows dropped at random."
+        first = f"Keep everything: {tried} beats it, and is not shown to beat as many rows dropped at random."
     elif v.answer == UNSURE:
         first = "Keep everything: nothing else is shown to be better, and the data are too few to rule it out."
     else:
@@ -127,7 +125,7 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     if v.answer != ACT and facts["flagged"] and not blind:
         first += f" Look at the listed labels ({facts['flagged']:,}) by hand."
     judged = "clean test labels" if facts["clean"] else "held-out labels as noisy as the rest"
-    second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{arm_tried}: {gain}"
+    second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{tried}: {gain}"
     second += f" ({facts['splits']} splits, {judged}; 95 % for all arms at once)."
     second += f" With everything kept macro-F1 is {v.kept:.3f}; guessing has {guessing:.3f}."
     if blind:
