@@ -113,8 +113,8 @@ def test_numbers_with_units_and_marks_between_thousands_are_numbers(tmp_path: Pa
         "SKU123": np.nan, "\u22121,234.5": -1234.5, "\u22127 %": -7.0, "\u22120.5": -0.5, "\u2212": np.nan,
     }  # fmt: skip
     np.testing.assert_equal(features.numbers(pd.Series([*written], dtype="str")).to_numpy(), [*written.values()])
-    german = pd.Series(["1.234,5 %", "7", "\u22121,5", "\u221213.700", "0.125"], dtype="str")
-    np.testing.assert_equal(features.numbers(german, ",").to_numpy(), [1234.5, 7.0, -1.5, -13700.0, np.nan])
+    german = pd.Series(["1.234,5 %", "7", "\u22121,5", "\u221213.700", "€ 1.644", "0.125"], dtype="str")
+    np.testing.assert_equal(features.numbers(german, ",").to_numpy(), [1234.5, 7.0, -1.5, -13700.0, 1644.0, np.nan])
     prices = [f"{i // 7:,}.{i % 90 + 10} EUR;{'ab'[i % 2]}" for i in range(0, 90_000, 700)]
     (tmp_path / "t.csv").write_text("price;y\n" + "\n".join(prices), encoding="cp1252")
     source = reading.read(tmp_path / "t.csv")
@@ -132,15 +132,17 @@ def test_a_unit_hides_no_decimal_comma_and_a_typeset_minus_is_one(tmp_path: Path
 
 def test_points_between_thousands_are_told_from_decimal_ones_by_their_column(tmp_path: Path) -> None:
     rows = [f"{i * 13_700 + 250:,}".replace(",", ".") + f";{i / 7:.2f}".replace(".", ",") for i in range(N)]
-    rows = [f"{row};{(i + 1) / 8:.3f};{'ab'[i % 2]}" for i, row in enumerate(rows)]
-    (tmp_path / "t.csv").write_text("pay;hours;rate;y\n" + "\n".join(rows))
+    rows = [f"{row};{(i + 1) / 8:.3f};{1370 * i + 1370:,}.50;{'ab'[i % 2]}" for i, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("pay;hours;rate;price;y\n" + "\n".join(rows))
     source = reading.read(tmp_path / "t.csv")
     frame = whole(source)
-    columns = features.Columns(frame[["pay", "hours", "rate"]], source)
-    assert columns.kinds == {"pay": "number", "hours": "number", "rate": "number, decimal point"}
+    columns = features.Columns(frame[["pay", "hours", "rate", "price"]], source)
+    point = "number, decimal point"
+    assert columns.kinds == {"pay": "number", "hours": "number", "rate": point, "price": point}
     typed = columns.typed(frame)
     assert typed.pay.tolist() == [i * 13_700 + 250 for i in range(N)]
     assert typed.rate[:3].tolist() == [0.125, 0.25, 0.375]
+    assert typed.price[:2].tolist() == [1370.5, 2740.5]
 
 
 def test_a_tsv_and_an_english_csv_with_thousands_of_levels(tmp_path: Path) -> None:
