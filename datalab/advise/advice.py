@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
@@ -122,6 +123,11 @@ def advise(
         line = f"{left_out.sum():,} rows repeat another's features (of {len(frame):,} looked at)"
         detected.append(f"duplicates: {line}, {other:,} with another label; the pilot sees each once")
     if X_test is not None:
+        if others.directions:
+            try:
+                X_test = others.directions(scipy.sparse.csr_matrix(X_test))
+            except (ValueError, TypeError) as error:
+                raise reading.unreadable("X_test", error) from None
         test = reading.read(X_test, **read)
         clean, clean_codes = _clean(test, y_test, table, kinds)
         in_test = of_row.isin(pd.util.hash_pandas_object(clean, index=False)).to_numpy()

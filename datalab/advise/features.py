@@ -215,16 +215,18 @@ def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
 
 
 def picture(path: Path) -> Any:
-    """The picture upright, in 8 bits, what is transparent white; None where there is none, or one of more bits."""
+    """The picture upright, what is transparent white, one of 16 bits or more in floats; None where there is none."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
             made = ImageOps.exif_transpose(opened)
+            if made.mode[0] in "IF":
+                return Image.fromarray(np.asarray(made, dtype=np.float32) / (1 if made.mode == "F" else 257))
             if made.has_transparency_data:
                 made = made.convert("RGBA")
                 made = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made)
-            return None if made.mode[0] in "IF" else made.convert("RGB")  # of which PIL would cut the bright half off
+            return made.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
@@ -232,6 +234,6 @@ def picture(path: Path) -> Any:
 def _grey(folder: Path, path: Any, side: int, where: str) -> NDArray[np.float32]:
     image = None if pd.isna(path) else picture(folder / path)
     if image is None:
-        what = "no picture" if pd.isna(path) else f"picture '{Path(path).name}' cannot be read as an image of 8 bits"
+        what = "no picture" if pd.isna(path) else f"picture '{Path(path).name}' cannot be read as an image"
         raise UserError(f"{where}: {what}; leave the row out")
-    return np.asarray(image.convert("L").resize((side, side)), dtype=np.float32)
+    return np.asarray((image if image.mode == "F" else image.convert("L")).resize((side, side)), dtype=np.float32)

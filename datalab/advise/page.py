@@ -116,7 +116,7 @@ def _contents(advice: Advice) -> list[dict[str, Any]]:
         path = next((v for v in row.values() if isinstance(v, str) and v.strip().lower().endswith(IMAGES)), None)
         picture = path and features.picture(folder / path.strip())
         if picture:
-            words = Path(path).name
+            picture, words = picture.convert("L" if picture.mode == "F" else "RGB"), Path(path).name
             picture.thumbnail((96, 96))
         elif grid:
             pixels, words = np.array([row[str(i)] for i in range(grid[0] * grid[1])], dtype=float).reshape(grid), ""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from datalab.data.encoders import TEXT_COMPONENTS, WIDE_FROM
 from datalab.errors import MOST, UserError, did_you_mean
 
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
-WIDEST = 1000  # columns of a sparse matrix, which is made dense
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
 KINDS = ".csv, .tsv, .parquet, .npz, .npy, or as a folder of images by class"
@@ -34,7 +34,8 @@ class Source:
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
     is the label's column, ``key`` that which names a row, and ``rows`` how many there are, where the source knows it;
-    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts.
+    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts;
+    ``directions`` brings rows to the columns, where a sparse matrix had more.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     grid: tuple[int, int] | None = None
     decimal: str = "."
     rows: int | None = None
+    directions: Callable[[Any], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
@@ -244,10 +246,7 @@ def in_memory(data: Any) -> Source:
         data = pd.DataFrame(data)
         return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
     if hasattr(data, "nnz") and hasattr(data, "toarray"):
-        if data.shape[1] > WIDEST:
-            cure = "bring it to fewer first: sklearn.decomposition.TruncatedSVD(64).fit_transform(X)"
-            raise UserError(f"the sparse matrix: {data.shape[1]:,} columns are over {WIDEST:,}; {cure}")
-        return of_array(data.toarray(), "the sparse matrix")
+        return _dense(data.tocsr())
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     if not hasattr(data, "__array__") and hasattr(data, "__getitem__") and not isinstance(data, list | tuple):
@@ -257,6 +256,17 @@ def in_memory(data: Any) -> Source:
     if array.ndim == 1 and any(isinstance(row, str) for row in array):
         return of_frame("the texts", pd.DataFrame({"text": array}), f"texts: {len(array):,}", texts=True)
     return of_array(array, "the array")
+
+
+def _dense(x: Any) -> Source:
+    if x.shape[1] <= WIDE_FROM:
+        return of_array(x.toarray(), "the sparse matrix")
+    from sklearn.decomposition import TruncatedSVD
+
+    svd = TruncatedSVD(TEXT_COMPONENTS, random_state=0).fit(x.astype(np.float64))
+    svd.components_ /= svd.transform(x).std() or 1
+    line = f"sparse matrix: {x.shape[0]:,} rows, {x.shape[1]:,} columns brought to {TEXT_COMPONENTS} directions"
+    return of_frame("the sparse matrix", pd.DataFrame(svd.transform(x)), line, directions=svd.transform)
 
 
 def image_folder(path: Path) -> Source:
