@@ -17,6 +17,7 @@ from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
+_HELD = 1 << 22  # numbers of factors that a pass may hold on a CPU, where it takes more examples at no cost in cache
 _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
 _READ_ALONE = 8  # examples of a streamed set that are also read alone
 _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
@@ -25,11 +26,13 @@ _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 5
 class Feed:
     """Gives sets to a network, whose loss this is, ``size`` examples at a time; ``title`` is a progress bar's.
 
-    Where no size is given, it is chosen once a set is there.
+    Where no size is given, it is chosen once a set is there, and ``most`` with it: of passes whose products are taken a
+    few examples at a time, whatever the size.
     """
 
     def __init__(self, network: Network, loss: Loss, size: int | None, title: str):
-        self.network, self.loss, self.size, self._title = network, loss, size, title
+        self.network, self.loss, self._title = network, loss, title
+        self.size = self.most = size
         self._probed = False
 
     def checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
@@ -62,13 +65,15 @@ class Feed:
         """Let the network look at how an example passes through it, and choose how many a pass takes."""
         self.network.probe(first)
         self._probed, like = True, self.network.like
-        if self.size is None and like.is_cuda:
+        if self.size is None:
             tape = self.network.tape(first)
             parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
-            held = sum(part.inputs.numel() + part.gradients.numel() for part in parts) * like.element_size()
-            free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE
-            self.size = max(1, min(_DEVICE_BATCH, free // held))
-        self.size = self.size or _BATCH
+            held = sum(part.inputs.numel() + part.gradients.numel() for part in parts)
+            if like.is_cuda:
+                free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE // like.element_size()
+                self.size = self.most = max(1, min(_DEVICE_BATCH, free // held))
+            else:
+                self.size, self.most = _BATCH, max(_BATCH, _HELD // held)
 
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
@@ -168,7 +173,7 @@ class Feed:
 
         Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
         """
-        size = min(size or self.size, self.size)
+        size = min(size or self.size, self.most)
         suspect = torch.zeros((), dtype=torch.bool, device=self.network.like.device)
         for batch in watched(data.parts(size), len(data), self._title):
             x = self.placed(batch)

@@ -15,15 +15,14 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import losses
-from datalab.influence.estimator import Damping, Directions, Estimator
-from datalab.influence.factors import Factors, Product, Shared
+from datalab.influence.estimator import Damping, Directions, Estimator, gathered
+from datalab.influence.factors import Product, Shared
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.settings import count
 from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exact Fisher
-_ROTATED = 1 << 18  # numbers of rotated gradients formed at a time, which with their factors stay in a core's cache
 _FLOAT64_UP_TO = 2048  # of 5,000 classes float64 takes 40 s on a core
 
 Fisher = Literal["auto", "exact", "sampled", "empirical"]
@@ -102,8 +101,12 @@ class Kronecker(Estimator):
                             total[2] += g.shape[1]
         return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
 
+    def _own(self, data: Held | Streamed) -> Tensor:
+        return gathered(map(self._self_influence, self._feed.batches(data, self._feed.most)), 1, len(data))
+
     def _self_influence(self, batch: Batch) -> Tensor:
-        return self._over_sites(map(_weighted, self._factors(batch), self._bases, self._inverse))
+        triples = zip(self._factors(batch), self._bases, self._inverse, strict=True)
+        return self._over_sites(f.weighted_squares(*bases, w) for f, bases, w in triples)
 
     def _against(self, data: Held | Streamed, tests: Batch) -> Iterator[Tensor]:
         # In the eigenbases a solve is a product element by element: there, and back, or there with both sides.
@@ -168,12 +171,6 @@ class EKFAC(Kronecker):
             for i, over_classes in squares.items():
                 sums[i] += rotated[i].squares_of(over_classes)
         return [s / len(data) for s in sums]
-
-
-def _weighted(f: Factors, bases: Bases, w: Tensor) -> Tensor:
-    """sum_jk w_jk (Q_G' grad Q_A)_jk^2 of each example, (B, m): of gradients that have to be formed a few at a time."""
-    parts = [f] if f.rank_one else f.chunks(_ROTATED)
-    return torch.cat([part.rotate(*bases).weighted_squares(w) for part in parts], 1)
 
 
 def _back(v: Tensor, q_a: Tensor | None, q_g: Tensor) -> Tensor:
