@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
+from datalab.influence import layers
 from datalab.influence.estimator import Directions, Estimator
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
@@ -41,7 +42,12 @@ class DataInf(Estimator):
             self._d = torch.full_like(self._second_moment, float(self.damping))
             self.damping_ = float(self.damping)
         if not bool((self._d > 0).all()):
-            raise UserError("damping: must be above 0 at every layer; DataInf divides by it")
+            flat = [site.layer for site, d in zip(self._network.sites, self._d.T, strict=True) if not bool(d.all())]
+            if self.damping != "auto":
+                raise UserError("damping: must be above 0; DataInf divides by it")
+            why = "is 0 for every example, as that of LoRA's A while its B is 0, so 'auto' damping is 0 there"
+            cure = f"train the model first, or give a damping above 0; {layers.left(flat)}"
+            raise UserError(f"model: the gradient of {layers.named(flat)} {why}: {cure}")
 
     def _norms(self, f: Factors) -> Tensor:
         return self._network.over_groups(f.square_norms())

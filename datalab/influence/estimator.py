@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from datalab.errors import UserError
+from datalab.errors import UserError, did_you_mean
 from datalab.influence import layers, losses, saved, settings
 from datalab.influence.factors import Factors
 from datalab.influence.feed import Feed, refuse
@@ -97,6 +97,7 @@ class Estimator(ABC):
     _by_layer, _of_an_optimum = False, True
     _sample: tuple[Inputs, Tensor] | None = None  # two examples, and some of their logits
     _trained_on: Held | None = None  # where it is read again
+    _marks: Tensor | None = None  # of its examples, where they are in tensors
 
     def __init__(
         self,
@@ -109,7 +110,11 @@ class Estimator(ABC):
         dtype: torch.dtype | None = None,
         include_frozen: bool = False,
         loss: Loss | None = None,
+        **unknown: object,
     ):
+        for name in unknown:
+            known = sorted(settings.names(type(self)) - {"model"})
+            raise UserError(f"{name}: is no option of this estimator{did_you_mean(name, known)}")
         names = settings.several("leave_out", leave_out, "names")
         if wrong := [name for name in names if not isinstance(name, str)]:
             raise UserError(f"leave_out: must be a list of names, got {wrong[0]!r} in it")
@@ -143,7 +148,7 @@ class Estimator(ABC):
                 self._as_fitted = State(*({k: v for k, v in now.items() if was.get(k) == v} for was, now in pairs))
                 self._sample = sample, self._network.answer(sample)
                 self._trained_on = None if self._state is not None or isinstance(data, Streamed) else data
-                self._mark = self._trained_on and data.mark()
+                self._mark, self._marks = self._trained_on and data.mark(), data.marks
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -202,9 +207,11 @@ class Estimator(ABC):
         """The predicted change (n,), in nats, of the target's mean loss if example i is removed and the model refitted.
 
         It is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: the penalty is re-weighted, too. x, y must be
-        training examples of ``fit``; for a refit with the penalty l2, give ``damping=l2``.
+        training examples of ``fit``; for a refit with the penalty l2, give ``damping=l2``. Raises UserError for more
+        examples than were fitted and, of those in tensors, for any whose x was not among them; not seen are other
+        labels, and after ``load``, or from a Dataset, other examples.
         """
-        return self._scored(self._leave_one_out, (x, y, x_val, y_val), "x_val, y_val")
+        return self._scored(self._of_removals, (x, y, x_val, y_val), "x_val, y_val")
 
     def save(self, path: str | Path, *, examples: bool = True) -> None:
         """Write what ``fit`` took, without the model, to ``path``: :func:`~datalab.influence.load` reads it back.
@@ -240,6 +247,14 @@ class Estimator(ABC):
     def _own(self, data: Held | Streamed) -> Tensor:
         """The self-influence (S, n) of a set."""
         return gathered(map(self._self_influence, self._feed.batches(data)), 1, len(data))
+
+    def _of_removals(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
+        """``_leave_one_out``, of examples that were fitted."""
+        changes = self._leave_one_out(data, target)
+        seen = data.marks is None or self._marks is None or bool(torch.isin(data.marks, self._marks).all())
+        if len(data) > self.n_ or not seen:
+            raise UserError("x: leave_one_out removes training examples, and some of these were not given to fit")
+        return changes
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         solved = self._solve(self._mean_gradient(target))

@@ -181,6 +181,8 @@ class Feed:
                 for part in tensors(x):
                     if part.is_floating_point():
                         suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
+            if isinstance(data, Held) and not data.finite:
+                data.note(batch.start, x)
             y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
             yield batch._replace(x=x, y=y)
         if not data.finite:

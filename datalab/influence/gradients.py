@@ -3,7 +3,6 @@
 These predict no retraining in nats, so ``leave_one_out`` refuses, and ``damping`` plays no part.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
@@ -17,7 +16,6 @@ from datalab.influence import losses, settings
 from datalab.influence.estimator import Directions, Estimator, Top, computing, strongest, whole
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
-from datalab.training import AnyStack, Recipe, cosine
 
 _NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC"
 
@@ -88,24 +86,6 @@ def _unit(rows: Tensor) -> Tensor:
     """Each row of (S, k, ...) over its largest number."""
     tiny = torch.finfo(rows.dtype).tiny
     return functional.normalize(rows.flatten(2), float("inf"), 2, eps=tiny).view_as(rows)
-
-
-class Checkpoints:
-    """What :class:`TracIn` takes: copies of a stack along its training, evenly spaced, the last at its end, as
-    ``stacks``, and the sums of the learning rates of the steps that led to each, as ``rates``. An ``on_step`` of
-    ``training.fit_many``.
-    """
-
-    def __init__(self, recipe: Recipe, count: int):
-        ends = [round(recipe.steps * (k + 1) / count) for k in range(count)]
-        by_step = [cosine(recipe.learning_rate, step, recipe.steps) for step in range(recipe.steps)]
-        self.rates = [sum(by_step[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-        self.stacks: list[AnyStack] = []
-        self._ends = set(ends)
-
-    def __call__(self, step: int, stack: AnyStack) -> None:
-        if step in self._ends:
-            self.stacks.append(copy.deepcopy(stack))
 
 
 class Ensemble(ABC):

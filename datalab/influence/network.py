@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -281,14 +281,6 @@ class Network:
             if not all(torch.equal(*pair) or close(*pair) for pair in pairs):
                 raise UserError("model: its backward pass mixes the examples of a batch (by a hook, or a Function?)")
         return plain
-
-    def precise(self) -> Self:
-        """The same on a copy of the module in float64."""
-        other, names = copy.copy(self), {id(p): name for name, p in self.module.named_parameters()}
-        other.module = copied(self.module, torch.float64)
-        other.parameters = [other.module.get_parameter(names[id(p)]) for p in self.parameters]
-        other.like = other.parameters[0].detach()
-        return other
 
     def _random_states(self) -> list[Tensor]:
         """Of torch's own generators: a forward pass that draws from one moves it."""

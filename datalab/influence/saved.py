@@ -3,7 +3,6 @@
 Nothing in a file is executed: its header names an estimator among those known here, and its settings are plain JSON.
 """
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datalab.errors import UserError
+from datalab.influence import settings
 from datalab.influence.losses import Loss
 from datalab.influence.network import State
 from datalab.influence.sets import Rows
@@ -27,14 +27,12 @@ def write(estimator: Any, path: str | Path, examples: bool) -> None:
     if estimator._state is None:
         raise UserError(f"{name}: needs its training set at every solve, so there is nothing to save; fit it anew")
     tensors: dict[str, Tensor] = {}
-    inits = [vars(base)["__init__"] for base in type(estimator).__mro__[:-1] if "__init__" in vars(base)]
-    parameters = [p for init in inits for p in inspect.signature(init).parameters.values()]
-    names = {p.name for p in parameters if p.kind != p.VAR_KEYWORD} - {"self", "model", "loss"}
-    settings = {key: getattr(estimator, key) for key in sorted(names)}  # all that are kept as attributes
-    settings["dtype"] = settings["dtype"] and str(settings["dtype"])[6:]
+    kept = settings.names(type(estimator)) - {"model", "loss"}
+    given = {key: getattr(estimator, key) for key in sorted(kept)}  # all that are kept as attributes
+    given["dtype"] = given["dtype"] and str(given["dtype"])[6:]
     header = {
         "estimator": name,
-        "settings": settings,
+        "settings": given,
         "loss": repr(estimator.loss),
         "model": estimator._as_fitted,
         "examples": _flattened("examples", _examples(estimator) if examples else None, tensors),
@@ -59,13 +57,13 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})[_KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        kind, settings, fitted_with = kinds[header["estimator"]], header["settings"], header["loss"]
+        kind, given, fitted_with = kinds[header["estimator"]], header["settings"], header["loss"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"path: {path} is no estimator saved by save(path): {error}") from None
     if fitted_with != repr(loss):
         raise UserError(f"loss: {path} was fitted with {fitted_with}, got {loss!r}")
-    settings["dtype"] = settings["dtype"] and getattr(torch, settings["dtype"])
-    estimator = kind(model, **settings, loss=loss)
+    given["dtype"] = given["dtype"] and getattr(torch, given["dtype"])
+    estimator = kind(model, **given, loss=loss)
     estimator._connect()
     estimator._as_fitted, device = State(*header["model"]), estimator._network.like.device
     other = f"model: it is not the one that {path} was fitted on"

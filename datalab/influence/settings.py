@@ -1,5 +1,6 @@
 """Settings as estimators and losses take them: of the right type, and plain, so that a file may hold them."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
@@ -7,6 +8,13 @@ from numbers import Integral, Real
 from torch import Tensor, nn
 
 from datalab.errors import UserError
+
+
+def names(kind: type) -> set[str]:
+    """Of all that the constructors of a class and of its bases take, without ``self``."""
+    inits = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
+    parameters = [p for init in inits for p in inspect.signature(init).parameters.values()]
+    return {p.name for p in parameters if p.kind != p.VAR_KEYWORD} - {"self"}
 
 
 def count(name: str, value: object, least: int | None = 1) -> int:

@@ -120,9 +120,9 @@ class TRAK(Ensemble):
     def __init__(
         self, models: Models, damping: Damping = "auto", *, dimensions: int | None = None, seed: int = 0, **options
     ):
-        if isinstance(models, Stack):
+        models = [models] if isinstance(models, nn.Module | Stack) else settings.several("models", models, "models")
+        if any(isinstance(model, Stack) for model in models):
             raise UserError("models: TRAK averages over models, so a stack is ambiguous; list(stack) gives its models")
-        models = [models] if isinstance(models, nn.Module) else settings.several("models", models, "models")
         if not models:
             raise UserError("models: need at least one")
         dimensions = dimensions if dimensions is None else settings.count("dimensions", dimensions)

@@ -162,3 +162,22 @@ def test_the_last_layers_penalty_is_taken_whole_even_where_its_rows_do_not_sum_t
     )
     torch.testing.assert_close(ours.leave_one_out(*train, *val), exact.leave_one_out(*train, *val))
     torch.testing.assert_close(ours.newton_gain_, exact.newton_gain_)
+
+
+@pytest.mark.parametrize("kind", [ExactGGN, EKFAC, LastLayerGGN])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_examples_of_the_training_set_can_be_left_out(kind, dtype):
+    """Before: numbers for examples that no fit had seen."""
+    model, (x, y), (x_val, y_val) = problem("an MLP")
+    x, x_val, model = x.to(dtype), x_val.to(dtype), model.to(dtype)
+    estimator = kind(model, 0.1, batch_size=7).fit(x, y)
+    whole = estimator.leave_one_out(x, y, x_val, y_val)
+    some = estimator.leave_one_out(x[3:8].double().numpy(), y[3:8], x_val, y_val)
+    torch.testing.assert_close(some, whole[3:8])
+    for others in (
+        (x_val, y_val),
+        (torch.cat([x, x_val[:1]]), torch.cat([y, y_val[:1]])),
+        (torch.cat([x, x]), y.repeat(2)),
+    ):
+        with pytest.raises(UserError, match="x: leave_one_out removes training examples, and some of these were not"):
+            estimator.leave_one_out(*others, x_val, y_val)

@@ -11,7 +11,6 @@ from datalab import data, models, noise, pruning, retraining, seeds, stats
 from datalab.errors import UserError
 from datalab.influence import EKFAC, DataInf
 from datalab.influence.estimator import quiet
-from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
 from datalab.retraining import relative_damping
@@ -220,7 +219,7 @@ def test_a_relative_damping_of_the_default_is_the_default_itself():
 
 def test_checkpoints_share_out_the_whole_schedule_and_end_with_the_training():
     trial, recipe = Trial("wine", "mlp", 0, rates=(), **HERE), Recipe(20)
-    path = Checkpoints(recipe, count=4)
+    path = flipped_labels.Checkpoints(recipe, count=4)
     stack = fit_many(trial.classifier(), trial.x, trial.prepared.y_train, None, [1], recipe, on_step=path)
     assert sum(path.rates) == pytest.approx(sum(cosine(recipe.learning_rate, step, 20) for step in range(20)))
     assert len(path.stacks) == len(path.rates) == 4

@@ -4,6 +4,7 @@ What the title's method lives on. A task returns rows with a ``kind``, of which 
 t-intervals over data sets, each counted by its mean over repeats.
 """
 
+import copy
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -20,19 +21,36 @@ from torch import Tensor
 from datalab import noise, pruning, seeds, stats
 from datalab.influence import EKFAC, KFAC, TRAK, Arnoldi, DataInf, ExactGGN, GradDot, LastLayerGGN, TracIn
 from datalab.influence.estimator import Estimator, quiet
-from datalab.influence.gradients import Checkpoints
 from datalab.protocol import protocol
 from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval, rows_of_kind
 from datalab.sections.trials.trial import Trial, mean_of_references
+from datalab.stack import Stack
 from datalab.sweep.cost import timed
-from datalab.training import fit_many, protocol_recipe
+from datalab.training import Recipe, cosine, fit_many, protocol_recipe
 
 EXACT_PARAMETERS = 5000  # the full matrix of an MLP takes seconds below
 VALIDATION = "EKFAC on validation loss"
 FREE = ("gradient norm", "EL2N", "loss")  # scores that need no curvature
 ORDER = ("ExactGGN", "LastLayerGGN", "EKFAC", "KFAC", "TRAK", "Arnoldi", "DataInf", "TracIn", *FREE, VALIDATION)
 RATE = "flipped labels (%)"
+
+
+class Checkpoints:
+    """What TracIn takes: copies of a stack along its training, evenly spaced, the last at its end, as ``stacks``, and
+    the sums of the learning rates of the steps that led to each, as ``rates``. An ``on_step`` of ``training.fit_many``.
+    """
+
+    def __init__(self, recipe: Recipe, count: int):
+        ends = [round(recipe.steps * (k + 1) / count) for k in range(count)]
+        by_step = [cosine(recipe.learning_rate, step, recipe.steps) for step in range(recipe.steps)]
+        self.rates = [sum(by_step[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        self.stacks: list[Stack] = []
+        self._ends = set(ends)
+
+    def __call__(self, step: int, stack: Stack) -> None:
+        if step in self._ends:
+            self.stacks.append(copy.deepcopy(stack))
 
 
 def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> list[dict[str, Any]]:
