@@ -1,6 +1,7 @@
 """Sets as a network takes them: checked, looked at, and in batches on its device and in its dtype."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ class Feed:
             self.outputs = outputs.shape[2:]
             if isinstance(data, Held):
                 data.y, data.by_model = self._targets(data.name, data.y), True
+            else:
+                data.targets = partial(self._targets, data.name)
             if not self._probed:
                 self._probe(first)
         return all_sets
@@ -118,7 +121,7 @@ class Feed:
         if isinstance(data, Streamed) and self.size > 1:
             self._look_at_collation(data, places[:_READ_ALONE], batch, f)
         if not self.loss.by_example:
-            self._look_at_loss(f, batch.y if isinstance(data, Held) else self._targets(data.name, batch.y))
+            self._look_at_loss(f, batch.y)
         return sample
 
     def copies_tokens(self, data: Held | Streamed) -> bool:
@@ -129,7 +132,7 @@ class Feed:
         if not isinstance(self.loss, losses.CrossEntropy) or self.loss.next_token:
             return False
         batch = next(data.parts(_LOOKED_AT[0]))
-        y = (batch.y if isinstance(data, Held) else self._targets(data.name, batch.y))[0]
+        y = batch.y[0]
         if y.dim() != 2 or y.is_floating_point() or y.shape[1] < 2:
             return False
         counted = y != self.loss.ignore_index
@@ -143,18 +146,18 @@ class Feed:
         """
         logits, totals = [], []  # alone, and in the sample; and of their gradients, where texts or labels are others
         for i, one in enumerate(data.parts(1, places)):
-            x, y = rows(sample.x, i, 1), rows(sample.y, i, 1)
+            x, y = rows(sample.x, i, 1), rows(sample.y, i, 1, axis=1)
             if sets.alike(one.x, x) and sets.alike(one.y, y):
                 continue
             try:
                 pair = self.network.logits(over(one.x, self.moved)), f[:, i : i + 1]
             except Exception:  # of a convolution some take no short text: nothing is said
                 continue
-            targets = [self._targets(data.name, of) for of in (one.y, y)]
             same_shape = pair[0].shape == pair[1].shape
             logits += [pair] * same_shape
-            if not (same_shape and all(map(torch.equal, *map(tensors, targets)))):
-                gradients = (losses.over_models(self.loss.gradient, *each) for each in zip(pair, targets, strict=True))
+            if not (same_shape and all(map(torch.equal, tensors(one.y), tensors(y)))):
+                each = zip(pair, (one.y, y), strict=True)
+                gradients = (losses.over_models(self.loss.gradient, *of_one) for of_one in each)
                 totals.append([g.flatten(2, -2).sum(2) if g.dim() > 3 else g for g in gradients])  # over positions
         for found in filter(None, (logits, totals)):
             if not close(*(torch.cat([v.flatten() for v in side]) for side in zip(*found, strict=True))):
@@ -183,8 +186,7 @@ class Feed:
                         suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
             if isinstance(data, Held) and not data.finite:
                 data.note(batch.start, x)
-            y = batch.y if isinstance(data, Held) else self._targets(data.name, batch.y)
-            yield batch._replace(x=x, y=y)
+            yield batch._replace(x=x)
         if not data.finite:
             if suspect | self.network.infinite:
                 self._refuse_not_finite(data)

@@ -138,6 +138,7 @@ class Streamed:
         if not len(dataset):
             raise UserError(f"{name}: holds no examples; need n > 0")
         self.name, self.finite, self.marks = name, False, None
+        self.targets: Callable[[Targets], Targets] = lambda y: y  # as the loss takes them, once that is known
         self._dataset, self._options = dataset, {"collate_fn": collate, "num_workers": workers}
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class Streamed:
             held = Held(self.name, *_split(self.name, item))
             if len(held) != (due := min(size, len(dataset) - start)):
                 raise UserError(f"{self.name}: {due} items are collated to {len(held)} examples; leave none out")
-            yield Batch(held.x, held.y, start, x_of(self.name))
+            yield Batch(held.x, self.targets(held.y), start, x_of(self.name))
             start += len(held)
 
 
