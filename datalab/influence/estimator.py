@@ -137,7 +137,7 @@ class Estimator(ABC):
             sample = rows(self._feed.look(data), 0, 2)
             if self._feed.copies_tokens(data):
                 warn("y: each token's target is that token itself; of a language model the loss is next_token=True's")
-            self.n_ = len(data)
+            self.n_, data.noting = len(data), isinstance(data, Held)
             try:
                 self._fit(data)
                 self._damp()
@@ -250,6 +250,7 @@ class Estimator(ABC):
 
     def _of_removals(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         """``_leave_one_out``, of examples that were fitted."""
+        data.noting = self._marks is not None and isinstance(data, Held)
         changes = self._leave_one_out(data, target)
         seen = data.marks is None or self._marks is None or bool(torch.isin(data.marks, self._marks).all())
         if len(data) > self.n_ or not seen:

@@ -184,13 +184,13 @@ class Feed:
                 for part in tensors(x):
                     if part.is_floating_point():
                         suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
-            if isinstance(data, Held) and not data.finite:
+            if data.noting:
                 data.note(batch.start, x)
             yield batch._replace(x=x)
         if not data.finite:
             if suspect | self.network.infinite:
                 self._refuse_not_finite(data)
-            data.finite = True
+            data.finite, data.noting = True, False
 
     def factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of a batch, site by site."""

@@ -92,7 +92,8 @@ class Held:
             raise UserError(f"{name}: need x and y, or a DataLoader or Dataset")
         if isinstance(y, tuple) and (len(y) == 1 or not all(hasattr(v, "__len__") for v in y)):
             y = y[0] if len(y) == 1 else list(y)
-        self.name, self.finite, self.by_model, self.marks = name, False, False, None
+        self.name, self.finite, self.by_model = name, False, False
+        self.noting, self.marks = False, None
         self.x, self.y = _inputs(name, x), over(y, lambda v: tensor(name, "y", v))
 
     def __len__(self) -> int:
@@ -137,7 +138,7 @@ class Streamed:
             raise UserError(f"{name}: an IterableDataset has no order to return to; give a Dataset with a length")
         if not len(dataset):
             raise UserError(f"{name}: holds no examples; need n > 0")
-        self.name, self.finite, self.marks = name, False, None
+        self.name, self.finite, self.noting, self.marks = name, False, False, None
         self.targets: Callable[[Targets], Targets] = lambda y: y  # as the loss takes them, once that is known
         self._dataset, self._options = dataset, {"collate_fn": collate, "num_workers": workers}
 
