@@ -1,5 +1,7 @@
 """Sets as a network takes them: checked, looked at, and in batches on its device and in its dtype."""
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -12,7 +14,6 @@ from datalab.influence import losses, sets
 from datalab.influence.factors import Factors
 from datalab.influence.losses import Loss
 from datalab.influence.network import Network, close
-from datalab.influence.progress import watched
 from datalab.influence.sets import Batch, Held, Inputs, Streamed, Targets, over, rows, tensors, x_of
 from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
@@ -21,6 +22,8 @@ _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's ca
 _HELD = 1 << 22  # numbers of factors that a pass may hold on a CPU, where it takes more examples at no cost in cache
 _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
 _READ_ALONE = 8  # examples of a streamed set that are also read alone
+_PATIENCE = 2.0  # seconds before a bar is shown
+_passes = 0  # under way: one within another shows no bar
 _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 512 and from 1,024 on
 
 
@@ -239,3 +242,26 @@ def refuse(data: Held | Streamed, bad: Sequence[Tensor], what: str, why: str) ->
     if len(places):
         first = f"{x_of(data.name)}[{int(places[0])}]"
         raise UserError(f"{what} for {len(places)} of {len(data)} examples, first for {first}{why}")
+
+
+def watched(batches: Iterator[Batch], n: int, title: str) -> Iterator[Batch]:
+    """The batches of n examples: with a bar at a terminal, where someone looks, after two seconds; silent in pipes."""
+    global _passes
+    if _passes or not sys.stderr.isatty():
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started, bar = time.monotonic(), Progress(console=Console(file=sys.stderr), transient=True)
+    task = bar.add_task(title, total=n)
+    _passes += 1
+    try:
+        for batch in batches:
+            if time.monotonic() - started > _PATIENCE:
+                bar.start()  # once: a bar that runs stays as it is
+            bar.update(task, completed=batch.start)
+            yield batch
+    finally:
+        _passes -= 1
+        bar.stop()

@@ -26,7 +26,7 @@ from datalab.influence import (
     LastLayerGGN,
     LiSSA,
     TracIn,
-    progress,
+    feed,
 )
 from datalab.influence.losses import CrossEntropy, SquaredError, Weighted
 from datalab.influence.sets import Batch
@@ -316,8 +316,8 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_long_pass_shows_a_bar_at_a_terminal_and_nothing_in_a_pipe(terminal, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal(terminal))
-    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
+    monkeypatch.setattr(feed, "_PATIENCE", 0.0)
     batches = [Batch(torch.zeros(1), torch.zeros(1), start, "x") for start in range(5)]
-    assert list(progress.watched(iter(batches), 5, "EKFAC")) == batches
+    assert list(feed.watched(iter(batches), 5, "EKFAC")) == batches
     assert ("EKFAC" in sys.stderr.getvalue()) is terminal
-    assert progress._passes == 0
+    assert feed._passes == 0
