@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import layers
-from datalab.influence.estimator import Directions, Estimator
+from datalab.influence.estimator import FLAT, Directions, Estimator
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
 
@@ -41,10 +41,13 @@ class DataInf(Estimator):
         else:
             self._d = torch.full_like(self._second_moment, float(self.damping))
             self.damping_ = float(self.damping)
-        if not bool((self._d > 0).all()):
-            flat = [site.layer for site, d in zip(self._network.sites, self._d.T, strict=True) if not bool(d.all())]
-            if self.damping != "auto":
-                raise UserError("damping: must be above 0; DataInf divides by it")
+        by_site = (self._d > 0).all(0).tolist()
+        flat = [site.layer for site, above in zip(self._network.sites, by_site, strict=True) if not above]
+        if flat and self.damping != "auto":
+            raise UserError("damping: must be above 0; DataInf divides by it")
+        if flat and not any(by_site):
+            raise UserError(FLAT)
+        if flat:
             why = "is 0 for every example, as that of LoRA's A while its B is 0, so 'auto' damping is 0 there"
             cure = f"train the model first, or give a damping above 0; {layers.left(flat)}"
             raise UserError(f"model: the gradient of {layers.named(flat)} {why}: {cure}")

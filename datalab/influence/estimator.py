@@ -35,6 +35,7 @@ from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
 MAX_PARAMETERS = 15_000  # rows of a full curvature matrix that is formed and factorised
+FLAT = "damping: 'auto' is 0, for the curvature is 0 everywhere; give a number above 0"
 _DIRECTIONS = 1 << 24  # numbers held in directions (gradients of targets, or of examples) at a time, on a CPU
 _WORTH_A_WARNING = 0.1, 0.01  # a Newton step's gain, relative to the loss and in nats, above which fit warns
 
@@ -333,7 +334,7 @@ class Estimator(ABC):
         if self.damping == "auto":
             d = self.l2 + AUTO_RELATIVE * mean_diagonal
             if bool((d == 0).any()):
-                raise UserError("damping: 'auto' is 0, for the curvature is 0 everywhere; give a number above 0")
+                raise UserError(FLAT)
         else:
             d = torch.full_like(mean_diagonal, float(self.damping))
         self.damping_ = d if self._network.is_stack else float(d[0])
