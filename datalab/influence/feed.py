@@ -79,7 +79,7 @@ class Feed:
                 free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE // like.element_size()
                 self.size = self.most = max(1, min(_DEVICE_BATCH, free // held))
             else:
-                self.size, self.most = _BATCH, _BATCH * max(1, _HELD // held // _BATCH)
+                self.size, self.most = _BATCH, _BATCH * max(1, min(_DEVICE_BATCH, _HELD // held) // _BATCH)
 
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
