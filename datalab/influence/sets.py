@@ -105,17 +105,16 @@ class Held:
         return [zlib.crc32(numbers_of(v)) if v.is_cpu else v._version for v in held]
 
     def note(self, start: int, x: Inputs) -> None:
-        """Keep in ``marks`` (n,) a number by which each example, as the model takes it, is known again: of up to 64
+        """Keep in ``marks`` (n,) a number by which each example, as the model takes it, is known again: of some 48
         evenly spread of its numbers' bits.
         """
-        for k, v in enumerate(tensors(x)):
-            flat = torch.view_as_real(v) if v.is_complex() else v
-            some = flat.reshape(len(v), -1)[:, :: max(1, v[0].numel() // 64)].double().contiguous().view(torch.int64)
-            if self.marks is None:
-                self.marks = some.new_zeros(len(self))
-            factors = torch.arange(k + 1, k + 1 + some.shape[1], device=v.device) ** 5 * 2 + 1
-            own = self.marks.narrow(0, start, len(v))
-            own.copy_((some * factors).sum(1) + (own if k else 0))
+        marks = 0
+        for k, v in enumerate(tensors(x), 1):
+            flat = (torch.view_as_real(v) if v.is_complex() else v).reshape(len(v), -1)
+            some = flat[:, :: max(1, flat.shape[1] // 48)].float().contiguous().view(torch.int32)
+            marks = marks + (some * (torch.arange(k, k + some.shape[1], device=v.device) ** 5 * 2 + 1)).sum(1)
+        self.marks = marks.new_empty(len(self)) if self.marks is None else self.marks
+        self.marks[start : start + len(marks)] = marks
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Slices of ``size`` examples."""
