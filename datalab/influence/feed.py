@@ -30,14 +30,12 @@ _LOOKED_AT = 16, 32  # examples of a set on which the model is tried, of up to 5
 class Feed:
     """Gives sets to a network, whose loss this is, ``size`` examples at a time; ``title`` is a progress bar's.
 
-    Where no size is given, it is chosen once a set is there, and ``most`` with it: of passes whose products are taken a
-    few examples at a time, whatever the size.
+    Where no size is given, it is chosen once a set is there.
     """
 
     def __init__(self, network: Network, loss: Loss, size: int | None, title: str):
         self.network, self.loss, self._title = network, loss, title
-        self.size = self.most = size
-        self._probed = False
+        self.size, self._given, self._probed = size, size is not None, False
 
     def checked(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         """The sets; of those held the labels are (S, n, ...) on the model's device, and x stays where it is.
@@ -71,15 +69,23 @@ class Feed:
         """Let the network look at how an example passes through it, and choose how many a pass takes."""
         self.network.probe(first)
         self._probed, like = True, self.network.like
-        if self.size is None:
-            tape = self.network.tape(first)
-            parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
-            held = sum(part.inputs.numel() + part.gradients.numel() for part in parts)
-            if like.is_cuda:
-                free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE // like.element_size()
-                self.size = self.most = max(1, min(_DEVICE_BATCH, free // held))
-            else:
-                self.size, self.most = _BATCH, _BATCH * max(1, min(_DEVICE_BATCH, _HELD // held) // _BATCH)
+        if self.size is None and like.is_cuda:
+            free = torch.cuda.mem_get_info(like.device)[0] // _DEVICE_SHARE // like.element_size()
+            self.size = max(1, min(_DEVICE_BATCH, free // self._numbers(first)))
+        self.size = self.size or _BATCH
+
+    def _numbers(self, example: Inputs) -> int:
+        """Of an example's factors."""
+        tape = self.network.tape(example)
+        parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
+        return sum(part.inputs.numel() + part.gradients.numel() for part in parts)
+
+    def most(self, data: Held | Streamed) -> int:
+        """Examples per pass over a set that was looked at, if its products are taken a few at a time anyhow."""
+        if self._given or self.network.like.is_cuda or isinstance(data, Streamed):  # texts may be longer than the first
+            return self.size
+        fit = _HELD // self._numbers(self.placed(next(data.parts(1))))
+        return _BATCH * max(1, min(_DEVICE_BATCH, fit) // _BATCH)
 
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
@@ -179,7 +185,7 @@ class Feed:
 
         Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
         """
-        size = min(size or self.size, self.most)
+        size = size or self.size
         suspect = torch.zeros((), dtype=torch.bool, device=self.network.like.device)
         for batch in watched(data.parts(size), len(data), self._title):
             x = self.placed(batch)
