@@ -456,3 +456,24 @@ def test_datainf_takes_convolutions_in_bounded_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     estimator.pairwise(x, y, x[:200], y[:200])
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 600e6
+
+
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+@pytest.mark.parametrize("widths", [(9, 5), (5, 9)])
+def test_the_eigenbasis_takes_examples_in_blocks_of_any_size(kind, widths):
+    """More examples than a block holds, and a rest; more inputs than outputs, and fewer; with a bias and without."""
+    torch.manual_seed(0)
+    n_in, out = widths
+    model = nn.Sequential(nn.Linear(n_in, out, bias=False), nn.Tanh(), nn.Linear(out, 3)).double()
+    x, y = torch.randn(1100, n_in).double(), torch.arange(1100) % 3
+    estimator = kind(model, 0.1).fit(x[:50], y[:50])
+    gradients = GradDot(model).fit(x, y)._factors
+    batch = next(estimator._feed.batches(estimator._feed.checked(["x, y"], (x, y))[0], 1100))
+    wanted = 0
+    for f, (q_a, q_g), w in zip(gradients(batch), estimator._bases, estimator._inverse, strict=True):
+        wanted = wanted + ((q_g.mT @ f.per_example()[0] @ q_a).square() * w).sum((1, 2))
+    for found in (
+        estimator.self_influence(x, y),
+        kind(model, 0.1, batch_size=37).fit(x[:50], y[:50]).self_influence(x, y),
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
