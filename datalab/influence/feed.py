@@ -19,7 +19,7 @@ from datalab.influence.tape import LayerTape, ModuleTape
 from datalab.seeds import generator
 
 _BATCH, _DEVICE_BATCH = 512, 8192  # examples per pass: what stays in a CPU's caches, and what fills a GPU
-_HELD = 1 << 22  # numbers of factors that a pass may hold on a CPU, where it takes more examples at no cost in cache
+_HELD = 1 << 21  # numbers of factors that a pass may hold on a CPU, where it takes more examples at no cost in cache
 _DEVICE_SHARE = 8  # of a GPU's free memory, a batch's factors may take one part in so many
 _READ_ALONE = 8  # examples of a streamed set that are also read alone
 _PATIENCE = 2.0  # seconds before a bar is shown
@@ -85,7 +85,7 @@ class Feed:
         if self._given or self.network.like.is_cuda or isinstance(data, Streamed):  # texts may be longer than the first
             return self.size
         fit = _HELD // self._numbers(self.placed(next(data.parts(1))))
-        return _BATCH * max(1, min(_DEVICE_BATCH, fit) // _BATCH)
+        return 2 * _BATCH if fit >= 2 * _BATCH else _BATCH
 
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
