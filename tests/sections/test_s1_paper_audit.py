@@ -32,7 +32,7 @@ def test_the_tables_hold_all_statements_and_their_totals_add_up():
     assert counted.iloc[-1].tolist() == ["all", 28, 106, 143, 277]
     assert counted["all"].iloc[:-1].sum() == 277
     checks = s1.checks(LEDGER, OUTCOMES)
-    assert len(checks) == 140
+    assert len(checks) == 141
     assert checks["ledger agrees"].all()
 
 
