@@ -17,6 +17,7 @@ import pytest
 from scipy.stats import t as student
 
 from datalab import ledger, stats
+from datalab.ledger.claim import STRENGTHS
 from datalab.protocol import protocol
 from datalab.record.checks import tablediff
 
@@ -230,6 +231,24 @@ def nothing_below(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.D
     return not (primary.low[primary.index <= float(match[1])] > 0).any()
 
 
+def audit_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
+    """In how many ways the paper contradicts itself, by the strongest of each, and in how many statements."""
+    touched = [claim for claim in ledger.claims().values() if claim.paper_verdict == "contradicted"]
+    of_way: dict[str, list[str]] = {}
+    for claim in touched:
+        of_way.setdefault(claim.paper_check.contradiction, []).append(claim.paper_check.strength)
+    by_way = [min(levels, key=STRENGTHS.index) for levels in of_way.values()]
+    by_statement = [claim.paper_check.strength for claim in touched]
+    counted = [len(names) if level is None else names.count(level)
+               for names in (by_way, by_statement) for level in (None, *STRENGTHS)]  # fmt: skip
+    return [*counted, sum(claim.testability == "internal" for claim in touched)] == [int(n) for n in match.groups()]
+
+
+CONTRADICTED = (
+    r"contradicts itself in (\d+) ways, of which no reading rescues (\d+) \((\d+) more .*?; for (\d+) .*?\)\. "
+    r"They touch (\d+) of its statements \((\d+) strictly, (\d+) strongly, (\d+) naturally; "
+    r"(\d+) of them are checked against the paper alone\)"
+)
 COUNTED = (
     r"(\d+) hold in direction(?: \((\d+) of them by construction\))?, (\d+) do not "
     r"\((\d+) null, (\d+) opposite, (\d+) where .*?\), (\d+) stay open, "
@@ -241,6 +260,7 @@ RULES: dict[str, Callable[[re.Match, dict[str, pd.DataFrame], pd.DataFrame], boo
     r"(\d+) that a run can reach": statements_counted,
     r"a run can reach (\d+)": statements_counted,
     COUNTED: verdicts_counted,
+    CONTRADICTED: audit_counted,
     r"[Bb]elow about (\d+) % wrong labels nothing": nothing_below,
     r"\d+ hold in direction(.{0,80})": told_with_what_is_forced,
     r"[^.]*\bshown\b[^.]{0,40}?\bfrom (?:about )?([\d.]+) %[^.,;]*? on\b[^.]*": shown_against_everything,
@@ -345,6 +365,16 @@ CLAIMS.index = pd.Index(["TITLE.threshold", "ABS.x"], name="id")
 def test_a_false_headline_is_caught_and_a_true_one_is_not(true, false):
     assert false_statements(true, TABLES, CLAIMS) == []
     assert len(false_statements(false, TABLES, CLAIMS)) == 1
+
+
+def test_the_papers_contradictions_are_told_by_strength_and_as_they_are_counted():
+    text = re.sub(r"\s+", " ", readme())
+    told = re.search(CONTRADICTED, text)
+    assert told, "README: in how many ways the paper contradicts itself"
+    assert false_statements(told[0], TABLES, CLAIMS) == []
+    for place in range(1, 10):
+        start, end = told.start(place) - told.start(), told.end(place) - told.start()
+        assert false_statements(told[0][:start] + str(int(told[place]) + 1) + told[0][end:], TABLES, CLAIMS)
 
 
 def test_directions_that_hold_are_not_told_without_those_that_hold_by_construction():

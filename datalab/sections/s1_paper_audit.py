@@ -145,9 +145,12 @@ def sentence_of_statements(table: pd.DataFrame) -> str:
     shares = ", ".join(f"{number.get(name, 0)} {name}" for name in ledger.PAPER_VERDICTS)
     declared = int((contradicted["rests on"] == "declared").sum())
     computed, unsupported = len(contradicted) - declared, int(table["unsupported"].sum())
+    levels = contradicted["strength"].value_counts()
+    strengths = ", ".join(f"{levels.get(level, 0)} {level}" for level in STRENGTHS)
     return (
-        f"Of {len(table)} statements the paper's own figures leave {shares}. {computed} of the contradictions were "
-        f"recomputed by code; {declared} are readings of the text. {unsupported} statements have no support in the "
+        f"Of {len(table)} statements the paper's own figures leave {shares}. Of the contradictions {strengths}: no "
+        f"reading rescues the strict ones. {computed} were recomputed by code; {declared} are readings of the text. "
+        f"{unsupported} statements have no support in the "
         "paper at all, contradicted or not."
     )
 

@@ -140,5 +140,6 @@ def summary(board: pd.DataFrame) -> str:
         f"Of {len(board)} statements, a run can reach {len(board) - number.get(ledger.UNTESTABLE, 0)}; this record "
         f"measured {measured.sum()} of them{came_to}. Of {held.sum()} printed figures that could be held against an "
         f"interval, {(board[EXCLUDED] == 'yes').sum()} lie outside. "
-        f"{contradicted.sum()} are contradicted by the paper itself, whatever a run finds."
+        f"{contradicted.sum()} are contradicted by the paper itself, whatever a run finds; no reading rescues "
+        f"{(board.paper == 'contradicted (strict)').sum()} of them."
     )
