@@ -21,6 +21,7 @@ from datalab.ledger.verdict import (
     VERDICTS,
     Verdict,
     automatic,
+    excluded,
     judge,
     judge_all,
     judge_level,
@@ -30,8 +31,8 @@ from datalab.ledger.verdict import (
 
 __all__ = ["ANSWERS", "BEYOND", "DIFFERENCE", "DIRECTION", "INCONCLUSIVE", "NOT_RUN", "NULL", "OPPOSITE",
            "PAPER_VERDICTS", "PAPER_WORDS", "REPRODUCED", "SHOWN", "UNTESTABLE", "VERDICTS", "Claim",
-           "RoundingInterval", "claims", "find", "judge", "judge_all", "judge_level", "judge_p", "printed", "read",
-           "sha256", "statements", "title_verdict", "title_verdict_2"]  # fmt: skip
+           "RoundingInterval", "claims", "excluded", "find", "judge", "judge_all", "judge_level", "judge_p", "printed",
+           "read", "sha256", "statements", "title_verdict", "title_verdict_2"]  # fmt: skip
 
 
 def statements() -> list[dict[str, Any]]:

@@ -143,10 +143,11 @@ _OPEN = (INCONCLUSIVE, "neither the direction nor its absence is settled")
 def excluded(claim: Claim, interval: tuple[float, float]) -> str:
     """Whether the figure that the paper prints lies outside the (1 - alpha) interval of what it is of: yes or no.
 
-    With its rounding: a figure is outside if nothing that rounds to it is inside. Empty where none is printed.
+    With its rounding: a figure is outside if nothing that rounds to it is inside. An end may be infinite: an interval
+    open on one side excludes what lies beyond its other end. Empty where no figure is printed or there is no interval.
     """
     effect = reported_effect(claim)
-    if effect is None or not np.isfinite(interval).all():
+    if effect is None or np.isnan(interval).any():
         return ""
     low, high = effect.floats()
     return "yes" if high < interval[0] or low > interval[1] else "no"

@@ -190,8 +190,14 @@ def verdicts(d: pd.DataFrame, crossover: pd.DataFrame) -> list[Statement]:
     where = {"n": int(row.sets), "table": "crossover", "row": f"balanced, all, {LEDGER}", "raw": raw}
     low = d[(d.stratum == VERDICT["stratum"]) & (d.reading == LEDGER) & (d.rate <= THRESHOLD + 1e-9)]
     of_low = {"table": "primary", "row": f"balanced, {LEDGER}, mean of the rates up to 15 %", "raw": raw}
+    of_low["beside"] = "limits moved out where differences are skewed"
+    at_threshold = low[np.isclose(low.rate, THRESHOLD)]
+    if len(at_threshold):
+        own = compare.mean_with_interval(compare.by_set(at_threshold, "d"), "d")
+        of_low["beside"] += f"; at {100 * THRESHOLD:g} % itself {sentences.with_limits(own, 'd', 4)}"
+    excluded = ledger.excluded(ledger.find("TITLE.threshold"), (shown.low, shown.high))  # as its rule, at 95 %
     return [
-        Statement("TITLE.threshold", *shown, **judged, **where),
+        Statement("TITLE.threshold", *shown, excluded=excluded, **judged, **where),
         ledger.judge("TITLE.only_when", compare.by_set(low, "d"), side="not_greater", **of_low),
     ]
 

@@ -8,6 +8,7 @@ from datalab import ledger, stats
 from datalab.ledger import verdict as rules
 from datalab.protocol import protocol
 
+VALUE_CLAIM = "TITLE.threshold"
 WHERE = {"table": "cells", "row": "a row"}
 
 
@@ -230,6 +231,23 @@ def test_a_printed_figure_is_excluded_where_it_lies_outside_the_interval_whateve
     assert (
         ledger.judge("S4.3.share_aw", d, side="greater", in_its_unit=False, **WHERE).excluded == ""
     )  # a share of gain
+
+
+@pytest.mark.parametrize(
+    ("limits", "excluded"),
+    [
+        ((-np.inf, 3.96), "yes"),
+        ((-np.inf, 14.4), "yes"),
+        ((-np.inf, 14.6), "no"),  # rounds to the printed 15
+        ((20, np.inf), "yes"),
+        ((np.inf, np.inf), "yes"),
+        ((-np.inf, np.inf), "no"),
+        ((np.nan, np.nan), ""),
+    ],
+)
+def test_an_interval_open_on_one_side_excludes_what_lies_beyond_its_other_end(limits, excluded):
+    """Before, a crossover's interval from below all rates to 4 % said nothing of the printed 15 %."""
+    assert ledger.excluded(ledger.find(VALUE_CLAIM), limits) == excluded
 
 
 def test_what_refutes_a_claim_of_many_effects_does_so_though_it_was_picked():

@@ -191,6 +191,18 @@ def test_the_last_sentence_has_both_verdicts_on_the_title(rows):
     assert "{:.2f} [{:.2f}, {:.2f}] points".format(*(100 * x for x in (low.mean(), *ends))) in text
 
 
+def test_the_verdict_on_only_says_what_it_is_read_on_and_what_15_percent_itself_says(rows):
+    rows["rate"] = rows.rate.replace(0.1, 0.15)
+    d = readings.read_by(readings.early_stopped(rows))
+    threshold, only = s0.verdicts(d, s0.crossovers(d, 0))
+    at = compare.by_set(d[(d.stratum == "balanced") & (d.reading == "F1, quota") & (d.rate == 0.15)], "d")
+    low, high = scipy_stats.t.interval(0.95, 2, at.mean(), scipy_stats.sem(at))
+    assert f"at 15 % itself {at.mean():+.4f} [{low:.4f}, {high:.4f}]" in only.why
+    assert "moved out where differences are skewed" in only.why
+    assert "mean of D" in ledger.find(only.id).run
+    assert threshold.excluded in ("yes", "no")  # an open interval is one
+
+
 TWO_CLASSES, MORE = (
     {"wells": 0.0, "grants": 0.03, "hedges": 0.01},
     {"leaves": -0.2, "languages": -0.17, "texture": -0.25},
