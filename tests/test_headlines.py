@@ -188,22 +188,24 @@ def statements_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims:
 
 def verdicts_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
     """How many statements hold in direction, do not (with what they are instead), and stay open."""
-    hold, forced, do_not, null, opposite, difference, stay_open, shown = (int(part or 0) for part in match.groups())
+    hold, forced, do_not, forced_not, *others, stay_open, shown = (int(part or 0) for part in match.groups())
+    null, opposite, difference = others
     counted = {ledger.DIRECTION: hold, ledger.NULL: null, ledger.OPPOSITE: opposite, ledger.DIFFERENCE: difference}
     counted |= {ledger.INCONCLUSIVE: stay_open, ledger.SHOWN: shown}
     verdicts = claims.verdict.value_counts()
     right = counted == {name: verdicts.get(name, 0) for name in counted} and forced == by_construction(claims)
+    right &= forced_not == by_construction(claims, ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE)
     return do_not == null + opposite + difference and right
 
 
-def by_construction(claims: pd.DataFrame) -> int:
-    """How many statements hold in direction because they could not do otherwise."""
-    return int(((claims.verdict == ledger.DIRECTION) & claims.by_construction.notna()).sum())
+def by_construction(claims: pd.DataFrame, *verdicts: str) -> int:
+    """How many statements hold in direction, or have another verdict, because they could not do otherwise."""
+    return int((claims.verdict.isin(verdicts or [ledger.DIRECTION]) & claims.by_construction.notna()).sum())
 
 
 def told_with_what_is_forced(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
     """A count of statements that hold in direction is followed by the number that do by construction."""
-    forced = re.match(r"[^.;]*?\b(\d+)[^.;,\d]*by construction", match[1])
+    forced = re.match(r"[^.;]*?\b(\d+)[^.;,\d]*by construction", match[1].split(" do not")[0])
     return by_construction(claims) == (int(forced[1]) if forced else 0)
 
 
@@ -251,7 +253,7 @@ CONTRADICTED = (
 )
 COUNTED = (
     r"(\d+) hold in direction(?: \((\d+) of them by construction\))?, (\d+) do not "
-    r"\((\d+) null, (\d+) opposite, (\d+) where .*?\), (\d+) stay open, "
+    r"\((?:(\d+) of them by construction; )?(\d+) null, (\d+) opposite, (\d+) where .*?\), (\d+) stay open, "
     r"and (\d+) are"
 )
 RULES: dict[str, Callable[[re.Match, dict[str, pd.DataFrame], pd.DataFrame], bool]] = {
@@ -384,6 +386,10 @@ def test_directions_that_hold_are_not_told_without_those_that_hold_by_constructi
     assert false_statements("3 hold in direction (1 of them by construction)" + counted, TABLES, claims) == []
     assert false_statements("3 hold in direction" + counted, TABLES, claims)
     assert false_statements("3 hold in direction, of which 2 by construction.", TABLES, claims)
+    lost = pd.DataFrame({"verdict": [ledger.OPPOSITE], "by_construction": ["counted"]}, ["d"])
+    told = "0 hold in direction, 1 do not ({}0 null, 1 opposite, 0 where the paper claims none), 1 stay open, and 0 are"
+    assert false_statements(told.format("1 of them by construction; "), TABLES, pd.concat([CLAIMS, lost])) == []
+    assert false_statements(told.format(""), TABLES, pd.concat([CLAIMS, lost]))
 
 
 def test_a_gain_over_keeping_everything_is_shown_where_it_is_after_adjusting():
