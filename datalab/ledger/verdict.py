@@ -303,7 +303,8 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
     name = min(made, key=favour)
     settles = f"weakest of {len(made)}: {name}"
     if made[name].verdict == INCONCLUSIVE:
-        settles = f"of {len(made)} the least in favour, {name}"
+        choice = "" if made[name] is picked[name] else ", with limits uncorrected for the choice"
+        settles = f"of {len(made)} the least in favour, {name}{choice}"
     excluded = "yes" if any(statement.excluded == "yes" for statement in made.values()) else made[name].excluded
     return replace(made[name], why=f"{settles}; {made[name].why}", excluded=excluded)
 

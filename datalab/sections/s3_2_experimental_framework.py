@@ -212,8 +212,9 @@ def verdicts(p: Parameters, table: pd.DataFrame) -> list[Statement]:
     families = ", ".join(f"{len(members)} {name}" for name, members in models.FAMILIES.items())
     shown = (
         ("S3.2.n_seeds", p.seeds, "baselines", f"this run uses {p.seeds} seeds of the reference heads and "
-         f"{p.architecture_seeds} of the architectures; five cannot reach p < 0.0625 by a paired permutation test (see "
-         "3.4)"),
+         f"{p.architecture_seeds} of the architectures; in this profile the title rests on "
+         f"{protocol().profiles[p.profile]['length_seeds']} and 4.2, stopped early, on 1; five cannot reach p < 0.0625 "
+         "by a paired permutation test (see 3.4)"),
         ("S3.2.secondary", table["ECE"].mean(), "architectures", f"this run reports calibration error for {len(table)} "
          "architectures; latency and memory belong to 4.5"),
         ("S3.2.n_arch", len(models.ARCHITECTURES), "architectures", f"this run trains {families}, and 2 reference "

@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from datalab import ledger, seeds, stats
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.sections import compare, parameters, plots
+from datalab.sections import compare, parameters, plots, sentences
 from datalab.sections.trials import trial
 from datalab.sections.trials.trial import DATALAB, Trial
 from datalab.sweep import Task
@@ -29,6 +29,7 @@ DRAWS = {  # how a level is made, as a figure's title
     "unmatched": "by influence",
     "leverage": "by leverage (no labels)",
 }
+OTHER = "unmatched"  # stands beside the verdicts' draw in their reasons
 NAMES = ("Minimal", "Low", "Medium", "High", "Extreme")  # the paper's, from the lowest tilt to the highest
 BASELINE = "vanilla"
 METHODS = {BASELINE: "baseline"} | {method: f"ours, {variant}" for variant, method in DATALAB.items()}
@@ -292,6 +293,13 @@ def verdicts(rows: pd.DataFrame, variance: pd.DataFrame) -> list[Statement]:
     r = {method: stats.mean_correlation(moments(rows, draw, method)) for method in both}
     weaker = stats.Measurement(abs(r[BASELINE].values) - abs(r[ours].values), bounds=compare.SIGNED)
     negative = at("trends", "matched, vanilla", BASELINE) | {"side": "less", "metric": None}
+    if draw != OTHER and OTHER in set(rows.draw):
+        apart = by_level(rows, OTHER, BASELINE)
+        of_r = compare.measured(stats.mean_correlation(moments(rows, OTHER, BASELINE)), "r")
+        of_fall = compare.mean_with_interval(apart[highest] - apart[lowest], "end to end")
+        not_held = "the share of flipped labels held equal; where it is not, "
+        negative["beside"] = f"{not_held}r is {sentences.with_limits(of_r, 'r')}"
+        of_baseline["beside"] = f"{not_held}{sentences.points(of_fall, 'end to end')} points end to end"
     of_two = at("trends", f"matched, {ours}", *both) | {"side": "greater", "metric": None}
 
     share = variance[variance.draw == draw].iloc[0]

@@ -262,24 +262,27 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         shown = (f"{name} {sentences.with_limits(of, 'd', 1)}" for name, of in gains.items())
         return f"{sentences.listed(shown)} alone"
 
+    of_seeds = f"n counts seeds, each a mean over {sentences.listed(rows.dataset.unique())}"
+
     def at(row: str, sizes: Iterable[int], *methods: str) -> dict[str, Any]:
         raw = of_rows | {"method": list(methods), "size": list(sizes)}
-        return {"side": "greater", "table": "scaling", "row": row, "raw": raw}
+        return {"side": "greater", "table": "scaling", "row": row, "raw": raw, "beside": of_seeds}
 
     statements = []
     for size, name in names.items():
         reached = int(rows[rows["size"] == size].n.max())
         where = {"table": "scaling", "row": name, "raw": of_rows | {"size": size}}
         trained = ledger.read(f"T4.{name}.size", reached, n=rows.seed.nunique(), **where)
-        statements.append(replace(trained, why="trained on as many, where there are"))
+        statements.append(replace(trained, why=f"trained on as many, where there are; {of_seeds}"))
+        where["beside"] = of_seeds
         for column, method in zip(("baseline_f1", "ours_f1"), both, strict=True) if 1000 in names else ():
             level = by_seed(rows, method, size)
             levels = level, level - by_seed(rows, method, 1000)
             where["raw"] = of_rows | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
         how = compare.relative_to(f1("vanilla", size)) | at(name, [size], *both)
-        beside = alone(lambda part, size=size: gain(size, of=part))
-        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), beside=beside, **how))
+        how["beside"] = f"{of_seeds}; {alone(lambda part, size=size: gain(size, of=part))}"
+        statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), **how))
     if min(names, default=0) == 1000 and small and large:
         top = {f"{size_name(size)} less the larger": gain(size) - gain(*large) for size in small}
         later = f1("vanilla", *large) - f1("vanilla", *small)
@@ -295,4 +298,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
         ]
     count = ledger.read("S3.2.train_sizes", len(sizes), table="scaling", row="all", raw=of_rows)
     measured = ", ".join(f"{size:,}" for size in sizes)
-    return [*statements, replace(count, measured=measured, why="the sizes of this run")]
+    reached = rows[rows["size"] == sizes[-1]].groupby("dataset", sort=False).n.max()
+    fewer = [f"{name} has {n:,}" for name, n in reached.items() if n < sizes[-1]]
+    why = "; ".join(["the sizes of this run", *fewer])
+    return [*statements, replace(count, measured=measured, why=why)]

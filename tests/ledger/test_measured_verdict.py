@@ -85,7 +85,7 @@ def test_a_level_is_shown_in_the_papers_unit_and_judged_as_a_fraction():
 def test_a_claim_of_several_effects_is_read_on_the_one_least_in_its_favour():
     effects = {"strong": differences(0.1), "weak": differences(0.001, 0.05), "middling": differences(0.02)}
     statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
-    assert statement.why.startswith("of 3 the least in favour, weak; ")
+    assert statement.why.startswith("of 3 the least in favour, weak, with limits uncorrected for the choice; ")
     assert statement.verdict == ledger.INCONCLUSIVE
     effects["against"] = differences(-0.02, 0.005)
     statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
@@ -115,10 +115,10 @@ def test_of_an_open_claim_one_that_is_behind_is_named_before_one_whose_interval_
     effects = {"long": differences(0.0, 0.2), "behind": differences(-0.015, 0.025), "ahead": differences(0.1)}
     statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
     assert statement.verdict == ledger.INCONCLUSIVE
-    assert statement.why.startswith("of 3 the least in favour, behind; ")
+    assert statement.why.startswith("of 3 the least in favour, behind, with limits ")
     mirrored = {name: -d for name, d in effects.items()}
     statement = ledger.judge_all("S4.2.baseline_drops", mirrored, side="less", **WHERE)
-    assert statement.why.startswith("of 3 the least in favour, behind; ")
+    assert statement.why.startswith("of 3 the least in favour, behind, with limits ")
 
 
 @pytest.mark.parametrize(("side", "sign"), [("not_less", 1), ("not_greater", -1)])

@@ -158,6 +158,9 @@ def test_every_statement_is_judged_once_on_the_tables_it_names(rows):
     assert (explained.measured, explained.low, explained.high) == pytest.approx(wanted)
     r = by_id["S4.2.r_baseline"]
     assert -1 <= r.low < r.measured < r.high <= 1
+    beside = s4_2.trends(rows).set_index(["draw", "method"]).loc[("unmatched", "vanilla")]
+    assert f"where it is not, r is {beside.r:+.3f} [" in r.why
+    assert f"where it is not, {100 * beside['end to end']:+.1f} [" in by_id["S4.2.baseline_drops"].why
 
 
 def test_one_data_set_alone_has_every_table_without_intervals(rows):

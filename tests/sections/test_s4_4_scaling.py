@@ -98,6 +98,14 @@ def test_sizes_that_the_paper_has_are_judged_and_others_are_not(rows):
     gain = s4_4.by_seed(papers, "datalab_paper", 1000) / s4_4.by_seed(papers, "vanilla", 1000)
     gain -= s4_4.by_seed(papers, "datalab_paper", 10_000) / s4_4.by_seed(papers, "vanilla", 10_000)
     assert statements["S4.4.low_data"].measured == pytest.approx(100 * gain.mean())
+    judged = [statement.why for name, statement in statements.items() if name != "S3.2.train_sizes"]
+    assert all("n counts seeds, each a mean over " in why for why in judged)
+
+
+def test_a_set_with_fewer_examples_than_the_largest_size_is_named(rows):
+    short = rows.assign(n=rows.n.where(rows["size"] < 200, 150))
+    name = short.dataset.iloc[0]
+    assert s4_4.verdicts(short)[-1].why == f"the sizes of this run; {name} has 150"
 
 
 def test_a_relative_gain_that_is_worth_less_than_the_smallest_effect_in_f1_is_no_direction():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datalab import stats
+from datalab import ledger, stats
 from datalab.data.streams import Stream, shifting_stream
 from datalab.sections import failure_predictor
 from datalab.sections import s5_1_monitoring as s5_1
@@ -92,7 +92,24 @@ def test_the_abstracts_f1_is_judged_by_its_lead_over_the_trivial_rule_on_enough_
         assert figures == pytest.approx((rule.F1, rule["F1 low"], rule["F1 high"]))
         assert statement.n == sets
         assert why in statement.why
-    assert (f"difference {rule['less the trivial rule']:+.4f} [" in statement.why) == (sets == 60)
+    assert (f"always expecting a failure, {rule['less the trivial rule']:+.4f};" in statement.why) == (sets == 60)
+    assert statement.why.count("[") == (sets == 60)  # one interval, labelled; before, the lead had two
+    assert ("by the noise alone" in statement.why) == (sets == 60)
+
+
+def test_another_quantity_than_the_statements_is_shown_and_settles_nothing(monkeypatch, stream):
+    """Before, pruning's effect on two test sets was read as a level's, and "not reproduced: null"."""
+    alike = pd.Series(np.linspace(-0.001, 0.001, 15))
+    monkeypatch.setattr(s5_1, "tilted_less_natural", lambda rows: alike)
+    monkeypatch.setattr(s5_1, "predictor_verdicts", lambda frame, raw: [])
+    two = pd.concat([stream, stream.assign(dataset="other", kind="time")], ignore_index=True)
+    weighted = pd.DataFrame(s5_1.weights_task(dataset="wine", seed=0, **GIVEN))
+    rows = pd.DataFrame({"rate": [0.2], "dataset": ["wine"], "seed": [0]})
+    made = s5_1.verdicts(rows, weighted, two, weighted, rows, s5_1.monitors(two), s5_1.silence(two))
+    of = {statement.id: statement for statement in made}["S5.1.benchmarks_underestimate"]
+    assert of.verdict == ledger.INCONCLUSIVE
+    assert "not what the statement is of" in of.why
+    assert of.measured == pytest.approx(0)
 
 
 def test_an_auroc_has_its_own_limits_inside_0_and_1():
