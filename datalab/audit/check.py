@@ -62,10 +62,10 @@ def difference(count: int, other: int, formula: str) -> Outcome:
     return Outcome(count - other, status(count == other), formula)
 
 
-def within_hull(figures: Figures, ids: Sequence[str], strata: Sequence[RoundingInterval], formula: str) -> Outcome:
+def within_hull(pooled: Mapping[str, RoundingInterval], strata: Sequence[RoundingInterval], formula: str) -> Outcome:
     """A pooled figure is a weighted mean of its strata, so it lies between the smallest and the largest of them."""
     box = hull(strata)
-    inside = {key: figures(key).meets(box) for key in ids}
+    inside = {name: figure.meets(box) for name, figure in pooled.items()}
     return Outcome(inside, status(all(inside.values())), formula, box)
 
 
