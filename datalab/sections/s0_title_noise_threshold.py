@@ -237,7 +237,9 @@ def answer(
         lines[f"{stratum}, size"] = f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}."
     for stratum, part in full[full.stratum != "all"].groupby("stratum", sort=False):
         own = full_crossover[full_crossover.stratum == stratum]
-        lines[f"{stratum}, {AGAINST_ALL}"] = " ".join([against_full(part), *([caught_up(own)] if len(own) else [])])
+        lines[f"{stratum}, {AGAINST_ALL}"] = " ".join(
+            [against_full(part), *([readings.caught_up(own)] if len(own) else [])]
+        )
     return lines
 
 
@@ -283,16 +285,6 @@ def against_full(table: pd.DataFrame) -> str:
         f"{sentences.points(best, 'd', '')} points, {best.reading}, at {best[RATE]:g} %. The mean of "
         f"the rates above 15 %, asked for after the results were seen, in points: {sentences.tallied(table, ABOVE)} "
         f"scores; a gain shown, adjusted for these, in {shown}."
-    )
-
-
-def caught_up(table: pd.DataFrame) -> str:
-    """One stratum of :func:`readings.full_crossover`, in words."""
-    limits = " to ".join(readings.spread(table)[2:])
-    return (
-        f"It is ahead of keeping everything {readings.from_rate(table, ' wrong labels on')} (95 % limits of the "
-        f"{len(table)} scores: {limits}), asked for after the results were seen: up to 15 % the mean is, in points, "
-        f"{sentences.tallied(table, readings.UP_TO)}, above it higher by {sentences.tallied(table, readings.RISE)}."
     )
 
 
