@@ -47,7 +47,7 @@ def test_parameters_out_of_range_are_refused(section: str, given: dict[str, Any]
         ("4.4", {"scaling_datasets": ["wine"], "scaling_sizes": [200, 300]}, "'scaling_sizes': 'wine' has some 106 "),
         ("7_your_data", {"label": "y"}, "'label': a column of no file"),
         ("7_your_data", {"id": "row"}, "'id': a column of no file"),
-        ("7_your_data", {"path": __file__, "label": "y"}, "'path': file .* read are .csv"),
+        ("7_your_data", {"path": __file__, "label": "y"}, "'path': file .* save it as .csv"),
         ("7_your_data", {"path": "nosuch.csv", "label": "y"}, "'path': .* there is no such file"),
     ],
 )
