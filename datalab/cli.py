@@ -192,7 +192,8 @@ def verify_command(
             lines += [f"and {more:,} more, which --json lists"]
         lines += [f"not confirmed: {line}" for line in checked.unconfirmed]
         lines += [f"stale: {line}" for line in checked.stale]
-        lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in checked.retrained]
+        told = [task for task in checked.retrained if not task.rounded]  # which are not confirmed
+        lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in told]
         size = f"{some(checked.files, 'file')}, {some(checked.sections, 'section')}"
         lines += [f"{provenance.shown(record)}: {state} ({size})"]
         if done:
@@ -210,7 +211,8 @@ def _state(checked: verify.Report, hashes_only: bool) -> str:
         return f"not whole, {some(len(checked.findings), 'finding')}"
     if checked.unconfirmed:
         things = some(len(checked.unconfirmed), "thing")
-        return f"not confirmed, {things} differ{'s' * (len(checked.unconfirmed) == 1)} under other sources"
+        differ = "differ" + "s" * (len(checked.unconfirmed) == 1)
+        return f"not confirmed, {things} {differ} under other sources or on another machine"
     return "as it was written, which proves nothing by itself" if hashes_only else "whole"
 
 

@@ -1,5 +1,6 @@
 """A task for the tests of the sweep, which workers and children of a test import."""
 
+import hashlib
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from typing import Any
 from datalab.sweep import Task
 
 SQUARE = "sweep_fakes:square"
+MATRIX = "sweep_fakes:matrix"
 
 
 def square(number: int, log: str, fault: str = "", seconds: float = 0.0) -> list[dict[str, Any]]:
@@ -29,6 +31,17 @@ def process(number: int) -> list[dict[str, Any]]:
     """The process that this task ran in; it takes long enough for another worker to have another one."""
     time.sleep(0.3)
     return [{"number": number, "process": os.getpid()}]
+
+
+def matrix(seed: int) -> list[dict[str, Any]]:
+    """The hashes of numbers whose last digits are those of kernels: numpy's, OpenBLAS's, torch's own and its MKL's."""
+    import numpy as np
+    import torch
+
+    a = np.random.default_rng(seed).standard_normal((300, 300))
+    b = torch.from_numpy(a.astype(np.float32))
+    results = {"numpy": np.exp(a), "openblas": a @ a, "torch": b.log_softmax(1).numpy(), "mkl": (b @ b).numpy()}
+    return [{name: hashlib.sha256(result.tobytes()).hexdigest() for name, result in results.items()}]
 
 
 def tasks(folder: Path, count: int = 4, **faults: str) -> list[Task]:

@@ -64,7 +64,7 @@ Scalar = Flag | Number | Prose | None
 Where = dict[Word, Scalar | list[Scalar]]
 Digits = Annotated[str, StringConstraints(pattern=r"^\d{1,6}$")]
 Sources = dict[Literal["code", "protocol", "ledger", "lock"], Hash | None]
-Determinism = dict[Literal["threads", "hash_seed", "on", "torch"], Flag | Digits | None]
+Determinism = dict[Literal["threads", "hash_seed", "on", "kernels", "torch"], Flag | Digits | None]
 
 
 def _of(form: type[pydantic.BaseModel]) -> AfterValidator:

@@ -19,11 +19,13 @@ from threadpoolctl import threadpool_info
 
 from datalab import atomic
 from datalab.protocol import protocol
+from datalab.sweep import kernels
 from datalab.sweep.pool import ONE_THREAD, available_cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What makes a run repeatable byte for byte: one thread an operation, and hashes that do not change between processes.
-DETERMINISM = ONE_THREAD | {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+# What makes a run repeatable byte for byte: one thread an operation, hashes that do not change between processes, and
+# the same kernels on another processor.
+DETERMINISM = ONE_THREAD | kernels.held() | {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def project() -> Path | None:
@@ -130,7 +132,7 @@ def packages() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory in bytes, operating system, Python."""
     return {
-        "processor": _processor(),
+        "processor": kernels.processor(),
         "cores": available_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
@@ -150,7 +152,8 @@ def determinism() -> dict[str, Any]:
     """What holds of this process, whatever its environment says: a variable set after the start may have no effect.
 
     ``threads`` is the most that a loaded library would use, ``hash_seed`` is known where it was fixed to 0, ``on`` says
-    that both are as :data:`DETERMINISM` asks, ``torch`` that torch's own switch is on.
+    that both are as :data:`DETERMINISM` asks, ``kernels`` that they are those of any x86-64 processor with AVX2, and
+    ``torch`` that torch's own switch is on.
     """
     torch = sys.modules.get("torch")
     threads = max([pool["num_threads"] for pool in threadpool_info()], default=1)
@@ -160,6 +163,7 @@ def determinism() -> dict[str, Any]:
         "threads": str(threads),
         "hash_seed": "0" if fixed else None,
         "on": fixed and threads == 1,
+        "kernels": kernels.are_held(),
         "torch": bool(torch and torch.are_deterministic_algorithms_enabled()),
     }
 
@@ -177,11 +181,3 @@ def peak_memory() -> int:
     """The largest resident memory, in bytes, that this process or any one of its finished children had."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-@functools.cache
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

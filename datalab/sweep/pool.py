@@ -1,5 +1,6 @@
 """A grid of tasks -> rows: resumable by content, on a pool of single-threaded processes or an executor handed in."""
 
+import atexit
 import contextlib
 import functools
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from datalab.sweep import rowfiles
+from datalab.sweep import kernels, rowfiles
 from datalab.sweep.task import Task
 
 _ATTEMPTS = 3
@@ -24,9 +25,10 @@ _IDLE_SECONDS = 60.0  # after which a worker that has nothing to do ends, and gi
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
-# Of a local pool's workers, dask's among them: one thread a process, and freed blocks kept (by default glibc maps and
-# unmaps every large buffer, and dask trims them, which doubles the cost of small trainings).
-WORKER_ENVIRONMENT = ONE_THREAD | {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
+# One thread a process, and freed blocks kept (by default glibc maps and unmaps every large buffer, and dask trims them,
+# which doubles the cost of small trainings).
+_LEAN = ONE_THREAD | {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
+WORKER_ENVIRONMENT = _LEAN | kernels.held()  # of a local pool's workers, dask's among them
 
 Progress = Callable[[int, int, int, str], None]
 Attempt = tuple[Task, pd.DataFrame | str, float]  # a task; its rows, or what went wrong; its seconds
@@ -73,7 +75,7 @@ def run(
     report("these were finished before" if done else "")
     if executor is None or not missing:
         workers = workers or available_cores()
-        executor = _here if workers == 1 else functools.partial(_in_pool, workers=workers)
+        executor = _here if workers == 1 else functools.partial(in_processes, workers=workers)
     with contextlib.closing(executor(missing)) as attempts:
         for task, rows, seconds in attempts:
             error = task.keep(rows, folder)
@@ -95,19 +97,29 @@ def _here(tasks: Sequence[Task]) -> Iterator[Attempt]:
         yield task, *task.rows()
 
 
-def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
+# Workers that a finished sweep has left, by whether their kernels are held.
+_left: dict[bool, list[Any]] = {True: [], False: []}
+
+
+def in_processes(tasks: Sequence[Task], workers: int, held: bool = True) -> Iterator[Attempt]:
     """A pool of one process a worker, each with one task at a time: one that dies is charged to its own task alone.
 
     Workers that a finished sweep leaves are the next one's: they have imported what tasks need, which takes seconds.
+    ``held`` is whether they compute by the kernels of :func:`datalab.sweep.kernels.held`, or by the processor's own.
     """
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     # A worker whose memory has grown is replaced between two tasks: nothing is lost, and its path is not for a record.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
     died = Counter[str]()
-    waiting = list(tasks)
-    idle = [_left.pop() if _left else _worker() for _ in range(min(workers, len(waiting)))]
+    waiting, left = list(tasks), _left[held]
+    idle = [left.pop() if left else _worker(held) for _ in range(min(workers, len(waiting)))]
     running: dict[Any, tuple[Task, Any]] = {}
+
+    def another(dead: Any) -> Any:
+        _end([dead])
+        return _worker(held)
+
     try:
         while waiting or running:
             while waiting and idle:
@@ -115,8 +127,7 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
                 try:
                     future = worker.submit(task.rows)
                 except BrokenProcessPool:  # it was killed while it had nothing to do
-                    worker.shutdown(wait=True, kill_workers=True)
-                    worker = _worker()
+                    worker = another(worker)
                     future = worker.submit(task.rows)
                 running[future] = task, worker
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -124,8 +135,7 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
                 try:
                     rows, seconds = future.result()
                 except BrokenProcessPool:
-                    worker.shutdown(wait=True, kill_workers=True)
-                    idle.append(_worker())
+                    idle.append(another(worker))
                     died[task.key] += 1
                     if died[task.key] < _ATTEMPTS:
                         waiting.insert(0, task)
@@ -134,21 +144,26 @@ def _in_pool(tasks: Sequence[Task], workers: int) -> Iterator[Attempt]:
                 else:
                     idle.append(worker)
                 yield task, rows, seconds
-        _left.extend(idle)
+        left.extend(idle)
         idle.clear()
     finally:
-        for worker in [*idle, *(worker for _, worker in running.values())]:
-            worker.shutdown(wait=True, kill_workers=True)
+        _end([*idle, *(worker for _, worker in running.values())])
 
 
-_left: list[Any] = []
-
-
-def _worker() -> Any:
+def _worker(held: bool) -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    start = {"initializer": _start_worker, "initargs": (os.getpid(),), "env": WORKER_ENVIRONMENT}
+    start = {"initializer": _start_worker, "initargs": (os.getpid(),), "env": WORKER_ENVIRONMENT if held else _LEAN}
     return ProcessPoolExecutor(1, timeout=_IDLE_SECONDS, **start)
+
+
+def _end(workers: list[Any]) -> None:
+    while workers:
+        workers.pop().shutdown(wait=True, kill_workers=True)
+
+
+for workers_left in _left.values():  # before the interpreter takes apart what their ending needs
+    atexit.register(_end, workers_left)
 
 
 def _start_worker(parent: int) -> None:

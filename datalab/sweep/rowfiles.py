@@ -24,18 +24,25 @@ LARGEST, MOST_VALUES = 2**28, 20_000_000  # bytes of a file, unpacked too; value
 LONGEST = 2**22  # bytes of what a file says of itself
 MOST_COLUMNS, MOST_LISTS = 1000, 500_000  # of a file: columns; rows, where a column holds lists, each an object
 MOST_PACKED = 50_000  # values of a file of several tasks: with it no more is lost, and it is small enough to look into
-# The key under which a file says what made its rows, as JSON: {"function", "parameters"} where they are one task's, who
-# has its key in its name; {"function", "tasks": [[key, rows, parameters], ...]} where they are several's.
+# The key under which a file says what made its rows, as JSON: {"function", "processor", "parameters"} where they are
+# one task's, who has its key in its name; {"function", "processor", "tasks": [[key, rows, parameters], ...]} where they
+# are several's. Files made before 29 November 2026 do not say the processor.
 DESCRIPTION = "datalab.cell"
+PROCESSOR = "processor"
+LONGEST_PROCESSOR = 200  # characters
 
 
 class Finished(NamedTuple):
-    """A task whose rows a file has: its key (:attr:`datalab.sweep.Task.key`), what made them, how many there are."""
+    """A task whose rows a file has: its key (:attr:`datalab.sweep.Task.key`), what made them, how many there are.
+
+    ``processor`` is where they were made (:func:`datalab.sweep.kernels.named`), empty where that is not said.
+    """
 
     key: str
     function: str
     parameters: dict[str, Any]
     count: int
+    processor: str = ""
 
     @property
     def order(self) -> tuple[str, str, str]:
@@ -65,12 +72,16 @@ def _words(parameters: Mapping[str, Any], most: int) -> str:
 
 
 def write(path: Path, rows: pd.DataFrame | pa.Table, tasks: Collection[Finished]) -> None:
-    """Write the rows of these tasks, one after the other. Equal tasks and rows give equal bytes."""
+    """Write the rows of these tasks, of one function and processor, one after the other.
+
+    Equal tasks and rows give equal bytes.
+    """
     table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
     table = table.replace_schema_metadata(None).combine_chunks()  # pandas' description would be half of a small file
     first, *others = tasks
     several = {"tasks": [[task.key, task.count, task.parameters] for task in tasks]}
-    made_by = {"function": first.function, **(several if others else {"parameters": first.parameters})}
+    made_by = {"function": first.function} | ({PROCESSOR: first.processor} if first.processor else {})
+    made_by |= several if others else {"parameters": first.parameters}
     words = [field.name for field in table.schema if not types.is_floating(field.type)]  # scores rarely repeat
     how = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "use_dictionary": words}
     with (
@@ -108,14 +119,14 @@ def rows_of(folder: Path, keys: Collection[str]) -> dict[str, pd.DataFrame]:
 def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()) -> dict[str, str]:
     """Put finished tasks together in files of several; return the name of the file that has each, by its key.
 
-    ``wanted`` has each task's key, and what parts it from others: only tasks of equal values, of one function and with
-    the same columns share a file. A file is not written anew if ``whole`` has its name, and none is deleted. The same
-    tasks give the same files, whatever order they were finished in. Raises ``OSError`` for a task that ``folder`` does
-    not have, or has only in a file that cannot be read.
+    ``wanted`` has each task's key, and what parts it from others: only tasks of equal values, of one function, made on
+    one processor and with the same columns share a file. A file is not written anew if ``whole`` has its name, and none
+    is deleted. The same tasks give the same files, whatever order they were finished in. Raises ``OSError`` for a task
+    that ``folder`` does not have, or has only in a file that cannot be read.
     """
     sources: dict[str, Path] = {}
     tables = functools.cache(lambda path: {task.key: part for task, part in _parts(path)})  # a file is read once
-    groups: dict[tuple[object, str, str], list[tuple[Finished, int]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[Finished, int]]] = {}
     for path in sorted(folder.glob("*.parquet"), key=lambda path: (path.name not in whole, path.name)):
         tasks, schema = _opened(path, _schema) or ([], ())
         new = [task for task in tasks if task.key in wanted and task.key not in sources]
@@ -123,7 +134,7 @@ def pack(folder: Path, wanted: Mapping[str, object], whole: Collection[str] = ()
             new = [task for task in new if task.key in tables(path)]  # none of a torn file
         for task in new:
             sources[task.key] = path
-            group = groups.setdefault((wanted[task.key], task.function, str(schema)), [])
+            group = groups.setdefault((wanted[task.key], task.function, task.processor, str(schema)), [])
             group.append((task, task.count * len(schema)))
     if wanted.keys() - sources:
         raise OSError("raw rows that were there are gone")
@@ -178,11 +189,14 @@ def _tasks(file: pq.ParquetFile, path: Path) -> list[Finished]:
     made_by = json.loads(described)
     if "tasks" not in made_by:
         made_by["tasks"] = [[path.stem.rpartition("_")[2], rows, made_by["parameters"]]]
-    tasks = [Finished(key, made_by["function"], parameters, count) for key, count, parameters in made_by["tasks"]]
+    function, processor = made_by["function"], made_by.get(PROCESSOR, "")
+    tasks = [Finished(key, function, parameters, count, processor) for key, count, parameters in made_by["tasks"]]
     for task in tasks:
-        types = zip(task, (str, str, dict, int), strict=True)
+        types = zip(task, (str, str, dict, int, str), strict=True)
         if not all(isinstance(value, kind) for value, kind in types) or task.count < 0:
             raise ValueError("a task has a key, a function, parameters and a number of rows")
+    if len(processor) > LONGEST_PROCESSOR or not processor.isprintable():
+        raise ValueError("no processor is called so")
     if len(tasks) > max(rows, 1000):
         raise ValueError("it has more tasks without rows than any")
     if sum(task.count for task in tasks) != rows or len({task.key for task in tasks}) != len(tasks):

@@ -21,7 +21,7 @@ import pandas as pd
 
 from datalab.errors import UserError
 from datalab.protocol import protocol
-from datalab.sweep import reach, rowfiles
+from datalab.sweep import kernels, reach, rowfiles
 
 MOST = 100_000  # tasks of a section: a profile asks for hundreds, at most thousands
 _left: ContextVar[list[int] | None] = ContextVar("_left", default=None)  # tasks that may still be made, and in all
@@ -80,6 +80,7 @@ class Task:
         try:
             module, _, name = self.function.partition(":")
             rows = pd.DataFrame(getattr(importlib.import_module(module), name)(**self.parameters))
+            rows.attrs[rowfiles.PROCESSOR] = kernels.named()  # which need not be that of who writes them
         except Exception as error:  # a failed task must not lose the others; the caller raises with every failure named
             rows = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return rows, time.perf_counter() - start
@@ -89,7 +90,8 @@ class Task:
         if isinstance(rows, str):
             return rows
         try:
-            finished = rowfiles.Finished(self.key, self.function, self.parameters, len(rows))
+            processor = rows.attrs.get(rowfiles.PROCESSOR, "")
+            finished = rowfiles.Finished(self.key, self.function, self.parameters, len(rows), processor)
             rowfiles.write(self.path(folder), rows, [finished])
         except Exception as error:  # as a failure of the task: the disk may be full
             return f"{type(error).__name__}: {error}"

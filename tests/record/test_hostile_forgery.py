@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import record_fakes
@@ -23,7 +24,7 @@ from datalab.errors import UserError
 from datalab.record import Study, claims_table, crate, executed, folder, progress, section
 from datalab.record.checks import compare, recompute, replay, retrain, tablediff, verify
 from datalab.record.manifest import FileRecord, Manifest, SectionRecord
-from datalab.sweep import rowfiles
+from datalab.sweep import kernels, rowfiles
 
 STEM = "0_alpha"
 CSV = "tables/0_rows.csv"
@@ -731,26 +732,51 @@ def test_what_changes_while_the_record_is_verified_is_named(
     assert [(finding.what, finding.detail) for finding in found] == [(path, "while the record was verified")]
 
 
-def test_on_another_machine_rounding_is_allowed_and_said_and_more_is_not(
-    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("processor", ["Another, family 9, kernels of AVX2", "Another, its own kernels", ""])
+def test_on_another_processor_rounding_is_allowed_and_counted_and_is_no_confirmation(
+    record: Path, study: Study, processor: str
 ) -> None:
-    in_manifest(lambda m, e: m.machine.update(processor="another"))(record)
-    for path in raw_files(record)[:1]:
+    path = raw_files(record)[0]
+
+    def trained(**columns: Any) -> list[retrain.Retrained]:
         tasks, frame = record_fakes.rows(path)
-        rowfiles.write(path, frame.assign(value=frame.value + 0.001), tasks)
+        tasks = [task._replace(processor=processor) for task in tasks]
+        rowfiles.write(path, frame.assign(**{name: change(frame[name]) for name, change in columns.items()}), tasks)
+        put_right(record)
+        done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
+        moved = [task for task in done.retrained if path.name in task.path]
+        assert len(moved) == 4
+        assert done.whole == (not columns)  # a forger may name any processor
+        return moved
+
+    # What a row says of its processor is not doubted where training gives the row to the byte.
+    assert all(task.same.startswith("equal") for task in trained())
+    for task in trained(value=lambda value: value + 0.001):
+        assert task.rounded
+        assert re.search(r"numbers differ, 0 by more than 0.01, on another machine: .*\(here ", task.same)
+        assert (processor or "a processor that the rows do not name") in task.same
+    assert all(
+        re.search(r"training gives .* by more than 0.01\)", task.different) for task in trained(value=lambda v: v + 0.1)
+    )
+
+
+def test_on_the_same_processor_the_last_digit_is_a_difference(record: Path, study: Study) -> None:
+    path = raw_files(record)[0]
+    tasks, frame = record_fakes.rows(path)
+    assert tasks[0].processor == f"{kernels.processor()}, {kernels.HELD if kernels.held() else 'its own kernels'}"
+    rowfiles.write(path, frame.assign(value=np.nextafter(frame.value, 2.0)), tasks)
     put_right(record)
     done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
-    moved = [r for r in done.retrained if raw_files(record)[0].name in r.path]
-    assert len(moved) == 4
-    assert "within 0.01" in moved[0].same
-    assert "processor another" in moved[0].same
-    assert not done.whole  # a forger may name any machine
-    for path in raw_files(record)[:1]:
-        tasks, frame = record_fakes.rows(path)
-        rowfiles.write(path, frame.assign(value=frame.value + 0.1), tasks)
-    put_right(record)
-    done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
-    assert all("training gives" in r.different for r in done.retrained if raw_files(record)[0].name in r.path)
+    assert {bool(task.different) for task in done.retrained if path.name in task.path} == {True}
+
+
+@pytest.mark.parametrize(("further", "word", "rounding"), [(5, "a", True), (6, "a", False), (0, "b", False)])
+def test_rounding_moves_few_numbers_far_and_no_word(further: int, word: str, rounding: bool) -> None:
+    held = pd.DataFrame({"score": np.linspace(0.1, 0.9, 50), "steps": [100] * 50, "word": "a"})
+    steps = [400] * further + [100] * (50 - further)
+    _, count = retrain._difference(held, held.assign(score=held.score + 1e-4, steps=steps, word=word))
+    assert count.is_rounding == rounding
+    assert (count.numbers, count.differ, count.further) == (100, 50 + further, further)
 
 
 def test_what_verification_cannot_know_is_a_list_that_the_pages_print() -> None:

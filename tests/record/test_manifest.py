@@ -13,6 +13,7 @@ import record_fakes
 from datalab.errors import UserError
 from datalab.record import Section, lock, provenance
 from datalab.record.manifest import Manifest, _rendered
+from datalab.sweep import kernels
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def test_determinism_is_what_holds_of_the_process_and_not_what_its_environment_s
     )
     measured = json.loads(done.stdout)
     assert measured["on"] == in_time
+    assert measured["kernels"] == (in_time and bool(kernels.held()))
     assert measured["hash_seed"] == ("0" if in_time else None)
     assert (measured["threads"] == "1") == (in_time or os.cpu_count() == 1)
 

@@ -13,9 +13,10 @@ from datalab import sweep
 from datalab.sweep import rowfiles
 
 
-def finish(folder: Path, grid: list[sweep.Task], **columns: list[object]) -> None:
+def finish(folder: Path, grid: list[sweep.Task], processor: str = "", **columns: list[object]) -> None:
     for task in grid:
         rows = pd.DataFrame({"number": [task.parameters["number"]] * 2, "score": [0.1, float("nan")], **columns})
+        rows.attrs[rowfiles.PROCESSOR] = processor
         assert task.keep(rows, folder) is None
 
 
@@ -69,6 +70,28 @@ def test_a_task_whose_pack_is_torn_is_run_again_and_no_other(tmp_path: Path) -> 
     assert sorted((tmp_path / "log").read_text().split()[6:]) == ["0", "1", "2"]
     packed(folder, grid)
     assert len(rowfiles.by_task(next(folder.iterdir()))) == 6
+
+
+def test_rows_say_the_processor_that_made_them_and_those_of_two_share_no_file(tmp_path: Path) -> None:
+    grid = tasks(tmp_path, 6)
+    finish(tmp_path / "a", grid[:2], "Here, family 1")
+    finish(tmp_path / "a", grid[2:4], "There, family 1")
+    finish(tmp_path / "a", grid[4:])  # as files were before they said it
+    files = [rowfiles.by_task(tmp_path / "a" / name) for name in packed(tmp_path / "a", grid)]
+    made = {
+        tuple(task.parameters["number"] for task, _ in file): {task.processor for task, _ in file} for file in files
+    }
+    assert made == {(0, 1): {"Here, family 1"}, (2, 3): {"There, family 1"}, (4, 5): {""}}
+
+
+@pytest.mark.parametrize("processor", [7, None, "x" * 201, "a\nwhole", "\x1b[2J"])
+def test_a_file_whose_processor_can_be_none_is_torn(processor: object, tmp_path: Path) -> None:
+    path = tmp_path / "a_0123456789abcdef.parquet"
+    with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
+        writer.write_table(pa.table({"x": [1, 2]}))
+        described = {"function": "a:b", "parameters": {}, rowfiles.PROCESSOR: processor}
+        writer.add_key_value_metadata({rowfiles.DESCRIPTION: json.dumps(described)})
+    assert rowfiles.by_task(path) is None
 
 
 def test_what_keeps_tasks_apart_are_who_asks_for_them_their_columns_and_their_number(

@@ -4,11 +4,13 @@ Only tasks that the study's own notebooks ask for are trained: what a raw file s
 """
 
 import contextlib
+import functools
 import random
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,13 +21,16 @@ from datalab.record import folder, provenance, rawrows
 from datalab.record.checks import recompute
 from datalab.record.manifest import Manifest
 from datalab.record.tables import exact
-from datalab.sweep import Task
+from datalab.sweep import Task, kernels
+from datalab.sweep.pool import in_processes
 
 # Columns of raw rows that hold measured time or memory, or name the process: they differ between equal runs.
 MEASURED = frozenset({"seconds", "memory", "train", "infer", "pid"})
 Place = tuple[str, str]  # of a task's raw rows: the path of the file, and the task's key in it
 MOST_HOURS = 12
-ROUNDING = 0.01  # of a number, or of one: what another processor or another library may move a score by
+# What another processor or another library may do to a task's numbers: move them by this, of a number or of one; and
+# this share of them further, since what rounding decides (a length, an example near the border) moves by whole steps.
+ROUNDING, MOST_FURTHER = 0.01, 0.05
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Drawn:
 class Retrained:
     """One task trained anew: ``same`` says how its rows agree; ``different`` where they do not, else it is empty.
 
-    ``path`` is its raw rows' file, with its name where the file has several. ``rounded``: the same only within
-    :data:`ROUNDING`, and on the word of the record that it was made elsewhere.
+    ``path`` is its raw rows' file, with its name where the file has several. ``rounded``: the same only as far as
+    :data:`ROUNDING` and :data:`MOST_FURTHER` say, and on the word of the record that it was made elsewhere.
     """
 
     path: str
@@ -56,8 +61,9 @@ def retrain(
     """Train the drawn ones of ``tasks``, all where there are no more than asked for, and compare their rows.
 
     They must be equal to the byte, measured time and memory aside; where the processor, Python or a library is another
-    than the record names, every number must be within :data:`ROUNDING`. Raises :class:`UserError` where a data set that
-    they need is not on this disk.
+    than the record names, or it names no processor, they may differ by rounding (:data:`ROUNDING`). Rows are made by
+    the kernels that they say they were made by, of AVX2 or of the processor. Raises :class:`UserError` where a data set
+    that they need is not on this disk.
     """
     places = random.Random(drawn.seed).sample(sorted(tasks), min(drawn.count, len(tasks)))
     chosen = {place: tasks[place] for place in places}
@@ -76,43 +82,81 @@ def retrain(
     if hours > MOST_HOURS:
         raise UserError(f"the drawn tasks would take {hours:,.0f} hours here, more than {MOST_HOURS}; draw fewer")
     then, here = manifest.machine, provenance.machine()
-    names = [name for name in ("processor", "python", "system") if then.get(name) != here[name]]
+    names = [name for name in ("python", "system") if then.get(name) != here[name]]
     other = [f"{name} {then.get(name)} (here {here[name]})" for name in names]
     other += recompute.other_libraries(manifest)
+    held = {place: _rows(record, place) for place in chosen}
     with tempfile.TemporaryDirectory() as made:
-        with contextlib.suppress(sweep.SweepError):  # those that failed have no file
-            sweep.run(list(chosen.values()), Path(made), workers)
-        return [_compared(record, place, task, Path(made), other) for place, task in chosen.items()]
+        for by_avx2 in (True, False):
+            alike = [task for place, task in chosen.items() if held[place].processor.endswith(kernels.HELD) == by_avx2]
+            with contextlib.suppress(sweep.SweepError):  # those that failed have no file
+                sweep.run(alike, Path(made), executor=functools.partial(in_processes, workers=cores, held=by_avx2))
+        return [_compared(held[place], task.path(Path(made)), other) for place, task in chosen.items()]
 
 
-def _compared(record: Path, place: Place, task: Task, made: Path, other: list[str]) -> Retrained:
-    tasks = {held.key: frame for held, frame in rawrows.by_task(folder.inside(record, place[0]))}
-    path = place[0] if len(tasks) == 1 else f"{place[0]}: {task.label}"
-    if not task.path(made).is_file():
-        return Retrained(path, different="it cannot be trained here")
-    held, given = tasks[place[1]], rawrows.by_task(task.path(made))[0][1]
-    if not held.dtypes.equals(given.dtypes) or len(held) != len(given):  # words may stand where a time should
-        return Retrained(path, different="it has other columns, or more or fewer rows")
-    columns = [name for name in held if name not in MEASURED]
-    first = _first_difference(held[columns], given[columns], rounding=0.0)
-    beyond = _first_difference(held[columns], given[columns], ROUNDING) if other else first
-    if beyond:
-        return Retrained(path, different=beyond)
-    if first:
-        return Retrained(path, same=f"within {ROUNDING:g}, on another machine ({'; '.join(other)})", rounded=True)
-    aside = len(columns) < held.shape[1]
-    return Retrained(path, same="equal but for measured time" if aside else "equal to the byte")
+class _Held(NamedTuple):
+    """A task's rows as the record has them: how to name them, the processor they say, and the rows."""
+
+    path: str
+    processor: str
+    frame: pd.DataFrame
 
 
-def _first_difference(held: pd.DataFrame, given: pd.DataFrame, rounding: float) -> str:
-    """Where two frames of equal shape part by more than ``rounding``; empty where they do not."""
+def _rows(record: Path, place: Place) -> _Held:
+    parts = rawrows.by_task(folder.inside(record, place[0]))
+    task, frame = next(part for part in parts if part[0].key == place[1])
+    path = place[0] if len(parts) == 1 else f"{place[0]}: {Task(task.function, task.parameters).label}"
+    return _Held(path, task.processor, frame)
+
+
+def _compared(held: _Held, made: Path, other: list[str]) -> Retrained:
+    if not made.is_file():
+        return Retrained(held.path, different="it cannot be trained here")
+    (task, given), *_ = rawrows.by_task(made)
+    frame = held.frame
+    if not frame.dtypes.equals(given.dtypes) or len(frame) != len(given):  # words may stand where a time should
+        return Retrained(held.path, different="it has other columns, or more or fewer rows")
+    columns = [name for name in frame if name not in MEASURED]
+    first, count = _difference(frame[columns], given[columns])
+    if not first:
+        aside = len(columns) < frame.shape[1]
+        return Retrained(held.path, same="equal but for measured time" if aside else "equal to the byte")
+    if held.processor != task.processor:
+        other = [f"{held.processor or 'a processor that the rows do not name'} (here {task.processor})", *other]
+    if other and count.is_rounding:
+        return Retrained(held.path, same=f"{count}, on another machine: {'; '.join(other)}", rounded=True)
+    return Retrained(held.path, different=f"{first} ({count})")
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Of ``numbers``, how many ``differ``, how many ``further`` than :data:`ROUNDING`; and whether any word does."""
+
+    numbers: int
+    differ: int
+    further: int
+    words: bool
+
+    @property
+    def is_rounding(self) -> bool:
+        return not self.words and self.further <= MOST_FURTHER * self.numbers
+
+    def __str__(self) -> str:
+        return f"{self.differ:,} of {self.numbers:,} numbers differ, {self.further:,} by more than {ROUNDING:g}"
+
+
+def _difference(held: pd.DataFrame, given: pd.DataFrame) -> tuple[str, _Count]:
+    """Where two frames of equal shape first part, empty where they do not; and how much of them does."""
+    first, numbers, differ, further, words = "", 0, 0, 0, False
     for name, a in held.items():
         b = given[name]
-        if rounding and pd.api.types.is_numeric_dtype(a) and pd.api.types.is_numeric_dtype(b):
-            same = np.isclose(a.astype(float), b.astype(float), rtol=rounding, atol=rounding, equal_nan=True)
+        equal = (a.map(repr) == b.map(repr)).to_numpy()
+        if pd.api.types.is_numeric_dtype(a):
+            near = np.isclose(a.astype(float), b.astype(float), rtol=ROUNDING, atol=ROUNDING, equal_nan=True)
+            numbers, differ, further = numbers + len(a), differ + int((~equal).sum()), further + int((~near).sum())
         else:
-            same = (a.map(repr) == b.map(repr)).to_numpy()
-        if not same.all():
-            row = int((~same).argmax())
-            return f"row {row + 1}, {name}: the record has {exact(a[row])}, training gives {exact(b[row])}"
-    return ""
+            words |= not equal.all()
+        if not (first or equal.all()):
+            row = int((~equal).argmax())
+            first = f"row {row + 1}, {name}: the record has {exact(a[row])}, training gives {exact(b[row])}"
+    return first, _Count(numbers, differ, further, words)

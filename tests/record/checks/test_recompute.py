@@ -284,7 +284,7 @@ def test_other_libraries_leave_a_difference_unconfirmed_and_the_state_says_so(
     with pytest.raises(SystemExit) as exit_:
         cli.main(["verify", str(record)], study=study)
     assert exit_.value.code == 1
-    assert "not confirmed, 1 thing differs under other sources" in capsys.readouterr().out
+    assert "not confirmed, 1 thing differs under other sources or on another machine" in capsys.readouterr().out
 
 
 def test_raw_rows_that_do_not_say_what_made_them_are_not_taken_for_finished(record: Path) -> None:
