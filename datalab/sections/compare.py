@@ -125,8 +125,8 @@ def rows_of_kind(rows: pd.DataFrame, /, **where: object) -> pd.DataFrame:
 
 def by_set(rows: pd.DataFrame, column: str, /, **where: object) -> pd.Series:
     """The mean of a column over the rows that fit ``where``, one value a data set, in the rows' order of data sets."""
-    rows = rows_of_kind(rows[["dataset", column, *where]], **where)
-    return rows.groupby("dataset", sort=False)[column].mean()
+    rows = rows_of_kind(rows, **where)
+    return rows[column].groupby(rows["dataset"], sort=False).mean()
 
 
 def mean_with_interval(
