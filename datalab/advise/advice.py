@@ -88,7 +88,8 @@ def advise(
 
     Raises UserError, one line, for what cannot be advised on. Ctrl-C after two splits gives the answer so far.
     """
-    began = time.perf_counter() if began is None else began
+    started = time.perf_counter()
+    began = started if began is None else began
     minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
     if splits is not None:
@@ -107,11 +108,11 @@ def advise(
     codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
     n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
     others = source if embedded is None else reading.read(embedded)
-    if others is not source and (rows := others.count()) != len(codes):
-        raise UserError(f"{others.name}: has {rows:,} rows for {len(codes):,} labels; one row an example is needed")
     named = [others.label, *(table.named.values() if others is source else ())]
     columns = [column for column in others.columns if column not in named]
     raw = others.take(columns, chosen)
+    if (rows := others.count()) != len(codes):
+        raise UserError(f"{others.name}: has {rows:,} rows for {len(codes):,} labels; one row an example is needed")
     kinds, preparing = features.Columns(raw, others, pretrained), -time.perf_counter()
     frame = kinds.typed(raw)
     preparing += time.perf_counter()
@@ -160,7 +161,7 @@ def advise(
             block = block[codes[block.index] >= 0]
             yield block.index.to_numpy(), fitted(kinds.typed(block))
 
-    over = time.perf_counter() - began
+    over = time.perf_counter() - started
 
     def after(pace: float) -> float:
         """Seconds: the file read once or twice more, every row prepared; final models, every row scored."""
@@ -184,7 +185,10 @@ def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
     if not (isinstance(values, pd.Series | pd.DataFrame) and isinstance(rows, pd.Series | pd.DataFrame)):
         return
     own, theirs = values.index, rows.index
-    if not own.equals(theirs) and sorted(map(str, own)) == sorted(map(str, theirs)):
+    if len(own) != len(theirs) or own.equals(theirs):
+        return
+    codes = own.append(theirs).factorize(use_na_sentinel=False)[0]  # of entries of any kinds, which need no order
+    if np.array_equal(*(np.sort(half) for half in np.split(codes, 2))):
         cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
         raise UserError(f"{what}: its index is that of X in another order; {cure}")
 

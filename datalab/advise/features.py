@@ -49,7 +49,9 @@ class Columns:
             size = f" (grey, {SIDES[pretrained]} x {SIDES[pretrained]})" if kind == "image" else ""
             self.detected.append(f"{kind}{size}: {str(names[:most])[1:-1]}{more}")
         if not self.used:
-            raise UserError(f"{source.name}: no feature is left; {'; '.join(self.detected) or 'there is none'}")
+            raise UserError(
+                f"{source.name}: no feature is left; {'; '.join(self.detected) or 'it has no further column'}"
+            )
 
     def _kind(self, column: pd.Series) -> str:
         present = column.dropna()
