@@ -328,7 +328,11 @@ def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
 
 def _probabilities(given: Any, codes: NDArray, names: NDArray, detected: list[str]) -> NDArray:
     """The user's p (n, C). Raises UserError for another shape, and where another order of columns fits better."""
-    p, need = label_kinds.shares(reading.read(given).whole(), "pred_probs"), (len(codes), len(names))
+    source, need = reading.read(given), (len(codes), len(names))
+    table = source.whole()
+    text = table.select_dtypes("str")  # as all columns of a text table are
+    table = table.assign(**{column: features.numbers(text[column], source.decimal) for column in text})
+    p = label_kinds.shares(table, "pred_probs")
     if p.shape != need:
         raise UserError(f"pred_probs: need {need}, classes in ascending order, got shape {p.shape}")
     order = ", ".join([*names[:20], "..."][: len(names)])

@@ -24,6 +24,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tar", ".tgz")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
+TABS = {"\\t": "\t", "tab": "\t"}  # a tab, as it is typed in a shell
 NO_ROWS = "a header, and no rows under it"
 KINDS = ".csv, .tsv, .parquet, .npz, .npy, or as a folder of images by class"
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
@@ -37,8 +38,9 @@ class Source:
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
     is the label's column, ``key`` that which names a row, and ``rows`` how many there are, once the source knows it;
-    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts;
-    ``directions`` brings rows to the columns, where a sparse matrix had more.
+    ``texts`` says that the columns are a list of texts, ``grid`` is the height and width of pictures that they are;
+    ``decimal`` is the mark of numbers that are text; ``directions`` brings rows to the columns, where a sparse matrix
+    had more.
     """
 
     name: str
@@ -151,7 +153,7 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    encoding = encoding or _encoding(path)
+    encoding, delimiter = encoding or _encoding(path), TABS.get(delimiter, delimiter)
     with open(path, encoding=encoding, newline="") as stream:
         head = stream.read(1 << 18)
     if excel := re.match(r"sep=(.)(\r\n?|\n)", head):  # a line that Excel reads before the header

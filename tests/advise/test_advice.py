@@ -240,6 +240,17 @@ def test_classes_are_in_ascending_order_and_probabilities_in_another_are_refused
         datalab.advise(frame, label="y", pred_probs=p[:, np.argsort(np.arange(12).astype(str))])
 
 
+def test_probabilities_of_a_text_table_are_read_as_its_numbers(tmp_path: Path, begun: Callable) -> None:
+    y = np.arange(60) % 2
+    p = pd.DataFrame(np.eye(2)[y] * 0.875 + 0.0625, columns=["a", "b"])
+    p.to_csv(tmp_path / "p.csv", index=False, sep=";", decimal=",")
+    _, pool = begun(np.arange(60.0)[:, None] ** [2, 3], y, pred_probs=tmp_path / "p.csv")
+    np.testing.assert_array_equal(pool.probabilities, p)
+    p.astype(str).replace("0.0625", "little").to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(UserError, match="pred_probs: must be finite, got 60 entries that are not"):
+        datalab.advise(np.arange(60.0)[:, None] ** [2, 3], y, pred_probs=tmp_path / "p.csv")
+
+
 def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, begun: Callable) -> None:
     y = [1.0, 10.0, 2.0] * 30
     frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": y}).astype({"y": "str"})
