@@ -194,27 +194,27 @@ def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
 
 
 def _advice(
-    table: "Labelled", source: reading.Source, v: Verdict, rows: pd.DataFrame, each: pd.DataFrame, facts: dict
+    table: "Labelled", source: reading.Source, v: Verdict, rows: pd.DataFrame, scored: pd.DataFrame, facts: dict
 ) -> Advice:
-    names, labels = table.names, each.suggested.where(each.wrong & (v.arm[0] == pilot.RELABEL), each.code)
-    each = each.assign(flagged=each.wrong, dropped=False, loss=-np.log(np.maximum(each.given, 1e-12)))
-    each["score"] = each.probability - each.given  # here: given to an empty frame, a column brings its rows along
+    names, labels = table.names, scored.suggested.where(scored.wrong & (v.arm[0] == pilot.RELABEL), scored.code)
+    scored = scored.assign(flagged=scored.wrong, dropped=False, loss=-np.log(np.maximum(scored.given, 1e-12)))
+    scored["score"] = scored.probability - scored.given  # here: given to an empty frame, a column brings its rows along
     if v.arm[0] in pilot.SCORES:
         share = pilot.drop_share(v.arm[1], v.noise["estimate"])
-        each["dropped"] = ~pruning.keep(each["drop"], each.code, 1 - share)
-    kept = pd.DataFrame({"id": each.id, "label": pd.Categorical.from_codes(labels, names)})[~each.dropped]
-    flagged = each[each.wrong].sort_values("score", ascending=False, kind="stable")
+        scored["dropped"] = ~pruning.keep(scored["drop"], scored.code, 1 - share)
+    kept = pd.DataFrame({"id": scored.id, "label": pd.Categorical.from_codes(labels, names)})[~scored.dropped]
+    flagged = scored[scored.wrong].sort_values("score", ascending=False, kind="stable")
     suggested, shares = names[flagged.suggested], flagged[["probability", "given"]].round(2).astype(str)
     said = "models that did not see it give '" + suggested + "' " + shares.probability + ", its label " + shares.given
     listed = pd.DataFrame({"id": flagged.id, "given label": names[flagged.code], "suggested label": suggested})
     listed = listed.assign(score=flagged.score.round(4), agreement=flagged.agreement.round(2), reason=said)
-    each["class"], parts = pd.Categorical.from_codes(each.code, names), []
-    for kind in ("class", "group")[: 1 + ("group" in each)]:
-        part = each.groupby(kind, observed=True)[["flagged", "dropped", "loss"]]
+    scored["class"], parts = pd.Categorical.from_codes(scored.code, names), []
+    for kind in ("class", "group")[: 1 + ("group" in scored)]:
+        part = scored.groupby(kind, observed=True)[["flagged", "dropped", "loss"]]
         part = part.mean().assign(rows=part.size(), kind=kind).rename_axis("of").reset_index()
         parts.append(part[part.rows >= LEAST_OF_CLASS])  # a share of fewer rows says little
     hit = pd.concat(parts, ignore_index=True).astype({"of": str})
-    facts |= {"flagged": len(flagged), "dropped": int(each.dropped.sum())}
+    facts |= {"flagged": len(flagged), "dropped": int(scored.dropped.sum())}
     facts |= {"advice": v.answer if v.answer != ACT else name(*v.arm), "arm": name(*v.arm)}
     facts |= {"best_arm_tried": v.best.arm, "p": v.best.p}
     over = {"keeping_all": ["gain", "low", "high"], "random": ["over random", "random low", "random high"]}
