@@ -60,6 +60,10 @@ WRONG = [
     (["claims", "TITLE.treshold"], "did you mean 'TITLE.threshold'"),
     (["claims", "--record", "nosuch"], "record.json is missing"),
     (["datasets", "adlut"], "did you mean 'adult'"),
+    (["datasets", "--fetch", "all"], "unknown data set 'all'; --fetch without a name fetches all"),
+    (["datasets", "all"], "unknown data set 'all'; no name lists all"),
+    (["advise", "x.csv", "--minutes", "x"], "'x' is not a number."),
+    (["advise", "x.csv", "--splits", "x"], "'x' is not a whole number."),
     (["lab", "x"], "'x' is no option"),
     (["rum"], "rum"),
 ]
@@ -225,7 +229,7 @@ def test_verify_exits_by_what_it_finds(
     assert "changed: claims.csv" in capsys.readouterr().out
     for number in range(3):
         (tmp_path / "record" / f"{number}.txt").touch()
-    monkeypatch.setattr(cli, "MOST_FINDINGS", 2)
+    monkeypatch.setattr(cli.records, "MOST_FINDINGS", 2)
     assert call("verify", "record", "--hashes-only", study=FAKES) == 1
     shown = capsys.readouterr().out
     assert "and 6 more, which --json lists" in shown

@@ -88,7 +88,8 @@ def advise(
 
     Raises UserError, one line, for what cannot be advised on. Ctrl-C after two splits gives the answer so far.
     """
-    began = time.perf_counter() if began is None else began
+    started = time.perf_counter()
+    began = started if began is None else began
     minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
     if splits is not None:
@@ -107,11 +108,11 @@ def advise(
     codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
     n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
     others = source if embedded is None else reading.read(embedded)
-    if others is not source and (rows := others.count()) != len(codes):
-        raise UserError(f"{others.name}: has {rows:,} rows for {len(codes):,} labels; one row an example is needed")
     named = [others.label, *(table.named.values() if others is source else ())]
     columns = [column for column in others.columns if column not in named]
     raw = others.take(columns, chosen)
+    if (rows := others.count()) != len(codes):
+        raise UserError(f"{others.name}: has {rows:,} rows for {len(codes):,} labels; one row an example is needed")
     kinds, preparing = features.Columns(raw, others, pretrained), -time.perf_counter()
     frame = kinds.typed(raw)
     preparing += time.perf_counter()
@@ -160,7 +161,7 @@ def advise(
             block = block[codes[block.index] >= 0]
             yield block.index.to_numpy(), fitted(kinds.typed(block))
 
-    over = time.perf_counter() - began
+    over = time.perf_counter() - started
 
     def after(pace: float) -> float:
         """Seconds: the file read once or twice more, every row prepared; final models, every row scored."""
@@ -184,33 +185,36 @@ def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
     if not (isinstance(values, pd.Series | pd.DataFrame) and isinstance(rows, pd.Series | pd.DataFrame)):
         return
     own, theirs = values.index, rows.index
-    if not own.equals(theirs) and sorted(map(str, own)) == sorted(map(str, theirs)):
+    if len(own) != len(theirs) or own.equals(theirs):
+        return
+    codes = own.append(theirs).factorize(use_na_sentinel=False)[0]  # of entries of any kinds, which need no order
+    if np.array_equal(*(np.sort(half) for half in np.split(codes, 2))):
         cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
         raise UserError(f"{what}: its index is that of X in another order; {cure}")
 
 
 def _advice(
-    table: "Labelled", source: reading.Source, v: Verdict, rows: pd.DataFrame, each: pd.DataFrame, facts: dict
+    table: "Labelled", source: reading.Source, v: Verdict, rows: pd.DataFrame, scored: pd.DataFrame, facts: dict
 ) -> Advice:
-    names, labels = table.names, each.suggested.where(each.wrong & (v.arm[0] == pilot.RELABEL), each.code)
-    each = each.assign(flagged=each.wrong, dropped=False, loss=-np.log(np.maximum(each.given, 1e-12)))
-    each["score"] = each.probability - each.given  # here: given to an empty frame, a column brings its rows along
+    names, labels = table.names, scored.suggested.where(scored.wrong & (v.arm[0] == pilot.RELABEL), scored.code)
+    scored = scored.assign(flagged=scored.wrong, dropped=False, loss=-np.log(np.maximum(scored.given, 1e-12)))
+    scored["score"] = scored.probability - scored.given  # here: given to an empty frame, a column brings its rows along
     if v.arm[0] in pilot.SCORES:
         share = pilot.drop_share(v.arm[1], v.noise["estimate"])
-        each["dropped"] = ~pruning.keep(each["drop"], each.code, 1 - share)
-    kept = pd.DataFrame({"id": each.id, "label": pd.Categorical.from_codes(labels, names)})[~each.dropped]
-    flagged = each[each.wrong].sort_values("score", ascending=False, kind="stable")
+        scored["dropped"] = ~pruning.keep(scored["drop"], scored.code, 1 - share)
+    kept = pd.DataFrame({"id": scored.id, "label": pd.Categorical.from_codes(labels, names)})[~scored.dropped]
+    flagged = scored[scored.wrong].sort_values("score", ascending=False, kind="stable")
     suggested, shares = names[flagged.suggested], flagged[["probability", "given"]].round(2).astype(str)
     said = "models that did not see it give '" + suggested + "' " + shares.probability + ", its label " + shares.given
     listed = pd.DataFrame({"id": flagged.id, "given label": names[flagged.code], "suggested label": suggested})
     listed = listed.assign(score=flagged.score.round(4), agreement=flagged.agreement.round(2), reason=said)
-    each["class"], parts = pd.Categorical.from_codes(each.code, names), []
-    for kind in ("class", "group")[: 1 + ("group" in each)]:
-        part = each.groupby(kind, observed=True)[["flagged", "dropped", "loss"]]
+    scored["class"], parts = pd.Categorical.from_codes(scored.code, names), []
+    for kind in ("class", "group")[: 1 + ("group" in scored)]:
+        part = scored.groupby(kind, observed=True)[["flagged", "dropped", "loss"]]
         part = part.mean().assign(rows=part.size(), kind=kind).rename_axis("of").reset_index()
         parts.append(part[part.rows >= LEAST_OF_CLASS])  # a share of fewer rows says little
     hit = pd.concat(parts, ignore_index=True).astype({"of": str})
-    facts |= {"flagged": len(flagged), "dropped": int(each.dropped.sum())}
+    facts |= {"flagged": len(flagged), "dropped": int(scored.dropped.sum())}
     facts |= {"advice": v.answer if v.answer != ACT else name(*v.arm), "arm": name(*v.arm)}
     facts |= {"best_arm_tried": v.best.arm, "p": v.best.p}
     over = {"keeping_all": ["gain", "low", "high"], "random": ["over random", "random low", "random high"]}
@@ -324,7 +328,11 @@ def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
 
 def _probabilities(given: Any, codes: NDArray, names: NDArray, detected: list[str]) -> NDArray:
     """The user's p (n, C). Raises UserError for another shape, and where another order of columns fits better."""
-    p, need = label_kinds.shares(reading.read(given).whole(), "pred_probs"), (len(codes), len(names))
+    source, need = reading.read(given), (len(codes), len(names))
+    table = source.whole()
+    text = table.select_dtypes("str")  # as all columns of a text table are
+    table = table.assign(**{column: features.numbers(text[column], source.decimal) for column in text})
+    p = label_kinds.shares(table, "pred_probs")
     if p.shape != need:
         raise UserError(f"pred_probs: need {need}, classes in ascending order, got shape {p.shape}")
     order = ", ".join([*names[:20], "..."][: len(names)])

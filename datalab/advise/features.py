@@ -49,7 +49,9 @@ class Columns:
             size = f" (grey, {SIDES[pretrained]} x {SIDES[pretrained]})" if kind == "image" else ""
             self.detected.append(f"{kind}{size}: {str(names[:most])[1:-1]}{more}")
         if not self.used:
-            raise UserError(f"{source.name}: no feature is left; {'; '.join(self.detected) or 'there is none'}")
+            raise UserError(
+                f"{source.name}: no feature is left; {'; '.join(self.detected) or 'it has no further column'}"
+            )
 
     def _kind(self, column: pd.Series) -> str:
         present = column.dropna()
@@ -155,17 +157,17 @@ def leaks(frame: pd.DataFrame, labels: NDArray) -> list[str]:
     from sklearn.tree import DecisionTreeClassifier
 
     half, rest = train_test_split(np.arange(len(labels)), test_size=0.5, stratify=labels, random_state=0)
-    usual, found = np.bincount(labels[rest]).max() / len(rest), []
+    usual, lines = np.bincount(labels[rest]).max() / len(rest), []
     for name in list(frame)[:LOOKED_AT]:
         column = frame[name].cat.codes if hasattr(frame[name], "cat") else frame[name]
         tree = DecisionTreeClassifier(max_leaf_nodes=4 * (labels.max() + 1), random_state=0)
         values = column.to_numpy(dtype=float)[:, None]
         hit = tree.fit(values[half], labels[half]).score(values[rest], labels[rest])
         if hit >= 0.98 and hit > usual + 0.05:
-            found.append(f"leak? '{name}' alone gives the label of {hit:.1%} of rows: known before the label is?")
+            lines.append(f"leak? '{name}' alone gives the label of {hit:.1%} of rows: known before the label is?")
     if frame.shape[1] > LOOKED_AT:
-        found.append(f"leak? only the first {LOOKED_AT} of {frame.shape[1]:,} columns were looked at, each alone")
-    return found
+        lines.append(f"leak? only the first {LOOKED_AT} of {frame.shape[1]:,} columns were looked at, each alone")
+    return lines
 
 
 def _prose(text: pd.Series) -> bool:

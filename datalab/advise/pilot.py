@@ -86,7 +86,7 @@ class References(NamedTuple):
                 LastLayerGGN(self.stack.model(i), l2=protocol_recipe().l2).fit(torch.from_numpy(x), torch.from_numpy(y))
                 for i in range(len(self.stack) - FOLDS)
             ]
-        return lambda *rows: np.mean([each.self_influence(*map(torch.from_numpy, rows)) for each in fitted], 0)
+        return lambda *rows: np.mean([ggn.self_influence(*map(torch.from_numpy, rows)) for ggn in fitted], 0)
 
 
 class Trainer(NamedTuple):

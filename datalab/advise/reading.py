@@ -22,6 +22,10 @@ from datalab.errors import MOST, UserError, did_you_mean
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tar", ".tgz")
+PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
+TABS = {"\\t": "\t", "tab": "\t"}  # a tab, as it is typed in a shell
+NO_ROWS = "a header, and no rows under it"
 KINDS = ".csv, .tsv, .parquet, .npz, .npy, or as a folder of images by class"
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
 UNSURE = r"[-+]?[1-9]\d{0,2}(?:,\d{3}|(?:\.\d{3})+)"  # whose mark may as well lie between thousands
@@ -33,9 +37,10 @@ class Source:
     """``data`` gives rows, as data frames of the columns named, as often as it is called; ``columns`` are all names.
 
     ``detected`` has a line for each thing that was guessed; ``folder`` is where relative paths in it start; ``label``
-    is the label's column, ``key`` that which names a row, and ``rows`` how many there are, where the source knows it;
-    ``grid`` the height and width of pictures that the columns are; ``texts`` says that they are a list of texts;
-    ``directions`` brings rows to the columns, where a sparse matrix had more.
+    is the label's column, ``key`` that which names a row, and ``rows`` how many there are, once the source knows it;
+    ``texts`` says that the columns are a list of texts, ``grid`` is the height and width of pictures that they are;
+    ``decimal`` is the mark of numbers that are text; ``directions`` brings rows to the columns, where a sparse matrix
+    had more.
     """
 
     name: str
@@ -66,20 +71,22 @@ class Source:
                 yield block.set_axis(range(start, start := start + len(block)))
         except (ValueError, OSError) as error:
             raise unreadable(f"file '{self.name}'", error) from None
+        self.rows = start
 
-    def whole(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """All rows of these columns at once. Raises UserError where there are none."""
-        if not sum(map(len, parts := list(self.blocks(columns)))):
-            raise UserError(f"{self.name}: a header, and no rows under it")
+    def take(self, columns: list[str] | None, at: np.ndarray | None = None) -> pd.DataFrame:
+        """The rows of these numbers (None: all), in their order here. Raises UserError for a source without rows."""
+        parts = [block if at is None else block[block.index.isin(at)] for block in self.blocks(columns)]
+        if not self.rows:
+            raise UserError(f"{self.name}: {NO_ROWS}")
         return pd.concat(parts)
 
-    def count(self) -> int:
-        """How many rows there are."""
-        return self.rows or sum(map(len, self.blocks(self.columns[:1])))
+    def whole(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """All rows of these columns at once."""
+        return self.take(columns)
 
-    def take(self, columns: list[str], at: np.ndarray) -> pd.DataFrame:
-        """The rows of these numbers, in their order here."""
-        return pd.concat([block[block.index.isin(at)] for block in self.blocks(columns)])
+    def count(self) -> int:
+        """How many rows there are; they are read for it where they never were."""
+        return sum(map(len, self.blocks(self.columns[:1]))) if self.rows is None else self.rows
 
     def need(self, column: str, what: str) -> str:
         """The column's name. Raises UserError, with the closest name, where there is none."""
@@ -133,8 +140,12 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
             return separated(path, delimiter, decimal, encoding)
     except Exception as error:  # zipfile's, zlib's, pyarrow's: every reader has its own
         raise unreadable(f"file '{path.name}'" if path else "the data", error) from None
-    hint = "unpack it first, or save it as " + KINDS
-    raise UserError(f"file '{path.name}': {hint}; a pickle can run code, and is never opened")
+    why, cure = f"'{kind}' is no kind that is read" if kind else "its name has no ending that says its kind", "save it"
+    if kind in PACKED:
+        why, cure = f"'{kind}' is packed", "unpack it first, or save it"
+    elif kind in PICKLES:
+        why = "a pickle can run code, and is never opened"
+    raise UserError(f"file '{path.name}': {why}; {cure} as {KINDS}")
 
 
 def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: str | None) -> Source:
@@ -142,7 +153,7 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    encoding = encoding or _encoding(path)
+    encoding, delimiter = encoding or _encoding(path), TABS.get(delimiter, delimiter)
     with open(path, encoding=encoding, newline="") as stream:
         head = stream.read(1 << 18)
     if excel := re.match(r"sep=(.)(\r\n?|\n)", head):  # a line that Excel reads before the header
@@ -159,6 +170,8 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     above = bool(excel) + header.line_num  # blank lines too, and a name may be broken over several
     if len(columns) < 2:
         raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
+    if next(filter(None, header), None) is None:
+        raise UserError(f"{path.name}: {NO_ROWS}")
     if decimal is None:
         cells = bare(pd.Series([cell for row in cut[delimiter][1:] for cell in row], dtype="str"))
         comma, point, unsure = (cells.str.fullmatch(number) for number in (COMMA, POINT, UNSURE))

@@ -30,8 +30,8 @@ class Verdict(NamedTuple):
     """``answer`` KEEP, ACT or UNSURE; the ``arm`` (method, amount) to follow; its row of ``gains``, or the best arm's.
 
     KEEP: no arm can be better by the smallest effect; UNSURE: one may be. ``gains`` has a row an arm: its mean score,
-    gain over keeping everything, whose mean score is ``kept``, and over random, each with limits and p; ``noise`` is
-    what :func:`noise` says.
+    gain over keeping everything, whose mean score is ``kept``, with limits and p, and over random, with limits;
+    ``noise`` is what :func:`noise` says; ``ties`` are the other methods that do as well at the arm's amount.
     """
 
     answer: str
@@ -103,8 +103,10 @@ def noise(rows: pd.DataFrame, ratio: float, rng: np.random.Generator) -> dict[st
 
 
 def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
-    """The answer in five lines. ``facts``: n, classes, splits, planned, stopped, flagged, dropped, clean; ``hit``: who
-    is."""
+    """The answer in five lines, of which ``hit``, who is flagged or dropped, is the fourth.
+
+    Of ``facts`` it takes n, classes, splits, planned, stopped, flagged, dropped and clean.
+    """
     arm, tried = name(*v.arm), v.best.arm
     gain = f"{v.best.gain:+.3f} [{v.best.low:+.3f}, {v.best.high:+.3f}] macro-F1 over keeping everything"
     if not np.isnan(v.best["over random"]):

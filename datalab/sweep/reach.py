@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]  # the package
 BY_NAME = ("sections", "stats", "advise", "framework.py", "correction.py", "pruning.py", "noise.py", "retraining.py",
            "influence")  # fmt: skip
 # How a task is run, shown and judged does not change its rows.
-NEVER = ("cli.py", "__main__.py", "ledger", "sweep", "record", "report", "audit", "protocol.yaml")
+NEVER = ("cli", "__main__.py", "ledger", "sweep", "record", "report", "audit", "protocol.yaml")
 _KINDS = {".py", ".txt", ".yaml"}
 
 

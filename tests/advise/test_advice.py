@@ -240,6 +240,17 @@ def test_classes_are_in_ascending_order_and_probabilities_in_another_are_refused
         datalab.advise(frame, label="y", pred_probs=p[:, np.argsort(np.arange(12).astype(str))])
 
 
+def test_probabilities_of_a_text_table_are_read_as_its_numbers(tmp_path: Path, begun: Callable) -> None:
+    y = np.arange(60) % 2
+    p = pd.DataFrame(np.eye(2)[y] * 0.875 + 0.0625, columns=["a", "b"])
+    p.to_csv(tmp_path / "p.csv", index=False, sep=";", decimal=",")
+    _, pool = begun(np.arange(60.0)[:, None] ** [2, 3], y, pred_probs=tmp_path / "p.csv")
+    np.testing.assert_array_equal(pool.probabilities, p)
+    p.astype(str).replace("0.0625", "little").to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(UserError, match="pred_probs: must be finite, got 60 entries that are not"):
+        datalab.advise(np.arange(60.0)[:, None] ** [2, 3], y, pred_probs=tmp_path / "p.csv")
+
+
 def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, begun: Callable) -> None:
     y = [1.0, 10.0, 2.0] * 30
     frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": y}).astype({"y": "str"})
@@ -301,6 +312,56 @@ def test_what_pandas_holds_in_another_order_than_the_rows_is_refused(what: str, 
         datalab.advise(x, **{"y": y} | turned)
     other = {name: of if name == "X_test" else of.set_axis(range(90)) for name, of in given.items()}
     begun(x, **{"y": y} | other)  # labels that are not those of X say nothing: by position
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index([1, "a", None, 2.5]),
+        pd.Index([1, 0, 0, 1, 2]),
+        pd.MultiIndex.from_tuples([(1, "a"), (1, "b"), (2, "a")]),
+        pd.IntervalIndex.from_tuples([(0, 2), (1, 3), (0, 3)]),
+        pd.Index([2, None, 1], dtype="Int64"),
+        pd.date_range("2024", periods=3, tz="UTC"),
+    ],
+    ids=["mixed", "repeated", "of levels", "overlapping", "with a gap", "dates"],
+)
+def test_an_index_of_any_entries_in_another_order_is_refused_and_another_one_is_none(index: pd.Index) -> None:
+    x = pd.DataFrame({"a": range(len(index))}, index=index)
+    with pytest.raises(UserError, match="index is that of X in another order"):
+        advice._refuse_other_order("label", x.a[::-1], x)
+    for other in (index, index.delete(0).insert(0, index[-1]), pd.RangeIndex(90, 90 + len(index)), index[1:]):
+        advice._refuse_other_order("label", pd.Series(range(len(other)), index=other), x)
+
+
+def test_what_lies_before_the_call_is_in_the_budget_and_not_in_what_reading_takes(
+    noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Given(Exception):
+        pass
+
+    def run(pool: pilot.Pool, seed: int, minutes: float, splits: int | None, began: float, after: Callable, *_) -> None:
+        raise Given(began, after(0))
+
+    monkeypatch.setattr(pilot, "run", run)
+    with pytest.raises(Given) as caught:
+        datalab.advise(noisy.x, noisy.y, began=-1000)
+    began, after = caught.value.args
+    assert began == -1000
+    assert after < 100
+
+
+def test_features_of_a_file_of_their_own_are_read_once(
+    noisy: NamedTuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Callable
+) -> None:
+    frame, blocks, read = table(noisy), reading.Source.blocks, []
+    frame.drop(columns=["sort", "key"]).to_csv(tmp_path / "f.csv", index=False)
+    monkeypatch.setattr(reading.Source, "blocks", lambda *a: read.append(a[0].name) or blocks(*a))
+    begun(frame[["sort"]], label="sort", embedded=tmp_path / "f.csv")
+    assert read.count("f.csv") == 1
+    (tmp_path / "f.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"f\.csv: a header, and no rows under it"):
+        datalab.advise(frame[["sort"]], label="sort", embedded=tmp_path / "f.csv")
 
 
 def test_missing_groups_and_a_test_column_of_another_kind_are_said(begun: Callable) -> None:
@@ -406,12 +467,12 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     frame.to_csv("good.csv", index=False)
     frame.assign(sort="x").to_csv("one.csv", index=False)
     frame.assign(sort=np.where(np.arange(len(frame)) < 3, "rare", frame.sort)).to_csv("few.csv", index=False)
-    Path("header.csv").write_text("a,b\n")
+    Path("header.csv").write_text("a,b")
     frame[["sort", "key"]].to_csv("bare.csv", index=False)
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
     os.mkdir("folder")
-    for name in ("t.csv.gz", "t.xlsx"):
+    for name in ("t.csv.gz", "t.py", "t", "t.PKL"):
         Path(name).write_bytes(b"x")
     before = sorted(os.listdir())
     wrong = [
@@ -434,13 +495,16 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["good.csv", "--label", "sort", "--id", "nokey"], "did you mean 'key'"),
         (["good.csv", "--label", "sort", "--pred-probs", "short.npy"], "pred_probs"),
         (["good.csv", "--label", "sort", "--features", "short.npy"], "one row an example"),
-        (["good.csv", "--label", "sort", "--test", "header.csv"], "no such column in header.csv"),
+        (["good.csv", "--label", "sort", "--test", "bare.csv"], "no such column in bare.csv"),
+        (["good.csv", "--label", "sort", "--test", "header.csv"], "header.csv: a header, and no rows under it"),
         (["good.csv", "--label", "sort", "--to", "one.csv/new"], "cannot be written .*--to"),
         (["good.csv", "--label", "sort", "--minutes", "1e9"], "below 10,000"),
         (["good.csv", "--label", "sort", "--decimal", "x"], "'x' is not one of"),
         (["folder/.", "--label", "sort"], "folder 'folder'"),
-        (["t.csv.gz", "--label", "sort"], "unpack it first"),
-        (["t.xlsx", "--label", "sort"], "save it as .csv"),
+        (["t.csv.gz", "--label", "sort"], "t.csv.gz': '.gz' is packed; unpack it first, or save it as .csv, "),
+        (["t.py", "--label", "sort"], "t.py': '.py' is no kind that is read; save it as .csv, "),
+        (["t", "--label", "sort"], "t': its name has no ending that says its kind; save it as .csv, "),
+        (["t.PKL", "--label", "sort"], "a pickle can run code, and is never opened; save it as .csv, "),
     ]
     for arguments, says in wrong:
         assert call(*arguments) == 2, arguments

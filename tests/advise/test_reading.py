@@ -100,6 +100,9 @@ def test_what_was_detected_can_be_overridden(tmp_path: Path) -> None:
     for decimal, value in ((None, 1.5), (".", np.nan)):
         source = reading.read(tmp_path / "t.csv", decimal=decimal)
         np.testing.assert_equal(features.numbers(whole(source).a, source.decimal)[0], value)
+    (tmp_path / "tabs.csv").write_text("a, b; c\td\n1\t2\n")
+    for typed in ("\\t", "tab", "\t"):
+        assert reading.read(tmp_path / "tabs.csv", delimiter=typed).columns == ["a, b; c", "d"]
     with pytest.raises(UserError, match="delimiter"):
         reading.read(tmp_path / "t.csv", delimiter="|", encoding="ascii")
     with pytest.raises(UserError, match="unknown encoding"):
