@@ -26,7 +26,7 @@ MOST_COLUMNS, MOST_LISTS = 1000, 500_000  # of a file: columns; rows, where a co
 MOST_PACKED = 50_000  # values of a file of several tasks: with it no more is lost, and it is small enough to look into
 # The key under which a file says what made its rows, as JSON: {"function", "processor", "parameters"} where they are
 # one task's, who has its key in its name; {"function", "processor", "tasks": [[key, rows, parameters], ...]} where they
-# are several's. Files made before 29 November 2026 do not say the processor.
+# are several's. Older files do not say the processor.
 DESCRIPTION = "datalab.cell"
 PROCESSOR = "processor"
 LONGEST_PROCESSOR = 200  # characters
