@@ -67,8 +67,8 @@ def run_task(lengths: Sequence[int] = (), **of: Any) -> list[dict[str, Any]]:
         study = Trial(architecture=name, rates=rates, **of)
         references = trial.references(study)
         kept = subsets(study, trial.self_influence(study, *references)[0])
-        systems = partial(trial.fit, study, np.tile(study.observed[0], (len(kept), 1)), kept)
-        predicted = trial.read_off(study, systems, lengths)
+        trained = partial(trial.fit, study, np.tile(study.observed[0], (len(kept), 1)), kept)
+        predicted = trial.read_off(study, trained, lengths)
         hits = predicted == study.prepared.y_test
         right |= {(name, method): hit for method, hit in zip(METHODS, hits, strict=True)}
         if name == "mlp":
@@ -76,14 +76,14 @@ def run_task(lengths: Sequence[int] = (), **of: Any) -> list[dict[str, Any]]:
     rows = []
     for kind, values in scores.items():
         stratum = quantiles(values)
-        variances = resampled_variances(np.stack(list(right.values())), values, mlp.rng("resampled", kind))
+        by_tilt = resampled_variances(np.stack(list(right.values())), values, mlp.rng("resampled", kind))
         for i, ((architecture, method), hit) in enumerate(right.items()):
             common = {"dataset": mlp.dataset, "seed": mlp.seed, "architecture": architecture, "method": method}
             common["strata"] = kind
             for k in range(protocol().stratified_metric["strata"]):
                 in_k = stratum == k
                 rows.append(common | {"part": "stratum", "stratum": k, "n": int(in_k.sum()), "right": hit[in_k].mean()})
-            for tilt, variance in variances.items():
+            for tilt, variance in by_tilt.items():
                 rows.append(common | {"part": "variance", "tilt": tilt, "variance": variance[i]})
     return rows
 
@@ -106,8 +106,8 @@ def strata_scores(study: Trial, stack: trial.AnyStack, labels: NDArray) -> dict[
 
 def quantiles(scores: NDArray) -> NDArray[np.int64]:
     """The stratum (n,) of each score, 0 the lowest: equal shares by rank, up to one; equal scores keep their order."""
-    strata = protocol().stratified_metric["strata"]
-    return ((rankdata(scores, method="ordinal") - 1) * strata // len(scores)).astype(int)
+    count = protocol().stratified_metric["strata"]
+    return ((rankdata(scores, method="ordinal") - 1) * count // len(scores)).astype(int)
 
 
 def target_weights(sizes: NDArray, tilt: float) -> NDArray[np.float64]:

@@ -105,8 +105,8 @@ def run_task(
 def recipe_at(size: int, recipe: Recipe | None = None) -> Recipe:
     """The recipe (None: the protocol's) with as many steps as a training set of this size takes; more from 1,000 on."""
     recipe = recipe or protocol_recipe()
-    growth = max(size / 1000, 1) ** protocol().scaling["steps_exponent"]
-    return recipe._replace(steps=round(recipe.steps * growth))
+    longer = max(size / 1000, 1) ** protocol().scaling["steps_exponent"]
+    return recipe._replace(steps=round(recipe.steps * longer))
 
 
 def _methods(study: Trial, size: int, lengths: Sequence[int]) -> list[dict[str, Any]]:
@@ -120,8 +120,8 @@ def _methods(study: Trial, size: int, lengths: Sequence[int]) -> list[dict[str, 
 
     seconds, scores = timed(scoring)
     # Of one seed: memory does not vary, and the profiler takes its time.
-    cost = {"seconds": seconds, "memory": peak_memory(scoring) if study.seed == 0 else np.nan}
-    rows = [{"method": "vanilla"}, {"method": "influence"} | cost]
+    spent = {"seconds": seconds, "memory": peak_memory(scoring) if study.seed == 0 else np.nan}
+    rows = [{"method": "vanilla"}, {"method": "influence"} | spent]
     kept = [np.ones(len(observed), dtype=bool), pruning.keep(scores, observed, keep)]
     for draw in range(protocol().random_subsets):
         rows.append({"method": "random", "draw": draw})
