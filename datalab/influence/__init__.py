@@ -16,7 +16,7 @@ from datalab.influence import last_layer, losses, saved
 from datalab.influence.datainf import DataInf
 from datalab.influence.estimator import Estimator, InfluenceWarning, Top, computing
 from datalab.influence.exact import ExactGGN, ExactHessian
-from datalab.influence.gradients import GradCos, GradDot, TracIn
+from datalab.influence.gradients import Checkpoints, GradCos, GradDot, TracIn
 from datalab.influence.iterative import CG, Arnoldi, LiSSA
 from datalab.influence.kronecker import EKFAC, KFAC
 from datalab.influence.last_layer import LastLayerGGN
@@ -24,8 +24,8 @@ from datalab.influence.trak import TRAK
 from datalab.stack import Stack
 
 __all__ = [
-    "CG", "EKFAC", "KFAC", "TRAK", "Arnoldi", "DataInf", "Estimator", "ExactGGN", "ExactHessian", "GradCos", "GradDot",
-    "InfluenceWarning", "LastLayerGGN", "LiSSA", "Top", "TracIn", "last_layer", "load", "losses",
+    "CG", "EKFAC", "KFAC", "TRAK", "Arnoldi", "Checkpoints", "DataInf", "Estimator", "ExactGGN", "ExactHessian",
+    "GradCos", "GradDot", "InfluenceWarning", "LastLayerGGN", "LiSSA", "Top", "TracIn", "last_layer", "load", "losses",
 ]  # fmt: skip
 
 _KINDS = (Arnoldi, EKFAC, ExactGGN, ExactHessian, GradCos, GradDot, KFAC, LastLayerGGN)

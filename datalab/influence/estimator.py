@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError, did_you_mean
 from datalab.influence import layers, losses, saved, settings
+from datalab.influence.as_fitted import AsFitted, Marks
 from datalab.influence.factors import Factors
 from datalab.influence.feed import Feed, refuse
 from datalab.influence.losses import CrossEntropy, Loss
-from datalab.influence.network import Network, State
-from datalab.influence.sets import Batch, Held, Inputs, Streamed, over, rows, tensors
+from datalab.influence.network import Network
+from datalab.influence.sets import Batch, Held, Streamed, over, rows, tensors
 from datalab.stack import Stack
 
 AUTO_RELATIVE = 1e-3
@@ -96,9 +97,6 @@ class Estimator(ABC):
     _takes: type[Network] = Network
     _state: tuple[str, ...] | None = None  # what ``fit`` took, all that ``_damp`` needs; None: the training set
     _by_layer, _of_an_optimum = False, True
-    _sample: tuple[Inputs, Tensor] | None = None  # two examples, and some of their logits
-    _trained_on: Held | None = None  # where it is read again
-    _marks: Tensor | None = None  # of its examples, where they are in tensors
 
     def __init__(
         self,
@@ -138,18 +136,15 @@ class Estimator(ABC):
             sample = rows(self._feed.look(data), 0, 2)
             if self._feed.copies_tokens(data):
                 warn("y: each token's target is that token itself; of a language model the loss is next_token=True's")
-            self.n_, data.noting = len(data), isinstance(data, Held)
+            self.n_, marks = len(data), Marks.of(data)
             try:
                 self._fit(data)
                 self._damp()
                 if self._of_an_optimum:
                     self._warn_where_not_converged(data)
-                # A buffer in which forward passes count themselves is none of the model's state.
-                pairs = zip(before, self._network.state(), strict=True)
-                self._as_fitted = State(*({k: v for k, v in now.items() if was.get(k) == v} for was, now in pairs))
-                self._sample = sample, self._network.answer(sample)
-                self._trained_on = None if self._state is not None or isinstance(data, Streamed) else data
-                self._mark, self._marks = self._trained_on and data.mark(), data.marks
+                read_again = data if self._state is None and isinstance(data, Held) else None
+                answered = sample, self._network.answer(sample)
+                self._as_fitted = AsFitted(before.common(self._network.state()), answered, marks, read_again)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -251,11 +246,9 @@ class Estimator(ABC):
 
     def _of_removals(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         """``_leave_one_out``, of examples that were fitted."""
-        data.noting = self._marks is not None and isinstance(data, Held)
+        marks = Marks.of(data)
         changes = self._leave_one_out(data, target)
-        seen = data.marks is None or self._marks is None or bool(torch.isin(data.marks, self._marks).all())
-        if len(data) > self.n_ or not seen:
-            raise UserError("x: leave_one_out removes training examples, and some of these were not given to fit")
+        self._as_fitted.refuse_unseen(marks)
         return changes
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
@@ -385,12 +378,7 @@ class Estimator(ABC):
         if not hasattr(self, "n_"):
             raise UserError(f"{type(self).__name__}: call fit(x_train, y_train) first")
         layers.refuse_train_mode(self._network.module)
-        if changed := self._network.changed(self._as_fitted):
-            raise UserError(f"model: {', '.join(map(repr, changed[:3]))} changed after fit; fit the estimator anew")
-        if self._trained_on and self._trained_on.mark() != self._mark:
-            raise UserError(f"{type(self).__name__}: x or y was written into after fit, and is read again; fit it anew")
-        if self._sample and not self._network.answers(*self._sample):
-            raise UserError("model: its logits changed after fit, though no parameter did; fit the estimator anew")
+        self._as_fitted.refuse_changed(self._network, type(self).__name__)
 
     def _fitted(self, names: Sequence[str], given: Sequence[object]) -> list[Held | Streamed]:
         self._refuse_unless_fitted()

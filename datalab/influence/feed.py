@@ -80,13 +80,6 @@ class Feed:
         parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
         return sum(part.inputs.numel() + part.gradients.numel() for part in parts)
 
-    def most(self, data: Held | Streamed) -> int:
-        """Examples per pass over a set that was looked at, if its products are taken a few at a time anyhow."""
-        if self._given or self.network.like.is_cuda or isinstance(data, Streamed):  # texts may be longer than the first
-            return self.size
-        fit = _HELD // self._numbers(self.placed(next(data.parts(1))))
-        return 2 * _BATCH if fit >= 2 * _BATCH else _BATCH
-
     def _targets(self, name: str, y: Targets) -> Targets:
         """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
         models = self.network.models
@@ -180,12 +173,26 @@ class Feed:
         if not close(torch.cat(alone, 1), losses.over_models(self.loss.value, f, y)):
             raise UserError("loss: an example's loss depends on the others of its batch (a mean over it?)")
 
-    def batches(self, data: Held | Streamed, size: int | None = None) -> Iterator[Batch]:
-        """Consecutive slices, on the model's device and in its dtype.
+    def batches(self, data: Held | Streamed, at_most: int | None = None) -> Iterator[Batch]:
+        """Consecutive slices of ``size`` examples, or of ``at_most`` where that is less, on the model's device and in
+        its dtype.
 
         Refuses values that are not finite, once all were seen, so as not to wait for each; a set is looked at once.
         """
-        size = size or self.size
+        return self._slices(data, self.size if at_most is None else min(at_most, self.size))
+
+    def large_batches(self, data: Held | Streamed) -> Iterator[Batch]:
+        """As ``batches``, for products that are taken a few examples at a time anyhow: of more examples where no size
+        was given and the factors of as many stay small.
+        """
+        size = self.size
+        # texts may be longer than the first
+        if not (self._given or self.network.like.is_cuda or isinstance(data, Streamed)):
+            fit = _HELD // self._numbers(self.placed(next(data.parts(1))))
+            size = 2 * _BATCH if fit >= 2 * _BATCH else _BATCH
+        return self._slices(data, size)
+
+    def _slices(self, data: Held | Streamed, size: int) -> Iterator[Batch]:
         suspect = torch.zeros((), dtype=torch.bool, device=self.network.like.device)
         for batch in watched(data.parts(size), len(data), self._title):
             x = self.placed(batch)
@@ -193,13 +200,13 @@ class Feed:
                 for part in tensors(x):
                     if part.is_floating_point():
                         suspect |= ~torch.isfinite(part.sum())  # a tenth of the cost of looking at every number
-            if data.noting:
-                data.note(batch.start, x)
+            if data.watch:
+                data.watch(batch.start, x)
             yield batch._replace(x=x)
         if not data.finite:
             if suspect | self.network.infinite:
                 self._refuse_not_finite(data)
-            data.finite, data.noting = True, False
+            data.finite = True
 
     def factors(self, batch: Batch) -> list[Factors]:
         """The loss gradients of a batch, site by site."""

@@ -42,7 +42,7 @@ class GGN:
         of_example = feed.outputs.numel() * sum(g.numel() for g in gradients)
         self._like = gradients[0].new_zeros(())  # a last layer's are in float64
         most = at_once(self._like.device, _KEPT)
-        self._size = max(1, min(feed.size, most // of_example))  # examples whose gradients for every class may be held
+        self._at_most = max(1, most // of_example)  # examples whose gradients for every class may be held
         self._kept: list[Linearised] = []
         numbers = 0
         for linearised in self._linearise():
@@ -91,7 +91,7 @@ class GGN:
         return self.network.flatten(back)
 
     def _linearise(self) -> Iterator[Linearised]:
-        for batch in self._feed.batches(self._data, self._size):
+        for batch in self._feed.batches(self._data, self._at_most):
             tape, cotangents = self._feed.curved(batch)
             by_class = [tape.factors(cotangent) for cotangent in cotangents]
             yield [

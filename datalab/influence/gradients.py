@@ -3,6 +3,7 @@
 These predict no retraining in nats, so ``leave_one_out`` refuses, and ``damping`` plays no part.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
@@ -16,6 +17,7 @@ from datalab.influence import losses, settings
 from datalab.influence.estimator import Directions, Estimator, Top, computing, strongest, whole
 from datalab.influence.factors import Factors
 from datalab.influence.sets import Batch, Held, Streamed
+from datalab.stack import Stack
 
 _NO_CURVATURE = "has no curvature, so it predicts no retraining; use EKFAC"
 
@@ -89,7 +91,7 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 class Ensemble(ABC):
-    """Several models scored as one: what TracIn and TRAK share."""
+    """Several models scored as one: what TracIn and TRAK share, without ``by_layer`` and ``save``."""
 
     _members: Sequence[Estimator]
 
@@ -120,6 +122,31 @@ class Ensemble(ABC):
     @abstractmethod
     def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """As an estimator's, from each member's examples and tests."""
+
+
+class Checkpoints:
+    """What :class:`TracIn` takes, kept along one training: ``TracIn(path.models, path.rates)``.
+
+    Called as ``path(step, model)`` after each step, from 1 on, such as by ``on_step`` of ``training.fit_many``, it
+    keeps ``count`` copies in eval mode of a model or stack, evenly spaced, the last at the end, as ``models``; and as
+    ``rates`` the sums of ``learning_rates``, one number a step, over the steps that led to each. Raises UserError for
+    more checkpoints than steps.
+    """
+
+    def __init__(self, learning_rates: Sequence[float], count: int):
+        by_step = settings.several("learning_rates", learning_rates, "numbers")
+        steps = len(by_step)
+        if settings.count("count", count) > steps:
+            raise UserError(f"count: must lie in 1..{steps}, the number of steps, got {count}")
+        ends = [round(steps * (k + 1) / count) for k in range(count)]
+        self.rates = [sum(by_step[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        self.models: list[nn.Module | Stack] = []
+        self._ends = set(ends)
+
+    def __call__(self, step: int, model: nn.Module | Stack) -> None:
+        if step in self._ends:
+            kept = copy.deepcopy(model)
+            self.models.append(kept.eval() if isinstance(kept, nn.Module) else kept)
 
 
 class TracIn(Ensemble):

@@ -35,7 +35,7 @@ class Hessian:
         places = {id(p): numbers.view(p.shape) for p, numbers in numbered}
         arranged = [site.arrange(*(places[id(p)] for p in site.parameters)).flatten() for site in self.network.sites]
         self._order = torch.cat(arranged).to(self.network.like.device)
-        self._check(next(feed.batches(data, min(_TRIED, feed.size))))
+        self._check(next(feed.batches(data, _TRIED)))
 
     def product(self, vectors: Tensor) -> Tensor:
         """H v for each of k vectors, (1, k, P)."""

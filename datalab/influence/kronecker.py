@@ -102,7 +102,7 @@ class Kronecker(Estimator):
         return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
 
     def _own(self, data: Held | Streamed) -> Tensor:
-        return gathered(map(self._self_influence, self._feed.batches(data, self._feed.most(data))), 1, len(data))
+        return gathered(map(self._self_influence, self._feed.large_batches(data)), 1, len(data))
 
     def _self_influence(self, batch: Batch) -> Tensor:
         triples = zip(self._factors(batch), self._bases, self._inverse, strict=True)

@@ -39,6 +39,11 @@ class State(NamedTuple):
     kept: dict[str, str]
     unsaved: dict[str, list[str]]
 
+    def common(self, later: "State") -> "State":
+        """What is the same in both: a buffer in which forward passes count themselves is none of a model's state."""
+        pairs = zip(self, later, strict=True)
+        return State(*({name: v for name, v in now.items() if was.get(name) == v} for was, now in pairs))
+
 
 class Network:
     """A model, or a stack of them, whose layers are taken apart; it is not changed.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import settings
+from datalab.influence.as_fitted import AsFitted, Marks
 from datalab.influence.losses import Loss
 from datalab.influence.network import State
 from datalab.influence.sets import Rows
@@ -34,7 +35,7 @@ def write(estimator: Any, path: str | Path, examples: bool) -> None:
         "estimator": name,
         "settings": given,
         "loss": repr(estimator.loss),
-        "model": estimator._as_fitted,
+        "model": estimator._as_fitted.state,
         "examples": _flattened("examples", _examples(estimator) if examples else None, tensors),
         "n": estimator.n_,
         "state": {key: _flattened(key, getattr(estimator, key), tensors) for key in estimator._state},
@@ -65,26 +66,27 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
     given["dtype"] = given["dtype"] and getattr(torch, given["dtype"])
     estimator = kind(model, **given, loss=loss)
     estimator._connect()
-    estimator._as_fitted, device = State(*header["model"]), estimator._network.like.device
-    other = f"model: it is not the one that {path} was fitted on"
-    if differs := estimator._network.changed(estimator._as_fitted):
+    network, state, sample = estimator._network, State(*header["model"]), None
+    device, other = network.like.device, f"model: it is not the one that {path} was fitted on"
+    if differs := network.changed(state):
         raise UserError(f"{other} ({', '.join(map(repr, differs[:3]))})")
     if header["examples"]:
         names, values, logits = _rebuilt(header["examples"], tensors, device)
-        estimator._sample = values[0] if names == [""] else Rows(dict(zip(names, values, strict=True))), logits
-        if not estimator._network.answers(*estimator._sample):
+        sample = values[0] if names == [""] else Rows(dict(zip(names, values, strict=True))), logits
+        if not network.answers(*sample):
             raise UserError(f"{other} (its logits are others, though its parameters are the same)")
     for key, layout in header["state"].items():
         setattr(estimator, key, _rebuilt(layout, tensors, device))
     if header["newton_gain"] is not None:
         estimator.newton_gain_ = _rebuilt(header["newton_gain"], tensors, device)
     estimator.n_ = header["n"]
+    estimator._as_fitted = AsFitted(state, sample, Marks(estimator.n_))
     return estimator
 
 
 def _examples(estimator: Any) -> list | None:
     """The two examples by which the model is known, by the names of its arguments, and some of their logits."""
-    x, logits = estimator._sample or (None, None)
+    x, logits = estimator._as_fitted.sample or (None, None)
     named = x.tensors if isinstance(x, Rows) else {"": x}
     return None if x is None or any(v.is_complex() for v in named.values()) else [[*named], [*named.values()], logits]
 

@@ -6,7 +6,6 @@ workers are taken: batches are the estimator's own, and results stand in the dat
 model takes of a dict.
 """
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -85,7 +84,12 @@ class Batch(NamedTuple):
 
 
 class Held:
-    """A set in tensors: x (n, ...), where it is, and y (n, ...), or (S, n, ...) if ``by_model``, or several such."""
+    """A set in tensors: x (n, ...), where it is, and y (n, ...), or (S, n, ...) if ``by_model``, or several such.
+
+    ``watch`` is called with each batch's place and x, as the model takes it.
+    """
+
+    watch: Callable[[int, Inputs], None] | None = None
 
     def __init__(self, name: str, x: object, y: object):
         if y is None:
@@ -93,28 +97,10 @@ class Held:
         if isinstance(y, tuple) and (len(y) == 1 or not all(hasattr(v, "__len__") for v in y)):
             y = y[0] if len(y) == 1 else list(y)
         self.name, self.finite, self.by_model = name, False, False
-        self.noting, self.marks = False, None
         self.x, self.y = _inputs(name, x), over(y, lambda v: tensor(name, "y", v))
 
     def __len__(self) -> int:
         return len(self.x)
-
-    def mark(self) -> list[int]:
-        """By which one sees whether it has been written into: on a CPU a checksum, since numpy counts no writes."""
-        held = [*tensors(self.x), *tensors(self.y)]
-        return [zlib.crc32(numbers_of(v)) if v.is_cpu else v._version for v in held]
-
-    def note(self, start: int, x: Inputs) -> None:
-        """Keep in ``marks`` (n,) a number by which each example, as the model takes it, is known again: of some 48
-        evenly spread of its numbers' bits.
-        """
-        marks = 0
-        for k, v in enumerate(tensors(x), 1):
-            flat = (torch.view_as_real(v) if v.is_complex() else v).reshape(len(v), -1)
-            some = flat[:, :: max(1, flat.shape[1] // 48)].float().contiguous().view(torch.int32)
-            marks = marks + (some * (torch.arange(k, k + some.shape[1], device=v.device) ** 5 * 2 + 1)).sum(1)
-        self.marks = marks.new_empty(len(self)) if self.marks is None else self.marks
-        self.marks[start : start + len(marks)] = marks
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Slices of ``size`` examples."""
@@ -132,12 +118,14 @@ class Held:
 class Streamed:
     """A ``Dataset``, read anew at each pass."""
 
+    watch = None
+
     def __init__(self, name: str, dataset: Dataset, collate: Callable | None = None, workers: int = 0):
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise UserError(f"{name}: an IterableDataset has no order to return to; give a Dataset with a length")
         if not len(dataset):
             raise UserError(f"{name}: holds no examples; need n > 0")
-        self.name, self.finite, self.noting, self.marks = name, False, False, None
+        self.name, self.finite = name, False
         self.targets: Callable[[Targets], Targets] = lambda y: y  # as the loss takes them, once that is known
         self._dataset, self._options = dataset, {"collate_fn": collate, "num_workers": workers}
 

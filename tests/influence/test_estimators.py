@@ -467,10 +467,10 @@ def test_the_eigenbasis_takes_examples_in_blocks_of_any_size(kind, widths):
     model = nn.Sequential(nn.Linear(n_in, out, bias=False), nn.Tanh(), nn.Linear(out, 3)).double()
     x, y = torch.randn(1100, n_in).double(), torch.arange(1100) % 3
     estimator = kind(model, 0.1).fit(x[:50], y[:50])
-    gradients = GradDot(model).fit(x, y)._factors
-    batch = next(estimator._feed.batches(estimator._feed.checked(["x, y"], (x, y))[0], 1100))
+    plain = GradDot(model, batch_size=1100).fit(x, y)
+    batch = next(plain._feed.batches(*plain._feed.checked(["x, y"], (x, y))))
     wanted = 0
-    for f, (q_a, q_g), w in zip(gradients(batch), estimator._bases, estimator._inverse, strict=True):
+    for f, (q_a, q_g), w in zip(plain._factors(batch), estimator._bases, estimator._inverse, strict=True):
         wanted = wanted + ((q_g.mT @ f.per_example()[0] @ q_a).square() * w).sum((1, 2))
     for found in (
         estimator.self_influence(x, y),

@@ -6,10 +6,12 @@ import torch
 from influence_oracle import arranged, flat, gradients, problem
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
-from datalab import retraining
+from datalab import influence, retraining
 from datalab.errors import UserError
 from datalab.influence import CG, EKFAC, Arnoldi, ExactGGN, ExactHessian, GradDot, LastLayerGGN, LiSSA
+from datalab.influence.estimator import quiet
 
 L2 = 0.01
 
@@ -181,3 +183,38 @@ def test_only_examples_of_the_training_set_can_be_left_out(kind, dtype):
     ):
         with pytest.raises(UserError, match="x: leave_one_out removes training examples, and some of these were not"):
             estimator.leave_one_out(*others, x_val, y_val)
+
+
+class Scaled(nn.Module):
+    """Of two arguments, the first complex."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, a, b):
+        return self.layer(a.real * b)
+
+
+def test_examples_are_known_again_whatever_the_order_of_a_dict_and_conjugated():
+    """Before: a dict in another order was refused, and a conjugated tensor raised RuntimeError."""
+    g = torch.Generator().manual_seed(0)
+    a = torch.complex(torch.randn(12, 6, generator=g), torch.randn(12, 6, generator=g)).to(torch.complex128).conj()
+    b, y = torch.rand(12, 1, generator=g).double(), torch.arange(12) % 3
+    with quiet():
+        estimator = EKFAC(Scaled().double(), 0.1).fit({"a": a, "b": b}, y)
+    wanted = estimator.leave_one_out({"a": a, "b": b}, y, {"a": a, "b": b}, y)
+    other = {"b": b[:5], "a": a[:5].resolve_conj()}
+    torch.testing.assert_close(estimator.leave_one_out(other, y[:5], {"a": a, "b": b}, y), wanted[:5])
+    with pytest.raises(UserError, match="some of these were not"):
+        estimator.leave_one_out({"a": a.conj(), "b": b}, y, {"a": a, "b": b}, y)
+
+
+def test_after_load_more_examples_than_were_fitted_are_no_removals(digits, tmp_path):
+    model, (x, y), val = digits
+    estimator = EKFAC(model, L2, l2=L2).fit(x[:50], y[:50])
+    estimator.save(tmp_path / "file")
+    loaded = influence.load(tmp_path / "file", model)
+    assert len(loaded.leave_one_out(x[:50], y[:50], *val)) == 50
+    with pytest.raises(UserError, match="some of these were not"):
+        loaded.leave_one_out(x[:51], y[:51], *val)

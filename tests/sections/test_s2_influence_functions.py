@@ -17,7 +17,7 @@ from datalab.retraining import relative_damping
 from datalab.sections import s2_influence_functions as s2
 from datalab.sections.trials import flipped_labels, trial
 from datalab.sections.trials.trial import Trial
-from datalab.training import Recipe, cosine, fit_many, protocol_recipe
+from datalab.training import Recipe, fit_many, protocol_recipe
 
 CAPS = {"train": 120, "validation": 60, "test": 120}
 HERE = {"root_seed": 7, "caps": CAPS, "encoder": "fast", "device": "cpu"}
@@ -215,15 +215,6 @@ def test_a_relative_damping_of_the_default_is_the_default_itself():
         with quiet():
             estimator = kind(stack, l2=l2).fit(x, y)
         assert relative_damping(estimator, default, l2) == pytest.approx(float(estimator.damping_.mean()), rel=1e-6)
-
-
-def test_checkpoints_share_out_the_whole_schedule_and_end_with_the_training():
-    trial, recipe = Trial("wine", "mlp", 0, rates=(), **HERE), Recipe(20)
-    path = flipped_labels.Checkpoints(recipe, count=4)
-    stack = fit_many(trial.classifier(), trial.x, trial.prepared.y_train, None, [1], recipe, on_step=path)
-    assert sum(path.rates) == pytest.approx(sum(cosine(recipe.learning_rate, step, 20) for step in range(20)))
-    assert len(path.stacks) == len(path.rates) == 4
-    torch.testing.assert_close(path.stacks[-1].flat, stack.flat)
 
 
 def test_the_title_s_estimator_stands_beside_ek_fac_and_no_mean_hides_the_set_on_which_it_fails():

@@ -4,7 +4,6 @@ What the title's method lives on. A task returns rows with a ``kind``, of which 
 t-intervals over data sets, each counted by its mean over repeats.
 """
 
-import copy
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -19,38 +18,31 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from datalab import noise, pruning, seeds, stats
-from datalab.influence import EKFAC, KFAC, TRAK, Arnoldi, DataInf, ExactGGN, GradDot, LastLayerGGN, TracIn
+from datalab.influence import (
+    EKFAC,
+    KFAC,
+    TRAK,
+    Arnoldi,
+    Checkpoints,
+    DataInf,
+    ExactGGN,
+    GradDot,
+    LastLayerGGN,
+    TracIn,
+)
 from datalab.influence.estimator import Estimator, quiet
 from datalab.protocol import protocol
 from datalab.sections import compare, plots
 from datalab.sections.compare import mean_with_interval, rows_of_kind
 from datalab.sections.trials.trial import Trial, mean_of_references
-from datalab.stack import Stack
 from datalab.sweep.cost import timed
-from datalab.training import Recipe, cosine, fit_many, protocol_recipe
+from datalab.training import cosine, fit_many, protocol_recipe
 
 EXACT_PARAMETERS = 5000  # the full matrix of an MLP takes seconds below
 VALIDATION = "EKFAC on validation loss"
 FREE = ("gradient norm", "EL2N", "loss")  # scores that need no curvature
 ORDER = ("ExactGGN", "LastLayerGGN", "EKFAC", "KFAC", "TRAK", "Arnoldi", "DataInf", "TracIn", *FREE, VALIDATION)
 RATE = "flipped labels (%)"
-
-
-class Checkpoints:
-    """What TracIn takes: copies of a stack along its training, evenly spaced, the last at its end, as ``stacks``, and
-    the sums of the learning rates of the steps that led to each, as ``rates``. An ``on_step`` of ``training.fit_many``.
-    """
-
-    def __init__(self, recipe: Recipe, count: int):
-        ends = [round(recipe.steps * (k + 1) / count) for k in range(count)]
-        by_step = [cosine(recipe.learning_rate, step, recipe.steps) for step in range(recipe.steps)]
-        self.rates = [sum(by_step[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-        self.stacks: list[Stack] = []
-        self._ends = set(ends)
-
-    def __call__(self, step: int, stack: Stack) -> None:
-        if step in self._ends:
-            self.stacks.append(copy.deepcopy(stack))
 
 
 def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> list[dict[str, Any]]:
@@ -71,12 +63,13 @@ def mislabel_task(rates: list[float], agreement_rate: float, **of: Any) -> list[
     )
     labels, labels_validation = (np.repeat(y, per_rate, axis=0) for y in (observed, observed_validation))
     drawn = [seeds.integer(*stem, i) for _ in rates for i in range(per_rate)]
-    path = Checkpoints(recipe, count=4)
+    rates_of_steps = [cosine(recipe.learning_rate, step, recipe.steps) for step in range(recipe.steps)]
+    path = Checkpoints(rates_of_steps, count=4)
     stack = fit_many(trial.classifier(), x, labels, None, drawn, recipe, on_step=path)
     y, target, l2 = trial.tensor(labels), (trial.x_val, trial.tensor(labels_validation)), recipe.l2
     fast = {kind.__name__: partial(own, kind(stack, l2=l2), x, y) for kind in (LastLayerGGN, EKFAC, KFAC, DataInf)}
     fast |= {
-        "TracIn": lambda: own(TracIn(path.stacks, path.rates), x, y),
+        "TracIn": lambda: own(TracIn(path.models, path.rates), x, y),
         VALIDATION: lambda: EKFAC(stack, l2=l2).fit(x, y).influence_on(x, y, *target),
         "gradient norm": lambda: own(GradDot(stack), x, y).sqrt(),
         "loss": lambda: pruning.loss(torch.softmax(stack(x), -1).cpu().numpy(), labels),
