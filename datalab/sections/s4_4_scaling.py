@@ -4,7 +4,7 @@ Only two data sets are large enough: the seed is the unit, and intervals speak o
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -240,11 +240,13 @@ def cost_figure(cost: pd.DataFrame) -> Figure:
     return figure
 
 
-def verdicts(rows: pd.DataFrame) -> list[Statement]:
+def verdicts(rows: pd.DataFrame, stopped: pd.DataFrame | None = None) -> list[Statement]:
     """The section's statements, on the variant ``paper``; of sizes that the paper does not have, none.
 
-    A gain is read on the mean over learners, as its table is; beside it each learner alone, which a mean may hide.
+    A gain is read on the mean over learners, as its table is; beside it each learner alone, which a mean may hide, and
+    those that ``stopped`` has of the size, trained as long as their validation says.
     """
+    stopped = rows[:0] if stopped is None else stopped
     ours, both, printed = DATALAB["paper"], ("vanilla", DATALAB["paper"]), ledger.printed()
     sizes, of_rows = [int(size) for size in sorted(rows["size"].unique())], compare.raw_of(rows)
     names = {size: size_name(size) for size in sizes if f"T4.{size_name(size)}.size" in printed}
@@ -256,9 +258,11 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     def gain(*sizes: int, of: pd.DataFrame = rows) -> NDArray[np.float64]:
         return f1(ours, *sizes, of=of) / f1("vanilla", *sizes, of=of) - 1
 
-    def alone(d: Callable[[pd.DataFrame], NDArray[np.float64]]) -> str:
-        parts = rows.groupby("architecture", sort=False)
-        gains = {name: compare.mean_with_interval(100 * d(part), "d") for name, part in parts}
+    def alone(size: int) -> str:
+        parts = list(rows.groupby("architecture", sort=False))
+        early = compare.rows_of_kind(stopped, size=size).groupby("architecture", sort=False)
+        parts += [(f"{name} stopped early", part) for name, part in early]
+        gains = {name: compare.mean_with_interval(100 * gain(size, of=part), "d") for name, part in parts}
         shown = (f"{name} {sentences.with_limits(of, 'd', 1)}" for name, of in gains.items())
         return f"{sentences.listed(shown)} alone"
 
@@ -281,7 +285,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
             where["raw"] = of_rows | {"method": method, "size": sorted({size, 1000})}
             statements.append(ledger.judge_level(f"T4.{name}.{column}", *levels, **where))
         how = compare.relative_to(f1("vanilla", size)) | at(name, [size], *both)
-        how["beside"] = f"{of_seeds}; {alone(lambda part, size=size: gain(size, of=part))}"
+        how["beside"] = f"{of_seeds}; {alone(size)}"
         statements.append(ledger.judge(f"T4.{name}.rel_gain", gain(size), **how))
     if min(names, default=0) == 1000 and small and large:
         top = {f"{size_name(size)} less the larger": gain(size) - gain(*large) for size in small}

@@ -102,6 +102,17 @@ def test_sizes_that_the_paper_has_are_judged_and_others_are_not(rows):
     assert all("n counts seeds, each a mean over " in why for why in judged)
 
 
+def test_a_gain_is_told_beside_that_of_the_models_that_stop_early_where_there_are_some(rows):
+    papers = rows.assign(size=rows["size"].map({100: 1000, 200: 10_000}))
+    early = papers[(papers["size"] == 1000) & (papers.architecture == "mlp")]
+    half = early.macro_f1.where(early.method == "vanilla", early.macro_f1 / 2)
+    early = early.assign(macro_f1=half)
+    gain = s4_4.by_seed(early, "datalab_paper", 1000) / s4_4.by_seed(early, "vanilla", 1000) - 1
+    said = {statement.id: statement.why for statement in s4_4.verdicts(papers, early)}
+    assert f"mlp stopped early {100 * gain.mean():+.1f}" in said["T4.1K.rel_gain"]
+    assert "stopped early" not in said["T4.10K.rel_gain"]
+
+
 def test_a_set_with_fewer_examples_than_the_largest_size_is_named(rows):
     short = rows.assign(n=rows.n.where(rows["size"] < 200, 150))
     name = short.dataset.iloc[0]
