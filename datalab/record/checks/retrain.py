@@ -30,6 +30,7 @@ Place = tuple[str, str]  # of a task's raw rows: the path of the file, and the t
 MOST_HOURS = 12
 # What another processor or another library may do to a task's numbers: move them by this, of a number or of one; and
 # this share of them further, since what rounding decides (a length, an example near the border) moves by whole steps.
+# Of 152 tasks of the study, trained by the kernels of AVX-512 and of AVX2, the most had .042 further, all but 18 none.
 ROUNDING, MOST_FURTHER = 0.01, 0.05
 
 
