@@ -28,7 +28,7 @@ reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/qu
 test: $(VENV)/.installed ## ruff, then pytest on all cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --nbmake -n auto --dist loadfile --no-loadscope-reorder notebooks/1_*.ipynb tests
+	PYTHONPATH=$(CURDIR)/tests$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest --nbmake -n auto --dist loadfile --no-loadscope-reorder notebooks/1_*.ipynb tests
 
 lab: $(VENV)/.installed ## open JupyterLab on copies of the notebooks, in runs/lab (LAB="--no-browser": its options)
 	$(BIN)/python -m datalab lab $(LAB)
