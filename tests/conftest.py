@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -59,13 +60,38 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> "Study":
 
 
 @pytest.fixture(scope="session")
-def made(study: "Study", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``made_once(name, make)``: this process's own copy of a folder that one process of the run makes for all.
+
+    ``make`` is called with the folder, which is not there yet. Without xdist there is one process, and no copy.
+    """
+
+    def copy(name: str, make: Callable[[Path], object]) -> Path:
+        own = tmp_path_factory.mktemp(name) / name
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            make(own)
+            return own
+        shared = tmp_path_factory.getbasetemp().parent / name
+        with FileLock(f"{shared}.lock"):
+            if not shared.exists():
+                begun = shared.with_name(f"{name}.begun")
+                shutil.rmtree(begun, ignore_errors=True)
+                make(begun)
+                begun.rename(shared)
+        return Path(shutil.copytree(shared, own))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def made(study: "Study", made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A complete record of the small sections; copy it before changing it."""
     import record_fakes
 
-    record = tmp_path_factory.mktemp("made") / "record"
-    assert record_fakes.run(study, record) == 0
-    return record
+    def make(record: Path) -> None:
+        assert record_fakes.run(study, record) == 0
+
+    return made_once("record", make)
 
 
 @pytest.fixture
