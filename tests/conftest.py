@@ -18,6 +18,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # the machine may be: how long an example takes is no law
+# A run has 200 processes that import the package: one compiles it, whatever its shell says of files with bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, whose lines are not wrapped
 
 
