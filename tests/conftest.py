@@ -25,8 +25,9 @@ os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, wh
 
 # Whole files go to the workers in this order: those that take longest first, so that none is left over at the end.
 LONGEST = (
-    *("test_notebooks.py", "test_faults.py", "test_estimators.py", "test_hostile_forgery.py", "test_runner.py"),
-    *("test_version_1.py", "test_device.py", "test_architectures.py", "test_random_models.py", "test_pages.py"),
+    *("test_notebooks.py", "test_faults.py", "test_reference.py", "test_estimators.py", "test_hostile_forgery.py"),
+    *("test_runner.py", "test_version_1.py", "test_device.py", "test_architectures.py", "test_random_models.py"),
+    "test_pages.py",
 )
 
 
