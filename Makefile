@@ -25,10 +25,11 @@ reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/qu
 	$(BIN)/python -m datalab report runs/quick
 
 # One notebook is run cell by cell, as JupyterLab runs it; pytest runs all of them, as `datalab run` does.
+# tests/ is on the path before pytest's plugins are loaded: they too would read tests/rfc3987_syntax.py's library.
 test: $(VENV)/.installed ## ruff, then pytest on all cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --nbmake -n auto --dist loadfile --no-loadscope-reorder notebooks/1_*.ipynb tests
+	PYTHONPATH=$(CURDIR)/tests$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest --nbmake -n auto --dist loadfile --no-loadscope-reorder notebooks/1_*.ipynb tests
 
 lab: $(VENV)/.installed ## open JupyterLab on copies of the notebooks, in runs/lab (LAB="--no-browser": its options)
 	$(BIN)/python -m datalab lab $(LAB)

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -18,11 +18,17 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # the machine may be: how long an example takes is no law
+# A run has 200 processes that import the package: one compiles it, whatever its shell says of files with bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("COLUMNS", None)  # xdist's: what the commands print is a log, whose lines are not wrapped
 
 
 # Whole files go to the workers in this order: those that take longest first, so that none is left over at the end.
-LONGEST = ("test_notebooks.py", "test_faults.py", "test_reference.py", "test_architectures.py", "test_estimators.py")
+LONGEST = (
+    *("test_notebooks.py", "test_faults.py", "test_reference.py", "test_estimators.py", "test_hostile_forgery.py"),
+    *("test_runner.py", "test_version_1.py", "test_device.py", "test_architectures.py", "test_random_models.py"),
+    "test_pages.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
@@ -48,7 +54,6 @@ def _kernels_know_the_fakes() -> Iterator[None]:
     """Kernels and workers that tests start can import what lies beside this file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
-        patch.setitem(sys.modules, "rfc3987_syntax", None)  # jsonschema's IRI check: seconds to import, not needed
         yield
 
 
@@ -61,13 +66,38 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> "Study":
 
 
 @pytest.fixture(scope="session")
-def made(study: "Study", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``made_once(name, make)``: this process's own copy of a folder that one process of the run makes for all.
+
+    ``make`` is called with the folder, which is not there yet. Without xdist there is one process, and no copy.
+    """
+
+    def copy(name: str, make: Callable[[Path], object]) -> Path:
+        own = tmp_path_factory.mktemp(name) / name
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            make(own)
+            return own
+        shared = tmp_path_factory.getbasetemp().parent / name
+        with FileLock(f"{shared}.lock"):
+            if not shared.exists():
+                begun = shared.with_name(f"{name}.begun")
+                shutil.rmtree(begun, ignore_errors=True)
+                make(begun)
+                begun.rename(shared)
+        return Path(shutil.copytree(shared, own))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def made(study: "Study", made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A complete record of the small sections; copy it before changing it."""
     import record_fakes
 
-    record = tmp_path_factory.mktemp("made") / "record"
-    assert record_fakes.run(study, record) == 0
-    return record
+    def make(record: Path) -> None:
+        assert record_fakes.run(study, record) == 0
+
+    return made_once("record", make)
 
 
 @pytest.fixture

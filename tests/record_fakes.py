@@ -274,7 +274,6 @@ def run(study: Study, record: Path, *names: str, fresh: bool = False, **given: o
 
 
 if __name__ == "__main__":
-    sys.modules["rfc3987_syntax"] = None  # jsonschema's optional check of IRIs: seconds to import, not used here
     from datalab.cli import main
 
     notebooks = Path(sys.argv.pop(1))

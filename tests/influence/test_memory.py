@@ -34,17 +34,17 @@ for scores in (
     assert torch.isfinite(scores).all()
 print(peak() - before)
 """
-N, DATA = 40_000, 40_960_000  # examples, and bytes of them
+EXAMPLE = 1024  # bytes
 
 
-def held(**options: int) -> int:
-    """Bytes at the most, beside the examples and what the libraries hold."""
+def held(n: int, **options: int) -> int:
+    """Bytes at the most for ``n`` examples, beside these and what the libraries hold."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(N), json.dumps(options)]
+    command = [sys.executable, "-c", SCRIPT, str(n), json.dumps(options)]
     return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux counts it")
 def test_scoring_holds_a_small_part_of_what_the_examples_take():
-    assert held() < DATA / 4
-    assert held(batch_size=N) > DATA  # all at once: the measure sees it
+    assert held(40_000) < 40_000 * EXAMPLE / 4
+    assert held(10_000, batch_size=10_000) > 10_000 * EXAMPLE  # all at once: the measure sees it

@@ -1,5 +1,6 @@
 """Records with pages: of the fake sections over the paper's own ledger, and the committed one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="session")
-def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(study: Study, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A complete record of the small sections; copy it before changing it."""
-    record = tmp_path_factory.mktemp("made") / "record"
-    assert record_fakes.run(study, record) == 0
-    return record
+
+    def make(record: Path) -> None:
+        assert record_fakes.run(study, record) == 0
+
+    return made_once("record-of-the-paper", make)

@@ -1,5 +1,6 @@
 """The pages of a `quick` record: every link leads somewhere, every figure is the record's, a browser is content."""
 
+import functools
 import inspect
 import re
 from html import unescape
@@ -18,6 +19,7 @@ from datalab.report import evidence, notebookpages, pages
 from datalab.sections import STUDY, s4_1_main_results
 
 REFERENCE = Path(__file__).parents[2] / "runs" / "reference"
+HEADINGS, CELLS = frozenset({"h1", "h2", "h3"}), frozenset({"td", "th"})
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,11 @@ class Page(HTMLParser):
         self.headings: list[tuple[str, str]] = []
         self.folded: list[list[str]] = []  # the table rows that lie in <details>
         self.boxed: list[bool] = []  # for each table, whether what holds it scrolls by keyboard
-        self.text = ""
         self.images_without_words = 0
         self._last: dict[str, str | None] = {}
+        self._texts: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
+        self.text = "".join(self._texts)
 
     @property
     def rows(self) -> list[list[str]]:
@@ -66,9 +69,9 @@ class Page(HTMLParser):
         elif tag == "tr":
             self.tables[-1].append([])
             self.folded += [self.tables[-1][-1]] if "details" in self.open else []
-        elif tag in ("td", "th") and self.tables[-1]:
+        elif tag in CELLS and self.tables[-1]:
             self.tables[-1][-1].append("")
-        elif tag in ("h1", "h2", "h3"):
+        elif tag in HEADINGS:
             self.headings.append((tag, ""))
         self._last = attributes
 
@@ -78,10 +81,10 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, text: str) -> None:
-        self.text += text
-        if {"h1", "h2", "h3"} & set(self.open):
+        self._texts.append(text)
+        if not HEADINGS.isdisjoint(self.open):
             self.headings[-1] = self.headings[-1][0], self.headings[-1][1] + text
-        if self.tables and self.tables[-1] and self.tables[-1][-1] and {"td", "th"} & set(self.open):
+        if self.tables and self.tables[-1] and self.tables[-1][-1] and not CELLS.isdisjoint(self.open):
             self.tables[-1][-1][-1] += text
 
 
@@ -91,18 +94,23 @@ def parsed(site: Path) -> dict[Path, Page]:
 
 
 def test_every_link_leads_to_a_file_of_the_record_and_every_anchor_exists(site: Path, parsed: dict[Path, Page]) -> None:
-    broken, followed = [], 0
+    broken, followed, home = [], 0, site.resolve()
+    pages = {path.resolve(): set(page.ids) for path, page in parsed.items()}
+
+    @functools.cache  # most links are those that every page of a folder has
+    def followed_to(folder: Path, file: str) -> Path | None:
+        goal = (folder / unquote(file)).resolve()
+        return goal if goal.is_file() and goal.is_relative_to(home) else None
+
     for path, page in parsed.items():
         for _, _, target in page.links:
             file, _, fragment = target.partition("#")
             if target.startswith("data:"):
                 continue
-            goal = (path.parent / unquote(file)).resolve() if file else path.resolve()
+            goal = followed_to(path.parent, file or path.name)
             followed += 1
-            if (
-                not goal.is_file()
-                or not goal.is_relative_to(site.resolve())
-                or (fragment and "=" not in fragment and goal.suffix == ".html" and fragment not in parsed[goal].ids)
+            if goal is None or (
+                fragment and "=" not in fragment and goal.suffix == ".html" and fragment not in pages[goal]
             ):
                 broken.append((path.name, target))
     assert broken == []

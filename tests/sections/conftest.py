@@ -84,19 +84,24 @@ def only_scores_change(scrambled: Callable[[], None]) -> Callable[[Callable[[], 
 
 
 @pytest.fixture(scope="session")
-def main_rows() -> pd.DataFrame:
+def main_rows(made_once: Callable[[str, Callable[[Path], object]], Path]) -> pd.DataFrame:
     """Rows of section 4.1's tasks (4.3 and 5.1 read them too): three small data sets, two seeds, two noise rates."""
     from datalab.sections import s4_1_main_results as s4_1
 
     given = {"root_seed": 7, "rates": [0.0, 0.2], "encoder": "fast", "device": "cpu", "configurations": 3}
     given |= {"architecture": "mlp", "caps": {"train": 120, "validation": 60, "test": 120}}
-    with a_fifth_of_the_steps():  # a session's fixture may be made before a file's
-        parts = [
-            pd.DataFrame(s4_1.run_task(dataset=name, seed=seed, **given))
-            for name in ("digits", "wine", "breast_cancer")
-            for seed in (0, 1)
-        ]
-    return pd.concat(parts, ignore_index=True)
+
+    def make(folder: Path) -> None:
+        with a_fifth_of_the_steps():  # a session's fixture may be made before a file's
+            parts = [
+                pd.DataFrame(s4_1.run_task(dataset=name, seed=seed, **given))
+                for name in ("digits", "wine", "breast_cancer")
+                for seed in (0, 1)
+            ]
+        folder.mkdir()
+        pd.concat(parts, ignore_index=True).to_pickle(folder / "rows.pickle")
+
+    return pd.read_pickle(made_once("main-rows", make) / "rows.pickle")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ RATE = 0.2
 
 
 def trial(**other) -> Trial:
-    return Trial(**{"dataset": "digits", "architecture": "mlp", "seed": 0, "rates": (0.0, 0.2)} | GIVEN | other)
+    return Trial(**{"dataset": "wine", "architecture": "mlp", "seed": 0, "rates": (0.0, 0.2)} | GIVEN | other)
 
 
 # --- what is trained --------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def trial(**other) -> Trial:
 def test_scrambled_test_labels_change_no_score_kept_set_choice_weight_or_prediction(scrambled):
     before, kept, t = s4_1.decide(trial(), 3), influence_kept(trial()), transitions(trial())
     scrambled()
-    assert (trial().prepared.y_test != data.load("digits").labels[trial().prepared.test_ids]).any()
+    assert (trial().prepared.y_test != data.load("wine").labels[trial().prepared.test_ids]).any()
     after = s4_1.decide(trial(), 3)
     np.testing.assert_array_equal(influence_kept(trial()), kept)
     np.testing.assert_array_equal(transitions(trial()), t)
@@ -38,7 +38,7 @@ def test_scrambled_test_labels_change_no_score_kept_set_choice_weight_or_predict
 
 
 def test_scrambled_test_labels_change_the_test_scores_of_a_task_and_nothing_else(only_scores_change):
-    only_scores_change(lambda: s4_1.run_task(dataset="digits", seed=0, **TASK))
+    only_scores_change(lambda: s4_1.run_task(dataset="wine", seed=0, **TASK))
 
 
 def test_every_arm_gets_as_many_configurations_and_the_recipes_own_first():
