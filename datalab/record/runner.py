@@ -152,8 +152,8 @@ class _Driver:
                 kill_group(left_over)
         for job in jobs:
             self.manifest.sections.setdefault(job.section.stem, self._entry(job))
-        there = self.manifest.machine.get("processor")
-        if there not in (None, provenance.machine()["processor"]):  # a stranger's, whose words are printed below
+        there, here = self.manifest.machine.get("processor"), provenance.machine()["processor"]
+        if there not in (None, here) and not here.startswith(f"{there}, family"):  # as older records name it
             self.console.say(f"What the record has was made on another machine ({there}): see datalab verify")
         refreshed = False
         for place, job in enumerate(jobs, 1):

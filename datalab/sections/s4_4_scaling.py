@@ -264,7 +264,7 @@ def verdicts(rows: pd.DataFrame, stopped: pd.DataFrame | None = None) -> list[St
         parts += [(f"{name} stopped early", part) for name, part in early]
         gains = {name: compare.mean_with_interval(100 * gain(size, of=part), "d") for name, part in parts}
         shown = (f"{name} {sentences.with_limits(of, 'd', 1)}" for name, of in gains.items())
-        return f"{sentences.listed(shown)} alone"
+        return f"{sentences.listed(shown)} alone{' (4_4_stopped_early)' if len(early) else ''}"
 
     of_seeds = f"n counts seeds, each a mean over {sentences.listed(rows.dataset.unique())}"
 

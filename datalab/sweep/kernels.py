@@ -1,7 +1,9 @@
 """The processor that computes, and the kernels it is held to: libraries choose theirs by the processor they find.
 
-Sums in another order differ in the last digit, and training carries that on to scores. With every library held to the
-kernels that all x86-64 processors with AVX2 have, rows made on one of them are those of another.
+Sums in another order differ in the last digit, and training carries that on to scores. With the libraries held to the
+kernels that all x86-64 processors with AVX2 have, rows made on one of them are those of another of the same maker. MKL
+listens on Intel's alone: on AMD's it takes its own, and what it has for all (``MKL_CBWR=COMPATIBLE``) takes a third
+more time.
 """
 
 import functools
@@ -18,22 +20,23 @@ _BEYOND = ("AVX512", "X86_V4")  # names, or their beginnings, of what numpy has 
 @functools.cache
 def _cpu() -> dict[str, str]:
     """What the system says of its first processor, by name; nothing where it does not say it as Linux does."""
-    text = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0] if _CPUINFO.exists() else ""
+    text = _CPUINFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0] if _CPUINFO.exists() else ""
     pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def processor() -> str:
-    """The processor's name with its family and model, since makers give one name to many."""
+    """The processor's name with its family and model, since makers give one name to many; printable, and not long."""
     cpu = _cpu()
     name = cpu.get("model name") or platform.processor() or platform.machine()
+    name = "".join(letter if letter.isprintable() else " " for letter in name)[:100]
     parts = {"family": "cpu family", "model": "model"}
     return ", ".join([name, *(f"{part} {cpu[key]}" for part, key in parts.items() if key in cpu)])
 
 
 @functools.cache
 def held() -> dict[str, str]:
-    """The environment that holds torch, its MKL and oneDNN, numpy and their OpenBLAS to the kernels of AVX2.
+    """The environment that holds torch, its oneDNN and (Intel's) MKL, numpy and OpenBLAS to the kernels of AVX2.
 
     Empty where the processor has none. A process must be started with it: set later, it has no effect.
     """
@@ -47,6 +50,7 @@ def held() -> dict[str, str]:
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "OPENBLAS_CORETYPE": "Haswell",
         "NPY_DISABLE_CPU_FEATURES": " ".join(sorted(beyond)),
+        "NPY_ENABLE_CPU_FEATURES": "",  # beside the other numpy refuses to be imported
     }
 
 
@@ -59,7 +63,7 @@ def _started_with() -> dict[str, str]:
 
 
 def are_held() -> bool:
-    """Whether this process computes by the kernels of :func:`held`."""
+    """Whether this process was started to compute by the kernels of :func:`held`."""
     return bool(held()) and held().items() <= _started_with().items()
 
 

@@ -153,7 +153,8 @@ def in_processes(tasks: Sequence[Task], workers: int, held: bool = True) -> Iter
 def _worker(held: bool) -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    start = {"initializer": _start_worker, "initargs": (os.getpid(),), "env": WORKER_ENVIRONMENT if held else _LEAN}
+    own = _LEAN | dict.fromkeys(kernels.held().keys() & os.environ.keys(), "")  # this process may be held itself
+    start = {"initializer": _start_worker, "initargs": (os.getpid(),), "env": WORKER_ENVIRONMENT if held else own}
     return ProcessPoolExecutor(1, timeout=_IDLE_SECONDS, **start)
 
 

@@ -192,10 +192,10 @@ def _tasks(file: pq.ParquetFile, path: Path) -> list[Finished]:
     function, processor = made_by["function"], made_by.get(PROCESSOR, "")
     tasks = [Finished(key, function, parameters, count, processor) for key, count, parameters in made_by["tasks"]]
     for task in tasks:
-        types = zip(task, (str, str, dict, int, str), strict=True)
+        types = zip(task[:4], (str, str, dict, int), strict=True)
         if not all(isinstance(value, kind) for value, kind in types) or task.count < 0:
             raise ValueError("a task has a key, a function, parameters and a number of rows")
-    if len(processor) > LONGEST_PROCESSOR or not processor.isprintable():
+    if not isinstance(processor, str) or len(processor) > LONGEST_PROCESSOR or not processor.isprintable():
         raise ValueError("no processor is called so")
     if len(tasks) > max(rows, 1000):
         raise ValueError("it has more tasks without rows than any")

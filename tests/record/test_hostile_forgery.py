@@ -753,10 +753,10 @@ def test_on_another_processor_rounding_is_allowed_and_counted_and_is_no_confirma
     assert all(task.same.startswith("equal") for task in trained())
     for task in trained(value=lambda value: value + 0.001):
         assert task.rounded
-        assert re.search(r"numbers differ, 0 by more than 0.01, on another machine: .*\(here ", task.same)
+        assert re.search(r"numbers differ, 0 by more than 1%, on another machine: .*\(here ", task.same)
         assert (processor or "a processor that the rows do not name") in task.same
     assert all(
-        re.search(r"training gives .* by more than 0.01\)", task.different) for task in trained(value=lambda v: v + 0.1)
+        re.search(r"training gives .* by more than 1%\)", task.different) for task in trained(value=lambda v: v + 0.1)
     )
 
 
@@ -768,6 +768,15 @@ def test_on_the_same_processor_the_last_digit_is_a_difference(record: Path, stud
     put_right(record)
     done = verify.verify(record, study, recompute=True, workers=1, cells=retrain.Drawn(100, 1))
     assert {bool(task.different) for task in done.retrained if path.name in task.path} == {True}
+
+
+@pytest.mark.parametrize(
+    ("score", "moved", "further"), [(0.95, 0.009, 0), (0.95, 0.011, 20), (50.0, 0.4, 0), (50.0, 0.6, 20)]
+)
+def test_rounding_is_of_the_number_or_of_one(score: float, moved: float, further: int) -> None:
+    held = pd.DataFrame({"score": [score + moved, np.nan, np.inf] + [score + moved] * 19})
+    _, count = retrain._difference(held, held.assign(score=[score, np.nan, np.inf] + [score] * 19))
+    assert (count.differ, count.further) == (20, further)
 
 
 @pytest.mark.parametrize(("further", "word", "rounding"), [(5, "a", True), (6, "a", False), (0, "b", False)])

@@ -40,6 +40,15 @@ def test_a_processor_is_told_from_others_of_its_name(cpuinfo: Path) -> None:
     assert kernels.held()["ATEN_CPU_CAPABILITY"] == "avx2"
 
 
+def test_a_processors_name_is_one_that_rows_can_say(cpuinfo: Path) -> None:
+    cpuinfo.write_bytes(
+        PROCESSOR.format(flag="avx2").replace("Some EPYC", "Some\xa0EPYC\x1b" + 90 * "x" + 90 * "y").encode("latin-1")
+    )
+    assert kernels.processor().isprintable()
+    assert kernels.processor().endswith("x, family 25, model 17")
+    assert len(kernels.named()) < rowfiles.LONGEST_PROCESSOR
+
+
 @pytest.mark.parametrize("text", [None, PROCESSOR.format(flag="avx"), "Features : neon\n"])
 def test_without_avx2_nothing_is_held_nor_claimed(cpuinfo: Path, text: str | None) -> None:
     if text is not None:
@@ -81,14 +90,15 @@ for held in (False, True):
 @AVX2
 def test_rows_are_the_same_to_the_byte_whatever_kernels_the_caller_has(tmp_path: Path) -> None:
     others = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Prescott"}
+    others |= {"NPY_ENABLE_CPU_FEATURES": "SSE42"}
     path = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     files = {}
-    for name, environment in {"own": {}, "others": others}.items():
+    for name, environment in {"own": {}, "others": others, "held": kernels.held()}.items():
         said = in_a_process(SWEEP, environment | path, MATRIX, str(tmp_path / name)).splitlines()
         # By the processor's own kernels run other workers than those that are held, and they say so.
         assert said == [f"{kernels.processor()}, its own kernels", f"{kernels.processor()}, {kernels.HELD}"]
         files[name] = [file.read_bytes() for file in sorted((tmp_path / name).iterdir())]
     assert len(files["own"]) == 2
-    assert files["own"] == files["others"]
+    assert files["own"] == files["others"] == files["held"]
     (task, _), *_ = rowfiles.by_task(next((tmp_path / "own").iterdir()))
     assert task.processor == f"{kernels.processor()}, {kernels.HELD}"

@@ -84,12 +84,14 @@ def test_rows_say_the_processor_that_made_them_and_those_of_two_share_no_file(tm
     assert made == {(0, 1): {"Here, family 1"}, (2, 3): {"There, family 1"}, (4, 5): {""}}
 
 
-@pytest.mark.parametrize("processor", [7, None, "x" * 201, "a\nwhole", "\x1b[2J"])
-def test_a_file_whose_processor_can_be_none_is_torn(processor: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [2, 0])
+@pytest.mark.parametrize("processor", [7, None, [], {}, "x" * 201, "a\nwhole", "\x1b[2J"])
+def test_a_file_whose_processor_can_be_none_is_torn(processor: object, rows: int, tmp_path: Path) -> None:
     path = tmp_path / "a_0123456789abcdef.parquet"
     with pq.ParquetWriter(path, pa.schema([("x", pa.int64())])) as writer:
-        writer.write_table(pa.table({"x": [1, 2]}))
-        described = {"function": "a:b", "parameters": {}, rowfiles.PROCESSOR: processor}
+        writer.write_table(pa.table({"x": pa.array([1, 2][:rows], pa.int64())}))
+        described = {"function": "a:b", rowfiles.PROCESSOR: processor}
+        described |= {"parameters": {}} if rows else {"tasks": []}
         writer.add_key_value_metadata({rowfiles.DESCRIPTION: json.dumps(described)})
     assert rowfiles.by_task(path) is None
 

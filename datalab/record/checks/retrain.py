@@ -143,7 +143,7 @@ class _Count:
         return not self.words and self.further <= MOST_FURTHER * self.numbers
 
     def __str__(self) -> str:
-        return f"{self.differ:,} of {self.numbers:,} numbers differ, {self.further:,} by more than {ROUNDING:g}"
+        return f"{self.differ:,} of {self.numbers:,} numbers differ, {self.further:,} by more than {ROUNDING:.0%}"
 
 
 def _difference(held: pd.DataFrame, given: pd.DataFrame) -> tuple[str, _Count]:
@@ -153,7 +153,9 @@ def _difference(held: pd.DataFrame, given: pd.DataFrame) -> tuple[str, _Count]:
         b = given[name]
         equal = (a.map(repr) == b.map(repr)).to_numpy()
         if pd.api.types.is_numeric_dtype(a):
-            near = np.isclose(a.astype(float), b.astype(float), rtol=ROUNDING, atol=ROUNDING, equal_nan=True)
+            x, y = a.to_numpy(float), b.to_numpy(float)
+            with np.errstate(invalid="ignore"):  # of two that are both infinite, which are equal
+                near = equal | (np.abs(x - y) <= ROUNDING * np.maximum(1, np.minimum(np.abs(x), np.abs(y))))
             numbers, differ, further = numbers + len(a), differ + int((~equal).sum()), further + int((~near).sum())
         else:
             words |= not equal.all()
