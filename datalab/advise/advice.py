@@ -185,10 +185,12 @@ def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
     if not (isinstance(values, pd.Series | pd.DataFrame) and isinstance(rows, pd.Series | pd.DataFrame)):
         return
     own, theirs = values.index, rows.index
-    if len(own) != len(theirs) or own.equals(theirs):
+    if len(own) != len(theirs):
         return
-    codes = own.append(theirs).factorize(use_na_sentinel=False)[0]  # of entries of any kinds, which need no order
-    if np.array_equal(*(np.sort(half) for half in np.split(codes, 2))):
+    as_text = own.map(str).append(theirs.map(str))  # one file's numbers may be another's text
+    orders = [np.split(both.factorize(use_na_sentinel=False)[0], 2) for both in (own.append(theirs), as_text)]
+    same = any(np.array_equal(*order) for order in orders)
+    if not same and any(np.array_equal(*map(np.sort, order)) for order in orders):
         cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
         raise UserError(f"{what}: its index is that of X in another order; {cure}")
 

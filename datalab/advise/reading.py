@@ -22,7 +22,7 @@ from datalab.errors import MOST, UserError, did_you_mean
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar", ".tar", ".tgz")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz2", ".txz")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
 TABS = {"\\t": "\t", "tab": "\t"}  # a tab, as it is typed in a shell
 NO_ROWS = "a header, and no rows under it"
@@ -153,7 +153,7 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    encoding, delimiter = encoding or _encoding(path), TABS.get(delimiter, delimiter)
+    encoding, delimiter = encoding or _encoding(path), TABS.get(delimiter and delimiter.lower(), delimiter)
     with open(path, encoding=encoding, newline="") as stream:
         head = stream.read(1 << 18)
     if excel := re.match(r"sep=(.)(\r\n?|\n)", head):  # a line that Excel reads before the header
@@ -170,7 +170,7 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     above = bool(excel) + header.line_num  # blank lines too, and a name may be broken over several
     if len(columns) < 2:
         raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
-    if next(filter(None, header), None) is None:
+    if len(head) < 1 << 17 and next(filter(None, header), None) is None:  # of a longer header the rows lie behind
         raise UserError(f"{path.name}: {NO_ROWS}")
     if decimal is None:
         cells = bare(pd.Series([cell for row in cut[delimiter][1:] for cell in row], dtype="str"))

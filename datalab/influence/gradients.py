@@ -130,11 +130,13 @@ class Checkpoints:
     Called as ``path(step, model)`` after each step, from 1 on, such as by ``on_step`` of ``training.fit_many``, it
     keeps ``count`` copies in eval mode of a model or stack, evenly spaced, the last at the end, as ``models``; and as
     ``rates`` the sums of ``learning_rates``, one number a step, over the steps that led to each. Raises UserError for
-    more checkpoints than steps.
+    more checkpoints than steps, for a rate that is not finite or below 0, and for a model that cannot be copied.
     """
 
     def __init__(self, learning_rates: Sequence[float], count: int):
         by_step = settings.several("learning_rates", learning_rates, "numbers")
+        least = "at least 0, finite numbers", lambda rate: rate >= 0
+        by_step = [float(settings.number("learning_rates", rate, *least)) for rate in by_step]
         steps = len(by_step)
         if settings.count("count", count) > steps:
             raise UserError(f"count: must lie in 1..{steps}, the number of steps, got {count}")
@@ -145,7 +147,10 @@ class Checkpoints:
 
     def __call__(self, step: int, model: nn.Module | Stack) -> None:
         if step in self._ends:
-            kept = copy.deepcopy(model)
+            try:
+                kept = copy.deepcopy(model)
+            except RuntimeError as error:  # it keeps a result of its forward pass
+                raise UserError(f"model: cannot be copied ({str(error).splitlines()[0]})") from error
             self.models.append(kept.eval() if isinstance(kept, nn.Module) else kept)
 
 

@@ -334,6 +334,14 @@ def test_an_index_of_any_entries_in_another_order_is_refused_and_another_one_is_
         advice._refuse_other_order("label", pd.Series(range(len(other)), index=other), x)
 
 
+def test_an_index_of_text_is_that_of_the_same_numbers_and_in_another_order_refused() -> None:
+    x = pd.DataFrame({"a": range(12)})
+    text = x.index.map(str)
+    advice._refuse_other_order("label", pd.Series(range(12), index=text), x)
+    with pytest.raises(UserError, match="in another order"):
+        advice._refuse_other_order("label", pd.Series(range(12), index=text[::-1]), x)
+
+
 def test_what_lies_before_the_call_is_in_the_budget_and_not_in_what_reading_takes(
     noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:

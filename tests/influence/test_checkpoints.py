@@ -44,3 +44,26 @@ def test_a_model_in_train_mode_is_kept_as_it_was_in_eval_mode():
 
 def test_more_checkpoints_than_steps_are_refused():
     assert "count: must lie in 1..3" in refusal(lambda: Checkpoints([0.1] * 3, count=4))
+
+
+@pytest.mark.parametrize("rates", [[0.1, -0.05, 0.1], [0.1, float("nan"), 0.1], ["a", "b", "c"]])
+def test_rates_that_no_training_has_are_refused_before_it(rates):
+    assert "learning_rates" in refusal(lambda: Checkpoints(rates, 1))
+
+
+class Keeps(nn.Module):
+    """A model that keeps what its forward gave, which cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = self.layer(x)
+        return self.last
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_a_line():
+    model = Keeps()
+    model(data()[0])
+    assert "cannot be copied" in refusal(lambda: Checkpoints([0.1], 1)(1, model))
