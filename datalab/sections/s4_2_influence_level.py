@@ -92,17 +92,17 @@ def run_task(draws: Sequence[str], lengths: Sequence[int] = (), **given: Any) ->
     common = {"dataset": study.dataset, "architecture": study.architecture, "seed": study.seed}
     common["realised_rate"] = flipped.mean()
     return [
-        common | drawn | {"method": method} | scores
+        common | drawn | {"method": method} | tested
         for method, train in trained.items()
-        for drawn, scores in zip(
+        for drawn, tested in zip(
             sets, trial.scores_on_test_set(study, trial.read_off(study, train, lengths)), strict=True
         )
     ]
 
 
-def standardised_ranks(scores: NDArray) -> NDArray[np.float64]:
-    """Ranks (n,), equal scores sharing theirs, of mean 0 and standard deviation 1."""
-    ranks = rankdata(scores)
+def standardised_ranks(values: NDArray) -> NDArray[np.float64]:
+    """Ranks (n,), equal values sharing theirs, of mean 0 and standard deviation 1."""
+    ranks = rankdata(values)
     return (ranks - ranks.mean()) / max(ranks.std(), 1e-12)
 
 
