@@ -179,7 +179,7 @@ def of_kind(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     return part.dropna(axis=1, how="all") if len(part) else part
 
 
-def refits(rows: pd.DataFrame) -> pd.DataFrame:
+def refit_agreement(rows: pd.DataFrame) -> pd.DataFrame:
     """A row an estimator: how it predicts true refits of softmax regression."""
 
     def measure(part: pd.DataFrame) -> dict[str, float]:

@@ -122,7 +122,7 @@ def test_the_tables_are_means_and_intervals_over_data_sets(rows):
     row = ahead[(ahead.score == "EKFAC") & (ahead["flipped labels (%)"] == 30)].iloc[0]
     assert row["AUROC difference"] == pytest.approx(d.mean())
     assert row["p (t)"] == pytest.approx(scipy_stats.ttest_rel(auroc.EKFAC, auroc.loss).pvalue)
-    refits = s2.refits(rows).set_index("estimator")
+    refits = s2.refit_agreement(rows).set_index("estimator")
     one = rows[(rows.kind == "refit") & (rows.estimator == "EKFAC")]
     by_set = [np.corrcoef(g.predicted, g.actual)[0, 1] for _, g in one.groupby("dataset")]
     assert refits.loc["EKFAC", "Pearson"] == pytest.approx(np.mean(by_set))
@@ -148,7 +148,7 @@ def test_a_damping_is_chosen_on_the_other_data_sets():
 
 def test_one_data_set_or_one_rate_or_none_small_enough_is_no_error(rows):
     alone = rows[(rows.dataset == "wine") & (rows.kind != "refit") & ((rows.rate == 0.3) | rows.rate.isna())]
-    assert s2.refits(alone).empty
+    assert s2.refit_agreement(alone).empty
     table, ahead = flipped_labels.auroc(alone), flipped_labels.against_loss(alone)
     flipped_labels.auroc_figure(table, ahead)
     assert "is open" in flipped_labels.answer(ahead)
