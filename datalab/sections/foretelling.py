@@ -16,11 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from datalab import data, stats
 from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
-from datalab.sections.readings import LOOKED_AT, RULES, STRATA, THRESHOLD, UNTOUCHED, with_strata
+from datalab.sections.readings import ALL, LOOKED_AT, RULES, STRATA, THRESHOLD, UNTOUCHED, with_strata
 from datalab.sections.sentences import points
 
 # A predictor: the columns that a logistic regression is fitted on; these two fit nothing.
-ALL = "all"
 TITLE_RULE, ALWAYS = "noise above 15 % (the title)", "it always pays"
 AHEAD, RANKED = "less the title's", "noise rate"  # by which an AUC ranks the cases for the title's rule
 NOTHING = "Nothing to foretell: with all data sets, or without one, pruning pays in every case or in none."
@@ -109,9 +108,9 @@ def predictors(p: pd.DataFrame) -> pd.DataFrame:
     title's rule ranks by the noise rate. ``right`` is the share of cases foretold rightly, ``says yes`` the share in
     which pruning is foretold to pay.
     """
-    lines = []
+    p, lines = readings.and_all(p, "stratum"), []
     for trained, which, stratum in itertools.product(p.trained.unique(), (UNTOUCHED, LOOKED_AT), (ALL, *STRATA)):
-        part = p[(p.trained == trained) & (p["data sets"] == which) & ((p.stratum == stratum) | (stratum == ALL))]
+        part = compare.rows_of_kind(p, trained=trained, stratum=stratum, **{"data sets": which})
         if part.empty:
             continue
         values = ["pays", RANKED, *PREDICTED]

@@ -5,7 +5,6 @@ stratum.
 counted (a *reading*) and of which data sets (a *stratum*: balanced or skewed, known before any training).
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from numpy.typing import ArrayLike
 from datalab import data, stats
 from datalab.protocol import protocol
 from datalab.sections import compare, sentences
-from datalab.sections.compare import STOPPED
 
 RULES = protocol().protocol_2
 STRATA = RULES["strata"]["names"]
@@ -27,6 +25,7 @@ UNTOUCHED, LOOKED_AT = "untouched", "looked at before"  # data sets, by whether 
 LATE = {"languages", "income-verification", "defence-spending", "basic-motions", "appliances", "weather-month"}
 LATE |= {"email-spam", "chile-vote", "health-insurance", "crash-deaths", "spoken-vowels"}
 RATE = "noise rate (%)"
+ALL = "all"  # of a stratum, or of the data sets: both kinds together
 # A reading: the metric, and whether each observed class keeps its share ("quota") or not.
 WORDS = {"F1": "macro_f1", "accuracy": "accuracy"}
 KINDS = {"quota": "per_class", "no quota": "global"}
@@ -161,42 +160,8 @@ def matching(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
 
 def and_all(d: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The differences, and once more with ``column`` saying "all"."""
-    return pd.concat([d, d.assign(**{column: "all"})], ignore_index=True)
-
-
-LONGER, LEAST = "d less shortest", "smallest p of a gain (Holm)"
-
-
-def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
-    """The crossover by the length of training and of the references, each fixed or chosen by noisy validation.
-
-    ``rows`` are all of the task's rows. ``trained`` is in steps, or says that noisy validation chose. Beside it d at
-    the lowest rate, and ``LONGER``: the mean of d over the rates less that of the models trained for the shortest
-    length, paired by data set; 95 % t-intervals.
-    """
-    lengths = sorted(rows.steps.unique())
-    trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: early_stopped(rows)}
-    parts = []
-    for (length, part), reading in itertools.product(trained.items(), FEW_READINGS):
-        d = differences(part, READINGS[reading])
-        cases = d.groupby("reference_steps").size()
-        everywhere = cases.index[cases == len(d[["dataset", "seed", "rate"]].drop_duplicates())]
-        fixed = d[d.reference_steps.isin(everywhere)]
-        reference = fixed.reference_steps.map("{:.0f} steps".format)
-        d = pd.concat([fixed.assign(reference=reference), d[d.reference_chosen].assign(reference=STOPPED)])
-        parts.append(d.assign(reading=reading, trained=length))
-    by = ["stratum", "reading", "reference", "trained"]
-    d = compare.together(with_strata(pd.concat(parts)), by)
-    shortest = d[d.trained == next(iter(trained))].groupby([*by[:3], "dataset"]).d.mean()
-
-    def measure(part: pd.DataFrame) -> dict[str, float]:
-        line, length = tuple(part[by[:3]].iloc[0]), part.trained.iloc[0]
-        longer = [] if length == next(iter(trained)) else compare.by_set(part, "d") - shortest.loc[line]
-        clean = compare.mean_with_interval(compare.by_set(part, "d", rate=d.rate.min()), at_lowest(d))
-        return clean | compare.mean_with_interval(longer, LONGER)
-
-    return compare.crossovers_beside(d, root_seed, by, measure)
+    """The differences, and once more with ``column`` saying ``ALL``."""
+    return pd.concat([d, d.assign(**{column: ALL})], ignore_index=True)
 
 
 def at_lowest(d: pd.DataFrame) -> str:
@@ -303,49 +268,6 @@ def spread(crossover: pd.DataFrame) -> list[str]:
     return [rate_in_words(end, rates) for end in ends]
 
 
-def by_ranking(by_length: pd.DataFrame, stratum: str) -> dict[str, pd.DataFrame]:
-    """The rows of a stratum's trained models that stop early, by how long the models that rank were trained."""
-    chosen = by_length[(by_length.trained == STOPPED) & (by_length.stratum == stratum)]
-    return dict(list(chosen.groupby("reference", sort=False)))
-
-
-def length_title(by_length: pd.DataFrame) -> str:
-    """The figure's title: the crossover by the shortest models that rank, and by those that stop early."""
-    stratum = by_length.stratum.iloc[0]
-    ranked = list(by_ranking(by_length, stratum).items())
-    each = [
-        f"{from_rate(at).removeprefix('from ')} if ranked by models {length if length == STOPPED else f'of {length}'}"
-        for length, at in (ranked[0], ranked[-1])
-    ]
-    return f"Crossover on {stratum} sets, trained models stopped early: {', '.join(each)}"
-
-
-def length_reading(by_length: pd.DataFrame) -> str:
-    """Whether longer training makes pruning pay, by stratum; what it gains where no label is wrong."""
-    lines = []
-    for stratum, part in by_length[by_length.trained != STOPPED].groupby("stratum", sort=False):
-        first, second, last = part.trained.unique()[[0, min(1, part.trained.nunique() - 1), -1]]
-        own = {length: part[part.trained == length] for length in (second, last)}
-        words = [f"{n} steps, {sentences.tallied(at, LONGER)}" for n, at in own.items()]
-        clean = next(name for name in part if name.startswith("d at "))
-        crossovers = part.groupby(["reading", "reference"], sort=False).crossover
-        falls = [bool((line[1:] <= line[:-1]).all()) for line in crossovers.apply(np.asarray)]
-        gains = "failed" if (own[last][f"{clean} low"] > 0).any() else "open"
-        ranked = [
-            f"{length}, {from_rate(at).removeprefix('from ')} (limits {' to '.join(spread(at)[2:])})"
-            for length, at in by_ranking(by_length, stratum).items()
-        ]
-        lines.append(
-            f"On {stratum} sets longer training makes pruning pay: **{sentences.judged(own[last], LONGER)}**. Mean d "
-            f"over the rates less that at {first} steps, in points: {'; '.join(words)} pairs of reading and reference. "
-            f"The crossover never rises from one length to the next in {sum(falls)} of {len(falls)}. Nothing is gained "
-            f"where no label is flipped: **{gains}** ({clean}, {last} steps, {sentences.tallied(own[last], clean)}). "
-            f"With the trained models stopped early, the crossover by how long the models that rank were trained: "
-            f"{'; '.join(ranked)}."
-        )
-    return "\n\n".join(lines)
-
-
 def primary_table(d: pd.DataFrame) -> pd.DataFrame:
     """d by stratum, reading and noise rate: mean, 95 % t-interval over the sets' means, t-test's p; then of all sets.
 
@@ -359,11 +281,12 @@ def primary_table(d: pd.DataFrame) -> pd.DataFrame:
         return named_d(means) | {"p": p, "p (Holm)": np.nan} | ahead
 
     by = ["stratum", "reading", RATE]
-    families = [compare.together(part, by[:2]) for part in (d, d.assign(stratum="all"))]
+    families = [compare.together(part, by[:2]) for part in (d, d.assign(stratum=ALL))]
     tables = [compare.with_correction(compare.table(part, by, measure), "p") for part in families]
     return pd.concat(tables, ignore_index=True)
 
 
+LEAST = "smallest p of a gain (Holm)"
 ABOVE, ABOVE_P = f"d above {100 * THRESHOLD:g} %", f"p above {100 * THRESHOLD:g} % (Holm)"
 UP_TO, RISE = f"d up to {100 * THRESHOLD:g} %", f"{ABOVE} less up to it"
 
@@ -429,7 +352,7 @@ def full_reading(by_reading: pd.DataFrame, full: pd.DataFrame) -> str:
     """Whether a gain on keeping everything is shown once it is adjusted, by stratum; and the best mean in ``full`` of
     an arm that is not the title's and knows no labels."""
     lines = []
-    for stratum, part in by_reading[by_reading.stratum != "all"].groupby("stratum", sort=False):
+    for stratum, part in by_reading[by_reading.stratum != ALL].groupby("stratum", sort=False):
         if np.isnan(least := part[LEAST].min()):
             continue  # no data set beside another
         word = "failed" if least < 0.05 else "held"

@@ -19,7 +19,7 @@ from datalab.protocol import protocol
 from datalab.record import Statement
 from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import estimated
-from datalab.sections.readings import ABOVE, ABOVE_P, LEAST, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
+from datalab.sections.readings import ALL, RATE, READINGS, RULES, STRATA, THRESHOLD, and_all, named_d
 from datalab.sections.trials import fine_tuned, once_more, training_length, version_1
 
 VERDICT, LEDGER = RULES["title_verdict"], RULES["ledger_reading"]
@@ -59,7 +59,7 @@ def crossovers(d: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     by = ["stratum", "data sets", "reading"]
     d = and_all(and_all(d, "data sets"), "stratum")
     for column, order in {"data sets": (readings.UNTOUCHED, readings.LOOKED_AT), "stratum": STRATA}.items():
-        d = d.sort_values(column, key=lambda s, order=order: s.map([*order, "all"].index), kind="stable")
+        d = d.sort_values(column, key=lambda s, order=order: s.map([*order, ALL].index), kind="stable")
     return compare.crossovers(d, "d", root_seed, by)
 
 
@@ -91,10 +91,10 @@ def goes_with(by_dataset: pd.DataFrame) -> pd.DataFrame:
     """
     at_0 = next(name for name in by_dataset if name.startswith("d at "))
     likes, lines = ("balance", "classes", "clean F1"), []
-    groups = {"all": by_dataset} | dict(iter(by_dataset.groupby("stratum", sort=False)))
+    groups = {ALL: by_dataset} | dict(iter(by_dataset.groupby("stratum", sort=False)))
     for (stratum, group), y in itertools.product(groups.items(), ("crossover", at_0)):
         for reading, part in group.groupby("reading", sort=False):
-            for x in likes[stratum != "all" :] if len(part) > 4 else ():
+            for x in likes[stratum != ALL :] if len(part) > 4 else ():
                 found = pingouin.corr(part[x], part[y].clip(-1, 1), method="spearman").iloc[0]
                 low, high = found.filter(like="CI95").iloc[0]
                 line = {"stratum": stratum, "reading": reading, "of": y, "with": x, "rho": found.r}
@@ -123,7 +123,7 @@ def power(d: pd.DataFrame) -> pd.DataFrame:
 
 
 def _on_all(crossover: pd.DataFrame, stratum: str) -> pd.DataFrame:
-    return compare.rows_of_kind(crossover, stratum=stratum, **{"data sets": "all"})
+    return compare.rows_of_kind(crossover, stratum=stratum, **{"data sets": ALL})
 
 
 def title_verdict(d: pd.DataFrame, crossover: pd.DataFrame) -> TitleVerdict:
@@ -229,13 +229,13 @@ def answer(
             lines[stratum] += " Below 0 %: with clean labels already." if least == "below 0 %" else ""
             if kinds := kinds_apart(parts, (BOTH, OTHERS)):
                 lines["kinds"] = kinds
-    for stratum, part in by_size[by_size.stratum != "all"].groupby("stratum", sort=False) if len(by_size) else ():
+    for stratum, part in by_size[by_size.stratum != ALL].groupby("stratum", sort=False) if len(by_size) else ():
         each = [
             f"{readings.from_rate(at)} with {name} training examples"
             for name, at in part.groupby("trained on", sort=False)
         ]
         lines[f"{stratum}, size"] = f"On {part.sets.max()} {stratum} data sets the same crossover: {'; '.join(each)}."
-    for stratum, part in full[full.stratum != "all"].groupby("stratum", sort=False):
+    for stratum, part in full[full.stratum != ALL].groupby("stratum", sort=False):
         own = full_crossover[full_crossover.stratum == stratum]
         lines[f"{stratum}, {AGAINST_ALL}"] = " ".join(
             [against_full(part), *([readings.caught_up(own)] if len(own) else [])]
@@ -276,15 +276,15 @@ def against_full(table: pd.DataFrame) -> str:
     for side in ("ahead", "behind"):
         named = [f"{row[side]} ({row.reading})" for _, row in table.iterrows() if row[side] != "no rate"]
         sides.append(f"{side} at {'; '.join(named) or 'no rate'}")
-    least = table[LEAST].min()
+    least = table[readings.LEAST].min()
     adjusted = f"Holm's smallest p of a gain, over these {len(table)} scores and all rates, is {least:.2g}"
-    shown = ((table[ABOVE_P] < 0.05) & (table[ABOVE] > 0)).sum()
+    shown = ((table[readings.ABOVE_P] < 0.05) & (table[readings.ABOVE] > 0)).sum()
     return (
         f"Against keeping everything it is, on {best.sets} {best.stratum} sets, {', '.join(sides)} (95 % intervals, "
         f"unadjusted; {'no p' if np.isnan(least) else adjusted}). The best mean is "
         f"{sentences.points(best, 'd', '')} points, {best.reading}, at {best[RATE]:g} %. The mean of "
-        f"the rates above 15 %, asked for after the results were seen, in points: {sentences.tallied(table, ABOVE)} "
-        f"scores; a gain shown, adjusted for these, in {shown}."
+        f"the rates above 15 %, asked for after the results were seen, in points: "
+        f"{sentences.tallied(table, readings.ABOVE)} scores; a gain shown, adjusted for these, in {shown}."
     )
 
 

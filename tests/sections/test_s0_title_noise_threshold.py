@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from datalab import data, ledger, stats
 from datalab.sections import compare, readings
 from datalab.sections import s0_title_noise_threshold as s0
-from datalab.sections.trials import once_more, training_length
+from datalab.sections.trials import longer_training, once_more, training_length
 
 SETS = {"optdigits": 0.0, "penbased": 0.01, "mnist5k": -0.01, "adult": 0.02, "splice": 0.0, "credit": -0.02}
 RATES = (0.0, 0.1, 0.2, 0.4)
@@ -58,9 +58,8 @@ def test_the_notebooks_cell_computes_the_primary_tables_d_and_interval(rows, sho
 
 
 def test_strata_are_never_pooled_in_silence(rows):
-    crossover = s0.crossovers(readings.read_by(readings.early_stopped(rows)), 0).set_index(
-        ["stratum", "data sets", "reading"]
-    )
+    crossover = s0.crossovers(readings.read_by(readings.early_stopped(rows)), 0)
+    crossover = crossover.set_index(["stratum", "data sets", "reading"]).sort_index()
     assert crossover.crossover["balanced", "all", "F1, quota"] == pytest.approx(0.15)
     assert crossover.crossover["balanced", "all", "accuracy, no quota"] == pytest.approx(0.20)
     assert set(crossover.loc[("all", "all"), "sets"]) == {6}
@@ -102,7 +101,11 @@ def test_the_readings_are_compared_on_the_same_data_sets_and_no_limit_leaves_the
 
 
 def test_every_length_of_training_and_of_references_has_its_crossover(rows):
-    table = readings.by_length(rows, 0).set_index(["stratum", "reading", "reference", "trained"]).crossover.sort_index()
+    table = (
+        longer_training.by_length(rows, 0)
+        .set_index(["stratum", "reading", "reference", "trained"])
+        .crossover.sort_index()
+    )
     at = table["balanced", "F1, quota"]
     assert set(at.index) == {(r, t) for r in ("stopped early", "100 steps", "1000 steps")
                              for t in ("stopped early", "100", "1000")}  # fmt: skip
@@ -268,33 +271,33 @@ def test_a_longer_training_is_compared_with_the_shortest_data_set_by_data_set(ro
     shift = rows.dataset.map({name: i / 100 for i, name in enumerate(SETS)})
     long = (rows.method == "influence") & (rows.steps == 1000)
     rows["macro_f1"] += np.where(long, shift - 1.0, 0.0)  # 1000 steps: the fixture's whole point is taken off again
-    table = readings.by_length(rows, 0).set_index(["stratum", "reading", "reference", "trained"])
-    at = table.loc["balanced", "F1, quota", "100 steps"]
+    table = longer_training.by_length(rows, 0).set_index(["stratum", "reading", "reference", "trained"])
+    at = table.sort_index().loc["balanced", "F1, quota", "100 steps"]
     expected = np.array([0.0, 0.01, 0.02])
     interval = scipy_stats.t.interval(0.95, 2, expected.mean(), scipy_stats.sem(expected))
-    names = [readings.LONGER, f"{readings.LONGER} low", f"{readings.LONGER} high"]
+    names = [longer_training.LONGER, f"{longer_training.LONGER} low", f"{longer_training.LONGER} high"]
     assert at.loc["1000", names].tolist() == pytest.approx([0.01, *interval])
     assert at.loc["100", names].isna().all()
     assert at.loc["100", "d at 0 %"] == pytest.approx(-0.15)
-    text = readings.length_reading(table.reset_index())
+    text = longer_training.length_reading(table.reset_index())
     assert "On balanced sets longer training makes pruning pay: **open**" in text
     assert "On skewed sets longer training makes pruning pay: **held**" in text  # 3, 4 and 5 points
     assert "no label is flipped: **open** (d at 0 %, 1000 steps, -14.0, interval above 0 in 0" in text
     table["d at 0 % low"] += 0.2
-    assert "no label is flipped: **failed**" in readings.length_reading(table.reset_index())
+    assert "no label is flipped: **failed**" in longer_training.length_reading(table.reset_index())
 
 
 def test_the_crossover_by_the_length_of_the_models_that_rank_is_in_the_title_and_the_sentence(rows):
-    table = readings.by_length(rows, 0)
+    table = longer_training.by_length(rows, 0)
     stopped = table[(table.trained == "stopped early") & (table.stratum == "balanced")]
     least = {name: 100 * part.crossover.min() for name, part in stopped.groupby("reference")}
     assert set(least) == {"100 steps", "1000 steps", "stopped early"}
-    title = readings.length_title(table)
+    title = longer_training.length_title(table)
     assert title.startswith("Crossover on balanced sets, trained models stopped early: ")
     assert f"{least['100 steps']:.1f} %" in title.split(", ")[1]
     assert "if ranked by models of 100 steps" in title
     assert title.endswith("if ranked by models stopped early")
-    text = readings.length_reading(table)
+    text = longer_training.length_reading(table)
     for name, at in least.items():
         assert re.search(rf"{name}, {at:.1f} %[^;]* \(limits ", text)
 
@@ -342,7 +345,7 @@ def test_shares_dropped_are_each_compared_with_random_of_their_own_size(rows):
     own = readings.read_by(stopped[(stopped.seed == 0) & (stopped.rate < 0.4)])  # the title's, at what the others have
     pd.testing.assert_frame_equal(d[d.dropped == "30 %"][own.columns].reset_index(drop=True), own)
 
-    at = once_more.share_crossovers(d, 0).set_index(["stratum", "reading", "dropped"]).loc["balanced", "F1, quota"]
+    at = compare.rows_of_kind(once_more.share_crossovers(d, 0), stratum="balanced", reading="F1, quota")
     # Of the mean rate - 0.15 + gain - 0.02 of random: at 0.12, 0.15, beyond the rates, and at 0.17.
     assert at.crossover.tolist() == pytest.approx([0.12, 0.15, np.inf, 0.17])
     assert at["d at 0 %"].tolist() == pytest.approx([-0.12, -0.15, -0.27, -0.17])

@@ -16,7 +16,7 @@ from datalab import data, stats
 from datalab.protocol import protocol
 from datalab.sections import compare, readings, sentences
 from datalab.sections.parameters import AnyDatasets, Fractions, Rates
-from datalab.sections.readings import LEAST, PRIMARY_KEEP, STRATA, read_by
+from datalab.sections.readings import ALL, LEAST, PRIMARY_KEEP, STRATA, read_by
 from datalab.sections.trials import training_length
 from datalab.sections.trials.training_length import DOUBTED
 from datalab.sweep import Task
@@ -93,7 +93,7 @@ def sized(rows: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
     """:func:`read_by` of the same data sets and rates with fewer and with more training examples, stopped early.
 
     ``rows`` has one row a model, ``larger`` all rows of :func:`larger_tasks`; ``trained on`` says which of both a
-    row is of. Strata apart, and together as "all". Empty where nothing was trained on more.
+    row is of. Strata apart, and together as ``ALL``. Empty where nothing was trained on more.
     """
     if larger.empty:
         return pd.DataFrame()
@@ -120,7 +120,7 @@ def larger_less_smaller(d: pd.DataFrame) -> pd.DataFrame:
         return compare.mean_with_interval(more - fewer, "difference") | {"sets": len(more)}
 
     by = ["stratum", "reading", readings.RATE]
-    return compare.table(compare.together(d[d.stratum != "all"], by[:2]), by, measure) if len(d) else d
+    return compare.table(compare.together(d[d.stratum != ALL], by[:2]), by, measure) if len(d) else d
 
 
 def size_reading(larger: pd.DataFrame) -> str:
@@ -209,7 +209,7 @@ def share_against_full(d: pd.DataFrame) -> pd.DataFrame:
     parts = d.assign(d=d.d_full).groupby("dropped", sort=False)
     table = compare.below({share: readings.primary_table(part) for share, part in parts}, "dropped")
     by = ["stratum", "reading", "dropped"]
-    return readings.best_gains(compare.together(table[table.stratum != "all"], by, readings.RATE), by)
+    return readings.best_gains(compare.together(table[table.stratum != ALL], by, readings.RATE), by)
 
 
 def share_reading(apart: pd.DataFrame, full: pd.DataFrame) -> str:
