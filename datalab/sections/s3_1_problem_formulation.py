@@ -160,13 +160,8 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 def by_stratum(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every system in every stratum, with 95 % t-intervals over data sets."""
     part = of_part(rows, "stratum")
-    part = part.assign(stratum=part.stratum.astype(int) + 1)
-    keys = ["strata", "system", "stratum"]
-    return compare.table(
-        part,
-        keys,
-        lambda cell: compare.mean_with_interval(compare.by_set(cell, "right"), "accuracy", bounds=compare.SHARE),
-    )
+    part, by = part.assign(stratum=part.stratum.astype(int) + 1), ["strata", "system", "stratum"]
+    return compare.means(part, by, {"right": ("accuracy", compare.SHARE)}).drop(columns="sets")
 
 
 def systems(rows: pd.DataFrame) -> pd.DataFrame:

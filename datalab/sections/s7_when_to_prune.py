@@ -54,13 +54,9 @@ def against_everything(every: Mapping[str, pd.DataFrame], metric: str = "macro_f
         p = stats.t_test(means).p if len(means) > 1 and means.any() else np.nan
         return named_d(means) | {"p": p, "p (Holm)": np.nan, "sets": len(means)}
 
-    ends = _ends(every).items()
-    tables = {trained: readings.against_full_table(part, metric, measure) for trained, part in ends}
+    ends = (STOPPED, list(every)[-1])
+    tables = {trained: readings.against_full_table(every[trained], metric, measure) for trained in ends}
     return compare.with_correction(compare.below(tables, "trained"), "p")
-
-
-def _ends(every: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    return {name: every[name] for name in (STOPPED, list(every)[-1])}
 
 
 def by_classes(stopped: pd.DataFrame) -> pd.DataFrame:
