@@ -156,6 +156,12 @@ def curves(
     return _finished(grid, title, panel, panel_row)
 
 
+def titled(figure: Figure, title: str) -> Figure:
+    """The figure under its title, which stands at the left above all panels: no layout leaves room for it."""
+    figure.text(0.01, 1, title, ha="left", va="bottom", fontsize=12)
+    return figure
+
+
 def _groups(table: pd.DataFrame, by: str | None, names: Collection[str] = ()) -> dict[str, pd.DataFrame]:
     """The rows of every group, in order of appearance or that of ``names``, under the group's name in the legend."""
     if by is None:
@@ -174,8 +180,7 @@ def _finished(grid: Facets, title: str, *panels: str | None) -> Figure:
     if parts:
         grid.set_titles(", ".join(parts))
     figure, (handles, labels) = grid.figure, grid.axes[0, 0].get_legend_handles_labels()
-    figure.text(0.01, 1, title, ha="left", va="bottom", fontsize=12)  # no layout leaves room for it, at no height
-    figure.tight_layout()
+    titled(figure, title).tight_layout()
     if any(labels):
         under = (0.5, 0.1 / figure.get_figheight())
         figure.legend(handles, labels, loc="upper center", ncols=min(4, len(labels)), bbox_to_anchor=under)
@@ -290,6 +295,5 @@ def images(examples: pd.DataFrame, score: str, *, title: str, by: str | None = N
             row.text(place + 0.45, 1, caption, ha="center", fontweight="bold" if flipped else "normal")
         row.set(xlim=(-0.05, columns - 0.05), ylim=(-0.05, 1.2), xticks=[], yticks=[], frame_on=False)
         row.set_ylabel(word.strip(), fontsize=10)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout()
-    return figure
+    return titled(figure, title)

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from datalab import audit, ledger
 from datalab.audit import Outcome
@@ -155,7 +156,7 @@ def sentence_of_statements(table: pd.DataFrame) -> str:
     )
 
 
-def printed_against_recomputed(cells: pd.DataFrame) -> plots.Facets:
+def printed_against_recomputed(cells: pd.DataFrame) -> Figure:
     """One panel a table and unit: what is printed (marker) and what the other printed figures allow (bar)."""
     markers = {"consistent": "o", "contradicted": "X", "uncheckable": "s"}
     looks = {name: {"marker": marker, "color": plots.LOOKS[name]["color"]} for name, marker in markers.items()}
@@ -171,9 +172,5 @@ def printed_against_recomputed(cells: pd.DataFrame) -> plots.Facets:
         axes.margins(x=0.1)
     grid.set_titles("{col_name}").set_axis_labels("printed; bar: what the other figures allow", "")
     grid.add_legend({name: plt.Line2D([], [], linestyle="", **look) for name, look in looks.items()}, title="printed")
-    grid.figure.suptitle(
-        "Where does a printed figure lie outside what the paper's own numbers allow?", x=0.01, ha="left"
-    )
     grid.lay_out()
-    grid.figure.subplots_adjust(top=0.94)
-    return grid
+    return plots.titled(grid.figure, "Where does a printed figure lie outside what the paper's own numbers allow?")

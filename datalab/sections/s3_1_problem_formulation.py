@@ -221,7 +221,7 @@ def pruning_effect(rows: pd.DataFrame) -> pd.DataFrame:
     return compare.means(right, by, {"effect": ("influence less full", None)}).drop(columns="sets")
 
 
-def strata(by_stratum: pd.DataFrame) -> sns.FacetGrid:
+def strata(by_stratum: pd.DataFrame) -> Figure:
     """A panel a kind of strata: accuracy of every system in each stratum; colour: architecture, marker: method."""
     names = by_stratum.system.str.split(", ", expand=True).set_axis(["architecture", "method"], axis=1)
     looks = {"hue": "architecture", "style": "method", "markers": True, "kind": "line"}
@@ -229,8 +229,7 @@ def strata(by_stratum: pd.DataFrame) -> sns.FacetGrid:
     grid.set(ylim=(0, 1.03), xticks=sorted(set(by_stratum.stratum)))
     grid.set_axis_labels("stratum of the test set (1: lowest)", "accuracy, mean over data sets")
     grid.set_titles("strata by {col_name}")
-    grid.figure.suptitle("Where do systems differ?", x=0.01, y=1.04, ha="left")
-    return grid
+    return plots.titled(grid.figure, "Where do systems differ?")
 
 
 def precision(agreement: pd.DataFrame) -> Figure:

@@ -276,8 +276,7 @@ def streams_figure(streams: pd.DataFrame) -> Figure:
     figure.supxlabel("window, from the first that shifts", fontsize=10)
     figure.colorbar(shares, ax=axes, shrink=0.4, anchor=(0, 0), label="share of seeds")
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.04, 1.05))
-    figure.suptitle("Does a label-free monitor see the shift before accuracy falls?", x=0.01, ha="left", fontsize=12)
-    return figure
+    return plots.titled(figure, "Does a label-free monitor see the shift before accuracy falls?")
 
 
 def verdicts(
