@@ -7,7 +7,7 @@ monitor on a stream that shifts, and DATA-LAB's weights on top of published prun
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ KEYS = {"dataset": "data set", "kind": "shift"}  # of a stream, as its tables na
 class Parameters(s4_1.MainParameters):
     """What section 5.1 takes; ``None`` is the profile's value. It reads the tasks of sections 4.1 and 3.1 as well."""
 
-    monitor_datasets: Annotated[Datasets, pydantic.Field(min_length=1)]
+    monitor_datasets: Datasets
 
     @pydantic.field_validator("monitor_datasets")
     @classmethod

@@ -8,18 +8,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from datalab.sections import compare, sentences
+from datalab.sections import compare, readings, sentences
 from datalab.sections.compare import STOPPED
-from datalab.sections.readings import (
-    FEW_READINGS,
-    READINGS,
-    at_lowest,
-    differences,
-    early_stopped,
-    from_rate,
-    spread,
-    with_strata,
-)
 
 LONGER = "d less shortest"  # the mean of d over the rates
 
@@ -32,10 +22,10 @@ def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
     length, paired by data set; 95 % t-intervals.
     """
     lengths = sorted(rows.steps.unique())
-    trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: early_stopped(rows)}
+    trained = {f"{n:.0f}": rows[rows.steps == n] for n in lengths} | {STOPPED: readings.early_stopped(rows)}
     parts = []
-    for (length, part), reading in itertools.product(trained.items(), FEW_READINGS):
-        d = differences(part, READINGS[reading])
+    for (length, part), reading in itertools.product(trained.items(), readings.FEW_READINGS):
+        d = readings.differences(part, readings.READINGS[reading])
         cases = d.groupby("reference_steps").size()
         everywhere = cases.index[cases == len(d[["dataset", "seed", "rate"]].drop_duplicates())]
         fixed = d[d.reference_steps.isin(everywhere)]
@@ -43,13 +33,13 @@ def by_length(rows: pd.DataFrame, root_seed: int) -> pd.DataFrame:
         d = pd.concat([fixed.assign(reference=reference), d[d.reference_chosen].assign(reference=STOPPED)])
         parts.append(d.assign(reading=reading, trained=length))
     by = ["stratum", "reading", "reference", "trained"]
-    d = compare.together(with_strata(pd.concat(parts)), by)
+    d = compare.together(readings.with_strata(pd.concat(parts)), by)
     shortest = d[d.trained == next(iter(trained))].groupby([*by[:3], "dataset"]).d.mean()
 
     def measure(part: pd.DataFrame) -> dict[str, float]:
         line, length = tuple(part[by[:3]].iloc[0]), part.trained.iloc[0]
         longer = [] if length == next(iter(trained)) else compare.by_set(part, "d") - shortest.loc[line]
-        clean = compare.mean_with_interval(compare.by_set(part, "d", rate=d.rate.min()), at_lowest(d))
+        clean = compare.mean_with_interval(compare.by_set(part, "d", rate=d.rate.min()), readings.at_lowest(d))
         return clean | compare.mean_with_interval(longer, LONGER)
 
     return compare.crossovers_beside(d, root_seed, by, measure)
@@ -66,7 +56,8 @@ def length_title(by_length: pd.DataFrame) -> str:
     stratum = by_length.stratum.iloc[0]
     ranked = list(by_ranking(by_length, stratum).items())
     each = [
-        f"{from_rate(at).removeprefix('from ')} if ranked by models {length if length == STOPPED else f'of {length}'}"
+        readings.from_rate(at).removeprefix("from ")
+        + f" if ranked by models {length if length == STOPPED else f'of {length}'}"
         for length, at in (ranked[0], ranked[-1])
     ]
     return f"Crossover on {stratum} sets, trained models stopped early: {', '.join(each)}"
@@ -84,7 +75,7 @@ def length_reading(by_length: pd.DataFrame) -> str:
         falls = [bool((line[1:] <= line[:-1]).all()) for line in crossovers.apply(np.asarray)]
         gains = "failed" if (own[last][f"{clean} low"] > 0).any() else "open"
         ranked = [
-            f"{length}, {from_rate(at).removeprefix('from ')} (limits {' to '.join(spread(at)[2:])})"
+            f"{length}, {readings.from_rate(at).removeprefix('from ')} (limits {' to '.join(readings.spread(at)[2:])})"
             for length, at in by_ranking(by_length, stratum).items()
         ]
         lines.append(
