@@ -123,6 +123,8 @@ class RunConsole:
             for part in entry.headline:
                 for text in plain(part.get("text", "")):
                     self.say(f"{entry.number:<4} {text}")
+                if part.get("caption"):
+                    self.say(f"{entry.number:<4} {part['caption']}")
                 if "columns" in part:
                     self._headline(part["columns"], part["rows"])
         self.say(f"Executed notebooks: {record}/notebooks   tables: {record}/tables   verdicts: {record}/claims.csv")

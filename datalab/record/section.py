@@ -265,18 +265,18 @@ class Section:
                 "raw": None if raw is None else rawrows.counted(self._raw.values(), raw, claim_id),
             }
 
-    def headline(self, what: str | pd.DataFrame, answer: bool = False) -> None:
+    def headline(self, what: str | pd.DataFrame, answer: bool = False, caption: str = "") -> None:
         """Keep a line or a small table for ``datalab run`` to print at the end; nothing is shown here.
 
-        ``datalab report`` ends with the lines of the first section that are its ``answer``.
+        ``datalab report`` ends with the lines of the first section that are its ``answer``, and its pages begin with a
+        table that has a ``caption``.
         """
         self._must_be_open()
         if isinstance(what, str):
             self._headline.append({"text": what} | ({"answer": True} if answer else {}))
         else:
             frame = flat(what)
-            # A caption is part of the format, by which records are recomputed.
-            self._headline.append({"caption": "", "columns": list(frame.columns), "rows": shown_rows(frame)})
+            self._headline.append({"caption": caption, "columns": list(frame.columns), "rows": shown_rows(frame)})
 
     def claims(self) -> pd.DataFrame:
         """The claims stated so far, by this section and by the others of the record, one row a claim of the ledger."""

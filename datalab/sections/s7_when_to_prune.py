@@ -132,8 +132,10 @@ def rules(stopped: pd.DataFrame) -> pd.DataFrame:
     return compare.table(compare.together(frame, by), by, measure)
 
 
-def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
-    """Keep everything or prune, all stopped early: which comparisons of :func:`against_everything` show a gain.
+def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> list[str]:
+    """Keep everything or prune, all stopped early, by the comparisons that show a gain; then which were made.
+
+    The tables are those of :func:`against_everything`.
 
     Shown is a gain, or a loss, whose p is below the level when corrected over all that were compared; large enough to
     be acted on is a gain whose lower limit is above a point as well.
@@ -153,13 +155,14 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     influence = int(shown.arm.str.startswith("influence").sum())
     keep = "Keep everything, and stop training early"
     advice = f"{keep}, but prune where that gains a point" if len(large) else keep
-    return (
-        f"**{advice}.** Dropping examples was compared with that {len(asked)} times: {asked.arm.nunique()} ways to "
-        f"choose them, {asked[RATE].nunique()} shares of wrong labels, {asked.stratum.nunique()} kinds of data sets, "
-        f"{asked.score.nunique()} scores. Corrected for so many looks (Holm) it gains in {len(shown)} "
-        f"({where}), by influence in {influence}, and by a point or more for certain in {len(large)}; it loses in "
-        f"{losses}. Uncorrected it gains in {len(ahead)}."
-    )
+    return [
+        f"**{advice}.** Dropping examples was compared with that {len(asked)} times. Corrected for so many looks "
+        f"(Holm), it gains in {len(shown)}, by influence in {influence}, by a point or more for certain in "
+        f"{len(large)}, and loses in {losses}. Uncorrected it gains in {len(ahead)}.",
+        f"These are {asked.arm.nunique()} ways to choose what is dropped, {asked[RATE].nunique()} shares of wrong "
+        f"labels, {asked.stratum.nunique()} kinds of data sets, {asked.score.nunique()} scores. The gain that is "
+        f"shown: {where}.",
+    ]
 
 
 def classes_apart(by_classes: pd.DataFrame) -> str:
@@ -198,7 +201,7 @@ def answer(
     rules: pd.DataFrame,
 ) -> list[str]:
     """What to take home, as sentences that follow the tables of those names; the recommendation first."""
-    lines = [recommended(full, accuracy), *levels(stopped_or_pruned)]
+    lines = [*recommended(full, accuracy), *levels(stopped_or_pruned)]
     lines += [classes_apart(by_classes)] if len(by_classes) else []
     lines += [foretelling.foretells(part) for _, part in predictors.groupby("data sets", sort=False)]
     own = predictors[predictors.trained == STOPPED]

@@ -155,6 +155,21 @@ def test_the_sentences_follow_the_tables(rows):
     assert title.endswith("balanced sets 15.0 % to 20.0 %; skewed sets 15.0 % to 20.0 %")
 
 
+def test_the_first_table_says_in_points_what_dropping_is_worth(rows):
+    stopped = readings.early_stopped(rows)
+    primary, full = readings.primary_table(readings.read_by(stopped)), readings.against_full_table(stopped)
+    caption, table = readings.in_points(primary, full, "balanced")
+    assert caption.startswith("On 3 balanced data sets, all models stopped early: what dropping 30 % ")
+    at = full[(full.stratum == "balanced") & (full.arm == "random, quota")].set_index(readings.RATE).loc[40]
+    wanted = f"{100 * at.d:+.1f} [{100 * at.low:.1f}, {100 * at.high:.1f}]"
+    assert table.set_index("wrong labels").loc["40 %", "random less everything"] == wanted
+    known = primary[(primary.stratum == "balanced") & (primary.reading == "F1, quota")]
+    assert [float(text.split()[0]) for text in table["influence less random"]] == [*(100 * known.d).round(1)]
+    caption, none = readings.in_points(primary, full, "no such stratum")
+    assert none.empty
+    assert caption.startswith("On 0 ")
+
+
 @pytest.mark.parametrize(
     ("shift", "words", "last"),
     [
