@@ -396,6 +396,12 @@ def test_options_of_text_tables_are_taken_for_a_test_table_alone(tmp_path: Path,
     assert "test: text table: 3 columns, delimiter tab" in lines
 
 
+def test_pretrained_weights_that_nothing_asks_for_are_said(begun: Callable) -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    assert "pretrained: no column is text or a picture's path" in begun(x, y, pretrained=True)[0]
+    assert "pretrained" not in begun(x, y)[0]
+
+
 def test_many_features_are_said_to_take_time(begun: Callable) -> None:
     x, y = np.random.default_rng(0).normal(size=(60, 1001)), np.arange(60) % 2
     assert "wide: 1,001 numbers a row" in begun(x, y)[0]
