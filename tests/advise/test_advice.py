@@ -402,9 +402,10 @@ def test_pretrained_weights_that_nothing_asks_for_are_said(begun: Callable) -> N
     assert "pretrained" not in begun(x, y)[0]
 
 
-def test_many_features_are_said_to_take_time(begun: Callable) -> None:
-    x, y = np.random.default_rng(0).normal(size=(60, 1001)), np.arange(60) % 2
-    assert "wide: 1,001 numbers a row" in begun(x, y)[0]
+def test_many_features_are_said_to_take_time(monkeypatch: pytest.MonkeyPatch, begun: Callable) -> None:
+    monkeypatch.setattr(advice, "WIDE", 10)
+    x, y = np.random.default_rng(0).normal(size=(60, 11)), np.arange(60) % 2
+    assert "wide: 11 numbers a row" in begun(x, y)[0]
     assert "wide: " not in begun(x[:, 1:], y)[0]
 
 
