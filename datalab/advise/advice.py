@@ -24,6 +24,7 @@ LEAST_OF_CLASS = 20
 NO_LABEL = ("", "nan", "<na>")  # words that stand for a missing label or group
 WHOLE = r"[-+]?(?:0|[1-9]\d{0,14})(?:\.0+)?"
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
+WIDE = 1000  # numbers a row, beyond which a split's time is training's (of 3,000: 96 %), in proportion to them
 SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
 
@@ -82,9 +83,9 @@ def advise(
     ``pred_probs`` (n, C): out-of-sample probabilities, in the classes' order, for confident learning in place of the
     pilot's own. With a fixed number of ``splits`` the answer is a function of data and ``seed`` alone. ``pretrained``:
     texts by MiniLM, pictures by EfficientNet-Lite0 (weights on disk), not by TF-IDF and pixels. ``read``:
-    ``delimiter``, ``decimal`` and ``encoding`` of a text table that are not to be detected. ``say`` is called with a
-    line for whatever was detected, and for the minutes announced; these count from ``began`` by ``time.perf_counter``,
-    or from now.
+    ``delimiter``, ``decimal`` and ``encoding`` of a text table, X or X_test, that are not to be detected. ``say`` is
+    called with a line for whatever was detected, and for the minutes announced; these count from ``began`` by
+    ``time.perf_counter``, or from now.
 
     Raises UserError, one line, for what cannot be advised on. Ctrl-C after two splits gives the answer so far.
     """
@@ -94,9 +95,16 @@ def advise(
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
     if splits is not None:
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
-    read = read or {}
+    read = {option: of for option, of in (read or {}).items() if of is not None}
     if unknown := sorted({*read} - {"delimiter", "decimal", "encoding"}):
         raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
+    if read and not any(map(reading.is_text_table, (X, X_test))):
+        tables = f"of text tables alone ({', '.join(reading.TEXT)})"
+        raise UserError(f"{', '.join(read)}: {tables}, and neither the data nor the test rows are one; leave it out")
+    if y is not None and label is not None:
+        raise UserError("label: given as values and as a column's name; leave one out")
+    if y_test is not None and X_test is None:
+        raise UserError("y_test: labels of no rows; give X_test too, or leave it out")
     by_row = {"label": y, "id": ids, "group": groups, "features": embedded, "pred_probs": pred_probs}
     for what, values in by_row.items():
         _refuse_other_order(what, values, X)
@@ -107,7 +115,7 @@ def advise(
     table = labelled(source, label, source.key if ids is None else ids, groups)
     codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
     n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
-    others = source if embedded is None else reading.read(embedded)
+    others = source if embedded is None else _further("features", embedded)
     named = [others.label, *(table.named.values() if others is source else ())]
     columns = [column for column in others.columns if column not in named]
     raw = others.take(columns, chosen)
@@ -124,12 +132,7 @@ def advise(
         line = f"{left_out.sum():,} rows repeat another's features (of {len(frame):,} looked at)"
         detected.append(f"duplicates: {line}, {other:,} with another label; the pilot sees each once")
     if X_test is not None:
-        if others.directions:
-            try:
-                X_test = others.directions(scipy.sparse.csr_matrix(X_test))
-            except (ValueError, TypeError) as error:
-                raise reading.unreadable("X_test", error) from None
-        test = reading.read(X_test, **read)
+        test = _further("X_test", X_test, others.directions, **read)
         clean, clean_codes = _clean(test, y_test, table, kinds)
         in_test = of_row.isin(pd.util.hash_pandas_object(clean, index=False)).to_numpy()
         if in_test.any():
@@ -146,6 +149,9 @@ def advise(
     detected += features.leaks(frame[kinds.alone], codes[chosen])
     if classes > pilot.INFLUENCE_CLASSES:
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
+    if x.shape[1] > WIDE:
+        line = f"wide: {x.shape[1]:,} numbers a row, to which a split's time is proportional"
+        detected.append(f"{line}; fewer directions of them, given as features, are judged sooner")
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")
     own = None if pred_probs is None else _probabilities(pred_probs, codes, table.names, detected)
@@ -180,17 +186,23 @@ def advise(
     return advice
 
 
+def _further(what: str, data: Any, directions: Callable | None = None, **read: str) -> reading.Source:
+    """The source of what is given beside X, brought to the ``directions`` of X; its refusal says what it is."""
+    try:
+        return reading.read(directions(scipy.sparse.csr_matrix(data)) if directions else data, **read)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise reading.unreadable(what, error) from None
+
+
 def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
     """Pandas' values whose index is that of the rows, in another order, would be taken by position."""
     if not (isinstance(values, pd.Series | pd.DataFrame) and isinstance(rows, pd.Series | pd.DataFrame)):
         return
-    own, theirs = values.index, rows.index
-    if len(own) != len(theirs):
-        return
-    as_text = own.map(str).append(theirs.map(str))  # one file's numbers may be another's text
-    orders = [np.split(both.factorize(use_na_sentinel=False)[0], 2) for both in (own.append(theirs), as_text)]
-    same = any(np.array_equal(*order) for order in orders)
-    if not same and any(np.array_equal(*map(np.sort, order)) for order in orders):
+    # As text, since one file's numbers may be another's text, and their whole numbers have a point beside a gap.
+    own, theirs = (list(of.index.map(lambda entry: str(entry).removesuffix(".0"))) for of in (values, rows))
+    if own != theirs and sorted(own) == sorted(theirs):
         cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
         raise UserError(f"{what}: its index is that of X in another order; {cure}")
 
@@ -296,11 +308,11 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
     if given[what := next(iter(given))] is None:
         raise UserError(f"{source.name}: name the {what}'s column{did_you_mean('', source.columns)}")
     named = {what: source.need(of, what) for what, of in given.items() if isinstance(of, str)}
-    read = source.whole(list(dict.fromkeys(named.values()))) if named else None
+    read = source.take(list(dict.fromkeys(named.values()))) if named else None
     made = {what: read[of] for what, of in named.items()}
     for what, of in given.items():
         if of is not None and what not in named:
-            if np.ndim(of) != 1:  # one column of a matrix will do; anything else is refused there
+            if (of if hasattr(of, "ndim") else label_kinds.dense(of, what)).ndim != 1:  # one column of a matrix will do
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]
             made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
@@ -320,8 +332,8 @@ def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
         column = column.map(str, na_action="ignore")
     try:
         codes, levels = pd.factorize(column)
-    except TypeError:  # lists and the like, which are refused below
-        codes, levels = np.arange(len(column)), column
+    except TypeError:
+        raise UserError(f"{what}: lists and the like are no label; use text, numbers, booleans or dates") from None
     if not len(levels):
         raise UserError(f"{what}: every label is missing")
     known = label_kinds.classes(levels, what)
@@ -330,13 +342,15 @@ def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
 
 def _probabilities(given: Any, codes: NDArray, names: NDArray, detected: list[str]) -> NDArray:
     """The user's p (n, C). Raises UserError for another shape, and where another order of columns fits better."""
-    source, need = reading.read(given), (len(codes), len(names))
-    table = source.whole()
-    text = table.select_dtypes("str")  # as all columns of a text table are
-    table = table.assign(**{column: features.numbers(text[column], source.decimal) for column in text})
+    source = _further("pred_probs", given)
+    need, shape = (len(codes), len(names)), (source.count(), len(source.columns))
+    if shape != need:
+        rule = "a column for each class, in ascending order, and no other"
+        raise UserError(f"pred_probs: need {need}, {rule}; got shape {shape}")
+    table = source.take()
+    text = list(table.select_dtypes("str"))  # as all columns of a text table are
+    table[text] = table[text].apply(features.numbers, decimal=source.decimal)
     p = label_kinds.shares(table, "pred_probs")
-    if p.shape != need:
-        raise UserError(f"pred_probs: need {need}, classes in ascending order, got shape {p.shape}")
     order = ", ".join([*names[:20], "..."][: len(names)])
     y = codes[codes >= 0]
     hit = metrics.confusion(y, p[codes >= 0].argmax(1), len(names))
@@ -379,7 +393,7 @@ def _clean(source: reading.Source, y: Any, table: Labelled, kinds: features.Colu
     """The clean test rows, typed, and their labels in the table's classes."""
     for feature in kinds.kinds:
         source.need(feature, "feature")
-    frame = source.whole()
+    frame = source.take()
     what, label = "test label", table.named.get("label", source.label) if y is None else y
     codes, names = _classes(_columns(source, {what: label})[what], what)
     at = pd.Index(table.names).get_indexer(names)

@@ -48,6 +48,8 @@ class Columns:
             more = f" and {len(names) - most} more" if len(names) > most else ""
             size = f" (grey, {SIDES[pretrained]} x {SIDES[pretrained]})" if kind == "image" else ""
             self.detected.append(f"{kind}{size}: {str(names[:most])[1:-1]}{more}")
+        if pretrained and not {"text", "image"} & {*self.used.values()}:
+            self.detected.append("pretrained: no column is text or a picture's path, so nothing is embedded")
         if not self.used:
             raise UserError(
                 f"{source.name}: no feature is left; {'; '.join(self.detected) or 'it has no further column'}"

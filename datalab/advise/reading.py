@@ -4,8 +4,6 @@ Text tables and Parquet are read in blocks, several times, and never held whole;
 frame. Nothing is ever unpickled.
 """
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from datalab.data.encoders import TEXT_COMPONENTS, WIDE_FROM
 from datalab.errors import MOST, UserError, did_you_mean
@@ -24,8 +23,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz2", ".txz")
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
+TEXT = (".csv", ".tsv", ".txt", ".tab")
 TABS = {"\\t": "\t", "tab": "\t"}  # a tab, as it is typed in a shell
-NO_ROWS = "a header, and no rows under it"
 KINDS = ".csv, .tsv, .parquet, .npz, .npy, or as a folder of images by class"
 COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
 UNSURE = r"[-+]?[1-9]\d{0,2}(?:,\d{3}|(?:\.\d{3})+)"  # whose mark may as well lie between thousands
@@ -57,7 +56,7 @@ class Source:
     directions: Callable[[Any], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        if twice := sorted({column for column in self.columns if self.columns.count(column) > 1}):
+        if twice := sorted(name for name, count in Counter(self.columns).items() if count > 1):
             raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one (or is there no header?)")
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -73,16 +72,12 @@ class Source:
             raise unreadable(f"file '{self.name}'", error) from None
         self.rows = start
 
-    def take(self, columns: list[str] | None, at: np.ndarray | None = None) -> pd.DataFrame:
+    def take(self, columns: list[str] | None = None, at: np.ndarray | None = None) -> pd.DataFrame:
         """The rows of these numbers (None: all), in their order here. Raises UserError for a source without rows."""
         parts = [block if at is None else block[block.index.isin(at)] for block in self.blocks(columns)]
         if not self.rows:
-            raise UserError(f"{self.name}: {NO_ROWS}")
+            raise UserError(f"{self.name}: it has no rows")
         return pd.concat(parts)
-
-    def whole(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """All rows of these columns at once."""
-        return self.take(columns)
 
     def count(self) -> int:
         """How many rows there are; they are read for it where they never were."""
@@ -115,8 +110,14 @@ def unreadable(what: str, error: Exception) -> UserError:
     """The refusal of what its reader gave up on: the reader's own, if it is one."""
     why = " ".join(str(error).split()).rpartition("Invalid: ")[2][:160]
     if "pickle" in why:
-        why = "it holds pickled objects, which can run code and are never opened; save numbers or text"
+        held = "no file of NumPy's, or one of pickled objects"
+        why = f"it is {held}, which can run code and are never opened; save numbers or text"
     return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why})")
+
+
+def is_text_table(data: Any) -> bool:
+    """Whether data are given as the path of a text table, by its name."""
+    return isinstance(data, str | Path) and Path(data).suffix.lower() in TEXT
 
 
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
@@ -136,7 +137,7 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
             return parquet(path)
         if kind in (".npz", ".npy"):
             return numpy_file(path)
-        if kind in (".csv", ".tsv", ".txt", ".tab"):
+        if kind in TEXT:
             return separated(path, delimiter, decimal, encoding)
     except Exception as error:  # zipfile's, zlib's, pyarrow's: every reader has its own
         raise unreadable(f"file '{path.name}'" if path else "the data", error) from None
@@ -154,44 +155,65 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     import pyarrow.csv as pacsv
 
     encoding, delimiter = encoding or _encoding(path), TABS.get(delimiter and delimiter.lower(), delimiter)
+    if delimiter and len(delimiter) > 1:
+        raise UserError(f"delimiter: must be a 1-character string, got {delimiter!r}")
+    if decimal not in (None, ".", ","):
+        raise UserError(f"decimal: must be '.' or ',', got {decimal!r}")
     with open(path, encoding=encoding, newline="") as stream:
         head = stream.read(1 << 18)
-    if excel := re.match(r"sep=(.)(\r\n?|\n)", head):  # a line that Excel reads before the header
-        head, delimiter = head[excel.end() :], delimiter or excel[1]
     if "\x00" in head:
         raise UserError(f"file '{path.name}': holds NUL bytes, so it is no text table")
-    cut = {}
-    for mark in [delimiter] if delimiter else ",;\t|":
-        rows = csv.reader(io.StringIO(head, newline=""), delimiter=mark)
-        cut[mark] = [row for row in rows if row][:500] or [[""]]
-    delimiter = max(cut, key=lambda mark: _fit(cut[mark]))
-    header = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
-    columns = [" ".join(column.split()) for column in next(filter(None, header), [""])]
-    above = bool(excel) + header.line_num  # blank lines too, and a name may be broken over several
+    excel = re.match(r"sep=(.)(\r\n?|\n)", head)  # a line that Excel reads before the header
+    reading = pacsv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, skip_rows=1 if excel else 0, encoding=encoding)
+
+    def opened(mark: str, ragged: Callable | None = None, **converting: Any) -> pacsv.CSVStreamingReader:
+        parsing = pacsv.ParseOptions(delimiter=mark, newlines_in_values=True, invalid_row_handler=ragged)
+        return pacsv.open_csv(path, reading, parsing, pacsv.ConvertOptions(**converting))
+
+    def cut(mark: str) -> tuple[float, list[str]]:
+        """The share of the first rows that a mark cuts into as many cells as the header, and the header."""
+        ragged: list = []
+        try:
+            reader = opened(mark, lambda row: ragged.append(row) or "skip")
+            rows, header = 1 + len(next(iter(reader), ())), reader.schema.names
+        except pa.ArrowInvalid:  # no line ends in what is read at once
+            return 0.0, []
+        return rows / (rows + len(ragged)) if len(header) > 1 else 0.0, header
+
+    delimiter = delimiter or (excel and excel[1])
+    cuts = {mark: cut(mark) for mark in ([delimiter] if delimiter else ",;\t|")}
+    delimiter = max(cuts, key=lambda mark: (cuts[mark][0], len(cuts[mark][1])))
+    written = cuts[delimiter][1]
+    if not written:
+        raise UserError(f"{path.name}: a header, and no rows under it, or a header of over {CSV_BLOCK >> 20} MB")
+    columns = [" ".join(cell.split()) for cell in written]
+    as_written = dict(zip(columns, written, strict=True))
     if len(columns) < 2:
         raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
-    if len(head) < 1 << 17 and next(filter(None, header), None) is None:  # of a longer header the rows lie behind
-        raise UserError(f"{path.name}: {NO_ROWS}")
+
+    def data(names: list[str]) -> Iterable[pd.DataFrame]:
+        cells = [as_written[name] for name in names]
+        batches = opened(delimiter, column_types=dict.fromkeys(written, pa.string()), include_columns=cells)
+        # Asked for no column, pyarrow gives all.
+        return (batch.to_pandas()[cells].set_axis(names, axis=1) for batch in batches)
+
+    source = Source(path.name, data, columns, [], path.parent)
+    sample = next((block for block in data(columns) if len(block)), None)
+    if sample is None:
+        raise UserError(f"{path.name}: a header, and no rows under it")
     if decimal is None:
-        cells = bare(pd.Series([cell for row in cut[delimiter][1:] for cell in row], dtype="str"))
+        cells = bare(sample[:500].stack())
         comma, point, unsure = (cells.str.fullmatch(number) for number in (COMMA, POINT, UNSURE))
         more = comma.astype(int) - point.astype(int)
         ahead = more[~unsure].sum() or (delimiter == ";") * more.sum()
         decimal = "," if ahead > 0 and delimiter != "," else "."
-    layout = {"block_size": CSV_BLOCK, "skip_rows": above, "column_names": columns, "encoding": encoding}
-    reading = pacsv.ReadOptions(use_threads=False, **layout)
-    parsing = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-
-    def data(names: list[str]) -> Iterable[pd.DataFrame]:
-        typing = pacsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=names)
-        # Asked for no column, pyarrow gives all.
-        return (batch.to_pandas()[names] for batch in pacsv.open_csv(path, reading, parsing, typing))
-
-    shown = "tab" if delimiter == "\t" else f"'{delimiter}'"
-    detected = [f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"]
+    source.decimal, shown = decimal, "tab" if delimiter == "\t" else f"'{delimiter}'"
+    line = f"text table: {len(columns)} columns, delimiter {shown}, decimal '{decimal}', encoding {encoding}"
+    source.detected.append(line)
     if any(re.fullmatch(f"{COMMA}|{POINT}", column) for column in columns) or all(map(str.isdigit, columns)):
-        detected.append(f"no header? the first row is taken for the columns' names: {str(columns[:4])[1:-1]}")
-    return Source(path.name, data, columns, detected, path.parent, decimal=decimal)
+        line = f"no header? the first row is taken for the columns' names: {str(columns[:4])[1:-1]}"
+        source.detected.append(line)
+    return source
 
 
 def bare(text: pd.Series) -> pd.Series:
@@ -211,12 +233,6 @@ def _encoding(path: Path) -> str:
     except UnicodeDecodeError:
         return "cp1252"  # of which Latin-1's printed letters are a part
     return "utf-8-sig" if start == b"\xef\xbb\xbf" else "utf-8"
-
-
-def _fit(rows: list[list[str]]) -> tuple[float, int]:
-    """The share of rows that a delimiter cuts into as many cells as the first, and how many these are."""
-    first = len(rows[0])
-    return (np.mean([len(row) == first for row in rows]) if first > 1 else 0.0, first)
 
 
 def parquet(path: Path) -> Source:
@@ -271,6 +287,7 @@ def in_memory(data: Any) -> Source:
     return of_array(array, "the array")
 
 
+@threadpool_limits.wrap(1)  # the order of a sum must not depend on the number of threads
 def _dense(x: Any) -> Source:
     if x.shape[1] <= WIDE_FROM:
         return of_array(x.toarray(), "the sparse matrix")

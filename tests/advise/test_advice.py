@@ -251,6 +251,21 @@ def test_probabilities_of_a_text_table_are_read_as_its_numbers(tmp_path: Path, b
         datalab.advise(np.arange(60.0)[:, None] ** [2, 3], y, pred_probs=tmp_path / "p.csv")
 
 
+def test_probabilities_with_a_column_too_many_are_refused_by_their_shape(tmp_path: Path) -> None:
+    """An index written along made numbers that are no probabilities: "these look like votes"."""
+    x, y = np.arange(60.0)[:, None] ** [2, 3], np.arange(60) % 2
+    p = pd.DataFrame(np.eye(2)[y])
+    p.to_csv(tmp_path / "p.csv")
+    for given in (p.assign(id=range(60)), p.assign(id=[f"k{i}" for i in range(60)]), tmp_path / "p.csv"):
+        with pytest.raises(
+            UserError, match=r"pred_probs: need \(60, 2\), a column for each class.* got shape \(60, 3\)"
+        ):
+            datalab.advise(x, y, pred_probs=given)
+    for what in ("pred_probs", "embedded"):
+        with pytest.raises(UserError, match=f"^{what.replace('embedded', 'features')}: the array: need features"):
+            datalab.advise(x, y, **{what: np.arange(60.0)})
+
+
 def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, begun: Callable) -> None:
     y = [1.0, 10.0, 2.0] * 30
     frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": y}).astype({"y": "str"})
@@ -323,8 +338,9 @@ def test_what_pandas_holds_in_another_order_than_the_rows_is_refused(what: str, 
         pd.IntervalIndex.from_tuples([(0, 2), (1, 3), (0, 3)]),
         pd.Index([2, None, 1], dtype="Int64"),
         pd.date_range("2024", periods=3, tz="UTC"),
+        pd.Index([[1, 2], [3], [1]]),
     ],
-    ids=["mixed", "repeated", "of levels", "overlapping", "with a gap", "dates"],
+    ids=["mixed", "repeated", "of levels", "overlapping", "with a gap", "dates", "lists"],
 )
 def test_an_index_of_any_entries_in_another_order_is_refused_and_another_one_is_none(index: pd.Index) -> None:
     x = pd.DataFrame({"a": range(len(index))}, index=index)
@@ -338,8 +354,9 @@ def test_an_index_of_text_is_that_of_the_same_numbers_and_in_another_order_refus
     x = pd.DataFrame({"a": range(12)})
     text = x.index.map(str)
     advice._refuse_other_order("label", pd.Series(range(12), index=text), x)
-    with pytest.raises(UserError, match="in another order"):
-        advice._refuse_other_order("label", pd.Series(range(12), index=text[::-1]), x)
+    for other in (text, x.index.astype(float), x.index.astype(float).map(str)):
+        with pytest.raises(UserError, match="in another order"):
+            advice._refuse_other_order("label", pd.Series(range(12), index=other[::-1]), x)
 
 
 def test_what_lies_before_the_call_is_in_the_budget_and_not_in_what_reading_takes(
@@ -370,6 +387,26 @@ def test_features_of_a_file_of_their_own_are_read_once(
     (tmp_path / "f.csv").write_text("a,b\n")
     with pytest.raises(UserError, match=r"f\.csv: a header, and no rows under it"):
         datalab.advise(frame[["sort"]], label="sort", embedded=tmp_path / "f.csv")
+
+
+def test_options_of_text_tables_are_taken_for_a_test_table_alone(tmp_path: Path, begun: Callable) -> None:
+    frame = pd.DataFrame({"x": np.arange(90) % 7 / 3, "z": np.arange(90) ** 2, "y": [*"abc"] * 30})
+    frame.assign(x=frame.x + 1).to_csv(tmp_path / "test.csv", sep="\t", index=False)
+    lines, _ = begun(frame, label="y", X_test=tmp_path / "test.csv", read={"delimiter": "tab"})
+    assert "test: text table: 3 columns, delimiter tab" in lines
+
+
+def test_pretrained_weights_that_nothing_asks_for_are_said(begun: Callable) -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    assert "pretrained: no column is text or a picture's path" in begun(x, y, pretrained=True)[0]
+    assert "pretrained" not in begun(x, y)[0]
+
+
+def test_many_features_are_said_to_take_time(monkeypatch: pytest.MonkeyPatch, begun: Callable) -> None:
+    monkeypatch.setattr(advice, "WIDE", 10)
+    x, y = np.random.default_rng(0).normal(size=(60, 11)), np.arange(60) % 2
+    assert "wide: 11 numbers a row" in begun(x, y)[0]
+    assert "wide: " not in begun(x[:, 1:], y)[0]
 
 
 def test_missing_groups_and_a_test_column_of_another_kind_are_said(begun: Callable) -> None:
@@ -405,9 +442,18 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
         ({"splits": 201}, "splits: must be 2 to 200 .* got 201"),
         ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
         ({"label": 65}, "label '65': no such"),
+        ({"y": y}, "label: given as values and as a column's name"),
+        ({"y_test": y}, "y_test: labels of no rows; give X_test too"),
+        ({"ids": [[1]] * (len(y) - 1) + [[1, 2]]}, "id: rows of different lengths"),
+        (
+            {"read": {"decimal": ",", "delimiter": None}},
+            "decimal: of text tables alone .* neither the data nor the test",
+        ),
     ):
         with pytest.raises(UserError, match=says):
             datalab.advise(frame, **{"label": 64} | given)
+    with pytest.raises(UserError, match="label 'k': lists and the like are no label"):
+        datalab.advise(frame.assign(k=[[0], [1, 2]] * (len(y) // 2)), label="k")
     for data in ({"a": [1], "b": [1, 2]}, [[1, 2], [3]]):
         with pytest.raises(UserError, match="the data: cannot be read"):
             datalab.advise(data, label="a")
@@ -476,6 +522,8 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     frame.assign(sort="x").to_csv("one.csv", index=False)
     frame.assign(sort=np.where(np.arange(len(frame)) < 3, "rare", frame.sort)).to_csv("few.csv", index=False)
     Path("header.csv").write_text("a,b")
+    frame.to_parquet("good.parquet")
+    frame[:0].to_parquet("none.parquet")
     frame[["sort", "key"]].to_csv("bare.csv", index=False)
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
@@ -508,6 +556,13 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["good.csv", "--label", "sort", "--to", "one.csv/new"], "cannot be written .*--to"),
         (["good.csv", "--label", "sort", "--minutes", "1e9"], "below 10,000"),
         (["good.csv", "--label", "sort", "--decimal", "x"], "'x' is not one of"),
+        (["good.parquet", "--label", "sort", "--decimal", ","], "decimal: of text tables alone"),
+        (
+            ["short.npy", "--label", "0", "--delimiter", ";", "--encoding", "utf-8"],
+            "delimiter, encoding: of text tables",
+        ),
+        (["none.parquet", "--label", "sort"], "none.parquet: it has no rows"),
+        (["good.csv", "--label", "sort", "--features", "nosuch.npy"], "features: file 'nosuch.npy': there is no such"),
         (["folder/.", "--label", "sort"], "folder 'folder'"),
         (["t.csv.gz", "--label", "sort"], "t.csv.gz': '.gz' is packed; unpack it first, or save it as .csv, "),
         (["t.py", "--label", "sort"], "t.py': '.py' is no kind that is read; save it as .csv, "),

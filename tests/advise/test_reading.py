@@ -10,16 +10,13 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from datalab.advise import features, page, reading
 from datalab.errors import UserError
 
 N = 60
 RNG = np.random.default_rng(0)
-
-
-def whole(source: reading.Source) -> pd.DataFrame:
-    return source.whole()
 
 
 def german(path: Path, encoding: str = "latin-1") -> Path:
@@ -53,7 +50,7 @@ def test_a_german_csv_is_detected_in_every_encoding(tmp_path: Path, encoding: st
     detected = "cp1252" if encoding == "latin-1" else encoding  # which has all of Latin-1's letters, and the euro sign
     assert f"delimiter ';', decimal ',', encoding {detected}" in source.detected[0]
     assert source.columns[1] == "größe"
-    frame = whole(source)
+    frame = source.take()
     assert len(frame) == N
     assert frame.text[0] == 'Zeile 0 mit "Zitat"\nund; noch mehr Worten darin'
     assert set(frame.ort) == {"Köln", "Bonn"}
@@ -90,7 +87,7 @@ def test_a_first_row_of_numbers_is_said_to_be_taken_for_names(tmp_path: Path, he
 def test_a_quoted_newline_may_lie_anywhere_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (1500, 1700, 2000):
         monkeypatch.setattr(reading, "CSV_BLOCK", size)
-        frame = whole(reading.read(german(tmp_path / "daten.csv")))
+        frame = reading.read(german(tmp_path / "daten.csv")).take()
         assert frame.nr.tolist() == [f"id{i}" for i in range(N)]
         assert frame.text.str.contains("\nund; noch", regex=False).all()
 
@@ -99,7 +96,7 @@ def test_what_was_detected_can_be_overridden(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;b\n1,5;2,5\n3,5;4,5\n")
     for decimal, value in ((None, 1.5), (".", np.nan)):
         source = reading.read(tmp_path / "t.csv", decimal=decimal)
-        np.testing.assert_equal(features.numbers(whole(source).a, source.decimal)[0], value)
+        np.testing.assert_equal(features.numbers(source.take().a, source.decimal)[0], value)
     (tmp_path / "tabs.csv").write_text("a, b; c\td\n1\t2\n")
     for typed in ("\\t", "tab", "\t"):
         assert reading.read(tmp_path / "tabs.csv", delimiter=typed).columns == ["a, b; c", "d"]
@@ -121,16 +118,16 @@ def test_numbers_with_units_and_marks_between_thousands_are_numbers(tmp_path: Pa
     prices = [f"{i // 7:,}.{i % 90 + 10} EUR;{'ab'[i % 2]}" for i in range(0, 90_000, 700)]
     (tmp_path / "t.csv").write_text("price;y\n" + "\n".join(prices), encoding="cp1252")
     source = reading.read(tmp_path / "t.csv")
-    assert features.Columns(whole(source).drop(columns="y"), source).kinds == {"price": "number"}
+    assert features.Columns(source.take().drop(columns="y"), source).kinds == {"price": "number"}
 
 
 def test_a_unit_hides_no_decimal_comma_and_a_typeset_minus_is_one(tmp_path: Path) -> None:
     rows = [f"{i * 37 % 900:,},{i % 90 + 10} €;\u2212{i}.{i % 7};{'ab'[i % 2]}" for i in range(N)]
     (tmp_path / "t.csv").write_text("price;change;y\n" + "\n".join(rows).replace(".", ","), encoding="utf-8")
     source = reading.read(tmp_path / "t.csv")
-    columns = features.Columns(source.whole(["price", "change"]), source)
+    columns = features.Columns(source.take(["price", "change"]), source)
     assert columns.kinds == {"price": "number", "change": "number"}
-    assert columns.typed(source.whole()).iloc[8].tolist() == [296.18, -8.1]
+    assert columns.typed(source.take()).iloc[8].tolist() == [296.18, -8.1]
 
 
 def test_points_between_thousands_are_told_from_decimal_ones_by_their_column(tmp_path: Path) -> None:
@@ -138,7 +135,7 @@ def test_points_between_thousands_are_told_from_decimal_ones_by_their_column(tmp
     rows = [f"{row};{(i + 1) / 8:.3f};{1370 * i + 1370:,}.50;{'ab'[i % 2]}" for i, row in enumerate(rows)]
     (tmp_path / "t.csv").write_text("pay;hours;rate;price;y\n" + "\n".join(rows))
     source = reading.read(tmp_path / "t.csv")
-    frame = whole(source)
+    frame = source.take()
     columns = features.Columns(frame[["pay", "hours", "rate", "price"]], source)
     point = "number, decimal point"
     assert columns.kinds == {"pay": "number", "hours": "number", "rate": point, "price": point}
@@ -153,7 +150,7 @@ def test_a_tsv_and_an_english_csv_with_thousands_of_levels(tmp_path: Path) -> No
     (tmp_path / "t.tsv").write_text("x\tuser\ty\n" + "\n".join(rows))
     source = reading.read(tmp_path / "t.tsv")
     assert "delimiter tab, decimal '.'" in source.detected[0]
-    frame = whole(source)
+    frame = source.take()
     typed = features.Columns(frame, source).typed(frame)
     assert len(typed.user.cat.categories) == 3000
     assert features.fit(typed)(typed[:5]).shape == (5, 4)  # a number, the rare levels' one, two of y
@@ -173,7 +170,7 @@ def test_parquet_with_nullable_types_categories_dates_and_vectors(tmp_path: Path
     )
     frame.to_parquet(tmp_path / "t.parquet")
     source = reading.read(tmp_path / "t.parquet")
-    read = whole(source)
+    read = source.take()
     columns = features.Columns(read, source)
     typed = columns.typed(read)
     assert {"whole", "flag", "kind", "when", "took", "inf", "vector[0", "vector[2"} <= set(typed)
@@ -218,11 +215,20 @@ MEMORY = {
 def test_data_in_memory_become_rows_and_columns(kind: str) -> None:
     data, width = MEMORY[kind]
     source = reading.read(data)
-    frame = whole(source)
+    frame = source.take()
     assert frame.shape == (N, width)
     assert list(frame) == source.columns
     some = pd.concat(list(source.blocks(source.columns[-1:])), ignore_index=True)
     assert list(some) == source.columns[-1:]
+
+
+def test_the_directions_of_a_wide_sparse_matrix_do_not_depend_on_the_number_of_threads() -> None:
+    x = scipy.sparse.random(360, 500, 0.05, random_state=0)
+    made = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            made.append(reading.read(x).take())
+    pd.testing.assert_frame_equal(*made, check_exact=True)
 
 
 def test_numpy_files_name_their_features_and_labels(tmp_path: Path) -> None:
@@ -242,7 +248,7 @@ def test_a_folder_of_images_by_class(tmp_path: Path) -> None:
         (tmp_path / "shots" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((5, 9, 3), 60 * i, np.uint8)).save(tmp_path / "shots" / "ab"[i % 2] / f"{i}.png")
     source = reading.read(tmp_path / "shots")
-    frame = whole(source)
+    frame = source.take()
     assert source.label == "class"
     assert frame["class"].tolist() == ["a", "a", "b", "b"]
     typed = features.Columns(frame[["image"]], source).typed(frame)
@@ -289,7 +295,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
 def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
     for name, (path, says) in bad_files(tmp_path).items():
         with pytest.raises(UserError, match=says) as caught:
-            whole(reading.read(path))
+            reading.read(path).take()
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
 
@@ -297,7 +303,7 @@ def test_what_cannot_be_read_is_refused_in_one_line_that_names_it(tmp_path: Path
 def test_a_file_without_a_usable_feature_is_refused_with_the_reasons() -> None:
     source = reading.read(pd.DataFrame({"a": [1] * N, "b": [None] * N, "key": [f"k{i}" for i in range(N)]}))
     with pytest.raises(UserError, match="left out, constant: 'a'; left out, empty: 'b'; left out, different"):
-        features.Columns(whole(source), source)
+        features.Columns(source.take(), source)
 
 
 def test_values_without_a_place_in_a_table_are_left_out_and_too_large_ones_missing() -> None:
@@ -317,14 +323,14 @@ def test_a_column_that_gives_the_label_away_is_named() -> None:
 
 def kinds(column: object, **of_source: object) -> str:
     source = reading.of_frame("t", pd.DataFrame({"a": column, "b": RNG.normal(size=N)}), "", **of_source)
-    return features.Columns(source.whole(), source).kinds["a"]
+    return features.Columns(source.take(), source).kinds["a"]
 
 
 def test_a_row_number_is_one_where_rows_are_left_out_too() -> None:
     source = reading.of_frame(
         "t", pd.DataFrame({"up": range(1, N + 1), "down": range(N, 0, -1), "x": np.eye(N)[3]}), ""
     )
-    some = source.whole().drop(index=[5, 6, 30])
+    some = source.take().drop(index=[5, 6, 30])
     assert features.Columns(some, source).kinds == {
         "up": "left out, a row number",
         "down": "left out, a row number",
@@ -360,7 +366,7 @@ def test_dates_have_one_order_a_column_three_parts_and_any_year() -> None:
 def test_marks_between_thousands_are_no_decimal_commas_where_tabs_cut(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("pop\ty\n" + "".join(f"{v:,}\ta\n" for v in range(1000, 90_000, 1500)))
     source = reading.read(tmp_path / "t.tsv")
-    assert features.numbers(source.whole()["pop"], source.decimal)[:2].tolist() == [1000, 2500]
+    assert features.numbers(source.take()["pop"], source.decimal)[:2].tolist() == [1000, 2500]
 
 
 @pytest.mark.parametrize(
@@ -369,15 +375,45 @@ def test_marks_between_thousands_are_no_decimal_commas_where_tabs_cut(tmp_path: 
 def test_a_header_may_be_broken_or_come_late(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.csv").write_bytes(text.encode())
     pd.testing.assert_frame_equal(
-        reading.read(tmp_path / "t.csv").whole().astype(int), pd.DataFrame({"a b": [1], "y": 2})
+        reading.read(tmp_path / "t.csv").take().astype(int), pd.DataFrame({"a b": [1], "y": 2})
     )
+
+
+def test_a_header_of_any_length_is_read_whole(tmp_path: Path) -> None:
+    """It was cut at 2**18 characters, and refused from 2**17 on, the longest cell that Python's reader takes."""
+    names = [f"column {i} with a name of some sixty characters for whatever end" for i in range(5000)]
+    (tmp_path / "t.csv").write_text(f"{';'.join(names)}\n{'1;' * 4999}2\n")
+    source = reading.read(tmp_path / "t.csv")
+    assert source.columns == names
+    assert source.take(names[-2:]).to_numpy().tolist() == [["1", "2"]]
+    (tmp_path / "t.csv").write_text("name" * (1 << 19) + ",b\n1,2\n")
+    with pytest.raises(UserError, match="or a header of over 2 MB"):
+        reading.read(tmp_path / "t.csv")
+
+
+def test_a_table_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
+    empty = pd.DataFrame({"a": [1.0], "b": 2})[:0]
+    empty.to_parquet(tmp_path / "t.parquet")
+    for data, name in ((empty, "the table"), (tmp_path / "t.parquet", r"t\.parquet")):
+        with pytest.raises(UserError, match=f"^{name}: it has no rows$"):
+            reading.read(data).take()
+    empty.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match=r"^t\.csv: a header, and no rows under it$"):
+        reading.read(tmp_path / "t.csv")
+
+
+def test_marks_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a;b\n1,5;2,5\n")
+    for given, says in (({"decimal": "x"}, "decimal: must be '.' or ','"), ({"delimiter": ";;"}, "1-character")):
+        with pytest.raises(UserError, match=says):
+            reading.read(tmp_path / "t.csv", **given)
 
 
 def test_a_named_index_of_parquet_is_a_column(tmp_path: Path) -> None:
     pd.DataFrame({"x": range(N)}, index=pd.Index([f"p{i}" for i in range(N)], name="plant")).to_parquet(
         tmp_path / "t.pq"
     )
-    assert reading.read(tmp_path / "t.pq").whole(["plant"]).plant[3] == "p3"
+    assert reading.read(tmp_path / "t.pq").take(["plant"]).plant[3] == "p3"
 
 
 def test_pictures_are_upright_on_white_and_of_any_depth_or_none(tmp_path: Path) -> None:
@@ -412,7 +448,7 @@ def test_a_folder_leaves_out_what_is_hidden_and_names_rows_by_path(tmp_path: Pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)
     source = reading.read(tmp_path)
-    assert source.whole()[source.key].tolist() == ["a/0.png", "b/1.png"]
+    assert source.take()[source.key].tolist() == ["a/0.png", "b/1.png"]
     assert source.detected == ["folder: 2 images in 2 classes"]
 
 
@@ -431,7 +467,7 @@ def test_texts_may_be_short_or_without_blanks() -> None:
     for words in (("bad ", "good "), ("质量太差了完全不值", "这个产品非常好用我很喜欢")):
         texts = [f"{words[g]}{i}" for i, g in enumerate(good)]
         source = reading.read(texts)
-        frame = source.whole()
+        frame = source.take()
         typed = features.Columns(frame, source).typed(frame)
         x = features.fit(typed)(typed)
         apart = np.abs(x[good == 1].mean(0) - x[good == 0].mean(0)).max()
