@@ -18,7 +18,7 @@ MARK = {"datalab": "progress"}  # metadata of the display, by which a reader of 
 
 
 class Progress:
-    """The callback ``sweep.run`` calls with ``(done, total, failed, text)``.
+    """The callback ``sweep.run`` calls with ``(done, total, failed, text, ahead)``.
 
     As a context it also moves its clock between two calls, in a notebook that a reader watches.
     """
@@ -44,11 +44,14 @@ class Progress:
                 if self._handle is not None and not self._over.is_set():
                     self._show()
 
-    def __call__(self, done: int, total: int, failed: int = 0, text: str = "") -> None:
-        """Show that ``done`` of ``total`` tasks are there, ``failed`` of them without a result."""
+    def __call__(self, done: int, total: int, failed: int = 0, text: str = "", ahead: float = 0.0) -> None:
+        """Show that ``done`` of ``total`` tasks are there, ``failed`` of them without a result.
+
+        What is left takes about ``ahead`` times as long as what was run took: tasks of one sweep differ in length, and
+        the longest are begun first.
+        """
         with self._lock:
-            state = {"done": done, "total": total, "failed": failed, "text": text}
-            self._state = state | {"before": self._state.get("before", done)}
+            self._state = {"done": done, "total": total, "failed": failed, "text": text, "ahead": ahead}
             if done < total and time.monotonic() - self._shown < EVERY:
                 return
             self._shown = time.monotonic()
@@ -78,8 +81,8 @@ def line(state: dict[str, Any]) -> str:
         return text
     filled = BAR * done // total
     text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'])}"
-    if new := done - state["before"]:
-        text += f", about {span(state['took'] / new * (total - done))} left"
+    if state["ahead"]:
+        text += f", about {span(state['took'] * state['ahead'])} left"
     return text + (f": {last}" if last else "")
 
 

@@ -30,7 +30,7 @@ ONE_THREAD = dict.fromkeys(
 _LEAN = ONE_THREAD | {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 WORKER_ENVIRONMENT = _LEAN | kernels.held()  # of a local pool's workers, dask's among them
 
-Progress = Callable[[int, int, int, str], None]
+Progress = Callable[[int, int, int, str, float], None]
 Attempt = tuple[Task, pd.DataFrame | str, float]  # a task; its rows, or what went wrong; its seconds
 Executor = Callable[[Sequence[Task]], Iterator[Attempt]]
 
@@ -55,8 +55,9 @@ def run(
 
     ``folder`` has the files of finished tasks; those finished now have one each, written to a temporary name and
     renamed. ``workers`` are processes, each with one thread: None for one a core, 1 to run in this process.
-    ``progress`` is called with (done, total, failed, text) at the start and after every task. ``executor`` runs the
-    tasks elsewhere (:func:`datalab.sweep.cluster.results`), instead of ``workers`` here.
+    ``progress`` is called with (done, total, failed, text, ahead) at the start and after every task: what the tasks
+    left will cost, in multiples of what those finished now have cost, 0 before one is. ``executor`` runs the tasks
+    elsewhere (:func:`datalab.sweep.cluster.results`), instead of ``workers`` here.
 
     Raises :class:`SweepError` after all tasks were tried, if any failed. A worker that dies (killed, out of memory)
     costs only its task, which is tried again up to 2 times.
@@ -66,11 +67,12 @@ def run(
     finished = rowfiles.rows_of(folder, {task.key for task in tasks})
     missing = [task for task in tasks if task.key not in finished]
     done = len(tasks) - len(missing)
+    spent, cost = 0.0, sum(task.cost for task in missing)
     failures: list[tuple[Task, str]] = []
 
     def report(text: str) -> None:
         if progress is not None:
-            progress(done, len(tasks), len(failures), text)
+            progress(done, len(tasks), len(failures), text, (cost - spent) / spent if spent else 0.0)
 
     report("these were finished before" if done else "")
     if executor is None or not missing:
@@ -78,6 +80,7 @@ def run(
         executor = _here if workers == 1 else functools.partial(in_processes, workers=workers)
     with contextlib.closing(executor(missing)) as attempts:
         for task, rows, seconds in attempts:
+            spent += task.cost
             error = task.keep(rows, folder)
             if error is None:
                 done += 1

@@ -8,13 +8,13 @@ import pytest
 from datalab.record import progress as module
 from datalab.record.progress import Progress, line
 
-RUNNING = {"done": 12, "total": 40, "failed": 1, "text": "wine mlp: 1.1 s", "before": 2, "took": 30.0}
+RUNNING = {"done": 12, "total": 40, "failed": 1, "text": "wine mlp: 1.1 s", "ahead": 2.8, "took": 30.0}
 
 
 def test_a_running_sweep_has_a_bar_its_count_and_its_times() -> None:
     expected = "━━━━━━────────────── 12 of 40 tasks, 1 failed, 30 s, about 84 s left: wine mlp: 1.1 s"
     assert line(RUNNING) == expected
-    assert "left" not in line({**RUNNING, "before": 12})  # what was finished before says nothing of the pace
+    assert "left" not in line({**RUNNING, "ahead": 0.0})  # what was finished before says nothing of the pace
 
 
 def test_a_finished_sweep_shows_its_count_and_no_clock() -> None:

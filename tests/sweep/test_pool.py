@@ -35,6 +35,14 @@ def test_a_finished_task_is_not_run_again(tmp_path):
     assert seen[-1][:3] == (4, 4, 0)
 
 
+def test_what_is_left_is_told_by_what_tasks_cost_not_by_their_number(tmp_path):
+    grid = [dataclasses.replace(task, cost=cost) for task, cost in zip(tasks(tmp_path, 4), (5, 6, 3, 1), strict=True)]
+    sweep.run(grid[:1], tmp_path / "cells", workers=1)
+    seen = []
+    sweep.run(grid, tmp_path / "cells", workers=1, progress=lambda *at: seen.append(at))
+    assert [at[-1] for at in seen] == [0, 4 / 6, 1 / 9, 0]
+
+
 def test_a_task_with_other_parameters_or_other_code_is_another_task(tmp_path, monkeypatch):
     task, other = tasks(tmp_path, 2)
     assert task.key != other.key
