@@ -204,8 +204,9 @@ class Estimator(ABC):
 
         It is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: the penalty is re-weighted, too. x, y must be
         training examples of ``fit``; for a refit with the penalty l2, give ``damping=l2``. Raises UserError for more
-        examples than were fitted and, of those in tensors, for any whose x was not among them; not seen are other
-        labels, and after ``load``, or from a Dataset, other examples.
+        examples than were fitted and, of those in tensors, for any whose x was not among them, as far as every (w //
+        48)-th of its w numbers, in float32, tells: all of up to 95. Not seen are other labels, and after ``load``, or
+        from a Dataset, other examples.
         """
         return self._scored(self._of_removals, (x, y, x_val, y_val), "x_val, y_val")
 
@@ -236,8 +237,7 @@ class Estimator(ABC):
         parts = []
         for part in self._parts(batch):
             gradients = [f.per_example() for f in self._factors(part)]
-            solved = self._solve(gradients)
-            parts.append(self._over_sites((g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)))
+            parts.append(self._along(gradients, self._solve(gradients)))
         return torch.cat(parts, 1)
 
     def _own(self, data: Held | Streamed) -> Tensor:
@@ -253,9 +253,7 @@ class Estimator(ABC):
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         solved = self._solve(self._mean_gradient(target))
-        pairs = zip(solved, self._network.values(), strict=True)
-        penalty = self._over_sites((v[:, 0] * w).sum((1, 2)) for v, w in pairs)
-        return (self._product(data, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
+        return (self._product(data, solved)[:, 0] + self.l2 * self._along(solved, self._network.values())) / self.n_
 
     def _rows(self, data: Held | Streamed, tests: Held | Streamed) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """``pairwise`` in batches of tests: the first one's place, and the rows (S, k, n) in batches of columns."""
@@ -298,6 +296,10 @@ class Estimator(ABC):
     def _multiplied(self, factors: list[Factors], others: Sequence, product: Callable) -> Tensor:
         return self._over_sites(product(f, v) for f, v in zip(factors, others, strict=True))
 
+    def _along(self, directions: Directions, others: Directions) -> Tensor:
+        """Each of k directions times the one in its place among others, (S, k)."""
+        return self._over_sites((v * w).sum((2, 3)) for v, w in zip(directions, others, strict=True))
+
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
         """The sum (S, ...) of each site's (S * G, ...); where layers are asked for they stay apart, (S, ..., sites)."""
         by_site = [self._network.over_groups(of_site) for of_site in values]
@@ -335,11 +337,10 @@ class Estimator(ABC):
 
     def _warn_where_not_converged(self, data: Held | Streamed) -> None:
         loss, gradient = self._mean_loss(data)
-        pairs = zip(gradient, self._network.values(), strict=True)
-        residual = [g + self.l2 * w[:, None] for g, w in pairs]
-        pairs = zip(residual, self._solve(residual), strict=True)
-        gain = self._over_sites((r * v).sum((1, 2, 3)) for r, v in pairs) / 2
-        self.newton_gain_ = self._result(lambda: gain[:, None], [data])[..., 0]
+        residual = [g + self.l2 * w for g, w in zip(gradient, self._network.values(), strict=True)]
+        gain = self._along(residual, self._solve(residual)) / 2
+        self.newton_gain_ = self._result(lambda: gain, [data])[..., 0]
+        gain = gain[:, 0]
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())

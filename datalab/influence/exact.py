@@ -66,7 +66,7 @@ class ExactGGN(Estimator):
         factors = self._factorised(self._d - self.l2 / n)
         gradient = network.flatten(self._mean_gradient(target))
         halves = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, gradient, strict=True)]
-        penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
+        penalty = self.l2 * network.flatten(network.values())
         columns, left = [], []
         rows_of_example = 1 + self._feed.outputs.numel()
         for batch in self._feed.batches(data, max(1, self._gradients_at_once() // rows_of_example)):

@@ -186,7 +186,7 @@ class Feed:
         was given and the factors of as many stay small.
         """
         size = self.size
-        # texts may be longer than the first
+        # Of a data set the first example does not tell: later texts may be longer.
         if not (self._given or self.network.like.is_cuda or isinstance(data, Streamed)):
             fit = _HELD // self._numbers(self.placed(next(data.parts(1))))
             size = 2 * _BATCH if fit >= 2 * _BATCH else _BATCH

@@ -66,7 +66,7 @@ class _LastLayer(Network):
         self.like = next(self.module.parameters()).detach()
 
     def values(self) -> list[Tensor]:
-        """The layer's parameters, (S, C, p)."""
+        """The layer's parameters, (S, 1, C, p)."""
         return [v.double() for v in super().values()]
 
     def probe(self, x: Inputs) -> None:

@@ -195,12 +195,12 @@ class Network:
         with differentiable(self.module, self.parameters), torch.enable_grad():
             logits = self._named(x, lambda: self.forward(x))[None]
             found = torch.autograd.grad(logits, self.parameters, gradient(logits.detach()), allow_unused=True)
-        return logits.detach(), self._arranged(found)
+        return logits.detach(), self.arranged(found)
 
-    def _arranged(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
-        """Each site's (G, out, in), from the parameters' gradients."""
-        pairs = zip(self.parameters, gradients, strict=True)
-        by_parameter = {id(p): torch.zeros_like(p) if g is None else g.to_dense() for p, g in pairs}
+    def arranged(self, values: Sequence[Tensor | None]) -> list[Tensor]:
+        """Each site's (G, out, in), from values shaped as the parameters, such as gradients; None are zeros."""
+        pairs = zip(self.parameters, values, strict=True)
+        by_parameter = {id(p): torch.zeros_like(p) if v is None else v.to_dense() for p, v in pairs}
         return [site.arrange(*(by_parameter[id(p)] for p in site.parameters)).detach() for site in self.sites]
 
     def _taped(self, x: Inputs) -> "ModuleTape":
@@ -299,7 +299,7 @@ class Network:
         gradients, at_leaves = gradients[: len(self.parameters)], gradients[len(self.parameters) :]
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
-        for site, f, wanted in zip(self.sites, tape.of_sites(at_layers), self._arranged(gradients), strict=True):
+        for site, f, wanted in zip(self.sites, tape.of_sites(at_layers), self.arranged(gradients), strict=True):
             if not bool(torch.isfinite(wanted).all()):
                 of = f"gradients of finite logits of {self.given[0]}"
                 raise UserError(f"model: {of} are not finite (the root of 0, or 0 * infinity?)")
@@ -313,12 +313,12 @@ class Network:
         return [*at_leaves, *at_layers]
 
     def values(self) -> list[Tensor]:
-        """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
+        """The parameters as one direction: every site's (S * G, 1, out, in), in the order of a tape's factors."""
         if self.is_stack:
             named = self._stack.parameters
             weights = {name: named[f"{name}.weight"].flatten(2) for name in self.names}
-            return [layers.with_bias(w, named.get(f"{name}.bias")) for name, w in weights.items()]
-        return [site.arrange().detach() for site in self.sites]
+            return [layers.with_bias(w, named.get(f"{name}.bias"))[:, None] for name, w in weights.items()]
+        return [site.arrange().detach()[:, None] for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
         """(S, k, P) from each site's (S * G, k, out, in)."""
