@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError, did_you_mean
 from datalab.influence import layers, losses, saved, settings
-from datalab.influence.as_fitted import AsFitted, Marks
+from datalab.influence.as_fitted import Answer, AsFitted, Marks, State
 from datalab.influence.factors import Factors
 from datalab.influence.feed import Feed, refuse
 from datalab.influence.losses import CrossEntropy, Loss
@@ -132,7 +132,7 @@ class Estimator(ABC):
             vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
             self._connect()
             (data,) = self._feed.checked(["x, y"], (x, y))
-            before = self._network.state()
+            before = State.of(self._network)
             sample = rows(self._feed.look(data), 0, 2)
             if self._feed.copies_tokens(data):
                 warn("y: each token's target is that token itself; of a language model the loss is next_token=True's")
@@ -143,8 +143,8 @@ class Estimator(ABC):
                 if self._of_an_optimum:
                     self._warn_where_not_converged(data)
                 read_again = data if self._state is None and isinstance(data, Held) else None
-                answered = sample, self._network.answer(sample)
-                self._as_fitted = AsFitted(before.common(self._network.state()), answered, marks, read_again)
+                state, answer = before.common(State.of(self._network)), Answer.of(self._network, sample)
+                self._as_fitted = AsFitted(state, answer, marks, read_again)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -228,9 +228,13 @@ class Estimator(ABC):
     def _damp(self) -> None:
         """Set ``damping_`` from ``damping`` and prepare the solver for it."""
 
-    @abstractmethod
     def _solve(self, directions: Directions) -> Directions:
-        """(H + d I)^-1 of k directions, each site's (S * G, k, out, in)."""
+        """(H + d I)^-1 of k directions, each site's (S * G, k, out, in): site by site, or else by ``_solve_flat``."""
+        return self._network.unflatten(self._solve_flat(self._network.flatten(directions)))
+
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        """The same of all parameters as one vector: (S, k, P)."""
+        raise NotImplementedError
 
     def _self_influence(self, batch: Batch) -> Tensor:
         """Of one batch, (S, m): a solve for every example, a few at a time."""
@@ -399,7 +403,7 @@ def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> 
     """``Top``'s fields, with the models first, from ``pairwise`` in batches."""
     if not (isinstance(k, Integral) and not isinstance(k, bool) and 1 <= k <= n):
         raise UserError(f"k: must lie in 1..{n}, the number of examples, got {k!r}")
-    found = []
+    by_tests = []
     for _, columns in tests:
         values, places, start = [], [], 0  # the first k of both signs, of the columns so far
         for block in columns:
@@ -408,8 +412,8 @@ def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> 
             signed = torch.cat([*values, torch.stack([block, -block])], 3)
             chosen = signed.topk(min(k, signed.shape[3]))
             values, places = [chosen.values], [torch.cat([*places, at], 3).gather(3, chosen.indices)]
-        found.append([places[0][0], values[0][0], places[0][1], -values[0][1]])
-    return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
+        by_tests.append([places[0][0], values[0][0], places[0][1], -values[0][1]])
+    return tuple(torch.cat(parts, 1) for parts in zip(*by_tests, strict=True))
 
 
 def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import settings
-from datalab.influence.estimator import Damping, Directions, Estimator, at_once, gathered
+from datalab.influence.estimator import Damping, Estimator, at_once, gathered
 from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
@@ -99,9 +99,6 @@ class _Projected(Estimator):
                 yield phi
 
         return gathered(parts(), 0, len(data)), torch.cat(doubts)
-
-    def _solve(self, directions: Directions) -> Directions:
-        raise UserError("TRAK: solves for projected gradients alone")
 
 
 class TRAK(Ensemble):
