@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError, did_you_mean
 from datalab.influence import layers, losses, saved, settings
-from datalab.influence.as_fitted import AsFitted, Marks
+from datalab.influence.as_fitted import Answer, AsFitted, Marks, State
 from datalab.influence.factors import Factors
 from datalab.influence.feed import Feed, refuse
 from datalab.influence.losses import CrossEntropy, Loss
@@ -132,7 +132,7 @@ class Estimator(ABC):
             vars(self).pop("n_", None)  # a fit that fails leaves nothing to score with
             self._connect()
             (data,) = self._feed.checked(["x, y"], (x, y))
-            before = self._network.state()
+            before = State.of(self._network)
             sample = rows(self._feed.look(data), 0, 2)
             if self._feed.copies_tokens(data):
                 warn("y: each token's target is that token itself; of a language model the loss is next_token=True's")
@@ -143,8 +143,8 @@ class Estimator(ABC):
                 if self._of_an_optimum:
                     self._warn_where_not_converged(data)
                 read_again = data if self._state is None and isinstance(data, Held) else None
-                answered = sample, self._network.answer(sample)
-                self._as_fitted = AsFitted(before.common(self._network.state()), answered, marks, read_again)
+                state, answer = before.common(State.of(self._network)), Answer.of(self._network, sample)
+                self._as_fitted = AsFitted(state, answer, marks, read_again)
             except BaseException as error:
                 del self.n_
                 if isinstance(error, torch.linalg.LinAlgError) or str(error).startswith("damping"):
@@ -204,8 +204,9 @@ class Estimator(ABC):
 
         It is v' (grad l_i + l2 theta) / n for v = (H + d I)^-1 grad L: the penalty is re-weighted, too. x, y must be
         training examples of ``fit``; for a refit with the penalty l2, give ``damping=l2``. Raises UserError for more
-        examples than were fitted and, of those in tensors, for any whose x was not among them; not seen are other
-        labels, and after ``load``, or from a Dataset, other examples.
+        examples than were fitted and, of those in tensors, for any whose x was not among them, as far as every (w //
+        48)-th of its w numbers, in float32, tells: all of up to 95. Not seen are other labels, and after ``load``, or
+        from a Dataset, other examples.
         """
         return self._scored(self._of_removals, (x, y, x_val, y_val), "x_val, y_val")
 
@@ -227,17 +228,20 @@ class Estimator(ABC):
     def _damp(self) -> None:
         """Set ``damping_`` from ``damping`` and prepare the solver for it."""
 
-    @abstractmethod
     def _solve(self, directions: Directions) -> Directions:
-        """(H + d I)^-1 of k directions, each site's (S * G, k, out, in)."""
+        """(H + d I)^-1 of k directions, each site's (S * G, k, out, in): site by site, or else by ``_solve_flat``."""
+        return self._network.unflatten(self._solve_flat(self._network.flatten(directions)))
+
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        """The same of all parameters as one vector: (S, k, P)."""
+        raise NotImplementedError
 
     def _self_influence(self, batch: Batch) -> Tensor:
         """Of one batch, (S, m): a solve for every example, a few at a time."""
         parts = []
         for part in self._parts(batch):
             gradients = [f.per_example() for f in self._factors(part)]
-            solved = self._solve(gradients)
-            parts.append(self._over_sites((g * v).sum((2, 3)) for g, v in zip(gradients, solved, strict=True)))
+            parts.append(self._along(gradients, self._solve(gradients)))
         return torch.cat(parts, 1)
 
     def _own(self, data: Held | Streamed) -> Tensor:
@@ -253,9 +257,7 @@ class Estimator(ABC):
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         solved = self._solve(self._mean_gradient(target))
-        pairs = zip(solved, self._network.values(), strict=True)
-        penalty = self._over_sites((v[:, 0] * w).sum((1, 2)) for v, w in pairs)
-        return (self._product(data, solved)[:, 0] + self.l2 * penalty[:, None]) / self.n_
+        return (self._product(data, solved)[:, 0] + self.l2 * self._along(solved, self._network.values())) / self.n_
 
     def _rows(self, data: Held | Streamed, tests: Held | Streamed) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """``pairwise`` in batches of tests: the first one's place, and the rows (S, k, n) in batches of columns."""
@@ -298,6 +300,10 @@ class Estimator(ABC):
     def _multiplied(self, factors: list[Factors], others: Sequence, product: Callable) -> Tensor:
         return self._over_sites(product(f, v) for f, v in zip(factors, others, strict=True))
 
+    def _along(self, directions: Directions, others: Directions) -> Tensor:
+        """Each of k directions times the one in its place among others, (S, k)."""
+        return self._over_sites((v * w).sum((2, 3)) for v, w in zip(directions, others, strict=True))
+
     def _over_sites(self, values: Iterable[Tensor]) -> Tensor:
         """The sum (S, ...) of each site's (S * G, ...); where layers are asked for they stay apart, (S, ..., sites)."""
         by_site = [self._network.over_groups(of_site) for of_site in values]
@@ -335,11 +341,10 @@ class Estimator(ABC):
 
     def _warn_where_not_converged(self, data: Held | Streamed) -> None:
         loss, gradient = self._mean_loss(data)
-        pairs = zip(gradient, self._network.values(), strict=True)
-        residual = [g + self.l2 * w[:, None] for g, w in pairs]
-        pairs = zip(residual, self._solve(residual), strict=True)
-        gain = self._over_sites((r * v).sum((1, 2, 3)) for r, v in pairs) / 2
-        self.newton_gain_ = self._result(lambda: gain[:, None], [data])[..., 0]
+        residual = [g + self.l2 * w for g, w in zip(gradient, self._network.values(), strict=True)]
+        gain = self._along(residual, self._solve(residual)) / 2
+        self.newton_gain_ = self._result(lambda: gain, [data])[..., 0]
+        gain = gain[:, 0]
         relative, absolute = _WORTH_A_WARNING
         if bool((high := (gain > relative * loss) & (gain > absolute)).any()):
             worst = int(torch.where(high, gain, -torch.inf).argmax())
@@ -398,7 +403,7 @@ def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> 
     """``Top``'s fields, with the models first, from ``pairwise`` in batches."""
     if not (isinstance(k, Integral) and not isinstance(k, bool) and 1 <= k <= n):
         raise UserError(f"k: must lie in 1..{n}, the number of examples, got {k!r}")
-    found = []
+    by_tests = []
     for _, columns in tests:
         values, places, start = [], [], 0  # the first k of both signs, of the columns so far
         for block in columns:
@@ -407,8 +412,8 @@ def strongest(tests: Iterator[tuple[int, Iterator[Tensor]]], k: int, n: int) -> 
             signed = torch.cat([*values, torch.stack([block, -block])], 3)
             chosen = signed.topk(min(k, signed.shape[3]))
             values, places = [chosen.values], [torch.cat([*places, at], 3).gather(3, chosen.indices)]
-        found.append([places[0][0], values[0][0], places[0][1], -values[0][1]])
-    return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
+        by_tests.append([places[0][0], values[0][0], places[0][1], -values[0][1]])
+    return tuple(torch.cat(parts, 1) for parts in zip(*by_tests, strict=True))
 
 
 def gathered(parts: Iterable[Tensor], axis: int, length: int) -> Tensor:

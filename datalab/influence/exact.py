@@ -5,7 +5,7 @@ from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import cholesky, losses
-from datalab.influence.estimator import MAX_PARAMETERS, Directions, Estimator, warn
+from datalab.influence.estimator import MAX_PARAMETERS, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.influence.sets import Batch, Held, Streamed
@@ -50,10 +50,9 @@ class ExactGGN(Estimator):
             parts.append(torch.stack([cholesky.half_solve(f, g.T.contiguous()).square_().sum(0) for f, g in halves]))
         return torch.cat(parts, 1)
 
-    def _solve(self, directions: Directions) -> Directions:
-        flat = self._network.flatten(directions)
-        solved = [cholesky.solve(f, v.T.contiguous()).T for f, v in zip(self._cholesky, flat, strict=True)]
-        return self._network.unflatten(torch.stack(solved))
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        pairs = zip(self._cholesky, vectors, strict=True)
+        return torch.stack([cholesky.solve(f, v.T.contiguous()).T for f, v in pairs])
 
     def _leave_one_out(self, data: Held | Streamed, target: Held | Streamed) -> Tensor:
         """One Newton step on the objective without example i, whose curvature lacks i's own part: the leverage.
@@ -66,7 +65,7 @@ class ExactGGN(Estimator):
         factors = self._factorised(self._d - self.l2 / n)
         gradient = network.flatten(self._mean_gradient(target))
         halves = [cholesky.half_solve(f, t.T.contiguous())[:, 0] for f, t in zip(factors, gradient, strict=True)]
-        penalty = self.l2 * network.flatten([v[:, None] for v in network.values()])
+        penalty = self.l2 * network.flatten(network.values())
         columns, left = [], []
         rows_of_example = 1 + self._feed.outputs.numel()
         for batch in self._feed.batches(data, max(1, self._gradients_at_once() // rows_of_example)):
@@ -110,10 +109,8 @@ class ExactHessian(Estimator):
             warn(f"model: its Hessian plus {self.damping_:.3g} is indefinite ({why}): ExactGGN is not")
         self._inverse = 1 / damped
 
-    def _solve(self, directions: Directions) -> Directions:
-        flat = self._network.flatten(directions)
-        solved = ((flat.double() @ self._basis) * self._inverse) @ self._basis.T
-        return self._network.unflatten(solved.to(flat))
+    def _solve_flat(self, vectors: Tensor) -> Tensor:
+        return (((vectors.double() @ self._basis) * self._inverse) @ self._basis.T).to(vectors)
 
 
 def _newton_step(factor: Tensor, target: Tensor, rows: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -147,22 +147,22 @@ class Feed:
         as from padding that is not masked. At those that are the same in both the network has looked.
         """
         logits, totals = [], []  # alone, and in the sample; and of their gradients, where texts or labels are others
-        for i, one in enumerate(data.parts(1, places)):
+        for i, alone in enumerate(data.parts(1, places)):
             x, y = rows(sample.x, i, 1), rows(sample.y, i, 1, axis=1)
-            if sets.alike(one.x, x) and sets.alike(one.y, y):
+            if sets.alike(alone.x, x) and sets.alike(alone.y, y):
                 continue
             try:
-                pair = self.network.logits(over(one.x, self.moved)), f[:, i : i + 1]
+                pair = self.network.logits(over(alone.x, self.moved)), f[:, i : i + 1]
             except Exception:  # of a convolution some take no short text: nothing is said
                 continue
             same_shape = pair[0].shape == pair[1].shape
             logits += [pair] * same_shape
-            if not (same_shape and all(map(torch.equal, tensors(one.y), tensors(y)))):
-                each = zip(pair, (one.y, y), strict=True)
-                gradients = (losses.over_models(self.loss.gradient, *of_one) for of_one in each)
+            if not (same_shape and all(map(torch.equal, tensors(alone.y), tensors(y)))):
+                sides = zip(pair, (alone.y, y), strict=True)
+                gradients = (losses.over_models(self.loss.gradient, *side) for side in sides)
                 totals.append([g.flatten(2, -2).sum(2) if g.dim() > 3 else g for g in gradients])  # over positions
-        for found in filter(None, (logits, totals)):
-            if not close(*(torch.cat([v.flatten() for v in side]) for side in zip(*found, strict=True))):
+        for compared in filter(None, (logits, totals)):
+            if not close(*(torch.cat([v.flatten() for v in side]) for side in zip(*compared, strict=True))):
                 why = "depends on the others that it is collated with (padding without a mask?)"
                 raise UserError(f"{data.name}: an example {why}; batch_size=1 takes each by itself")
 
@@ -186,7 +186,7 @@ class Feed:
         was given and the factors of as many stay small.
         """
         size = self.size
-        # texts may be longer than the first
+        # Of a data set the first example does not tell: later texts may be longer.
         if not (self._given or self.network.like.is_cuda or isinstance(data, Streamed)):
             fit = _HELD // self._numbers(self.placed(next(data.parts(1))))
             size = 2 * _BATCH if fit >= 2 * _BATCH else _BATCH

@@ -103,21 +103,23 @@ class Ensemble(ABC):
 
     def pairwise(self, x, y=None, x_test=None, y_test=None) -> Tensor:
         """As ``Estimator.pairwise``, (n_test, n)."""
-        return self._of_rows(whole, (x, y, x_test, y_test))
+        given = (x, y, x_test, y_test), "x_test, y_test"
+        return self._scored(lambda sets: whole(self._rows(sets), *map(len, sets[0])), *given)
 
     def top(self, x, y=None, x_test=None, y_test=None, *, k: int = 10) -> Top:
         """As ``Estimator.top``."""
-        return Top(*self._of_rows(lambda rows, n, _: strongest(rows, k, n), (x, y, x_test, y_test)))
+        given = (x, y, x_test, y_test), "x_test, y_test"
+        return Top(*self._scored(lambda sets: strongest(self._rows(sets), k, len(sets[0][0])), *given))
 
     def leave_one_out(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """Raises UserError."""
         raise UserError(f"{type(self).__name__}: {_NO_CURVATURE}")
 
-    def _of_rows(self, function: Callable, given: Sequence[object]) -> Tensor | tuple[Tensor, ...]:
+    def _scored(self, values: Callable, given: Sequence, *target: str) -> Tensor | tuple[Tensor, ...]:
+        """A verb: ``values`` of what is given, as each member takes it."""
         with computing():
-            sets = [member._fitted(["x, y", "x_test, y_test"], given) for member in self._members]
-            data, tests = sets[0]
-            return self._members[0]._result(lambda: function(self._rows(sets), len(data), len(tests)), sets[0])
+            sets = [member._fitted(["x, y", *target], given) for member in self._members]
+            return self._members[0]._result(lambda: values(sets), sets[0])
 
     @abstractmethod
     def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
@@ -134,9 +136,7 @@ class Checkpoints:
     """
 
     def __init__(self, learning_rates: Sequence[float], count: int):
-        by_step = settings.several("learning_rates", learning_rates, "numbers")
-        least = "at least 0, finite numbers", lambda rate: rate >= 0
-        by_step = [float(settings.number("learning_rates", rate, *least)) for rate in by_step]
+        by_step = settings.numbers("learning_rates", learning_rates, "at least 0, finite numbers")
         steps = len(by_step)
         if settings.count("count", count) > steps:
             raise UserError(f"count: must lie in 1..{steps}, the number of steps, got {count}")
@@ -164,14 +164,14 @@ class TracIn(Ensemble):
 
     def __init__(self, checkpoints: Sequence[nn.Module], learning_rates: Sequence[float], **options):
         self.checkpoints = settings.several("checkpoints", checkpoints, "models")
-        self.learning_rates = settings.several("learning_rates", learning_rates, "numbers")
+        self.learning_rates = settings.numbers(
+            "learning_rates", learning_rates, "above 0, finite numbers", lambda rate: rate > 0
+        )
         models, rates = len(self.checkpoints), len(self.learning_rates)
         if not models or models != rates:
             raise UserError(f"learning_rates: need one per checkpoint, got {rates} for {models}")
         if len(set(map(id, self.checkpoints))) < models:
             raise UserError("checkpoints: one model is there twice; keep copies, copy.deepcopy(model)")
-        above = "above 0, finite numbers", lambda rate: rate > 0
-        self.learning_rates = [float(settings.number("learning_rates", r, *above)) for r in self.learning_rates]
         self._members = [GradDot(model, **options) for model in self.checkpoints]
 
     def self_influence(self, x, y=None) -> Tensor:

@@ -32,9 +32,8 @@ class Hessian:
         # Where each number of the sites' matrices, (P,), stands among the parameters, which are those rearranged.
         sizes = [p.numel() for p in self.network.parameters]
         numbered = zip(self.network.parameters, torch.arange(sum(sizes)).split(sizes), strict=True)
-        places = {id(p): numbers.view(p.shape) for p, numbers in numbered}
-        arranged = [site.arrange(*(places[id(p)] for p in site.parameters)).flatten() for site in self.network.sites]
-        self._order = torch.cat(arranged).to(self.network.like.device)
+        places = self.network.arranged([numbers.view(p.shape) for p, numbers in numbered])
+        self._order = torch.cat([of_site.flatten() for of_site in places]).to(self.network.like.device)
         self._check(next(feed.batches(data, _TRIED)))
 
     def product(self, vectors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datalab.errors import UserError
-from datalab.influence.estimator import Damping, Directions, Estimator, warn
+from datalab.influence.estimator import Damping, Estimator, warn
 from datalab.influence.ggn import GGN, mean_diagonal
 from datalab.influence.hessian import Hessian
 from datalab.influence.sets import Batch, Held, Streamed
@@ -58,10 +58,6 @@ class MatrixFree(Estimator):
     def _damped(self, vectors: Tensor) -> Tensor:
         """(H + d I) v, (S, k, P)."""
         return self._operator.product(vectors) + self._d[:, None, None] * vectors
-
-    def _solve(self, directions: Directions) -> Directions:
-        """By ``_solve_flat``: (H + d I)^-1 v, (S, k, P)."""
-        return self._network.unflatten(self._solve_flat(self._network.flatten(directions)))
 
 
 class CG(MatrixFree):

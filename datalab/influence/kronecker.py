@@ -137,10 +137,10 @@ class KFAC(Kronecker):
     """
 
     def _eigenvalues(self, data: Held | Streamed, moments: list[list[Moments]]) -> list[Tensor]:
-        values = []
-        for uses, (q_a, q_g) in zip(moments, self._bases, strict=True):
-            values.append(sum(_diagonal(q_g, g)[:, :, None] * _diagonal(q_a, a)[:, None] / t for a, g, t in uses))
-        return values
+        return [
+            sum(_diagonal(q_g, g)[:, :, None] * _diagonal(q_a, a)[:, None] / t for a, g, t in uses)
+            for uses, (q_a, q_g) in zip(moments, self._bases, strict=True)
+        ]
 
 
 class EKFAC(Kronecker):

@@ -45,7 +45,7 @@ class Scores(NamedTuple):
 class _LastLayer(Network):
     """A network of which only the last Linear layer is taken, in float64."""
 
-    cure, _by_tape = staticmethod(lambda _: "LastLayerGGN looks at their layer alone"), True
+    cure, by_tape = staticmethod(lambda _: "LastLayerGGN looks at their layer alone"), True
 
     def __init__(self, model, leave_out: Sequence[str], dtype: torch.dtype | None, include_frozen: bool):
         if leave_out:
@@ -66,7 +66,7 @@ class _LastLayer(Network):
         self.like = next(self.module.parameters()).detach()
 
     def values(self) -> list[Tensor]:
-        """The layer's parameters, (S, C, p)."""
+        """The layer's parameters, (S, 1, C, p)."""
         return [v.double() for v in super().values()]
 
     def probe(self, x: Inputs) -> None:
@@ -125,12 +125,6 @@ class LastLayerGGN(ExactGGN):
     def _softmax(self) -> bool:
         return isinstance(self.loss, CrossEntropy)
 
-    @property
-    def _state(self) -> tuple[str, ...] | None:
-        if not self._softmax:
-            return super()._state
-        return ("_streams",) if isinstance(self._streams[0], list) else None
-
     def _fit(self, data: Held | Streamed) -> None:
         network = self._network
         _, classes, width = network.shapes[0]
@@ -142,9 +136,11 @@ class LastLayerGGN(ExactGGN):
         if not self._softmax:
             return super()._fit(data)
         if network.models * len(data) * (2 * classes + width) <= _HELD:
+            self._state = ("_streams",)
             held = [self._examples(batch) for batch in self._feed.batches(data)]
             self._streams = [[batch[s] for batch in held] for s in range(network.models)]
         else:
+            self._state = None
             batches = partial(self._feed.batches, data)
             self._streams = [_Stream(self._examples, batches, s) for s in range(network.models)]
 

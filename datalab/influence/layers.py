@@ -210,10 +210,10 @@ def _of_modules(model: nn.Module, modules: dict[str, nn.Module], wanted: set[int
         what = f"parameters {', '.join(map(repr, hooked))} have hooks that may change their gradients"
         raise UserError(f"model: {what}; take these off (the handle's remove()), or {left(hooked)}")
     _refuse_not_taken(model, wanted - _ids(uses))
-    found = _grouped(uses, wanted)
-    if not found:
+    grouped = _grouped(uses, wanted)
+    if not grouped:
         raise UserError(f"model: has no layer with parameters to differentiate; taken are {TAKEN}")
-    return by_module, found
+    return by_module, grouped
 
 
 def _ids(uses: list[Use]) -> set[int]:
@@ -267,16 +267,16 @@ def _grouped(uses: list[Use], wanted: set[int]) -> list[Site]:
             if part is not None and id(part[0]) in wanted:
                 by_part.setdefault(_key(part), []).append(use)
     _refuse_unlike(by_part)
-    found, done = [], set()
+    grouped, done = [], set()
     for use in uses:
         weight, bias = (part if part and id(part[0]) in wanted else None for part in (use.weight, use.bias))
         joined = weight and bias and by_part[_key(weight)] == by_part[_key(bias)]
         for pair in [(weight, bias)] if joined else [(weight, None), (None, bias)]:
             keys = [_key(part) for part in pair if part]
             if keys and not done.intersection(keys):
-                found.append(Site(by_part[keys[0]], *pair))
+                grouped.append(Site(by_part[keys[0]], *pair))
             done.update(keys)
-    return found
+    return grouped
 
 
 def _key(part: Part) -> tuple:

@@ -166,9 +166,7 @@ class _Independent(Loss):
     def curvature(self, f: Tensor, y: Tensor) -> Iterator[Tensor]:
         root = self._diagonal(f.detach(), _hold(f, y)).sqrt()
         for c in range(root.shape[-1]):
-            alone = torch.zeros_like(root)
-            alone[..., c] = root[..., c]
-            yield from _apart(alone)
+            yield from _apart(torch.zeros_like(root).select_scatter(root[..., c], -1, c))
 
     def sampled(self, f: Tensor, y: Tensor, uniforms: Tensor) -> Tensor:
         return self._diagonal(f.detach(), _hold(f, y)).sqrt() * _signs(f, uniforms)
@@ -339,10 +337,8 @@ def over_models(of_loss: Callable[..., Tensor], outputs: Tensor, y: Targets, *un
 
 def _keep_weights(loss: Loss, field: str) -> None:
     """Make a tuple, which has a hash, of a field's numbers; None stays."""
-    if (numbers := getattr(loss, field)) is not None:
-        numbers = settings.several(field, numbers, "numbers")
-        plain = tuple(float(settings.number(field, w, "numbers of at least 0")) for w in numbers)
-        object.__setattr__(loss, field, plain)
+    if (given := getattr(loss, field)) is not None:
+        object.__setattr__(loss, field, tuple(settings.numbers(field, given, "numbers of at least 0")))
 
 
 def _apart(cotangent: Tensor) -> Iterator[Tensor]:
@@ -351,9 +347,7 @@ def _apart(cotangent: Tensor) -> Iterator[Tensor]:
         yield cotangent
         return
     for t in range(cotangent.shape[1]):
-        alone = torch.zeros_like(cotangent)
-        alone[:, t] = cotangent[:, t]
-        yield alone
+        yield torch.zeros_like(cotangent).select_scatter(cotangent[:, t], 1, t)
 
 
 @functools.lru_cache(16)

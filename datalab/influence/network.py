@@ -1,4 +1,4 @@
-"""A model, or a stack of them, whose layers are taken apart: how it runs, is looked at first, and is known again.
+"""A model, or a stack of them, whose layers are taken apart: how it runs, and how it is looked at first.
 
 All that a :class:`Network` returns has the models first: logits (S, m, ...). That its factors are right is looked at:
 by every tape, that a parameter enters autograd's graph through its layers alone; on a sample of each set, that factors
@@ -6,20 +6,16 @@ add up to autograd's gradients, and that an example's logits reach its own row o
 """
 
 import copy
-import hashlib
 import math
-import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from datalab.errors import UserError
 from datalab.influence import layers
 from datalab.influence.layers import Site, Use
-from datalab.influence.sets import Inputs, Rows, T, line, numbers_of, over, tensors
+from datalab.influence.sets import Inputs, Rows, T, line, over, tensors
 from datalab.influence.tape import COPY, LayerTape, ModuleTape, differentiable, recording
 from datalab.mapped import MappedStack
 from datalab.stack import Stack
@@ -31,20 +27,6 @@ NESTED = "model: leaves padded rows out on the way; build nn.TransformerEncoder 
 _MIXES = "model: mixes the examples of a batch (batch statistics?); each must have its own logits"
 
 
-class State(NamedTuple):
-    """What tells one state of a model from another, as SHA-256 digests: of how it is built and what of it is taken, and
-    of everything in its state dict; and of buffers that are not saved, such as caches, each with its shape.
-    """
-
-    kept: dict[str, str]
-    unsaved: dict[str, list[str]]
-
-    def common(self, later: "State") -> "State":
-        """What is the same in both: a buffer in which forward passes count themselves is none of a model's state."""
-        pairs = zip(self, later, strict=True)
-        return State(*({name: v for name, v in now.items() if was.get(name) == v} for was, now in pairs))
-
-
 class Network:
     """A model, or a stack of them, whose layers are taken apart; it is not changed.
 
@@ -52,11 +34,11 @@ class Network:
     :class:`~datalab.influence.estimator.Estimator`. ``models`` is S, ``names`` and ``shapes``, (G, out, in) with G
     matrices a model, are the sites'; ``like`` is a parameter of the dtype and device of all results. ``infinite`` turns
     true, on the device, where logits were not finite since a verb began; ``given`` names the examples that it is given
-    next, and says where in their set they stand, for refusals. Raises UserError for what
-    :func:`~datalab.influence.layers.sites` does.
+    next, and says where in their set they stand, for refusals; ``by_tape``: its sites are known from an example on, and
+    gradients are a tape's alone. Raises UserError for what :func:`~datalab.influence.layers.sites` does.
     """
 
-    infinite, _by_tape = torch.zeros((), dtype=torch.bool), False
+    infinite, by_tape = torch.zeros((), dtype=torch.bool), False
     cure = staticmethod(layers.left)  # the end of a refusal, from the names of what is in the way
     given: tuple[str, Sequence[int]] = "x", ()
     sites: Sequence[Site] = ()
@@ -91,38 +73,10 @@ class Network:
             names = " and ".join(sorted(str(of_some)[6:] for of_some in dtypes))
             raise UserError(f"model: computes in {names}; give dtype=torch.float32")
 
-    def state(self) -> State:
-        """All but what has no bytes at hand (sparse, quantised, lazy, or on ``meta``)."""
+    def named(self) -> dict[str, Tensor]:
+        """All tensors of the model's state dict, or the stack's parameters."""
         named = self._stack.parameters if self.is_stack else self.module.state_dict(keep_vars=True)
-        named = {name: v for name, v in named.items() if isinstance(v, Tensor)}
-        unsaved = {name: v for name, v in self.module.named_buffers() if name not in named}
-        first: dict[int, str] = {}
-        tied = {name: first.setdefault(id(v), name) for name, v in named.items() if isinstance(v, nn.Parameter)}
-        sites = [] if self._by_tape else [*zip(self.names, self.shapes, strict=True)]
-        built = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.module)), tied, sites
-        kept = {name: _digest(v) for name, v in named.items() if _has_bytes(v)}
-        of_unsaved = {name: [str(tuple(v.shape)), _digest(v)] for name, v in unsaved.items() if _has_bytes(v)}
-        return State({"how it is built": hashlib.sha256(repr(built).encode()).hexdigest(), **kept}, of_unsaved)
-
-    def changed(self, since: State) -> list[str]:
-        """What of a state is another now; a buffer that is not saved is, in another shape, another buffer."""
-        now, held = self.state(), {id(p) for p in self.module.parameters()}
-        assigned = [site.layer for site in self.sites if not held.issuperset(map(id, site.parameters))]
-        both = [(name, was, now.unsaved[name]) for name, was in since.unsaved.items() if name in now.unsaved]
-        other = [name for name, digest in since.kept.items() if now.kept.get(name) != digest]
-        return other + [name for name, was, value in both if was[0] == value[0] and was != value] or assigned
-
-    def answer(self, x: Inputs) -> Tensor:
-        """Its logits of a few examples, at most 65,536 evenly spread among them, by which a model is known again."""
-        logits = self.logits(x).flatten()
-        return logits[torch.linspace(0, len(logits) - 1, min(len(logits), 1 << 16), dtype=torch.float64).long()]
-
-    def answers(self, x: Inputs, before: Tensor) -> bool:
-        """Whether it answers as before; not where it no longer takes these examples."""
-        try:
-            return close(self.answer(x), before)
-        except Exception:  # the model is the caller's
-            return False
+        return {name: v for name, v in named.items() if isinstance(v, Tensor)}
 
     @property
     def n_parameters(self) -> int:
@@ -189,18 +143,18 @@ class Network:
         """The logits (S, m, ...) of a batch, and each site's sum over its examples, (S * G, out, in), of the gradients
         of the loss whose gradient in the logits ``gradient`` gives.
         """
-        if self.is_stack or self._by_tape:
+        if self.is_stack or self.by_tape:
             tape = self.tape(x)
             return tape.logits, [f.total() for f in tape.factors(gradient(tape.logits))]
         with differentiable(self.module, self.parameters), torch.enable_grad():
             logits = self._named(x, lambda: self.forward(x))[None]
-            found = torch.autograd.grad(logits, self.parameters, gradient(logits.detach()), allow_unused=True)
-        return logits.detach(), self._arranged(found)
+            gradients = torch.autograd.grad(logits, self.parameters, gradient(logits.detach()), allow_unused=True)
+        return logits.detach(), self.arranged(gradients)
 
-    def _arranged(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
-        """Each site's (G, out, in), from the parameters' gradients."""
-        pairs = zip(self.parameters, gradients, strict=True)
-        by_parameter = {id(p): torch.zeros_like(p) if g is None else g.to_dense() for p, g in pairs}
+    def arranged(self, values: Sequence[Tensor | None]) -> list[Tensor]:
+        """Each site's (G, out, in), from values shaped as the parameters, such as gradients; None are zeros."""
+        pairs = zip(self.parameters, values, strict=True)
+        by_parameter = {id(p): torch.zeros_like(p) if v is None else v.to_dense() for p, v in pairs}
         return [site.arrange(*(by_parameter[id(p)] for p in site.parameters)).detach() for site in self.sites]
 
     def _taped(self, x: Inputs) -> "ModuleTape":
@@ -281,8 +235,8 @@ class Network:
             if wrong:
                 what = f"examples change places, or are mixed, on their way through {layers.named(wrong)}"
                 raise UserError(f"model: {what}; row i must stay example i in every layer")
-            found = zip([*at_leaves, *at_layers], of_all, strict=True)
-            pairs = [(g[inside], whole[inside]) for g, whole in found if g is not None]
+            both = zip([*at_leaves, *at_layers], of_all, strict=True)
+            pairs = [(g[inside], whole[inside]) for g, whole in both if g is not None]
             if not all(torch.equal(*pair) or close(*pair) for pair in pairs):
                 raise UserError("model: its backward pass mixes the examples of a batch (by a hook, or a Function?)")
         return plain
@@ -299,7 +253,7 @@ class Network:
         gradients, at_leaves = gradients[: len(self.parameters)], gradients[len(self.parameters) :]
         eps = _ROUNDING * torch.finfo(cotangent.dtype).eps
         wrong = []
-        for site, f, wanted in zip(self.sites, tape.of_sites(at_layers), self._arranged(gradients), strict=True):
+        for site, f, wanted in zip(self.sites, tape.of_sites(at_layers), self.arranged(gradients), strict=True):
             if not bool(torch.isfinite(wanted).all()):
                 of = f"gradients of finite logits of {self.given[0]}"
                 raise UserError(f"model: {of} are not finite (the root of 0, or 0 * infinity?)")
@@ -313,12 +267,12 @@ class Network:
         return [*at_leaves, *at_layers]
 
     def values(self) -> list[Tensor]:
-        """Every site's parameters, (S * G, out, in), in the order of a tape's factors."""
+        """The parameters as one direction: every site's (S * G, 1, out, in), in the order of a tape's factors."""
         if self.is_stack:
             named = self._stack.parameters
             weights = {name: named[f"{name}.weight"].flatten(2) for name in self.names}
-            return [layers.with_bias(w, named.get(f"{name}.bias")) for name, w in weights.items()]
-        return [site.arrange().detach() for site in self.sites]
+            return [layers.with_bias(w, named.get(f"{name}.bias"))[:, None] for name, w in weights.items()]
+        return [site.arrange().detach()[:, None] for site in self.sites]
 
     def flatten(self, directions: list[Tensor]) -> Tensor:
         """(S, k, P) from each site's (S * G, k, out, in)."""
@@ -332,16 +286,6 @@ class Network:
     def over_groups(self, values: Tensor) -> Tensor:
         """The sum (S, ...) of (S * G, ...) over each model's G matrices."""
         return values.unflatten(0, (self.models, -1)).sum(1)
-
-
-def _has_bytes(v: Tensor) -> bool:
-    return not (is_lazy(v) or v.is_quantized or v.is_meta) and v.layout == torch.strided
-
-
-def _digest(v: Tensor) -> str:
-    digest = hashlib.sha256(f"{tuple(v.shape)} {v.dtype}".encode())
-    digest.update(numbers_of(v.cpu()))
-    return digest.hexdigest()
 
 
 def copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:

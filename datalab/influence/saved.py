@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import settings
-from datalab.influence.as_fitted import AsFitted, Marks
+from datalab.influence.as_fitted import Answer, AsFitted, Marks, State
 from datalab.influence.losses import Loss
-from datalab.influence.network import State
 from datalab.influence.sets import Rows
 from datalab.stack import Stack
 
@@ -66,27 +65,28 @@ def read(kinds: dict[str, type], path: str | Path, model: nn.Module | Stack, los
     given["dtype"] = given["dtype"] and getattr(torch, given["dtype"])
     estimator = kind(model, **given, loss=loss)
     estimator._connect()
-    network, state, sample = estimator._network, State(*header["model"]), None
+    network, state, answer = estimator._network, State(*header["model"]), None
     device, other = network.like.device, f"model: it is not the one that {path} was fitted on"
-    if differs := network.changed(state):
+    if differs := state.changed(network):
         raise UserError(f"{other} ({', '.join(map(repr, differs[:3]))})")
     if header["examples"]:
         names, values, logits = _rebuilt(header["examples"], tensors, device)
-        sample = values[0] if names == [""] else Rows(dict(zip(names, values, strict=True))), logits
-        if not network.answers(*sample):
+        answer = Answer(values[0] if names == [""] else Rows(dict(zip(names, values, strict=True))), logits)
+        if not answer.given_by(network):
             raise UserError(f"{other} (its logits are others, though its parameters are the same)")
+    estimator._state = tuple(header["state"])
     for key, layout in header["state"].items():
         setattr(estimator, key, _rebuilt(layout, tensors, device))
     if header["newton_gain"] is not None:
         estimator.newton_gain_ = _rebuilt(header["newton_gain"], tensors, device)
     estimator.n_ = header["n"]
-    estimator._as_fitted = AsFitted(state, sample, Marks(estimator.n_))
+    estimator._as_fitted = AsFitted(state, answer, Marks(estimator.n_))
     return estimator
 
 
 def _examples(estimator: Any) -> list | None:
     """The two examples by which the model is known, by the names of its arguments, and some of their logits."""
-    x, logits = estimator._as_fitted.sample or (None, None)
+    x, logits = estimator._as_fitted.answer or (None, None)
     named = x.tensors if isinstance(x, Rows) else {"": x}
     return None if x is None or any(v.is_complex() for v in named.values()) else [[*named], [*named.values()], logits]
 

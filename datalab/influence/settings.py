@@ -35,6 +35,11 @@ def number(
     return int(plain) if isinstance(plain, Integral) else float(plain)
 
 
+def numbers(name: str, values: object, *need: object) -> list[float]:
+    """A list of such numbers; ``need``, ``fits``: those of :func:`number`."""
+    return [float(number(name, value, *need)) for value in several(name, values, "numbers")]
+
+
 def damping(value: object) -> float | str:
     """``"auto"``, or a number of at least 0."""
     auto = isinstance(value, str) and value == "auto"

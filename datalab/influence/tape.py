@@ -146,14 +146,14 @@ class ModuleTape:
         """At the leaves, and at every record's output."""
         wanted = [*leaves, *(record.edge for record in self.records)]
         try:
-            found = torch.autograd.grad(self.logits, wanted, cotangent, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(self.logits, wanted, cotangent, retain_graph=True, allow_unused=True)
         except CheckpointError:
             raise UserError("model: a checkpoint recomputes another forward pass; switch checkpointing off") from None
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
             raise UserError(f"model: writes into what its gradient needs; {COPY}") from error
-        return list(found[: len(leaves)]), list(found[len(leaves) :])
+        return list(gradients[: len(leaves)]), list(gradients[len(leaves) :])
 
     def factors(self, cotangent: Tensor) -> list[Factors]:
         return self.of_sites(self.gradients(cotangent)[1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datalab.errors import UserError
 from datalab.influence import settings
-from datalab.influence.estimator import Damping, Directions, Estimator, at_once, computing, gathered
+from datalab.influence.estimator import Damping, Estimator, at_once, gathered
 from datalab.influence.gradients import Ensemble
 from datalab.influence.losses import CrossEntropy
 from datalab.influence.sets import Batch, Held, Streamed
@@ -100,9 +100,6 @@ class _Projected(Estimator):
 
         return gathered(parts(), 0, len(data)), torch.cat(doubts)
 
-    def _solve(self, directions: Directions) -> Directions:
-        raise UserError("TRAK: solves for projected gradients alone")
-
 
 class TRAK(Ensemble):
     """Projected gradients of several models of one kind, averaged.
@@ -144,22 +141,23 @@ class TRAK(Ensemble):
 
     def self_influence(self, x, y=None) -> Tensor:
         """Minus the diagonal of ``pairwise`` on x, (n,), at least 0, without the rest of it."""
-        quadratic, doubt = 0, 0
-        with computing():
-            for projected in self._members:
-                sets = projected._fitted(["x, y"], (x, y))
-                phi, q = projected.all_features(*sets)
-                solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
-                quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
-            return projected._result(lambda: (quadratic * doubt.square() / len(self._members) ** 3)[None], sets)
+        return self._scored(self._own, (x, y))
 
     def influence_on(self, x, y=None, x_val=None, y_val=None) -> Tensor:
         """As ``Estimator.influence_on``, (n,)."""
-        with computing():
-            sets = [projected._fitted(["x, y", "x_val, y_val"], (x, y, x_val, y_val)) for projected in self._members]
-            tests, trains = self._features(sets)
-            tests = [targets.mean(0, keepdim=True) for targets in tests]
-            return self._members[0]._result(lambda: self._scores(tests, trains), sets[0])
+        return self._scored(self._on_mean, (x, y, x_val, y_val), "x_val, y_val")
+
+    def _own(self, sets: Sequence[list[Held | Streamed]]) -> Tensor:
+        quadratic, doubt = 0, 0
+        for projected, (data,) in zip(self._members, sets, strict=True):
+            phi, q = projected.all_features(data)
+            solved = torch.linalg.solve_triangular(projected.factor, phi.T, upper=False)
+            quadratic, doubt = quadratic + solved.square().sum(0), doubt + q
+        return (quadratic * doubt.square() / len(self._members) ** 3)[None]
+
+    def _on_mean(self, sets: Sequence[list[Held | Streamed]]) -> Tensor:
+        tests, trains = self._features(sets)
+        return self._scores([targets.mean(0, keepdim=True) for targets in tests], trains)
 
     def _rows(self, sets: Sequence[list[Held | Streamed]]) -> Iterator[tuple[int, Iterator[Tensor]]]:
         tests, trains = self._features(sets)

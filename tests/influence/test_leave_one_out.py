@@ -210,6 +210,17 @@ def test_examples_are_known_again_whatever_the_order_of_a_dict_and_conjugated():
         estimator.leave_one_out({"a": a.conj(), "b": b}, y, {"a": a, "b": b}, y)
 
 
+def test_an_example_is_known_again_where_minus_0_stands_for_0():
+    """Before: refused, though the two are equal."""
+    model, (x, y), val = problem("an MLP")
+    x = torch.where(torch.arange(x.shape[1]) % 2 == 0, 0.0, x)
+    with quiet():
+        estimator = EKFAC(model, 0.1).fit(x, y)
+    others = torch.where(x == 0, -0.0, x)
+    assert not torch.equal(torch.signbit(others), torch.signbit(x))
+    torch.testing.assert_close(estimator.leave_one_out(others, y, *val), estimator.leave_one_out(x, y, *val))
+
+
 def test_after_load_more_examples_than_were_fitted_are_no_removals(digits, tmp_path):
     model, (x, y), val = digits
     estimator = EKFAC(model, L2, l2=L2).fit(x[:50], y[:50])
