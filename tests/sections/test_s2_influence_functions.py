@@ -204,7 +204,7 @@ def test_an_examples_prediction_is_that_of_the_estimator_named(rows):
     model = retraining.fit_softmax(x, y, p.n_classes, l2)
     wanted = EKFAC(model, l2, l2=l2).fit(x, y).leave_one_out(x, y, x_val, y_val)
     one = rows[(rows.kind == "refit") & (rows.dataset == "wine") & (rows.estimator == "EKFAC")]
-    np.testing.assert_allclose(one.predicted, wanted[one.example.astype(int).to_numpy()], rtol=1e-6)
+    np.testing.assert_allclose(one.predicted, wanted[one.example.astype(int).tolist()], rtol=1e-6)
 
 
 def test_a_relative_damping_of_the_default_is_the_default_itself():
