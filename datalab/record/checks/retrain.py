@@ -105,7 +105,7 @@ class _Kept(NamedTuple):
 
 def _rows(record: Path, place: Place, task: Task) -> _Kept:
     path, key = place
-    parts = rawrows.by_task(folder.inside(record, path))
+    parts = rawrows.Reader().by_task(folder.inside(record, path))
     finished, frame = next(part for part in parts if part[0].key == key)
     return _Kept(path if len(parts) == 1 else f"{path}: {task.label}", finished.processor, frame)
 
@@ -113,7 +113,7 @@ def _rows(record: Path, place: Place, task: Task) -> _Kept:
 def _compared(kept: _Kept, made: Path, other: list[str]) -> Retrained:
     if not made.is_file():
         return Retrained(kept.path, different="it cannot be trained here")
-    (task, given), *_ = rawrows.by_task(made)
+    (task, given), *_ = rawrows.Reader().by_task(made)
     frame = kept.frame
     if not frame.dtypes.equals(given.dtypes) or len(frame) != len(given):  # words may stand where a time should
         return Retrained(kept.path, different="it has other columns, or more or fewer rows")
