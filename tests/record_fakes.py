@@ -240,7 +240,7 @@ def write_notebooks(folder: Path) -> Path:
 
 def rows(path: Path) -> tuple[list[Finished], pd.DataFrame]:
     """The tasks of a file of raw rows, and all its rows."""
-    tasks, frames = zip(*rawrows.by_task(path), strict=True)
+    tasks, frames = zip(*rawrows.Reader().by_task(path), strict=True)
     return list(tasks), pd.concat(frames, ignore_index=True)
 
 

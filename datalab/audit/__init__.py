@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datalab.audit import tables, text
-from datalab.audit.check import Outcome
-from datalab.audit.figures import Figures
+from datalab.audit.check import Figures, Outcome
 from datalab.ledger import PAPER_WORDS, Claim, RoundingInterval, find
 
 __all__ = ["DECIMALS", "Figures", "Outcome", "agrees", "basis", "ends", "outcomes", "same", "verdict"]

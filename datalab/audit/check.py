@@ -1,4 +1,4 @@
-"""What a check of the paper's printed figures returns, and the comparisons that most checks are made of."""
+"""The paper's printed figures, what a check of them returns, and the comparisons that most checks are made of."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,11 +6,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from datalab.audit.figures import Figures
+from datalab.ledger.claim import Claim
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull
 
 CONSISTENT, INCONSISTENT, UNCHECKABLE = "consistent", "inconsistent", "cannot_be_checked"
+
+
+class Figures:
+    """The paper's printed figures by statement id; calling it gives the rounding interval."""
+
+    def __init__(self, statements: Mapping[str, Claim]):
+        self.statements = statements
+
+    def __call__(self, statement_id: str, name: str = "value") -> RoundingInterval:
+        return self.statements[statement_id].printed(name)
+
+    def count(self, statement_id: str) -> int:
+        """A printed count."""
+        return int(self(statement_id).middle)
+
+    def table(self, key: str) -> pd.DataFrame:
+        """A table's printed cells as intervals, to reckon with, under the ledger's names and in the order of printing.
+
+        NaN stands where the paper prints nothing.
+        """
+        rows: dict[str, dict[str, RoundingInterval]] = {}
+        for statement_id, claim in self.statements.items():
+            if claim.kind == "table_cell" and statement_id.startswith(f"{key}."):
+                _, row, column = statement_id.split(".")
+                rows.setdefault(row, {})[column] = claim.printed()
+        return pd.DataFrame.from_dict(rows, orient="index")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from datalab.audit import check
-from datalab.audit.check import CONSISTENT, INCONSISTENT, UNCHECKABLE, Outcome, status
-from datalab.audit.figures import Figures
+from datalab.audit.check import CONSISTENT, INCONSISTENT, UNCHECKABLE, Figures, Outcome, status
 from datalab.ledger.rounding import RoundingInterval, corners, have_common_point, hull
 from datalab.protocol import protocol
 

@@ -10,8 +10,7 @@ from math import prod
 import numpy as np
 
 from datalab.audit import check
-from datalab.audit.check import INCONSISTENT, UNCHECKABLE, Outcome, status
-from datalab.audit.figures import Figures
+from datalab.audit.check import INCONSISTENT, UNCHECKABLE, Figures, Outcome, status
 from datalab.ledger.rounding import hull
 
 READ_IN_TEXT = {
@@ -67,21 +66,14 @@ def counts(figures: Figures) -> dict[str, Outcome]:
 
 def promises(figures: Figures) -> dict[str, Outcome]:
     """What the text promises, and no table shows."""
-
-    def outcome(promised: int, missing: list[str], formula: str) -> Outcome:
-        return Outcome({"promised": promised, "missing": missing}, status(not missing), formula)
-
     columns = {key: set(figures.table(key)) for key in ("T1", "T1b", "T2", "T3", "T4", "T5")}
-    shown = set().union(*columns.values())
-    checks = {}
+    shown, lacking = set().union(*columns.values()), {}
     for statement, promised in PROMISED.items():
         missing = [name for name, column in promised.items() if column not in shown]
-        formula = "promised in the text, without a column in any table"
-        checks[statement] = outcome(len(promised), missing, formula)
+        lacking[statement] = promised, missing, "promised in the text, without a column in any table"
     components = {"Feature Extraction": "fe", "Adaptive Weighting": "aw", "Regularization": "reg"}
     missing = [name for name, row in components.items() if row not in figures.table("T1").index]
-    formula = "components without a row of that name in table 4.1"
-    checks["S3.3.T1_rows"] = outcome(len(components), missing, formula)
+    lacking["S3.3.T1_rows"] = components, missing, "components without a row of that name in table 4.1"
     inferential = {"T1b": "benchmark table", "T3": "table 4.3", "T2": "table 4.2"}
     missing = [
         f"{name}: {letter}"
@@ -89,9 +81,11 @@ def promises(figures: Figures) -> dict[str, Outcome]:
         for letter, column in (("d", "cohen_d"), ("p", "p"))
         if column not in columns[table]
     ]
-    formula = "inferential tables without d or without p"
-    checks["S3.4.effect_sizes"] = outcome(len(inferential), missing, formula)
-    return checks
+    lacking["S3.4.effect_sizes"] = inferential, missing, "inferential tables without d or without p"
+    return {
+        statement: Outcome({"promised": len(promised), "missing": missing}, status(not missing), formula)
+        for statement, (promised, missing, formula) in lacking.items()
+    }
 
 
 def abstract(figures: Figures) -> dict[str, Outcome]:

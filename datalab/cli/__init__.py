@@ -65,7 +65,6 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
     _write_whatever_the_terminal_takes()
     # What a command starts imports nothing from the folder one stands in, which may be a stranger's record.
     os.environ[SAFE_PATH] = "1"
-    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema's check of IRIs: a second to import, for no schema here
     try:
         code = cli.main(arguments, prog_name="datalab", standalone_mode=False, obj=study)
         sys.stdout.flush()

@@ -66,7 +66,7 @@ class RunConsole:
             rows.append((*words, f"{job['memory_bytes'] / 2**30:.1f} GiB"))
         self.table(("notebook", "what runs", "models", "time", "memory"), rows)
         took = span(planned["seconds"])
-        self.say(f"Estimated time in all: about {took}. Finished cells of an earlier run are reused.")
+        self.say(f"Estimated time in all: about {took}, less what an earlier run into the same record has finished.")
         if missing := planned["missing_datasets"]:
             self.say(f"Data sets to fetch first: {', '.join(missing)}")
 

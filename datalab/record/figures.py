@@ -28,12 +28,11 @@ STYLE = {
 def style() -> None:
     """Set the shared style for every figure of this process (seaborn draws with it too)."""
     import matplotlib
-    from cycler import cycler
 
     matplotlib.rcdefaults()  # a matplotlibrc of the user, or one that lies in the folder, changes no byte
     matplotlib.rcParams.update(STYLE)
     lines = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-"]
-    matplotlib.rcParams["axes.prop_cycle"] = cycler(color=COLOURS) + cycler(linestyle=lines)
+    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=COLOURS, linestyle=lines)
 
 
 def render(figure: Any, name: str) -> dict[str, bytes]:

@@ -59,23 +59,19 @@ class Reader:
         self._left = MOST_BYTES
 
     def by_task(self, path: Path) -> list[tuple[Finished, pd.DataFrame]]:
-        """As the function; raises :class:`UserError` where it is too much too."""
-        parts = by_task(path)
+        """A file's tasks, as it describes them, each with its rows.
+
+        Raises :class:`UserError` where it is torn, too large, too much with those before it, or does not say what made
+        it.
+        """
+        parts = rowfiles.by_task(path)
+        if parts is None:
+            words = "torn, too large, or silent on what made them; run the section again"
+            raise UserError(f"raw rows {path.name}: {words}")
         self._left -= sum(int(frame.memory_usage(deep=True).sum()) for _, frame in parts)
         if self._left < 0:
             raise UserError(f"raw rows: unpacked they are more than {MOST_BYTES >> 20} MiB, and no section's are")
         return parts
-
-
-def by_task(path: Path) -> list[tuple[Finished, pd.DataFrame]]:
-    """A file's tasks, as it describes them, each with its rows.
-
-    Raises :class:`UserError` where it is torn, too large, or does not say what made it.
-    """
-    parts = rowfiles.by_task(path)
-    if parts is None:
-        raise UserError(f"raw rows {path.name}: torn, too large, or silent on what made them; run the section again")
-    return parts
 
 
 def _equal(column: pd.Series, value: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 _CPUINFO = Path("/proc/cpuinfo")
 HELD = "kernels of AVX2"
@@ -54,17 +55,9 @@ def held() -> dict[str, str]:
     }
 
 
-@functools.cache
-def _started_with() -> dict[str, str]:
-    """The environment that this process was started with, whatever has become of it since."""
-    path = Path("/proc/self/environ")
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return {name: value for name, _, value in (pair.partition("=") for pair in text.split("\0"))}
-
-
 def are_held() -> bool:
-    """Whether this process was started to compute by the kernels of :func:`held`."""
-    return bool(held()) and held().items() <= _started_with().items()
+    """Whether this process was started to compute by the kernels of :func:`held`, whatever it has set since."""
+    return bool(held()) and held().items() <= psutil.Process().environ().items()
 
 
 def named() -> str:

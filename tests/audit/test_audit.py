@@ -14,13 +14,13 @@ from datalab.audit.check import (
     CONSISTENT,
     INCONSISTENT,
     UNCHECKABLE,
+    Figures,
     correlation_with_rank,
     equals,
     order,
     relative_gain,
     sign,
 )
-from datalab.audit.figures import Figures
 from datalab.audit.tables import corrected, harmonic_mean, positive_rate
 from datalab.ledger.rounding import RoundingInterval, corners, exact, have_common_point, hull
 

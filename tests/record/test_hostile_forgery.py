@@ -512,6 +512,10 @@ def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object]
         "# won",
         "count = 0x1",
         "count=1",
+        "count = (1, 2)",
+        'word = b"x"',
+        "count = {1}",
+        "count = ...",
     ],
 )
 def test_the_parameters_of_a_notebook_are_written_as_papermill_writes_them(line: str) -> None:

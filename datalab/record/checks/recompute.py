@@ -25,7 +25,8 @@ from datalab.record.study import Study
 from datalab.sweep import Task
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
-PRELOADED = ("IPython.core.interactiveshell", "matplotlib.pyplot", "pingouin", "seaborn")  # beside the sections' own
+# Beside the sections' own modules.
+PRELOADED = ("IPython.core.interactiveshell", "matplotlib.pyplot", "papermill.translators", "pingouin", "seaborn")
 # What a section's entry says that its raw rows give again.
 _STATED = ("claims", "tables", "figures", "headline", "cells", "parameters", "code_cells", "code_cells_ran")
 _MACHINE = re.compile(r"^(versions  |device    |record    )(.*)$", re.MULTILINE)  # where the start cell prints it
@@ -96,7 +97,7 @@ def recompute(
 def _pool(workers: int, study: Study) -> ProcessPoolExecutor:
     """Processes under the switches of a run, forked from one that has imported what the sections do, once for all."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, *(section.module for section in study.sections)])
+    context.set_forkserver_preload([*(section.module for section in study.sections), *PRELOADED])
     before = dict(os.environ)
     os.environ.update(provenance.DETERMINISM | {"MPLBACKEND": "agg"})
     try:
@@ -249,31 +250,15 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
 
 def _literals(source: str) -> dict[str, Any] | None:
     """What papermill's cell of parameters assigns; ``None`` where it does or says anything else."""
+    from papermill.translators import PythonTranslator as Papermill  # half a second that other commands need not spend
+
     try:
         given = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
-        written = [parameters.INJECTED, *(f"{name} = {as_papermill(value)}" for name, value in given.items())]
+        written = [Papermill.assign(name, Papermill.translate(value)) for name, value in given.items()]
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         return None
     # What is written otherwise may say more: a comment, a key of a mapping twice.
-    return json.loads(json.dumps(given)) if source.strip() == "\n".join(written) else None
-
-
-def as_papermill(value: Any) -> str:
-    """How papermill writes a value into a notebook: its own function for it takes seconds to import.
-
-    Raises ``TypeError`` for what no parameter is.
-    """
-    match value:
-        case None | bool() | int() | float():
-            return repr(value)
-        case str():
-            escaped = value.encode("unicode_escape").decode().replace('"', r"\"")
-            return f'"{escaped}"'
-        case list():
-            return f"[{', '.join(map(as_papermill, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{as_papermill(name)}: {as_papermill(held)}' for name, held in value.items())}}}"
-    raise TypeError(f"{type(value).__name__}: no parameter is of this type")
+    return json.loads(json.dumps(given)) if source.strip() == "\n".join([parameters.INJECTED, *written]) else None
 
 
 def _kept(cell: Cell) -> Output:

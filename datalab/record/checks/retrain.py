@@ -86,16 +86,16 @@ def retrain(
     names = [name for name in ("python", "system") if then.get(name) != here[name]]
     other = [f"{name} {then.get(name)} (here {here[name]})" for name in names]
     other += recompute.other_libraries(manifest)
-    held = {place: _rows(record, place) for place in chosen}
+    kept = {place: _rows(record, place, task) for place, task in chosen.items()}
     with tempfile.TemporaryDirectory() as made:
         for by_avx2 in (True, False):
-            alike = [task for place, task in chosen.items() if held[place].processor.endswith(kernels.HELD) == by_avx2]
+            alike = [task for place, task in chosen.items() if kept[place].processor.endswith(kernels.HELD) == by_avx2]
             with contextlib.suppress(sweep.SweepError):  # those that failed have no file
                 sweep.run(alike, Path(made), executor=functools.partial(in_processes, workers=cores, held=by_avx2))
-        return [_compared(held[place], task.path(Path(made)), other) for place, task in chosen.items()]
+        return [_compared(kept[place], task.path(Path(made)), other) for place, task in chosen.items()]
 
 
-class _Held(NamedTuple):
+class _Kept(NamedTuple):
     """A task's rows as the record has them: how to name them, the processor they say, and the rows."""
 
     path: str
@@ -103,34 +103,33 @@ class _Held(NamedTuple):
     frame: pd.DataFrame
 
 
-def _rows(record: Path, place: Place) -> _Held:
-    parts = rawrows.by_task(folder.inside(record, place[0]))
-    task, frame = next(part for part in parts if part[0].key == place[1])
-    path = place[0] if len(parts) == 1 else f"{place[0]}: {Task(task.function, task.parameters).label}"
-    return _Held(path, task.processor, frame)
+def _rows(record: Path, place: Place, task: Task) -> _Kept:
+    path, key = place
+    parts = rawrows.Reader().by_task(folder.inside(record, path))
+    finished, frame = next(part for part in parts if part[0].key == key)
+    return _Kept(path if len(parts) == 1 else f"{path}: {task.label}", finished.processor, frame)
 
 
-def _compared(held: _Held, made: Path, other: list[str]) -> Retrained:
+def _compared(kept: _Kept, made: Path, other: list[str]) -> Retrained:
     if not made.is_file():
-        return Retrained(held.path, different="it cannot be trained here")
-    (task, given), *_ = rawrows.by_task(made)
-    frame = held.frame
+        return Retrained(kept.path, different="it cannot be trained here")
+    (task, given), *_ = rawrows.Reader().by_task(made)
+    frame = kept.frame
     if not frame.dtypes.equals(given.dtypes) or len(frame) != len(given):  # words may stand where a time should
-        return Retrained(held.path, different="it has other columns, or more or fewer rows")
+        return Retrained(kept.path, different="it has other columns, or more or fewer rows")
     columns = [name for name in frame if name not in MEASURED]
     first, count = _difference(frame[columns], given[columns])
     if not first:
         aside = len(columns) < frame.shape[1]
-        return Retrained(held.path, same="equal but for measured time" if aside else "equal to the byte")
-    if held.processor != task.processor:
-        other = [f"{held.processor or 'a processor that the rows do not name'} (here {task.processor})", *other]
+        return Retrained(kept.path, same="equal but for measured time" if aside else "equal to the byte")
+    if kept.processor != task.processor:
+        other = [f"{kept.processor or 'a processor that the rows do not name'} (here {task.processor})", *other]
     if other and count.is_rounding:
-        return Retrained(held.path, same=f"{count}, on another machine: {'; '.join(other)}", rounded=True)
-    return Retrained(held.path, different=f"{first} ({count})")
+        return Retrained(kept.path, same=f"{count}, on another machine: {'; '.join(other)}", rounded=True)
+    return Retrained(kept.path, different=f"{first} ({count})")
 
 
-@dataclass(frozen=True)
-class _Count:
+class _Count(NamedTuple):
     """Of ``numbers``, how many ``differ``, how many ``further`` than :data:`ROUNDING`; and whether any word does."""
 
     numbers: int
@@ -146,20 +145,18 @@ class _Count:
         return f"{self.differ:,} of {self.numbers:,} numbers differ, {self.further:,} by more than {ROUNDING:.0%}"
 
 
-def _difference(held: pd.DataFrame, given: pd.DataFrame) -> tuple[str, _Count]:
+def _difference(kept: pd.DataFrame, given: pd.DataFrame) -> tuple[str, _Count]:
     """Where two frames of equal shape first part, empty where they do not; and how much of them does."""
-    first, numbers, differ, further, words = "", 0, 0, 0, False
-    for name, a in held.items():
-        b = given[name]
-        equal = (a.map(repr) == b.map(repr)).to_numpy()
-        if pd.api.types.is_numeric_dtype(a):
-            x, y = a.to_numpy(float), b.to_numpy(float)
-            with np.errstate(invalid="ignore"):  # of two that are both infinite, which are equal
-                near = equal | (np.abs(x - y) <= ROUNDING * np.maximum(1, np.minimum(np.abs(x), np.abs(y))))
-            numbers, differ, further = numbers + len(a), differ + int((~equal).sum()), further + int((~near).sum())
-        else:
-            words |= not equal.all()
-        if not (first or equal.all()):
-            row = int((~equal).argmax())
-            first = f"row {row + 1}, {name}: the record has {exact(a[row])}, training gives {exact(b[row])}"
-    return first, _Count(numbers, differ, further, words)
+    unequal = kept.map(repr) != given.map(repr)
+    numbers = [name for name in kept if pd.api.types.is_numeric_dtype(kept[name])]
+    x, y = (frame[numbers].to_numpy(float) for frame in (kept, given))
+    differ, words = unequal[numbers].to_numpy(), unequal.drop(columns=numbers)
+    with np.errstate(invalid="ignore"):  # of two that are both infinite, which are equal
+        further = differ & ~(np.abs(x - y) <= ROUNDING * np.maximum(1, np.minimum(np.abs(x), np.abs(y))))
+    first = ""
+    if unequal.any(axis=None):
+        name = unequal.any().idxmax()
+        row = unequal[name].argmax()
+        there, here = (exact(frame[name][row]) for frame in (kept, given))
+        first = f"row {row + 1}, {name}: the record has {there}, training gives {here}"
+    return first, _Count(differ.size, int(differ.sum()), int(further.sum()), bool(words.any(axis=None)))
