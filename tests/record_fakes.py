@@ -118,7 +118,7 @@ len(rows)
 ---
 {figure}section.verdicts([record_fakes.statement("{claim}", rows)])
 section.headline(f"{{section.spec.stem}}: mean {{rows['value'].mean():.3f}}")
-section.headline(rows.drop(columns="pid").head(2))
+section.headline(rows.drop(columns="pid").head(2), caption="The first two")
 ---
 record_fakes.act(p.mode, "late")
 section.finish()

@@ -117,7 +117,7 @@ def test_a_picture_is_strict_base64_of_a_png_or_it_is_none(text: str) -> None:
 
 
 def hostile(record: Path) -> Path:
-    """The record with all of it: in prose, in outputs of every kind, in its headline and its caption."""
+    """The record with all of it: in prose, in outputs of every kind, in its headlines and its captions."""
     path = record / f"notebooks/{STEM}.ipynb"
     notebook = json.loads(path.read_text())
     notebook["cells"][0]["source"] = "\n\n".join(MARKDOWN)
@@ -137,6 +137,7 @@ def hostile(record: Path) -> Path:
     manifest = Manifest.load(record)
     entry = manifest.sections[STEM]
     entry.headline += [{"text": text} for text in MARKDOWN]
+    entry.headline += [{"caption": text, "columns": [text], "rows": [[text]]} for text in MARKUP]
     entry.claims[0] |= {"why": MARKUP[0], "row": MARKUP[1]}
     for figure in entry.figures.values():
         figure["caption"] = MARKUP[0]
