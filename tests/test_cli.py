@@ -147,7 +147,8 @@ def test_what_is_printed_fits_80_columns(
         section.table(pd.DataFrame({"x": [value] * 30, "y": "a long text " * 9}), "t", caption="T")
         section.verdicts([Statement("TITLE.threshold", measured=value, verdict="inconclusive", why="why " * 40)])
         section.headline("**Ahead**: `influence` " * 9)
-        section.headline(pd.DataFrame([dict.fromkeys(map("column {}".format, range(20)), value)]))
+        wide = pd.DataFrame([dict.fromkeys(map("column {}".format, range(20)), value)])
+        section.headline(wide, caption="How wide a table may be")
         section.finish()
     shutil.copytree(tmp_path / "b", tmp_path / "changed")
     (tmp_path / "changed/claims.csv").write_text("")
@@ -171,6 +172,7 @@ def test_what_is_printed_fits_80_columns(
     RunConsole().end(SimpleNamespace(section=FAKES.sections[0]), entry)
     shown["run"] = capsys.readouterr().out
     assert "**" not in shown["run"]
+    assert "\n0    How wide a table may be\n" in shown["run"]
     too_long = {name: [line for line in text.splitlines() if len(line) > 80] for name, text in shown.items()}
     assert not any(too_long.values()), too_long
     assert all(text.count("\n") > 1 for text in shown.values())
