@@ -215,6 +215,9 @@ def recover(record: Path, manifest: Manifest, reason: str = "its process was kil
 def close(record: Path, manifest: Manifest, study: Study) -> None:
     """Bring what spans sections up to date (``claims.csv``, the crate) and save the manifest."""
     folder.delete_tree(record, STAGING)
+    stems, entries = [section.stem for section in study.sections], manifest.sections
+    # The study's order, whichever were run first; what the study does not have stands last.
+    manifest.sections = {stem: entries[stem] for stem in [*stems, *entries] if stem in entries}
     claims_table.write(record, manifest, study)
     crate.write(record, manifest)
     manifest.save(record)  # before files go that it listed

@@ -102,3 +102,9 @@ def test_a_second_writer_is_refused_with_the_holder_named_and_the_lock_dies_with
     lock.hold(tmp_path)
     lock.hold(tmp_path)  # again is allowed
     lock.release(tmp_path)
+
+
+def test_sections_stand_in_the_studys_order_whichever_were_run_first(tmp_path: Path) -> None:
+    for name in ("6_gamma", "3_4_beta", "0_alpha"):
+        record_fakes.start(name, {"profile": "smoke", "record": str(tmp_path / "record")}).finish()
+    assert list(Manifest.load(tmp_path / "record").sections) == ["0_alpha", "3_4_beta", "6_gamma"]
