@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datalab import data, metrics, noise, pruning, seeds, stats
+from datalab import data, metrics, noise, pruning
 from datalab.data import pretrained
 from datalab.influence import last_layer
 from datalab.protocol import protocol
-from datalab.sections import sentences
+from datalab.sections import compare, sentences
 from datalab.sections.compare import STOPPED
 from datalab.sections.parameters import AnyDatasets, Count, TrialParameters
 from datalab.sections.readings import RATE
@@ -33,12 +33,13 @@ from datalab.training import batch_order, cosine, protocol_recipe
 RULE = protocol().protocol_2["fine_tuned"]
 SECONDS = {"efficientnet-lite0": 0.3, "minilm": 0.95}  # a step with its share of the looks, on one core
 WARM_UP = 0.5  # of the steps
+OTHERS = {"random": "random pruning", "full": "keeping everything"}  # the arms that every arm is held against
 FIXED = ("running_mean", "running_var", "num_batches_tracked")  # a batch norm's statistics
 
 
 class FineTunedParameters(TrialParameters):
     fine_tuned_datasets: AnyDatasets
-    fine_tuned_seeds: Count
+    fine_tuned_seeds: Annotated[Count, pydantic.Field(ge=2)]  # one training has no interval
     fine_tuned_steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)]
 
     @pydantic.field_validator("fine_tuned_datasets")
@@ -117,9 +118,8 @@ Encoder = Callable[[str, NDArray], tuple[nn.Module, Tensor]]
 def run_task(rate: float, steps: int, encoder_of: Encoder = shipped, **of: Any) -> list[dict[str, Any]]:
     """A row per arm and ``trained``, ``STOPPED`` or the whole of ``steps``: scores on the clean test set, in [0, 1].
 
-    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose flips are the primary cell's. ``less full``
-    and ``less random`` are differences in macro-F1 from these arms trained alike, with 95 % limits over the test
-    examples; ``encoder_of`` gives a module and its inputs by a data set's name and rows.
+    ``of`` names the :class:`~datalab.sections.trials.trial.Trial`, whose flips are the primary cell's; ``encoder_of``
+    gives a module and its inputs by a data set's name and rows.
     """
     cell = protocol().primary_cell
     trial = Trial(rates=(rate,), architecture=cell["architecture"], noise_kind=RULE["noise"], **of)
@@ -135,20 +135,14 @@ def run_task(rate: float, steps: int, encoder_of: Encoder = shipped, **of: Any) 
     if rate:
         kept["oracle"] = pruning.oracle(observed, p.y_train)
     del model  # its memory, before the next is trained
-    runs = {"full": full} | {arm: tuner.train(mask)[0] for arm, mask in kept.items() if arm != "full"}
     row = {"dataset": trial.dataset, "seed": trial.seed, "rate": rate}
     row |= {"realised_rate": noise.realised_rate(p.y_train, observed)}
     rows = []
     for arm, mask in kept.items():
         made = {"arm": arm, "n_kept": int(mask.sum()), "flipped_kept": float(np.mean((observed != p.y_train)[mask]))}
-        for trained, own in runs[arm].items():
+        for trained, own in (full if arm == "full" else tuner.train(mask)[0]).items():
             scores = {"macro_f1": metrics.macro_f1(p.y_test, own.predicted, p.n_classes)}
             scores |= {"accuracy": metrics.accuracy(p.y_test, own.predicted), "validation_f1": own.validation_f1}
-            for other in ("full", "random"):
-                if other != arm:
-                    rng = seeds.generator(trial.root_seed, trial.dataset, "fine-tuned", trial.seed, rate)
-                    ends = lead(p.y_test, own.predicted, runs[other][trained].predicted, rng)
-                    scores |= dict(zip((f"less {other}", f"less {other} low", f"less {other} high"), ends, strict=True))
             rows.append(row | made | {"trained": trained, "steps": own.steps} | scores)
     return rows
 
@@ -215,40 +209,26 @@ def _outputs(module: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([module(block) for block in x.split(128)])
 
 
-def lead(
-    y: NDArray, ours: NDArray, theirs: NDArray, rng: np.random.Generator, resamples: int = 2000
-) -> tuple[float, float, float]:
-    """Macro-F1 of predictions ``ours`` less that of ``theirs`` (n,), with its 95 % percentile limits.
-
-    What varies: the test examples, drawn with replacement for both at once. The models and the data set stand, so this
-    speaks of no new training and no other data.
-    """
-    classes = np.unique(y)[:, None]
-    truth, a, b = (classes == values for values in (y, ours, theirs))
-
-    def difference(means: NDArray) -> NDArray:
-        sizes, hit_a, said_a, hit_b, said_b = np.split(means, 5, axis=-1)
-        with np.errstate(invalid="ignore"):  # 0 / 0 of a class of which nothing was drawn: it does not count
-            by_class = 2 * hit_a / (sizes + said_a) - 2 * hit_b / (sizes + said_b)
-        return np.nanmean(np.where(sizes > 0, by_class, np.nan), axis=-1)
-
-    counted = np.concatenate([truth, truth & a, a, truth & b, b]).T
-    low, high = np.quantile(difference(stats.resampled_means(counted, rng, resamples)), [0.025, 0.975])
-    return float(difference(counted.mean(0))), float(low), float(high)
-
-
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every arm by data set, rate and how training ended; empty where nothing was trained.
+    """Every arm by data set, rate and how training ended: means over the seeds; empty where nothing was trained.
 
-    Differences in macro-F1 have the percentile limits of :func:`lead`: one model's test examples, no data sets.
+    Its macro-F1 less that of ``random`` and of ``full``, paired by seed, has 95 % t-limits over the seeds. What varies
+    is the training, and with it the split, the flips and the test examples; no other data set.
     """
     if rows.empty:
         return rows
-    shown = rows.assign(**{RATE: 100 * rows.rate, "flipped among kept (%)": 100 * rows.flipped_kept})
-    shown = shown.rename(columns={"macro_f1": "F1"})
-    differences = [name for name in rows if name.startswith("less ")]
-    columns = ["dataset", "seed", RATE, "trained", "arm", "steps", "n_kept", "flipped among kept (%)", "F1", "accuracy"]
-    return shown[[*columns, *differences]].sort_values(["dataset", "seed", RATE, "trained"], kind="stable")
+    unit = ["dataset", "seed", "rate", "trained"]
+    shown = rows.merge(rows.pivot(index=unit, columns="arm", values="macro_f1").reset_index(), on=unit)
+    shown = shown.assign(**{RATE: 100 * shown.rate} | {f"less {arm}": shown.macro_f1 - shown[arm] for arm in OTHERS})
+
+    def measure(part: pd.DataFrame) -> dict[str, float]:
+        line = {"steps": part.steps.mean(), "flipped among kept (%)": 100 * part.flipped_kept.mean()}
+        line |= {"F1": part.macro_f1.mean(), "accuracy": part.accuracy.mean()}
+        for arm in OTHERS:
+            line |= compare.mean_with_interval(part[f"less {arm}"] if part.arm.iloc[0] != arm else [], f"less {arm}")
+        return line | {"trainings": len(part)}
+
+    return compare.table(shown, ["dataset", RATE, "trained", "arm"], measure)
 
 
 def reading(shown: pd.DataFrame) -> str:
@@ -256,10 +236,8 @@ def reading(shown: pd.DataFrame) -> str:
     if shown.empty:
         return "No encoder was fine-tuned in this profile: `fine_tuned_datasets` is empty."
     own = shown[(shown.arm == "influence") & (shown.trained == STOPPED)]
-    names = own.dataset + own[RATE].map(" at {:g} %".format)
-    own = own.assign(at=names + (own.seed.map(", seed {}".format) if own.seed.nunique() > 1 else ""))
-    words = {"less random": "random pruning", "less full": "keeping everything"}
-    lines = [f"Less {other}: {sentences.standing(own, name, 'at')}" for name, other in words.items()]
+    own = own.assign(at=own.dataset + own[RATE].map(" at {:g} %".format))
+    lines = [f"Less {words}: {sentences.standing(own, f'less {arm}', 'at')}" for arm, words in OTHERS.items()]
     clean, noisy = own[own[RATE] == 0], own[own[RATE] > 0]
     gains = "failed" if (noisy["less full low"] > 0).any() else "open"
     lines.append(
@@ -267,4 +245,5 @@ def reading(shown: pd.DataFrame) -> str:
         f"beats random pruning with flipped ones: **{sentences.judged(noisy, 'less random')}**; it hardly gains on "
         f"keeping everything: **{gains}**."
     )
-    return "\n\n".join([*lines, "The limits are percentiles over the test examples of one training."])
+    lines.append(f"The limits are Student's, over {own.trainings.max()} trainings, each on its own split of the data.")
+    return "\n\n".join(lines)

@@ -1,12 +1,12 @@
-"""A network trained end to end: arms that are paired, blind to the test labels, and intervals that a loop repeats."""
+"""A network trained end to end: arms that are paired, blind to the test labels, and limits over seeds."""
 
 import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
-from sklearn.metrics import f1_score
 from torch import nn
 
 from datalab import data
@@ -19,6 +19,7 @@ from datalab.sections.trials import fine_tuned
 from datalab.sections.trials.trial import Trial
 from datalab.training import cosine
 
+NOISE = (0.0, 0.02, -0.05)  # what a seed adds to every arm's score
 TASK = {
     "dataset": "digits",
     "seed": 0,
@@ -152,28 +153,30 @@ def test_all_is_trained_but_the_statistics_of_a_batch_norm(monkeypatch):
         assert torch.equal(model[0].fixed["bn.running_mean"], torch.ones(24))
 
 
-def test_the_limits_are_those_of_a_bootstrap_written_as_a_loop():
-    rng = np.random.default_rng(3)
-    y = np.r_[3, rng.integers(0, 3, 79)]  # the rare class is missing in every third resample
-    ours, theirs = (np.where(rng.random(80) < share, y, rng.integers(0, 3, 80)) for share in (0.8, 0.5))
-    estimate, low, high = fine_tuned.lead(y, ours, theirs, np.random.default_rng(5), resamples=300)
+def test_the_table_has_the_mean_over_seeds_of_what_is_paired_by_seed(rows):
+    """By hand, of one arm: three seeds whose scores differ, and scipy's interval."""
+    made = pd.concat([rows.assign(seed=seed, macro_f1=rows.macro_f1 + noise) for seed, noise in enumerate(NOISE)])
+    made.loc[(made.arm == "influence") & (made.seed == 2), "macro_f1"] += 0.03
+    shown = fine_tuned.table(made)
+    line = shown[(shown.arm == "influence") & (shown.trained == STOPPED)].iloc[0]
+    of = made[made.trained == STOPPED].pivot(index="seed", columns="arm", values="macro_f1")
+    for arm in ("random", "full"):
+        d = of.influence - of[arm]
+        interval = scipy.stats.ttest_1samp(d, 0).confidence_interval(0.95)
+        ours = line[[f"less {arm}", f"less {arm} low", f"less {arm} high"]]
+        assert list(ours) == pytest.approx([d.mean(), *interval])
+    assert line["F1"] == pytest.approx(of.influence.mean())
+    assert line.trainings == 3
+    assert shown[shown.arm == "full"]["less full"].isna().all(), "nothing is held against itself"
 
-    def difference(at):
-        how = {"labels": np.unique(y[at]), "average": "macro", "zero_division": 0}
-        return f1_score(y[at], ours[at], **how) - f1_score(y[at], theirs[at], **how)
 
-    counts = np.random.default_rng(5).multinomial(80, np.full(80, 1 / 80), 300)
-    draws = [difference(np.repeat(np.arange(80), times)) for times in counts]
-    assert estimate == pytest.approx(difference(np.arange(80)))
-    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
-
-
-def test_the_table_and_its_words_follow_the_rows(rows):
-    shown = fine_tuned.table(rows)
-    assert len(shown) == len(rows)
-    own = rows[(rows.arm == "influence") & (rows.trained == STOPPED)].iloc[0]
+def test_the_words_follow_the_table(rows):
+    other = rows.assign(seed=1, macro_f1=rows.macro_f1 + 0.02 * (rows.arm == "influence"))
+    shown = fine_tuned.table(pd.concat([rows, other]))
+    own = shown[(shown.arm == "influence") & (shown.trained == STOPPED)].iloc[0]
     said = fine_tuned.reading(shown)
     assert f"digits at 40 % ({own['less random']:+.3f} [{own['less random low']:.3f}" in said
+    assert "Student's over 2 trainings" in said
     assert "keeping everything: **failed**" in fine_tuned.reading(shown.assign(**{"less full low": 0.01}))
     assert "keeping everything: **open**" in fine_tuned.reading(shown.assign(**{"less full low": -0.01}))
     assert fine_tuned.table(pd.DataFrame()).empty
@@ -184,11 +187,13 @@ def test_the_plan_has_a_task_a_set_rate_and_seed_and_fetches_the_encoders():
     p = resolve(s0.Parameters, {"profile": "study"}, "test")
     made = fine_tuned.tasks(p)
     assert {(t.parameters["dataset"], t.parameters["rate"], t.parameters["seed"]) for t in made} == {
-        (name, rate, 0) for name in p.fine_tuned_datasets for rate in fine_tuned.RULE["rates"]
+        (name, rate, seed) for name in p.fine_tuned_datasets for rate in fine_tuned.RULE["rates"] for seed in range(3)
     }
-    assert sum(task.models for task in made) == 22
+    assert sum(task.models for task in made) == 66
     assert {"minilm", "efficientnet-lite0"} <= set(p.needs)
     assert not fine_tuned.tasks(resolve(s0.Parameters, {"profile": "quick"}, "test"))
+    with pytest.raises(UserError, match="fine_tuned_seeds"):
+        resolve(s0.Parameters, {"fine_tuned_seeds": 1}, "test")
     with pytest.raises(UserError, match="'wine' holds neither texts nor grey images"):
         resolve(s0.Parameters, {"fine_tuned_datasets": ["wine"]}, "test")
 
