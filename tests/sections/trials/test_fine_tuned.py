@@ -176,7 +176,7 @@ def test_the_words_follow_the_table(rows):
     own = shown[(shown.arm == "influence") & (shown.trained == STOPPED)].iloc[0]
     said = fine_tuned.reading(shown)
     assert f"digits at 40 % ({own['less random']:+.3f} [{own['less random low']:.3f}" in said
-    assert "Student's over 2 trainings" in said
+    assert "Student's, over 2 trainings" in said
     assert "keeping everything: **failed**" in fine_tuned.reading(shown.assign(**{"less full low": 0.01}))
     assert "keeping everything: **open**" in fine_tuned.reading(shown.assign(**{"less full low": -0.01}))
     assert fine_tuned.table(pd.DataFrame()).empty
