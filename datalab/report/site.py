@@ -195,14 +195,14 @@ def _in_short(record: Path, manifest: Manifest) -> str:
     path = f"tables/{RULE}.csv"
     if not any(RULE in entry.tables for entry in manifest.sections.values()) or not folder.has(record, path):
         return ""
-    clauses, frame = [], tablediff.read(folder.inside(record, path))
+    clauses, needed, frame = [], {"refutes": "one", "reproduces": "all"}, tablediff.read(folder.inside(record, path))
     if not {"role", "text", "held", "detail"} <= {*frame}:
         return ""
-    for role, part in frame[frame.role != "needed"].groupby("role", sort=False):
+    for role, part in frame[frame.role.isin(needed)].groupby("role", sort=False):
         what = ", ".join(part.text.str.split(": ").str[-1].unique())
         figures = f", {', '.join(part.detail.unique())}" if role == "refutes" else ""
-        held = f"{(part.held == 'True').sum()} of {len(part)} readings"
-        clauses.append(f"it is {role.removesuffix('s')}d by “{what}”: so in {held}{figures}")
+        held = f"in {needed[role]} of {len(part)} readings, and it is so in {(part.held == 'True').sum()}"
+        clauses.append(f"to be {role.removesuffix('s')}d it takes “{what}” {held}{figures}")
     return "; ".join(clauses)
 
 

@@ -156,11 +156,11 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> list[str]:
     keep = "Keep everything, and stop training early"
     advice = f"{keep}, but prune where that gains a point" if len(large) else keep
     return [
-        f"**{advice}.** Dropping examples was compared with that {len(asked)} times. Corrected for so many looks "
-        f"(Holm), it gains in {len(shown)}, by influence in {influence}, by a point or more for certain in "
-        f"{len(large)}, and loses in {losses}. Uncorrected it gains in {len(ahead)}.",
-        f"These are {asked.arm.nunique()} ways to choose what is dropped, {asked[RATE].nunique()} shares of wrong "
-        f"labels, {asked.stratum.nunique()} kinds of data sets, {asked.score.nunique()} scores. The gain that is "
+        f"**{advice}.** Dropping some examples was compared with keeping all in {len(asked)} settings. Each taken by "
+        f"itself, dropping is better in {len(ahead)}; corrected for so many looks (Holm's method), in {len(shown)}: by "
+        f"influence in {influence}, by a point or more for certain in {len(large)}. Then it is worse in {losses}.",
+        f"The settings are {asked.arm.nunique()} ways to choose what is dropped, {asked[RATE].nunique()} shares of "
+        f"wrong labels, {asked.stratum.nunique()} kinds of data sets, {asked.score.nunique()} scores. The gain that is "
         f"shown: {where}.",
     ]
 

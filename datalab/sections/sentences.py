@@ -6,8 +6,8 @@ import pandas as pd
 
 
 def digits(value: float, decimals: int = 3) -> str:
-    """A number with its sign: ``+0.012``."""
-    return f"{value:+.{decimals}f}"
+    """A number with its sign: ``+0.012``; what rounds to nothing is ``+0.000`` on either side of it."""
+    return f"{value:+z.{decimals}f}"
 
 
 NOTHING = "**Not measured here**."  # in place of a sentence on rows of which none has a value
@@ -37,7 +37,8 @@ def with_limits(
 ) -> str:
     """A figure of a table's row times ``scale``, with its limits where there are any: ``+0.012 [0.003, 0.021]``."""
     figure, low, high = (scale * row[name] for name in (value, *limits(row, value)))
-    return f"{figure:{sign}.{decimals}f}" + ("" if pd.isna(low) else f" [{low:.{decimals}f}, {high:.{decimals}f}]")
+    limits_shown = "" if pd.isna(low) else f" [{low:z.{decimals}f}, {high:z.{decimals}f}]"
+    return f"{figure:{sign}z.{decimals}f}{limits_shown}"
 
 
 def points(row: Mapping[str, float] | pd.Series, value: str, sign: str = "+", decimals: int = 1) -> str:
