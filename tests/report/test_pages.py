@@ -195,6 +195,7 @@ def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_noteboo
 ) -> None:
     claim, page = ledger.find("T1.full.f1"), parsed[site / "report/claims/T1.full.f1.html"]
     text = (site / "report/claims/T1.full.f1.html").read_text()
+    assert "<strong>In short.</strong> The paper’s own figures contradict this; what was measured here " in text
     assert "2PR / (P + R)" in text
     assert claim.test in text
     assert claim.paper_check.note in text
@@ -210,6 +211,12 @@ def test_a_claims_page_has_the_arithmetic_the_test_the_table_row_and_the_noteboo
     assert 'aria-label="On one line: measured 0.7' in text
     assert "the paper prints 0.74" in text
     assert str(Manifest.load(site).git["commit"]) in text
+
+
+def test_a_claims_page_has_words_for_every_verdict_that_there_is() -> None:
+    template = (Path(report.__file__).parent / "templates/claim.html.j2").read_text()
+    for word in (*ledger.PAPER_WORDS.values(), *ledger.VERDICTS):
+        assert f"'{word}': '" in template, word
 
 
 def test_the_board_answers_before_its_figure_and_says_what_was_found_before_the_statements(
