@@ -1,6 +1,12 @@
-"""``python -m datalab`` is the ``datalab`` command."""
+"""``python -m datalab`` is the ``datalab`` command.
+
+What reads a record, which may be a stranger's, does so in a process of its own: files can be made on which the
+libraries that read them crash, or go on where neither an alarm nor Ctrl-C reaches them. Then that process is lost and
+nothing else, and a line says so.
+"""
 
 import os
+import signal
 import sys
 
 # `python -m` looks for modules in the working directory first, which may be a stranger's record: a file there that is
@@ -8,7 +14,58 @@ import sys
 if sys.path and os.path.realpath(sys.path[0]) == os.getcwd() != os.path.dirname(os.path.dirname(__file__)):
     del sys.path[0]
 
-from datalab.cli import main
+READERS = frozenset({"verify", "compare", "report", "claims"})
+PATIENCE = 5  # seconds from Ctrl-C to the end of a process that does not hear it
+
+
+def program() -> None:
+    """The command as it is installed."""
+    if READERS.isdisjoint(sys.argv[1:2]):
+        _main()
+    elif child := os.fork():
+        sys.exit(_status(child))
+    else:
+        import resource
+
+        from datalab.record.folder import MOST_MEMORY
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (min(MOST_MEMORY, hard) if hard >= 0 else MOST_MEMORY, hard))
+        _main()
+
+
+def _main() -> None:
+    from datalab.cli import main  # after the fork: the process that waits need not hold it
+
+    main()
+
+
+def _status(child: int) -> int:
+    """The exit status of the process that reads, once it has ended; a signal that ended it is told in a line."""
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.alarm(PATIENCE)  # the terminal tells the child, too
+
+    def end(*_: object) -> None:
+        import psutil
+
+        for process in (*psutil.Process(child).children(recursive=True), psutil.Process(child)):
+            process.kill()
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGTERM, end)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code >= 0:
+        return code
+    if not interrupted:
+        words = "it holds what no honest one does, or this machine has too little memory"
+        print(f"datalab: what read the record was ended by {signal.Signals(-code).name}: {words}", file=sys.stderr)
+    return 130 if interrupted else 2
+
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
     except (click.Abort, KeyboardInterrupt):
         click.echo("datalab: interrupted", err=True)
         code = 130
+    except MemoryError:
+        click.echo("datalab: there is not enough memory for this", err=True)
+        code = 1
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1

@@ -114,7 +114,7 @@ def compare_command(
     Example:
       datalab compare runs/reference runs/quick
     """
-    with folder.reading(a), folder.reading(b):
+    with folder.reading(a), folder.reading(b), folder.bounded():
         comparison = compare.compare(a, b, study, tolerance=tolerance, timing=timing)
     if page is not None:
         from datalab.report import pages
@@ -168,7 +168,8 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None, as_json: boo
     reference = provenance.reference()
     if record is None and reference is not None and (reference / Manifest.NAME).exists():
         record = reference
-    manifest = Manifest.load(record) if record else Manifest(profile="", created="")
+    with folder.bounded():
+        manifest = Manifest.load(record) if record else Manifest(profile="", created="")
     rows = _matching(ids, claims_table.rows(manifest, study))
     console = RunConsole()
     if len(rows) == 1:

@@ -11,6 +11,7 @@ from datalab.record import folder
 from datalab.record.folder import Form, Strange
 
 Text = Annotated[str, BeforeValidator(lambda v: "".join(v) if isinstance(v, list) else v)]  # a file has lines
+INJECTED = "injected-parameters"  # papermill's tag of the cell of parameters that it adds
 # A text by its media type; what is no text (JSON) stays what it is.
 Data = dict[str, Text | dict[str, Any]]
 
@@ -142,8 +143,8 @@ def check_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) 
         raise Strange("the notebook's metadata on its parameters is not the section's")
     sources = iter(source.cells)
     for number, cell in enumerate(notebook.cells, 1):
-        injected = "injected-parameters" in cell.tags and cell.cell_type == "code"
-        asked = {"tags": ["injected-parameters"]} if injected else next(sources).metadata
+        injected = INJECTED in cell.tags and cell.cell_type == "code"
+        asked = {"tags": [INJECTED]} if injected else next(sources).metadata
         held = {"tags": [], **cell.metadata}
         try:
             _Ran.model_validate(held.pop("papermill", {}))

@@ -13,6 +13,7 @@ import shutil
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from datalab import atomic
 from datalab.errors import UserError
 
 LARGEST = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a real record has one
-DEEPEST, MOST_PARTS = 40, 2_000_000  # lists and objects of JSON in one another; what they have in all
+DEEPEST, MOST_PARTS = 40, 300_000  # lists and objects of JSON in one another; what they have in all
 _FOLDERS, _FILES = 6, 1_000_000  # folders in one another, files in all
 _LARGEST, _BYTES = 2**28, 2**33  # bytes of any file, and of all: a sparse one costs a stranger nothing
 _LONGEST = 255  # bytes of a name, as file systems have it
@@ -278,7 +279,8 @@ def reading(record: Path) -> Iterator[None]:
 def bounded(seconds: float = MOST_SECONDS) -> Iterator[None]:
     """Let nothing in a stranger's record make the block endless: it may take so many seconds and 8 GiB, and no more.
 
-    Raises :class:`UserError`, or ``MemoryError``. Outside of the main thread there is no bound to the time.
+    Raises :class:`UserError`, or ``MemoryError``. Outside of the main thread there is no bound to the time. A block in
+    this one ends with it.
     """
 
     def late(*_: Any) -> None:
@@ -289,17 +291,21 @@ def bounded(seconds: float = MOST_SECONDS) -> Iterator[None]:
     most = min((held + MOST_MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)))
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, late) if timed else None
+    outer, began = signal.getitimer(signal.ITIMER_REAL) if timed else (0.0, 0.0), time.monotonic()
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
         if timed:
             # Again and again: what the block calls may catch the first as any error, and go on.
-            signal.setitimer(signal.ITIMER_REAL, seconds, min(seconds, 1.0))
+            whole = min(seconds, outer[0] or seconds)
+            signal.setitimer(signal.ITIMER_REAL, whole, min(whole, 1.0))
         yield
     finally:
         if timed:
             signal.signal(signal.SIGALRM, signal.SIG_IGN)  # so that none comes in between
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            if outer[0]:
+                signal.setitimer(signal.ITIMER_REAL, max(outer[0] - (time.monotonic() - began), 0.001), outer[1])
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 

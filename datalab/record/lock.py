@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datalab.errors import UserError
+from datalab.record import folder
 from datalab.record.folder import printable
 
 NAME = ".lock"
@@ -45,6 +46,7 @@ def hold(record: Path) -> None:
             why = f"{NAME} is a link" if error.errno == errno.ELOOP else error.strerror
             raise UserError(f"record '{name}': cannot be locked ({why}); choose a folder that can be written") from None
         _held[path] = undone.pop_all()
+    folder.delete_unfinished(record)  # of a killed writer, or planted by a stranger for the next
 
 
 def release(record: Path) -> None:

@@ -42,7 +42,7 @@ def _keep(record: Path, study: Study, stem: str, ended: str, path: Path, replace
     with suppress(OSError, ValueError, LookupError):  # where it can
         notebook, source = executed.read(path.parent, path.name), executed.read(study.notebooks, f"{stem}.ipynb")
         code = [cell for cell in notebook.cells if cell.is_code]
-        own = [cell.source for cell in notebook.cells if "injected-parameters" not in cell.tags]
+        own = [cell.source for cell in notebook.cells if executed.INJECTED not in cell.tags]
         counts = [cell.execution_count for cell in code]
         if own != [cell.source for cell in source.cells] or counts != list(range(1, len(code) + 1)):
             return

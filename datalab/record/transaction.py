@@ -197,13 +197,12 @@ def _cells(manifest: Manifest) -> list[str]:
 def recover(record: Path, manifest: Manifest, reason: str = "its process was killed") -> None:
     """Tell the truth about a record whose writer came to no end.
 
-    Call it with the lock held: whatever is entered as running then is not. Half-written files are removed, finished raw
-    cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
+    Call it with the lock held, which has removed half-written files: whatever is entered as running then is not.
+    Finished raw cells stay, the notebook of the killed section is kept as ``<stem>.interrupted.ipynb``.
     """
     for stem in [stem for stem, entry in manifest.sections.items() if entry.status == "running"]:
         enter_broken(record, manifest, stem, "interrupted", reason)
     folder.delete_tree(record, STAGING)
-    folder.delete_unfinished(record)
     if INDEX not in manifest.files:  # it may have been killed while it wrote the pages
         drop_report(record, manifest)
     for name in OUTPUTS:  # moved into place by a writer that was killed before it could enter them

@@ -23,11 +23,12 @@ Link = Callable[[str], str | None]
 _MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 _HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>.*?</a>')
 _HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
-_CAPTION = re.compile(r"<caption\b.*?</caption>", re.DOTALL)
+_CAPTION = re.compile(r"<caption\b(?:(?!<caption\b).)*?</caption>", re.DOTALL)  # each letter is looked at once
 _TICKED = re.compile(r"`([^`<>]+)`")
 _EMPTY_HEAD = re.compile(r"<th\b[^<>]*>\s*</th>")
 _BOX = '<div class="wide" tabindex="0" role="group" aria-label="Table">'
 MOST_LETTERS = 100_000  # of one cell's prose
+MOST_HTML = 500_000  # letters of one cell's HTML: cleaning takes as the square of a tag's attributes
 MOST_ENTITIES = 100_000  # of one cell's HTML: cleaning takes as their square, where no alarm stops it
 MOST_ELEMENTS = 2_000_000  # of one cell's HTML: its tags times how many are open at once
 _VOID = {"br", "col", "hr", "img", "input", "wbr", "mspace"}
@@ -120,6 +121,8 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
             return value
         return None if ":" in value.split("/")[0] else link(value)
 
+    if len(page) > MOST_HTML:
+        raise Strange(f"a cell's HTML has more than {MOST_HTML:,} letters")
     if (tags := page.count("<")) > MOST_ELEMENTS**0.5 and _Open(page).most * tags > MOST_ELEMENTS:
         raise Strange("a cell's HTML leaves so many elements open that it has no end of them")
     if page.count("&") > MOST_ENTITIES:

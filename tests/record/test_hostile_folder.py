@@ -193,6 +193,18 @@ def test_a_lock_that_is_another_file_elsewhere_is_not_written_through(
     assert contents(outside)["kept.txt"] == "mine"
 
 
+def test_a_temporary_file_that_a_stranger_planted_is_not_written_through(record: Path, outside: Path) -> None:
+    """Of the name that this process would write to: a hard link to a file elsewhere."""
+    os.link(outside / "kept.txt", record / f".{Manifest.NAME}.{os.getpid()}.tmp")
+    lock.hold(record)
+    try:
+        Manifest.load(record).save(record)
+    finally:
+        lock.release(record)
+    assert contents(outside)["kept.txt"] == "mine"
+    assert not list(record.rglob(".*.tmp"))
+
+
 def test_who_holds_a_lock_is_told_without_its_escapes(record: Path) -> None:
     (record / ".lock").write_text(json.dumps({"pid": 1, "host": "a\x1b[2K\nwhole"}))
     assert lock.holder(record) == "process 1 on a\\x1b[2K\\nwhole"

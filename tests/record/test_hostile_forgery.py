@@ -3,6 +3,7 @@
 Each forgery is the smallest of its kind. ``verify`` must find it, and never call the record whole or exit 0.
 """
 
+import functools
 import json
 import re
 import resource
@@ -646,6 +647,42 @@ def test_a_section_that_ends_in_no_time_is_stopped_and_what_bound_it_is_lifted(m
         bytearray(2**28)
     assert (resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_block_within_a_block_ends_with_it() -> None:
+    def inner_first() -> None:
+        with folder.bounded(60):
+            pass
+        endless()
+
+    with pytest.raises(UserError, match="it takes more than"), folder.bounded(0.2), folder.bounded(60):
+        endless()
+    with pytest.raises(UserError, match="it takes more than"), folder.bounded(0.2):
+        inner_first()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("module", "name", "arguments"), [
+    (cli.records.compare, "compare", ("compare", "a", "b")),
+    (cli.records.Manifest, "load", ("claims", "--record", "a")),
+])  # fmt: skip
+def test_a_record_that_ends_a_command_in_no_time_is_told_in_a_line(
+    module: object, name: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(module, name, lambda *_, **__: endless())
+    monkeypatch.setattr(folder, "bounded", functools.partial(folder.bounded, 0.05))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "it takes more than" in capsys.readouterr().err
+
+
+def test_what_takes_more_memory_than_there_is_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(cli.records.Manifest, "load", lambda *_: bytearray(2**62))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(("claims", "--record", "a"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "datalab: there is not enough memory for this\n"
 
 
 def swallowing() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from datalab import report
 from datalab.errors import UserError
-from datalab.record import Study, claims_table, crate, rawrows
+from datalab.record import Study, claims_table, crate, folder, rawrows
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.report import evidence, notebookpages, pages, site
 
@@ -261,6 +261,10 @@ def test_prose_without_end_and_a_table_without_rows(tmp_path: Path) -> None:
         notebookpages.markdown("x" * 100_001)
     with pytest.raises(UserError, match="more than 100,000 entities"):
         notebookpages.cleaned("&lt;" * 100_001)
+    with pytest.raises(UserError, match="more than 500,000 letters"):
+        notebookpages.cleaned("<p " + " ".join(f"a{i}" for i in range(80_000)) + ">")
+    with folder.bounded(10):  # each letter looked at once: it had taken a minute
+        notebookpages.cleaned("<!--" + "<caption " * 50_000 + "-->")
     (tmp_path / "t.csv").write_text("a,b\n")
     assert evidence.table(tmp_path, "t.csv", "x").rows == []
 

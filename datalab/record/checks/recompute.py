@@ -131,15 +131,15 @@ def of_section(record: Path, manifest: Manifest, study: Study, stem: str) -> Rec
         try:
             with folder.bounded():
                 done = replay.replay(record, study, stem, entry, stage)
-            made = {path: folder.read(stage, path) for path in done.fragment["files"]}
-            ran = len(done.outputs) if folder.has(record, notebook) else None
-            differences = [*_files(record, listed, made), *_stated(entry, done, ran)]
-            differences += [Finding("changed", path, why) for path, why in done.strange.items()]
-            if ran or entry.runner == "datalab run":
-                try:
-                    _check_notebook(record, manifest, study, stem, done)
-                except (OSError, ValueError) as error:
-                    differences += [Finding("changed", notebook, str(error))]
+                made = {path: folder.read(stage, path) for path in done.fragment["files"]}
+                ran = len(done.outputs) if folder.has(record, notebook) else None
+                differences = [*_files(record, listed, made), *_stated(entry, done, ran)]
+                differences += [Finding("changed", path, why) for path, why in done.strange.items()]
+                if ran or entry.runner == "datalab run":
+                    try:
+                        _check_notebook(record, manifest, study, stem, done)
+                    except (OSError, ValueError) as error:
+                        differences += [Finding("changed", notebook, str(error))]
         except replay.ReplayError as error:
             return Recomputed(stem, problem=printable(str(error)))
         except Exception as error:  # what a stranger's record can break is not known in advance
@@ -215,8 +215,9 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
         raise Strange("the record does not have the executed notebook")
     notebook, source = executed.read(record, path), executed.read(study.notebooks, f"{stem}.ipynb")
     code = [cell for cell in notebook.cells if cell.is_code]
-    injected = [cell for cell in code if "injected-parameters" in cell.tags]
-    own = [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in notebook.cells if cell not in injected]
+    injected = [cell for cell in code if executed.INJECTED in cell.tags]
+    rest = [cell for cell in notebook.cells if not (cell.is_code and executed.INJECTED in cell.tags)]
+    own = [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in rest]
     if own != [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in source.cells]:
         raise Strange("its cells are not those of the source that ran")
     after = [cell for before, cell in pairwise(notebook.cells) if "parameters" in before.tags]
