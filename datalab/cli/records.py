@@ -56,7 +56,8 @@ def verify_command(
     done = [section for section in checked.recomputed if not section.problem]
     anew = {name: sum(getattr(section, name) for section in done) for name in ("files", "outputs", "claims")}
     if as_json:
-        content = {name: getattr(checked, name) for name in ("whole", "files", "sections", "unconfirmed", "stale")}
+        listed = ("whole", "files", "sections", "unconfirmed", "stale", "departures")
+        content = {name: getattr(checked, name) for name in listed}
         content |= {"record": provenance.shown(record), "state": state, "anew": anew, "seed": drawn and drawn.seed}
         content |= {name: list(map(asdict, getattr(checked, name))) for name in ("findings", "retrained")}
         print_json(content | {"not_checked": verify.UNKNOWN})
@@ -67,6 +68,7 @@ def verify_command(
             lines += [f"and {more:,} more, which --json lists"]
         lines += [f"not confirmed: {line}" for line in checked.unconfirmed]
         lines += [f"stale: {line}" for line in checked.stale]
+        lines += [f"not as its profile runs it: {line}" for line in checked.departures]
         told = [task for task in checked.retrained if not task.rounded]  # which are not confirmed
         lines += [f"trained anew: {task.path}: {task.same or task.different}" for task in told]
         size = f"{some(checked.files, 'file')}, {some(checked.sections, 'section')}"

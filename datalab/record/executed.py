@@ -109,7 +109,7 @@ class _Papermill(Form):
     environment_variables: dict[str, Any] = pydantic.Field({}, max_length=0)
     parameters: dict[str, Any] = pydantic.Field({})
     duration: float | None = None
-    version: str = pydantic.Field("", pattern=r"^[\w.+]{0,40}$")
+    version: str = pydantic.Field("", pattern=r"^(\d[\d.a-z+]{0,20})?$")
 
 
 class _Language(Form):

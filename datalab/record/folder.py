@@ -108,7 +108,8 @@ def is_inner(path: str) -> bool:
     """Whether a path, as a manifest writes it, can only lead into the record: relative, plain, no hidden name."""
     parts = path.split("/")
     plain = all(part and part[0] != "." and len(part.encode(errors="replace")) <= _LONGEST for part in parts)
-    return plain and path.isprintable() and "\\" not in path and len(parts) <= _FOLDERS
+    # "%", "?" and "#" would lead a page's link to another place than the file.
+    return plain and path.isprintable() and not {*path} & {*"\\%?#"} and len(parts) <= _FOLDERS
 
 
 def inside(record: Path, path: str) -> Path:
@@ -213,7 +214,7 @@ def delete_tree(record: Path, name: str) -> None:
     place = record / name
     if "/" in name or name in ("", ".", ".."):
         raise Strange(f"'{printable(name)}' is no folder of a record")
-    if place.is_symlink():
+    if place.is_symlink() or place.is_file():
         place.unlink()
     else:
         shutil.rmtree(place, ignore_errors=True)

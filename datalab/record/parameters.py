@@ -26,6 +26,7 @@ class Estimate:
     tasks: tuple[Task, ...] = ()
 
 
+OF_THE_MACHINE = ("record", "workers", "device")  # parameters that say where and on what, and not what
 OUTSIDE = "path"  # names a file of the user's, which the tasks read; where a record names it, it is not opened
 MOST_VALUES = 200  # in one list: a record's parameters may be a stranger's, and each value is a task or more
 
@@ -141,6 +142,12 @@ def resolve(model: type[Model], raw: dict[str, Any], where: str) -> Model:
         if not torch.cuda.is_available():
             raise UserError(f"{where}: parameter 'device': no CUDA device is visible here; use 'cpu' or 'auto'")
     return parameters
+
+
+def departures(model: type[SectionParameters], given: Mapping[str, Any]) -> list[str]:
+    """The names of the parameters ``given`` to a section that are not its profile's, but for the machine's own."""
+    asked = resolve(model, {"profile": given.get("profile")}, where="profile").model_dump(mode="json")
+    return [name for name in asked if name not in OF_THE_MACHINE and given.get(name) != asked[name]]
 
 
 def missing_datasets(asked: Iterable[SectionParameters]) -> list[str]:

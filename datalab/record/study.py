@@ -5,6 +5,7 @@ The record knows neither the paper nor its experiments: another study with secti
 
 import functools
 import importlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ class SectionSpec:
     """One notebook: its section's number, its file's stem, the question it answers and the module that knows it.
 
     The module has ``Parameters`` (a :class:`~datalab.record.parameters.SectionParameters`), ``estimate(parameters)``
-    and, where it reads other sections' results, ``READS``: their names, or ``("all",)``.
+    and, where it reads other sections' results, ``READS``: their names, or ``("all",)``, all before it.
     """
 
     number: str
@@ -61,7 +62,7 @@ class Study:
         reads = tuple(getattr(section.load(), "READS", ()))
         if reads != ("all",):
             return tuple(self.find(name).stem for name in reads)
-        return tuple(other.stem for other in self.sections if other.stem != section.stem)
+        return tuple(other.stem for other in itertools.takewhile(lambda other: other is not section, self.sections))
 
     @functools.cached_property
     def _statements(self) -> dict[str, dict[str, Any]]:

@@ -49,6 +49,13 @@ _ATTRIBUTES |= {"mi": {"mathvariant"}, "mstyle": {"displaystyle", "scriptlevel",
 _ATTRIBUTES |= {"mtable": {"rowspacing", "columnspacing", "columnalign", "displaystyle"}, "mtd": {"columnalign"}}
 _ATTRIBUTES |= {"mspace": {"width", "linebreak"}, "mfrac": {"linethickness"}}
 _STYLES = {"text-align", "font-weight"}
+_CLASSES = {
+    "wide",
+    "exported",
+    "dataframe",
+    "highlight",
+}  # and pygments', of one or two letters: none of the pages' own
+_PROSE = "prose-"  # how anchors of prose begin: none is one of the pages' own
 
 
 def cells(notebook: Notebook, figures: Mapping[str, str], link: Link) -> list[dict[str, Any]]:
@@ -117,7 +124,13 @@ def cleaned(page: str, link: Link = lambda _: None) -> Markup:
     """
 
     def attribute(element: str, name: str, value: str) -> str | None:
-        if (element, name) != ("a", "href") or value.startswith(("#", "https://", "http://", "mailto:")):
+        if name == "class":
+            return " ".join(word for word in value.split() if word in _CLASSES or len(word) < 3) or None
+        if name == "id":
+            return f"{_PROSE}{value}"
+        if name == "href" and value.startswith("#"):
+            return f"#{_PROSE}{value[1:]}"
+        if (element, name) != ("a", "href") or value.startswith(("https://", "http://", "mailto:")):
             return value
         return None if ":" in value.split("/")[0] else link(value)
 

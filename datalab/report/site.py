@@ -43,6 +43,7 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
         raise UserError(f"record '{name}' is not what its manifest says ({broken[0]}); see: datalab verify {name}")
     record = _copied(record, to) if to is not None else record
     lock.hold(record)
+    written: list[str] = []
     try:
         manifest = Manifest.load(record)
         if not manifest.sections:
@@ -53,11 +54,14 @@ def write(record: Path, to: Path | None = None, study: Study = STUDY) -> list[st
             transaction.recover(record, manifest)
         with folder.reading(record), folder.bounded(folder.MOST_PAGES_SECONDS):
             _check_pictures(record, manifest)
-            return _write(record, manifest, study)
+            written += _write(record, manifest, study)
     except OSError as error:
         raise UserError(f"record '{provenance.shown(record)}': cannot be written ({error.strerror})") from None
     finally:
+        if to is not None and not written:
+            folder.empty(record, kept="")  # a copy without its pages is of no use, and may be large
         lock.release(record)
+    return written
 
 
 def _check_pictures(record: Path, manifest: Manifest) -> None:
@@ -112,6 +116,7 @@ def site(record: Path, manifest: Manifest, study: Study) -> Iterator[tuple[str, 
     shared: dict[str, Any] = {
         "rows": rows,
         "stale": list(verify.stale(manifest, study)),
+        "departures": list(verify.departures(manifest, study)),
         "incomplete": {s: e for s, e in manifest.sections.items() if e.status != "complete"},
         "notebooks": stems,
         "no_evidence": no_evidence(entry.parameters for entry in manifest.sections.values()),

@@ -177,9 +177,22 @@ def _opened(path: Path, look: Callable[[pq.ParquetFile], Content]) -> tuple[list
         if path.stat().st_size > LARGEST:
             return None
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_nothing_beside(file.metadata, path.stat().st_size)
             return _tasks(file, path), look(file)
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
         return None
+
+
+def _check_nothing_beside(metadata: pq.FileMetaData, size: int) -> None:
+    """Raise ``ValueError`` where a file holds more than its rows and one description of them."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    pages = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
+    marks = 12  # bytes: the format's name at both ends, and the length of what describes it
+    said = metadata.metadata[DESCRIPTION.encode()].decode()
+    if pages + metadata.serialized_size + marks != size or len(metadata.metadata) > 1:
+        raise ValueError("it holds something beside its rows")
+    if len(said) <= LONGEST and json.dumps(json.loads(said)) != said:
+        raise ValueError("it describes itself otherwise than a run does")
 
 
 def _tasks(file: pq.ParquetFile, path: Path) -> list[Finished]:

@@ -4,6 +4,7 @@ Each forgery is the smallest of its kind. ``verify`` must find it, and never cal
 """
 
 import functools
+import io
 import json
 import re
 import resource
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import record_fakes
 
@@ -276,6 +278,24 @@ def twice(record: Path) -> None:
     manifest.save(record)
 
 
+def beside(record: Path) -> None:
+    """Text between a raw file's rows and what describes them, where no reader looks."""
+    content = raw_files(record)[0].read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    raw_files(record)[0].write_bytes(content[:end] + b"The title is won." + content[end:])
+
+
+def described_twice(record: Path) -> None:
+    """Of two names of one kind a reader takes the last, and another might take the first."""
+    path = raw_files(record)[0]
+    file = pq.ParquetFile(io.BytesIO(path.read_bytes()))
+    said = file.metadata.metadata[rowfiles.DESCRIPTION.encode()].decode()
+    twice = said.replace("{", '{"function": "won:won", ', 1)
+    with pq.ParquetWriter(path, file.schema_arrow.remove_metadata(), store_schema=False) as writer:
+        writer.write_table(file.read().replace_schema_metadata(None))
+        writer.add_key_value_metadata({rowfiles.DESCRIPTION: twice})
+
+
 FORGERIES: dict[str, tuple[Forge, str]] = {
     # files without an owner
     "a table of no section": (
@@ -447,7 +467,19 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "prose with room for outputs": (prose(outputs=[]), NOTEBOOK),
     "a display without metadata": (in_notebook(bare), NOTEBOOK),
     "a later format": (in_notebook(lambda n: n.update(nbformat_minor=9999)), NOTEBOOK),
+    "words for the injected cell's id": (
+        in_notebook(
+            lambda n: [c.update(id="the-title-is-won") for c in n["cells"] if "papermill" in str(c["metadata"])]
+        ),
+        NOTEBOOK,
+    ),
+    "a papermill of another name": (
+        in_notebook(lambda n: n["metadata"]["papermill"].update(version="won")),
+        NOTEBOOK,
+    ),
     # what no file holds
+    "bytes beside the raw rows": (beside, STEM),
+    "raw rows described twice": (described_twice, STEM),
     "words in the lock": (lambda record: (record / ".lock").write_text("The title is won.\n"), ".lock"),
     "words for a lock's machine": (
         lambda record: (record / ".lock").write_text('{"pid": 1, "host": "the title is won"}\n'),
@@ -500,7 +532,7 @@ def test_no_row_among_a_tasks_is_of_another_data_set_or_seed() -> None:
 
 def test_the_number_of_forgeries_is_told(record_property: Callable[[str, object], None]) -> None:
     record_property("forgeries of a record that verify names", len(FORGERIES))
-    assert len(FORGERIES) >= 111
+    assert len(FORGERIES) >= 115
 
 
 @pytest.mark.parametrize(
@@ -571,6 +603,20 @@ def test_no_other_source_turns_a_forged_verdict_into_a_whole_record(
     last = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(record))]
     assert "not whole" in last[0] or "not confirmed" in last[0]
     assert ": whole" not in last[0]
+
+
+def test_by_hand_or_not_a_claims_cell_is_the_notebooks(record: Path, study: Study) -> None:
+    in_manifest(lambda m, e: (setattr(e, "runner", "notebook session"), e.claims[0].update(cell=1)))(record)
+    put_right(record)
+    assert not verify.verify(record, study, recompute=True, workers=1).whole
+
+
+def test_a_section_run_otherwise_than_its_profile_is_told(record: Path, study: Study, capsys) -> None:
+    assert not list(verify.departures(Manifest.load(record), study))
+    in_manifest(lambda m, e: e.parameters.update(count=e.parameters["count"] + 1))(record)
+    assert list(verify.departures(Manifest.load(record), study)) == ["section 0 with other count"]
+    in_manifest(lambda m, e: e.parameters.update(profile="no such"))(record)
+    assert not list(verify.departures(Manifest.load(record), study)), "its entry names what is wrong"
 
 
 CLAIMS: dict[str, Callable[[str], str]] = {
@@ -818,6 +864,15 @@ def test_rounding_is_of_the_number_or_of_one(score: float, moved: float, further
     held = pd.DataFrame({"score": [score + moved, np.nan, np.inf] + [score + moved] * 19})
     _, count = retrain._difference(held, held.assign(score=[score, np.nan, np.inf] + [score] * 19))
     assert (count.differ, count.further) == (20, further)
+
+
+def test_rows_that_are_lists_are_compared_to_their_last_digit() -> None:
+    """``repr`` of a thousand numbers shows six of them, with eight digits."""
+    scores = np.linspace(0, 1, 2000)
+    held = pd.DataFrame({"scores": [scores]})
+    assert retrain._difference(held, held)[0] == ""
+    for other in (np.where(np.arange(2000) == 1000, 0.7, scores), scores + 1e-12):
+        assert retrain._difference(held, pd.DataFrame({"scores": [other]}))[0].startswith("row 1, scores")
 
 
 @pytest.mark.parametrize(("further", "word", "rounding"), [(5, "a", True), (6, "a", False), (0, "b", False)])

@@ -109,6 +109,22 @@ def test_what_notebooks_need_is_left() -> None:
     assert "href" not in notebookpages.markdown("[t](../tables/x.csv)")
 
 
+def test_no_anchor_and_no_class_of_prose_is_one_of_the_pages() -> None:
+    page = notebookpages.cleaned('<h2 id="filter" class="badge good k exported">a</h2><a href="#cell-3">b</a>')
+    assert page == '<h2 id="prose-filter" class="k exported">a</h2><a href="#prose-cell-3">b</a>'
+
+
+def test_a_copy_whose_pages_cannot_be_made_is_removed(record: Path, study: Study, tmp_path: Path, monkeypatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(site, "_write", failing)
+    with pytest.raises(UserError, match="no space left"):
+        report.write(record, tmp_path / "copy", study)
+    assert not list((tmp_path / "copy").iterdir())
+    assert Manifest.load(record).sections
+
+
 @pytest.mark.parametrize("text", ['"><script>x</script>', "aGVsbG8=", "aGVs bG8", "", 'iVBORw0K" onerror="x'])
 def test_a_picture_is_strict_base64_of_a_png_or_it_is_none(text: str) -> None:
     assert "<img" not in notebookpages._picture(text, "", {})

@@ -185,9 +185,9 @@ def _stated(entry: SectionRecord, done: replay.Replay, ran: int | None) -> Itera
     for stated in (held, given):
         stated["claims"] = {claim["id"]: claim for claim in stated["claims"]}
         # The device is the machine's, and the section says which it was.
-        apart = ("record", "workers", "device")
+        apart = parameters.OF_THE_MACHINE
         stated["parameters"] = {name: value for name, value in stated["parameters"].items() if name not in apart}
-        if entry.runner != "datalab run":  # by hand, cells have the numbers of that session
+        if ran is None:  # run by hand, cells have the numbers of that session
             for name in ("claims", "tables", "figures"):
                 stated[name] = {key: described | {"cell": None} for key, described in stated[name].items()}
     claims_held, claims_given = held.pop("claims"), given.pop("claims")
@@ -221,7 +221,8 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
     if own != [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in source.cells]:
         raise Strange("its cells are not those of the source that ran")
     after = [cell for before, cell in pairwise(notebook.cells) if "parameters" in before.tags]
-    given = _literals(injected[0].source) if len(injected) == 1 and injected == after else None
+    one = len(injected) == 1 and injected == after and re.fullmatch("[0-9a-f]{8}", injected[0].id)
+    given = _literals(injected[0].source) if one else None
     if given is None:
         raise Strange("its cell of parameters is not papermill's")
     # On a machine that may have no such device.

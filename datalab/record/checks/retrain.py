@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -145,12 +145,17 @@ class _Count(NamedTuple):
         return f"{self.differ:,} of {self.numbers:,} numbers differ, {self.further:,} by more than {ROUNDING:.0%}"
 
 
+def _exactly(value: Any) -> str:
+    """All of a value as text; of an array ``repr`` would leave out its middle and its last digits."""
+    return repr(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
 def _difference(kept: pd.DataFrame, given: pd.DataFrame) -> tuple[str, _Count]:
     """Where two frames of equal shape first part, empty where they do not; and how much of them does."""
-    unequal = kept.map(repr) != given.map(repr)
+    unequal = kept.map(_exactly) != given.map(_exactly)
     numbers = [name for name in kept if pd.api.types.is_numeric_dtype(kept[name])]
     x, y = (frame[numbers].to_numpy(float) for frame in (kept, given))
-    differ, words = unequal[numbers].to_numpy(), unequal.drop(columns=numbers)
+    differ, words = unequal[numbers].to_numpy(bool), unequal.drop(columns=numbers)
     with np.errstate(invalid="ignore"):  # of two that are both infinite, which are equal
         further = differ & ~(np.abs(x - y) <= ROUNDING * np.maximum(1, np.minimum(np.abs(x), np.abs(y))))
     first = ""

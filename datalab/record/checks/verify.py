@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datalab import __version__
 from datalab.errors import UserError
-from datalab.record import claims_table, crate, folder, lock, provenance, transaction
+from datalab.record import claims_table, crate, folder, lock, parameters, provenance, transaction
 from datalab.record.checks import recompute as recomputing
 from datalab.record.checks import retrain
 from datalab.record.checks.recompute import Finding, Recomputed
@@ -39,7 +39,8 @@ UNKNOWN = (
 @dataclass
 class Report:
     """What :func:`verify` found. ``stale`` says what moved on, ``recomputed`` what was computed anew, and
-    ``unconfirmed`` what then differed, for which other sources may account; ``retrained`` the tasks trained anew.
+    ``unconfirmed`` what then differed, for which other sources may account; ``retrained`` the tasks trained anew;
+    ``departures`` where its sections were run otherwise than the profile that the record is called by.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Report:
     recomputed: list[Recomputed] = field(default_factory=list)
     unconfirmed: list[str] = field(default_factory=list)
     retrained: list[retrain.Retrained] = field(default_factory=list)
+    departures: list[str] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -100,6 +102,7 @@ def verify(
     findings += _sections(record, manifest, {finding.what for finding in findings})
     findings += _claims_table(record, manifest, study)
     report = Report(findings, list(stale(manifest, study)), len(manifest.files) + 1, len(manifest.sections))
+    report.departures = list(departures(manifest, study))
     if recompute and not problem:
         record = record.resolve()
         _recompute(record, manifest, study, report, workers, pages)
@@ -362,3 +365,13 @@ def stale(manifest: Manifest, study: Study) -> Iterator[str]:
             yield f"notebooks/{stem}.ipynb changed after section {entry.number} ran"
         if stem in known and entry.key.get("reads") and _others_moved(manifest, study, stem):
             yield f"sections that section {entry.number} reads were run again after it"
+
+
+def departures(manifest: Manifest, study: Study) -> Iterator[str]:
+    """The sections that were run with other parameters than those of the record's profile, a line each."""
+    known = {section.stem: section for section in study.sections}
+    for stem, entry in manifest.sections.items():
+        if stem in known and entry.parameters:
+            with suppress(UserError):  # of no profile of ours: a section's entry says so
+                if names := parameters.departures(known[stem].load().Parameters, entry.parameters):
+                    yield f"section {entry.number} with other {', '.join(names)}"
