@@ -228,7 +228,7 @@ def judge(
         verdict = Verdict(INCONCLUSIVE, "its values are all alike, which tells nothing of others")
     low, high = limits(inner)
     ends = (np.format_float_positional(end, precision=3, fractional=False, trim="-") for end in limits(wide))
-    read_on = f"at {100 * (1 - alpha / tests):.4g} % [{', '.join(ends)}]"
+    read_on = f"at {100 * (1 - alpha / tests):.5g} % [{', '.join(ends)}]" if wide.low < wide.high else ""
     return Statement(
         claim_id,
         scale * of.estimate,

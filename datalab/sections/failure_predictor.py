@@ -84,7 +84,7 @@ def measurements(frame: pd.DataFrame, guesses: pd.DataFrame) -> dict[str, tuple[
 def predictor(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per rule: F1 of foreseeing a failure, its 95 % interval over data sets, and its lead over the trivial one.
 
-    The lead's interval is at the protocol's alpha, since a verdict is read on it.
+    The lead's interval is Student's at the protocol's alpha, at which a verdict is read too, on the guarded one.
     """
     guesses, confidence, lines = predictions(frame), 1 - protocol().statistics["alpha"], []
     for rule, (f1, lead) in measurements(frame, guesses).items():

@@ -112,6 +112,15 @@ def test_no_limit_of_a_share_a_correlation_or_a_size_lies_outside_what_it_can_be
         assert 0 <= claims.loc["ABS.variance_explained", end] <= 100
 
 
+def test_no_reason_is_read_on_limits_without_width_or_on_all_of_100_percent() -> None:
+    why = pd.read_csv(REFERENCE / "claims.csv").why.dropna()
+    assert not why[why.str.contains("[0, 0]", regex=False) | why.str.contains("at 100 %", regex=False)].tolist()
+
+
+def test_no_section_of_the_reference_was_run_otherwise_than_its_profile_says() -> None:
+    assert not list(verify.departures(Manifest.load(REFERENCE), STUDY))
+
+
 def test_no_table_claims_more_data_sets_or_seeds_than_it_is_of() -> None:
     """Of those whose rows have as many data sets; two trainings side by side are of one seed but in 4.1 and 4.3."""
     wrong, counted, beside = {}, 0, 0
