@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -163,24 +163,33 @@ def missing_datasets(asked: Iterable[SectionParameters]) -> list[str]:
 INJECTED = "# Parameters"  # how the cell begins in which papermill hands over what it was given
 
 
-def given_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def given_in(namespace: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
     """What a notebook's parameters cell sets, as it stands in ``namespace`` (the notebook's ``globals()``).
 
-    The parameters cell is the last one run that assigns literals only, ``profile`` among them; papermill's own cell
-    ("# Parameters") adds to it. Names left over from an earlier version of the cell do not count. A mapping that is no
-    notebook's (it has no ``In``) holds the parameters itself.
+    The parameters cell is the last one run that assigns ``profile``, whatever else it does. Papermill's own cell
+    ("# Parameters") adds to it, and so does a cell run after it that assigns literals to some of ``fields``, the names
+    of the section's parameters. Names left over from an earlier version of the cell do not count. A mapping that is no
+    notebook's (it has no ``In``) holds the parameters itself. Raises :class:`UserError` where no such cell was run.
     """
     if "In" not in namespace:
         return dict(namespace)
     names: list[str] = []
     for source in reversed(namespace["In"]):
-        assigned = assigned_literals(source)
         if source.startswith(INJECTED):
-            names += assigned
-        elif "profile" in assigned:
-            names += assigned
-            break
-    return {name: namespace[name] for name in names if name in namespace}
+            names += assigned_literals(source)
+        elif "profile" in (own := assigned(source)):
+            return {name: namespace[name] for name in [*names, *own] if name in namespace}
+        else:
+            names += [name for name in assigned_literals(source) if name in fields]
+    raise UserError("no cell that sets `profile` was run: run the cell of parameters, the second, first")
+
+
+def assigned(source: str) -> list[str]:
+    """The names that a cell assigns, outside of its functions, loops and branches; none of what is no Python."""
+    try:
+        return _targets(ast.parse(source).body)
+    except (SyntaxError, ValueError):
+        return []
 
 
 def assigned_literals(source: str) -> list[str]:
@@ -191,5 +200,10 @@ def assigned_literals(source: str) -> list[str]:
             ast.literal_eval(getattr(statement, "value", statement))
     except (SyntaxError, ValueError, TypeError):
         return []
-    targets = [target for line in body for target in getattr(line, "targets", [getattr(line, "target", None)])]
+    return _targets(body)
+
+
+def _targets(body: Iterable[ast.stmt]) -> list[str]:
+    lines = [line for line in body if isinstance(line, ast.Assign | ast.AnnAssign)]
+    targets = [target for line in lines for target in getattr(line, "targets", None) or [line.target]]
     return [target.id for target in targets if isinstance(target, ast.Name)]

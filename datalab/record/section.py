@@ -21,8 +21,8 @@ from datalab import atomic, sweep
 from datalab.errors import UserError
 from datalab.record import claims_table, figures, folder, lock, papermills, provenance, rawrows, tables, transaction
 from datalab.record.manifest import Manifest
-from datalab.record.parameters import SectionParameters, given_in, missing_datasets, resolve
-from datalab.record.progress import Progress, ipython
+from datalab.record.parameters import OUTSIDE, SectionParameters, given_in, missing_datasets, resolve
+from datalab.record.progress import Progress, ipython, some
 from datalab.record.study import SectionSpec, Study
 from datalab.record.tables import Table, exact, flat, is_missing, shown_rows
 from datalab.sweep import Task, cluster
@@ -78,7 +78,8 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
     range, or a record someone else is writing to.
     """
     spec = study.find(name)
-    parameters = resolve(spec.load().Parameters, given_in(namespace), where=f"notebook {spec.stem}")
+    model = spec.load().Parameters
+    parameters = resolve(model, given_in(namespace, model.model_fields), where=f"notebook {spec.stem}")
     if parameters.unfit:
         raise UserError(f"notebook {spec.stem}: {parameters.unfit}")
     if opener := namespace.get(OPENER):
@@ -93,7 +94,8 @@ def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Sect
         gc.set_threshold(20_000, 20, 50)  # tables and figures are many small objects: look through them less often
     print(section.describe())
     by_hand = not section.driven and not papermills.output()  # whose notebook may join the record: its results only
-    if by_hand and parameters.profile == "smoke" and (said := _said_by_the_reference(spec)):
+    own_data = getattr(parameters, OUTSIDE, None)  # of which the reference says nothing
+    if by_hand and parameters.profile == "smoke" and not own_data and (said := _said_by_the_reference(spec)):
         _display(_markdown(said))
     return section
 
@@ -106,7 +108,8 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
     if missing := missing_datasets([parameters]):
         them = missing if len(missing) < 10 else []  # --fetch without names: all there are
         command = " ".join(["datalab datasets --fetch", *them])
-        raise UserError(f"notebook {spec.stem}: {len(missing)} data sets are not on this disk; get them by: {command}")
+        wanted = f"{some(len(missing), 'data set')} not on this disk"
+        raise UserError(f"notebook {spec.stem}: {wanted}; to get what is missing: {command}")
     record.mkdir(parents=True, exist_ok=True)
     lock.hold(record)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 from jinja2.filters import do_filesizeformat
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from datalab import atomic, ledger
 from datalab.errors import UserError
@@ -169,8 +169,8 @@ def titled(row: Mapping[str, Any]) -> str:
 
 
 def dotted(name: str) -> Markup:
-    """An id that a narrow column breaks at its dots alone."""
-    return Markup(".<wbr>").join(name.split("."))
+    """An id that a narrow column breaks after its dots and underscores alone."""
+    return Markup(re.sub(r"(?<=[._])", "<wbr>", str(escape(name))))
 
 
 def minus(text: str) -> str:

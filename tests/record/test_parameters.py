@@ -7,7 +7,7 @@ import record_fakes
 from IPython.core.interactiveshell import InteractiveShell
 
 from datalab.errors import UserError
-from datalab.record.parameters import SectionParameters, assigned_literals, given_in, resolve
+from datalab.record.parameters import SectionParameters, assigned, assigned_literals, given_in, resolve
 
 CELL = """profile = "smoke"  # str
 seeds = None  # int
@@ -36,13 +36,17 @@ def run() -> Any:
     InteractiveShell.clear_instance()
 
 
+def given(namespace: dict[str, Any]) -> dict[str, Any]:
+    return given_in(namespace, record_fakes.Parameters.model_fields)
+
+
 def resolved(namespace: dict[str, Any]) -> SectionParameters:
-    return resolve(record_fakes.Parameters, given_in(namespace), "notebook 0_alpha")
+    return resolve(record_fakes.Parameters, given(namespace), "notebook 0_alpha")
 
 
 def test_the_parameters_are_the_names_that_the_parameters_cell_assigns(run: Any) -> None:
     namespace = run("import math", CELL, "x = 1", "f'{x}'")
-    assert given_in(namespace) == {"profile": "smoke", "seeds": None, "count": 4}
+    assert given(namespace) == {"profile": "smoke", "seeds": None, "count": 4}
 
 
 def test_a_misspelt_name_is_refused_with_the_right_one(run: Any) -> None:
@@ -63,7 +67,7 @@ def test_on_a_warm_kernel_a_misspelt_name_is_refused_though_the_right_one_is_lef
 
 def test_what_papermill_injects_after_the_cell_replaces_and_adds_to_what_it_assigns(run: Any) -> None:
     namespace = run(CELL, INJECTED, START)
-    assert given_in(namespace) == {"profile": "quick", "count": 7, "seeds": None}
+    assert given(namespace) == {"profile": "quick", "count": 7, "seeds": None}
     namespace = run(CELL, INJECTED + "sedes = 3\n", START)
     with pytest.raises(UserError, match="'sedes'"):
         resolved(namespace)
@@ -75,13 +79,27 @@ def test_a_list_that_papermill_hands_over_as_text_is_told_to_be_given_by_its_oth
 
 
 def test_the_start_cell_run_again_reads_the_same_parameters(run: Any) -> None:
-    first = given_in(run(CELL, INJECTED, START))
-    assert given_in(run("rows = [1, 2]", "rows", START)) == first
+    first = given(run(CELL, INJECTED, START))
+    assert given(run("rows = [1, 2]", "rows", START)) == first
 
 
 def test_literals_assigned_in_a_scratch_cell_between_are_not_parameters(run: Any) -> None:
     namespace = run(CELL, "colour = 'red'\nwidth = 3", START)
-    assert given_in(namespace) == {"profile": "smoke", "seeds": None, "count": 4}
+    assert given(namespace) == {"profile": "smoke", "seeds": None, "count": 4}
+
+
+def test_a_parameter_of_its_own_cell_counts_and_one_that_is_computed_does(run: Any) -> None:
+    """Before: a cell that did more than assign literals was passed over, and every parameter was its default."""
+    assert given(run(CELL, "count = 9", START))["count"] == 9
+    computing = f"import os\n{CELL}count = 2 * 3\n"
+    assert given(run(computing, START)) == {"profile": "smoke", "seeds": None, "count": 6}
+    with pytest.raises(UserError, match="did you mean 'count'"):
+        resolved(run(computing.replace("count", "cuont"), START))
+
+
+def test_where_no_cell_of_parameters_was_run_none_is_made_up(run: Any) -> None:
+    with pytest.raises(UserError, match="no cell that sets `profile` was run"):
+        given(run("count = 3", START))
 
 
 def test_the_cell_edited_and_run_again_is_read_as_it_stands_now(run: Any) -> None:
@@ -90,7 +108,7 @@ def test_the_cell_edited_and_run_again_is_read_as_it_stands_now(run: Any) -> Non
 
 
 def test_a_mapping_that_is_no_notebooks_holds_the_parameters_itself() -> None:
-    assert given_in({"profile": "smoke", "count": 2}) == {"profile": "smoke", "count": 2}
+    assert given({"profile": "smoke", "count": 2}) == {"profile": "smoke", "count": 2}
 
 
 @pytest.mark.parametrize(
@@ -108,3 +126,11 @@ def test_a_mapping_that_is_no_notebooks_holds_the_parameters_itself() -> None:
 )
 def test_a_cell_assigns_literals_only_if_that_is_all_it_does(source: str, names: list[str]) -> None:
     assert assigned_literals(source) == names
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [("import os\na = f(1)\nfor b in c:\n    d = 1\ne: int = 2", ["a", "e"]), ("a = (", []), ("f(a=1)", []), ("", [])],
+)
+def test_what_a_cell_assigns_is_assigned_at_its_top(source: str, names: list[str]) -> None:
+    assert assigned(source) == names

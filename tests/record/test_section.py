@@ -72,7 +72,7 @@ def test_a_data_set_that_is_not_on_this_disk_is_refused_at_once_with_the_command
 ) -> None:
     monkeypatch.setenv("DATALAB_CACHE", str(tmp_path / "cache"))
     asked = {"profile": "smoke", "record": str(tmp_path / "record"), "datasets": ["adult", "wine"]}
-    with pytest.raises(UserError, match=r"1 data sets are not on this disk; get .*datasets --fetch adult$"):
+    with pytest.raises(UserError, match=r"1 data set not on this disk; to get .*datasets --fetch adult$"):
         record_fakes.start("0_alpha", asked)
     assert not (tmp_path / "record").exists()
 
