@@ -15,12 +15,13 @@ help: ## list the targets
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing what constraints.txt pins into $(VENV): minutes, by your line, without a word"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -c constraints.txt -e ".[test,dask]"
 	@touch $@
 
 install: $(VENV)/.installed ## all that the other targets need, into .venv (CPU=1: without CUDA)
 
-reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (15 to 25 minutes on 2 cores)
+reproduce: $(VENV)/.installed ## run the study in its quick profile into runs/quick (15 to 30 minutes on 2 cores, once installed)
 	$(BIN)/python -m datalab run --profile quick --to runs/quick
 	$(BIN)/python -m datalab report runs/quick
 

@@ -58,7 +58,7 @@ WRONG = [
     (["compare", "nosuch"], "Missing argument 'OTHER_RECORD'"),
     (["compare", "nosuch", "nosuch", "--tolerance", "-1"], "a number of 0 or more"),
     (["claims", "TITLE.treshold"], "did you mean 'TITLE.threshold'"),
-    (["claims", "--record", "nosuch"], "record.json is missing"),
+    (["claims", "--record", "nosuch"], "there is no such folder"),
     (["datasets", "adlut"], "did you mean 'adult'"),
     (["datasets", "--fetch", "all"], "unknown data set 'all'; --fetch without a name fetches all"),
     (["datasets", "all"], "unknown data set 'all'; no name lists all"),
@@ -293,3 +293,19 @@ def test_on_a_terminal_what_takes_a_while_says_so_and_a_log_is_spared_it(capsys,
     with RunConsole().waiting("Computing every section anew"):
         pass
     assert "Computing every section anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("claims",), ("claims", "--json"), ("datasets",), ("--help",)])
+def test_on_a_full_disk_what_cannot_be_printed_is_told_in_a_line(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "datalab", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "datalab: no space left for what it prints\n"
+
+
+def test_without_a_record_claims_says_so_and_how_to_name_one(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(cli.records.provenance, "reference", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["claims", "TITLE.threshold"])
+    assert ended.value.code == 0
+    assert "There is no record here" in capsys.readouterr().out

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 a notebook failed, a record is not whole or cannot be wri
 the call was wrong (one line on stderr, nothing written), 130 interrupted.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -86,6 +87,12 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
         code = 1
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo("datalab: no space left for what it prints", err=True)
         code = 1
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not end the ending in a traceback

@@ -178,7 +178,10 @@ def claims(study: Study, ids: tuple[str, ...], record: Path | None, as_json: boo
         rows = [rows[0] | claims_table.trail(manifest, rows[0], study)]
     if as_json:
         print_json(rows)
-    elif len(rows) == 1:
+        return
+    if record is None:
+        console.say("There is no record here, so nothing is measured; name one by --record.")
+    if len(rows) == 1:
         console.table((), [(name, exact(value)) for name, value in rows[0].items() if exact(value)])
     else:
         for row in rows:

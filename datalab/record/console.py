@@ -1,5 +1,6 @@
 """What the commands print: lines and tables as wide as the terminal; of a run its plan, its progress and its end."""
 
+import errno
 import os
 import re
 import shutil
@@ -49,8 +50,10 @@ class RunConsole:
         """Show something; a terminal or ``| tee`` that has gone, or a full disk, costs the lines and never the run."""
         try:
             show(*what, **how)
-        except (OSError, SystemExit):  # rich leaves the program when the pipe is broken
+        except (OSError, SystemExit) as error:  # rich leaves the program when the pipe is broken
             self.console.quiet = True
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                print("datalab: no space left for what it prints", file=sys.stderr)
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -212,6 +212,8 @@ class Manifest(pydantic.BaseModel):
 
         Raises :class:`UserError` when it is not there, is no manifest, or its content has not the hash it states.
         """
+        if not record.is_dir():
+            raise UserError(f"record '{provenance.shown(record)}': there is no such folder")
         manifest, problem = cls.read(record)
         if manifest is None or problem:
             raise UserError(f"record '{provenance.shown(record)}': {cls.NAME} {problem}")

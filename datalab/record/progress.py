@@ -80,16 +80,16 @@ def line(state: dict[str, Any]) -> str:
     if done + failed >= total:
         return text
     filled = BAR * done // total
-    text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'])}"
+    text = f"{'━' * filled}{'─' * (BAR - filled)} {text}, {span(state['took'] + state.get('since', 0.0))}"
     if state["ahead"]:
         text += f", about {span(state['took'] * state['ahead'])} left"
     return text + (f": {last}" if last else "")
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What the running sweep wrote last; empty when no sweep runs."""
+    """What the running sweep wrote last, and how many seconds ago (``since``); empty when no sweep runs."""
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text()) | {"since": max(0.0, time.time() - file.stat().st_mtime)}
     except (OSError, ValueError):
         return {}
 

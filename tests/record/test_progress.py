@@ -1,12 +1,14 @@
 """How far a sweep is: a bar with its clock while it runs, and only what a record may hold when it is over."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from datalab.record import progress as module
-from datalab.record.progress import Progress, line
+from datalab.record.progress import Progress, line, read
 
 RUNNING = {"done": 12, "total": 40, "failed": 1, "text": "wine mlp: 1.1 s", "ahead": 2.8, "took": 30.0}
 
@@ -41,3 +43,11 @@ def test_the_clock_moves_between_two_tasks_and_stops_with_the_sweep(
     progress(4, 4, 0, "d: 1.0 s")
     assert shown[over:] == ["4 of 4 tasks"]
     assert json.loads((tmp_path / "progress.json").read_text())["done"] == 4
+
+
+def test_between_two_tasks_the_clock_goes_on_for_who_reads_the_file(tmp_path) -> None:
+    """Before: until the first task ended it said the seconds at which the sweep began."""
+    file = tmp_path / "progress.json"
+    Progress(file)(0, 40)
+    os.utime(file, (time.time() - 75, time.time() - 75))
+    assert "0 of 40 tasks, 75 s" in line(read(file))
