@@ -55,16 +55,17 @@ def render(figure: Any, name: str) -> dict[str, bytes]:
 
 
 def _rounded(svg: bytes) -> bytes:
-    """The same drawing with places to a hundredth of a point, where matplotlib writes a millionth."""
-    places = rb' (?:d|x|y)="[^"]*"'
-    return re.sub(places, lambda place: re.sub(rb"(\.\d\d)\d+", rb"\1", place[0]), svg)
+    """The same drawing with places to a hundredth of a point, where matplotlib writes a millionth, and not indented."""
+    places = rb' (?:d|x|y|transform|style)="[^"]*"'
+    svg = re.sub(places, lambda place: re.sub(rb"(\.\d\d)\d+", rb"\1", place[0]), svg)
+    return re.sub(rb"\n +", b"\n", svg)
 
 
 def _indexed(png: io.BytesIO) -> bytes:
-    """The same picture in a palette of 128 colours, which no figure visibly exceeds: about a quarter of the size."""
+    """The same picture in a palette of 64 colours, which no figure visibly exceeds: about a quarter of the size."""
     from PIL import Image
 
     picture, out = Image.open(png), io.BytesIO()
-    few = picture.convert("RGB").quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few = picture.convert("RGB").quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(out, "png", compress_level=8, dpi=picture.info.get("dpi"))
     return out.getvalue()
