@@ -157,8 +157,9 @@ def recommended(full: pd.DataFrame, accuracy: pd.DataFrame) -> list[str]:
     advice = f"{keep}, but prune where that gains a point" if len(large) else keep
     return [
         f"**{advice}.** Dropping some examples was compared with keeping all in {len(asked)} settings. Each taken by "
-        f"itself, dropping is better in {len(ahead)}; corrected for so many looks (Holm's method), in {len(shown)}: by "
-        f"influence in {influence}, by a point or more for certain in {len(large)}. Then it is worse in {losses}.",
+        f"itself, dropping is better in {len(ahead)}. Corrected for so many looks (Holm's method), it is better in "
+        f"{len(shown)} and worse in {losses}; of the better, {influence} by influence, {len(large)} by a point or more "
+        f"for certain.",
         f"The settings are {asked.arm.nunique()} ways to choose what is dropped, {asked[RATE].nunique()} shares of "
         f"wrong labels, {asked.stratum.nunique()} kinds of data sets, {asked.score.nunique()} scores. The gain that is "
         f"shown: {where}.",

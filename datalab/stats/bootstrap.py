@@ -1,7 +1,4 @@
-"""Resampled units: how often one figure comes out above another, where that is no interval over few units.
-
-Section 0's fine-tuned encoders have percentile limits over a thousand test examples; over data sets nothing has.
-"""
+"""Resampled units: how often one figure comes out above another. No interval of the study is read off them."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -100,15 +100,17 @@ def test_only_a_gain_shown_after_holm_with_a_limit_above_a_point_changes_the_adv
     none = pd.DataFrame([compared(low=-0.01, p=0.9)])
     kept, compared_were = s7.recommended(pd.DataFrame([compared(low=0.008), compared(p=0.2)]), none)
     assert "but prune" not in kept
-    assert "dropping is better in 2; corrected for so many looks (Holm's method), in 1: by influence in 0" in kept
-    assert kept.endswith("it is worse in 0.")
+    assert (
+        "dropping is better in 2. Corrected for so many looks (Holm's method), it is better in 1 and worse in 0" in kept
+    )
+    assert kept.endswith("of the better, 0 by influence, 0 by a point or more for certain.")
     assert "shown: loss, quota, F1" in compared_were
     alone = pd.DataFrame([compared(p=0.02)])  # corrected over what is counted here, and over nothing else
-    assert "method), in 1:" in s7.recommended(alone, none)[0]
-    assert "method), in 0:" in s7.recommended(pd.concat([alone, none]), none)[0]
+    assert "method), it is better in 1 " in s7.recommended(alone, none)[0]
+    assert "method), it is better in 0 " in s7.recommended(pd.concat([alone, none]), none)[0]
     lost = pd.DataFrame([compared(d=-0.02, low=-0.03, high=-0.01, p=0.001)])
-    assert "method), in 0:" in s7.recommended(lost, none)[0]
-    assert "it is worse in 1." in s7.recommended(lost, none)[0]
+    assert "method), it is better in 0 " in s7.recommended(lost, none)[0]
+    assert "and worse in 1;" in s7.recommended(lost, none)[0]
     assert "but prune where" in s7.recommended(pd.DataFrame([compared()]), none)[0]
     for given in ({"arm": "oracle"}, {"trained": "3000 steps"}):  # neither is a way of dropping, stopped early
         assert "compared with keeping all in 1 settings" in s7.recommended(pd.DataFrame([compared(**given)]), none)[0]
