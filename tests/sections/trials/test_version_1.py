@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from fetched import fetched
 from scipy import stats as scipy_stats
 from sklearn.isotonic import isotonic_regression
 
-from datalab import data, noise, seeds
+from datalab import data, noise, seeds, stats
 from datalab.errors import UserError
 from datalab.protocol import protocol
 from datalab.record.parameters import resolve
@@ -201,8 +202,64 @@ def test_the_realised_noise_is_exact_on_every_data_set_at_every_rate(name):
                 assert (observed[mine] != c).sum() == round(rate * mine.sum()), (kind, rate, c)
 
 
+@pytest.fixture
+def from_everything(shown):
+    """What the notebook's first cell on version 1 makes of all rows of the sweep."""
+
+    def read(everything: pd.DataFrame) -> SimpleNamespace:
+        section = SimpleNamespace(table=lambda *frame, **how: None)
+        return SimpleNamespace(
+            **shown("0_title_noise_threshold", "cell-29", everything=everything, root=0, section=section)
+        )
+
+    return read
+
+
+def test_references_of_another_length_do_not_enter_the_flipped_labels_that_a_rival_keeps(from_everything):
+    """Before, arms ranked after 40 and 800 steps stood among those of 200: 3.09 % for the 2.29 that influence kept."""
+    own = made_up().assign(flipped_kept=0.05, steps=np.nan)
+    own = pd.concat([own, own[own.method == "influence"].assign(method="keep_hardest", flipped_kept=0.2)])
+    other = [own.assign(flipped_kept=0.9, reference_steps=length, steps=200) for length in (40, 800)]
+    table = version_1.rivals(from_everything(pd.concat([own, *other], ignore_index=True)).d1)
+    kept = table.groupby("method")["flipped among kept (%)"].unique().map(list).to_dict()
+    assert kept == {"influence": [pytest.approx(5)], "keep_hardest": [pytest.approx(20)]}
+
+
+def test_a_task_of_version_1_ranks_by_references_of_the_recipes_length_alone(rows):
+    """Of one rate, method, keep fraction and draw there is one model, whatever length its references might have."""
+    assert not rows.duplicated(["rate", "method", "keep_fraction", "draw"]).any()
+    named = {name for task in version_1.tasks(smoke()) for name in task.parameters}
+    assert {name for name in named if "reference" in name or "steps" in name or "length" in name} == set()
+
+
+@pytest.mark.parametrize("profile", ["quick", "study"])
+def test_a_crossover_of_version_1_is_read_at_all_of_the_profiles_rates_in_f1_and_accuracy(
+    profile, from_everything, shown, monkeypatch
+):
+    """Before, a table of sensitivity had the crossover in accuracy at five of nine rates."""
+    rates, read = list(protocol().profiles[profile]["noise_rates"]), []
+    p = resolve(s0.Parameters, {"profile": profile}, "test")
+    crossed = [t.parameters for t in version_1.tasks(p) if t.parameters["architecture"] != "cnn"]
+    for given in crossed:
+        if given["noise_kind"] != "instance":  # beside the CNN the one that runs at the arms' rates alone
+            flipped = [rate for rate in rates if rate > 0]
+            assert given["rates"] == (rates if given["noise_kind"] == "symmetric" else flipped)
+
+    bootstrap = stats.crossover_bootstrap
+    monkeypatch.setattr(stats, "crossover_bootstrap", lambda y, at, rng: read.append(list(at)) or bootstrap(y, at, rng))
+    first = from_everything(made_up(sets=3, seeds_=1, rates=rates).assign(steps=np.nan))
+    section = SimpleNamespace(table=lambda *frame, **how: None)
+    names = {"d1": first.d1, "table": first.table, "root": 0, "section": section}
+    for cell in ("cell-30", "cell-31"):
+        shown("0_title_noise_threshold", cell, **names)
+    assert read == [rates, rates]
+    assert list(first.table["noise rate (%)"]) == [100 * rate for rate in rates]
+    assert first.table["d (accuracy)"].notna().all()
+    assert list(first.d1_accuracy.rate.unique()) == rates
+
+
 def test_a_rivals_flipped_labels_are_those_it_keeps_in_the_primary_cell():
-    """Before, they were the mean over all settings, references of other lengths among them."""
+    """Before, they were the mean over all settings."""
     own = made_up().assign(flipped_kept=0.05)
     rival = own[own.method == "influence"].assign(method="keep_hardest", flipped_kept=0.2)
     elsewhere = pd.concat([own, rival]).assign(flipped_kept=0.9, noise="pair")
