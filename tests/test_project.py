@@ -1,7 +1,9 @@
 """The project's files hold together: the environment's four files, the notebooks' template."""
 
 import ast
+import datetime
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from datalab.protocol import protocol
 from datalab.record.parameters import SectionParameters
 from datalab.sections import STUDY
 
@@ -62,8 +65,6 @@ def test_the_conda_environment_only_wraps_pip_over_the_constraints():
 
 
 def test_only_the_designed_entries_stand_at_the_top_level():
-    import subprocess
-
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     allowed = {
         "notebooks",
@@ -78,6 +79,31 @@ def test_only_the_designed_entries_stand_at_the_top_level():
     }
     allowed |= {"constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", ".gitignore"}
     assert {line.split("/")[0] for line in listed.splitlines()} <= allowed
+
+
+def git(*words: str) -> str:
+    """What git prints; nothing where it fails."""
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+
+
+def test_a_change_of_the_protocol_names_commits_that_were_made_by_its_date():
+    if git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("not a clone with its history")
+    wrong, named = [], 0
+    for change in protocol().changes:
+        commits = change.get("commit") or []
+        for commit in [commits] if isinstance(commits, str) else commits:
+            named += 1
+            made = git("show", "--no-patch", "--format=%ct", f"{commit}^{{commit}}")
+            day = (
+                datetime.datetime.fromtimestamp(int(made), datetime.UTC).date().isoformat()
+                if made
+                else "no such commit"
+            )
+            if day > change["date"] or git("merge-base", commit, "HEAD") != git("rev-parse", commit):  # or of no past
+                wrong.append((change["date"], commit, day))
+    assert named > 0
+    assert wrong == []
 
 
 def test_every_section_has_its_notebook_and_every_notebook_its_section():

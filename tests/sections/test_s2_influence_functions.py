@@ -1,9 +1,13 @@
 """Section 2.2: its tasks are what they say and repeat to the byte, its tables and its answer follow from their rows."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
@@ -232,6 +236,23 @@ def test_the_title_s_estimator_stands_beside_ek_fac_and_no_mean_hides_the_set_on
     text = s2.worst_retrained(table)
     assert "**splice, r = -0.9" in text or "**splice, r = -0.8" in text
     assert "on 1 of 2 data sets" in text
+
+
+def test_no_two_lines_of_the_datamodeling_score_have_one_label(shown):
+    """Before, DataInf's curve and its line at its own damping were both named DataInf."""
+    dampings = dict.fromkeys(("EKFAC", "DataInf"), (0.1, 1.0)) | {"GradDot": (), "TRAK": ()}
+    rows = [
+        {"kind": "lds", "dataset": dataset, "estimator": name, "relative_damping": damping, "lds": 0.5 + shift}
+        | {"automatic": bool(np.isnan(damping)), "each": 0.0, "n": 10}
+        for dataset, shift in (("a", 0.0), ("b", 0.1))
+        for name, of_name in dampings.items()
+        for damping in (*of_name, *([np.nan] if name != "EKFAC" else []))
+    ]
+    section = SimpleNamespace(figure=lambda *figure, **how: None)
+    names = shown("2_influence_functions", "c77fb7b0", rows=pd.DataFrame(rows), section=section)
+    written = [text.get_text() for text in names["figure"].findobj(Text)]
+    labels = [text for text in written if re.match("EKFAC|DataInf|GradDot|TRAK", text)]
+    assert len(labels) == len(set(labels)) == 5
 
 
 def test_a_damping_that_was_best_at_the_end_of_its_grid_says_so():

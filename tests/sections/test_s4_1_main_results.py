@@ -174,6 +174,25 @@ def test_every_statement_is_judged_once_on_a_table_of_the_section(main_rows):
     assert by_id["S4.1.consistent_all"].raw["dataset"] == list(literal["data set"])
 
 
+def test_a_relative_gain_of_table_4_1_that_is_worth_less_than_the_smallest_effect_in_f1_is_no_direction():
+    """A gain of 1.5 % of an F1 of .5 is .0075 F1: below .01, though 1.5 % is above 1 %."""
+    made = [
+        {"part": "main", "architecture": "mlp", "rate": RATE, "method": method, "dataset": name, "seed": seed}
+        | dict.fromkeys(s4_1.METRICS, (0.5 + 0.001 * seed) * gain)
+        for i, name in enumerate(("digits", "wine", "breast_cancer", "adult"))
+        for seed in range(5)
+        for method in s4_1.ROWS
+        for gain in [1.015 + 1e-5 * i + 1e-6 * seed if method.startswith("datalab") else 1.0]
+    ]
+    rows = pd.DataFrame(made)
+    statements = s4_1.verdicts(rows, RATE, s4_1.headline(rows, RATE), s4_1.benchmarks(rows, "paper", RATE, 7))
+    by_id = {statement.id: statement for statement in statements}
+    for claim in ("S4.1.headline_rel", "S1.improvement", "S4.1.range"):
+        assert by_id[claim].measured == pytest.approx(1.5, abs=0.01)
+        assert by_id[claim].low > 1
+        assert by_id[claim].verdict == ledger.NULL
+
+
 @pytest.mark.parametrize(("rates", "words"), [([0.0, 0.2], "Open"), ([0.2], "Not measured here")])
 def test_a_gain_grows_from_one_rate_to_another_and_not_from_one_to_itself(main_rows, shown, rates, words):
     rows = main_rows[main_rows.rate.isin(rates)]

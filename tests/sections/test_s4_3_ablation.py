@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from datalab import stats
+from datalab import ledger, stats
 from datalab.sections import s4_1_main_results as s4_1
 from datalab.sections import s4_3_ablation as s4_3
 from datalab.sections.trials.arms import COMPONENTS
@@ -66,6 +66,31 @@ def test_the_full_model_of_the_ablation_is_the_one_of_the_main_table(main_rows):
         full = s4_3.scores(main_rows, variant, RATE)[s4_3.FULL]
         level = s4_1.level(main_rows, method, "macro_f1", RATE)
         np.testing.assert_array_equal(full, level[full.index])
+
+
+@pytest.mark.parametrize(
+    ("regularisation", "projection", "verdict"),
+    [
+        (0.05, 0.0, ledger.DIRECTION),  # the component and the total gain are settled
+        (0.05, -0.05, ledger.INCONCLUSIVE),  # the component alone is
+        (0.0, 0.10, ledger.INCONCLUSIVE),  # the total alone is
+    ],
+)
+def test_a_component_has_a_share_of_the_gain_where_both_are_settled(regularisation, projection, verdict):
+    """Before, S4.3.share_reg had the paper's direction by its component, whatever the sign of the total gain."""
+    rng, made = np.random.default_rng(0), []
+    for i, on in itertools.product(range(15), s4_3.SETS):
+        noise = rng.normal(0, 0.001)
+        apart = 0.03 * (-1) ** i  # by which data sets differ: in the total alone, or in the component
+        of_both = (projection + apart, regularisation) if projection < 0 else (projection, regularisation + apart)
+        gains = dict(zip(COMPONENTS, (of_both[0], 0.0, of_both[1]), strict=True))
+        row = {"dataset": f"set{i}", "seed": 0, "architecture": "mlp", "part": "ablation", "variant": "paper"}
+        row |= {"rate": RATE} | dict(zip(COMPONENTS, on, strict=True))
+        made.append(row | {"macro_f1": 0.5 + sum(gains[name] for name in COMPONENTS if row[name]) + noise})
+    rows = pd.DataFrame(made)
+    rows = pd.concat([rows, rows.assign(variant="label-aware")])
+    statements = {of.id: of for of in s4_3.verdicts(rows, RATE, s4_3.contributions(rows, 7))}
+    assert statements["S4.3.share_reg"].verdict == verdict
 
 
 def test_no_cell_in_the_papers_shape_is_empty(main_rows):

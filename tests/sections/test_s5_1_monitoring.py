@@ -118,6 +118,23 @@ def test_an_auroc_has_its_own_limits_inside_0_and_1():
     assert stats.t_interval(values.values).high > 1 > values.interval(0.995).high
 
 
+def test_the_statement_on_the_monitor_has_the_limits_of_an_auroc(monkeypatch):
+    """Before, S5.1.monitoring was .799 and had no limits; Student's for four streams would end above 1."""
+    monkeypatch.setattr(s5_1, "tilted_less_natural", lambda rows: pd.Series([0.01, 0.02]))
+    monkeypatch.setattr(s5_1, "predictor_verdicts", lambda frame, raw: [])
+    monitors = pd.DataFrame({"statistic": "influence", "AUROC": [0.94, 0.98, 0.53, 0.75]})
+    streams = pd.DataFrame({"dataset": ["a", "b"], "window": 0, "part": "shifted"})
+    silence = pd.DataFrame({"accuracy falls by": [0.2, 0.3], "half less it": [0.01, 0.02]})
+    kinds = [(method, weights) for method in s5_1.PRUNED_BY for weights in ("none", "datalab_paper")]
+    weighted = pd.DataFrame(kinds, columns=["method", "weights"]).assign(dataset="wine", macro_f1=0.5)
+    rows = pd.DataFrame({"rate": [0.2], "dataset": ["wine"]})
+    made = s5_1.verdicts(rows, weighted, streams, weighted, rows, monitors, silence)
+    of = {statement.id: statement for statement in made}["S5.1.monitoring"]
+    assert of.measured == pytest.approx(monitors.AUROC.mean())
+    assert 0 <= of.low < of.measured < of.high <= 1
+    assert of.effect_size == pytest.approx((of.measured - 0.5) / monitors.AUROC.std())  # against that of chance
+
+
 def test_on_one_seed_no_fall_is_called_silent_and_none_is_ruled_out(stream, shown):
     tables = {"monitors": s5_1.monitors(stream), "silence": s5_1.silence(stream)}
     assert "no interval" in shown("5_1_monitoring", "c14-b", warned="", p=SimpleNamespace(seeds=1), **tables)["silent"]
