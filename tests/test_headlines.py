@@ -146,13 +146,19 @@ def numbers(table: pd.DataFrame, paragraph: str) -> np.ndarray:
     """The numbers (n, 2) of a table's rows and columns that a paragraph can speak of: as they are, and in %.
 
     Of a column of words, such as the stratum, the rows whose word the paragraph has, if it has any; of chances and p,
-    what a paragraph that has a p says.
+    what a paragraph that has a p says. A length is named by its number alone too: "after 100 steps, after 200".
     """
+
+    def named(word: str) -> bool:
+        word = plain(word)
+        length = re.fullmatch(r"(\d+) steps", word)
+        said_so = re.search(rf"\b{length[1]}\b", paragraph) if length else word in paragraph
+        return bool(said_so) and not re.search(r"\d %", word)
+
     words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     for name in words:
-        said = [str(word) for word in table[name]]
-        named = np.array([plain(word) in paragraph and not re.search(r"\d %", word) for word in said], dtype=bool)
-        table = table[named] if named.any() else table
+        of_rows = np.array([named(str(word)) for word in table[name]], dtype=bool)
+        table = table[of_rows] if of_rows.any() else table
     pairs = []
     for name in table:
         if re.match(r"[Pp]\b", name) and not re.search(r"\bp\b", paragraph):
@@ -532,6 +538,12 @@ def test_a_figure_is_looked_for_in_the_tables_its_paragraph_speaks_of():
     assert unfounded("On balanced sets from 1.3 % wrong labels on.", tables) == []
     assert unfounded("On balanced sets from 0.48 % wrong labels on.", tables) == ["0.48"]
     assert unfounded("The rank correlation is .48.", tables) == []
+    lengths = pd.DataFrame(
+        {"reference": ["100 steps", "200 steps", "400 steps"], "crossover": ["11.6 %", "10.1 %", "5.7 %"]}
+    )
+    steps = {"0_training_length": lengths}
+    assert unfounded("From 11.6 % on after 100 steps, from 10.1 % after 200.", steps) == []
+    assert unfounded("From 11.6 % on after 100 steps, from 5.7 % after 200.", steps) == ["5.7"]
 
 
 def test_two_sentences_that_contradict_are_found_in_two_documents():
