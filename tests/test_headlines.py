@@ -146,18 +146,21 @@ def numbers(table: pd.DataFrame, paragraph: str) -> np.ndarray:
     """The numbers (n, 2) of a table's rows and columns that a paragraph can speak of: as they are, and in %.
 
     Of a column of words, such as the stratum, the rows whose word the paragraph has, if it has any; of chances and p,
-    what a paragraph that has a p says. A length is named by its number alone too: "after 100 steps, after 200".
+    what a paragraph that has a p says. Where one length is named, others are by their number alone: "after 100 steps,
+    after 200".
     """
 
-    def named(word: str) -> bool:
-        word = plain(word)
-        length = re.fullmatch(r"(\d+) steps", word)
-        said_so = re.search(rf"\b{length[1]}\b", paragraph) if length else word in paragraph
-        return bool(said_so) and not re.search(r"\d %", word)
+    def named(words: list[str]) -> np.ndarray:
+        in_full = [word in paragraph and not re.search(r"\d %", word) for word in words]
+        steps = [re.fullmatch(r"(\d+) steps", word) for word in words]
+        if not any(full and length for full, length in zip(in_full, steps, strict=True)):
+            return np.array(in_full, dtype=bool)
+        by_number = [bool(length and re.search(rf"\b{length[1]}\b", paragraph)) for length in steps]
+        return np.array(in_full) | np.array(by_number)
 
     words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     for name in words:
-        of_rows = np.array([named(str(word)) for word in table[name]], dtype=bool)
+        of_rows = named([plain(str(word)) for word in table[name]])
         table = table[of_rows] if of_rows.any() else table
     pairs = []
     for name in table:
