@@ -64,7 +64,7 @@ def _status(child: int) -> int:
     if not interrupted:
         words = "it holds what no honest one does, or this machine has too little memory"
         print(f"datalab: what read the record was ended by {signal.Signals(-code).name}: {words}", file=sys.stderr)
-    return 130 if interrupted else 2
+    return 130 if interrupted else 1
 
 
 if __name__ == "__main__":
