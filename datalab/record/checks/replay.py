@@ -134,7 +134,7 @@ class _Replayed(section.Section):
                 self.strange[path] = why
             self.tasks[path, finished.key] = task
             frames.append(frame)
-        return self._kept(pd.concat(frames, ignore_index=True), tasks)
+        return self._kept(pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(), tasks)
 
 
 def _not_of(task: Task, frame: pd.DataFrame) -> str:

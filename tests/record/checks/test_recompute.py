@@ -17,8 +17,9 @@ from papermill.translators import PythonTranslator
 from datalab import atomic, cli
 from datalab.errors import UserError
 from datalab.record import Study, claims_table, crate, progress, provenance, rawrows
-from datalab.record.checks import recompute, verify
+from datalab.record.checks import recompute, replay, verify
 from datalab.record.manifest import Manifest
+from datalab.record.parameters import resolve
 from datalab.sweep import rowfiles
 
 STEM = "0_alpha"
@@ -374,6 +375,13 @@ def test_a_section_run_by_hand_is_computed_anew_too(study: Study, tmp_path: Path
     assert done.unconfirmed == [
         "section 0 computed anew, by other sources (a notebook run by hand): gives other TITLE.threshold"
     ]
+
+
+def test_a_sweep_of_no_task_is_replayed_as_it_ran(record: Path, study: Study, tmp_path: Path) -> None:
+    """Before: a record of `quick`, which leaves a grid of section 0 out, could not be computed anew."""
+    given = resolve(record_fakes.Parameters, {"profile": "smoke"}, "test")
+    replayed = replay._Replayed({}, "cpu", study, study.find(STEM), given, record, tmp_path, driven=True)
+    assert replayed.sweep([]).empty
 
 
 def test_the_records_own_notebook_is_never_run(record: Path, checked: Verify) -> None:
