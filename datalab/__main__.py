@@ -25,12 +25,9 @@ def program() -> None:
     elif child := os.fork():
         sys.exit(_status(child))
     else:
-        import resource
+        from datalab.record import folder
 
-        from datalab.record.folder import MOST_MEMORY
-
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (min(MOST_MEMORY, hard) if hard >= 0 else MOST_MEMORY, hard))
+        folder.limit_memory()
         _main()
 
 

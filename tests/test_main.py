@@ -1,6 +1,7 @@
 """The installed command: what reads a record may crash, or block, and takes nothing with it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,6 +53,15 @@ def test_a_reader_may_hold_only_so_much_memory() -> None:
     _, said = process.communicate(timeout=60)
     assert "MemoryError" in said
     assert process.returncode == 1
+
+
+def test_a_reader_keeps_a_lower_limit_that_it_was_started_with() -> None:
+    """Before: it was raised to 8 GiB."""
+    own = 6 * 2**30
+    asked = "print(__import__('resource').getrlimit(__import__('resource').RLIMIT_DATA)[0])"
+    process = started(asked, "claims", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (own, -1)))
+    said, _ = process.communicate(timeout=60)
+    assert int(said) == own
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(("verify", "no/such/record"), 2), (("claims", "T1.full.f1"), 0)])

@@ -19,6 +19,7 @@ from datalab.cli import data, records, running
 from datalab.cli.options import RECORD, SAFE_PATH
 from datalab.errors import UserError
 from datalab.record import Study, provenance
+from datalab.record.console import NO_SPACE
 from datalab.record.folder import printable
 
 _COMPLETION = '\b\nCompletion, in bash (zsh and fish alike):\n  eval "$(_DATALAB_COMPLETE=bash_source datalab)"'
@@ -85,14 +86,14 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
     except MemoryError:
         click.echo("datalab: there is not enough memory for this", err=True)
         code = 1
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if (
+            not isinstance(error, BrokenPipeError) and error.errno != errno.ENOSPC
+        ):  # `| head` has seen enough; full disk
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        click.echo("datalab: no space left for what it prints", err=True)
+        if error.errno == errno.ENOSPC:
+            click.echo(NO_SPACE, err=True)
         code = 1
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not end the ending in a traceback

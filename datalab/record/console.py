@@ -21,6 +21,7 @@ from datalab.record.plan import Job
 from datalab.record.progress import line, span
 
 LOG_WIDTH = 120  # columns of a table where there is no terminal to ask
+NO_SPACE = "datalab: no space left for what it prints"
 EVERY = 15.0  # seconds between two progress lines where there is no terminal to redraw one
 
 
@@ -53,7 +54,7 @@ class RunConsole:
         except (OSError, SystemExit) as error:  # rich leaves the program when the pipe is broken
             self.console.quiet = True
             if getattr(error, "errno", None) == errno.ENOSPC:
-                print("datalab: no space left for what it prints", file=sys.stderr)
+                print(NO_SPACE, file=sys.stderr)
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -287,14 +287,12 @@ def bounded(seconds: float = MOST_SECONDS) -> Iterator[None]:
     def late(*_: Any) -> None:
         raise UserError(f"it takes more than {seconds / 60:g} minutes, and no honest one does")
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    held = getattr(psutil.Process().memory_info(), "data", 0)  # what is there already is not the block's
-    most = min((held + MOST_MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)))
+    memory = resource.getrlimit(resource.RLIMIT_DATA)
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, late) if timed else None
     outer, began = signal.getitimer(signal.ITIMER_REAL) if timed else (0.0, 0.0), time.monotonic()
     try:
-        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+        limit_memory()
         if timed:
             # Again and again: what the block calls may catch the first as any error, and go on.
             whole = min(seconds, outer[0] or seconds)
@@ -307,7 +305,15 @@ def bounded(seconds: float = MOST_SECONDS) -> Iterator[None]:
             signal.signal(signal.SIGALRM, before)
             if outer[0]:
                 signal.setitimer(signal.ITIMER_REAL, max(outer[0] - (time.monotonic() - began), 0.001), outer[1])
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, memory)
+
+
+def limit_memory() -> None:
+    """Let this process take :data:`MOST_MEMORY` more than it holds, and no more; no limit that it has is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    held = getattr(psutil.Process().memory_info(), "data", 0)
+    most = min((held + MOST_MEMORY, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)))
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def in_a_line(error: BaseException) -> str:

@@ -174,10 +174,10 @@ def _parts(path: Path) -> list[tuple[Finished, pa.Table]]:
 def _opened(path: Path, look: Callable[[pq.ParquetFile], Content]) -> tuple[list[Finished], Content] | None:
     """The tasks of a file and what a look into it gives; None where it is torn, or not what it says."""
     try:
-        if path.stat().st_size > LARGEST:
+        if (size := path.stat().st_size) > LARGEST:
             return None
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_nothing_beside(file.metadata, path.stat().st_size)
+            _check_nothing_beside(file.metadata, size)
             return _tasks(file, path), look(file)
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, RecursionError):
         return None
@@ -188,11 +188,8 @@ def _check_nothing_beside(metadata: pq.FileMetaData, size: int) -> None:
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     pages = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
     marks = 12  # bytes: the format's name at both ends, and the length of what describes it
-    said = metadata.metadata[DESCRIPTION.encode()].decode()
     if pages + metadata.serialized_size + marks != size or len(metadata.metadata) > 1:
         raise ValueError("it holds something beside its rows")
-    if len(said) <= LONGEST and json.dumps(json.loads(said)) != said:
-        raise ValueError("it describes itself otherwise than a run does")
 
 
 def _tasks(file: pq.ParquetFile, path: Path) -> list[Finished]:
@@ -200,6 +197,8 @@ def _tasks(file: pq.ParquetFile, path: Path) -> list[Finished]:
     if len(described) > LONGEST:
         raise ValueError("it says too much of itself")
     made_by = json.loads(described)
+    if json.dumps(made_by) != described.decode():
+        raise ValueError("it describes itself otherwise than a run does")
     if "tasks" not in made_by:
         made_by["tasks"] = [[path.stem.rpartition("_")[2], rows, made_by["parameters"]]]
     function, processor = made_by["function"], made_by.get(PROCESSOR, "")
