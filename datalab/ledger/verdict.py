@@ -18,7 +18,7 @@ from datalab.ledger.claim import Claim, base_row, find, reported_effect
 from datalab.ledger.rounding import RoundingInterval
 from datalab.protocol import protocol
 from datalab.record import Statement
-from datalab.stats import SIDES, Measurement, decide, guarded
+from datalab.stats import SIDES, Measurement, decide, guarded, near, outside
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction reproduced"
@@ -93,8 +93,8 @@ def measured_verdict(
     estimate: the measured effect D, in the claim's unit (for a table's level: its difference to the base row's).
     interval: the (1 - alpha) confidence limits of D; ``None`` for a level with nothing to compare.
     narrow:   the 90 % limits of D (``measured_verdict.equivalence_confidence``); equivalence is read on them.
-    side:     what the paper claims of D: ``greater`` or ``less`` than 0, ``none`` (no difference), ``not_greater``,
-              ``not_less``.
+    side:     what the paper claims of D: ``greater`` or ``less`` than 0, ``either`` of these, ``none`` (no difference),
+              ``not_greater``, ``not_less``.
     smallest: the smallest effect of interest, in the unit of D; ``None``: that of F1.
     in_its_unit: whether the paper's figure is of D, so that the two can be held together.
 
@@ -116,7 +116,7 @@ def measured_verdict(
     inner = None if narrow is None else _limits(claim, "narrow", narrow)
     smallest = sesoi("f1") if smallest is None else smallest
     settled = decide(estimate, wide, inner, side, smallest)
-    kind = {"greater": "sided", "less": "sided", "none": "none"}.get(side, "not")
+    kind = {"none": "none", "not_greater": "not", "not_less": "not"}.get(side, "sided")
     if in_its_unit and (effect := reported_effect(claim)) is not None:
         low, high = effect.floats()
         if settled == "holds" and kind == "sided" and (value := _value(claim, effect, inner)):
@@ -150,15 +150,15 @@ def excluded(claim: Claim, interval: tuple[float, float]) -> str:
     if effect is None or np.isnan(interval).any():
         return ""
     low, high = effect.floats()
-    return "yes" if high < interval[0] or low > interval[1] else "no"
+    return "yes" if outside(interval, low, high) else "no"
 
 
 def _value(claim: Claim, effect: RoundingInterval, narrow: tuple[float, float] | None) -> Verdict | None:
     """``reproduced``, where the ceiling allows it and the 90 % interval is within tolerance of the reported effect."""
     if claim.verdict_ceiling != "value" or narrow is None:
         return None
-    allowed, middle = tolerance(claim, effect), float(effect.middle)
-    if -allowed <= narrow[0] - middle and narrow[1] - middle <= allowed:
+    allowed = tolerance(claim, effect)
+    if near(narrow, float(effect.middle), allowed):
         return Verdict(REPRODUCED, f"the direction holds and the value is within {allowed:.3g} of the reported one")
     return None
 
@@ -266,8 +266,7 @@ def judge_p(claim_id: str, p: float, d: ArrayLike, **how: Any) -> Statement:
     What the paper says is that there is a difference; it is judged by the interval of d, on whichever side that lies.
     Shown is the p, which has no interval; the difference is in ``why``.
     """
-    d = np.asarray(d, dtype=float)
-    made = judge(claim_id, d, side="less" if d.mean() < 0 else "greater", in_its_unit=False, **how)
+    made = judge(claim_id, d, side="either", in_its_unit=False, **how)
     return replace(made, measured=p, low=None, high=None, effect_size=None, why=f"{made.why}; {_difference(made)}")
 
 

@@ -267,17 +267,15 @@ def clearest_reversal(rows: pd.DataFrame) -> tuple[str, dict[str, pd.Series], in
     Its name; accuracy of the one that plain accuracy favours less the other's, and M_strat of the other less its, a
     value a data set each: both are above 0 where the order is reversed; and from how many pairs it was picked.
     """
-    plain, pairs = over_seeds(metric(rows, STRATA[0], 0.0)), []
+    plain = over_seeds(metric(rows, STRATA[0], 0.0))
     targets = [tilt for tilt in protocol().stratified_metric["tilts"] if tilt]
-    for strata, tilt in itertools.product(STRATA, targets):
-        other = over_seeds(metric(rows, strata, tilt))
-        for a, b in itertools.permutations(plain.index, 2):
-            d = {"by plain accuracy": plain.loc[a] - plain.loc[b], "by M_strat": other.loc[b] - other.loc[a]}
-            # Each difference in standard errors; where one does not vary, its sign is all there is.
-            t = min(float(of.mean() / max(of.sem() if len(of) > 1 else 1.0, 1e-9)) for of in d.values())
-            pairs.append((t, f"{a} against {b}, strata by {strata}, tilt {tilt:+g}", d))
-    _, name, d = max(pairs, key=lambda pair: pair[0])
-    return name, d, len(pairs) // 2
+    kinds = list(itertools.product(STRATA, targets))
+    others = [over_seeds(metric(rows, *kind)).loc[plain.index] for kind in kinds]
+    of, *pair = stats.clearest_reversal(plain, np.stack(others))
+    (strata, tilt), other, (a, b) = kinds[of], others[of], plain.index[pair]
+    d = {"by plain accuracy": plain.loc[a] - plain.loc[b], "by M_strat": other.loc[b] - other.loc[a]}
+    name = f"{a} against {b}, strata by {strata}, tilt {tilt:+g}"
+    return name, d, len(kinds) * len(plain) * (len(plain) - 1) // 2
 
 
 def verdicts(rows: pd.DataFrame, agreement: pd.DataFrame) -> list[Statement]:

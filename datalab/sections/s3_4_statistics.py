@@ -1,7 +1,8 @@
 """Section 3.4: do the tests hold their level, the intervals their coverage, and can the design see what matters?
 
-Simulated studies whose truth is known (:mod:`datalab.stats.simulation`, the section's tasks) give counts; the tables
-here make them rates, each with its Monte Carlo interval (Wilson, 99 %).
+Simulated studies whose truth is known (:mod:`datalab.stats.simulation` and, of the rules of verdict,
+:mod:`datalab.stats.verdict_levels`: the section's tasks) give counts; the tables here make them rates, each with its
+Monte Carlo interval (Wilson, 99 %).
 """
 
 import itertools
@@ -19,10 +20,10 @@ from datalab.record import Statement
 from datalab.record.parameters import SectionParameters
 from datalab.sections.parameters import estimated
 from datalab.seeds import generator
-from datalab.stats import simulation
+from datalab.stats import simulation, verdict_levels
 from datalab.sweep import Task
 
-FEW = (3, 5)  # seeds, timed data sets or streams: what some statements rest on
+FEW = (3, 5, 8)  # seeds, timed data sets or streams: what some statements rest on
 MONTE_CARLO = 0.99  # confidence of the intervals on simulated rates
 LENIENT = 0.05  # the conventional level, shown beside the protocol's
 # The title's, as the first record has it at its primary cell (slope of d, spread over data sets and seeds), where the
@@ -110,13 +111,15 @@ def tasks(p: Parameters) -> list[Task]:
         for values in itertools.product(*varied.values())
     ]
     half = shared | {"simulations": max(20, p.simulations // 2), "small": p.effect}
-    rule = half | {"alpha": p.levels[1]}
-    rule |= {"equivalence": protocol().measured_verdict["equivalence_confidence"]}
-    for name, case in simulation.RULES:
-        for units in (*(FEW if name in simulation.FEW_UNITS else ()), *p.units):
-            cost = (0.00003 * units if name in simulation.MEASURED else 0.0001) * half["simulations"]
-            of_rule = {"rule": name, "case": case, "units": units} | rule
-            tasks.append(Task(f"{simulation.__name__}:verdict_level", of_rule, cost))
+    measured = protocol().measured_verdict
+    how = half | {"alpha": p.levels[1], "equivalence": measured["equivalence_confidence"]}
+    how["tolerance"] = measured["tolerance_f1"]
+    for (name, case), made in verdict_levels.CASES.items():
+        rule = verdict_levels.RULES[name]
+        for units in (*(FEW if rule.few else ()), *p.units):
+            cost = (0.00002 * len(made.truths) if rule.drawn is None else 0.0008) * half["simulations"]
+            of_rule = {"rule": name, "case": case, "units": units} | how
+            tasks.append(Task(f"{verdict_levels.__name__}:verdict_level", of_rule, cost))
     rules = protocol().title_verdict, protocol().protocol_2["title_verdict"]
     first, second = ({key: dict(of) if isinstance(of, Mapping) else of for key, of in rule.items()} for rule in rules)
     readings = len(protocol().protocol_2["readings"])
@@ -124,11 +127,11 @@ def tasks(p: Parameters) -> list[Task]:
         {"version": 1, "rule": first, "rates": few["rates"], "readings": 1},
         {"version": 2, "rule": second, "rates": list(studys_rates), "readings": readings},
     )
-    worlds = [(case, "normal") for case in simulation.TITLE] + [("no effect", "skewed")]
+    worlds = [(case, "normal") for case in verdict_levels.TITLE] + [("no effect", "skewed")]
     for given, (case, shape), units in itertools.product(versions, worlds, p.units):
         if units >= given["rule"]["min_datasets"]:
             of_title = given | half | {"truth": case, "shape": shape, "units": units}
-            tasks.append(Task(f"{simulation.__name__}:title_level", of_title, 0.0001 * half["simulations"]))
+            tasks.append(Task(f"{verdict_levels.__name__}:title_level", of_title, 0.0001 * half["simulations"]))
     return tasks
 
 
@@ -179,7 +182,7 @@ def example(p: Parameters) -> tuple[pd.DataFrame, dict[str, float]]:
     return pd.DataFrame(shown, columns=["quantity", "value"]), row
 
 
-def verdict_levels(rows: pd.DataFrame) -> pd.DataFrame:
+def levels_of_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """How often (%) each verdict rule says what is wrong, promised and found: a row a rule, case, word and size.
 
     ``reproduced``: how often (%) a rule of the title says that, rightly or not.

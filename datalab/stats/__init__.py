@@ -18,7 +18,7 @@ from datalab.stats.crossover import (
     crossovers_without,
     isotonic,
 )
-from datalab.stats.decision import SIDES, decide, refuting_p
+from datalab.stats.decision import SIDES, decide, near, outside, refuting_p
 from datalab.stats.measurement import EffectSize, Measurement, Share, guarded, jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
@@ -34,13 +34,14 @@ from datalab.stats.paired import (
 )
 from datalab.stats.planning import effect_needed, nested_dz, p_floor, p_floor_unpaired, power, seeds_needed
 from datalab.stats.resampled import Simultaneous, corrected_resampled_t
+from datalab.stats.reversal import clearest_reversal
 from datalab.stats.variance import common_share, common_share_measured, levels_exchanged, sums_of_squares
 
 __all__ = ["SIDES", "EffectSize", "Interval", "Measurement", "Share", "Simultaneous", "bonferroni",
-           "clustered_correlation", "clustered_f1", "clustered_f1_lead", "cohens_dz", "common_share",
-           "common_share_measured", "corrected_resampled_t", "crossover", "crossover_bootstrap", "crossover_label",
-           "crossovers_apart", "crossovers_without", "decide", "effect_needed", "f1", "guarded",
+           "clearest_reversal", "clustered_correlation", "clustered_f1", "clustered_f1_lead", "cohens_dz",
+           "common_share", "common_share_measured", "corrected_resampled_t", "crossover", "crossover_bootstrap",
+           "crossover_label", "crossovers_apart", "crossovers_without", "decide", "effect_needed", "f1", "guarded",
            "guarded_interval", "holm", "isotonic", "jackknifed", "levels_exchanged", "mean_correlation", "moments",
-           "nested_dz", "outcomes", "p_floor", "p_floor_unpaired", "paired_bootstrap", "paired_summary", "pearson",
-           "power", "refuting_p", "resampled_means", "seeds_needed", "sign_flip_test", "sums_of_squares", "t_interval",
-           "t_test", "wilcoxon"]  # fmt: skip
+           "near", "nested_dz", "outcomes", "outside", "p_floor", "p_floor_unpaired", "paired_bootstrap",
+           "paired_summary", "pearson", "power", "refuting_p", "resampled_means", "seeds_needed", "sign_flip_test",
+           "sums_of_squares", "t_interval", "t_test", "wilcoxon"]  # fmt: skip

@@ -1,7 +1,8 @@
 """What an estimate and its two intervals settle: the one rule by which every verdict is read, and its level simulated.
 
-``side`` is what is claimed of an effect D: ``greater`` or ``less`` than 0, ``none`` (no difference), ``not_greater``,
-``not_less``. ``small`` is the smallest effect of interest, in the unit of D; 0 where there is none.
+``side`` is what is claimed of an effect D: ``greater`` or ``less`` than 0, ``either`` of these, ``none`` (no
+difference), ``not_greater``, ``not_less``. ``small`` is the smallest effect of interest, in the unit of D; 0 where
+there is none.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from datalab.stats.multiplicity import bonferroni
 from datalab.stats.paired import t_test
 
-SIDES = ("greater", "less", "none", "not_greater", "not_less")
+SIDES = ("greater", "less", "either", "none", "not_greater", "not_less")
 HOLDS, NULL, OPPOSITE, DIFFERENCE, OPEN = ("holds", "null", "opposite", "difference", "open")
 Limits = tuple[float, float]
 
@@ -26,6 +27,8 @@ def decide(estimate: float, wide: Limits, narrow: Limits | None, side: str, smal
     Anything else is ``OPEN``.
     """
     (low, high), sign = wide, 1
+    if side == "either":
+        side = "less" if estimate < 0 else "greater"
     if side in ("less", "not_less"):  # mirror: below, the claimed side is the positive one
         sign, low, high = -1, -high, -low
     equivalent = narrow is not None and -small < narrow[0] and narrow[1] < small
@@ -36,6 +39,16 @@ def decide(estimate: float, wide: Limits, narrow: Limits | None, side: str, smal
     if side == "none":
         return HOLDS if equivalent else DIFFERENCE if low > 0 or high < 0 else OPEN
     return OPPOSITE if low > 0 else HOLDS if high < small else OPEN
+
+
+def near(narrow: Limits, value: float, tolerance: float) -> bool:
+    """Whether D is shown to be a printed ``value``: the limits for equivalence lie within ``tolerance`` of it."""
+    return -tolerance <= narrow[0] - value and narrow[1] - value <= tolerance
+
+
+def outside(wide: Limits, low: float, high: float) -> bool:
+    """Whether a printed figure, anything from ``low`` to ``high``, is excluded: none of it lies inside the limits."""
+    return high < wide[0] or low > wide[1]
 
 
 def refuting_p(d: ArrayLike) -> NDArray[np.float64]:

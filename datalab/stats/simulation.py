@@ -13,22 +13,17 @@ from scipy.stats import bootstrap
 from scipy.stats import nct as noncentral_t
 
 from datalab.seeds import generator
-from datalab.stats.clustered_f1 import clustered_f1_lead
-from datalab.stats.correlation import mean_correlation, moments
 from datalab.stats.crossover import crossover, crossover_bootstrap, crossovers_apart
-from datalab.stats.decision import DIFFERENCE, HOLDS, NULL, OPPOSITE, decide, refuting_p
-from datalab.stats.measurement import Measurement, jackknifed
+from datalab.stats.measurement import jackknifed
 from datalab.stats.multiplicity import bonferroni, holm
 from datalab.stats.paired import (
     PairedBootstrap,
-    guarded_interval,
     paired_bootstrap,
     sign_flip_test,
     t_interval,
     t_test,
     wilcoxon,
 )
-from datalab.stats.variance import common_share_measured
 
 SHAPES = ("normal", "skewed", "heavy-tailed")
 CONFIDENCE = 0.95
@@ -55,7 +50,7 @@ def calibration(
     """
     rng = generator(root_seed, "calibration", shape, units)
     batches, covered, width = [], dict.fromkeys(("t", "bootstrap", "percentile", "d_z"), 0), {}
-    for size in _batches(simulations):
+    for size in in_batches(simulations):
         d = draw(shape, rng, (size, units))
         boot, t = paired_bootstrap(d, rng, resamples, CONFIDENCE), t_interval(d, CONFIDENCE)
         batches.append(p_values(d, boot, rng))
@@ -77,14 +72,15 @@ def power(
 ) -> list[dict[str, Any]]:
     """How often each test on ``seeds`` paired runs, normal with ``seed_sd``, finds a true mean of ``effect``."""
     rng, batches = generator(root_seed, "power", seeds, seed_sd, effect), []
-    for size in _batches(simulations):
+    for size in in_batches(simulations):
         d = rng.normal(effect, seed_sd, (size, seeds))
         batches.append(p_values(d, paired_bootstrap(d, rng, resamples), rng))
     row = {"what": "power", "seeds": seeds, "seed_sd": seed_sd, "simulations": simulations}
     return [row | hits for hits in rejections(batches, alphas)]
 
 
-def _batches(simulations: int) -> Iterator[int]:
+def in_batches(simulations: int) -> Iterator[int]:
+    """The sizes of the batches that make up so many studies."""
     for start in range(0, simulations, BATCH):
         yield min(BATCH, simulations - start)
 
@@ -205,7 +201,7 @@ def apart_coverage(
 
     for _ in range(simulations):
         line = np.stack([slope * (grid - first), other * (grid - second)])[:, None]
-        pair = line + _in_common(shape, rng, (2, units), len(grid), (unit_sd, rate_sd), common)
+        pair = line + in_common(shape, rng, (2, units), len(grid), (unit_sd, rate_sd), common)
         weights = rng.multinomial(units, np.full(units, 1 / units), resamples) / units
         without = less((pair.sum(axis=1, keepdims=True) - pair) / (units - 1))  # each set in turn
         pseudo = less(pair.mean(axis=1)) + (units - 1) * (without.mean() - without)
@@ -218,7 +214,7 @@ def apart_coverage(
     return [row | {"method": name, "hits": count} for name, count in hits.items()]
 
 
-def _in_common(
+def in_common(
     shape: str, rng: np.random.Generator, size: tuple[int, ...], rates: int, sds: tuple[float, float], common: float
 ) -> np.ndarray:
     """What data sets add to the means, (..., readings, sets, rates) with ``size`` (..., readings, sets).
@@ -255,182 +251,3 @@ def gain_coverage(shape: str, units: int, simulations: int, resamples: int, root
             hits[name] += int(low <= 0.02 <= high)
     row = {"what": "gain", "shape": shape, "units": units, "simulations": simulations}
     return [row | {"method": name, "hits": count} for name, count in hits.items()]
-
-
-# The rules by which verdicts are read, each in cases whose truth is known: the side that is claimed, the true effects
-# in smallest effects of interest (several: a claim that all must hold), their standard deviation over the data sets,
-# and what it would be wrong to say, with the level it may be said at: alpha's, or the equivalence test's.
-ALPHA, HALF, TAIL = "alpha", "alpha / 2", "one equivalence tail"
-RULES: dict[tuple[str, str], tuple[str, tuple[float, ...], float, dict[str, str]]] = {
-    ("a difference", "null"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("a difference", "null, skewed"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("a difference", "boundary"): ("greater", (1,), 1, {NULL: TAIL}),
-    ("a difference", "boundary, skewed"): ("greater", (1,), 1, {NULL: TAIL}),
-    ("no difference", "null"): ("none", (0,), 2, {DIFFERENCE: ALPHA}),
-    ("no difference", "boundary"): ("none", (1,), 1, {HOLDS: TAIL}),
-    ("not greater", "null"): ("not_greater", (0,), 2, {OPPOSITE: HALF}),
-    ("not greater", "boundary"): ("not_greater", (1,), 2, {HOLDS: HALF}),
-    ("all of four", "one null"): ("greater", (0, 10, 10, 10), 2, {HOLDS: HALF}),
-    ("all of four", "four nulls"): ("greater", (0, 0, 0, 0), 2, {OPPOSITE: HALF}),
-    ("all of four", "boundary"): ("greater", (1, 1, 1, 1), 1, {NULL: TAIL}),
-    ("share of variance", "null"): ("greater", (0,), 0, {HOLDS: HALF}),
-    ("share of variance", "null, interaction"): ("greater", (0,), 0.05, {HOLDS: HALF}),
-    ("share of variance", "boundary, interaction"): ("greater", (1,), 0.05, {NULL: TAIL}),
-    ("lead in F1", "null"): ("greater", (0,), 0, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("lead in F1", "null, sets differ"): ("greater", (0,), 1, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("none of four less", "one boundary"): ("not_less", (-1, 10, 10, 10), 2, {HOLDS: HALF}),
-    ("none of four less", "four nulls"): ("not_less", (0, 0, 0, 0), 2, {OPPOSITE: HALF}),
-    ("relative gain", "null"): ("greater", (0,), 2, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("relative gain", "boundary"): ("greater", (1,), 1, {NULL: TAIL}),
-    ("mean correlation", "null"): ("less", (0,), 0, {HOLDS: HALF, OPPOSITE: HALF}),
-    ("AUROC against 0.5", "null"): ("greater", (0,), 0.15, {HOLDS: HALF, OPPOSITE: HALF}),
-}
-# Those that the study also reads on a handful of units: seeds, timed data sets, streams.
-FEW_UNITS = ("a difference", "relative gain", "AUROC against 0.5")
-
-
-def verdict_level(
-    rule: str, case: str, units: int, alpha: float, equivalence: float, small: float, simulations: int, root_seed: int
-) -> list[dict[str, Any]]:
-    """How often a rule of :data:`RULES` says what is wrong in a case, beside the level that it promises.
-
-    ``small`` is the smallest effect of interest. What refutes a claim of several effects is picked from all of them,
-    and read by Bonferroni, as in the study.
-    """
-    side, truths, spread, wrong = RULES[rule, case]
-    rng, said = generator(root_seed, "verdict", rule, case, units), dict.fromkeys(wrong, 0)
-    bounds, against = None, 0.0
-    if rule in MEASURED:
-        measured = [MEASURED[rule](truths[0] * small, spread, units, rng) for _ in range(simulations)]
-        bounds, against = measured[0].bounds, measured[0].against
-        made = np.array([[of.values] for of in measured])
-    else:
-        shape = "skewed" if "skewed" in case else "normal"
-        d = draw(shape, rng, (simulations, len(truths), units))
-        made = small * (np.array(truths)[:, None] + spread * d)
-    if against:
-        made, bounds = made - against, (bounds[0] - against, bounds[1] - against)
-    alone, picked = (
-        _decided(made, side, small, alpha / tests, (1 - equivalence) / tests, bounds) for tests in (1, len(truths))
-    )
-    for word in wrong:
-        said[word] = int(np.all(alone == word, axis=1).sum() if word == HOLDS else np.any(picked == word, axis=1).sum())
-    row = {"what": "verdict", "rule": rule, "case": case, "units": units, "simulations": simulations}
-    promised = {ALPHA: alpha, HALF: alpha / 2, TAIL: (1 - equivalence) / 2}
-    return [row | {"wrongly said": word, "promised": promised[wrong[word]], "hits": said[word]} for word in wrong]
-
-
-def _decided(
-    made: np.ndarray, side: str, small: float, alpha: float, tails: float, bounds: tuple[float, float] | None
-) -> np.ndarray:
-    """What is decided (studies, effects) of differences (studies, effects, units): all at once, as one by one."""
-    wide, narrow = (np.stack(guarded_interval(made, 1 - tail, bounds)[:3], -1) for tail in (alpha, tails))
-    of_effect = zip(wide.reshape(-1, 3), narrow.reshape(-1, 3), strict=True)
-    words = [decide(w[0], (w[1], w[2]), (n[1], n[2]), side, small) for w, n in of_effect]
-    return np.array(words).reshape(wide.shape[:2])
-
-
-def _simulated_share(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    """Of F1 of 2 runs at 5 levels: data sets differ by .18, runs by .02; ``spread`` is of each set's own pattern."""
-    levels = np.arange(5) - 2.0
-    patterns = rng.normal(size=(units, 2)) @ np.stack([levels, levels**2 - 2]) * spread / np.sqrt(2)
-    common = np.sqrt(truth / (1 - truth) * (0.18**2 + 0.02**2 + 2.4 * spread**2) / 2) * levels
-    y = rng.normal(0, 0.18, (units, 1, 1)) + patterns[:, None] + common + rng.normal(0, 0.02, (units, 2, 5))
-    return common_share_measured(y)
-
-
-def _simulated_lead(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    """Of two rules that guess, of 15 cases a set (``truth`` is 0); with ``spread`` the sets' failures differ."""
-    share = rng.beta(2, 2, (units, 1)) if spread else 0.5
-    fails, *guesses = (rng.random((units, 15)) < chance for chance in (share, 0.5, 0.5))
-    counts = [np.stack([(g & fails).sum(1), (g & ~fails).sum(1), (~g & fails).sum(1)], 1) for g in guesses]
-    return clustered_f1_lead(*counts)
-
-
-def _simulated_gain(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    """A relative gain times the mean .7 that it is relative to: in F1, as ``truth`` is. Data sets differ by .18."""
-    base = 0.7 + 0.18 * rng.uniform(-1.5, 1.5, units)
-    ours = base + truth + 0.01 * spread * rng.normal(size=units)
-    return jackknifed(lambda some, others: 0.7 * (some.mean() / others.mean() - 1), ours, base)
-
-
-def _simulated_correlation(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    """Of 10 independent pairs a data set (``truth`` is 0), as two runs at five levels are."""
-    return mean_correlation([moments(*pairs) for pairs in rng.normal(size=(units, 2, 10))])
-
-
-def _simulated_auroc(truth: float, spread: float, units: int, rng: np.random.Generator) -> Measurement:
-    values = np.clip(0.5 + truth + spread * rng.normal(size=units), 0, 1)
-    return Measurement(values, bounds=(0, 1), against=0.5)
-
-
-MEASURED = {
-    "share of variance": _simulated_share,
-    "lead in F1": _simulated_lead,
-    "relative gain": _simulated_gain,
-    "mean correlation": _simulated_correlation,
-    "AUROC against 0.5": _simulated_auroc,
-}
-
-# The title's rules in four worlds: the slope and the crossover of every reading's d (0: no effect at any rate), and
-# what it would be wrong to say there.
-TITLE = {
-    "no effect": (0.0, 0.0, "refuted"),
-    "a threshold at 15 %": (0.15, 0.15, "refuted"),
-    "a crossover at 5 %": (0.15, 0.05, "reproduced"),
-    "a crossover at 30 %": (0.15, 0.30, "reproduced"),
-}
-
-
-def title_level(
-    version: int, truth: str, shape: str, units: int, rates: list[float], rule: dict[str, Any], small: float,
-    readings: int, simulations: int, root_seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """How often a version's rule of the title (``rule``, the protocol's) says what is wrong: ``truth`` is a case of
-    :data:`TITLE`.
-
-    ``promised`` is Holm's level (version 2), one side of the crossover's interval ("reproduced"), or what the 95 %
-    limits of version 1 leave, although it reads several rates. ``reproduced`` is how often that is said, rightly or
-    not. Data sets vary and readings agree as the study's balanced ones do.
-    """
-    slope, crosses, wrong = TITLE[truth]
-    rng, grid, said = generator(root_seed, "title", version, truth, shape, units), np.asarray(rates), []
-    for size in _batches(simulations):
-        sets = _in_common(shape, rng, (size, readings, units), len(grid), (0.011, 0.020), 0.85)
-        said.append(title_words(version, slope * (grid - crosses) + sets, grid, rule, small))
-    words = np.concatenate(said)
-    promised = (1 - CONFIDENCE) / 2 if wrong == "reproduced" else 1 - CONFIDENCE
-    if version == 2 and wrong == "refuted":
-        promised = rule["refuted"]["alpha"]
-    row = {"what": "verdict", "rule": f"the title, version {version}", "units": units, "simulations": simulations}
-    row |= {"case": f"{truth}, skewed" if shape == "skewed" else truth, "wrongly said": wrong, "promised": promised}
-    return [row | {"hits": int(np.sum(words == wrong)), "reproduced": int(np.sum(words == "reproduced"))}]
-
-
-def title_words(version: int, d: np.ndarray, rates: np.ndarray, rule: dict[str, Any], small: float) -> np.ndarray:
-    """What the title's rule says (studies,) of d (studies, readings, sets, rates): the ledger's words, many at once."""
-    by_rate = np.moveaxis(d, 2, -1)  # (studies, readings, rates, sets)
-    limits = t_interval(by_rate, CONFIDENCE)
-    low, high = crossover(rates, limits.high), crossover(rates, limits.low)
-
-    def up_to(bound: float) -> np.ndarray:
-        return rates <= bound + 1e-9
-
-    def from_(bound: float) -> np.ndarray:
-        return rates >= bound - 1e-9
-
-    refuted, reproduced = rule["refuted"], rule["reproduced"]
-    target, (least, most) = reproduced["crossover_interval_contains"], reproduced["crossover_interval_inside"]
-    holds = ((low <= target) & (target <= high) & (low > least) & (high < most)).all(axis=1)
-    if version == 1:
-        early, late = refuted["lower_limit_above_0_at_rate_at_most"], refuted["upper_limit_below_0_at_rate_at_least"]
-        ahead, behind = limits.low[..., up_to(early)] > 0, limits.high[..., from_(late)] < 0
-        against = ahead.any((1, 2)) | behind.any((1, 2))
-        flat = limits.high[..., up_to(reproduced["upper_limit_below_sesoi_at_rate_at_most"])] < small
-        clear = limits.low[..., from_(reproduced["lower_limit_above_0_at_rate_at_least"])] > 0
-        holds &= flat.all((1, 2)) & clear.all((1, 2))
-    else:
-        early, late = up_to(refuted["ahead_at_rate_at_most"]), from_(refuted["behind_at_rate_at_least"])
-        p = refuting_p(np.concatenate([by_rate[..., early, :], -by_rate[..., late, :]], axis=-2))
-        against = (holm(p) < refuted["alpha"]).any(axis=-1)
-    return np.where(against, "refuted", np.where(holds, "reproduced", rule["otherwise"]))

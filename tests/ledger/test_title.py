@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from datalab import ledger, stats
 from datalab.errors import UserError
 from datalab.protocol import protocol
-from datalab.stats import simulation
+from datalab.stats import verdict_levels
 
 RATES = np.array(protocol().profiles["quick"]["noise_rates"])
 limits = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(lambda pair: tuple(sorted(pair)))
@@ -174,7 +174,7 @@ def test_version_2_refutes_a_true_title_no_more_often_than_its_level_allows_and_
     hits = {}
     for version, of in ((1, protocol().title_verdict), (2, RULE_2["title_verdict"])):
         given = (list(RATES if version == 1 else RATES_2), of, 0.01, 1 if version == 1 else 4, 800)
-        (row,) = simulation.title_level(version, "no effect", "normal", 24, *given, root_seed=1)
+        (row,) = verdict_levels.title_level(version, "no effect", "normal", 24, *given, root_seed=1)
         hits[version] = row["hits"] / 800
     assert hits[2] <= RULE_2["title_verdict"]["refuted"]["alpha"] + 3 * np.sqrt(0.025 * 0.975 / 800)
     assert hits[1] > 0.09  # six rates, none corrected for: its conditions say so
@@ -193,7 +193,7 @@ def test_the_simulation_of_3_4_says_of_each_study_what_the_rule_says(version):
     shift[:30, ..., -1] *= 6  # so that the largest rate may be unclear where the one before it is not
     slope, crosses = rng.choice([0.03, 0.15], (60, 1, 1, 1)), rng.choice([0.03, 0.1, 0.15, 0.2], (60, 1, 1, 1))
     d = slope * (rates - crosses) + shift
-    for study, word in zip(d, simulation.title_words(version, d, rates, rule, 0.01), strict=True):
+    for study, word in zip(d, verdict_levels.title_words(version, d, rates, rule, 0.01), strict=True):
         boots = [stats.crossover_bootstrap(of[:, None], rates, rng, 1) for of in study]
         ends = {name: (boot.low, boot.high) for name, boot in zip(readings, boots, strict=True)}
         if version == 1:
