@@ -58,13 +58,17 @@ def file_name(tasks: Collection[Finished]) -> str:
     key = hashlib.sha256(" ".join(task.key for task in tasks).encode()).hexdigest()[:16]
     module = first.function.rpartition(".")[2].replace(":", "_")
     ends = dict.fromkeys(_words(task.parameters, 1) for task in (first, others[-1]))
-    words = "_".join([module, "_to_".join(ends), f"{len(tasks)}_tasks"])
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', words)[:150]}_{key}.parquet"
+    return _plain("_".join([module, "_to_".join(ends), f"{len(tasks)}_tasks"]), key)
 
 
 def single_name(parameters: Mapping[str, Any], key: str) -> str:
     """What the file of one task is called."""
-    return f"{_words(parameters, 4)}_{key}.parquet".replace("/", "-")
+    return _plain(_words(parameters, 4), key)
+
+
+def _plain(words: str, key: str) -> str:
+    """A name that every file system, and every page's link, takes as it is."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', words).lstrip('.')[:150]}_{key}.parquet"
 
 
 def _words(parameters: Mapping[str, Any], most: int) -> str:

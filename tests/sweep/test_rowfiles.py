@@ -7,9 +7,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from sweep_fakes import tasks
 
 from datalab import sweep
+from datalab.record.folder import is_inner
 from datalab.sweep import rowfiles
 
 
@@ -144,3 +147,13 @@ def test_a_file_that_lists_other_tasks_than_it_can_have_is_torn(listed: object, 
     assert rowfiles.by_task(path) is None
     assert rowfiles.tasks_in(path) == []
     assert rowfiles.rows_of(tmp_path, {"0123456789abcdef"}) == {}
+
+
+@given(st.lists(st.text(max_size=90), min_size=1, max_size=5))
+@example(["./my.csv", "100 %, really?", "a#b\\c"])
+@example([".hidden"])
+def test_whatever_a_task_is_called_its_file_is_one_that_a_record_takes(values):
+    """A page links to it, and what reads a record refuses hidden names and what a link would read otherwise."""
+    name = rowfiles.single_name(dict(enumerate(values)), "0123456789abcdef")
+    assert is_inner(f"cells/{name}")
+    assert name.endswith("_0123456789abcdef.parquet")
