@@ -183,7 +183,7 @@ def judge(
     scale: float = 1.0,
     alpha: float | None = None,
     tests: int = 1,
-    in_its_unit: bool = True,
+    unit: str | None = None,
     beside: str = "",
 ) -> Statement:
     """One statement, judged by a measurement.
@@ -195,13 +195,13 @@ def judge(
        the metric's over the mean that it is relative to.
     alpha: the level at which a direction is read; None: the protocol's. ``tests``: over how many tests this one was
        picked, by Bonferroni, the interval shown included.
-    in_its_unit: whether this is the quantity that the paper's figure is of, so that the two can be held together.
+    unit: what this is measured in, where the paper's figure is of another quantity; the two are then not held together.
     beside: what else there is to say, in ``why``: a count, a share, a p.
     """
     claim, of = find(claim_id), _measurement(of)
     where = {"n": of.n, "table": table, "row": row, "raw": raw}
     if not of.settled:
-        made = read(claim_id, None, **where)
+        made = replace(read(claim_id, None, **where), unit=unit)
         few = of.n and np.isfinite(of.estimate) and made.verdict == INCONCLUSIVE
         why = _joined("fewer than two values have no interval" if few else made.why, beside)
         return replace(made, measured=scale * of.estimate if of.n else None, why=why)
@@ -221,7 +221,7 @@ def judge(
         narrow=limits(narrow, of.against),
         side=side or reported_side(claim),
         smallest=scale * (sesoi(metric) if smallest is None else smallest),
-        in_its_unit=in_its_unit,
+        in_its_unit=unit is None,
     )
     alike = np.ptp(of.values) < 1e-12 and not claim.by_construction  # an interval without width is none
     if alike and verdict.verdict in ANSWERS:
@@ -237,7 +237,8 @@ def judge(
         effect_size=of.effect_size,
         verdict=verdict.verdict,
         why=_joined(verdict.why, read_on, f"Bonferroni over {tests}" if tests > 1 else "", beside),
-        excluded=excluded(claim, limits(wide)) if in_its_unit and not alike else "",
+        excluded=excluded(claim, limits(wide)) if unit is None and not alike else "",
+        unit=unit,
         **where,
     )
 
@@ -266,7 +267,7 @@ def judge_p(claim_id: str, p: float, d: ArrayLike, **how: Any) -> Statement:
     What the paper says is that there is a difference; it is judged by the interval of d, on whichever side that lies.
     Shown is the p, which has no interval; the difference is in ``why``.
     """
-    made = judge(claim_id, d, side="either", in_its_unit=False, **how)
+    made = judge(claim_id, d, side="either", unit="probability", **how)
     return replace(made, measured=p, low=None, high=None, effect_size=None, why=f"{made.why}; {_difference(made)}")
 
 

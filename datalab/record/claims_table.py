@@ -12,9 +12,11 @@ from datalab.record.tables import Table
 
 NAME = "claims.csv"
 LEDGER = ("id", "section", "text", "reported", "unit", "paper_check", "paper_strength", "unsupported")
-MEASURED = ("measured", "low", "high", "effect_size", "n", "verdict", "why", "table", "row", "notebook", "cell", "raw")
+FIGURES = ("measured", "measured_unit", "low", "high", "effect_size", "n")
+MEASURED = (*FIGURES, "verdict", "why", "table", "row", "notebook", "cell", "raw")
 # What qualifies a verdict: is the reported figure outside the interval, and was the outcome fixed before any run?
 QUALIFIED = ("excluded", "by_construction")
+PLAIN = ("ratio", "probability")  # units that a figure is shown without
 COLUMNS = [*LEDGER, *MEASURED, *QUALIFIED]
 
 
@@ -24,6 +26,8 @@ def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:
     for statement in study.ledger.statements():
         stem, figures = measured.get(statement["id"], (None, statement))
         row = {name: statement[name] for name in LEDGER} | {name: figures.get(name) for name in MEASURED}
+        if row["measured"] is not None:
+            row["measured_unit"] = figures.get("unit") or statement["unit"]
         row |= {"excluded": figures.get("excluded") or None, "by_construction": statement.get("by_construction")}
         table.append(row | {"notebook": f"notebooks/{stem}.ipynb" if stem else None})
     return table

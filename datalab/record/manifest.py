@@ -134,6 +134,7 @@ class _Claim(Form):
     row: Annotated[str, StringConstraints(max_length=1000)] | None
     cell: Whole | None
     raw: _Raw | None = None
+    unit: Word | None = None
 
 
 class _Headline(Form):

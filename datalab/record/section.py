@@ -35,7 +35,7 @@ BY_HAND = "run cell by cell outside `datalab run`: the executed notebook is not 
 SMOKE = (
     'No evidence: profile smoke only shows that everything runs, on too little data. Take profile = "quick" for some.'
 )
-_STATED = ("id", "measured", "low", "high", "effect_size", "n", "verdict", "why", "excluded")  # of a claim
+_STATED = ("id", "measured", "low", "high", "effect_size", "n", "verdict", "why", "excluded", "unit")  # of a claim
 
 
 def no_evidence(sections: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -51,7 +51,8 @@ class Statement:
     ``low`` and ``high`` are the interval's limits, ``n`` what it counts; ``table`` and ``row`` name the table of the
     section and the row the figure stands in; ``why`` says why the verdict is what it is; ``excluded``, "yes" or "no",
     whether the reported figure lies outside what was measured; ``raw`` says which raw rows it rests on
-    (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's).
+    (:func:`datalab.record.rawrows.matches`; ``{}``: on all of the section's); ``unit`` is what ``measured`` is in,
+    where that is not the ledger's.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Statement:
     row: str | int | None = None
     excluded: str = ""
     raw: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    unit: str | None = None
 
 
 def open_section(study: Study, name: str, namespace: Mapping[str, Any]) -> "Section":

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from datalab import atomic, ledger
 from datalab.errors import UserError
 from datalab.protocol import protocol
-from datalab.record import provenance
+from datalab.record import claims_table, provenance
 from datalab.record.checks.compare import Comparison
 from datalab.record.folder import Strange
 from datalab.record.manifest import Manifest
@@ -26,8 +26,6 @@ from datalab.record.progress import span
 from datalab.record.tables import exact
 from datalab.report import notebookpages
 
-# Units of the ledger that a measured figure has too; the others are of the paper's wording, unless both are compared.
-UNITS = ("%", "F1", "pp", "SD units", "% of labels flipped", "ratio")
 # A badge's class by verdict, else "plain"; the word itself is always in it, so that colour only helps.
 TONE = dict.fromkeys((ledger.REPRODUCED, ledger.DIRECTION, "consistent"), "good") | {ledger.INCONCLUSIVE: "open"}
 TONE |= dict.fromkeys((ledger.NULL, ledger.OPPOSITE, ledger.DIFFERENCE, "contradicted"), "bad")
@@ -152,11 +150,9 @@ def measured(row: Mapping[str, Any]) -> str:
 
 
 def unit(row: Mapping[str, Any]) -> str:
-    """The unit of a claim's measured figure; empty where it has none, its text names it, or it is not the paper's."""
-    value, name, printed = row["measured"], row["unit"] or "", row["reported"] or ""
-    numeric = isinstance(value, int | float) and not printed.startswith("[")  # of a range something else is measured
-    same = name in UNITS or isinstance(value, int) or row["excluded"]
-    return name if numeric and same and name not in ("ratio", "probability") else ""
+    """The unit of a claim's measured figure; empty where it has none or is a ratio, or a text that names it."""
+    name = row["measured_unit"] or ""
+    return name if isinstance(row["measured"], int | float) and name not in claims_table.PLAIN else ""
 
 
 def titled(row: Mapping[str, Any]) -> str:
@@ -186,7 +182,7 @@ def strip(row: Mapping[str, Any], printed: float | None) -> dict[str, float] | N
     if not isinstance(row["measured"], int | float) or row["low"] in (None, "") or row["high"] in (None, ""):
         return None
     values = {name: float(row[name]) for name in ("measured", "low", "high")}
-    if printed is not None and (unit(row) or row["unit"] == "ratio"):
+    if printed is not None and row["measured_unit"] == row["unit"]:
         values["printed"] = printed
     finite = [value for value in values.values() if math.isfinite(value)] or [0.0]
     margin = (max(finite) - min(finite) or 1.0) / 12

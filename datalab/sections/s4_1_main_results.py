@@ -285,7 +285,6 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
     against_each = where("headline", "paper, against each", "datalab_paper", *RIVALS)
     over_rivals = {rival: relative_gain(ours, f1[rival]) for rival in RIVALS}
     relative = {"side": "greater"} | compare.relative_to(base)
-    by_seeds = {"side": "greater", "in_its_unit": False}
 
     sets, improvement = list(table_4_1b["data set"]), table_4_1b["improvement (%)"]
     by_seed = main(rows, rate).pivot_table("macro_f1", ["dataset", "seed"], "method", sort=False)
@@ -307,7 +306,7 @@ def verdicts(rows: pd.DataFrame, rate: float, gains: pd.DataFrame, table_4_1b: p
         ledger.judge_all("S1.improvement", over_rivals, **relative, **against_each),
         ledger.read("S4.1.headline_f1", ours.mean(), n=n, **where("headline", "paper", "datalab_paper")),
         ledger.read("S4.1.baseline_f1", base.mean(), n=n, **where("headline", "paper", "vanilla")),
-        ledger.judge_all("S4.1.consistent_all", on_each, **by_seeds, **better, **all_sets),
-        ledger.judge_all("S4.1.range", gain_on_each, **(relative | by_seeds), **spread, **ends),
+        ledger.judge_all("S4.1.consistent_all", on_each, side="greater", unit="F1", **better, **all_sets),
+        ledger.judge_all("S4.1.range", gain_on_each, **relative, unit="%", **spread, **ends),
         ledger.judge_p("S4.1.wilcoxon", p, ours - base, **against_vanilla),
     ]

@@ -175,7 +175,7 @@ def verdicts(rows: pd.DataFrame, rate: float, table: pd.DataFrame) -> list[State
         both = {"the component": phi[name], "the total gain": phi.sum(axis=1)}
         of_share = {"row": f"paper, {title}", "beside": f"share of the gain (%): {share['share of gain (%)'][title]}"}
         claim = f"S4.3.share_{IN_LEDGER[name]}"
-        statements.append(ledger.judge_all(claim, both, in_its_unit=False, **of_share, **how))
+        statements.append(ledger.judge_all(claim, both, unit="F1", **of_share, **how))
     f, w, r = (phi[name] for name in COMPONENTS)
     most = {"weighting over regularisation": w - r, "weighting over feature extraction": w - f}
     via = {"weighting": w, "regularisation": r, "both over feature extraction": w + r - f}

@@ -251,7 +251,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     of_chance["beside"] = f"at {lowest:.0%} flipped {clean}: the paper names no rate"
     made = [
         ledger.judge("S5.3.curriculum", order, side="none", **of_order),
-        ledger.judge("S5.3.ensemble", ours - ensemble, side="greater", in_its_unit=False, **of_gain),
+        ledger.judge("S5.3.ensemble", ours - ensemble, side="greater", unit="F1", **of_gain),
         ledger.judge("S5.3.filtering", 1 - filtered / everything, side="greater", **of_lost),
         ledger.judge("S5.3.valuable_signal", chance_less(rate), side="greater", **of_chance),
     ]

@@ -64,7 +64,10 @@ def board(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measured(row: Mapping[str, Any]) -> str:
-    """``0.74 [0.70, 0.78]``, with no more digits than the interval supports; a word, such as "never", as it is."""
+    """``0.74 [0.70, 0.78]``, with no more digits than the interval supports; a word, such as "never", as it is.
+
+    Its unit is said where it is another than that of what is reported.
+    """
     try:
         value = float(row["measured"])
     except ValueError:
@@ -73,7 +76,8 @@ def _measured(row: Mapping[str, Any]) -> str:
     width = np.ptp([end for end in (value, low, high) if np.isfinite(end)] or [0.0])
     digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
     value, low, high = (ledger.BEYOND.get(number, f"{number:.{digits}f}") for number in (value, low, high))
-    return f"{value} [{low}, {high}]" if "nan" not in (low, high) else value
+    unit = "" if row["measured_unit"] == row["unit"] else f" {row['measured_unit']}"
+    return f"{value}{unit} [{low}, {high}]" if "nan" not in (low, high) else f"{value}{unit}"
 
 
 def counts(board: pd.DataFrame) -> pd.DataFrame:

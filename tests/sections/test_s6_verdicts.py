@@ -19,6 +19,7 @@ def record_claims(**measured):
 MEASURED = {
     "TITLE.threshold": {
         "measured": 12.345,
+        "measured_unit": "% of labels flipped",
         "low": 8.1,
         "high": 17.9,
         "n": 15,
@@ -54,11 +55,18 @@ def test_a_measured_figure_is_shown_with_no_more_digits_than_its_interval_suppor
     assert row(BOARD, "S3.4.bonferroni")["measured"] == "15 tests"
 
 
+def test_a_figure_in_another_unit_than_the_paper_prints_says_so():
+    share = {"measured": -0.0454, "measured_unit": "F1", "low": -0.071, "high": -0.0198}
+    board = s6.board(record_claims(**{"S4.3.share_aw": share}))
+    assert row(board, "S4.3.share_aw")["measured"] == "-0.045 F1 [-0.071, -0.020]"
+    assert row(board, "S4.3.share_aw")["reported"] == "49.2 % of gain"
+
+
 def test_an_interval_without_an_end_says_so_in_words_and_in_no_more_digits_than_its_other_end_supports():
-    ends = {"measured": 0.269181, "low": -np.inf, "high": 3.95627}
+    ends = {"measured": 0.269181, "measured_unit": "% of labels flipped", "low": -np.inf, "high": 3.95627}
     board = s6.board(record_claims(**{"TITLE.threshold": ends}))
     assert row(board, "TITLE.threshold")["measured"] == "0.3 [below all rates, 4.0]"
-    ends = {"measured": np.inf, "low": 12.0, "high": np.inf}
+    ends |= {"measured": np.inf, "low": 12.0, "high": np.inf}
     board = s6.board(record_claims(**{"TITLE.threshold": ends}))
     assert row(board, "TITLE.threshold")["measured"] == "above all rates [12.0, above all rates]"
 

@@ -87,9 +87,9 @@ def test_the_simulation_says_of_each_study_what_the_ledger_says(rule, case):
             own = ledger.judge_p("S4.1.wilcoxon", 0.5, effects[0].values, **how)
         elif len(effects) > 1:
             named = dict(zip("abcdefghijklmno", effects, strict=False))
-            own = ledger.judge_all("T1.full_vs_vanilla", named, side=made.side, in_its_unit=False, **how)
+            own = ledger.judge_all("T1.full_vs_vanilla", named, side=made.side, unit="F1", **how)
         else:
-            own = ledger.judge("T1.full_vs_vanilla", effects[0], side=made.side, in_its_unit=False, **how)
+            own = ledger.judge("T1.full_vs_vanilla", effects[0], side=made.side, unit="F1", **how)
         assert own.verdict == WORDS[word], own.why
 
 
