@@ -66,6 +66,11 @@ class Cell(Form):
         return self.cell_type == "code" and bool(self.source.strip())
 
     @property
+    def is_injected(self) -> bool:
+        """Whether it is the cell of parameters that papermill adds."""
+        return self.is_code and INJECTED in self.tags
+
+    @property
     def shows(self) -> bool:
         """Whether it has what only a cell that ran has; prose has not even a place for it."""
         place = self.cell_type != "code" and not self.model_fields_set.isdisjoint(("outputs", "execution_count"))
@@ -143,8 +148,7 @@ def check_metadata(notebook: Notebook, source: Notebook, given: dict[str, Any]) 
         raise Strange("the notebook's metadata on its parameters is not the section's")
     sources = iter(source.cells)
     for number, cell in enumerate(notebook.cells, 1):
-        injected = INJECTED in cell.tags and cell.cell_type == "code"
-        asked = {"tags": [INJECTED]} if injected else next(sources).metadata
+        asked = {"tags": [INJECTED]} if cell.is_injected else next(sources).metadata
         held = {"tags": [], **cell.metadata}
         try:
             _Ran.model_validate(held.pop("papermill", {}))

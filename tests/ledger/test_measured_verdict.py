@@ -228,7 +228,8 @@ def test_a_printed_figure_is_excluded_where_it_lies_outside_the_interval_whateve
     d = differences(mean, spread)  # the paper prints 0.15 above vanilla
     assert ledger.judge_level("T1.if.f1", np.clip(base + d, 0, 1), d, **WHERE).excluded == excluded
     assert ledger.judge("T1.full_vs_vanilla", d, side="greater", **WHERE).excluded == ""  # no figure is printed
-    assert ledger.judge("S4.3.share_aw", d, side="greater", unit="F1", **WHERE).excluded == ""  # a share of gain
+    share = ledger.judge("S4.3.share_aw", d, side="greater", unit="F1", **WHERE)
+    assert (share.excluded, share.unit) == ("", "F1")  # the paper prints a share of the gain
 
 
 @pytest.mark.parametrize(

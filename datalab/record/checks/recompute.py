@@ -215,8 +215,8 @@ def _check_notebook(record: Path, manifest: Manifest, study: Study, stem: str, d
         raise Strange("the record does not have the executed notebook")
     notebook, source = executed.read(record, path), executed.read(study.notebooks, f"{stem}.ipynb")
     code = [cell for cell in notebook.cells if cell.is_code]
-    injected = [cell for cell in code if executed.INJECTED in cell.tags]
-    rest = [cell for cell in notebook.cells if not (cell.is_code and executed.INJECTED in cell.tags)]
+    injected = [cell for cell in code if cell.is_injected]
+    rest = [cell for cell in notebook.cells if not cell.is_injected]
     own = [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in rest]
     if own != [(cell.cell_type, cell.source, cell.tags, cell.id) for cell in source.cells]:
         raise Strange("its cells are not those of the source that ran")
