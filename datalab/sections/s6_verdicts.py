@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from datalab import ledger
+from datalab.record import claims_table
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import compare, sentences
 
@@ -76,7 +77,7 @@ def _measured(row: Mapping[str, Any]) -> str:
     width = np.ptp([end for end in (value, low, high) if np.isfinite(end)] or [0.0])
     digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
     value, low, high = (ledger.BEYOND.get(number, f"{number:.{digits}f}") for number in (value, low, high))
-    unit = "" if row["measured_unit"] == row["unit"] else f" {row['measured_unit']}"
+    unit = "" if row["measured_unit"] in (row["unit"], *claims_table.PLAIN) else f" {row['measured_unit']}"
     return f"{value}{unit} [{low}, {high}]" if "nan" not in (low, high) else f"{value}{unit}"
 
 
