@@ -271,6 +271,12 @@ def both_of_the_title(match: re.Match, tables: dict[str, pd.DataFrame], claims: 
     return claims.verdict.get("TITLE.only_when") != ledger.OPPOSITE or bool(re.search(words, match[0]))
 
 
+def at_no_share(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
+    """On balanced sets no score's smallest p of a gain on keeping everything, after Holm's method, is a shown one's."""
+    table = tables["0_full_by_reading"]
+    return bool((table["smallest p of a gain (Holm)"][table.stratum == "balanced"] >= 0.05).all())
+
+
 def audit_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.DataFrame) -> bool:
     """In how many ways the paper contradicts itself, by the strongest of each, and in how many statements."""
     touched = [claim for claim in ledger.claims().values() if claim.paper_verdict == "contradicted"]
@@ -284,6 +290,7 @@ def audit_counted(match: re.Match, tables: dict[str, pd.DataFrame], claims: pd.D
     return [*counted, sum(claim.testability == "internal" for claim in touched)] == [int(n) for n in match.groups()]
 
 
+SINGLE = r"gain\s+of influence on keeping everything is shown at no single share"
 CONTRADICTED = (
     r"contradicts itself in (\d+) ways, of which no reading rescues (\d+) \((\d+) more .*?; for (\d+) .*?\)\. "
     r"They touch (\d+) of its statements \((\d+) strictly, (\d+) strongly, (\d+) naturally; "
@@ -299,6 +306,7 @@ RULES: dict[str, Callable[[re.Match, dict[str, pd.DataFrame], pd.DataFrame], boo
     r"[Dd]id the paper hold\?\** (Neither shown nor refuted|[Rr]efuted|[Rr]eproduced|[Ii]nconclusive)": title_verdict,
     AHEAD: ahead_from,
     AHEAD_AT: ahead_at,
+    SINGLE: at_no_share,
     r"(\d+) that a run can reach": statements_counted,
     r"a run can reach (\d+)": statements_counted,
     COUNTED: verdicts_counted,
@@ -353,6 +361,7 @@ IN_USE = [(name, AHEAD) for name in ("README", "0_title_noise_threshold")]
 IN_USE += [(name, NOT_UP_TO) for name in ("0_title_noise_threshold", "6_verdicts")]
 IN_USE += [("0_title_noise_threshold", AHEAD_AT)]
 IN_USE += [(name, NOWHERE) for name in ("README", "7_when_to_prune")]
+IN_USE += [("README", SINGLE)]
 
 
 def reported(match: re.Match) -> bool:
