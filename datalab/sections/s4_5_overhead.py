@@ -175,7 +175,7 @@ def verdicts(rows: pd.DataFrame) -> list[Statement]:
     total = own + overhead(rows, "paper", SCORING, "train")
     where = {"table": "cells", "row": "paper, Total, Training Time Overhead (%); influence scoring"}
     where["raw"] = [raw("Total"), {"configuration": SCORING}]
-    how = {"side": "less", "metric": None, "alpha": 0.05, "scale": 100}
+    how = {"side": "less", "metric": None, "alpha": 0.05, "scale": 100, "unit": "%"}
     modest = stats.Measurement(total.to_numpy(), against=limit)
     alone = sentences.with_limits(compare.mean_with_interval(100 * own, "of"), "of", 1, sign="")
     beside = f"against {limit:.0%}; without influence scoring, which the paper's table omits, {alone} %"

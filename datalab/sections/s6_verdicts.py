@@ -10,26 +10,17 @@ import numpy as np
 import pandas as pd
 
 from datalab import ledger
-from datalab.record import claims_table
 from datalab.record.parameters import Estimate, SectionParameters
 from datalab.sections import compare, sentences
 
 READS = ("all",)
 
 AUDIT = "1_paper_audit"
-# The ten findings that matter, each read from one statement's row: the question in our words.
-FINDINGS = {
-    "TITLE.threshold": "Is there a noise rate from which influence pruning beats random, and is it 15 %?",
-    "TITLE.only_when": "Is influence pruning no better than random at or below that rate?",
-    "T1.if_vs_vanilla": "Does influence pruning beat keeping everything, at 20 % flipped labels, all stopped early?",
-    "T1.full_vs_vanilla": "Does DATA-LAB, as the paper words it, beat plain training?",
-    "S4.1.consistent_all": "On every benchmark?",
-    "S3.3.kl_prevents_collapse": "Does the KL term keep the weights from collapsing?",
-    "S4.3.aw_most": "Do the adaptive weights contribute most?",
-    "S4.2.baseline_drops": "Does the baseline fall as the influence level rises, noise held equal?",
-    "S5.3.filtering": "Does removing high-influence examples hurt, at 20 % flipped labels, all stopped early?",
-    "ABS.framework_f1": "Can failures of influence pruning be foreseen better than by always expecting one?",
-}
+# The ten findings that matter, each read from one statement's row.
+FINDINGS = (
+    "TITLE.threshold", "TITLE.only_when", "T1.if_vs_vanilla", "T1.full_vs_vanilla", "S4.1.consistent_all",
+    "S3.3.kl_prevents_collapse", "S4.3.aw_most", "S4.2.baseline_drops", "S5.3.filtering", "ABS.framework_f1",
+)  # fmt: skip
 
 TEXT, EXCLUDED, CONSTRUCTED = "what the paper says, in our words", "printed value excluded?", "true by construction"
 Parameters = SectionParameters  # the board reads the record: every profile does the same
@@ -73,12 +64,8 @@ def _measured(row: Mapping[str, Any]) -> str:
         value = float(row["measured"])
     except ValueError:
         return row["measured"]
-    low, high = (np.nan if row[name] == "" else float(row[name]) for name in ("low", "high"))
-    width = np.ptp([end for end in (value, low, high) if np.isfinite(end)] or [0.0])
-    digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
-    value, low, high = (ledger.BEYOND.get(number, f"{number:.{digits}f}") for number in (value, low, high))
-    unit = "" if row["measured_unit"] in (row["unit"], *claims_table.PLAIN) else f" {row['measured_unit']}"
-    return f"{value}{unit} [{low}, {high}]" if "nan" not in (low, high) else f"{value}{unit}"
+    unit = "" if row["measured_unit"] == row["unit"] else row["measured_unit"]
+    return sentences.figure(value, *(None if row[end] == "" else row[end] for end in ("low", "high")), unit)
 
 
 def counts(board: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +94,8 @@ def _tally(board: pd.DataFrame, rows: str, *how: Any) -> pd.DataFrame:
 
 def findings(board: pd.DataFrame) -> pd.DataFrame:
     """The ten findings that matter, each with the statement it is read from: measured, n, verdict and why."""
-    questions = pd.DataFrame({"question": FINDINGS.values(), "statement": FINDINGS.keys()})
+    asked = [sentences.QUESTIONS[statement][0] for statement in FINDINGS]
+    questions = pd.DataFrame({"question": asked, "statement": FINDINGS})
     return questions.merge(board.drop(columns=["section", TEXT, "paper", "unsupported"]), on="statement")
 
 

@@ -2,15 +2,80 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pandas as pd
+
+from datalab import ledger
+from datalab.record import Statement, claims_table
+
+# What is asked of the main statements, in our words, so that "yes" is what the paper says; and what the figure is.
+QUESTIONS = {
+    "TITLE.threshold": ("Is there a noise rate from which influence pruning beats random, and is it 15 %?", "from"),
+    "TITLE.only_when": ("Is influence pruning no better than random at or below that rate?", "lead in F1"),
+    "S3.1.standard_metric": ("Does the metric reverse the order of any two systems, beyond chance?", "clearest lead"),
+    "S3.3.kl_prevents_collapse": (
+        "Does the KL term keep the weights from collapsing?",
+        "effective share of the examples, with most of it less with least",
+    ),
+    "T1.full_vs_vanilla": ("Does DATA-LAB, as the paper words it, beat plain training?", "least gain of four scores"),
+    "T1.if_vs_vanilla": (
+        "Does influence pruning beat keeping everything, at 20 % flipped labels, all stopped early?",
+        "the smaller gain of F1 and accuracy",
+    ),
+    "S4.1.headline_rel": ("Does it raise F1 over plain training?", ""),
+    "S4.1.consistent_all": ("Is DATA-LAB ahead of plain training on every benchmark?", "on the least in favour"),
+    "S4.2.baseline_drops": (
+        "Does the baseline fall as the influence level rises, noise held equal?",
+        "change of F1 from the lowest to the highest",
+    ),
+    "ABS.variance_explained": ("Does the influence level explain how good a model is?", ""),
+    "S4.3.aw_most": ("Do the adaptive weights contribute most?", "their part of F1 less the largest other"),
+    "S4.4.ours_always_better": ("Does DATA-LAB, as the paper words it, gain at every size?", "smallest lead in F1"),
+    "S4.5.modest": ("Is the added training time modest, below 25 %?", "with scoring by influence"),
+    "S5.3.filtering": (
+        "Does removing high-influence examples hurt, at 20 % flipped labels, all stopped early?",
+        "",
+    ),
+    "ABS.framework_f1": ("Can failures of influence pruning be foreseen better than by always expecting one?", ""),
+}
+_WORDS = {
+    ledger.REPRODUCED: "Yes, by as much as the paper says",
+    ledger.DIRECTION: "Yes",
+    ledger.NULL: "No, what there is is too small to matter",
+    ledger.OPPOSITE: "No, the other way round",
+    ledger.DIFFERENCE: "No",
+    ledger.INCONCLUSIVE: "Not settled",
+}
+
+NOTHING = "**Not measured here**."  # in place of a sentence on rows of which none has a value
+
+
+def answers(statements: Iterable[Statement]) -> str:
+    """What the statements answer of :data:`QUESTIONS`, a paragraph each."""
+    lines = []
+    for made in statements:
+        if made.id not in QUESTIONS or made.verdict not in _WORDS or not isinstance(made.measured, float):
+            continue
+        claim, (question, what) = ledger.find(made.id), QUESTIONS[made.id]
+        shown = figure(made.measured, made.low, made.high, made.unit or claim.unit or "")
+        printed = f"; the paper prints {claim.reported_text()}" if claim.value is not None and made.unit is None else ""
+        lines.append(f"**{question}** {_WORDS[made.verdict]}: {f'{what} {shown}'.lstrip()}{printed}.")
+    return "\n\n".join(lines) or NOTHING
+
+
+def figure(value: float, low: float | None, high: float | None, unit: str = "") -> str:
+    """``0.74 F1 [0.70, 0.78]``, with no more digits than the interval supports; without limits the figure alone."""
+    ends = [np.nan if end is None else float(end) for end in (low, high)]
+    width = np.ptp([end for end in (value, *ends) if np.isfinite(end)] or [0.0])
+    decimals = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
+    value, low, high = (ledger.BEYOND.get(number, f"{number:.{decimals}f}") for number in (value, *ends))
+    plain = unit in ("", *claims_table.PLAIN)
+    return f"{value}{'' if plain else f' {unit}'}" + ("" if "nan" in (low, high) else f" [{low}, {high}]")
 
 
 def digits(value: float, decimals: int = 3) -> str:
     """A number with its sign: ``+0.012``; what rounds to nothing is ``+0.000`` on either side of it."""
     return f"{value:+z.{decimals}f}"
-
-
-NOTHING = "**Not measured here**."  # in place of a sentence on rows of which none has a value
 
 
 def listed(names: Iterable[object], none: str = "none") -> str:

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datalab import ledger
+from datalab.record import Statement
 from datalab.sections import sentences
 
 ROWS = pd.DataFrame(
@@ -51,3 +53,34 @@ def test_of_no_row_with_a_value_the_sentence_says_that_there_is_none(rows):
 def test_a_figure_without_limits_stands_alone():
     assert sentences.with_limits({"d": 0.0123, "d low": -0.1, "d high": 0.2}, "d") == "+0.012 [-0.100, 0.200]"
     assert sentences.with_limits({"d": 1.23, "d low": np.nan, "d high": np.nan}, "d", 1) == "+1.2"
+
+
+@pytest.mark.parametrize(
+    ("made", "answer"),
+    [
+        (
+            {"id": "S4.1.headline_rel", "measured": -0.489, "low": -2.067, "high": 1.089, "verdict": "inconclusive"},
+            "**Does it raise F1 over plain training?** Not settled: -0.5 % relative F1 [-2.1, 1.1]; "
+            "the paper prints 19.9.",
+        ),
+        (
+            {"id": "S4.1.consistent_all", "measured": -0.038, "unit": "F1", "verdict": "inconclusive"},
+            "**Is DATA-LAB ahead of plain training on every benchmark?** Not settled: on the least in favour "
+            "-0.038 F1.",
+        ),
+        (
+            {"id": "S4.3.aw_most", "measured": -0.093, "low": -0.144, "high": -0.042, "verdict": ledger.OPPOSITE},
+            "**Do the adaptive weights contribute most?** No, the other way round: their part of F1 less the largest "
+            "other -0.09 [-0.14, -0.04].",
+        ),
+        ({"id": "S4.5.modest", "measured": None, "verdict": "inconclusive"}, sentences.NOTHING),
+        ({"id": "T1.full.f1", "measured": 0.7, "verdict": "inconclusive"}, sentences.NOTHING),  # nobody's question
+    ],
+)
+def test_a_statement_that_answers_a_sections_question_says_so_in_a_sentence(made, answer):
+    assert sentences.answers([Statement(**made)]) == answer
+
+
+def test_every_question_is_of_a_statement_that_a_run_can_reach():
+    assert all(ledger.find(claim_id).testability == "rerun" for claim_id in sentences.QUESTIONS)
+    assert set(sentences._WORDS) == set(ledger.ANSWERS)
