@@ -22,7 +22,7 @@ QUESTIONS = {
         "Does influence pruning beat keeping everything, at 20 % flipped labels, all stopped early?",
         "the smaller gain of F1 and accuracy",
     ),
-    "S4.1.headline_rel": ("Does it raise F1 over plain training?", ""),
+    "S4.1.headline_rel": ("Does DATA-LAB raise F1 over plain training?", ""),
     "S4.1.consistent_all": ("Is DATA-LAB ahead of plain training on every benchmark?", "on the least in favour"),
     "S4.2.baseline_drops": (
         "Does the baseline fall as the influence level rises, noise held equal?",

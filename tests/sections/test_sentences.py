@@ -60,7 +60,7 @@ def test_a_figure_without_limits_stands_alone():
     [
         (
             {"id": "S4.1.headline_rel", "measured": -0.489, "low": -2.067, "high": 1.089, "verdict": "inconclusive"},
-            "**Does it raise F1 over plain training?** Not settled: -0.5 % relative F1 [-2.1, 1.1]; "
+            "**Does DATA-LAB raise F1 over plain training?** Not settled: -0.5 % relative F1 [-2.1, 1.1]; "
             "the paper prints 19.9.",
         ),
         (
