@@ -23,7 +23,7 @@ from datalab.stats.variance import common_share_measured
 
 REPRODUCED, EXCLUDED = "reproduced", "printed excluded"  # what is said of a printed value, beside what is decided
 ALPHA, HALF, TAIL = "alpha", "alpha / 2", "one equivalence tail"  # how often a wrong word may be said
-Study = tuple[Measurement, ...]  # the effects of one simulated study
+Effects = tuple[Measurement, ...]  # of one simulated study
 SYSTEMS, TARGETS = 9, 8  # as in section 3.1
 
 
@@ -38,7 +38,7 @@ class Rule:
     few:    whether it is read on a handful of units too: seeds, timed data sets, streams.
     """
 
-    drawn: Callable[[np.ndarray, float, int, np.random.Generator], Study] | None = None
+    drawn: Callable[[np.ndarray, float, int, np.random.Generator], Effects] | None = None
     alpha: float | None = None
     tests: int = 1
     sized: bool = True
@@ -63,7 +63,7 @@ class Case:
     printed: float = np.nan
 
 
-def _share(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _share(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     """Of F1 of 2 runs at 5 levels: data sets differ by .18, runs by .02; ``spread`` is of each set's own pattern."""
     levels = np.arange(5) - 2.0
     patterns = rng.normal(size=(units, 2)) @ np.stack([levels, levels**2 - 2]) * spread / np.sqrt(2)
@@ -73,7 +73,7 @@ def _share(truths: np.ndarray, spread: float, units: int, rng: np.random.Generat
     return (common_share_measured(y),)
 
 
-def _lead(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _lead(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     """Of two rules that guess, of 15 cases a set (the truth is 0); with ``spread`` the sets' failures differ."""
     share = rng.beta(2, 2, (units, 1)) if spread else 0.5
     fails, *guesses = (rng.random((units, 15)) < chance for chance in (share, 0.5, 0.5))
@@ -81,19 +81,19 @@ def _lead(truths: np.ndarray, spread: float, units: int, rng: np.random.Generato
     return (clustered_f1_lead(*counts),)
 
 
-def _gain(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _gain(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     """A relative gain times the mean .7 that it is relative to: in F1, as the truth is. Data sets differ by .18."""
     base = 0.7 + 0.18 * rng.uniform(-1.5, 1.5, units)
     ours = base + truths[0] + 0.01 * spread * rng.normal(size=units)
     return (jackknifed(lambda some, others: 0.7 * (some.mean() / others.mean() - 1), ours, base),)
 
 
-def _correlation(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _correlation(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     """Of 10 independent pairs a data set (the truth is 0), as two runs at five levels are."""
     return (mean_correlation([moments(*pairs) for pairs in rng.normal(size=(units, 2, 10))]),)
 
 
-def _weaker(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _weaker(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     """How much closer to 0 one of two such correlations is, set by set; the levels and half the variance are shared."""
     level, shared, *own = rng.normal(size=(4, units, 10))
     sizes = [
@@ -102,16 +102,16 @@ def _weaker(truths: np.ndarray, spread: float, units: int, rng: np.random.Genera
     return (Measurement(sizes[0] - sizes[1], bounds=(-1, 1)),)
 
 
-def _auroc(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _auroc(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     values = np.clip(0.5 + truths[0] + spread * rng.normal(size=units), 0, 1)
     return (Measurement(values, bounds=(0, 1), against=0.5),)
 
 
-def _effect_size(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _effect_size(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     return (EffectSize(truths[0] + spread * rng.normal(size=units)),)
 
 
-def _reversal(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Study:
+def _reversal(truths: np.ndarray, spread: float, units: int, rng: np.random.Generator) -> Effects:
     """Of systems that one score does not tell apart and the others order, each ahead of the next by the truth."""
     first = 0.01 * spread * rng.normal(size=(SYSTEMS, units))
     others = truths[0] * np.arange(SYSTEMS)[:, None] + 0.01 * spread * rng.normal(size=(TARGETS, SYSTEMS, units))
@@ -226,7 +226,7 @@ def verdict_level(
 
 def drawn(
     rule: str, case: str, units: int, small: float, simulations: int, rng: np.random.Generator
-) -> np.ndarray | Sequence[Study]:
+) -> np.ndarray | Sequence[Effects]:
     """Simulated studies of a case: differences (studies, effects, units), or as many effects as measured."""
     make, made = RULES[rule].drawn, CASES[rule, case]
     truths = small * np.array(made.truths, dtype=float)
@@ -237,7 +237,7 @@ def drawn(
 
 
 def decided(
-    studies: np.ndarray | Sequence[Study], alpha: float, tail: float, side: str, small: float
+    studies: np.ndarray | Sequence[Effects], alpha: float, tail: float, side: str, small: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is decided (studies, effects) of :func:`drawn` studies.
 
@@ -249,7 +249,7 @@ def decided(
     return np.array(words).reshape(wide.shape[:2]), wide[..., 1:], narrow[..., 1:]
 
 
-def _limits(studies: np.ndarray | Sequence[Study], confidence: float) -> np.ndarray:
+def _limits(studies: np.ndarray | Sequence[Effects], confidence: float) -> np.ndarray:
     """Estimates and guarded limits (studies, effects, 3) of the distance to what each is compared with."""
     if isinstance(studies, np.ndarray):
         return np.stack(guarded_interval(studies, confidence)[:3], -1)
