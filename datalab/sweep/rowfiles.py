@@ -68,7 +68,7 @@ def single_name(parameters: Mapping[str, Any], key: str) -> str:
 
 def _plain(words: str, key: str) -> str:
     """A name that every file system, and every page's link, takes as it is."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', words).lstrip('.')[:150]}_{key}.parquet"
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', words).lstrip('.-')[:150]}_{key}.parquet"
 
 
 def _words(parameters: Mapping[str, Any], most: int) -> str:

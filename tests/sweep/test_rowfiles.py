@@ -156,4 +156,5 @@ def test_whatever_a_task_is_called_its_file_is_one_that_a_record_takes(values):
     """A page links to it, and what reads a record refuses hidden names and what a link would read otherwise."""
     name = rowfiles.single_name(dict(enumerate(values)), "0123456789abcdef")
     assert is_inner(f"cells/{name}")
+    assert name[0] != "-"
     assert name.endswith("_0123456789abcdef.parquet")
