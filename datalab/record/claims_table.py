@@ -12,7 +12,7 @@ from datalab.record.tables import Table
 
 NAME = "claims.csv"
 LEDGER = ("id", "section", "text", "reported", "unit", "paper_check", "paper_strength", "unsupported")
-FIGURES = ("measured", "measured_unit", "low", "high", "effect_size", "n")
+FIGURES = ("measured", "low", "high", "measured_unit", "effect_size", "n")
 MEASURED = (*FIGURES, "verdict", "why", "table", "row", "notebook", "cell", "raw")
 # What qualifies a verdict: is the reported figure outside the interval, and was the outcome fixed before any run?
 QUALIFIED = ("excluded", "by_construction")
