@@ -17,7 +17,7 @@ from torch import Tensor
 # Numbers of per-example gradients formed at a time: to be squared they should stay in the cache, rotated ones with the
 # factors; as one side of a matrix product they should be many. And examples at a time where none is formed.
 _SQUARED, _ROTATED, _MULTIPLIED, _ON_A_GPU = 1 << 20, 1 << 18, 1 << 22, 1 << 26
-_EXAMPLES = 256  # or a multiple
+_EXAMPLES = 512  # or a multiple
 
 
 class Factors:

@@ -271,6 +271,7 @@ def _grouped(uses: list[Use], wanted: set[int]) -> list[Site]:
     for use in uses:
         weight, bias = (part if part and id(part[0]) in wanted else None for part in (use.weight, use.bias))
         joined = weight and bias and by_part[_key(weight)] == by_part[_key(bias)]
+        joined = joined and len({u.flipped for u in by_part[_key(weight)]}) == 1  # a transpose's is no column
         for pair in [(weight, bias)] if joined else [(weight, None), (None, bias)]:
             keys = [_key(part) for part in pair if part]
             if keys and not done.intersection(keys):

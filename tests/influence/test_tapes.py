@@ -400,6 +400,31 @@ def test_a_subclass_of_linear_is_taken_where_it_computes_the_same():
     assert "layer '0': computes something else" in refusal(lambda: GradDot(model).fit(x, y))
 
 
+class Conv1D(nn.Module):
+    """As transformers': a Linear layer whose weight is (in, out)."""
+
+    def __init__(self, nf: int, nx: int):
+        super().__init__()
+        self.nf, self.weight, self.bias = nf, nn.Parameter(torch.randn(nx, nf) / 2), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+def test_a_weight_and_its_transpose_may_share_a_bias():
+    """Before: a traceback, for the bias was taken as a column of both."""
+    x, y = data()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 6), nn.Tanh(), Conv1D(6, 6), nn.Linear(6, CLASSES))
+    model[3].weight, model[3].bias = model[1].weight, model[1].bias
+    model = model.double()
+    g = brute_force(model, x, y)
+    torch.testing.assert_close(GradDot(model).fit(x, y).self_influence(x, y), g.square().sum(1))
+    exact, *others = (kind(model, 0.1).fit(x, y).self_influence(x, y) for kind in (ExactGGN, CG, KFAC, EKFAC))
+    torch.testing.assert_close(others[0], exact, rtol=1e-5, atol=0)
+    assert bool((torch.stack(others[1:]) > 0).all())
+
+
 def test_a_model_that_writes_into_its_input_is_refused_before_it_did():
     x, y = data()
     before = x.clone()
