@@ -11,9 +11,11 @@ curvature once the model fits its labels (Kunstner et al. 2019).
 """
 
 import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 
 import torch
 from torch import Tensor
@@ -272,7 +274,8 @@ class Custom(Loss):
     """Any ``function(f, y)`` that gives each example's loss (n,), differentiable twice and convex in f.
 
     Its derivatives are autograd's, on at most 100 outputs. ``fit`` raises UserError where the Hessian in f is not
-    positive semidefinite, to see which it waits for every batch.
+    positive semidefinite, to see which it waits for every batch. A saved estimator is loaded with a function of a
+    module of the same name and code; what it reads from elsewhere is not compared.
     """
 
     function: Callable[[Tensor, Targets], Tensor]
@@ -280,6 +283,15 @@ class Custom(Loss):
     def __post_init__(self):
         if not callable(self.function):
             raise UserError(f"loss: Custom takes a function of (f, y), got {self.function!r}")
+
+    def __repr__(self) -> str:
+        """Of a function of a module its name and code, the same in every process; of another its address."""
+        made = self.function
+        named = isinstance(made, FunctionType) and "<" not in made.__qualname__
+        if not named or made.__closure__ or made.__defaults__ or made.__kwdefaults__:
+            return f"Custom({made!r})"
+        digest = hashlib.sha256(repr(_written(made.__code__)).encode()).hexdigest()[:16]
+        return f"Custom({made.__module__}.{made.__qualname__}, code {digest})"
 
     def value(self, f: Tensor, y: Targets) -> Tensor:
         losses, n = self.function(f.clone(), over(y, Tensor.clone)), len(f)  # into which it may write
@@ -380,3 +392,10 @@ def towards(p: Tensor, classes: Tensor) -> Tensor:
     """p - e_c, without cancellation at c; classes is (..., 1)."""
     others = p.scatter(-1, classes, 0.0)
     return others.scatter(-1, classes, -others.sum(-1, keepdim=True))
+
+
+def _written(code: CodeType) -> tuple[bytes, tuple, list]:
+    """What a function's code says, wherever it stands: its steps, names and constants, functions within it too."""
+    constants = [_written(part) if isinstance(part, CodeType) else part for part in code.co_consts]
+    constants = [sorted(map(repr, part)) if isinstance(part, frozenset) else part for part in constants]
+    return code.co_code, code.co_names, constants

@@ -1,5 +1,7 @@
 """What users bring data in, and what they take away: every form gives the same scores, or one clear line."""
 
+import functools
+import importlib.util
 import io
 import sys
 
@@ -28,7 +30,7 @@ from datalab.influence import (
     TracIn,
     feed,
 )
-from datalab.influence.losses import CrossEntropy, SquaredError, Weighted
+from datalab.influence.losses import CrossEntropy, Custom, SquaredError, Weighted
 from datalab.influence.sets import Batch
 from datalab.stack import Stack
 
@@ -302,6 +304,44 @@ def test_load_refuses_what_was_not_saved_on_this_model_with_this_loss(tmp_path):
     for other in ("pickle", "absent"):
         with pytest.raises(UserError, match="is no estimator saved by save"):
             influence.load(tmp_path / other, model)
+
+
+POISSON = "def poisson(f, y):\n    return (f.exp() - y * f).sum(1)\n"
+
+
+def loss_of(folder, source):
+    """A function of a module of this source, loaded anew: as another process has it."""
+    (folder / "mine.py").write_text(source)
+    spec = importlib.util.spec_from_file_location("mine", folder / "mine.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Custom(module.poisson)
+
+
+@pytest.mark.parametrize(("changed", "loads"), [("", True), ("\n# a comment", True), ("* 2", False)])
+def test_an_estimator_of_a_loss_of_ones_own_is_loaded_where_that_has_the_same_code(tmp_path, changed, loads):
+    """Before: it was told by the address of its function, so no other process could load it."""
+    model, (x, _), _ = problem()
+    y, path = torch.ones(len(x), 4), tmp_path / "fitted.safetensors"
+    fitted = EKFAC(model, 0.1, loss=loss_of(tmp_path, POISSON)).fit(x, y)
+    fitted.save(path)
+    loss = loss_of(tmp_path, POISSON.rstrip() + changed + "\n")
+    if loads:
+        loaded = influence.load(path, model, loss=loss)
+        torch.testing.assert_close(loaded.self_influence(x, y), fitted.self_influence(x, y))
+    else:
+        with pytest.raises(UserError, match=r"loss: .* was fitted with Custom\(mine\.poisson, code"):
+            influence.load(path, model, loss=loss)
+
+
+def test_a_loss_that_is_no_function_of_a_module_is_told_by_its_address():
+    scale = 2.0
+
+    def scaled(f, y):
+        return scale * f.square().sum(1)
+
+    for function in (scaled, lambda f, y: f.sum(1), functools.partial(scaled, y=None)):
+        assert "0x" in repr(Custom(function))
 
 
 class Terminal(io.StringIO):
