@@ -19,6 +19,7 @@ from datalab.advise.verdict import ACT, Verdict, conclude, lines, name
 from datalab.data.splits import allot
 from datalab.errors import MOST, UserError, did_you_mean
 from datalab.influence.settings import number
+from datalab.record.folder import printable
 
 LEAST_OF_CLASS = 20
 NO_LABEL = ("", "nan", "<na>")  # words that stand for a missing label or group
@@ -92,9 +93,11 @@ def advise(
     started = time.perf_counter()
     began = started if began is None else began
     minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
-    seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
+    seed = int(number("seed", seed, "a whole number from 0, below 2**32", lambda of: of % 1 == 0 and 0 <= of < 2**32))
     if splits is not None:
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
+    if not isinstance(read, dict | None):
+        raise UserError(f"read: must be a dict such as {{'delimiter': ';'}}, got a {type(read).__name__}")
     read = {option: of for option, of in (read or {}).items() if of is not None}
     if unknown := sorted({*read} - {"delimiter", "decimal", "encoding"}):
         raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
@@ -155,6 +158,7 @@ def advise(
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")
     own = None if pred_probs is None else _probabilities(pred_probs, codes, table.names, detected)
+    detected[:] = map(printable, detected)  # whatever a column or a class is called
     for line in detected:
         say(line)
 
@@ -237,7 +241,7 @@ def _advice(
     facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
     facts |= {"metric": "macro-F1", "keeping_all": v.kept, "gains": v.gains.drop(columns="method").to_dict("records")}
     facts["versions"] = {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")}
-    facts["lines"] = lines(v, facts, _hit(v, rows, hit))
+    facts["lines"] = [printable(line) for line in lines(v, facts, _hit(v, rows, hit))]
     first = flagged.index[:SHOWN]
     shown = source.take(source.columns, first).loc[first]
     return Advice(v, facts, kept, listed.reset_index(drop=True), hit, rows, shown, source)
@@ -315,10 +319,13 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
             if (of if hasattr(of, "ndim") else label_kinds.dense(of, what)).ndim != 1:  # one column of a matrix will do
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]
-            made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
+            try:
+                made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
+            except (ValueError, NotImplementedError) as error:  # half a letter; an index of several levels
+                raise reading.unreadable(what, error) from None
             if len(of) != (rows := source.count()):
                 raise UserError(f"{what}: {len(of):,} for {rows:,} rows; one for each is needed")
-    return made
+    return {what: reading.native(column.to_frame()).iloc[:, 0] for what, column in made.items()}
 
 
 def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
@@ -347,7 +354,7 @@ def _probabilities(given: Any, codes: NDArray, names: NDArray, detected: list[st
     if shape != need:
         rule = "a column for each class, in ascending order, and no other"
         raise UserError(f"pred_probs: need {need}, {rule}; got shape {shape}")
-    table = source.take()
+    table = source.take(list(names) if {*names} == {*source.columns} else None)  # by name, where they have the classes'
     text = list(table.select_dtypes("str"))  # as all columns of a text table are
     table[text] = table[text].apply(features.numbers, decimal=source.decimal)
     p = label_kinds.shares(table, "pred_probs")

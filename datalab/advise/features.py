@@ -57,10 +57,13 @@ class Columns:
 
     def _kind(self, column: pd.Series) -> str:
         present = column.dropna()
-        if len(present) and isinstance(present.iloc[0], np.ndarray | list | tuple):
+        if len(present) and isinstance(present.iloc[0], np.ndarray | list | tuple | dict):
+            try:
+                for value in present:
+                    np.asarray(value, dtype=np.float64)
+            except (ValueError, TypeError):  # tags, or a picture as a Hugging Face data set has it
+                return LEFT_OUT + "neither numbers nor text"
             return "vector"
-        if len(present) and isinstance(present.iloc[0], dict):  # as pictures are in a Hugging Face data set
-            return LEFT_OUT + "neither numbers nor text"
         text, kind = words(column).dropna(), "number"
         values, distinct = numbers(column, self.source.decimal).dropna(), text.nunique()
         if self.source.decimal == "," and len(values) < NEARLY * len(text):
@@ -109,10 +112,11 @@ class Columns:
                 vectors = np.stack([np.asarray(value, dtype=np.float64).ravel() for value in column])
             except (ValueError, TypeError):
                 different = "its vectors differ in length, are missing, or hold other than numbers"
-                raise UserError(f"column '{column.name}': {different}") from None
+                raise UserError(f"column '{column.name}': {different}; leave these rows or the column out") from None
         return pd.DataFrame(vectors, index=column.index).add_prefix(f"{column.name}[")
 
 
+@np.errstate(invalid="ignore")  # the directions of texts without a word explain 0 of 0
 @threadpool_limits.wrap(1)  # the order of a sum must not depend on the number of threads
 def fit(frame: pd.DataFrame) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
     """Encoders of a typed frame (n, ...) that take means, levels and vocabularies from these rows alone.
@@ -120,7 +124,7 @@ def fit(frame: pd.DataFrame) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
     Numbers are z-scores cut at ten, missing ones the median with a column that says so; levels of under 1 % of the rows
     share one; texts are TF-IDF on 64 singular directions. Returns a function of a typed frame to features (m, d).
     """
-    from sklearn.compose import ColumnTransformer
+    from sklearn.compose import make_column_transformer
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.impute import SimpleImputer
@@ -141,10 +145,9 @@ def fit(frame: pd.DataFrame) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
             FunctionTransformer(lambda x: x * TEXT_COMPONENTS**0.5),  # of length 1 before: variance 1 at most
         )
 
-    parts = [("number", number, list(frame.select_dtypes("number")))]
-    parts += [("category", level, list(frame.select_dtypes("category")))]
-    parts += [(name, text(frame[name]), name) for name in frame.select_dtypes("str")]
-    encoder = ColumnTransformer(parts, sparse_threshold=0).fit(frame)
+    parts = [(number, list(frame.select_dtypes("number"))), (level, list(frame.select_dtypes("category")))]
+    parts += [(text(frame[name]), name) for name in frame.select_dtypes("str")]
+    encoder = make_column_transformer(*parts, sparse_threshold=0).fit(frame)
 
     @threadpool_limits.wrap(1)
     def encode(rows: pd.DataFrame) -> NDArray[np.float32]:
@@ -238,6 +241,6 @@ def picture(path: Path) -> Any:
 def _grey(folder: Path, path: Any, side: int, where: str) -> NDArray[np.float32]:
     image = None if pd.isna(path) else picture(folder / path)
     if image is None:
-        what = "no picture" if pd.isna(path) else f"picture '{Path(path).name}' cannot be read as an image"
+        what = "no picture" if pd.isna(path) else f"picture '{path}' cannot be read as an image"
         raise UserError(f"{where}: {what}; leave the row out")
     return np.asarray((image if image.mode == "F" else image.convert("L")).resize((side, side)), dtype=np.float32)

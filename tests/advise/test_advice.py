@@ -240,6 +240,21 @@ def test_classes_are_in_ascending_order_and_probabilities_in_another_are_refused
         datalab.advise(frame, label="y", pred_probs=p[:, np.argsort(np.arange(12).astype(str))])
 
 
+def test_probabilities_in_columns_called_as_the_classes_are_taken_by_name(begun: Callable) -> None:
+    y = np.arange(360) % 2
+    frame, p = pd.DataFrame({"x": y + np.linspace(0, 0.5, 360)}), np.stack([0.5 + y / 10, 0.5 - y / 10], 1)
+    given = pd.DataFrame(p, columns=["yes", "no"])
+    _, pool = begun(frame, np.array(["no", "yes"])[y], pred_probs=given)
+    np.testing.assert_array_equal(pool.probabilities, p[:, ::-1])
+
+
+def test_bytes_in_another_order_are_labels_ids_and_groups_all_the_same(begun: Callable) -> None:
+    y = np.arange(360) % 3
+    x = (y + np.linspace(0, 0.5, 360))[:, None]
+    _, pool = begun(x.astype(">f4"), y.astype(">i2"), ids=np.arange(360).astype(">i8"), groups=(y % 2).astype(">u4"))
+    np.testing.assert_array_equal(pool.labels, y)
+
+
 def test_probabilities_of_a_text_table_are_read_as_its_numbers(tmp_path: Path, begun: Callable) -> None:
     y = np.arange(60) % 2
     p = pd.DataFrame(np.eye(2)[y] * 0.875 + 0.0625, columns=["a", "b"])
@@ -441,6 +456,10 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
         ({"minutes": None}, "minutes: .* got None"),
         ({"splits": 201}, "splits: must be 2 to 200 .* got 201"),
         ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
+        ({"read": "utf-8"}, "read: must be a dict .* got a str"),
+        ({"seed": 1.5}, "seed: must be a whole number"),  # which took minutes to say
+        ({"ids": [f"{i}\udcff" for i in range(len(y))]}, "id: cannot be read"),
+        ({"groups": pd.MultiIndex.from_arrays([y, y])}, "group: cannot be read"),
         ({"label": 65}, "label '65': no such"),
         ({"y": y}, "label: given as values and as a column's name"),
         ({"y_test": y}, "y_test: labels of no rows; give X_test too"),
@@ -457,6 +476,16 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
     for data in ({"a": [1], "b": [1, 2]}, [[1, 2], [3]]):
         with pytest.raises(UserError, match="the data: cannot be read"):
             datalab.advise(data, label="a")
+
+
+def test_what_a_stranger_named_moves_no_cursor_and_adds_no_line(noisy: NamedTuple) -> None:
+    names = np.array(["a\nb", "c\x1b[2J", "d", "e"])
+    frame = pd.DataFrame(noisy.x.reshape(len(noisy.x), -1)).assign(**{"leak\n": noisy.y * 1.0, "sort": names[noisy.y]})
+    said: list[str] = []
+    made = datalab.advise(frame, label="sort", splits=2, say=said.append)
+    assert all(line.isprintable() for line in [*said, *made.facts["lines"]])
+    assert len(str(made).split("\n")) == 5
+    assert set(made.kept.label) == {*names}  # where they are as given
 
 
 def test_the_page_draws_any_name_and_is_made_before_anything_is_written(
@@ -528,6 +557,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
     os.mkdir("folder")
+    os.makedirs("taken/kept.csv")
     for name in ("t.csv.gz", "t.py", "t", "t.PKL"):
         Path(name).write_bytes(b"x")
     before = sorted(os.listdir())
@@ -554,6 +584,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["good.csv", "--label", "sort", "--test", "bare.csv"], "no such column in bare.csv"),
         (["good.csv", "--label", "sort", "--test", "header.csv"], "header.csv: a header, and no rows under it"),
         (["good.csv", "--label", "sort", "--to", "one.csv/new"], "cannot be written .*--to"),
+        (["good.csv", "--label", "sort", "--to", "taken"], "'taken': holds other files"),
         (["good.csv", "--label", "sort", "--minutes", "1e9"], "below 10,000"),
         (["good.csv", "--label", "sort", "--decimal", "x"], "'x' is not one of"),
         (["good.parquet", "--label", "sort", "--decimal", ","], "decimal: of text tables alone"),
