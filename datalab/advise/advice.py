@@ -25,7 +25,6 @@ LEAST_OF_CLASS = 20
 NO_LABEL = ("", "nan", "<na>")  # words that stand for a missing label or group
 WHOLE = r"[-+]?(?:0|[1-9]\d{0,14})(?:\.0+)?"
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
-WIDE = 1000  # numbers a row, beyond which a split's time is training's (of 3,000: 96 %), in proportion to them
 SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
 
@@ -152,9 +151,8 @@ def advise(
     detected += features.leaks(frame[kinds.alone], codes[chosen])
     if classes > pilot.INFLUENCE_CLASSES:
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
-    if x.shape[1] > WIDE:
-        line = f"wide: {x.shape[1]:,} numbers a row, to which a split's time is proportional"
-        detected.append(f"{line}; fewer directions of them, given as features, are judged sooner")
+    if (wide := frame.select_dtypes("number").shape[1]) > features.WIDE:
+        detected.append(f"wide: {wide:,} numbers a row, brought to {features.DIRECTIONS} principal directions")
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")
     own = None if pred_probs is None else _probabilities(pred_probs, codes, table.names, detected)

@@ -204,8 +204,6 @@ MEMORY = {
     "wide sparse matrix": (scipy.sparse.random(N, 5000, 0.01, random_state=0), N),
     "sparse array": (scipy.sparse.csr_array(np.eye(N, 5)), 5),
     "dictionary of keys": (scipy.sparse.dok_matrix(np.eye(N, 5)), 5),
-    "big-endian array": (np.ones((N, 2), ">f4"), 2),
-    "big-endian frame": (pd.DataFrame(np.ones((N, 2), ">i8")), 2),
     "tensor": (torch.ones(N, 3, requires_grad=True), 3),
     "texts": (["some words"] * N, 1),
     "array of texts": (np.array([None] + ["some words"] * (N - 1)), 1),
@@ -219,7 +217,7 @@ MEMORY = {
 def test_data_in_memory_become_rows_and_columns(kind: str) -> None:
     data, width = MEMORY[kind]
     source = reading.read(data)
-    frame = source.take(at=np.arange(N))
+    frame = source.take()
     assert frame.shape == (N, width)
     assert list(frame) == source.columns
     some = pd.concat(list(source.blocks(source.columns[-1:])), ignore_index=True)
