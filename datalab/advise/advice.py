@@ -95,8 +95,8 @@ def advise(
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", lambda of: of % 1 == 0 and 0 <= of < 2**32))
     if splits is not None:
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
-    if not isinstance(read, dict | None):
-        raise UserError(f"read: must be a dict such as {{'delimiter': ';'}}, got a {type(read).__name__}")
+    if not isinstance(read, dict | None) or any(not isinstance(of, str | None) for of in (read or {}).values()):
+        raise UserError(f"read: must be a dict of text such as {{'delimiter': ';'}}, got {str(read)[:80]!r}")
     read = {option: of for option, of in (read or {}).items() if of is not None}
     if unknown := sorted({*read} - {"delimiter", "decimal", "encoding"}):
         raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
@@ -118,7 +118,7 @@ def advise(
     codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
     n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
     others = source if embedded is None else _further("features", embedded)
-    named = [others.label, *(table.named.values() if others is source else ())]
+    named = [others.label, *(of for of in table.named.values() if others is source or not of.isdigit())]  # no array's
     columns = [column for column in others.columns if column not in named]
     raw = others.take(columns, chosen)
     if (rows := others.count()) != len(codes):

@@ -178,28 +178,30 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
         raise UserError(f"decimal: must be '.' or ',', got {decimal!r}")
     with open(path, encoding=encoding, newline="") as stream:
         head = stream.read(1 << 18)
-    with open(path, "rb") as stream:  # a reader that fails still reads on in another thread, which may outlive Python
-        start = stream.read(8 * CSV_BLOCK)
     if "\x00" in head:
         raise UserError(f"file '{path.name}': holds NUL bytes, so it is no text table")
     excel = re.match(r"sep=(.)(\r\n?|\n)", head)  # a line that Excel reads before the header
     skipped = {"skip_rows": 1 if excel else 0, "encoding": encoding}
 
     def opened(
-        file: Any, mark: str, ragged: Callable | None = None, names: Sequence = (), **converting: Any
+        mark: str, ragged: Callable | None = None, names: Sequence = (), **converting: Any
     ) -> pacsv.CSVStreamingReader:
         reading = pacsv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, column_names=names, **skipped)
         parsing = pacsv.ParseOptions(delimiter=mark, newlines_in_values=True, invalid_row_handler=ragged)
-        return pacsv.open_csv(file, reading, parsing, pacsv.ConvertOptions(**converting))
+        return pacsv.open_csv(path, reading, parsing, pacsv.ConvertOptions(**converting))
 
     def cut(mark: str) -> tuple[float, list[str]]:
         """The share of the first rows that a mark cuts into as many cells as the header, and the header."""
         ragged: list = []
-        try:
-            reader = opened(pa.BufferReader(start), mark, lambda row: ragged.append(row) or "skip")
-            rows, header = 1 + len(next(iter(reader), ())), reader.schema.names
-        except pa.ArrowInvalid:  # no line ends in what is read at once
-            return 0.0, []
+        # A reader that fails reads on in a thread that may outlive Python, and aborts if it has a function of Python's.
+        for handler in (None, lambda row: ragged.append(row) or "skip"):
+            try:
+                reader = opened(mark, handler)
+                rows, header = 1 + len(next(iter(reader), ())), reader.schema.names
+                break
+            except pa.ArrowInvalid as error:
+                if "Expected" not in str(error):  # no line ends in what is read at once
+                    return 0.0, []
         return rows / (rows + len(ragged)) if len(header) > 1 else 0.0, header
 
     delimiter = delimiter or (excel and excel[1])
@@ -216,7 +218,7 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
 
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
         text, header = dict.fromkeys(columns, pa.string()), 1  # which is a row, where the names are given
-        for batch in opened(path, delimiter, names=columns, column_types=text, include_columns=names):
+        for batch in opened(delimiter, names=columns, column_types=text, include_columns=names):
             yield batch.slice(header).to_pandas()[names]  # asked for no column, pyarrow gives all
             header -= min(header, len(batch))
 

@@ -391,6 +391,17 @@ def test_what_lies_before_the_call_is_in_the_budget_and_not_in_what_reading_take
     assert after < 100
 
 
+def test_the_label_is_no_feature_where_the_file_of_features_has_it_too(noisy: NamedTuple, begun: Callable) -> None:
+    frame = table(noisy)
+    lines, _ = begun(frame, label="sort", ids="key", embedded=frame[["pixel 20", "pixel 21", "sort", "key"]])
+    assert "number: 'pixel 20', 'pixel 21'" in lines
+    assert "leak?" not in lines
+    assert (
+        "number: '0', '1', '2', '5' and 33 more"
+        in begun(np.c_[noisy.y, noisy.y], label=0, embedded=noisy.x.reshape(360, -1)[:, 20:])[0]
+    )
+
+
 def test_features_of_a_file_of_their_own_are_read_once(
     noisy: NamedTuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Callable
 ) -> None:
@@ -467,7 +478,8 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
         ({"minutes": None}, "minutes: .* got None"),
         ({"splits": 201}, "splits: must be 2 to 200 .* got 201"),
         ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
-        ({"read": "utf-8"}, "read: must be a dict .* got a str"),
+        ({"read": "utf-8"}, "read: must be a dict of text .* got 'utf-8'"),
+        ({"read": {"delimiter": 5}}, "read: must be a dict of text"),
         ({"seed": 1.5}, "seed: must be a whole number"),  # which took minutes to say
         ({"ids": [f"{i}\udcff" for i in range(len(y))]}, "id: cannot be read"),
         ({"groups": pd.MultiIndex.from_arrays([y, y])}, "group: cannot be read"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.csv
 import pytest
 import scipy.sparse
 import torch
@@ -421,6 +422,24 @@ def test_a_row_that_is_too_long_is_said_to_be_and_why_it_may_be(tmp_path: Path) 
         (tmp_path / "t.csv").write_text("".join(text))
         with pytest.raises(UserError, match=r"row of over 2 MB \(a quotation mark that is never closed\?\)"):
             reading.read(tmp_path / "t.csv").take()
+
+
+def test_a_reader_that_fails_holds_no_function_of_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread lets go of the function when Python may have ended, which aborted a third of such calls."""
+    opened, held = pyarrow.csv.open_csv, []
+
+    def watched(path: Path, reads: object, parses: pyarrow.csv.ParseOptions, converts: object) -> object:
+        try:
+            return opened(path, reads, parses, converts)
+        except pyarrow.ArrowInvalid:
+            held.append(parses.invalid_row_handler)
+            raise
+
+    monkeypatch.setattr(pyarrow.csv, "open_csv", watched)
+    (tmp_path / "t.csv").write_text("a,b\n1," + "x" * (5 << 20) + "\n")
+    with pytest.raises(UserError, match="row of over 2 MB"):
+        reading.read(tmp_path / "t.csv")
+    assert held == [None] * 4
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
