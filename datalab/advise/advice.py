@@ -19,12 +19,12 @@ from datalab.advise.verdict import ACT, Verdict, conclude, lines, name
 from datalab.data.splits import allot
 from datalab.errors import MOST, UserError, did_you_mean
 from datalab.influence.settings import number
+from datalab.record.folder import printable
 
 LEAST_OF_CLASS = 20
 NO_LABEL = ("", "nan", "<na>")  # words that stand for a missing label or group
 WHOLE = r"[-+]?(?:0|[1-9]\d{0,14})(?:\.0+)?"
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
-WIDE = 1000  # numbers a row, beyond which a split's time is training's (of 3,000: 96 %), in proportion to them
 SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
 
@@ -92,9 +92,11 @@ def advise(
     started = time.perf_counter()
     began = started if began is None else began
     minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
-    seed = int(number("seed", seed, "a whole number from 0, below 2**32", range(2**32).__contains__))
+    seed = int(number("seed", seed, "a whole number from 0, below 2**32", lambda of: of % 1 == 0 and 0 <= of < 2**32))
     if splits is not None:
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
+    if not isinstance(read, dict | None) or any(not isinstance(of, str | None) for of in (read or {}).values()):
+        raise UserError(f"read: must be a dict of text such as {{'delimiter': ';'}}, got {str(read)[:80]!r}")
     read = {option: of for option, of in (read or {}).items() if of is not None}
     if unknown := sorted({*read} - {"delimiter", "decimal", "encoding"}):
         raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
@@ -116,7 +118,7 @@ def advise(
     codes, classes, detected = table.rows.code.to_numpy(), len(table.names), source.detected
     n, chosen = int((codes >= 0).sum()), _pool_rows(codes, seed)
     others = source if embedded is None else _further("features", embedded)
-    named = [others.label, *(table.named.values() if others is source else ())]
+    named = [others.label, *(of for of in table.named.values() if others is source or not of.isdigit())]  # no array's
     columns = [column for column in others.columns if column not in named]
     raw = others.take(columns, chosen)
     if (rows := others.count()) != len(codes):
@@ -149,12 +151,12 @@ def advise(
     detected += features.leaks(frame[kinds.alone], codes[chosen])
     if classes > pilot.INFLUENCE_CLASSES:
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
-    if x.shape[1] > WIDE:
-        line = f"wide: {x.shape[1]:,} numbers a row, to which a split's time is proportional"
-        detected.append(f"{line}; fewer directions of them, given as features, are judged sooner")
+    if (wide := frame.select_dtypes("number").shape[1]) > features.WIDE:
+        detected.append(f"wide: {wide:,} numbers a row, brought to {features.DIRECTIONS} principal directions")
     if len(raw) < n:
         detected.append(f"the pilot sees {len(chosen):,} of {n:,} rows, drawn by class; all are scored")
     own = None if pred_probs is None else _probabilities(pred_probs, codes, table.names, detected)
+    detected[:] = map(printable, detected)  # whatever a column or a class is called
     for line in detected:
         say(line)
 
@@ -237,7 +239,7 @@ def _advice(
     facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
     facts |= {"metric": "macro-F1", "keeping_all": v.kept, "gains": v.gains.drop(columns="method").to_dict("records")}
     facts["versions"] = {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")}
-    facts["lines"] = lines(v, facts, _hit(v, rows, hit))
+    facts["lines"] = [printable(line) for line in lines(v, facts, _hit(v, rows, hit))]
     first = flagged.index[:SHOWN]
     shown = source.take(source.columns, first).loc[first]
     return Advice(v, facts, kept, listed.reset_index(drop=True), hit, rows, shown, source)
@@ -315,10 +317,13 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
             if (of if hasattr(of, "ndim") else label_kinds.dense(of, what)).ndim != 1:  # one column of a matrix will do
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]
-            made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
+            try:
+                made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
+            except (ValueError, NotImplementedError) as error:  # half a letter; an index of several levels
+                raise reading.unreadable(what, error) from None
             if len(of) != (rows := source.count()):
                 raise UserError(f"{what}: {len(of):,} for {rows:,} rows; one for each is needed")
-    return made
+    return {what: reading.native(column.to_frame()).iloc[:, 0] for what, column in made.items()}
 
 
 def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:
@@ -347,7 +352,7 @@ def _probabilities(given: Any, codes: NDArray, names: NDArray, detected: list[st
     if shape != need:
         rule = "a column for each class, in ascending order, and no other"
         raise UserError(f"pred_probs: need {need}, {rule}; got shape {shape}")
-    table = source.take()
+    table = source.take(list(names) if {*names} == {*source.columns} else None)  # by name, where they have the classes'
     text = list(table.select_dtypes("str"))  # as all columns of a text table are
     table[text] = table[text].apply(features.numbers, decimal=source.decimal)
     p = label_kinds.shares(table, "pred_probs")

@@ -27,7 +27,9 @@ MOST = 15  # bars of a picture
 
 def check(folder: Path) -> None:
     """Refuse a folder that holds anything but an earlier advice, or cannot be written, before any work is done."""
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {*FILES}):
+    if folder.exists() and (
+        not folder.is_dir() or any(path.name not in FILES or path.is_dir() for path in folder.iterdir())
+    ):
         raise UserError(f"folder '{folder}': holds other files; name a new one with --to")
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:

@@ -6,7 +6,7 @@ frame. Nothing is ever unpickled.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from datalab.data.encoders import TEXT_COMPONENTS, WIDE_FROM
 from datalab.errors import MOST, UserError, did_you_mean
 
 BLOCK, CSV_BLOCK = 4096, 2 << 20  # rows of a block; bytes of a text table's
+TOO_LONG = f"row of over {CSV_BLOCK >> 20} MB (a quotation mark that is never closed?)"
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FEATURES, LABELS = ("x", "features", "embeddings", "embedding", "data"), ("y", "label", "labels", "target", "targets")
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".z", ".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz2", ".txz")
@@ -64,12 +65,17 @@ class Source:
 
         Raises UserError for a file that breaks off or changes on the way.
         """
-        start = 0
+        start, most = 0, np.inf if self.rows is None else self.rows
         try:
             for block in self.data(self.columns if columns is None else columns):
-                yield block.set_axis(range(start, start := start + len(block)))
+                block = block.set_axis(range(start, start := start + len(block)))
+                if start > most:
+                    break
+                yield block
         except (ValueError, OSError) as error:
             raise unreadable(f"file '{self.name}'", error) from None
+        if self.rows not in (None, start):
+            raise UserError(f"{self.name}: it had {most:,} rows before; leave it as it is until the answer is there")
         self.rows = start
 
     def take(self, columns: list[str] | None = None, at: np.ndarray | None = None) -> pd.DataFrame:
@@ -92,9 +98,15 @@ class Source:
 
 def of_frame(name: str, frame: pd.DataFrame, line: str, **more: Any) -> Source:
     """A frame in memory, its index left out."""
-    frame, starts = frame.set_axis([str(column) for column in frame], axis=1), range(0, len(frame), BLOCK)
+    frame, starts = native(frame.set_axis([str(column) for column in frame], axis=1)), range(0, len(frame), BLOCK)
     more["rows"] = len(frame)
     return Source(name, lambda names: (frame.iloc[i : i + BLOCK][names] for i in starts), list(frame), [line], **more)
+
+
+def native(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with all bytes in this machine's order, as pandas needs them."""
+    other = [i for i, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.isnative]
+    return frame.apply(lambda column: column.astype(column.dtype.newbyteorder("="))) if other else frame
 
 
 def of_array(x: Any, name: str, extra: dict[str, Any] | None = None, label: str | None = None) -> Source:
@@ -112,6 +124,10 @@ def unreadable(what: str, error: Exception) -> UserError:
     if "pickle" in why:
         held = "no file of NumPy's, or one of pickled objects"
         why = f"it is {held}, which can run code and are never opened; save numbers or text"
+    elif "straddling" in why:
+        why = f"a {TOO_LONG}"
+    elif isinstance(error, UnicodeDecodeError) or "invalid UTF8" in why:
+        why += "; if it is text, name its encoding"
     return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why})")
 
 
@@ -129,7 +145,8 @@ def read(data: Any, delimiter: str | None = None, decimal: str | None = None, en
         if path.is_dir():
             return image_folder(path)
         if not path.is_file():
-            raise UserError(f"file '{data}': there is no such file")
+            other = "it is no regular file, and is read several times; save it as one"
+            raise UserError(f"file '{data}': {other if Path(data).exists() else 'there is no such file'}")
         if path.stat().st_size == 0:
             raise UserError(f"file '{path.name}' is empty; it needs a header and rows")
         kind = path.suffix.lower()
@@ -155,8 +172,8 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     import pyarrow.csv as pacsv
 
     encoding, delimiter = encoding or _encoding(path), TABS.get(delimiter and delimiter.lower(), delimiter)
-    if delimiter and len(delimiter) > 1:
-        raise UserError(f"delimiter: must be a 1-character string, got {delimiter!r}")
+    if delimiter and (len(delimiter) > 1 or not delimiter.isascii() or delimiter in '\r\n"'):
+        raise UserError(f"delimiter: must be a 1-character string of ASCII, no quotation mark, got {delimiter!r}")
     if decimal not in (None, ".", ","):
         raise UserError(f"decimal: must be '.' or ',', got {decimal!r}")
     with open(path, encoding=encoding, newline="") as stream:
@@ -164,20 +181,27 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     if "\x00" in head:
         raise UserError(f"file '{path.name}': holds NUL bytes, so it is no text table")
     excel = re.match(r"sep=(.)(\r\n?|\n)", head)  # a line that Excel reads before the header
-    reading = pacsv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, skip_rows=1 if excel else 0, encoding=encoding)
+    skipped = {"skip_rows": 1 if excel else 0, "encoding": encoding}
 
-    def opened(mark: str, ragged: Callable | None = None, **converting: Any) -> pacsv.CSVStreamingReader:
+    def opened(
+        mark: str, ragged: Callable | None = None, names: Sequence = (), **converting: Any
+    ) -> pacsv.CSVStreamingReader:
+        reading = pacsv.ReadOptions(use_threads=False, block_size=CSV_BLOCK, column_names=names, **skipped)
         parsing = pacsv.ParseOptions(delimiter=mark, newlines_in_values=True, invalid_row_handler=ragged)
         return pacsv.open_csv(path, reading, parsing, pacsv.ConvertOptions(**converting))
 
     def cut(mark: str) -> tuple[float, list[str]]:
         """The share of the first rows that a mark cuts into as many cells as the header, and the header."""
         ragged: list = []
-        try:
-            reader = opened(mark, lambda row: ragged.append(row) or "skip")
-            rows, header = 1 + len(next(iter(reader), ())), reader.schema.names
-        except pa.ArrowInvalid:  # no line ends in what is read at once
-            return 0.0, []
+        # A reader that fails reads on in a thread that may outlive Python, and aborts if it has a function of Python's.
+        for handler in (None, lambda row: ragged.append(row) or "skip"):
+            try:
+                reader = opened(mark, handler)
+                rows, header = 1 + len(next(iter(reader), ())), reader.schema.names
+                break
+            except pa.ArrowInvalid as error:
+                if "Expected" not in str(error):  # no line ends in what is read at once
+                    return 0.0, []
         return rows / (rows + len(ragged)) if len(header) > 1 else 0.0, header
 
     delimiter = delimiter or (excel and excel[1])
@@ -185,17 +209,18 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
     delimiter = max(cuts, key=lambda mark: (cuts[mark][0], len(cuts[mark][1])))
     written = cuts[delimiter][1]
     if not written:
-        raise UserError(f"{path.name}: a header, and no rows under it, or a header of over {CSV_BLOCK >> 20} MB")
+        raise UserError(f"{path.name}: a header, and no rows under it, or a {TOO_LONG}")
     columns = [" ".join(cell.split()) for cell in written]
-    as_written = dict(zip(columns, written, strict=True))
+    if columns.count("") > 1:  # a spreadsheet's empty columns
+        columns = [name or f"column {i}" for i, name in enumerate(columns, 1)]
     if len(columns) < 2:
         raise UserError(f"file '{path.name}': one column '{columns[0][:40]}', two are needed (delimiter?)")
 
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
-        cells = [as_written[name] for name in names]
-        batches = opened(delimiter, column_types=dict.fromkeys(written, pa.string()), include_columns=cells)
-        # Asked for no column, pyarrow gives all.
-        return (batch.to_pandas()[cells].set_axis(names, axis=1) for batch in batches)
+        text, header = dict.fromkeys(columns, pa.string()), 1  # which is a row, where the names are given
+        for batch in opened(delimiter, names=columns, column_types=text, include_columns=names):
+            yield batch.slice(header).to_pandas()[names]  # asked for no column, pyarrow gives all
+            header -= min(header, len(batch))
 
     source = Source(path.name, data, columns, [], path.parent)
     sample = next((block for block in data(columns) if len(block)), None)
@@ -260,7 +285,8 @@ def numpy_file(path: Path) -> Source:
     if not tables:
         raise UserError(f"file '{path.name}': no features (n, d) among its arrays: {', '.join(named) or 'none'}")
     key = next((name for name in tables if name.lower() in FEATURES), tables[0])
-    rows = {name: array.ravel() for name, array in named.items() if array.size == len(named[key])}
+    n = len(named[key])
+    rows = {name: array.ravel() for name, array in named.items() if max(array.shape, default=0) == array.size == n}
     label = next((name for name in rows if name.lower() in LABELS), None)
     source = of_array(named[key], path.name, rows, label)
     source.detected.append(f"features from '{key}'; columns from {', '.join(rows) or 'no other array'}")
@@ -271,14 +297,16 @@ def in_memory(data: Any) -> Source:
     """A frame, an array, a sparse matrix, texts, a Hugging Face or a torch data set."""
     if hasattr(data, "to_pandas"):  # a Hugging Face data set, polars, pyarrow
         data = data.to_pandas()
+    if hasattr(data, "nnz") and hasattr(data, "toarray"):  # first, as SciPy's dok_matrix is a dict too
+        return _dense(data.tocsr())
     if isinstance(data, dict | pd.DataFrame):
         data = pd.DataFrame(data)
         return of_frame("the table", data, f"table: {len(data):,} rows, {data.shape[1]} columns")
-    if hasattr(data, "nnz") and hasattr(data, "toarray"):
-        return _dense(data.tocsr())
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     if not hasattr(data, "__array__") and hasattr(data, "__getitem__") and not isinstance(data, list | tuple):
+        if not isinstance(first := data[0], tuple | list):
+            raise UserError(f"the data set: need (features, label) of each example, got a {type(first).__name__}")
         x, y = (np.stack([np.asarray(data[i][part]) for i in range(len(data))]) for part in (0, 1))  # torch: (x, y)
         return of_array(x, "the data set", {"label": y}, "label")
     array = np.asanyarray(data)  # masked ones too
@@ -291,6 +319,10 @@ def in_memory(data: Any) -> Source:
 def _dense(x: Any) -> Source:
     if x.shape[1] <= WIDE_FROM:
         return of_array(x.toarray(), "the sparse matrix")
+    if x.dtype.kind not in "biuf" or not np.isfinite(x.data).all():
+        raise UserError(
+            f"the sparse matrix: of more than {WIDE_FROM} columns, it must hold real and finite numbers alone"
+        )
     from sklearn.decomposition import TruncatedSVD
 
     svd = TruncatedSVD(TEXT_COMPONENTS, random_state=0).fit(x.astype(np.float64))

@@ -240,6 +240,21 @@ def test_classes_are_in_ascending_order_and_probabilities_in_another_are_refused
         datalab.advise(frame, label="y", pred_probs=p[:, np.argsort(np.arange(12).astype(str))])
 
 
+def test_probabilities_in_columns_called_as_the_classes_are_taken_by_name(begun: Callable) -> None:
+    y = np.arange(360) % 2
+    frame, p = pd.DataFrame({"x": y + np.linspace(0, 0.5, 360)}), np.stack([0.5 + y / 10, 0.5 - y / 10], 1)
+    given = pd.DataFrame(p, columns=["yes", "no"])
+    _, pool = begun(frame, np.array(["no", "yes"])[y], pred_probs=given)
+    np.testing.assert_array_equal(pool.probabilities, p[:, ::-1])
+
+
+def test_bytes_in_another_order_are_labels_ids_and_groups_all_the_same(begun: Callable) -> None:
+    y = np.arange(360) % 3
+    x = (y + np.linspace(0, 0.5, 360))[:, None]
+    _, pool = begun(x.astype(">f4"), y.astype(">i2"), ids=np.arange(360).astype(">i8"), groups=(y % 2).astype(">u4"))
+    np.testing.assert_array_equal(pool.labels, y)
+
+
 def test_probabilities_of_a_text_table_are_read_as_its_numbers(tmp_path: Path, begun: Callable) -> None:
     y = np.arange(60) % 2
     p = pd.DataFrame(np.eye(2)[y] * 0.875 + 0.0625, columns=["a", "b"])
@@ -376,6 +391,17 @@ def test_what_lies_before_the_call_is_in_the_budget_and_not_in_what_reading_take
     assert after < 100
 
 
+def test_the_label_is_no_feature_where_the_file_of_features_has_it_too(noisy: NamedTuple, begun: Callable) -> None:
+    frame = table(noisy)
+    lines, _ = begun(frame, label="sort", ids="key", embedded=frame[["pixel 20", "pixel 21", "sort", "key"]])
+    assert "number: 'pixel 20', 'pixel 21'" in lines
+    assert "leak?" not in lines
+    assert (
+        "number: '0', '1', '2', '5' and 33 more"
+        in begun(np.c_[noisy.y, noisy.y], label=0, embedded=noisy.x.reshape(360, -1)[:, 20:])[0]
+    )
+
+
 def test_features_of_a_file_of_their_own_are_read_once(
     noisy: NamedTuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: Callable
 ) -> None:
@@ -402,11 +428,22 @@ def test_pretrained_weights_that_nothing_asks_for_are_said(begun: Callable) -> N
     assert "pretrained" not in begun(x, y)[0]
 
 
-def test_many_features_are_said_to_take_time(monkeypatch: pytest.MonkeyPatch, begun: Callable) -> None:
-    monkeypatch.setattr(advice, "WIDE", 10)
-    x, y = np.random.default_rng(0).normal(size=(60, 11)), np.arange(60) % 2
-    assert "wide: 11 numbers a row" in begun(x, y)[0]
-    assert "wide: " not in begun(x[:, 1:], y)[0]
+def test_many_numbers_are_said_to_be_brought_to_fewer_directions(
+    monkeypatch: pytest.MonkeyPatch, begun: Callable
+) -> None:
+    """A split of 3,000 columns took minutes. Up to ``WIDE`` columns nothing is brought to anything."""
+    monkeypatch.setattr(features, "WIDE", 10)
+    monkeypatch.setattr(features, "DIRECTIONS", 3)
+    rng, y = np.random.default_rng(0), np.arange(60) % 2
+    x = rng.normal(size=(60, 2)) @ rng.normal(size=(2, 11)) + 1e-3 * rng.normal(size=(60, 11))
+    for columns, width, said in ((11, 3, True), (10, 10, False)):
+        lines, pool = begun(x[:, :columns], y)
+        made = pool.encode(np.arange(40))(np.arange(60))
+        assert made.shape == (60, width)
+        assert ("wide: 11 numbers a row, brought to 3 principal directions" in lines) is said
+    wide = features.fit(pd.DataFrame(x).add_prefix("f"))(pd.DataFrame(x).add_prefix("f"))
+    z = (x - x.mean(0)) / x.std(0)  # of rank 2 but for a thousandth: nothing else is lost
+    np.testing.assert_allclose(wide @ wide.T, z @ z.T * 3 / 11, atol=0.02)
 
 
 def test_missing_groups_and_a_test_column_of_another_kind_are_said(begun: Callable) -> None:
@@ -441,6 +478,11 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
         ({"minutes": None}, "minutes: .* got None"),
         ({"splits": 201}, "splits: must be 2 to 200 .* got 201"),
         ({"read": {"sep": ";"}}, "read: unknown 'sep'"),
+        ({"read": "utf-8"}, "read: must be a dict of text .* got 'utf-8'"),
+        ({"read": {"delimiter": 5}}, "read: must be a dict of text"),
+        ({"seed": 1.5}, "seed: must be a whole number"),  # which took minutes to say
+        ({"ids": [f"{i}\udcff" for i in range(len(y))]}, "id: cannot be read"),
+        ({"groups": pd.MultiIndex.from_arrays([y, y])}, "group: cannot be read"),
         ({"label": 65}, "label '65': no such"),
         ({"y": y}, "label: given as values and as a column's name"),
         ({"y_test": y}, "y_test: labels of no rows; give X_test too"),
@@ -457,6 +499,16 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
     for data in ({"a": [1], "b": [1, 2]}, [[1, 2], [3]]):
         with pytest.raises(UserError, match="the data: cannot be read"):
             datalab.advise(data, label="a")
+
+
+def test_what_a_stranger_named_moves_no_cursor_and_adds_no_line(noisy: NamedTuple) -> None:
+    names = np.array(["a\nb", "c\x1b[2J", "d", "e"])
+    frame = pd.DataFrame(noisy.x.reshape(len(noisy.x), -1)).assign(**{"leak\n": noisy.y * 1.0, "sort": names[noisy.y]})
+    said: list[str] = []
+    made = datalab.advise(frame, label="sort", splits=2, say=said.append)
+    assert all(line.isprintable() for line in [*said, *made.facts["lines"]])
+    assert len(str(made).split("\n")) == 5
+    assert set(made.kept.label) == {*names}  # where they are as given
 
 
 def test_the_page_draws_any_name_and_is_made_before_anything_is_written(
@@ -528,6 +580,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
     np.savez("pickle.npz", x=noisy.x, y=noisy.y.astype(object))
     np.save("short.npy", np.eye(4)[noisy.y[:10]])
     os.mkdir("folder")
+    os.makedirs("taken/kept.csv")
     for name in ("t.csv.gz", "t.py", "t", "t.PKL"):
         Path(name).write_bytes(b"x")
     before = sorted(os.listdir())
@@ -554,6 +607,7 @@ def test_wrong_calls_are_one_line_exit_2_and_write_nothing(
         (["good.csv", "--label", "sort", "--test", "bare.csv"], "no such column in bare.csv"),
         (["good.csv", "--label", "sort", "--test", "header.csv"], "header.csv: a header, and no rows under it"),
         (["good.csv", "--label", "sort", "--to", "one.csv/new"], "cannot be written .*--to"),
+        (["good.csv", "--label", "sort", "--to", "taken"], "'taken': holds other files"),
         (["good.csv", "--label", "sort", "--minutes", "1e9"], "below 10,000"),
         (["good.csv", "--label", "sort", "--decimal", "x"], "'x' is not one of"),
         (["good.parquet", "--label", "sort", "--decimal", ","], "decimal: of text tables alone"),

@@ -1,11 +1,13 @@
 """Small and nasty files: each is read as its owner means it, or refused in one line."""
 
+import os
 import uuid
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.csv
 import pytest
 import scipy.sparse
 import torch
@@ -202,6 +204,7 @@ MEMORY = {
     "sparse matrix": (scipy.sparse.random(N, 5, 0.5, format="coo", random_state=0), 5),
     "wide sparse matrix": (scipy.sparse.random(N, 5000, 0.01, random_state=0), N),
     "sparse array": (scipy.sparse.csr_array(np.eye(N, 5)), 5),
+    "dictionary of keys": (scipy.sparse.dok_matrix(np.eye(N, 5)), 5),
     "tensor": (torch.ones(N, 3, requires_grad=True), 3),
     "texts": (["some words"] * N, 1),
     "array of texts": (np.array([None] + ["some words"] * (N - 1)), 1),
@@ -231,11 +234,23 @@ def test_the_directions_of_a_wide_sparse_matrix_do_not_depend_on_the_number_of_t
     pd.testing.assert_frame_equal(*made, check_exact=True)
 
 
+def test_a_wide_sparse_matrix_with_gaps_and_a_data_set_without_pairs_are_refused() -> None:
+    x = scipy.sparse.random(N, 500, 0.05, random_state=0)
+    for value, dtype in ((np.nan, float), (np.inf, float), (1, complex)):
+        x.data[3] = value
+        with pytest.raises(UserError, match=r"the sparse matrix: .* real and finite numbers"):
+            reading.read(x.astype(dtype))
+    with pytest.raises(UserError, match=r"the data set: need \(features, label\) of each example, got a dict"):
+        reading.read(type("D", (), {"__len__": lambda self: N, "__getitem__": lambda self, i: {"x": 1}})())
+
+
 def test_numpy_files_name_their_features_and_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", embeddings=np.eye(N, 4), labels=np.arange(N) % 2, ids=np.arange(N))
     source = reading.read(tmp_path / "a.npz")
     assert source.label == "labels"
     assert source.columns == ["0", "1", "2", "3", "labels", "ids"]
+    np.savez(tmp_path / "d.npz", x=np.eye(N, 4), y=np.zeros((N, 1)), x_test=np.ones((N // 4, 4)))
+    assert reading.read(tmp_path / "d.npz").columns == ["0", "1", "2", "3", "y"]
     np.save(tmp_path / "b.npy", np.eye(N, 4))
     assert reading.read(tmp_path / "b.npy").columns == ["0", "1", "2", "3"]
     np.save(tmp_path / "c.npy", np.array([(1, 2.0)] * N, dtype=[("a", "i4"), ("b", "f8")]))
@@ -254,7 +269,7 @@ def test_a_folder_of_images_by_class(tmp_path: Path) -> None:
     typed = features.Columns(frame[["image"]], source).typed(frame)
     assert typed.shape == (4, features.SIDES[False] ** 2)
     (tmp_path / "shots" / "a" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"picture '0\.png'"):
+    with pytest.raises(UserError, match=r"picture 'a/0\.png'"):
         features.Columns(frame[["image"]], source).typed(frame)
 
 
@@ -387,8 +402,89 @@ def test_a_header_of_any_length_is_read_whole(tmp_path: Path) -> None:
     assert source.columns == names
     assert source.take(names[-2:]).to_numpy().tolist() == [["1", "2"]]
     (tmp_path / "t.csv").write_text("name" * (1 << 19) + ",b\n1,2\n")
-    with pytest.raises(UserError, match="or a header of over 2 MB"):
+    with pytest.raises(UserError, match="or a row of over 2 MB"):
         reading.read(tmp_path / "t.csv")
+
+
+def test_columns_that_a_spreadsheet_leaves_empty_are_named_by_their_place(tmp_path: Path) -> None:
+    """Two of them were refused as two columns of one name; one alone, R's row names, keeps its empty name."""
+    for name, columns in (("a,b,,", ["a", "b", "column 3", "column 4"]), (",a,b,c", ["", "a", "b", "c"])):
+        (tmp_path / "t.csv").write_text(f"{name}\n1,2,,\n3,4,,\n")
+        source = reading.read(tmp_path / "t.csv")
+        assert source.columns == columns
+        assert source.take(columns[:2]).to_numpy().tolist() == [["1", "2"], ["3", "4"]]
+
+
+def test_a_row_that_is_too_long_is_said_to_be_and_why_it_may_be(tmp_path: Path) -> None:
+    rows = ["1,2,3\n"] * 100
+    for before in (0, 60):
+        text = ["a,b,c\n", *rows[:before], '"1,2,3\n', *rows, "x" * (5 << 20)]
+        (tmp_path / "t.csv").write_text("".join(text))
+        with pytest.raises(UserError, match=r"row of over 2 MB \(a quotation mark that is never closed\?\)"):
+            reading.read(tmp_path / "t.csv").take()
+
+
+def test_a_reader_that_fails_holds_no_function_of_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread lets go of the function when Python may have ended, which aborted a third of such calls."""
+    opened, held = pyarrow.csv.open_csv, []
+
+    def watched(path: Path, reads: object, parses: pyarrow.csv.ParseOptions, converts: object) -> object:
+        try:
+            return opened(path, reads, parses, converts)
+        except pyarrow.ArrowInvalid:
+            held.append(parses.invalid_row_handler)
+            raise
+
+    monkeypatch.setattr(pyarrow.csv, "open_csv", watched)
+    (tmp_path / "t.csv").write_text("a,b\n1," + "x" * (5 << 20) + "\n")
+    with pytest.raises(UserError, match="row of over 2 MB"):
+        reading.read(tmp_path / "t.csv")
+    assert held == [None] * 4
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for rows in (60, 40):
+        path.write_text("a,b\n" + "1,2\n" * 50)
+        source = reading.read(path)
+        assert source.count() == 50
+        path.write_text("a,b\n" + "1,2\n" * rows)
+        with pytest.raises(UserError, match=r"^t\.csv: it had 50 rows before"):
+            source.take()
+
+
+def test_what_is_no_regular_file_is_said_to_be_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match=r"t\.csv': it is no regular file"):
+        reading.read(tmp_path / "t.csv")
+
+
+def test_bytes_that_are_no_letters_lead_to_the_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("a,b\n1,ä\n".encode("cp1252") + b"\x81,2\n")
+    for encoding in (None, "utf-8"):
+        with pytest.raises(UserError, match="if it is text, name its encoding"):
+            reading.read(tmp_path / "t.csv", encoding=encoding)
+
+
+@pytest.mark.parametrize("name", ["number", "category", "verbose", "my__text", "pipeline-1"])
+def test_a_column_of_text_may_be_called_anything(name: str) -> None:
+    """Scikit-learn's names of steps were the columns', of which it refuses some."""
+    frame = pd.DataFrame({name: [f"some words and more of them {i}" for i in range(N)], "x": np.arange(N) % 7.0})
+    source = reading.read(frame)
+    assert features.fit(features.Columns(frame, source).typed(frame))(frame).shape[0] == N
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_without_a_word_have_directions_of_zero() -> None:
+    frame = pd.DataFrame({"t": ["! ? ! ?"] * N}, dtype="str")
+    assert not features.fit(frame)(frame).any()
+
+
+def test_lists_of_words_are_left_out_and_vectors_of_different_lengths_refused() -> None:
+    assert kinds([["red", "round"][: i % 3] for i in range(N)]) == "left out, neither numbers nor text"
+    frame = pd.DataFrame({"v": [[1.0, 2.0]] * (N - 1) + [[1.0]]})
+    with pytest.raises(UserError, match=r"column 'v': its vectors differ in length.*; leave these rows or the column"):
+        features.Columns(frame, reading.read(frame)).typed(frame)
 
 
 def test_a_table_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
@@ -404,7 +500,12 @@ def test_a_table_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
 
 def test_marks_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a;b\n1,5;2,5\n")
-    for given, says in (({"decimal": "x"}, "decimal: must be '.' or ','"), ({"delimiter": ";;"}, "1-character")):
+    for given, says in (
+        ({"decimal": "x"}, "decimal: must be '.' or ','"),
+        ({"delimiter": ";;"}, "1-character"),
+        ({"delimiter": "\n"}, "1-character"),
+        ({"delimiter": "§"}, "ASCII"),
+    ):
         with pytest.raises(UserError, match=says):
             reading.read(tmp_path / "t.csv", **given)
 
