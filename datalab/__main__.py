@@ -32,8 +32,11 @@ def program() -> None:
 
 
 def _main() -> None:
-    from datalab.cli import main  # after the fork: the process that waits need not hold it
-
+    try:
+        from datalab.cli import main  # after the fork: the process that waits need not hold it
+    except KeyboardInterrupt:  # these take a second or two
+        print("datalab: interrupted", file=sys.stderr)
+        sys.exit(130)
     main()
 
 

@@ -71,3 +71,21 @@ def test_its_words_and_status_are_the_commands(arguments: tuple[str, ...], statu
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert ("there is no such folder" in done.stderr) == bool(status)
+
+
+def test_ctrl_c_while_the_command_is_imported_is_a_line_and_no_traceback() -> None:
+    """Before: the first one or two seconds of every command ended in one."""
+    interrupted = """
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "datalab.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["plan"]
+import datalab.__main__ as m
+m.program()
+"""
+    command, environment = [sys.executable, "-c", interrupted], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "datalab: interrupted\n")
