@@ -282,9 +282,6 @@ class Manifest(pydantic.BaseModel):
 
 
 def _rendered(tree: dict[str, Any]) -> str:
-    """The file's text: the tree, with the hash of the tree at its end. Equal trees give equal bytes.
-
-    A line an entry, for those who compare records; not indented, which was a sixth of the file.
-    """
+    """The file's text: the tree, with the hash of the tree at its end. Equal trees give equal bytes."""
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-    return json.dumps({**tree, "sha256": digest}, indent=0, ensure_ascii=False) + "\n"
+    return json.dumps({**tree, "sha256": digest}, indent=1, ensure_ascii=False) + "\n"

@@ -114,12 +114,12 @@ def tasks(p: Parameters) -> list[Task]:
     measured = protocol().measured_verdict
     how = half | {"alpha": p.levels[1], "equivalence": measured["equivalence_confidence"]}
     how["tolerance"] = measured["tolerance_f1"]
-    for (name, case), made in verdict_levels.CASES.items():
-        rule = verdict_levels.RULES[name]
-        for units in (*(FEW if rule.few else ()), *p.units):
-            cost = (0.00002 * len(made.truths) if rule.drawn is None else 0.0008) * half["simulations"]
-            of_rule = {"rule": name, "case": case, "units": units} | how
-            tasks.append(Task(f"{verdict_levels.__name__}:verdict_level", of_rule, cost))
+    for name, rule in verdict_levels.RULES.items():
+        units = [*(FEW if rule.few else ()), *p.units]
+        effects = [len(case.truths) for (of, _), case in verdict_levels.CASES.items() if of == name]
+        cost = (0.00002 * sum(effects) if rule.drawn is None else 0.0008 * len(effects)) * len(units)
+        of_rule = {"rule": name, "units": units} | how
+        tasks.append(Task(f"{verdict_levels.__name__}:rule_levels", of_rule, cost * half["simulations"]))
     rules = protocol().title_verdict, protocol().protocol_2["title_verdict"]
     first, second = ({key: dict(of) if isinstance(of, Mapping) else of for key, of in rule.items()} for rule in rules)
     readings = len(protocol().protocol_2["readings"])
@@ -128,10 +128,11 @@ def tasks(p: Parameters) -> list[Task]:
         {"version": 2, "rule": second, "rates": list(studys_rates), "readings": readings},
     )
     worlds = [(case, "normal") for case in verdict_levels.TITLE] + [("no effect", "skewed")]
-    for given, (case, shape), units in itertools.product(versions, worlds, p.units):
-        if units >= given["rule"]["min_datasets"]:
+    for given, (case, shape) in itertools.product(versions, worlds):
+        if units := [count for count in p.units if count >= given["rule"]["min_datasets"]]:
             of_title = given | half | {"truth": case, "shape": shape, "units": units}
-            tasks.append(Task(f"{verdict_levels.__name__}:title_level", of_title, 0.0001 * half["simulations"]))
+            cost = 0.0001 * half["simulations"] * len(units)
+            tasks.append(Task(f"{verdict_levels.__name__}:title_levels", of_title, cost))
     return tasks
 
 

@@ -1,6 +1,6 @@
 """How often each rule by which a verdict is read says what is wrong, in simulated studies whose truth is known.
 
-:func:`verdict_level` and :func:`title_level` are tasks of section 3.4, as those of :mod:`datalab.stats.simulation` are.
+:func:`rule_levels` and :func:`title_levels` are tasks of section 3.4, as those of :mod:`datalab.stats.simulation` are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -190,6 +190,16 @@ CASES = {
 }
 
 
+def rule_levels(
+    rule: str, units: list[int], alpha: float, equivalence: float, small: float, tolerance: float, simulations: int,
+    root_seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """:func:`verdict_level` of every case of a rule, on each number of units."""
+    how = alpha, equivalence, small, tolerance, simulations, root_seed
+    cases = [case for of, case in CASES if of == rule]
+    return [row for case in cases for count in units for row in verdict_level(rule, case, count, *how)]
+
+
 def verdict_level(
     rule: str, case: str, units: int, alpha: float, equivalence: float, small: float, tolerance: float,
     simulations: int, root_seed: int,
@@ -264,6 +274,15 @@ TITLE = {
     "a crossover at 5 %": (0.15, 0.05, "reproduced"),
     "a crossover at 30 %": (0.15, 0.30, "reproduced"),
 }
+
+
+def title_levels(
+    version: int, truth: str, shape: str, units: list[int], rates: list[float], rule: dict[str, Any], small: float,
+    readings: int, simulations: int, root_seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """:func:`title_level` on each number of units."""
+    how = rates, rule, small, readings, simulations, root_seed
+    return [row for count in units for row in title_level(version, truth, shape, count, *how)]
 
 
 def title_level(

@@ -73,7 +73,7 @@ def test_simulated_power_meets_the_formula_and_five_seeds_have_none_by_permutati
 def test_every_task_of_the_grid_is_a_function_called_with_its_parameters(monkeypatch):
     monkeypatch.setattr("datalab.sections.parameters.pace", lambda: 1.0)
     grid = s3_4.tasks(parameters(profile="quick"))
-    assert len({task.key for task in grid}) == len(grid) == 290
+    assert len({task.key for task in grid}) == len(grid) == 86
     modules = {module.__name__: module for module in (simulation, verdict_levels)}
     for task in grid:
         module, _, name = task.function.partition(":")
