@@ -25,7 +25,7 @@ from datalab.sweep import Task, kernels
 from datalab.sweep.pool import in_processes
 
 # Columns of raw rows that hold measured time or memory, or name the process: they differ between equal runs.
-MEASURED = frozenset({"seconds", "memory", "train", "infer", "pid"})
+MEASURED = frozenset({"seconds", "memory", "train", "infer", "base", "pid"})
 Place = tuple[str, str]  # of a task's raw rows: the path of the file, and the task's key in it
 MOST_HOURS = 12
 # What another processor or another library may do to a task's numbers: move them by this, of a number or of one; and
