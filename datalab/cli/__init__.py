@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None, study: Study | None = None) -> 
         click.echo("datalab: there is not enough memory for this", err=True)
         code = 1
     except OSError as error:
-        if (
-            not isinstance(error, BrokenPipeError) and error.errno != errno.ENOSPC
-        ):  # `| head` has seen enough; full disk
+        if error.errno not in (errno.EPIPE, errno.ESHUTDOWN, errno.ENOSPC):  # `| head` has seen enough; a full disk
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.ENOSPC:

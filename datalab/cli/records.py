@@ -205,8 +205,7 @@ def _figures(row: dict[str, Any]) -> str:
     measured = row["measured"]
     measured = ledger.BEYOND.get(measured, f"{measured:.4g}") if isinstance(measured, float) else measured
     figures = ("reported", row["reported"], row["unit"]), ("measured", measured, row["measured_unit"])
-    plain = (None, *claims_table.PLAIN)
-    parts = [f"{name} {value}" + ("" if unit in plain else f" {unit}") for name, value, unit in figures if value]
+    parts = [f"{name} {value}{claims_table.shown(unit)}" for name, value, unit in figures if value]
     parts += ["the printed value is excluded"] if row["excluded"] == "yes" else []
     parts += ["true by construction"] if row["by_construction"] else []
     return f" ({', '.join(parts)})" if parts else ""

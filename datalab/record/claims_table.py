@@ -16,8 +16,12 @@ FIGURES = ("measured", "low", "high", "measured_unit", "effect_size", "n")
 MEASURED = (*FIGURES, "verdict", "why", "table", "row", "notebook", "cell", "raw")
 # What qualifies a verdict: is the reported figure outside the interval, and was the outcome fixed before any run?
 QUALIFIED = ("excluded", "by_construction")
-PLAIN = ("ratio", "probability")  # units that a figure is shown without
 COLUMNS = [*LEDGER, *MEASURED, *QUALIFIED]
+
+
+def shown(unit: str | None) -> str:
+    """A unit as it stands behind a figure, a space before it: nothing where there is none, or of a ratio."""
+    return f" {unit}" if unit and unit not in ("ratio", "probability") else ""
 
 
 def rows(manifest: Manifest, study: Study) -> list[dict[str, Any]]:

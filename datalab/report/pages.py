@@ -151,8 +151,7 @@ def measured(row: Mapping[str, Any]) -> str:
 
 def unit(row: Mapping[str, Any]) -> str:
     """The unit of a claim's measured figure; empty where it has none or is a ratio, or a text that names it."""
-    name = row["measured_unit"] or ""
-    return name if isinstance(row["measured"], int | float) and name not in claims_table.PLAIN else ""
+    return claims_table.shown(row["measured_unit"]).lstrip() if isinstance(row["measured"], int | float) else ""
 
 
 def titled(row: Mapping[str, Any]) -> str:

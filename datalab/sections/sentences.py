@@ -69,8 +69,7 @@ def figure(value: float, low: float | None, high: float | None, unit: str = "") 
     width = np.ptp([end for end in (value, *ends) if np.isfinite(end)] or [0.0])
     decimals = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 1 if np.isinf(value) else 3
     value, low, high = (ledger.BEYOND.get(number, f"{number:.{decimals}f}") for number in (value, *ends))
-    plain = unit in ("", *claims_table.PLAIN)
-    return f"{value}{'' if plain else f' {unit}'}" + ("" if "nan" in (low, high) else f" [{low}, {high}]")
+    return f"{value}{claims_table.shown(unit)}" + ("" if "nan" in (low, high) else f" [{low}, {high}]")
 
 
 def digits(value: float, decimals: int = 3) -> str:
