@@ -57,6 +57,14 @@ def _kernels_know_the_fakes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _text_is_stored_as_pandas_would() -> None:
+    """A kernel sets an option of pandas by which text that is no UTF-8 passes; which file ran before is no matter."""
+    import pandas as pd
+
+    pd.reset_option("mode.string_storage")
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> "Study":
     """Three small sections with their notebooks (:mod:`record_fakes`); a test that edits one puts it back."""

@@ -318,12 +318,13 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]
             try:
-                made[what] = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
+                column = pd.Series(of if hasattr(of, "dtype") else list(of)).reset_index(drop=True)
+                made[what] = reading.native(column.to_frame(what))[what]
             except (ValueError, NotImplementedError) as error:  # half a letter; an index of several levels
                 raise reading.unreadable(what, error) from None
             if len(of) != (rows := source.count()):
                 raise UserError(f"{what}: {len(of):,} for {rows:,} rows; one for each is needed")
-    return {what: reading.native(column.to_frame()).iloc[:, 0] for what, column in made.items()}
+    return made
 
 
 def _classes(column: pd.Series, what: str) -> tuple[NDArray[np.int64], NDArray]:

@@ -104,7 +104,15 @@ def of_frame(name: str, frame: pd.DataFrame, line: str, **more: Any) -> Source:
 
 
 def native(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with all bytes in this machine's order, as pandas needs them."""
+    """The frame with all bytes in this machine's order, as pandas needs them.
+
+    Raises UnicodeEncodeError for half a letter, which no file can hold; pandas itself lets some of it pass.
+    """
+    for name, column in frame.items():
+        values = column.cat.categories if hasattr(column, "cat") else column
+        for value in (name, *(values if values.dtype.kind == "O" else ())):
+            if isinstance(value, str):
+                value.encode()
     other = [i for i, dtype in enumerate(frame.dtypes) if isinstance(dtype, np.dtype) and not dtype.isnative]
     return frame.apply(lambda column: column.astype(column.dtype.newbyteorder("="))) if other else frame
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -481,7 +481,6 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
         ({"read": "utf-8"}, "read: must be a dict of text .* got 'utf-8'"),
         ({"read": {"delimiter": 5}}, "read: must be a dict of text"),
         ({"seed": 1.5}, "seed: must be a whole number"),  # which took minutes to say
-        ({"ids": [f"{i}\udcff" for i in range(len(y))]}, "id: cannot be read"),
         ({"groups": pd.MultiIndex.from_arrays([y, y])}, "group: cannot be read"),
         ({"label": 65}, "label '65': no such"),
         ({"y": y}, "label: given as values and as a column's name"),
@@ -499,6 +498,29 @@ def test_calls_from_python_are_taken_as_meant_or_refused_truly(noisy: NamedTuple
     for data in ({"a": [1], "b": [1, 2]}, [[1, 2], [3]]):
         with pytest.raises(UserError, match="the data: cannot be read"):
             datalab.advise(data, label="a")
+
+
+@pytest.mark.parametrize("storage", ["python", "pyarrow"])
+@pytest.mark.parametrize("kind", [object, None, pd.StringDtype("python"), "category"])
+def test_half_a_letter_is_refused_however_pandas_stores_text(
+    storage: str, kind: Any, noisy: NamedTuple, begun: Callable
+) -> None:
+    frame, y = pd.DataFrame(noisy.x.reshape(len(noisy.x), -1)), noisy.y
+    ids, labels = ([f"{value}\udcff" for value in values] for values in (range(len(y)), y))
+    if kind is not None:  # pandas' own; a list where it is None
+        with pd.option_context("mode.string_storage", "python"):
+            ids, labels = (pd.Series(of, dtype=object).astype(kind) for of in (ids, labels))
+    with pd.option_context("mode.string_storage", storage):
+        for what, data, given in (
+            ("id", frame, {"y": y, "ids": ids}),
+            ("label", frame, {"y": labels}),
+            ("group", frame, {"y": y, "groups": labels}),
+            ("test label", frame, {"y": y, "X_test": frame[:90] + 0.5, "y_test": labels[:90]}),
+            ("the data", {"t": ids, "y": y}, {"label": "y"}),
+            ("the data", frame.assign(**{"t\udcff": y}), {"y": y}),
+        ):
+            with pytest.raises(UserError, match=f"^{what}: cannot be read .*surrogates not allowed"):
+                datalab.advise(data, **given)
 
 
 def test_what_a_stranger_named_moves_no_cursor_and_adds_no_line(noisy: NamedTuple) -> None:

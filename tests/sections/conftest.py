@@ -30,6 +30,13 @@ def a_fifth_of_the_steps() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _as_in_a_kernel(_text_is_stored_as_pandas_would: None) -> None:
+    from datalab.record import tables
+
+    tables.style()
+
+
+@pytest.fixture(scope="module", autouse=True)
 def brief() -> Iterator[None]:
     """All that a file's tests train."""
     with a_fifth_of_the_steps():
@@ -86,10 +93,8 @@ def only_scores_change(scrambled: Callable[[], None]) -> Callable[[Callable[[], 
 @pytest.fixture(scope="session")
 def main_rows(made_once: Callable[[str, Callable[[Path], object]], Path]) -> pd.DataFrame:
     """Rows of section 4.1's tasks (4.3 and 5.1 read them too): three small data sets, two seeds, two noise rates."""
-    from datalab.record import tables
     from datalab.sections import s4_1_main_results as s4_1
 
-    tables.style()  # in this process and in the one that makes the rows: the dtype of text hangs on it
     given = {"root_seed": 7, "rates": [0.0, 0.2], "encoder": "fast", "device": "cpu", "configurations": 3}
     given |= {"architecture": "mlp", "caps": {"train": 120, "validation": 60, "test": 120}}
 
