@@ -108,7 +108,8 @@ def main_rows(made_once: Callable[[str, Callable[[Path], object]], Path]) -> pd.
         folder.mkdir()
         pd.concat(parts, ignore_index=True).to_pickle(folder / "rows.pickle")
 
-    return pd.read_pickle(made_once("main-rows", make) / "rows.pickle")
+    with pd.option_context("mode.string_storage", "python"):  # as in a kernel: made before the file's own fixtures
+        return pd.read_pickle(made_once("main-rows", make) / "rows.pickle")
 
 
 @pytest.fixture
