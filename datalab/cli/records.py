@@ -109,8 +109,9 @@ def compare_command(
 ) -> int:
     """Say which claims and table cells of two records differ.
 
-    Cells are equal in bytes, within the tolerance, within each other's interval, or different. Exit 0: the same, in
-    bytes or within the tolerance. Exit 1: different. The environment, raw cells, images and measured time do not count.
+    Cells are equal in bytes, within the tolerance, but for what another processor rounds, within each other's interval,
+    or different. Exit 0: the same, in one of the first three ways. Exit 1: different. The environment, raw cells,
+    images and measured time do not count.
 
     \b
     Example:

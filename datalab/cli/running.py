@@ -115,5 +115,5 @@ def lab_command(study: Study, options: tuple[str, ...]) -> None:
     if options and not options[0].startswith("-"):
         raise UserError(f"lab: '{options[0]}' is no option of `jupyter lab`; all notebooks are opened together")
     command = lab.command(study, options)
-    os.environ.pop(SAFE_PATH)  # whoever writes notebooks may import what lies beside them
+    os.environ.pop(SAFE_PATH, None)  # whoever writes notebooks may import what lies beside them
     os.execve(command[0], command, os.environ | provenance.kernel_environment())

@@ -144,6 +144,13 @@ class _Headline(Form):
     columns: list[Prose] = Field([])
     rows: list[list[Prose]] = Field([])
 
+    @pydantic.model_validator(mode="after")
+    def _is_shown(self) -> "_Headline":
+        given = self.model_fields_set - {"answer", "caption"}
+        if given not in ({"text"}, {"columns", "rows"}) or any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError("is neither a line nor a table")
+        return self
+
 
 class FileRecord(Form):
     """One file: its hash, its size, the section that wrote it, and whether it holds measured time or memory."""

@@ -43,6 +43,12 @@ def run(
     """
     record = folder.named(record).resolve()  # the kernels work in another folder
     console, interrupts = RunConsole(), Interrupts()
+
+    def prepare() -> None:
+        _check_folder(record, study, profile, fresh, jobs)
+        if fresh:
+            folder.empty(record, lock.NAME)
+
     with interrupts.watched():
         try:
             planned = plan.as_dict(jobs)
@@ -53,7 +59,7 @@ def run(
 
                 data.fetch(missing, progress=console.fetching)
             with interrupts.deferred():
-                manifest = _open(record, study, profile, fresh, jobs)
+                manifest = transaction.open_record(record, study, profile, prepare)
                 driver = _Driver(study, record, manifest, console, interrupts, timeout, scheduler)
                 try:
                     driver.run_all(jobs)
@@ -328,20 +334,3 @@ def _check_folder(record: Path, study: Study, profile: str, fresh: bool, jobs: S
             what = f"section{'s' * (len(lost) > 1)} {', '.join(lost)} too, which this run does not make"
             other = "leave --fresh out (what has changed is run again), or choose a new folder by --to"
             raise UserError(f"record '{name}': --fresh would delete {what}; {other}")
-
-
-def _open(record: Path, study: Study, profile: str, fresh: bool, jobs: Sequence[Job]) -> Manifest:
-    """Take the record's lock and return its manifest, of an emptied folder where ``fresh`` is asked for."""
-    try:
-        record.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"record '{provenance.shown(record)}' cannot be written: {error.strerror}") from None
-    lock.hold(record)
-    try:
-        _check_folder(record, study, profile, fresh, jobs)
-        if fresh:
-            folder.empty(record, lock.NAME)
-        return transaction.open_manifest(record, study, profile)
-    except BaseException:
-        lock.release(record)
-        raise

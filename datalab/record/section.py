@@ -112,13 +112,7 @@ def _by_hand(study: Study, spec: SectionSpec, parameters: SectionParameters) -> 
         command = " ".join(["datalab datasets --fetch", *them])
         wanted = f"{some(len(missing), 'data set')} not on this disk"
         raise UserError(f"notebook {spec.stem}: {wanted}; to get what is missing: {command}")
-    record.mkdir(parents=True, exist_ok=True)
-    lock.hold(record)
-    try:
-        manifest = transaction.open_manifest(record, study, parameters.profile)
-    except UserError:
-        lock.release(record)
-        raise
+    manifest = transaction.open_record(record, study, parameters.profile)
     if not manifest.closed:
         transaction.recover(record, manifest)
     transaction.drop_changed_cells(record, manifest)

@@ -1,13 +1,13 @@
 """How a section's outputs become part of a record: gathered aside while it runs, moved when it is complete."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from datalab import atomic
 from datalab.errors import UserError
-from datalab.record import claims_table, crate, folder, provenance
+from datalab.record import claims_table, crate, folder, lock, provenance
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import SectionSpec, Study
 from datalab.sweep import rowfiles
@@ -18,6 +18,24 @@ PROGRESS = "progress.json"
 ROOM, ROOM_BYTES = "room", 8 * 2**20  # more than a manifest, its claims and crate and an executed notebook together
 OUTPUTS = ("notebooks", "tables", "figures")
 INDEX, REPORT = "index.html", "report"  # the record's pages
+
+
+def open_record(record: Path, study: Study, profile: str, prepare: Callable[[], None] = lambda: None) -> Manifest:
+    """Make the folder if need be, take its lock, ``prepare`` it, and return its manifest (:func:`open_manifest`).
+
+    Raises :class:`UserError` also when the folder cannot be made or locked; whatever is raised, the lock is given back.
+    """
+    try:
+        record.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"record '{provenance.shown(record)}' cannot be written: {error.strerror}") from None
+    lock.hold(record)
+    try:
+        prepare()
+        return open_manifest(record, study, profile)
+    except BaseException:
+        lock.release(record)
+        raise
 
 
 def open_manifest(record: Path, study: Study, profile: str) -> Manifest:

@@ -6,6 +6,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,7 @@ def _modules(room: ModuleType) -> Iterator[tuple[ModuleType, list[tuple[str, str
 def _definitions(owner: Any, module: str, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The public functions and classes defined in a module, and the methods of these: signature and docstring."""
     for name, thing in vars(owner).items():
+        thing = thing.func if isinstance(thing, cached_property) else thing
         thing = getattr(thing, "__func__", getattr(thing, "fget", thing))  # of a static method, of a property
         if name.startswith("_") or getattr(thing, "__module__", None) != module or not callable(thing):
             continue

@@ -33,7 +33,8 @@ def scheduler_of(scheduler: str | None, local: bool, workers: int | None) -> Ite
     """The address of the scheduler to use, None for the local pool.
 
     ``scheduler`` is an address; ``local`` starts one here with ``workers`` processes (one a core by default), each with
-    its share of the memory as its limit. Raises :class:`UserError` when both are given or dask is not installed.
+    its share of the memory as its limit. Raises :class:`UserError` when both are given, or ``local`` where dask is not
+    installed.
     """
     if scheduler and local:
         raise UserError("--scheduler and --cluster: give one of them")

@@ -65,6 +65,8 @@ def test_another_profile_or_an_unknown_parameter_is_refused_in_one_line(section:
     assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match="did you mean 'seeds'"):
         record_fakes.start("0_alpha", {"profile": "smoke", "sedes": 5})
+    with pytest.raises(UserError, match=r"inner' cannot be written: Not a directory$"):
+        record_fakes.start("0_alpha", {"profile": "smoke", "record": str(section.record / "record.json" / "inner")})
 
 
 def test_a_data_set_that_is_not_on_this_disk_is_refused_at_once_with_the_command_that_gets_it(

@@ -28,6 +28,7 @@ def test_a_page_has_signature_and_docstring_of_public_names_and_of_methods_and_n
     for name in public:
         assert (f"<code>{name}(" in page) == (not name.startswith("_")), name
     assert "<code>Estimator.self_influence(" in (reference / "influence.html").read_text()
+    assert "<code>Task.key(" in (reference / "sweep.html").read_text()  # a cached property
 
 
 def test_no_page_names_a_folder_of_this_machine(reference: Path) -> None:

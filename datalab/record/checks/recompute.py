@@ -22,7 +22,7 @@ from datalab.record.executed import Cell
 from datalab.record.folder import Strange, printable
 from datalab.record.manifest import Manifest, SectionRecord
 from datalab.record.study import Study
-from datalab.sweep import Task
+from datalab.sweep import Task, available_cores
 
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "matplotlib", "seaborn", "pingouin")
 # Beside the sections' own modules.
@@ -71,14 +71,13 @@ def recompute(
     workers: int | None = None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Recomputed]:
-    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes (None: one a core; 1: this).
+    """Compute the sections ``stems`` anew from the raw rows, on ``workers`` processes.
 
-    ``meanwhile`` is called once, in this process.
+    None is one a core; 1 computes in this process, under whatever switches it has. ``meanwhile`` is called once, here.
     """
     from joblib import wrap_non_picklable_objects
 
-    count = min(workers or provenance.machine()["cores"], len(stems))
-    if count <= 1:
+    if workers == 1:
         meanwhile()
         return [of_section(record, manifest, study, stem) for stem in stems]
 
@@ -86,7 +85,7 @@ def recompute(
     for path, entry in manifest.files.items():
         if entry.section in sizes and path.startswith(("tables/", "figures/")):
             sizes[entry.section] += entry.bytes
-    with _pool(count, study) as pool:
+    with _pool(min(workers or available_cores(), len(stems) or 1), study) as pool:
         largest_first = sorted(stems, key=sizes.get, reverse=True)
         sent = wrap_non_picklable_objects(study, keep_wrapper=False)  # it may hold modules
         running = {stem: pool.submit(of_section, record, manifest, sent, stem) for stem in largest_first}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from datalab import __version__
+from datalab import __version__, atomic
 from datalab.errors import UserError
 from datalab.record import claims_table, crate, folder, lock, parameters, provenance, transaction
 from datalab.record.checks import recompute as recomputing
@@ -125,7 +125,7 @@ def _files(record: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding("changed", path, "it is marked as measured time, or not, unlike its section has it")
     for path in folder.walk(record):
         # While a writer is at work, or after it was killed, its unfinished outputs and raw cells are not listed yet.
-        unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(".tmp"))
+        unlisted = not manifest.closed and (path.split("/")[0] in _UNFINISHED or path.endswith(atomic.SUFFIX))
         known = path in manifest.files or path in (manifest.NAME, *_EMPTY)
         if not (known or unlisted or (path == lock.NAME and lock.is_plain(record))):
             yield Finding("added", path, "the manifest does not list it")

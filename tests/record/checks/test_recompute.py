@@ -73,6 +73,16 @@ def test_a_record_computed_anew_from_its_raw_rows_is_the_same_to_the_byte_and_is
     assert {path: path.read_bytes() for path in record.rglob("*") if path.is_file()} == before
 
 
+def test_on_one_core_too_it_is_computed_in_a_process_of_its_own_under_a_runs_switches(
+    record: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recompute, "available_cores", lambda: 1)
+    monkeypatch.setattr(replay, "replay", None)  # in this one
+    done = verify.verify(record, study, recompute=True)
+    assert done.findings == []
+    assert (done.recomputed[0].problem, done.recomputed[0].claims) == ("", 1)
+
+
 def put_right(record: Path) -> None:
     """What a forger does: write all hashes anew, so that every file is what the manifest says."""
     manifest = Manifest.load(record)
