@@ -272,9 +272,10 @@ def judge_p(claim_id: str, p: float, d: ArrayLike, **how: Any) -> Statement:
 
 
 def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike], **how: Any) -> Statement:
-    """Of a claim that holds only if all of several effects do: the one least in its favour, which ``why`` names.
+    """Of a claim that holds only if all of several effects do: the one that settles it, which ``why`` names.
 
-    That is one that refutes it; else one whose 95 % interval lies on the other side; else that with the furthest limit.
+    That is one that refutes it, whether or not another has a smaller effect; else one whose 95 % interval lies on the
+    other side; else that with the furthest limit.
 
     "All hold" is an intersection-union test: each effect at the full level, no correction. "One is on the other side",
     or too small to matter, is picked from all of them, and so read by Bonferroni over their number. ``differences``
@@ -302,7 +303,9 @@ def judge_all(claim_id: str, differences: Mapping[str, Measurement | ArrayLike],
 
     name = min(made, key=favour)
     settles = f"weakest of {len(made)}: {name}"
-    if made[name].verdict == INCONCLUSIVE:
+    if made[name].verdict in _REFUTING:  # which is not always the one with the smallest effect
+        settles = f"of {len(made)}, settled by {name}"
+    elif made[name].verdict == INCONCLUSIVE:
         choice = "" if made[name] is picked[name] else ", with limits uncorrected for the choice"
         settles = f"of {len(made)} the least in favour, {name}{choice}"
     excluded = "yes" if any(statement.excluded == "yes" for statement in made.values()) else made[name].excluded

@@ -178,11 +178,13 @@ def foretells(part: pd.DataFrame) -> str:
     ]
     apart = []
     for stratum, at in by_stratum.items():
-        right = [f"{name} in {at['right (%)'][name]:.0f} %" for name in (TITLE_RULE, ALWAYS, best)]
-        apart.append(f"on {stratum} ones {', '.join(right)}")
+        known = at.loc[[TITLE_RULE, best]].dropna(subset="balanced accuracy")
+        said = [f"{name} {points(row, 'balanced accuracy', '')}" for name, row in known.iterrows()]
+        lead = f", by AUC {AHEAD} {points(at.loc[best], f'AUC {AHEAD}')}" if best in known.index else ""
+        apart.append(f"on {stratum} ones {', '.join(said) or NOTHING}{lead}")
     return (
         f"Does pruning beat random? Stopped early, data sets {own['data sets'].iloc[0]}, balanced accuracy (the mean "
         f"of two shares in %: foretold, of cases that pay and of those that do not; guessing: 50): {'; '.join(each)}. "
         f"The last is the best of {len(own) - 2}, picked after the look; {AHEAD}, in points: {'; '.join(leads)}. "
-        f"Right in cases of these sets, {'; '.join(apart)}."
+        f"Stopped early, by kind of set: {'; '.join(apart)}."
     )

@@ -30,7 +30,10 @@ QUESTIONS = {
     ),
     "ABS.variance_explained": ("Does the influence level explain how good a model is?", ""),
     "S4.3.aw_most": ("Do the adaptive weights contribute most?", "their part of F1 less the largest other"),
-    "S4.4.ours_always_better": ("Does DATA-LAB, as the paper words it, gain at every size?", "smallest lead in F1"),
+    "S4.4.ours_always_better": (
+        "Does DATA-LAB, as the paper words it, gain at every size?",
+        "lead in F1 at the size that decides it",
+    ),
     "S4.5.modest": ("Is the added training time modest, below 25 %?", "with scoring by influence"),
     "S5.3.filtering": (
         "Does removing high-influence examples hurt, at 20 % flipped labels, all stopped early?",

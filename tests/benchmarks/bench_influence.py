@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -517,6 +518,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", InfluenceWarning)
     if options.whole:
+        if missing := [name for name in ("transformers", "peft") if find_spec(name) is None]:
+            parser.error(f"--whole: needs {' and '.join(missing)} (pip install -c constraints.txt {' '.join(missing)})")
         print(whole_models(96, 3).to_markdown(index=False, floatfmt=".2g"))
         return
     few = (2048, 256, 64, 32, 2.0)

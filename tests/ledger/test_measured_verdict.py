@@ -97,7 +97,14 @@ def test_a_part_that_is_shown_to_be_null_settles_a_claim_that_all_parts_hold():
     effects = {"large": differences(0.1), "null": differences(0.005, 0.001)}
     statement = ledger.judge_all("T1.full_vs_vanilla", effects, side="greater", **WHERE)
     assert statement.verdict == ledger.NULL
-    assert "null" in statement.why
+    assert statement.why.startswith("of 2, settled by null; ")
+
+
+def test_what_settles_a_claim_is_not_called_the_weakest_where_another_effect_is_smaller():
+    effects = {"smaller": differences(-0.007, 0.03), "null": differences(0.002, 0.001)}
+    statement = ledger.judge_all("S4.4.ours_always_better", effects, side="greater", **WHERE)
+    assert (statement.verdict, statement.measured) == (ledger.NULL, pytest.approx(0.002))
+    assert statement.why.startswith("of 2, settled by null; ")
 
 
 def test_below_is_the_mirror_of_above():
