@@ -58,9 +58,9 @@ class Feed:
                 self._refuse_not_finite(data)
             self.outputs = outputs.shape[2:]
             if isinstance(data, Held):
-                data.y, data.by_model = self._targets(data.name, data.y), True
+                data.y, data.by_model = self._targets(data.name, len(data), data.y), True
             else:
-                data.targets = partial(self._targets, data.name)
+                data.targets = partial(self._targets, data.name, None)
             if not self._probed:
                 self._probe(first)
         return all_sets
@@ -80,14 +80,20 @@ class Feed:
         parts = [part for f in tape.factors(torch.ones_like(tape.logits)) for part, _ in f.parts]
         return sum(part.inputs.numel() + part.gradients.numel() for part in parts)
 
-    def _targets(self, name: str, y: Targets) -> Targets:
-        """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype."""
+    def _targets(self, name: str, n: int | None, y: Targets) -> Targets:
+        """As the loss takes them, (S, m, ...), on the model's device and, numbers, in its dtype.
+
+        Of n examples a stack's models may have targets of their own, (S, n, ...).
+        """
         models = self.network.models
         if isinstance(y, tuple) and not isinstance(self.loss, losses.Custom | losses.Weighted):
             what = f"{type(self.loss).__name__} takes x and y alone; with example weights give losses.Weighted"
             raise UserError(f"{name}: an example holds {1 + len(y)} things, and {what}")
         first = tensors(y)[0]
-        per_model = self.network.is_stack and len(first) == models and first.dim() > len(self.outputs)
+        per_model = self.network.is_stack and first.shape[:2] == (models, n)
+        if per_model:  # unless it is as many examples or outputs as models
+            numbers = first.is_floating_point()
+            per_model = first.shape != (n, *self.outputs) if numbers else first.dim() > len(self.outputs)
         checked = self.loss.checked(name, over(y, lambda v: v.flatten(0, 1)) if per_model else y, self.outputs)
         if per_model:
             return over(checked, lambda v: self.moved(v).unflatten(0, (models, -1)))

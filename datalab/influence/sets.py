@@ -139,12 +139,20 @@ class Streamed:
     def parts(self, size: int, places: np.ndarray | None = None) -> Iterator[Batch]:
         """As :class:`Held`'s; of the examples at ``places``, if they are given."""
         dataset, start = self._dataset if places is None else Subset(self._dataset, places.tolist()), 0
-        for item in DataLoader(dataset, size, **self._options):
+        for item in self._items(DataLoader(dataset, size, **self._options)):
             held = Held(self.name, *_split(self.name, item))
             if len(held) != (due := min(size, len(dataset) - start)):
                 raise UserError(f"{self.name}: {due} items are collated to {len(held)} examples; leave none out")
             yield Batch(held.x, self.targets(held.y), start, x_of(self.name))
             start += len(held)
+
+    def _items(self, batches: DataLoader) -> Iterator[object]:
+        try:
+            yield from batches
+        except TypeError as error:
+            if "collate" not in str(error):
+                raise
+            raise UserError(f"{self.name}: its items cannot be made a batch: {line(error)[:200]}") from None
 
 
 def x_of(name: str) -> str:
@@ -166,14 +174,17 @@ def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Strea
             raise UserError(f"{name}: missing; give tensors or arrays x and y, or a DataLoader or Dataset")
         first = left.pop(0)
         if isinstance(first, DataLoader):
+            if type(first).__iter__ is not DataLoader.__iter__:
+                raise UserError(f"{name}: a DataLoader with an __iter__ of its own; give a Dataset of what it yields")
             streamed, sampler = Streamed(name, first.dataset, first.collate_fn, first.num_workers), first.sampler
-            if first.batch_size is None or not isinstance(sampler, SequentialSampler | RandomSampler):
+            in_full = type(sampler).__iter__ in (SequentialSampler.__iter__, RandomSampler.__iter__)
+            if first.batch_size is None or not in_full or getattr(sampler, "replacement", False):
                 cure = "give them as torch.utils.data.Subset"
                 raise UserError(f"{name}: a sampler or batch_sampler chooses examples; {cure}")
             if (drawn := len(sampler)) != len(first.dataset):
                 raise UserError(f"{name}: the sampler draws {drawn} of {len(first.dataset)} examples; give a Subset")
             sets.append(streamed)
-        elif isinstance(first, TensorDataset) and len(first.tensors) > 1:
+        elif _is_plain(first) and len(first.tensors) > 1:
             sets.append(Held(name, first.tensors[0], first.tensors[1:]))
         elif isinstance(first, Dataset):
             sets.append(Streamed(name, first))
@@ -187,12 +198,20 @@ def labelled(names: Sequence[str], given: Sequence[object]) -> list[Held | Strea
     return sets
 
 
+def _is_plain(data: object) -> bool:
+    """Whether a set's items are its tensors' rows: no class of its own gives others."""
+    own = (getattr(type(data), method, None) for method in ("__getitem__", "__len__"))
+    return [*own] == [TensorDataset.__getitem__, TensorDataset.__len__]
+
+
 def _split(name: str, item: object) -> tuple[object, object]:
     if isinstance(item, Mapping):
         label = next((key for key in LABELS if key in item), None)
         if label is not None:
             return {key: value for key, value in item.items() if key != label}, item[label]
     elif isinstance(item, list | tuple) and len(item) > 1:
+        if isinstance(item[0], list | tuple):
+            raise UserError(f"{name}: an item's x is several; give them as a dict, by the names that the model takes")
         return item[0], item[1] if len(item) == 2 else tuple(item[1:])
     raise UserError(f"{name}: items must be (x, y), (x, y, weight) or dicts with 'labels', got a {type(item).__name__}")
 
@@ -224,6 +243,8 @@ def tensor(name: str, which: str, values: object) -> Tensor:
             padded = f"{which}.to_padded_tensor({0 if which.startswith('x') else -100})"  # what cross-entropy ignores
             kind, cure = "nested", f"torch.stack({which}.unbind())" if alike else padded
         raise UserError(f"{name}: {which} is a {kind} tensor; give {cure}")
+    if which == "y" and values.is_complex():
+        raise UserError(f"{name}: y is complex; give real numbers")
     if values.dim() == 0:
         raise UserError(f"{name}: {which} must have a row for each example, got a single number")
     return values

@@ -10,7 +10,7 @@ import pytest
 import torch
 from influence_oracle import problem
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from datalab import influence
 from datalab.errors import UserError
@@ -53,6 +53,27 @@ KINDS = {
 VERBS = ("self_influence", "influence_on", "pairwise", "top", "leave_one_out")
 
 
+class Normalised(TensorDataset):
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x / 2, y
+
+
+class FirstHalf(TensorDataset):
+    def __len__(self):
+        return len(self.tensors[0]) // 2
+
+
+class Backwards(RandomSampler):
+    def __iter__(self):
+        return iter([0] * len(self))
+
+
+class Doubling(DataLoader):
+    def __iter__(self):
+        return ((2 * x, y) for x, y in super().__iter__())
+
+
 class Pairs(Dataset):
     def __init__(self, *tensors):
         self.tensors = tensors
@@ -62,6 +83,11 @@ class Pairs(Dataset):
 
     def __getitem__(self, i):
         return tuple(t[i] for t in self.tensors)
+
+
+class Several(Pairs):
+    def __getitem__(self, i):
+        return tuple(t[i] for t in self.tensors[:-1]), self.tensors[-1][i]
 
 
 class Dicts(Pairs):
@@ -177,6 +203,18 @@ REFUSED = {
         lambda x, y: (DataLoader(Pairs(x, y), sampler=WeightedRandomSampler(torch.ones(len(x)), 5)),),
         r"a sampler or batch_sampler chooses examples; give them as torch\.utils\.data\.Subset",
     ),
+    "draws with replacement": (
+        lambda x, y: (DataLoader(Pairs(x, y), sampler=RandomSampler(x, replacement=True)),),
+        "a sampler or batch_sampler chooses examples",
+    ),
+    "an order of its own": (
+        lambda x, y: (DataLoader(Pairs(x, y), sampler=Backwards(x)),),
+        "a sampler or batch_sampler",
+    ),
+    "a loader that changes what it yields": (lambda x, y: (Doubling(Pairs(x, y)),), "with an __iter__ of its own"),
+    "complex labels": (lambda x, y: (x, y + 1j), "y is complex; give real numbers"),
+    "items of several x": (lambda x, y: (Several(x, x, y),), "an item's x is several; give them as a dict"),
+    "items that make no batch": (lambda x, y: (Pairs(x, [None] * len(x)),), "its items cannot be made a batch: "),
     "items without labels": (lambda x, y: (Pairs(x),), r"items must be \(x, y\)"),
     "no labels at all": (lambda x, y: (x,), "need x and y, or a DataLoader or Dataset"),
     "a NaN in the last item": (
@@ -213,6 +251,33 @@ def test_what_is_no_labelled_set_is_refused_in_one_line(case):
     with pytest.raises(UserError, match=words) as caught:
         estimator.self_influence(*change(*train))
     assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_data_set_with_items_of_its_own_is_read_by_these():
+    """Before: its tensors were taken as they lie, and what it makes of them was passed over in silence."""
+    model, (x, y), _ = problem()
+    given = Normalised(x, y)
+    wanted = ExactGGN(model, 0.1).fit(x / 2, y).self_influence(x / 2, y)
+    torch.testing.assert_close(ExactGGN(model, 0.1).fit(given).self_influence(given), wanted)
+    fitted, half = GradDot(model).fit(x, y), FirstHalf(x, y)
+    torch.testing.assert_close(fitted.self_influence(half), fitted.self_influence(x, y)[: len(half)])
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("kind", ["soft", "squared", "weighted"])
+def test_as_many_targets_as_models_of_a_stack_are_targets_of_all_models(kind, n):
+    """Before: (n, C) of n = S were taken for (S, n) of each model, and refused or a traceback."""
+    loss = {"soft": None, "squared": SquaredError(), "weighted": Weighted(CrossEntropy())}[kind]
+    torch.manual_seed(0)
+    stack = Stack(nn.Sequential(nn.Linear(4, 3)), 2, dtype=torch.float64)
+    x, x_test = torch.randn(8, 4).double(), torch.randn(n, 4).double()
+    y, y_test = (torch.randn(len(of), 3).double().softmax(1) for of in (x, x_test))
+    if kind == "weighted":
+        y, y_test = (y, torch.rand(8).double()), (y_test, torch.rand(n).double())
+    both = ExactGGN(stack, 0.1, loss=loss).fit(x, y).pairwise(x, y, x_test, y_test)
+    for scores, model in zip(both, list(stack), strict=True):
+        alone = ExactGGN(model.double().eval(), 0.1, loss=loss).fit(x, y).pairwise(x, y, x_test, y_test)
+        torch.testing.assert_close(scores, alone)
 
 
 def test_an_argument_too_many_is_refused():
