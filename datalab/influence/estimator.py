@@ -73,13 +73,14 @@ class Estimator(ABC):
     model
         Maps x (n, ...), or keyword arguments where x is a dict, to outputs (n, C) or (n, T, C); or a
         :class:`~datalab.stack.Stack`. It is not changed; its device is that of all results. Once it is trained further,
-        or ``train()`` is called, a fitted estimator refuses to score.
+        or ``train()`` is called, a fitted estimator refuses to score, unless ``dtype`` made it a copy of its own.
     damping
         d, at least 0, or ``"auto"``: l2 + 1e-3 * mean diagonal of H, of each model of a stack.
     l2
         The penalty of training, l2/2 |theta|^2, which ``"auto"`` damping adds; one given in numbers is used as it is.
     batch_size
-        Examples per pass; bounds the memory and changes no result. None: 512, on a GPU up to 8,192, as memory allows.
+        Examples per pass; bounds the memory and changes no result, but for K-FAC and EK-FAC where a loader pads each
+        batch to its longest: their bases count padded positions. None: 512, on a GPU up to 8,192, as memory allows.
     leave_out
         Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
     dtype

@@ -81,7 +81,8 @@ class CrossEntropy(Loss):
 
     def __post_init__(self):
         _keep_weights(self, "weight")
-        settings.number("label_smoothing", self.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
+        smoothing = settings.number("label_smoothing", self.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
+        object.__setattr__(self, "label_smoothing", float(smoothing))  # numpy's is no other loss
         settings.count("ignore_index", self.ignore_index, None)
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:

@@ -71,7 +71,9 @@ class Network:
         dtypes = {p.dtype for p in self.parameters}
         if dtypes - {torch.float32, torch.float64} or len(dtypes) > 1:
             names = " and ".join(sorted(str(of_some)[6:] for of_some in dtypes))
-            raise UserError(f"model: computes in {names}; give dtype=torch.float32")
+            complex_ = any(dtype.is_complex for dtype in dtypes)
+            cure = "no complex model is taken" if complex_ else "give dtype=torch.float32"
+            raise UserError(f"model: computes in {names}; {cure}")
 
     def named(self) -> dict[str, Tensor]:
         """All tensors of the model's state dict, or the stack's parameters."""

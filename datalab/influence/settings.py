@@ -48,7 +48,7 @@ def damping(value: object) -> float | str:
 
 def several(name: str, values: object, of: str) -> list:
     """A list of what is called ``of``."""
-    if isinstance(values, str | nn.Module) or not isinstance(values, Iterable):
+    if isinstance(values, str | nn.Module) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         got = f"{values!r}; [{values!r}] is one" if isinstance(values, str) else f"a {type(values).__name__}"
         raise UserError(f"{name}: must be a list of {of}, got {got}")
     return list(values)

@@ -1276,3 +1276,47 @@ def test_trak_refuses_a_stack_in_a_list_too():
     """Before: a traceback."""
     with pytest.raises(UserError, match="a stack is ambiguous"):
         TRAK([Stack(nn.Sequential(nn.Linear(4, 3)), 2)])
+
+
+class OtherLayers(nn.Module):
+    """Of two examples another layer runs than of three."""
+
+    def __init__(self):
+        super().__init__()
+        self.even, self.odd = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return (self.odd if len(x) % 2 else self.even)(x)
+
+
+class Root(nn.Module):
+    """Finite logits whose gradient is not, where an input is 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3, bias=False), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).abs().sqrt())
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (OtherLayers(), "runs other layers for another number of examples"),
+        (Root(), r"gradients of finite logits of x are not finite \(the root of 0"),
+        (nn.Linear(4, 3, dtype=torch.complex64), "computes in complex64; no complex model is taken"),
+    ],
+    ids=["other layers", "a root of 0", "complex"],
+)
+def test_what_a_model_does_on_the_way_is_named(model, words):
+    x = torch.randn(12, 4)
+    x[5] = 0
+    with pytest.raises(UserError, match=words):
+        EKFAC(model.eval(), 0.1).fit(x, torch.arange(12) % 3)
+
+
+def test_a_number_in_numpy_is_the_same_loss_and_a_weight_that_is_no_list_is_one_line():
+    assert repr(losses.CrossEntropy(label_smoothing=np.float64(0.1))) == repr(losses.CrossEntropy(label_smoothing=0.1))
+    with pytest.raises(UserError, match="positive_weight: must be a list of numbers"):
+        losses.BinaryCrossEntropy(torch.tensor(2.0))
