@@ -263,13 +263,13 @@ def test_a_tensor_data_set_with_items_of_its_own_is_read_by_these():
     torch.testing.assert_close(fitted.self_influence(half), fitted.self_influence(x, y)[: len(half)])
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize(("models", "n"), [(2, 2), (2, 3), (3, 3)])  # of three outputs
 @pytest.mark.parametrize("kind", ["soft", "squared", "weighted"])
-def test_as_many_targets_as_models_of_a_stack_are_targets_of_all_models(kind, n):
+def test_as_many_targets_as_models_of_a_stack_are_targets_of_all_models(kind, models, n):
     """Before: (n, C) of n = S were taken for (S, n) of each model, and refused or a traceback."""
     loss = {"soft": None, "squared": SquaredError(), "weighted": Weighted(CrossEntropy())}[kind]
     torch.manual_seed(0)
-    stack = Stack(nn.Sequential(nn.Linear(4, 3)), 2, dtype=torch.float64)
+    stack = Stack(nn.Sequential(nn.Linear(4, 3)), models, dtype=torch.float64)
     x, x_test = torch.randn(8, 4).double(), torch.randn(n, 4).double()
     y, y_test = (torch.randn(len(of), 3).double().softmax(1) for of in (x, x_test))
     if kind == "weighted":
