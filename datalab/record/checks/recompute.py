@@ -77,7 +77,7 @@ def recompute(
     """
     from joblib import wrap_non_picklable_objects
 
-    if workers == 1:
+    if workers == 1 or not stems:  # for none no process need start
         meanwhile()
         return [of_section(record, manifest, study, stem) for stem in stems]
 
@@ -85,7 +85,7 @@ def recompute(
     for path, entry in manifest.files.items():
         if entry.section in sizes and path.startswith(("tables/", "figures/")):
             sizes[entry.section] += entry.bytes
-    with _pool(min(workers or available_cores(), len(stems) or 1), study) as pool:
+    with _pool(min(workers or available_cores(), len(stems)), study) as pool:
         largest_first = sorted(stems, key=sizes.get, reverse=True)
         sent = wrap_non_picklable_objects(study, keep_wrapper=False)  # it may hold modules
         running = {stem: pool.submit(of_section, record, manifest, sent, stem) for stem in largest_first}
