@@ -350,7 +350,7 @@ def test_no_figure_of_the_readmes_answers_is_without_a_table_about_it(place, tab
 
 # The rows of the README's table of what moves the threshold: the record's table and rows that each is the range of.
 ALL = {"stratum": "balanced", "data sets": "all"}
-EASY = "three or more classes and a clean F1 at their median or above"
+EASY, STOPPED = "three or more classes and a clean F1 at their median or above", "stopped early"
 MOVED = {
     "nothing: 40 balanced sets, 30 % dropped, every model stopped early": ("0_crossover", ALL),
     "the 27 sets with two classes": ("0_parts", {"part": "two classes"}),
@@ -361,13 +361,11 @@ MOVED = {
     "1000 training examples of the ten sets that have 5000": ("0_by_size", {"trained on": "up to 1,000"}),
     "5000 training examples of these": ("0_by_size", {"trained on": "up to 5,000"}),
 }
-for share in (10, 50):
-    MOVED[f"{share} % dropped"] = ("0_by_share", {"dropped": f"{share} %"})
-for steps in (100, 200, 400, 1000, 3000):
-    at = {"trained": "stopped early", "reference": f"{steps} steps"}
-    MOVED[f"the models that rank train for {steps} steps"] = ("0_training_length", at)
-    at = {"trained": str(steps), "reference": "stopped early"}
-    MOVED[f"the trained models train for {steps} steps"] = ("0_training_length", at)
+MOVED |= {f"{share} % dropped": ("0_by_share", {"dropped": f"{share} %"}) for share in (10, 50)}
+for n in (100, 200, 400, 1000, 3000):
+    ranks, trained = {"reference": f"{n} steps", "trained": STOPPED}, {"reference": STOPPED, "trained": str(n)}
+    MOVED[f"the models that rank train for {n} steps"] = ("0_training_length", ranks)
+    MOVED[f"the trained models train for {n} steps"] = ("0_training_length", trained)
 
 
 def test_the_readme_says_of_each_axis_the_range_and_the_outermost_limits_that_the_tables_have(tables):

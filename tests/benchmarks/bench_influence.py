@@ -23,6 +23,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -398,14 +399,20 @@ def stacked(n: int, share: float, device: str) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
+def architectures() -> ModuleType:
+    """Models as people build them: those of the tests."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "influence"))
+    import test_influence_architectures
+
+    return test_influence_architectures
+
+
 def whole_models(n: int, rounds: int) -> pd.DataFrame:
     """A row a model. ``error`` is the largest one of twelve examples' squared gradient norms in float64, relative to
     autograd's, and of EK-FAC's self-influence in float32 relative to float64's; times are of n examples in float32, the
     median of the rounds and the range of each round's ratio to its forward and backward pass.
     """
-    sys.path.insert(0, str(Path(__file__).parent.parent / "influence"))
-    import test_influence_architectures as built
-
+    built = architectures()
     plain, tokens = influence.losses.CrossEntropy(), influence.losses.CrossEntropy(next_token=True)
     table = []
     for name, width in {"ResNet-18": 8, "BERT": 64, "GPT-2 with token loss": 64, "LoRA": 64}.items():
@@ -449,9 +456,7 @@ def beside_kronfluence(rounds: int) -> pd.DataFrame:
 
     Ours takes a ResNet's norms too, kronfluence has none.
     """
-    sys.path.insert(0, str(Path(__file__).parent.parent / "influence"))
-    import test_influence_architectures as built
-
+    built = architectures()
     torch.manual_seed(0)
     relu, pool = nn.ReLU(), nn.MaxPool2d(2)
     mlp = nn.Sequential(nn.Linear(784, 256), relu, nn.Linear(256, 128), relu, nn.Linear(128, 10))
