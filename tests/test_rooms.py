@@ -18,6 +18,7 @@ ROOMS = (
     ("report",),
     ("sections",),
     ("advise",),
+    ("intake",),
     ("audit",),
     ("ledger",),
     ("record",),

@@ -1,7 +1,7 @@
 """Should I prune *my* data? One question about a file of one's own, and an answer with an interval.
 
-``datalab.advise(X, y)`` is this room called as a function. ``reading`` knows files, ``features`` columns, ``pilot``
-what is trained, judged and scored, ``verdict`` what follows from it, ``page`` what is written.
+``datalab.advise(X, y)`` is this room called as a function. ``pilot`` knows what is trained, judged and scored,
+``verdict`` what follows from it, ``advice`` the whole way, ``page`` what is written.
 """
 
 import sys

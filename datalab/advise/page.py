@@ -14,11 +14,11 @@ import pandas as pd
 from PIL import Image
 
 from datalab import atomic
-from datalab.advise import features
 from datalab.advise.advice import Advice
 from datalab.advise.pilot import ARMS, KEEP_ALL, RANDOM
-from datalab.advise.reading import IMAGES
 from datalab.errors import UserError
+from datalab.intake import features
+from datalab.intake.reading import IMAGES
 from datalab.record import figures
 
 FILES = ("advice.json", "kept.csv", "flagged.csv", "index.html")

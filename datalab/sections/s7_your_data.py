@@ -15,9 +15,10 @@ import pandas as pd
 import pydantic
 
 from datalab import advise, data, noise, seeds
-from datalab.advise import pilot, reading
-from datalab.advise.advice import SHOWN, labelled
+from datalab.advise import pilot
+from datalab.advise.advice import SHOWN
 from datalab.errors import UserError
+from datalab.intake import examples, reading
 from datalab.record.parameters import SectionParameters
 from datalab.sections.parameters import estimated
 from datalab.sweep import Task
@@ -44,7 +45,7 @@ class Parameters(SectionParameters):
             why = "a column of no file; name the file as 'path', or leave it out"
             return f"parameter '{named[0]}': {why}" if named else super().unfit
         try:
-            labelled(reading.read(self.path), self.label, self.id, None)
+            examples.labelled(reading.read(self.path), self.label, self.id, None)
         except UserError as error:
             return f"parameter 'path': {error}"
         return super().unfit

@@ -15,8 +15,9 @@ from PIL import Image
 
 import datalab
 from datalab import cli
-from datalab.advise import advice, features, page, pilot, reading, write
+from datalab.advise import advice, page, pilot, write
 from datalab.errors import UserError
+from datalab.intake import examples, features, reading
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -110,7 +111,7 @@ def test_a_large_file_is_sampled_for_the_pilot_and_scored_whole(
     noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(advice, "POOL", 320)
-    monkeypatch.setattr(advice.reading, "BLOCK", 100)
+    monkeypatch.setattr(reading, "BLOCK", 100)
     frame = table(noisy)
     frame.loc[5, "sort"] = None
     frame.to_parquet(tmp_path / "t.parquet")
@@ -135,7 +136,7 @@ def test_labels_and_features_of_every_type_are_the_same_rows(noisy: NamedTuple) 
         (flat, np.ma.masked_array(np.where(np.arange(len(flat)) == 3, 9, noisy.y), mask=np.arange(len(flat)) == 3)),
     ):
         source = reading.read(x)
-        table = advice.labelled(source, y, None, None)
+        table = examples.labelled(source, y, None, None)
         codes = table.rows.code[table.rows.code >= 0]
         raw = source.take(source.columns, codes.index)
         made.append((codes.to_numpy(), table.names.tolist(), features.Columns(raw, source).typed(raw).to_numpy()))
@@ -183,7 +184,7 @@ def test_a_pool_holds_every_class_of_a_file_with_many() -> None:
     codes = np.repeat(np.arange(300), 40)
     drawn = np.bincount(codes[advice._pool_rows(codes, 1)])
     assert drawn.sum() == advice.POOL
-    assert drawn.min() >= advice.LEAST_OF_CLASS
+    assert drawn.min() >= examples.LEAST_OF_CLASS
 
 
 def test_duplicates_and_leaks_are_said(noisy: NamedTuple) -> None:
@@ -293,26 +294,6 @@ def test_whole_numbers_are_one_class_with_and_without_a_point(tmp_path: Path, be
     assert begun(frame.assign(y=["007", "008", "009"] * 30), label="y")[0].count("'007'") == 1
 
 
-@pytest.mark.parametrize(
-    ("labels", "names"),
-    [
-        (["10", "9", "1.0", "1"], ["1", "9", "10"]),
-        (["007", "8"], ["007", "8"]),
-        (["+1", "1", None], ["1"]),
-        (["9" * 20, "1"], ["1", "9" * 20]),
-        ([True, None], ["True"]),
-        (pd.Categorical([True, False]), ["False", "True"]),
-        (pd.Categorical(["10", "9"]), ["9", "10"]),
-        (pd.array([3, None, 1], dtype="Int64"), ["1", "3"]),
-    ],
-)
-def test_classes_are_named_as_they_are_written_and_whole_numbers_in_order(labels: object, names: list[str]) -> None:
-    column = pd.Series(labels)
-    codes, made = advice._classes(column, "label")
-    assert made.tolist() == names
-    assert (codes < 0).tolist() == column.isna().tolist()
-
-
 def test_a_wide_sparse_test_matrix_is_brought_to_the_datas_directions(begun: Callable) -> None:
     x = scipy.sparse.random(120, 400, 0.05, format="csr", random_state=0)
     for test in (x[::-1][:50], x.toarray()[:50]):
@@ -342,36 +323,6 @@ def test_what_pandas_holds_in_another_order_than_the_rows_is_refused(what: str, 
         datalab.advise(x, **{"y": y} | turned)
     other = {name: of if name == "X_test" else of.set_axis(range(90)) for name, of in given.items()}
     begun(x, **{"y": y} | other)  # labels that are not those of X say nothing: by position
-
-
-@pytest.mark.parametrize(
-    "index",
-    [
-        pd.Index([1, "a", None, 2.5]),
-        pd.Index([1, 0, 0, 1, 2]),
-        pd.MultiIndex.from_tuples([(1, "a"), (1, "b"), (2, "a")]),
-        pd.IntervalIndex.from_tuples([(0, 2), (1, 3), (0, 3)]),
-        pd.Index([2, None, 1], dtype="Int64"),
-        pd.date_range("2024", periods=3, tz="UTC"),
-        pd.Index([[1, 2], [3], [1]]),
-    ],
-    ids=["mixed", "repeated", "of levels", "overlapping", "with a gap", "dates", "lists"],
-)
-def test_an_index_of_any_entries_in_another_order_is_refused_and_another_one_is_none(index: pd.Index) -> None:
-    x = pd.DataFrame({"a": range(len(index))}, index=index)
-    with pytest.raises(UserError, match="index is that of X in another order"):
-        advice._refuse_other_order("label", x.a[::-1], x)
-    for other in (index, index.delete(0).insert(0, index[-1]), pd.RangeIndex(90, 90 + len(index)), index[1:]):
-        advice._refuse_other_order("label", pd.Series(range(len(other)), index=other), x)
-
-
-def test_an_index_of_text_is_that_of_the_same_numbers_and_in_another_order_refused() -> None:
-    x = pd.DataFrame({"a": range(12)})
-    text = x.index.map(str)
-    advice._refuse_other_order("label", pd.Series(range(12), index=text), x)
-    for other in (text, x.index.astype(float), x.index.astype(float).map(str)):
-        with pytest.raises(UserError, match="in another order"):
-            advice._refuse_other_order("label", pd.Series(range(12), index=other[::-1]), x)
 
 
 def test_what_lies_before_the_call_is_in_the_budget_and_not_in_what_reading_takes(

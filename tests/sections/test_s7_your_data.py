@@ -83,6 +83,6 @@ def test_a_refusal_is_read_off_the_file_once(tmp_path: Path, monkeypatch: pytest
 
 def test_the_tasks_key_changes_with_the_code_of_the_pilot() -> None:
     reached = reach.reached(s7.tasks(s7.Parameters())[0].function)
-    assert {"datalab.advise.pilot:one_split", "datalab.advise.pilot:score", "datalab.advise.reading:read"} <= set(
+    assert {"datalab.advise.pilot:one_split", "datalab.advise.pilot:score", "datalab.intake.reading:read"} <= set(
         reached
     )

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from datalab.advise import features, page, reading
+from datalab.advise import page
 from datalab.errors import UserError
+from datalab.intake import features, reading
 
 N = 60
 RNG = np.random.default_rng(0)

@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from datalab.advise.reading import IMAGES, Source, bare
 from datalab.data.encoders import CLIP, RARE_SHARE, TEXT_COMPONENTS
 from datalab.data.pretrained import embed_images, embed_texts
 from datalab.errors import UserError
+from datalab.intake.reading import IMAGES, Source, bare
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "nil", "?", "-", ".", "<na>", "nat")
 LEFT_OUT = "left out, "

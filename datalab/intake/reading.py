@@ -139,9 +139,17 @@ def unreadable(what: str, error: Exception) -> UserError:
     return error if isinstance(error, UserError) else UserError(f"{what}: cannot be read ({why})")
 
 
-def is_text_table(data: Any) -> bool:
-    """Whether data are given as the path of a text table, by its name."""
-    return isinstance(data, str | Path) and Path(data).suffix.lower() in TEXT
+def options(given: Any, *data: Any) -> dict[str, str]:
+    """What is given of the ``delimiter``, ``decimal`` and ``encoding`` of text tables, of which ``data`` have one."""
+    if not isinstance(given, dict | None) or any(not isinstance(of, str | None) for of in (given or {}).values()):
+        raise UserError(f"read: must be a dict of text such as {{'delimiter': ';'}}, got {str(given)[:80]!r}")
+    made = {option: of for option, of in (given or {}).items() if of is not None}
+    if unknown := sorted({*made} - {"delimiter", "decimal", "encoding"}):
+        raise UserError(f"read: unknown '{unknown[0]}'; delimiter, decimal and encoding can be given")
+    if made and not any(isinstance(of, str | Path) and Path(of).suffix.lower() in TEXT for of in data):
+        tables = f"of text tables alone ({', '.join(TEXT)})"
+        raise UserError(f"{', '.join(made)}: {tables}, and neither the data nor the test rows are one; leave it out")
+    return made
 
 
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:

@@ -1,0 +1,57 @@
+"""Labels and indexes as people have them."""
+
+import pandas as pd
+import pytest
+
+from datalab.errors import UserError
+from datalab.intake import examples
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "9", "1.0", "1"], ["1", "9", "10"]),
+        (["007", "8"], ["007", "8"]),
+        (["+1", "1", None], ["1"]),
+        (["9" * 20, "1"], ["1", "9" * 20]),
+        ([True, None], ["True"]),
+        (pd.Categorical([True, False]), ["False", "True"]),
+        (pd.Categorical(["10", "9"]), ["9", "10"]),
+        (pd.array([3, None, 1], dtype="Int64"), ["1", "3"]),
+    ],
+)
+def test_classes_are_named_as_they_are_written_and_whole_numbers_in_order(labels: object, names: list[str]) -> None:
+    column = pd.Series(labels)
+    codes, made = examples._classes(column, "label")
+    assert made.tolist() == names
+    assert (codes < 0).tolist() == column.isna().tolist()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index([1, "a", None, 2.5]),
+        pd.Index([1, 0, 0, 1, 2]),
+        pd.MultiIndex.from_tuples([(1, "a"), (1, "b"), (2, "a")]),
+        pd.IntervalIndex.from_tuples([(0, 2), (1, 3), (0, 3)]),
+        pd.Index([2, None, 1], dtype="Int64"),
+        pd.date_range("2024", periods=3, tz="UTC"),
+        pd.Index([[1, 2], [3], [1]]),
+    ],
+    ids=["mixed", "repeated", "of levels", "overlapping", "with a gap", "dates", "lists"],
+)
+def test_an_index_of_any_entries_in_another_order_is_refused_and_another_one_is_none(index: pd.Index) -> None:
+    x = pd.DataFrame({"a": range(len(index))}, index=index)
+    with pytest.raises(UserError, match="index is that of X in another order"):
+        examples._refuse_other_order("label", x.a[::-1], x)
+    for other in (index, index.delete(0).insert(0, index[-1]), pd.RangeIndex(90, 90 + len(index)), index[1:]):
+        examples._refuse_other_order("label", pd.Series(range(len(other)), index=other), x)
+
+
+def test_an_index_of_text_is_that_of_the_same_numbers_and_in_another_order_refused() -> None:
+    x = pd.DataFrame({"a": range(12)})
+    text = x.index.map(str)
+    examples._refuse_other_order("label", pd.Series(range(12), index=text), x)
+    for other in (text, x.index.astype(float), x.index.astype(float).map(str)):
+        with pytest.raises(UserError, match="in another order"):
+            examples._refuse_other_order("label", pd.Series(range(12), index=other[::-1]), x)
