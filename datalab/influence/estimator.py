@@ -79,8 +79,7 @@ class Estimator(ABC):
     l2
         The penalty of training, l2/2 |theta|^2, which ``"auto"`` damping adds; one given in numbers is used as it is.
     batch_size
-        Examples per pass; bounds the memory and changes no result, but for K-FAC and EK-FAC where a loader pads each
-        batch to its longest: their bases count padded positions. None: 512, on a GPU up to 8,192, as memory allows.
+        Examples per pass; bounds the memory and changes no result. None: 512, on a GPU up to 8,192, as memory allows.
     leave_out
         Names of modules or parameters whose influence is not asked for, such as a layer that is not taken.
     dtype

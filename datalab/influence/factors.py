@@ -163,13 +163,13 @@ class Dense(Product):
             return (gram * (self.gradients @ self.gradients.mT)).sum((2, 3))
         return super().square_norms()
 
-    def input_moment(self) -> Tensor:
-        """sum_it a a', (B or 1, in, in)."""
-        a = self.inputs.flatten(1, 2)
+    def input_moment(self, counted: Tensor) -> Tensor:
+        """sum_it a a' (B or 1, in, in), over the positions that are 1 in ``counted`` (m, t), and not 0."""
+        a = (self.inputs * counted[..., None]).flatten(1, 2)
         moment = a.mT @ a
         if not self.bias:
             return moment
-        row = torch.cat([a.sum(1), a.new_full((len(a), 1), a.shape[1])], 1)[:, :, None]
+        row = torch.cat([a.sum(1), counted.sum().expand(len(a), 1)], 1)[:, :, None]
         return torch.cat([torch.cat([moment, row[:, :-1].mT], 1), row], 2)
 
     def rotate_inputs(self, basis: Tensor) -> Self:
@@ -243,9 +243,9 @@ class Lookup(Product):
     def square_norms(self) -> Tensor:
         return _squares(self.merged().gradients)
 
-    def input_moment(self) -> Tensor:
+    def input_moment(self, counted: Tensor) -> Tensor:
         """How often each row is looked up, (1, width): the diagonal of sum_it a a', which is diagonal."""
-        return torch.bincount(self.inputs.flatten(), minlength=self.width)[None].to(self.gradients)
+        return torch.bincount(self.inputs.flatten(), counted.flatten(), self.width)[None].to(self.gradients)
 
     def rotate_inputs(self, basis: Tensor | None) -> Product:
         """One-hot inputs are their own eigenbasis; under another their rows become dense."""

@@ -10,13 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from datalab.errors import UserError
 from datalab.influence import losses
 from datalab.influence.estimator import Damping, Directions, Estimator, gathered
-from datalab.influence.factors import Product, Shared
+from datalab.influence.factors import Factors, Product, Shared
 from datalab.influence.sets import Batch, Held, Streamed
 from datalab.influence.settings import count
 from datalab.influence.tape import LayerTape, ModuleTape
@@ -26,7 +27,7 @@ MAX_EXACT = 20  # cotangents, such as classes, up to which "auto" takes the exac
 _FLOAT64_UP_TO = 2048  # of 5,000 classes float64 takes 40 s on a core
 
 Fisher = Literal["auto", "exact", "sampled", "empirical"]
-Moments = tuple[Tensor, Tensor, float]
+Moments = tuple[Tensor, Tensor, Tensor]
 Bases = tuple[Tensor | None, Tensor]
 
 
@@ -35,8 +36,8 @@ class Kronecker(Estimator):
 
     ``fisher``: ``"exact"`` over the classes (and positions), ``"sampled"`` (``samples`` classes of each example, drawn
     from the model's probabilities with ``seed`` by its place in the training set; of other losses random signs),
-    ``"empirical"`` (the observed class), or ``"auto"``: exact up to 20 classes, sampled above. ``eigenvalues_`` is a
-    list of (B, out, in), one a site.
+    ``"empirical"`` (the observed class), or ``"auto"``: exact up to 20 classes, sampled above. Padding, and examples
+    of no weight, count nowhere. ``eigenvalues_`` is a list of (B, out, in), one a site.
     """
 
     _state = ("_bases", "eigenvalues_")
@@ -79,7 +80,14 @@ class Kronecker(Estimator):
             elif kind == "exact":
                 yield tape, exact
             else:
-                drawn = rng.random((tape.logits.shape[1], self.samples, self.loss.draws(tape.logits.shape[2:])))
+                _, m, *outputs = tape.logits.shape
+                draws = self.loss.draws(torch.Size(outputs))
+                if len(outputs) == 1:
+                    drawn = rng.random((m, self.samples, draws))
+                else:  # position by position, so that it changes nothing how long the batch is padded
+                    shape = outputs[0], self.samples, draws // outputs[0]
+                    of_place = [generator(self.seed, "fisher", batch.start + i).random(shape) for i in range(m)]
+                    drawn = np.stack(of_place).swapaxes(1, 2).reshape(m, self.samples, draws)
                 sampled = partial(losses.over_models, self.loss.sampled, tape.logits, batch.y)
                 uniforms = self._feed.moved(torch.as_tensor(drawn)).unbind(1)
                 yield tape, (sampled(of_sample) / self.samples**0.5 for of_sample in uniforms)
@@ -90,16 +98,35 @@ class Kronecker(Estimator):
         """
         sums, n = [[] for _ in self._network.shapes], len(data)
         for tape, cotangents in self._tapes(data):
-            for c, cotangent in enumerate(cotangents):
-                for of_site, f in zip(sums, tape.factors(cotangent), strict=True):
+            factors, live = [], {}
+            for cotangent in cotangents:
+                factors = tape.factors(cotangent)
+                self._mark(live, cotangent, factors)
+                for of_site, f in zip(sums, factors, strict=True):
                     of_site += [[0, 0, 0, flip] for _, flip in f.parts[len(of_site) :]]
                     for total, (part, _) in zip(of_site, f.parts, strict=True):
                         g = part.gradients.flatten(1, 2)
                         total[1] = total[1] + g.mT @ g
-                        if c == 0:  # the inputs are the same for every class
-                            total[0] = total[0] + part.input_moment()
-                            total[2] += g.shape[1]
+            for of_site, f in zip(sums, factors, strict=True):  # the inputs are the same for every class
+                for total, (part, _) in zip(of_site, f.parts, strict=True):
+                    _, m, t, _ = part.gradients.shape
+                    counted = live.get(t, live[1]).expand(m, t).to(part.gradients)
+                    total[0] = total[0] + part.input_moment(counted)
+                    total[2] = total[2] + counted.sum()
         return [[_upright(a / n, g / n, t / n, flip, len(uses)) for a, g, t, flip in uses] for uses in sums]
+
+    def _mark(self, live: dict[int, Tensor], cotangent: Tensor, factors: list[Factors]) -> None:
+        """Mark in ``live``, by the number of positions t, which of a batch's (m, t) the loss depends on; 1: examples.
+
+        Padding is what has no gradient at any site of its length. A layer by itself may be without one where a unit is
+        closed, so only a sequence's lengths are marked, at which a Linear layer or an Embedding works.
+        """
+        live[1] = live.get(1, False) | cotangent.flatten(2).any(2).any(0)[:, None]
+        sequences = zip(self._network.sites, factors, strict=False)  # a stack has none: its positions are patches
+        lengths = {part.gradients.shape[2] for site, f in sequences if site.of_sequences for part, _ in f.parts} - {1}
+        for part in (part for f in factors for part, _ in f.parts):
+            if (t := part.gradients.shape[2]) in lengths:
+                live[t] = live.get(t, False) | part.gradients.any(3).any(0)
 
     def _own(self, data: Held | Streamed) -> Tensor:
         return gathered(map(self._self_influence, self._feed.large_batches(data)), 1, len(data))
@@ -179,7 +206,7 @@ def _back(v: Tensor, q_a: Tensor | None, q_g: Tensor) -> Tensor:
     return v if q_a is None else v @ q_a[:, None].mT
 
 
-def _upright(a: Tensor, g: Tensor, positions: float, flip: bool, uses: int) -> Moments:
+def _upright(a: Tensor, g: Tensor, positions: Tensor, flip: bool, uses: int) -> Moments:
     """Moments of a matrix, from those of its transpose where ``flip``; full ones where it has several uses."""
     a = torch.diag_embed(a) if a.dim() == 2 and (flip or uses > 1) else a
     return (g, a, positions) if flip else (a, g, positions)

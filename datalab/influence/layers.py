@@ -153,6 +153,11 @@ class Site:
         self._main = next((use for use in uses if not use.flipped), uses[0])
         self.name, self.layer = self._main.name + (".bias" if weight is None else ""), self._main.layer
 
+    @property
+    def of_sequences(self) -> bool:
+        """Whether its positions, if there are several, are those of the model's own sequence, and not patches."""
+        return all(isinstance(use, LinearUse) for use in self.uses)
+
     def arrange(self, *values: Tensor) -> Tensor:
         """Values of the parameters, in their shapes, or the parameters themselves, as matrices (B, out, in)."""
         values = [value[rows] for value, rows in zip(values or self.parameters, self._rows, strict=True)]

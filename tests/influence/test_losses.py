@@ -247,14 +247,15 @@ def kronecker(model, x, loss, y, kfac: bool):
         for m, g in zip(linear, found, strict=True):
             gradients[m].append(g.reshape(N, -1, g.shape[-1]))
     blocks = []
+    live = torch.stack([torch.stack(gradients[m]).any(0).any(-1) for m in linear]).any(0)  # the loss needs no other
     for m in linear:
         a = inputs[m].reshape(N, -1, inputs[m].shape[-1])
-        a = torch.cat([a, torch.ones_like(a[..., :1])], 2).detach()
+        a = torch.cat([a, torch.ones_like(a[..., :1])], 2).detach() * live[..., None]
         g = torch.stack(gradients[m])
         a_values, q_a = torch.linalg.eigh(torch.einsum("nti,ntj->ij", a, a) / N)
         g_values, q_g = torch.linalg.eigh(torch.einsum("cnti,cntj->ij", g, g) / N)
         if kfac:
-            values = g_values[:, None] * a_values[None] / a.shape[1]
+            values = g_values[:, None] * a_values[None] * N / live.sum()
         else:
             per_example = torch.einsum("cnto,nti->cnoi", g, a)
             values = (q_g.T @ per_example @ q_a).square().sum(0).mean(0)
@@ -286,6 +287,18 @@ def test_equal_weights_scale_gradients_and_curvature(kind):
         kind(model, *tripled, loss=Weighted(CrossEntropy())).fit(x, (y, weights)).self_influence(x, (y, weights))
     )
     close(threefold, plain * {GradDot: 9, DataInf: 1}.get(kind, 3))
+
+
+@pytest.mark.parametrize("kind", [EKFAC, KFAC, ExactGGN, LastLayerGGN])
+def test_examples_of_no_weight_are_as_if_they_were_not_there(kind):
+    """But for n: with as many of them as there are others, the curvature is half."""
+    _, model, x, y, _ = problem("cross-entropy")
+    alone = kind(model, DAMPING).fit(x, y).self_influence(x, y)
+    weights = torch.ones(2 * N).index_fill(0, torch.arange(N, 2 * N), 0)
+    beside = kind(model, DAMPING / 2, loss=Weighted(CrossEntropy())).fit(
+        torch.cat([x, 100 * x]), (torch.cat([y, y]), weights)
+    )
+    close(beside.self_influence(x, (y, weights[:N])) / 2, alone)
 
 
 @pytest.mark.parametrize("name", ["class weights", "tokens", "many labels", "example weights"])

@@ -174,10 +174,37 @@ def test_sequences_of_several_lengths_are_padded_by_the_collation_and_their_labe
             return items[i]
 
     loader = DataLoader(Sequences(), collate_fn=padded)
-    for kind in (ExactGGN, CG, DataInf):
+    kronecker = [functools.partial(kind, fisher=f) for kind in (KFAC, EKFAC) for f in ("exact", "sampled", "empirical")]
+    for kind in (ExactGGN, CG, DataInf, *kronecker):
         small = kind(model, 0.1, batch_size=2).fit(loader).pairwise(loader, loader)
         whole = kind(model, 0.1).fit(*padded(items)).pairwise(*padded(items), *padded(items))
         torch.testing.assert_close(small, whole)
+
+
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
+@pytest.mark.parametrize("kind", [KFAC, EKFAC])
+def test_padding_on_which_no_output_depends_changes_no_score_of_a_transformer(kind: type, fisher: str):
+    """K-FAC's moments are means over positions: padded ones moved them, and with them every score, up to twofold."""
+
+    class Texts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.norm, self.head = nn.Embedding(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, ids):
+            padded = ids == 0
+            z = self.norm(self.encoder(self.tokens(ids), src_key_padding_mask=padded))
+            return self.head(z.masked_fill(padded[..., None], 0).sum(1) / (~padded).sum(1, keepdim=True))
+
+    torch.manual_seed(0)
+    model = Texts().double().eval()
+    lengths, y = torch.randint(2, 7, (12, 1)), torch.randint(0, 3, (12,))
+    ids = torch.randint(1, 6, (12, 6)) * (torch.arange(6) < lengths)
+    longer = torch.cat([ids, ids.new_zeros(12, 5)], 1)
+    scores = [kind(model, 0.1, fisher=fisher).fit(x, y).self_influence(x, y) for x in (ids, longer)]
+    torch.testing.assert_close(*scores)
 
 
 def test_example_weights_come_as_a_third_item():
