@@ -13,8 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the package
 # The rooms that a task reaches by name only, not whole. None of the others imports from them (tests/test_rooms.py).
-BY_NAME = ("sections", "stats", "advise", "framework.py", "correction.py", "pruning.py", "noise.py", "retraining.py",
-           "influence")  # fmt: skip
+BY_NAME = ("sections", "stats", "advise", "intake", "framework.py", "correction.py", "pruning.py", "noise.py",
+           "retraining.py", "influence")  # fmt: skip
 # How a task is run, shown and judged does not change its rows.
 NEVER = ("cli", "__main__.py", "ledger", "sweep", "record", "report", "audit", "protocol.yaml")
 _KINDS = {".py", ".txt", ".yaml"}
