@@ -1,7 +1,7 @@
 """The whole way from a file to an :class:`Advice`: read, pilot, conclude, score every row."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -89,18 +89,7 @@ def advise(
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", lambda of: of % 1 == 0 and 0 <= of < 2**32))
     if splits is not None:
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
-    given = examples.gather(
-        X,
-        y,
-        label=label,
-        ids=ids,
-        groups=groups,
-        X_test=X_test,
-        y_test=y_test,
-        embedded=embedded,
-        pred_probs=pred_probs,
-        read=read,
-    )
+    given = examples.gather(X, y, label, ids, groups, X_test, y_test, embedded, pred_probs, read)
     table, codes, own, detected = given.table, given.codes, given.probabilities, given.source.detected
     n, classes = int((codes >= 0).sum()), len(table.names)
     pooled = examples.sample(given, _pool_rows(codes, seed), pretrained)
@@ -126,17 +115,39 @@ def advise(
         """Seconds: the file read once or twice more, every row prepared; final models, every row scored."""
         return 3 + over + (0 if whole else preparing * n / pooled.typed) + pace * (0.6 + SCORING * n)
 
-    grouped = pd.factorize(table.rows.group[at], sort=True)[0] if "group" in table.rows else None
-    pool = pilot.Pool(codes[at], classes, grouped, encode, pooled.test_codes, None if own is None else own[at])
+    judged = pooled.test_codes, None if own is None else own[at]
+    pool = pilot.Pool(codes[at], classes, pooled.groups, encode, *judged, pooled.twins)
     rows, planned, stopped = pilot.run(pool, seed, minutes, splits, began, after, say)
     v, steps = conclude(rows, seed), int(rows[rows.kind == "noise"].steps.mode()[0])
-    blocks = [(at, x)] if whole else ((block.index.to_numpy(), encoder(block)) for block in given.blocks(pooled.kinds))
-    scored = pilot.score(pilot.Trainer(x, classes, (steps,)), at, blocks, codes, v.arm[0], own, seed)
-    facts = {"n": n, "classes": classes, "splits": int(rows.split.nunique()), "seed": seed, "planned": planned}
+    blocks = [(at, x, np.arange(n))] if whole else _streamed(given, pooled, encoder)
+    scored = pilot.score(pilot.Trainer(x, classes, (steps,)), at, blocks, codes, v.arm[0], own, seed, pool.units)
+    facts = {
+        "data": printable(given.source.name),
+        "n": n,
+        "classes": classes,
+        "splits": int(rows.split.nunique()),
+        "seed": seed,
+        "planned": planned,
+    }
     facts |= {"stopped": stopped, "clean": pooled.test is not None, "detected": detected}
     advice = _advice(table, given.source, v, rows, scored.join(table.rows), facts)
     advice.facts["seconds"] = round(time.perf_counter() - began, 1)
     return advice
+
+
+def _streamed(
+    given: examples.Examples, pooled: examples.Sample, encoder: Callable
+) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    """The labelled rows' numbers and features, and the place in the pool of one with equal features or of its group."""
+    places = {"twins": pd.Series(np.arange(len(pooled.at)), index=features.fingerprints(pooled.frame))}
+    if pooled.groups is not None:
+        places["groups"] = pd.Series(np.arange(len(pooled.at)), index=given.table.rows.group.iloc[pooled.at])
+    places = {unit: place[~place.index.duplicated()] for unit, place in places.items()}
+    for block in given.blocks(pooled.kinds):
+        place = features.fingerprints(block).map(places["twins"])
+        if "groups" in places:
+            place = place.fillna(given.table.rows.group.loc[block.index].map(places["groups"]))
+        yield block.index.to_numpy(), encoder(block), place.fillna(-1).to_numpy(dtype=np.int64)
 
 
 def _advice(
@@ -147,7 +158,8 @@ def _advice(
     scored["score"] = scored.probability - scored.given  # here: given to an empty frame, a column brings its rows along
     if v.arm[0] in pilot.SCORES:
         share = pilot.drop_share(v.arm[1], v.noise["estimate"])
-        scored["dropped"] = ~pruning.keep(scored["drop"], scored.code, 1 - share)
+        for _, part in scored.groupby("trained"):  # of rows that no model was trained on all losses are higher
+            scored.loc[part.index, "dropped"] = ~pruning.keep(part["drop"], part.code, 1 - share)
     kept = pd.DataFrame({"id": scored.id, "label": pd.Categorical.from_codes(labels, names)})[~scored.dropped]
     flagged = scored[scored.wrong].sort_values("score", ascending=False, kind="stable")
     suggested, shares = names[flagged.suggested], flagged[["probability", "given"]].round(2).astype(str)

@@ -20,8 +20,11 @@ from datalab.errors import UserError
 from datalab.intake import features
 from datalab.intake.reading import IMAGES
 from datalab.record import figures
+from datalab.record.folder import printable
+from datalab.record.tables import csv_of
 
 FILES = ("advice.json", "kept.csv", "flagged.csv", "index.html")
+KINDS = ("given", "suggested")  # labels of a flagged row
 MOST = 15  # bars of a picture
 
 
@@ -38,28 +41,32 @@ def check(folder: Path) -> None:
         raise UserError(f"folder '{folder}': cannot be written ({error.strerror}); name another with --to") from None
 
 
-def write(advice: Advice, folder: Path) -> list[Path]:
+def write(advice: Advice, folder: Path | str) -> list[Path]:
     """Write the four files; equal answers give equal bytes, but for ``seconds`` in ``advice.json``."""
+    folder = Path(folder)
     check(folder)
     page = html(advice)  # before anything is written
     atomic.write(folder / "advice.json", pd.Series(advice.facts).to_json(indent=1, force_ascii=False) + "\n")
     for name, table in (("kept.csv", advice.kept), ("flagged.csv", advice.flagged)):
         with atomic.replacing(folder / name) as path:  # piece by piece: it may be long
-            table.to_csv(path, index=False, lineterminator="\n")
+            csv_of(table, path)
     atomic.write(folder / "index.html", page)
     return [folder / name for name in FILES]
 
 
 def html(advice: Advice) -> str:
     """The page: the answer, four pictures, the most suspicious rows, what was detected."""
-    pairs = (advice.flagged["given label"] + " → " + advice.flagged["suggested label"]).value_counts(sort=True)
+    given, suggested = (advice.flagged[f"{kind} label"].map(lambda name: _short(name, 11)) for kind in KINDS)
+    pairs = (given + " → " + suggested).value_counts(sort=True)
     classes = advice.hit[advice.hit.kind == "class"]
     drawn = {
         "What each arm gains over keeping everything": gain(advice.verdict.gains),
-        "Flagged rows: the label given → the one suggested": bars(pairs, "rows"),
         "Which classes are hardest to predict": bars(classes.set_index("of").loss.nlargest(MOST), "mean loss (nats)"),
-        "Who is flagged, and who dropped" if classes.dropped.any() else "Who is flagged": hit(advice.hit),
     }
+    if len(pairs):
+        drawn["Flagged rows: the label given → the one suggested"] = bars(pairs, "rows")
+    if advice.hit[["flagged", "dropped"]].any(axis=None):
+        drawn["Who is flagged, and who dropped" if classes.dropped.any() else "Who is flagged"] = hit(advice.hit)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that this font has not
         pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
@@ -93,9 +100,7 @@ def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
     """The first ``MOST`` of a table's rows as bars, a colour a column."""
     figures.style()
     table = pd.DataFrame(table).head(MOST)[::-1]
-    table = table.rename(index=lambda name: _short(name).replace("$", r"\$"))  # which begins no formula
-    if table.empty:
-        table = pd.DataFrame({"none": [0]}, index=[""])
+    table = table.rename(index=lambda name: _short(printable(name)).replace("$", r"\$"))  # which begins no formula
     size, colours = (6.4, 1.3 + 0.3 * len(table)), [figures.COLOURS[4], figures.COLOURS[1]][: table.shape[1]]
     axes = table.plot.barh(figsize=size, width=0.8, color=colours, legend=False, xlabel=label, ylabel="")
     if table.shape[1] > 1:
@@ -126,7 +131,8 @@ def _contents(advice: Advice) -> list[dict[str, Any]]:
             picture = Image.fromarray(grey.astype(np.uint8)).resize((64, 64), 0)
         else:
             first = sorted(row.items(), key=lambda item: not isinstance(item[1], str))  # words say more than numbers
-            picture, words = None, " · ".join(f"{name}: {_short(str(value), 200)}" for name, value in first[:8])
+            shown = ((name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in first[:8])
+            picture, words = None, " · ".join(f"{name}: {_short(value, 200)}" for name, value in shown)
         out = io.BytesIO()
         if picture:
             picture.save(out, "png")

@@ -53,6 +53,7 @@ class Pool(NamedTuple):
 
     ``encode(train)`` fits on these rows and returns a function of row numbers, or None for the clean test file's rows,
     to features (m, d) float32. ``clean`` are that file's labels, ``probabilities`` (n, C) the user's own; else None.
+    ``twins`` (n,) has one number for rows with equal features, or is None where all differ; a group holds them whole.
     """
 
     labels: Labels
@@ -61,6 +62,12 @@ class Pool(NamedTuple):
     encode: Callable[[NDArray], Callable[[NDArray | None], Floats]]
     clean: Labels | None = None
     probabilities: Floats | None = None
+    twins: NDArray | None = None
+
+    @property
+    def units(self) -> NDArray | None:
+        """What is never split apart, (n,): groups, or else rows with equal features; None: every row is by itself."""
+        return self.twins if self.groups is None else self.groups
 
 
 class References(NamedTuple):
@@ -107,10 +114,11 @@ class Trainer(NamedTuple):
         """A model for each seed ``drawn``, on labels (n,) or (models, n) and what is kept (models, n)."""
         return fit_many(self.network(), torch.from_numpy(self.x), labels, kept, drawn, protocol_recipe(steps))
 
-    def references(self, y: Labels, rng: np.random.Generator) -> References:
-        """Trained for the one length at which the references' macro-F1 on validation is best."""
+    def references(self, y: Labels, rng: np.random.Generator, units: NDArray | None = None) -> References:
+        """Trained for the length at which the references' macro-F1 on validation is best; folds hold whole units."""
         per, n = protocol().reference["models"], len(y)
-        fold = rng.permutation(n) % FOLDS
+        of_row = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
+        fold = (rng.permutation(of_row.max() + 1) % FOLDS)[of_row]
         kept = np.vstack([np.ones((per, n), dtype=bool), fold != np.arange(FOLDS)[:, None]])
         drawn = rng.integers(0, 2**62, per + FOLDS).tolist()
         stacks, best = [self.fit(y, kept, drawn, steps) for steps in self.lengths], 0
@@ -203,7 +211,7 @@ def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
     if pool.clean is not None:
         x_test, y_test = np.concatenate([x_test, encode(None)]), pool.clean
     trainer = Trainer(x, classes, LENGTHS, (x_val, y_val))
-    references = trainer.references(y, rng)
+    references = trainer.references(y, rng, None if pool.units is None else pool.units[rows.train])
     seen, p = references.probabilities(x, np.arange(len(y)))
     p = p if pool.probabilities is None else pool.probabilities[rows.train]
     scored = {"loss": pruning.loss(seen, y).mean(0), "confident learning": pruning.confident_learning(p, y)}
@@ -232,18 +240,28 @@ def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
 
 
 def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
-    """The split of that number; of grouped ones the first drawn whose training part holds every class twice."""
+    """The split of that number, of units the first drawn whose training part holds every class twice.
+
+    Groups are drawn as they come; rows with equal features, of which most have none, by the first one's class.
+    """
+    twins = pool.groups is None and pool.twins is not None
+    first, of_row = np.unique(pool.twins, return_index=True, return_inverse=True)[1:] if twins else (slice(None), None)
     for attempt in range(50):
         rng = seeds.generator(seed, "advise", "split", number, attempt)
         try:
-            rows = splits.split(pool.labels, pool.groups, rng, CAPS)
+            rows = splits.split(pool.labels[first], pool.groups, rng, CAPS)
         except UserError:
             raise
         except ValueError:  # groups of one class each can leave a part without rows
             continue
-        if not rows.dropped_classes and len(rows.test) and len(rows.validation):
+        if twins:
+            parts = (rows.train, rows.validation, rows.test)
+            rows = splits.Split(*(rng.permutation(np.flatnonzero(np.isin(of_row, part))) for part in parts), ())
+        least = np.bincount(pool.labels[rows.train], minlength=pool.n_classes).min()
+        if least >= splits.LEAST["train"] and len(rows.test) and len(rows.validation):
             return rows
-    raise UserError("groups: some class lies in too few of them to be trained on and tested; leave --group out")
+    what = "rows with equal features" if twins else "rows" if pool.groups is None else "groups"
+    raise UserError(f"{what}: some class lies in too few of them to be trained on and tested")
 
 
 @ONE_THREAD
@@ -284,32 +302,39 @@ def run(
 
 @ONE_THREAD
 def score(
-    trainer: Trainer, rows: NDArray, blocks: Iterable, labels: NDArray, method: str, own: NDArray | None, seed: int
+    trainer: Trainer,
+    rows: NDArray,
+    blocks: Iterable,
+    labels: NDArray,
+    method: str,
+    own: NDArray | None,
+    seed: int,
+    units: NDArray | None = None,
 ) -> pd.DataFrame:
-    """Score every row by models that did not see it; rows come in ``blocks`` of numbers and features.
+    """Score every row by models that saw nothing of its unit. ``blocks`` have rows' numbers, their features, and the
+    place of one of the unit among the k that the ``trainer`` holds, -1 where there is none.
 
-    ``labels`` (n,) are those of all numbers, ``rows`` (k,) the numbers of what the ``trainer`` holds; of the others no
-    model saw any. ``method`` is the advised one; ``own`` (n, C) are the user's out-of-sample probabilities, used in
-    place of the models'. Returns, by ascending number: ``given``, the probability of the given label; ``suggested``,
-    the most probable class, and its ``probability``; ``agreement``, the share of repeats that count the label as wrong;
-    ``wrong``, whether it is flagged: as many as the repeats count on average, the least probable first; ``drop``, the
-    score by which the method drops, highest first. Only these are held, so that memory does not grow with what is in a
-    row.
+    ``labels`` (n,) are those of all numbers, ``rows`` (k,) the trainer's numbers, ``units`` (k,) what no fold splits
+    (None: each row by itself). ``method`` is the advised one; ``own`` (n, C) are the user's out-of-sample
+    probabilities, used in place of the models'. Returns, by ascending number: ``given``, the probability of the given
+    label; ``suggested``, the most probable class, and its ``probability``; ``agreement``, the share of repeats that
+    count the label as wrong; ``wrong``, whether it is flagged: as many as the repeats count on average, the least
+    probable first; ``drop``, the score by which the method drops, highest first; ``trained``, whether some models saw
+    it. Only these are held, so that memory does not grow with what is in a row.
     """
-    y, place, repeats = labels[rows], np.full(len(labels), -1), []
+    y, repeats = labels[rows], []
     # Of all rows at once: kept block by block, they would lie between the blocks' freed memory and let it grow.
     made = {name: np.zeros(len(labels), np.float32) for name in ("given", "probability", "agreement", "drop")}
     made["suggested"] = np.zeros(len(labels), np.int32)
-    place[rows] = np.arange(len(rows))
     for i in range(REPEATS):
-        models = trainer.references(y, seeds.generator(seed, "advise", "final", i))
-        p = models.probabilities(trainer.x, place[rows])[1] if own is None else own[rows]
+        models = trainer.references(y, seeds.generator(seed, "advise", "final", i), units)
+        p = models.probabilities(trainer.x, np.arange(len(rows)))[1] if own is None else own[rows]
         influence = models.self_influence(trainer.x, y) if method == "influence" else None
         repeats.append((models, pruning.class_means(p, y), influence))
-    for at, x in blocks:
+    for at, x, place in blocks:
         y, total = labels[at], 0
         for models, thresholds, influence in repeats:
-            seen, unseen = models.probabilities(x, place[at])
+            seen, unseen = models.probabilities(x, place)
             unseen = unseen if own is None else own[at]
             likely = pruning.confident_at(unseen, thresholds)  # by the pool's means, in whichever block a row comes
             wrong = (likely >= 0) & (likely != y)
@@ -322,6 +347,7 @@ def score(
             made["drop"][at] += drop / REPEATS
         made["given"][at], made["probability"][at] = total[np.arange(len(at)), y], total.max(1)
         made["suggested"][at] = total.argmax(1)
+    made["trained"] = np.isin(np.arange(len(labels)), rows)
     scored = pd.DataFrame(made)[labels >= 0]
     flagged = least_confident(scored.given.to_numpy(), scored.agreement.sum())
     return scored.assign(wrong=flagged & (scored.suggested != labels[scored.index]))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from datalab import seeds, stats
-from datalab.advise.pilot import ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL, SUREST
+from datalab.advise.pilot import CAPS, ESTIMATED, KEEP_ALL, PRIOR, RANDOM, RELABEL, SUREST
 from datalab.protocol import protocol
 
 # Where no label is wrong, the surest rows' error is at most this share of all rows': chosen on the sets looked at, of
@@ -53,7 +53,8 @@ def name(method: str, amount: str) -> str:
 def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
     """The verdict on the rows of :func:`datalab.advise.pilot.one_split` from two splits or more."""
     arms = rows[rows.kind == "arm"].astype({"split": int})
-    ratio, keep = float((arms.n_test / arms.n_train).mean()), (KEEP_ALL, "")
+    # That clean test rows are more than could be held out makes no two splits more alike.
+    ratio, keep = min(float((arms.n_test / arms.n_train).mean()), CAPS["test"] / CAPS["train"]), (KEEP_ALL, "")
     rng, sesoi = seeds.generator(seed, "advise", "verdict"), protocol().statistics["sesoi"]["f1"]
     scores = arms.pivot_table("macro_f1", ["method", "amount"], "split", sort=False)  # (arms, splits)
     dropped = arms.groupby(["method", "amount"], sort=False).dropped.mean()
@@ -96,6 +97,7 @@ def noise(rows: pd.DataFrame, ratio: float, rng: np.random.Generator) -> dict[st
     least = (of.surest - HARD * of["all"]) / (1 - HARD)
     below, above = (stats.corrected_resampled_t(values, ratio, rng) for values in (least, of.surest))
     low, high = np.clip([below.low[0], above.high[0]], 0, 1)
+    low = low if low <= high else 0.0  # where the surest rows are the wronger ones nothing is known from below
     if of.surest.nunique() == 1:
         count = -(-int(rows.n_train.mean()) // SUREST)
         high = binomtest(round(of.surest.mean() * count), count).proportion_ci(0.95).high
@@ -114,18 +116,22 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
         gain += f", {v.best['over random']:+.3f} {limits} over random"
     if v.answer == ACT and v.arm[0] == RELABEL:
         first = f"Look at the {facts['flagged']:,} flagged labels first: replacing them by the suggested ones pays."
+    elif v.answer == ACT and v.arm[0] == PRIOR:
+        first = "Keep everything, and take half the log of each class's share off the models' outputs: it pays."
     elif v.answer == ACT:
         first = f"{arm[0].upper()}{arm[1:]}" + (f": {facts['dropped']:,} rows." if facts["dropped"] else ": it pays.")
     elif v.answer == UNSURE and v.best.low > 0 and v.best["random low"] <= 0:
         first = f"Keep everything: {tried} beats it, and is not shown to beat as many rows dropped at random."
     elif v.answer == UNSURE:
-        first = "Keep everything: nothing else is shown to be better, and the data are too few to rule it out."
+        least = v.gains[v.gains.method != RANDOM].sort_values("high").iloc[-1]
+        first = "Keep everything: nothing else is shown to be better, and the data are too few to rule it out"
+        first += f" ({least.arm}: {least.gain:+.3f}, at most {least.high:+.3f})."
     else:
         first = "Keep everything: nothing tried is better by a point of macro-F1."
     guessing = 1 / facts["classes"]  # a class guessed as often as it comes has its share for F1, and these sum to 1
     blind = v.kept < guessing + NO_BETTER and v.arm[0] != RELABEL  # which is shown to pay, if it is advised
     if v.answer != ACT and facts["flagged"] and not blind:
-        first += f" Look at the listed labels ({facts['flagged']:,}) by hand."
+        first += f" Look at the flagged labels ({facts['flagged']:,}) by hand."
     judged = "clean test labels" if facts["clean"] else "held-out labels as noisy as the rest"
     second = f"{'Best of all arms tried, ' if v.answer != ACT else ''}{tried}: {gain}"
     second += f" ({facts['splits']} splits, {judged}; 95 % for all arms at once)."
@@ -138,7 +144,7 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     third = f"Wrong labels: {rate['low']} to {rate['high']} % (95 %); {rate['estimate']} % where the models are surest,"
     third += f" {rate['calibrated']} and {rate['counted']} % by the confident joint, which counts hard rows too."
     if facts["flagged"] > v.noise["high"] * facts["n"]:
-        third += f" More are listed ({facts['flagged']:,}): most of them are hard, not wrong."
+        third += f" More are flagged ({facts['flagged']:,}): most of them are hard, not wrong."
     fifth = "Limits: a small network on fixed features; a gain picked as the largest is a little too high"
     fifth += "." if facts["clean"] else "; noise that follows the features misleads labels that judge."
     if facts["stopped"]:

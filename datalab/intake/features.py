@@ -21,8 +21,10 @@ SIDES = {False: 16, True: 96}  # pixels a side that pictures are brought to, for
 HASHES = 1 << 14  # columns that words are counted in: more make the directions slow
 GROUPED = r"[-+]?[1-9]\d{0,2}(?:[,' \u00a0]\d{3})+(?:\.\d+)?"  # a number with marks between thousands
 POINT = "number, decimal point"  # beside decimal commas in other columns
+UNIT_NAME = r"^([A-Z]{3}) [-+\d]|\d ([A-Z]{3})$"
 NEARLY = 0.95  # a column is of a kind when so many of its values are
-DATE = r"(?:\d{1,4}|[A-Za-z]{3,9})[-/. ]+(?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}"  # year, month and day
+# Year, month and day; the year of two digits at least, or a version's three numbers would be one.
+DATE = r"(?=.*\d{2}\D*$|\d{4})(?:\d{1,4}|[A-Za-z]{3,9})[-/. ]+(?:\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{1,4}"
 SPACED = r"[ \u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]"  # what there is one of between words, or in place of them
 LOOKED_AT = 300  # columns, for leaks
 # A split's time is training's, in proportion to the numbers a row. Of more than WIDE, so many principal directions are
@@ -72,21 +74,30 @@ class Columns:
         if self.source.decimal == "," and len(values) < NEARLY * len(text):
             kind, values = POINT, numbers(column).dropna()
         if distinct < 2:
-            return LEFT_OUT + ("constant" if len(text) else "empty")
+            gaps = distinct and 0.01 * len(column) < len(column) - len(text)  # whether it is there tells something
+            return "category" if gaps else LEFT_OUT + ("constant" if distinct else "empty")
+        if text.str.extract(UNIT_NAME).bfill(axis=1)[0].nunique() > 1:  # "MAT 101", "PHY 101": no unit of one quantity
+            values = values[:0]
         if column.dtype.kind in "biuf" or len(values) >= NEARLY * len(text):
             offsets = [values - sign * values.index for sign in (1, -1)]  # from the row's number, up and down
-            counts = len(values) > 20 and (values % 1 == 0).all() and any(of.nunique() == 1 for of in offsets)
-            return LEFT_OUT + "a row number" if counts else kind
+            counts = any(of.nunique() == 1 for of in offsets) or self._permutes(values)
+            return LEFT_OUT + "a row number" if counts and len(values) > 20 and (values % 1 == 0).all() else kind
         if text.str.lower().str.endswith(IMAGES).mean() >= NEARLY:
             there = any(os.path.isfile(self.source.folder / path) for path in text)  # False, too, for what is no path
             return "image" if there else LEFT_OUT + "pictures that are not there"
         if text.str.contains(DATE).mean() >= NEARLY and days(column).notna().sum() >= NEARLY * len(text):
-            first = text.str.extract(r"^(\d{1,2})([-/.])\d{1,2}[-/.]\d").dropna()
-            dayfirst = first[0].astype(int).gt(12).any() or first[1].eq(".").any()
-            return f"date ({'day' if dayfirst else 'month'} first)" if len(first) else "date"
+            parts = text.str.extract(r"^(\d{1,2})([-/.])(\d{1,2})[-/.]\d").dropna()
+            first, second = (parts[i].astype(int).gt(12).sum() for i in (0, 2))  # days, so the other is the month
+            dayfirst = first > second or (first == second and parts[1].eq(".").any())
+            return f"date ({'day' if dayfirst else 'month'} first)" if len(parts) else "date"
         if self.source.texts or (distinct > 0.3 * len(text) and _prose(text)):
             return "text"
         return LEFT_OUT + "different in nearly every row" if distinct > NEARLY * len(text) else "category"
+
+    def _permutes(self, values: pd.Series) -> bool:
+        """Whether the values are rows' numbers from 0 or 1, in whichever order."""
+        rows, least = self.source.count(), values.min()
+        return values.is_unique and least in (0, 1) and values.max() - least < rows and len(values) > 0.5 * rows
 
     def typed(self, block: pd.DataFrame, source: Source | None = None) -> pd.DataFrame:
         """A block's used columns as its ``source`` (None: the sample's) means them: float64 (what is no number or
@@ -116,6 +127,7 @@ class Columns:
             except (ValueError, TypeError):
                 different = "its vectors differ in length, are missing, or hold other than numbers"
                 raise UserError(f"column '{column.name}': {different}; leave these rows or the column out") from None
+        vectors = np.where(np.abs(vectors) <= np.finfo(np.float32).max, vectors, np.nan)  # as of numbers
         return pd.DataFrame(vectors, index=column.index).add_prefix(f"{column.name}[")
 
 
@@ -166,6 +178,12 @@ def fit(frame: pd.DataFrame) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
     return encode
 
 
+def fingerprints(frame: pd.DataFrame) -> pd.Series:
+    """A number for every typed row, equal for features that are equal to the models: numbers in float32."""
+    numbers = frame.select_dtypes("number")
+    return pd.util.hash_pandas_object(frame.assign(**numbers.astype(np.float32)), index=False)
+
+
 def leaks(frame: pd.DataFrame, labels: NDArray) -> list[str]:
     """The columns that alone give nearly every row's label: a small tree on half a class, asked about the rest."""
     from sklearn.model_selection import train_test_split
@@ -178,7 +196,7 @@ def leaks(frame: pd.DataFrame, labels: NDArray) -> list[str]:
         tree = DecisionTreeClassifier(max_leaf_nodes=4 * (labels.max() + 1), random_state=0)
         values = column.to_numpy(dtype=float)[:, None]
         hit = tree.fit(values[half], labels[half]).score(values[rest], labels[rest])
-        if hit >= 0.98 and hit > usual + 0.05:
+        if hit >= 0.98 and 1 - hit < (1 - usual) / 4:  # of the errors of guessing, a quarter is left at most
             lines.append(f"leak? '{name}' alone gives the label of {hit:.1%} of rows: known before the label is?")
     if frame.shape[1] > LOOKED_AT:
         lines.append(f"leak? only the first {LOOKED_AT} of {frame.shape[1]:,} columns were looked at, each alone")
@@ -236,6 +254,8 @@ def picture(path: Path) -> Any:
     from PIL import Image, ImageOps
 
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with Image.open(path) as opened:
             made = ImageOps.exif_transpose(opened)
             if made.mode[0] in "IF":

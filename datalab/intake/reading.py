@@ -27,7 +27,9 @@ PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
 TEXT = (".csv", ".tsv", ".txt", ".tab")
 TABS = {"\\t": "\t", "tab": "\t"}  # a tab, as it is typed in a shell
 KINDS = ".csv, .tsv, .parquet, .npz, .npy, or as a folder of images by class"
-COMMA, POINT = r"[-+]?[\d.]*\d,\d+", r"[-+]?\d+\.\d+"  # a number with one and with the other decimal mark
+# A number with one and with the other decimal mark, or with several of the other between thousands.
+COMMA = r"[-+]?(?:[\d.]*\d,\d+|\d{1,3}(?:\.\d{3}){2,})"
+POINT = r"[-+]?(?:\d+\.\d+|\d{1,3}(?:,\d{3}){2,})"
 UNSURE = r"[-+]?[1-9]\d{0,2}(?:,\d{3}|(?:\.\d{3})+)"  # whose mark may as well lie between thousands
 UNIT = r"^(?:[$€£¥₹] ?|[A-Z]{3} )(?=[-+\d])|(?<=\d)(?: ?[%$€£¥₹]| [A-Z]{3})$"
 
@@ -40,7 +42,7 @@ class Source:
     is the label's column, ``key`` that which names a row, and ``rows`` how many there are, once the source knows it;
     ``texts`` says that the columns are a list of texts, ``grid`` is the height and width of pictures that they are;
     ``decimal`` is the mark of numbers that are text; ``directions`` brings rows to the columns, where a sparse matrix
-    had more.
+    had more; ``path`` is that of a file which is read anew each time.
     """
 
     name: str
@@ -55,8 +57,10 @@ class Source:
     decimal: str = "."
     rows: int | None = None
     directions: Callable[[Any], np.ndarray] | None = None
+    path: Path | None = None
 
     def __post_init__(self) -> None:
+        self._written = self._stamp()
         if twice := sorted(name for name, count in Counter(self.columns).items() if count > 1):
             raise UserError(f"{self.name}: two columns are called '{twice[0]}'; rename one (or is there no header?)")
 
@@ -74,9 +78,14 @@ class Source:
                 yield block
         except (ValueError, OSError) as error:
             raise unreadable(f"file '{self.name}'", error) from None
-        if self.rows not in (None, start):
-            raise UserError(f"{self.name}: it had {most:,} rows before; leave it as it is until the answer is there")
+        if self.rows not in (None, start) or self._stamp() != self._written:
+            raise UserError(f"{self.name}: it has changed since it was first read; leave it until the answer is there")
         self.rows = start
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What tells that the file is as it was."""
+        written = self.path.stat() if self.path else None
+        return (written.st_ino, written.st_size, written.st_mtime_ns) if written else ()
 
     def take(self, columns: list[str] | None = None, at: np.ndarray | None = None) -> pd.DataFrame:
         """The rows of these numbers (None: all), in their order here. Raises UserError for a source without rows."""
@@ -154,7 +163,7 @@ def options(given: Any, *data: Any) -> dict[str, str]:
 
 def read(data: Any, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Source:
     """The source of a path, or of data in memory. Raises UserError, one line, for what cannot be read."""
-    path = Path(data).resolve() if isinstance(data, str | Path) else None
+    path = Path(data).absolute() if isinstance(data, str | Path) else None  # a link's own name says its kind
     try:
         if path is None:
             return in_memory(data)
@@ -238,12 +247,12 @@ def separated(path: Path, delimiter: str | None, decimal: str | None, encoding: 
             yield batch.slice(header).to_pandas()[names]  # asked for no column, pyarrow gives all
             header -= min(header, len(batch))
 
-    source = Source(path.name, data, columns, [], path.parent)
+    source = Source(path.name, data, columns, [], path.parent, path=path)
     sample = next((block for block in data(columns) if len(block)), None)
     if sample is None:
         raise UserError(f"{path.name}: a header, and no rows under it")
     if decimal is None:
-        cells = bare(sample[:500].stack())
+        cells = bare(sample[:5000].stack())
         comma, point, unsure = (cells.str.fullmatch(number) for number in (COMMA, POINT, UNSURE))
         more = comma.astype(int) - point.astype(int)
         ahead = more[~unsure].sum() or (delimiter == ";") * more.sum()
@@ -278,17 +287,28 @@ def _encoding(path: Path) -> str:
 
 def parquet(path: Path) -> Source:
     """A Parquet file, nullable types and categories included."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, pre_buffer=False)  # buffered ahead, it holds the whole file in the end
-    columns, rows = list(file.schema_arrow.names), file.metadata.num_rows
+    schema, rows = file.schema_arrow, file.metadata.num_rows
+    columns = [name for name in schema.names if not re.fullmatch(r"__index_level_\d+__", name)]
+
+    def nullable(kind: pa.DataType) -> Any:
+        named = str(kind).replace("uint", "UInt").replace("int", "Int")
+        return pd.api.types.pandas_dtype(named) if pa.types.is_integer(kind) else None
 
     def data(names: list[str]) -> Iterable[pd.DataFrame]:
-        # By pandas' own metadata a named index would be no column.
-        return (batch.to_pandas(ignore_metadata=True) for batch in file.iter_batches(BLOCK, columns=names))
+        for batch in file.iter_batches(BLOCK, columns=names):
+            holey = any(column.null_count and pa.types.is_integer(column.type) for column in batch.columns)
+            # By pandas' own metadata a named index would be no column; whole numbers beside a gap stay what they are.
+            yield batch.to_pandas(ignore_metadata=True, types_mapper=nullable if holey else None)
 
     line = f"Parquet: {rows:,} rows, {len(columns)} columns"
-    return Source(path.name, data, columns, [line], path.parent, rows=rows)
+    source = Source(path.name, data, columns, [line], path.parent, rows=rows, path=path)
+    if len(columns) < len(schema.names):
+        source.detected.append("index: pandas' own, without a name, is left out")
+    return source
 
 
 def numpy_file(path: Path) -> Source:
@@ -300,7 +320,9 @@ def numpy_file(path: Path) -> Source:
     tables = [name for name, array in named.items() if array.ndim > 1 and array.shape[1] > 1]
     if not tables:
         raise UserError(f"file '{path.name}': no features (n, d) among its arrays: {', '.join(named) or 'none'}")
-    key = next((name for name in tables if name.lower() in FEATURES), tables[0])
+    other = re.compile("|".join((*map(re.escape, LABELS), ".*(test|val).*")))  # one-hot labels, other rows
+    likely = [name for name in tables if not other.fullmatch(name.lower())] or tables
+    key = next((name for name in likely if name.lower() in FEATURES), likely[0])
     n = len(named[key])
     rows = {name: array.ravel() for name, array in named.items() if max(array.shape, default=0) == array.size == n}
     label = next((name for name in rows if name.lower() in LABELS), None)
@@ -350,7 +372,7 @@ def _dense(x: Any) -> Source:
 def image_folder(path: Path) -> Source:
     """A folder with a folder of images for each class: a column of paths, and one of class names."""
     inside = sorted(path.glob("[!.]*/[!.]*"))
-    files = [file for file in inside if file.suffix.lower() in IMAGES]
+    files = [file for file in inside if file.suffix.lower() in IMAGES and file.is_file()]
     if not files:
         raise UserError(f"folder '{path.name}': no images by class in it (class/picture.png); or name a file")
     table = pd.DataFrame([(f"{f.parent.name}/{f.name}", f.parent.name) for f in files], columns=["image", "class"])

@@ -4,10 +4,12 @@ A table carries its stamp: profile, seeds and n. In ``.md``, ``.tex`` and HTML t
 ``.csv`` stays clean for ``pandas.read_csv`` and has the stamp beside it in ``<name>.json``.
 """
 
+import csv
 import html
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,7 @@ class Table:
 
     def csv(self) -> str:
         """Comma-separated, LF, floats with :data:`CSV_DIGITS` significant digits, missing values empty."""
-        return self.frame.astype(object).map(exact).to_csv(index=False, lineterminator="\n")
+        return csv_of(self.frame.astype(object).map(exact))
 
     def sidecar(self) -> str:
         """What the ``.csv`` cannot say: caption, stamp, number of rows, whether it holds measured time. As JSON."""
@@ -116,6 +118,16 @@ def flat(frame: pd.DataFrame | pd.Series) -> pd.DataFrame:
     if len(set(names)) < len(names):
         raise ValueError(f"table columns must differ, got {names}")
     return frame.set_axis(names, axis=1)
+
+
+def csv_of(frame: pd.DataFrame, path: Path | None = None) -> str | None:
+    """The frame comma-separated with LF, in a file or as text. Text is quoted where some of it holds a bare CR, which
+    pandas does not quote and which ends a row to whoever reads it.
+    """
+    text = frame.select_dtypes(exclude=["number", "bool"])
+    returns = any("\r" in str(value) for name in text for value in (name, *text[name].unique()))
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    return frame.to_csv(path, index=False, lineterminator="\n", quoting=quoting)
 
 
 def exact(value: Any) -> str:

@@ -34,9 +34,11 @@ def corrected_resampled_t(
 
     The variance of a mean over J splits is taken as (1/J + n_test/n_train) s^2, not s^2/J, since splits share rows. The
     limits are mean +- q s.e. with q the ``confidence`` point of the largest |t| of the k arms, drawn with the arms' own
-    correlation on J - 1 degrees of freedom (Dunnett 1955, with the correlation estimated): they hold for whichever arm
-    is picked afterwards, so that picking the best needs no further correction. Gains that
-    are all 0 have an interval of width 0; all equal but not 0, they say nothing of chance, and the limits are infinite.
+    correlation and each with a spread of its own on J - 1 degrees of freedom: they hold for whichever arm is picked
+    afterwards, so that picking the best needs no further correction. Of few splits the correlation has too low a rank:
+    with one spread for all, as Dunnett (1955) has it, some interval of 15 arms missed in 47 % of cases with 2 splits,
+    in 20 % with 4. Gains that are all 0 have an interval of width 0; all equal but not 0, they say nothing of chance,
+    and the limits are infinite.
     Raises UserError for fewer than 2 splits or a value that is not finite.
     """
     d = np.atleast_2d(dense(d, "gains").astype(float))
@@ -50,7 +52,7 @@ def corrected_resampled_t(
     if varies.any():
         rows = (d[varies] - mean[varies, None]) / (spread[varies, None] * np.sqrt(splits - 1))  # unit length
         z = rng.standard_normal((DRAWS, splits)) @ rows.T
-        largest = np.abs(z).max(1) / np.sqrt(rng.chisquare(splits - 1, DRAWS) / (splits - 1))
+        largest = (np.abs(z) / np.sqrt(rng.chisquare(splits - 1, z.shape) / (splits - 1))).max(1)
         half[varies] = np.quantile(largest, confidence) * error[varies]
         t = np.abs(mean[varies]) / error[varies]
         single = 2 * stdtr(splits - 1, -t)  # the draws' floor must not be below one arm's own p

@@ -69,9 +69,9 @@ def test_the_answer_says_how_good_the_model_is_and_whether_more_is_listed_than_c
     assert "trust no flag" not in of_good[1]
     assert "trust no flag" in of_bad[1]
     assert "by hand" not in of_bad[0]
-    assert of_good[0].endswith("Look at the listed labels (300) by hand.")
-    assert "More are listed (300)" in of_good[2]
-    assert "More are listed" not in verdict.lines(good, FACTS, "")[2]
+    assert of_good[0].endswith("Look at the flagged labels (300) by hand.")
+    assert "More are flagged (300)" in of_good[2]
+    assert "More are flagged" not in verdict.lines(good, FACTS, "")[2]
 
 
 def test_a_gain_that_is_large_but_not_shown_is_too_little_data() -> None:
@@ -116,3 +116,26 @@ def test_the_same_rows_give_the_same_verdict_and_five_lines() -> None:
     assert len(lines) == 5
     assert lines[0] == "Drop 20% by confident learning: 180 rows."
     assert lines[4].startswith("Answer so far (interrupted): 5 of 12 splits.")
+
+
+def test_surest_rows_that_are_the_wronger_ones_say_nothing_from_below() -> None:
+    """Limits of two quantities: "wrong labels: 100 to 77 %"."""
+    frame = rows({})
+    frame.loc[frame.kind == "noise", ["surest", "all"]] = [0.6, 0.2]
+    noise = verdict.conclude(frame, 1).noise
+    assert (noise["low"], noise["estimate"]) == (0, pytest.approx(0.6))
+    assert noise["high"] >= 0.6
+
+
+def test_more_clean_test_rows_than_could_be_held_out_widen_no_interval() -> None:
+    frame = rows({CL: 0.03})
+    few, many = (verdict.conclude(frame.assign(n_test=n), 1).best for n in (300, 6000))
+    assert few.high - few.low == pytest.approx(many.high - many.low, rel=0.02)
+
+
+def test_a_correction_for_the_classes_shares_is_told_as_what_to_do_and_too_little_data_by_the_arm() -> None:
+    prior = verdict.conclude(rows({(pilot.PRIOR, ""): 0.03}), 1)
+    assert "take half the log of each class's share off" in verdict.lines(prior, FACTS, "")[0]
+    unsure = verdict.conclude(rows({}, splits=4, spread=0.02), 1)
+    arm = unsure.gains[unsure.gains.method != pilot.RANDOM].nlargest(1, "high").iloc[0]
+    assert f"({arm.arm}: {arm.gain:+.3f}, at most {arm.high:+.3f})" in verdict.lines(unsure, FACTS, "")[0]

@@ -445,12 +445,12 @@ def test_a_reader_that_fails_holds_no_function_of_pythons(tmp_path: Path, monkey
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    for rows in (60, 40):
+    for rows, cells in ((60, "1,2"), (40, "1,2"), (50, "2,1")):
         path.write_text("a,b\n" + "1,2\n" * 50)
         source = reading.read(path)
         assert source.count() == 50
-        path.write_text("a,b\n" + "1,2\n" * rows)
-        with pytest.raises(UserError, match=r"^t\.csv: it had 50 rows before"):
+        path.write_text("a,b\n" + f"{cells}\n" * rows)
+        with pytest.raises(UserError, match=r"^t\.csv: it has changed since it was first read"):
             source.take()
 
 
@@ -589,3 +589,69 @@ def test_a_column_of_short_phrases_is_text_and_one_of_ids_is_not() -> None:
         [f"{word}.{i}@mail.org" for i, word in enumerate(RNG.choice(words, N))],
     ):
         assert kinds(ids) == "left out, different in nearly every row"
+
+
+def kind_of(values: list) -> str:
+    source = reading.read(pd.DataFrame({"c": values, "other": np.arange(len(values)) ** 2 % 61}))
+    return features.Columns(source.take(), source).kinds["c"]
+
+
+def test_a_unit_is_one_a_column_and_a_versions_numbers_are_no_date() -> None:
+    codes = [f"{['MAT', 'PHY'][i % 2]} {i % 9}" for i in range(90)]
+    assert kind_of(codes) == "category"
+    assert kind_of([f"EUR {i * i}" for i in range(90)]) == "number"
+    assert kind_of([f"1.{i % 4}.{i % 3}" for i in range(90)]) == "category"
+
+
+def test_one_day_in_the_months_place_turns_no_column_of_dates() -> None:
+    american = [f"{1 + i % 12:02d}/{1 + i % 28:02d}/2024" for i in range(400)]
+    assert kind_of([*american, "13/01/2024"]) == "date (month first)"
+    assert kind_of([f"{1 + i % 28:02d}.{1 + i % 12:02d}.2024" for i in range(400)]) == "date (day first)"
+
+
+def test_whether_a_value_is_there_is_a_feature_where_it_is_always_the_same() -> None:
+    assert kind_of(["Gravel", None] * 45) == "category"
+    assert kind_of(["Gravel"] * 90) == "left out, constant"
+
+
+def test_a_rows_number_is_one_in_whichever_order() -> None:
+    frame = pd.DataFrame({"n": np.random.default_rng(0).permutation(90), "x": np.arange(90) ** 2 % 61})
+    source = reading.read(frame)
+    assert features.Columns(frame, source).kinds == {"n": "left out, a row number", "x": "number"}
+
+
+def test_several_marks_in_a_number_lie_between_thousands(tmp_path: Path) -> None:
+    amounts = ["999", "12.345", "1.234.567", "7.654.321"]
+    (tmp_path / "t.csv").write_text("pay;y\n" + "".join(f"{pay};{'ab'[i % 2]}\n" for i, pay in enumerate(amounts * 9)))
+    source = reading.read(tmp_path / "t.csv")
+    frame = source.take(["pay"])
+    assert features.Columns(frame, source).typed(frame).pay[:4].tolist() == [999, 12345, 1234567, 7654321]
+
+
+def test_a_link_is_of_its_own_names_kind_and_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "blob")
+    (tmp_path / "t.parquet").symlink_to(tmp_path / "blob")
+    assert reading.read(tmp_path / "t.parquet").columns == ["a"]
+    (tmp_path / "pictures" / "a").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pictures" / "a" / "p.png")
+    with pytest.raises(UserError, match="no images by class"):
+        reading.read(tmp_path / "pictures")
+    assert features.picture(tmp_path / "pictures" / "a" / "p.png") is None
+
+
+def test_labels_and_test_rows_of_an_npz_are_not_its_features(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", labels=np.eye(3)[np.arange(9) % 3], X_test=np.ones((4, 5)), images=np.ones((9, 5)))
+    assert len(reading.read(tmp_path / "t.npz").columns) == 5
+
+
+def test_pandas_own_index_is_no_feature_of_a_parquet(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1, 2]}, index=[7, 8]).to_parquet(tmp_path / "t.parquet")
+    source = reading.read(tmp_path / "t.parquet")
+    assert source.columns == ["a"]
+    assert "index: pandas' own, without a name, is left out" in source.detected
+
+
+def test_a_leak_is_seen_where_one_class_has_nearly_all_rows() -> None:
+    y = (np.arange(1000) % 33 == 0).astype(int)
+    frame = pd.DataFrame({"leak": y * 5 + 1.0, "x": np.random.default_rng(0).normal(size=1000)})
+    assert [line.split("'")[1] for line in features.leaks(frame, y)] == ["leak"]

@@ -67,3 +67,10 @@ def test_a_named_index_becomes_columns_and_equal_column_names_are_refused() -> N
     assert table_of(frame).csv() == "set,a x,a y\ns,1,2\n"
     with pytest.raises(ValueError, match="must differ"):
         table_of(pd.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_a_bare_carriage_return_ends_no_row() -> None:
+    frame = pd.DataFrame({"label": ["street\rname", "a"], "n": [1, 2]})
+    back = pd.read_csv(io.StringIO(table_of(frame).csv()))
+    assert back.label.tolist() == frame.label.tolist()
+    assert table_of(frame.replace("\r", " ", regex=True)).csv() == "label,n\nstreet name,1\na,2\n"
