@@ -112,7 +112,9 @@ def judged(rows: pd.DataFrame) -> dict[str, Any]:
     """One file's advice, from its pilot's rows, beside other rules, judged by the clean labels."""
     clean = rows[rows.kind == "arm"].fillna({"amount": ""}).groupby(["method", "amount"], sort=False)
     f1, accuracy = clean.macro_f1.mean(), clean.accuracy.mean()
-    seen = rows.fillna({"amount": ""}).assign(macro_f1=rows.held_out_f1)
+    # What an advice without a clean file sees: as many test rows as are held out of the file.
+    held_out = rows.n_train * protocol().splits["test"] / protocol().splits["train"]
+    seen = rows.fillna({"amount": ""}).assign(macro_f1=rows.held_out_f1, n_test=held_out)
     v = verdict.conclude(seen, ROOT)
     best, sesoi = f1.drop(pilot.RANDOM).max(), protocol().statistics["sesoi"]["f1"]
     looks = (v.best.method, v.best.amount) if v.best.gain > sesoi else KEEP
