@@ -76,7 +76,8 @@ class Columns:
         if distinct < 2:
             gaps = distinct and 0.01 * len(column) < len(column) - len(text)  # whether it is there tells something
             return "category" if gaps else LEFT_OUT + ("constant" if distinct else "empty")
-        if text.str.extract(UNIT_NAME).bfill(axis=1)[0].nunique() > 1:  # "MAT 101", "PHY 101": no unit of one quantity
+        units = text.str.extract(UNIT_NAME)
+        if units[0].fillna(units[1]).nunique() > 1:  # "MAT 101", "PHY 101": no unit of one quantity
             values = values[:0]
         if column.dtype.kind in "biuf" or len(values) >= NEARLY * len(text):
             offsets = [values - sign * values.index for sign in (1, -1)]  # from the row's number, up and down
