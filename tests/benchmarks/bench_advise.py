@@ -23,8 +23,9 @@ from scipy.stats import t
 from threadpoolctl import threadpool_limits
 
 from datalab import data, metrics, noise, seeds, stats
-from datalab.advise import pilot, verdict
+from datalab.advise import advise, pilot, verdict, write
 from datalab.data import COUNTED
+from datalab.data.preparation import human_labels
 from datalab.protocol import protocol
 
 # What is asked of every set: the noise, its rate, and whether flags are compared there.
@@ -197,6 +198,26 @@ def summarise(out: Path, to: Path, splits: int) -> None:
         print(frame.round(3).T.to_string() if name == "truth" else frame.round(3).to_string(), end="\n\n")
 
 
+def example(folder: Path) -> None:
+    """The README's file: 1,500 tweets with one rater's label each, the advice on it, and how much of it is true."""
+    tweets = data.load("vader-tweets-3")
+    names = np.array(tweets.class_names)
+    rating = human_labels(tweets, seeds.generator(ROOT, "bench advise", "tweets"))[:1500]
+    folder.mkdir(parents=True, exist_ok=True)
+    file, true = folder / "tweets.csv", tweets.labels[:1500]
+    tweets.features[:1500].assign(rating=names[rating]).to_csv(file, index=False)
+    began = time.perf_counter()
+    advice = advise(file, label="rating", say=print)
+    write(advice, folder / "tweets-advice")
+    at, wrong = advice.flagged.id.to_numpy(), rating != true
+    right = advice.flagged["suggested label"].to_numpy() == names[true[at]]
+    print(
+        f"{advice}\n{time.perf_counter() - began:.0f} s; {wrong.sum()} labels ({wrong.mean():.0%}) are not most raters'"
+    )
+    first = wrong[at[:50]].mean()
+    print(f"{len(at)} flagged, {wrong[at].mean():.0%} wrong, of the first 50 {first:.0%}; {right.mean():.0%} set right")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=list(COUNTED))
@@ -204,7 +225,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600, help="rows of a file at most")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/advise"), help="rows, appended")
     parser.add_argument("--tables", type=Path, help="where the tables go; then nothing is run")
+    parser.add_argument("--example", type=Path, help="a folder for the README's tweets; then nothing else is run")
     given = parser.parse_args()
+    if given.example:
+        return example(given.example)
     if given.tables:
         return summarise(given.out, given.tables, given.splits)
     given.out.mkdir(parents=True, exist_ok=True)
