@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from datalab.errors import UserError
-from datalab.stats import corrected_resampled_t
+from datalab.stats import corrected_resampled_t, resampled
 
 RATIO = 25 / 60
 
@@ -33,7 +33,8 @@ def test_independent_arms_need_the_factor_of_their_number_and_equal_arms_less() 
 
 
 @pytest.mark.parametrize("splits", [2, 4, 8])
-def test_of_few_splits_too_all_limits_hold_at_once(splits: int) -> None:
+def test_of_few_splits_too_all_limits_hold_at_once(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampled, "DRAWS", 5000)
     rng, missed = np.random.default_rng(splits), 0
     for _ in range(200):
         luck = np.sqrt(RATIO) * rng.normal(0, 1, (15, 1))
