@@ -123,9 +123,9 @@ def lines(v: Verdict, facts: dict[str, Any], hit: str) -> list[str]:
     elif v.answer == UNSURE and v.best.low > 0 and v.best["random low"] <= 0:
         first = f"Keep everything: {tried} beats it, and is not shown to beat as many rows dropped at random."
     elif v.answer == UNSURE:
-        least = v.gains[v.gains.method != RANDOM].sort_values("high").iloc[-1]
-        first = "Keep everything: nothing else is shown to be better, and the data are too few to rule it out"
-        first += f" ({least.arm}: {least.gain:+.3f}, at most {least.high:+.3f})."
+        unsettled = v.gains[v.gains.method != RANDOM].sort_values("high").iloc[-1]
+        first = "Keep everything: nothing else is shown to be better, though it is not ruled out"
+        first += f" ({unsettled.arm}: {unsettled.gain:+.3f}, at most {unsettled.high:+.3f})."
     else:
         first = "Keep everything: nothing tried is better by a point of macro-F1."
     guessing = 1 / facts["classes"]  # a class guessed as often as it comes has its share for F1, and these sum to 1
