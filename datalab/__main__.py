@@ -5,6 +5,7 @@ libraries that read them crash, or go on where neither an alarm nor Ctrl-C reach
 nothing else, and a line says so.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -32,12 +33,25 @@ def program() -> None:
 
 
 def _main() -> None:
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a job in the background does not hear it
+    if heard:
+        signal.signal(signal.SIGINT, _interrupted)
+    from datalab.cli import main  # after the fork: the process that waits need not hold it
+
+    if sys.argv[1:2] == ["advise"] and {"-h", "--help"}.isdisjoint(sys.argv):
+        importlib.import_module("datalab.advise")  # which takes torch
+    if heard:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        from datalab.cli import main  # after the fork: the process that waits need not hold it
-    except KeyboardInterrupt:  # these take a second or two
-        print("datalab: interrupted", file=sys.stderr)
-        sys.exit(130)
-    main()
+        main()
+    finally:
+        exec("")  # or Python ends by the signal, whatever the status, where it met code made from text, as dataclasses
+
+
+def _interrupted(*_: object) -> None:
+    """End where nothing has begun: some libraries that are being loaded swallow an exception, or abort on it."""
+    os.write(2, b"datalab: interrupted\n")
+    os._exit(130)
 
 
 def _status(child: int) -> int:

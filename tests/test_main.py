@@ -73,19 +73,36 @@ def test_its_words_and_status_are_the_commands(arguments: tuple[str, ...], statu
     assert ("there is no such folder" in done.stderr) == bool(status)
 
 
-def test_ctrl_c_while_the_command_is_imported_is_a_line_and_no_traceback() -> None:
-    """Before: the first one or two seconds of every command ended in one."""
-    interrupted = """
-import sys
+AS_A_SIGNAL = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+@pytest.mark.parametrize(
+    ("command", "loading", "happens"),
+    [
+        ("plan", "datalab.cli", AS_A_SIGNAL),
+        ("advise", "torch", f"""
+            try:
+                {AS_A_SIGNAL}
+            except KeyboardInterrupt:
+                pass  # as libraries' callbacks do"""),
+        ("datasets", "datalab.data", "exec('raise KeyboardInterrupt')"),  # as a dataclass is made
+    ],
+)  # fmt: skip
+def test_ctrl_c_while_a_command_is_loaded_is_a_line_and_130(
+    command: str, loading: str, happens: str, tmp_path: Path
+) -> None:
+    """Before: the first second or two of a command ended in a traceback, by the signal, or not at all."""
+    (tmp_path / "interrupted.py").write_text(f"""
+import os, signal, sys
 class Finder:
     def find_spec(self, name, *_):
-        if name == "datalab.cli":
-            raise KeyboardInterrupt
+        if name == {loading!r}:
+            {happens}
 sys.meta_path.insert(0, Finder())
-sys.argv[1:] = ["plan"]
+sys.argv[1:] = [{command!r}]
 import datalab.__main__ as m
 m.program()
-"""
-    command, environment = [sys.executable, "-c", interrupted], os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "datalab: interrupted\n")
+""")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run([sys.executable, "-m", "interrupted"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "datalab: interrupted")
