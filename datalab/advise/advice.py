@@ -121,15 +121,9 @@ def advise(
     v, steps = conclude(rows, seed), int(rows[rows.kind == "noise"].steps.mode()[0])
     blocks = [(at, x, np.arange(n))] if whole else _streamed(given, pooled, encoder)
     scored = pilot.score(pilot.Trainer(x, classes, (steps,)), at, blocks, codes, v.arm[0], own, seed, pool.units)
-    facts = {
-        "data": printable(given.source.name),
-        "n": n,
-        "classes": classes,
-        "splits": int(rows.split.nunique()),
-        "seed": seed,
-        "planned": planned,
-    }
-    facts |= {"stopped": stopped, "clean": pooled.test is not None, "detected": detected}
+    facts = {"data": printable(given.source.name), "n": n, "classes": classes, "seed": seed}
+    facts |= {"splits": int(rows.split.nunique()), "planned": planned, "stopped": stopped}
+    facts |= {"clean": pooled.test is not None, "detected": detected}
     advice = _advice(table, given.source, v, rows, scored.join(table.rows), facts)
     advice.facts["seconds"] = round(time.perf_counter() - began, 1)
     return advice

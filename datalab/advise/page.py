@@ -1,7 +1,9 @@
 """What is written: ``advice.json``, ``kept.csv``, ``flagged.csv``, and ``index.html`` with four pictures, no script."""
 
 import base64
+import contextlib
 import io
+import json
 import tempfile
 import warnings
 from importlib.resources import files
@@ -23,17 +25,21 @@ from datalab.record import figures
 from datalab.record.folder import printable
 from datalab.record.tables import csv_of
 
-FILES = ("advice.json", "kept.csv", "flagged.csv", "index.html")
-KINDS = ("given", "suggested")  # labels of a flagged row
+TABLES = ("kept.csv", "flagged.csv")
+FILES = ("advice.json", *TABLES, "index.html")
 MOST = 15  # bars of a picture
 
 
 def check(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier advice, or cannot be written, before any work is done."""
-    if folder.exists() and (
-        not folder.is_dir() or any(path.name not in FILES or path.is_dir() for path in folder.iterdir())
-    ):
-        raise UserError(f"folder '{folder}': holds other files; name a new one with --to")
+    """Refuse a folder that holds anything but an earlier advice, as it was written, or cannot be written."""
+    as_written = {}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        as_written = dict(json.loads((folder / "advice.json").read_bytes())["sha256"])
+    for path in folder.iterdir() if folder.is_dir() else [folder][: folder.exists()]:
+        if path.name not in FILES or path.is_dir() or path == folder:
+            raise UserError(f"folder '{folder}': holds other files; name a new one with --to")
+        if path.name in TABLES and atomic.sha256(path) != as_written.get(path.name):
+            raise UserError(f"folder '{folder}': its {path.name} was changed; move it, or name a new one with --to")
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
         tempfile.TemporaryDirectory(dir=nearest).cleanup()  # as root, no bit says that it cannot be written
@@ -42,22 +48,24 @@ def check(folder: Path) -> None:
 
 
 def write(advice: Advice, folder: Path | str) -> list[Path]:
-    """Write the four files; equal answers give equal bytes, but for ``seconds`` in ``advice.json``."""
+    """Write the four files, or none; equal answers give equal bytes, but for ``seconds`` in ``advice.json``."""
     folder = Path(folder)
     check(folder)
     page = html(advice)  # before anything is written
-    atomic.write(folder / "advice.json", pd.Series(advice.facts).to_json(indent=1, force_ascii=False) + "\n")
-    for name, table in (("kept.csv", advice.kept), ("flagged.csv", advice.flagged)):
-        with atomic.replacing(folder / name) as path:  # piece by piece: it may be long
-            csv_of(table, path)
-    atomic.write(folder / "index.html", page)
+    with contextlib.ExitStack() as written:
+        paths = {name: written.enter_context(atomic.replacing(folder / name)) for name in FILES}
+        for name, table in zip(TABLES, (advice.kept, advice.flagged), strict=True):
+            csv_of(table, paths[name])
+        facts = advice.facts | {"sha256": {name: atomic.sha256(paths[name]) for name in TABLES}}
+        paths["advice.json"].write_text(pd.Series(facts).to_json(indent=1, force_ascii=False) + "\n", "utf-8")
+        paths["index.html"].write_text(page, "utf-8")
     return [folder / name for name in FILES]
 
 
 def html(advice: Advice) -> str:
     """The page: the answer, four pictures, the most suspicious rows, what was detected."""
-    given, suggested = (advice.flagged[f"{kind} label"].map(lambda name: _short(name, 11)) for kind in KINDS)
-    pairs = (given + " → " + suggested).value_counts(sort=True)
+    short = advice.flagged.filter(like="label").map(lambda name: _short(name, 11))
+    pairs = (short["given label"] + " → " + short["suggested label"]).value_counts(sort=True)
     classes = advice.hit[advice.hit.kind == "class"]
     drawn = {
         "What each arm gains over keeping everything": gain(advice.verdict.gains),

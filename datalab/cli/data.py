@@ -81,6 +81,8 @@ def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any)
 
     to = to or Path(f"{data.resolve().stem}-advice")
     advise.check(to)
+    if (to / "advice.json").exists():
+        click.echo(f"{provenance.shown(to)}: holds an earlier advice, which this one will replace")
     read = {name: given.pop(name) for name in ("delimiter", "decimal", "encoding")}
     advice = advise.advise(data, X_test=test, read=read, say=click.echo, began=began, **given)
     click.echo(f"\n{advice}\n")

@@ -52,6 +52,36 @@ def test_flags_are_wrong_labels_and_the_same_seed_gives_the_same_bytes(noisy: Na
     assert len(str(made[0]).splitlines()) == 5
 
 
+def test_an_earlier_advice_is_replaced_unless_somebody_worked_in_it(noisy: NamedTuple, tmp_path: Path) -> None:
+    made = datalab.advise(noisy.x, noisy.y, splits=2)
+    for _ in range(2):
+        write(made, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(page.FILES)
+    for name in ("flagged.csv", "kept.csv"):
+        as_written = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(as_written + b"0,mine\n")
+        with pytest.raises(UserError, match=f"its {name} was changed; move it"):
+            write(made, tmp_path)
+        assert (tmp_path / name).read_bytes().endswith(b"mine\n")
+        (tmp_path / name).write_bytes(as_written)
+    for broken in ("", "[]", '{"sha256": 1}', '{"sha256": [1]}'):
+        (tmp_path / "advice.json").write_text(broken)
+        with pytest.raises(UserError, match="was changed"):
+            write(made, tmp_path)
+
+
+def test_the_four_files_are_written_all_or_none(
+    noisy: NamedTuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = datalab.advise(noisy.x, noisy.y, splits=2)
+    monkeypatch.setattr(
+        page, "csv_of", lambda table, path: path.write_text("half") if len(table) == len(made.kept) else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        write(made, tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_the_page_stands_alone_and_shows_what_was_read_as_text(noisy: NamedTuple, tmp_path: Path) -> None:
     frame = table(noisy).assign(note="<script>alert(1)</script> and some more words &")
     frame["note"] = frame.note + frame.key
