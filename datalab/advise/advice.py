@@ -91,7 +91,12 @@ def advise(
         splits = int(number("splits", splits, "2 to 200 (20 are enough)", range(2, 201).__contains__))
     given = examples.gather(X, y, label, ids, groups, X_test, y_test, embedded, pred_probs, read)
     table, codes, own, detected = given.table, given.codes, given.probabilities, given.source.detected
-    n, classes = int((codes >= 0).sum()), len(table.names)
+    n, classes, told = int((codes >= 0).sum()), len(table.names), len(detected)
+    detected[:] = map(printable, detected)  # whatever a column or a class is called
+    for line in detected:
+        say(line)
+    if pretrained:
+        say("texts and pictures are embedded now, before the minutes are known")
     pooled = examples.sample(given, _pool_rows(codes, seed), pretrained)
     at, frame, preparing = pooled.at, pooled.frame, pooled.seconds - time.perf_counter()
     encoder = features.fit(frame)
@@ -101,8 +106,8 @@ def advise(
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
     if pooled.typed < n:
         detected.append(f"the pilot sees {len(at):,} of {n:,} rows, drawn by class; all are scored")
-    detected[:] = map(printable, detected)  # whatever a column or a class is called
-    for line in detected:
+    detected[told:] = map(printable, detected[told:])
+    for line in detected[told:]:
         say(line)
 
     def encode(train: NDArray) -> Callable[[NDArray | None], NDArray]:

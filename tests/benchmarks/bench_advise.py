@@ -3,7 +3,8 @@
 A *file* is the training part of a registry set with wrong labels put in. The advice sees that file alone; every arm of
 the pilot is also judged by the set's clean test part, which is the truth. An advice is right when its arm's clean
 macro-F1 is within the smallest effect of the best arm's. Rows are appended file by file, so that a run that was cut off
-goes on; the tables have 95 % t-intervals over the data sets.
+goes on; the tables have 95 % t-intervals over the data sets. With ``--least 5000 --rows 10000 --splits 20 --rates 0 0.1
+0.2 0.4`` files are as large as the pilot can use, and it has the splits that it has by default.
 
 cleanlab gets the same out-of-sample probabilities for ``find_label_issues`` (what ``Datalab`` calls for label issues),
 and its own cross-validation with a network of the same size for ``CleanLearning``. What each flags is then dropped, or
@@ -185,17 +186,22 @@ def summarise(out: Path, to: Path, splits: int) -> None:
     values = [column for column in rows if column not in ("set", "answer", "arm", *keys)]
     everything = rows.assign(noise="all files", rate=np.nan)
     by_rate = table(pd.concat([rows, everything]), keys, values)
-    flags = pd.read_csv(out / "flags.csv")
-    measures = ["precision", "recall", "flagged", "f1_dropped", "f1_replaced", "flag_seconds"]
-    by_flag = table(flags, [*keys, "by"], measures)
-    # Each way's precision less advise's on the same file: what is paired is compared paired.
-    wide = flags.assign(rate=flags.rate.fillna("")).pivot_table("precision", ["set", *keys], "by")
-    less = wide.sub(wide["advise"], axis=0).drop(columns="advise").stack().dropna().rename("precision less advise's")
-    paired = table(less.reset_index(), [*keys, "by"], ["precision less advise's"])
+    tables = {"truth": by_rate}
+    if (out / "flags.csv").exists():
+        tables |= flagged(pd.read_csv(out / "flags.csv"), keys)
     to.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("truth", by_rate), ("flags", by_flag), ("precision", paired)):
+    for name, frame in tables.items():
         frame.round(4).to_csv(to / f"{name}.csv", index=False)
         print(frame.round(3).T.to_string() if name == "truth" else frame.round(3).to_string(), end="\n\n")
+
+
+def flagged(flags: pd.DataFrame, keys: list[str]) -> dict[str, pd.DataFrame]:
+    """What each way of flagging finds, and its precision less advise's on the same file, by noise and rate."""
+    measures = ["precision", "recall", "flagged", "f1_dropped", "f1_replaced", "flag_seconds"]
+    wide = flags.assign(rate=flags.rate.fillna("")).pivot_table("precision", ["set", *keys], "by")
+    less = wide.sub(wide["advise"], axis=0).drop(columns="advise").stack().dropna().rename("precision less advise's")
+    by = [*keys, "by"]
+    return {"flags": table(flags, by, measures), "precision": table(less.reset_index(), by, [less.name])}
 
 
 def example(folder: Path) -> None:
@@ -223,6 +229,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(COUNTED))
     parser.add_argument("--splits", type=int, default=6, help="with --tables: of the splits done, so many are read")
     parser.add_argument("--rows", type=int, default=600, help="rows of a file at most")
+    parser.add_argument("--least", type=int, default=0, help="leave out sets with fewer rows")
+    parser.add_argument("--rates", type=float, nargs="+", help="of symmetric noise: these alone, and no flags")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/advise"), help="rows, appended")
     parser.add_argument("--tables", type=Path, help="where the tables go; then nothing is run")
     parser.add_argument("--example", type=Path, help="a folder for the README's tweets; then nothing else is run")
@@ -234,10 +242,12 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     log = given.out / "done.txt"
     done = set(log.read_text().splitlines()) if log.exists() else set()
-    order = seeds.generator(ROOT, "bench advise", "order").permutation(given.sets)  # cut off, what is done is a sample
+    sets = [name for name in given.sets if data.REGISTRY[name].rows >= given.least]
+    order = seeds.generator(ROOT, "bench advise", "order").permutation(sets)  # cut off, what is done is a sample
+    asked = [("symmetric", rate, False) for rate in given.rates or ()] or ASKED
     for name in order:
         p = None
-        for kind, rate, flagging in ASKED:
+        for kind, rate, flagging in asked:
             if (key := f"{name} {kind} {rate:g}") in done:
                 continue
             began = time.process_time()
