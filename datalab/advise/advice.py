@@ -92,9 +92,8 @@ def advise(
     given = examples.gather(X, y, label, ids, groups, X_test, y_test, embedded, pred_probs, read)
     table, codes, own, detected = given.table, given.codes, given.probabilities, given.source.detected
     n, classes, told = int((codes >= 0).sum()), len(table.names), len(detected)
-    detected[:] = map(printable, detected)  # whatever a column or a class is called
     for line in detected:
-        say(line)
+        say(printable(line))  # whatever a column or a class is called
     if pretrained:
         say("texts and pictures are embedded now, before the minutes are known")
     pooled = examples.sample(given, _pool_rows(codes, seed), pretrained)
@@ -106,9 +105,8 @@ def advise(
         detected.append(f"influence is not tried with more than {pilot.INFLUENCE_CLASSES} classes")
     if pooled.typed < n:
         detected.append(f"the pilot sees {len(at):,} of {n:,} rows, drawn by class; all are scored")
-    detected[told:] = map(printable, detected[told:])
     for line in detected[told:]:
-        say(line)
+        say(printable(line))
 
     def encode(train: NDArray) -> Callable[[NDArray | None], NDArray]:
         encoder = features.fit(frame.iloc[train])
@@ -128,7 +126,7 @@ def advise(
     scored = pilot.score(pilot.Trainer(x, classes, (steps,)), at, blocks, codes, v.arm[0], own, seed, pool.units)
     facts = {"data": printable(given.source.name), "n": n, "classes": classes, "seed": seed}
     facts |= {"splits": int(rows.split.nunique()), "planned": planned, "stopped": stopped}
-    facts |= {"clean": pooled.test is not None, "detected": detected}
+    facts |= {"clean": pooled.test is not None, "detected": [*map(printable, detected)]}
     advice = _advice(table, given.source, v, rows, scored.join(table.rows), facts)
     advice.facts["seconds"] = round(time.perf_counter() - began, 1)
     return advice

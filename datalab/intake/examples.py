@@ -148,9 +148,10 @@ def sample(given: Examples, at: NDArray[np.int64], pretrained: bool) -> Sample:
             given.test.detected.append(f"{line}: nothing is trained on them")
         detected += [f"test: {line}" for line in given.test.detected]
         if (left_out := in_test | in_group).any():
-            before = np.bincount(codes).min()  # a pool of many classes has fewer of each
+            least = np.bincount(codes).min()  # a pool of many classes has fewer of each
+            least = LEAST_OF_CLASS if least >= LEAST_OF_CLASS else -(-least // 2)
             at, frame, codes, of_row = (of[~left_out] for of in (at, frame, codes, of_row))
-            _enough(codes, given.table.names, "without test rows ", before)
+            _enough(codes, given.table.names, "without test rows ", least)
     twins = pd.factorize(of_row)[0] if of_row.duplicated().any() else None
     groups = None if "group" not in given.table.rows else pd.factorize(given.table.rows.group[at], sort=True)[0]
     if groups is not None and twins is not None:  # groups that share a row are one
@@ -292,9 +293,9 @@ def _probabilities(given: Any, labels: Labelled, detected: list[str]) -> NDArray
 def _enough(codes: NDArray, names: NDArray, when: str, least: int = LEAST_OF_CLASS) -> None:
     """Refuse a class too small to be trained on, tuned on and tested."""
     counts = np.bincount(codes, minlength=len(names))
-    if counts.min() < min(least, LEAST_OF_CLASS):
+    if counts.min() < least:
         few = f"class '{names[counts.argmin()]}' has {counts.min()} examples"
-        needed = f"{LEAST_OF_CLASS} are needed: merge it, or leave its rows out"
+        needed = f"{least} are needed: merge it, or leave its rows out"
         raise UserError(f"label: {when}{few}; {needed}{_alike(names)}")
 
 

@@ -52,6 +52,15 @@ def test_flags_are_wrong_labels_and_the_same_seed_gives_the_same_bytes(noisy: Na
     assert len(str(made[0]).splitlines()) == 5
 
 
+def test_what_was_read_is_said_before_texts_are_embedded(noisy: NamedTuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "sample", lambda *given: 1 / 0)
+    said: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        datalab.advise(noisy.x, noisy.y, pretrained=True, say=said.append)
+    assert "classes, the largest" in said[-2]
+    assert said[-1] == "texts and pictures are embedded now, before the minutes are known"
+
+
 def test_an_earlier_advice_is_replaced_unless_somebody_worked_in_it(noisy: NamedTuple, tmp_path: Path) -> None:
     made = datalab.advise(noisy.x, noisy.y, splits=2)
     for _ in range(2):

@@ -1,5 +1,6 @@
 """Labels and indexes as people have them."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -55,3 +56,17 @@ def test_an_index_of_text_is_that_of_the_same_numbers_and_in_another_order_refus
     for other in (text, x.index.astype(float), x.index.astype(float).map(str)):
         with pytest.raises(UserError, match="in another order"):
             examples._refuse_other_order("label", pd.Series(range(12), index=other[::-1]), x)
+
+
+def test_of_a_pool_with_few_rows_of_each_class_half_may_be_test_rows() -> None:
+    """Before: a single one was refused, with "20 are needed" of a class that had 8 in the pool."""
+    x, y = np.random.default_rng(0).normal(size=(240, 3)), np.arange(240) % 4
+    for in_test, left in ((1, 31), (16, 16)):
+        test = np.r_[:in_test, 100:140]
+        pooled = examples.sample(examples.gather(x, y, X_test=x[test], y_test=y[test]), np.arange(32), False)
+        assert len(pooled.at) == left
+    given = examples.gather(x, y, X_test=x[:40], y_test=y[:40])
+    with pytest.raises(UserError, match="without test rows class '0' has 0 examples; 4 are needed"):
+        examples.sample(given, np.arange(32), False)
+    with pytest.raises(UserError, match="without test rows class '0' has 10 examples; 20 are needed"):
+        examples.sample(given, np.arange(80), False)
