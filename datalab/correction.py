@@ -1,7 +1,7 @@
 """Losses that allow for wrong labels, and what confident learning estimates of them.
 
 Forward correction (Patrini et al. 2017) with its transition matrix, and smoothed labels (Szegedy et al. 2016; under
-label noise Lukasik et al. 2020); the shares of the true classes.
+label noise Lukasik et al. 2020); the shares of the true classes, and of wrong labels.
 """
 
 import numpy as np
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from datalab import pruning
+
+SUREST = 5  # the noise rate is read off one row in so many
 
 
 def transition_matrix(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
@@ -88,3 +90,25 @@ class LabelSmoothed(nn.Module):
     def objective(self, x: Tensor, labels: Tensor) -> Tensor:
         """The mean cross-entropy of one batch x (m, d), labels (m,), to the smoothed labels."""
         return cross_entropy(self.classifier(x), labels, label_smoothing=self.share)
+
+
+def noise_rates(p: NDArray, y: NDArray[np.int64]) -> dict[str, float]:
+    """What out-of-sample probabilities p (n, C) say of the share of wrong labels y (n,); none of it is that share.
+
+    ``calibrated``: what the confident joint, scaled to the observed labels, has off its diagonal (Northcutt et al.
+    2021); ``counted``: the share of examples that it counts there. Both take hard rows for wrong ones. ``surest``: the
+    share of labels that differ from the prediction among the fifth of the rows that the models are surest of, where few
+    are hard; ``all``: the same among all rows; ``by_class``: the same among the surest fifth of each predicted class,
+    weighted by its size, since the surest of all may hold none of a class that is wronger than others.
+    """
+    likely, order = p.argmax(1), np.argsort(-p.max(1), kind="stable")
+    differs, by_class = likely != y, 0.0
+    for c, size in zip(*np.unique(likely, return_counts=True), strict=True):
+        of_class = order[likely[order] == c]
+        by_class += differs[of_class[: -(-size // SUREST)]].mean() * size / len(y)
+    joint = confident_joint(p, y)
+    counted = float((pruning.confident_learning(p, y) > 1).mean())
+    surest = float(differs[order[: -(-len(y) // SUREST)]].mean())
+    calibrated = float(1 - np.trace(joint) / joint.sum())
+    every = float(differs.mean())
+    return {"calibrated": calibrated, "counted": counted, "surest": surest, "all": every, "by_class": float(by_class)}

@@ -1,7 +1,7 @@
 """The whole way from a file to an :class:`Advice`: read, pilot, conclude, score every row."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datalab import pruning, seeds
 from datalab.advise import pilot
-from datalab.advise.verdict import ACT, Verdict, conclude, lines, name
+from datalab.advise.verdict import KEEP, UNSURE, Verdict, conclude, lines, name
 from datalab.data.splits import allot
 from datalab.influence.settings import number
 from datalab.intake import examples, features, reading
@@ -21,6 +21,7 @@ from datalab.record.folder import printable
 POOL = 10_000  # rows of a larger file that the pilot and the final models see
 SCORING = 2.5e-6  # of a split's time: what scoring a row takes
 SHOWN = 50  # the most suspicious rows on the page
+HARDLY = 1 / 3  # a class's F1 below which it is hardly ever told from the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,11 @@ class Advice:
     """The answer; ``str()`` gives its five lines, ``facts`` is what ``advice.json`` holds.
 
     All of ``facts`` but ``seconds`` follows from the data, the seed and the number of splits. ``kept`` has a row for
-    each kept row: id and the label to train on. ``flagged`` has one for each row whose label looks wrong, the most
-    suspicious first: id, given label, suggested label, score (how much more probable the suggested one is), agreement
-    (share of repeats that count the label as wrong), reason. ``hit`` has one for each class and group (``kind``,
-    ``of``): the share flagged and dropped, mean loss, how many; ``rows`` are the pilot's; ``shown`` the first flagged
-    rows as they were read.
+    each kept row: id and the label to train on. ``flagged`` has one for each row whose label looks wrong: id, given
+    label, suggested label, score (how much more probable the suggested one is), agreement (share of repeats that count
+    the label as wrong), reason, group; first those on which the repeats agree. ``hit`` has one for each class and group
+    (``kind``, ``of``): the share flagged and dropped, mean loss, how many, a class's F1 with everything kept; ``rows``
+    are the pilot's; ``shown`` the first flagged rows as they were read.
     """
 
     verdict: Verdict
@@ -122,29 +123,15 @@ def advise(
     pool = pilot.Pool(codes[at], classes, pooled.groups, encode, *judged, pooled.twins)
     rows, planned, stopped = pilot.run(pool, seed, minutes, splits, began, after, say)
     v, steps = conclude(rows, seed), int(rows[rows.kind == "noise"].steps.mode()[0])
-    blocks = [(at, x, np.arange(n))] if whole else _streamed(given, pooled, encoder)
+    blocks = [(at, x, np.arange(n))] if whole else pooled.stream(given, encoder)
     scored = pilot.score(pilot.Trainer(x, classes, (steps,)), at, blocks, codes, v.arm[0], own, seed, pool.units)
     facts = {"data": printable(given.source.name), "n": n, "classes": classes, "seed": seed}
     facts |= {"splits": int(rows.split.nunique()), "planned": planned, "stopped": stopped}
+    facts["where"] = features.prevailing(frame, scored.wrong.loc[at].to_numpy())
     facts |= {"clean": pooled.test is not None, "detected": [*map(printable, detected)]}
     advice = _advice(table, given.source, v, rows, scored.join(table.rows), facts)
     advice.facts["seconds"] = round(time.perf_counter() - began, 1)
     return advice
-
-
-def _streamed(
-    given: examples.Examples, pooled: examples.Sample, encoder: Callable
-) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-    """The labelled rows' numbers and features, and the place in the pool of one with equal features or of its group."""
-    places = {"twins": pd.Series(np.arange(len(pooled.at)), index=features.fingerprints(pooled.frame))}
-    if pooled.groups is not None:
-        places["groups"] = pd.Series(np.arange(len(pooled.at)), index=given.table.rows.group.iloc[pooled.at])
-    places = {unit: place[~place.index.duplicated()] for unit, place in places.items()}
-    for block in given.blocks(pooled.kinds):
-        place = features.fingerprints(block).map(places["twins"])
-        if "groups" in places:
-            place = place.fillna(given.table.rows.group.loc[block.index].map(places["groups"]))
-        yield block.index.to_numpy(), encoder(block), place.fillna(-1).to_numpy(dtype=np.int64)
 
 
 def _advice(
@@ -158,19 +145,24 @@ def _advice(
         for _, part in scored.groupby("trained"):  # of rows that no model was trained on all losses are higher
             scored.loc[part.index, "dropped"] = ~pruning.keep(part["drop"], part.code, 1 - share)
     kept = pd.DataFrame({"id": scored.id, "label": pd.Categorical.from_codes(labels, names)})[~scored.dropped]
-    flagged = scored[scored.wrong].sort_values("score", ascending=False, kind="stable")
+    flagged = scored[scored.wrong].sort_values(["agreement", "score"], ascending=False, kind="stable")
     suggested, shares = names[flagged.suggested], flagged[["probability", "given"]].round(2).astype(str)
     said = "models that did not see it give '" + suggested + "' " + shares.probability + ", its label " + shares.given
     listed = pd.DataFrame({"id": flagged.id, "given label": names[flagged.code], "suggested label": suggested})
     listed = listed.assign(score=flagged.score.round(4), agreement=flagged.agreement.round(2), reason=said)
+    if "group" in flagged:
+        listed["group"] = flagged.group
     scored["class"], parts = pd.Categorical.from_codes(scored.code, names), []
     for kind in ("class", "group")[: 1 + ("group" in scored)]:
         part = scored.groupby(kind, observed=True)[["flagged", "dropped", "loss"]]
         part = part.mean().assign(rows=part.size(), kind=kind).rename_axis("of").reset_index()
         parts.append(part[part.rows >= examples.LEAST_OF_CLASS])  # a share of fewer rows says little
     hit = pd.concat(parts, ignore_index=True).astype({"of": str})
-    facts |= {"flagged": len(flagged), "dropped": int(scored.dropped.sum())}
-    facts |= {"advice": v.answer if v.answer != ACT else name(*v.arm), "arm": name(*v.arm)}
+    arms = rows[rows.kind == "arm"].groupby(["method", "amount"]).class_f1.agg(lambda f1: np.mean([*f1], axis=0))
+    hit.loc[hit.kind == "class", "f1"] = arms[pilot.KEEP_ALL, ""]
+    facts |= {"flagged": len(flagged), "dropped": int(scored.dropped.sum()), "columns": table.named}
+    facts |= {"advice": KEEP if v.arm[0] == pilot.KEEP_ALL else name(*v.arm), "arm": name(*v.arm)}
+    facts |= {"settled": v.answer != UNSURE}
     facts |= {"best_arm_tried": v.best.arm, "p": v.best.p}
     over = {"keeping_all": ["gain", "low", "high"], "random": ["over random", "random low", "random high"]}
     for base, columns in over.items():
@@ -178,28 +170,33 @@ def _advice(
     facts |= {"interval": "95 %, simultaneous over all arms, corrected resampled t", "noise_rate": v.noise}
     facts |= {"metric": "macro-F1", "keeping_all": v.kept, "gains": v.gains.drop(columns="method").to_dict("records")}
     facts["versions"] = {name: version(name) for name in ("datalab-reproduction", "torch", "numpy", "scikit-learn")}
-    facts["lines"] = [printable(line) for line in lines(v, facts, _hit(v, rows, hit))]
+    change = arms[v.arm] - arms[pilot.KEEP_ALL, ""]
+    facts["hit"] = hit.round(4).to_dict("records")
+    who = _hit(hit, change, listed["suggested label"], facts.pop("where", ""))
+    facts["lines"] = [printable(line) for line in lines(v, facts, who)]
     first = flagged.index[:SHOWN]
     shown = source.take(source.columns, first).loc[first]
     return Advice(v, facts, kept, listed.reset_index(drop=True), hit, rows, shown, source)
 
 
-def _hit(v: Verdict, rows: pd.DataFrame, hit: pd.DataFrame) -> str:
+def _hit(hit: pd.DataFrame, change: NDArray, suggested: pd.Series, where: str) -> str:
+    """Who is dropped, or flagged: the classes and groups most and least; which class is hardly told, or loses F1."""
     what, texts = "dropped" if hit.dropped.any() else "flagged", []
     if not hit[what].any():
         return "No label looks wrong."
     for kind, part in hit.groupby("kind"):
         ends = zip(("most", "least"), part.loc[[part[what].idxmax(), part[what].idxmin()]].itertuples(), strict=True)
-        shares = [f"'{at.of}' {end} ({100 * getattr(at, what):.0f} % of {at.rows:,})" for end, at in ends]
+        shares = [f"'{at.of}' {end} ({getattr(at, what) * at.rows:,.0f} of {at.rows:,})" for end, at in ends]
         texts.append(f"{kind} {', '.join(shares)}")
     text = f"Who is {what}: {'; '.join(texts)}."
-    if never := [f"'{of}'" for of in hit.of[(hit.kind == "class") & (hit.flagged == 1)]]:
-        text += f" All rows of class {', '.join(never)} are flagged: the models predict it for none of them."
-    if v.answer == ACT:
-        arms = rows[rows.kind == "arm"].groupby(["method", "amount"]).class_f1.agg(lambda f1: np.mean([*f1], axis=0))
-        change = arms[v.arm] - arms[pilot.KEEP_ALL, ""]
-        if change.min() < -0.005:
-            text += f" Class '{hit.of[change.argmin()]}' loses {-change.min():.3f} F1 by it."
+    if what == "flagged":
+        often = suggested.value_counts()
+        text += f" Suggested most often: '{often.index[0]}' ({often.iloc[0]:,} of {len(suggested):,})."
+        text += f" {where}: look there first, or name it as the group." if where else ""
+    for at in hit[(hit.kind == "class") & (hit.f1 < HARDLY) & (hit.flagged > 0)].nsmallest(2, "f1").itertuples():
+        text += f" Class '{at.of}' is hardly ever told (F1 {at.f1:.2f} with everything kept): its flags say little."
+    if change.min() < -0.005:
+        text += f" Class '{hit.of[change.argmin()]}' loses {-change.min():.3f} F1 by it."
     return text
 
 

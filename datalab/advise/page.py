@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from PIL import Image
 
 from datalab import atomic
 from datalab.advise.advice import Advice
-from datalab.advise.pilot import ARMS, KEEP_ALL, RANDOM
+from datalab.advise.pilot import ARMS, KEEP_ALL, PRIOR, RANDOM, RELABEL
 from datalab.errors import UserError
-from datalab.intake import features
-from datalab.intake.reading import IMAGES
+from datalab.intake import portraits
+from datalab.intake.portraits import short
 from datalab.record import figures
 from datalab.record.folder import printable
 from datalab.record.tables import csv_of
@@ -64,23 +63,27 @@ def write(advice: Advice, folder: Path | str) -> list[Path]:
 
 def html(advice: Advice) -> str:
     """The page: the answer, four pictures, the most suspicious rows, what was detected."""
-    short = advice.flagged.filter(like="label").map(lambda name: _short(name, 11))
-    pairs = (short["given label"] + " → " + short["suggested label"]).value_counts(sort=True)
-    classes = advice.hit[advice.hit.kind == "class"]
+    named = advice.flagged.filter(like="label").map(lambda name: short(name, 11))
+    pairs = (named["given label"] + " → " + named["suggested label"]).value_counts(sort=True)
+    classes = advice.hit[advice.hit.kind == "class"].set_index("of")
     drawn = {
         "What each arm gains over keeping everything": gain(advice.verdict.gains),
-        "Which classes are hardest to predict": bars(classes.set_index("of").loss.nlargest(MOST), "mean loss (nats)"),
+        "Which classes are hardest to predict": bars(classes.loss.sort_values(ascending=False), "mean loss (nats)"),
     }
     if len(pairs):
         drawn["Flagged rows: the label given → the one suggested"] = bars(pairs, "rows")
-    if advice.hit[["flagged", "dropped"]].any(axis=None):
-        drawn["Who is flagged, and who dropped" if classes.dropped.any() else "Who is flagged"] = hit(advice.hit)
+    for (_, part), plural in zip(advice.hit.groupby("kind"), ("classes", "groups"), strict=False):
+        if part[["flagged", "dropped"]].any(axis=None):
+            drawn[f"Which {plural} are flagged{', and dropped' if part.dropped.any() else ''}"] = hit(part)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has the letters that this font has not
         pictures = {title: _inline(figures.render(figure, title)["svg"], "svg+xml") for title, figure in drawn.items()}
     template = files("datalab.advise").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    suspicious = list(zip(advice.flagged.head(len(advice.shown)).to_dict("records"), _contents(advice), strict=True))
+    hidden = {advice.facts["columns"].get(what) for what in ("id", "label")}  # in columns of their own
+    looks = portraits.portraits(advice.source, advice.shown, hidden)
+    looks = [{"picture": picture and _inline(_png(picture), "png"), "words": words} for picture, words in looks]
+    suspicious = list(zip(advice.flagged.head(len(looks)).to_dict("records"), looks, strict=True))
     return environment.from_string(template).render(advice=advice, pictures=pictures, suspicious=suspicious)
 
 
@@ -98,8 +101,10 @@ def gain(gains: pd.DataFrame) -> Any:
         error = [part.gain - part.low, part.high - part.gain]
         colour = "#777777" if method == RANDOM else figures.COLOURS[i]
         x = part.dropped + 0.35 * (i - 2.5)  # side by side, not one on another
-        axes.errorbar(x, part.gain, error, label=method, color=colour, marker="osD^vP"[i], markersize=5, elinewidth=0.8)
-    axes.set(xlabel="training rows dropped (%)", ylabel="macro-F1, points")
+        drawn = {"color": colour, "marker": "osD^vP"[i], "markersize": 5, "elinewidth": 0.8}
+        label = part.arm.iloc[0] if method in (PRIOR, RELABEL) else method
+        axes.errorbar(x, part.gain, error, label=label, **drawn)
+    axes.set(xlabel="training rows dropped (%)", ylabel="macro-F1, points (hundredths)")
     axes.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
@@ -107,8 +112,9 @@ def gain(gains: pd.DataFrame) -> Any:
 def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
     """The first ``MOST`` of a table's rows as bars, a colour a column."""
     figures.style()
+    label += f", the first {MOST} of {len(table)}" if len(table) > MOST else ""
     table = pd.DataFrame(table).head(MOST)[::-1]
-    table = table.rename(index=lambda name: _short(printable(name)).replace("$", r"\$"))  # which begins no formula
+    table = table.rename(index=lambda name: short(printable(name), 24).replace("$", r"\$"))  # which begins no formula
     size, colours = (6.4, 1.3 + 0.3 * len(table)), [figures.COLOURS[4], figures.COLOURS[1]][: table.shape[1]]
     axes = table.plot.barh(figsize=size, width=0.8, color=colours, legend=False, xlabel=label, ylabel="")
     if table.shape[1] > 1:
@@ -117,40 +123,16 @@ def bars(table: pd.DataFrame | pd.Series, label: str) -> Any:
 
 
 def hit(table: pd.DataFrame) -> Any:
-    """The share of each class, and then of each group, that is flagged and that the advised arm drops."""
-    table = table.sort_values(["kind", "dropped", "flagged"], ascending=[True, False, False])
-    names = table.of.where(table.kind == "class", "group " + table.of)
-    shares = 100 * table.set_index(names)[["flagged", "dropped"]]
+    """The share of each class, or of each group, that is flagged and that the advised arm drops."""
+    shares = 100 * table.sort_values(["dropped", "flagged"], ascending=False).set_index("of")[["flagged", "dropped"]]
     return bars(shares if shares.dropped.any() else shares[["flagged"]], "rows (%)")
 
 
-def _contents(advice: Advice) -> list[dict[str, Any]]:
-    """Each shown row: a picture where it has one, and its first columns in words."""
-    made, folder, grid = [], advice.source.folder, advice.source.grid
-    for row in advice.shown.to_dict("records"):
-        path = next((v for v in row.values() if isinstance(v, str) and v.strip().lower().endswith(IMAGES)), None)
-        picture = path and features.picture(folder / path.strip())
-        if picture:
-            picture, words = picture.convert("L" if picture.mode == "F" else "RGB"), Path(path).name
-            picture.thumbnail((96, 96))
-        elif grid:
-            pixels, words = np.array([row[str(i)] for i in range(grid[0] * grid[1])], dtype=float).reshape(grid), ""
-            grey = 255 * (pixels - pixels.min()) / (np.ptp(pixels) or 1)
-            picture = Image.fromarray(grey.astype(np.uint8)).resize((64, 64), 0)
-        else:
-            first = sorted(row.items(), key=lambda item: not isinstance(item[1], str))  # words say more than numbers
-            shown = ((name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in first[:8])
-            picture, words = None, " · ".join(f"{name}: {_short(value, 200)}" for name, value in shown)
-        out = io.BytesIO()
-        if picture:
-            picture.save(out, "png")
-        made.append({"picture": _inline(out.getvalue(), "png") if picture else None, "words": words})
-    return made
+def _png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "png")
+    return out.getvalue()
 
 
 def _inline(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _short(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"

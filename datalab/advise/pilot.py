@@ -3,7 +3,8 @@
 A split has three parts. Scores and models see *train* alone; *validation* chooses each arm's training length, all arms
 by the same rule; *test* judges and is never pruned, relabelled or looked at before: rows removed from it would be those
 the models get wrong, and every arm would look better. Where there is no clean test file, its labels are as noisy as all
-others: under noise that does not depend on the features this shrinks every gain by one factor and ranks arms rightly.
+others: under noise that does not depend on the features this shrinks every gain by about one factor and ranks arms
+rightly, as long as it leaves the classes' shares about what they are (:func:`datalab.advise.verdict.able`).
 """
 
 import time
@@ -29,7 +30,6 @@ LENGTHS = (100, 200, 400, 1000)  # steps; each is a run of its own, with its own
 FOLDS = 5
 REPEATS = 3  # of the final models, with other folds and seeds
 TAU = 0.5  # of the prior correction
-SUREST = 5  # the noise rate is read off one row in so many
 CAPS = {"train": 4000, "validation": 1000, "test": 2000}
 MOST_SPLITS, LEAST_SPLITS = 20, 4  # beyond 20 the interval narrows by less than 2 %: n_test / n_train dominates it
 INFLUENCE_CLASSES = 60  # beyond, the last layer's matrix costs more than the rest of the pilot
@@ -150,22 +150,6 @@ class Trainer(NamedTuple):
         return guesses, length
 
 
-def noise_rates(p: Floats, y: Labels) -> dict[str, float]:
-    """What out-of-sample probabilities p (n, C) say of the share of wrong labels y (n,); none of it is that share.
-
-    ``calibrated``: what the confident joint, scaled to the observed labels, has off its diagonal (Northcutt et al.
-    2021); ``counted``: the share of examples that it counts there. Both take hard rows for wrong ones. ``surest``: the
-    share of labels that differ from the prediction among the fifth of the rows that the models are surest of, where few
-    are hard; ``all``: the same among all rows.
-    """
-    differs, order = p.argmax(1) != y, np.argsort(-p.max(1), kind="stable")
-    joint = correction.confident_joint(p, y)
-    counted = float((pruning.confident_learning(p, y) > 1).mean())
-    surest = float(differs[order[: -(-len(y) // SUREST)]].mean())
-    calibrated = float(1 - np.trace(joint) / joint.sum())
-    return {"calibrated": calibrated, "counted": counted, "surest": surest, "all": float(differs.mean())}
-
-
 def least_confident(given: NDArray, count: float) -> Mask:
     """The mask (n,) of the flagged labels: the ``count`` least probable of the given labels (n,).
 
@@ -186,7 +170,7 @@ def trained_on(
     arms: list[tuple[str, str]], scored: dict[str, NDArray], y: Labels, p: Floats, rng: np.random.Generator
 ) -> tuple[Labels, Mask]:
     """What each arm trains on: labels (arms, n) and the mask of what is kept (arms, n)."""
-    estimate = noise_rates(p, y)["surest"]
+    estimate = correction.noise_rates(p, y)["surest"]
     flagged = least_confident(p[np.arange(len(y)), y], int((scored["confident learning"] > 1).sum()))
     labels, kept = np.tile(y, (len(arms), 1)), np.ones((len(arms), len(y)), dtype=bool)
     scored = scored | {RANDOM: rng.random(len(y))}  # one random order: larger subsets hold the smaller ones
@@ -235,7 +219,10 @@ def one_split(pool: Pool, seed: int, number: int) -> list[dict[str, Any]]:
         accuracy=metrics.accuracy(y_test, guesses),
         class_f1=by_class.tolist(),
     )
-    noise = common | {"kind": "noise", "steps": references.steps} | noise_rates(p, y)
+    shares = np.bincount(y, minlength=classes) / len(y)
+    noise = common | {"kind": "noise", "steps": references.steps} | correction.noise_rates(p, y)
+    noise |= {"clean": float(pool.clean is not None), "classes": classes, "smallest": shares.min()}
+    noise |= {"largest": shares.max()}
     return [noise, *judged.to_dict("records")]
 
 
@@ -258,10 +245,11 @@ def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
             parts = (rows.train, rows.validation, rows.test)
             rows = splits.Split(*(rng.permutation(np.flatnonzero(np.isin(of_row, part))) for part in parts), ())
         least = np.bincount(pool.labels[rows.train], minlength=pool.n_classes).min()
-        if least >= splits.LEAST["train"] and len(rows.test) and len(rows.validation):
+        alone = pool.units is not None and len(np.unique(pool.units[rows.train])) < 2  # no fold could be left out
+        if least >= splits.LEAST["train"] and len(rows.test) and len(rows.validation) and not alone:
             return rows
     what = "rows with equal features" if twins else "rows" if pool.groups is None else "groups"
-    raise UserError(f"{what}: some class lies in too few of them to be trained on and tested")
+    raise UserError(f"{what}: they are too few, or some class lies in too few, to be trained on and tested")
 
 
 @ONE_THREAD

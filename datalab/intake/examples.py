@@ -67,6 +67,19 @@ class Sample(NamedTuple):
     typed: int
     seconds: float
 
+    def stream(self, given: Examples, encoder: Callable) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        """Blocks of the labelled rows: their numbers, their features, and the place in the sample of a row with equal
+        features or of its group, or -1."""
+        places = {"twins": pd.Series(np.arange(len(self.at)), index=features.fingerprints(self.frame))}
+        if self.groups is not None:
+            places["groups"] = pd.Series(np.arange(len(self.at)), index=given.table.rows.group.iloc[self.at])
+        places = {unit: place[~place.index.duplicated()] for unit, place in places.items()}
+        for block in given.blocks(self.kinds):
+            place = features.fingerprints(block).map(places["twins"])
+            if "groups" in places:
+                place = place.fillna(given.table.rows.group.loc[block.index].map(places["groups"]))
+            yield block.index.to_numpy(), encoder(block), place.fillna(-1).to_numpy(dtype=np.int64)
+
 
 def gather(
     X: Any,

@@ -250,6 +250,22 @@ def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
     return (moments.dt.as_unit("ms") - pd.Timestamp(0, tz="UTC").as_unit("ms")) / pd.Timedelta(days=1)
 
 
+def prevailing(frame: pd.DataFrame, marked: NDArray[np.bool_]) -> str:
+    """The level that most of the ``marked`` rows (n,) share and most rows have not, in words; "" where there is none.
+
+    Of typed features the categories are looked at; ten marked rows or more say something.
+    """
+    levels = []
+    for name in frame.select_dtypes("category") if marked.sum() >= 10 else ():
+        level = frame.loc[marked, name].value_counts().index[0]
+        has = (frame[name] == level).to_numpy()
+        levels.append((has[marked].mean(), has.mean(), level, name))
+    share, every, level, name = max(levels, key=lambda of: of[0] - of[1], default=(0, 1, "", ""))
+    if share < 0.8 or every > 0.5:
+        return ""
+    return f"{share:.0%} of them have '{level}' in column '{name}', as {every:.0%} of all rows have"
+
+
 def picture(path: Path) -> Any:
     """The picture upright, what is transparent white, one of 16 bits or more in floats; None where there is none."""
     from PIL import Image, ImageOps

@@ -17,7 +17,7 @@ from PIL import Image
 
 import datalab
 from datalab import cli
-from datalab.advise import advice, page, pilot, write
+from datalab.advise import advice, page, pilot, verdict, write
 from datalab.errors import UserError
 from datalab.intake import examples, features, reading
 
@@ -133,7 +133,7 @@ def test_kept_and_dropped_rows_are_all_rows(noisy: NamedTuple, monkeypatch: pyte
         ("confident learning", "10%"),
         (pilot.RELABEL, pilot.ESTIMATED),
     ):
-        monkeypatch.setattr(advice, "conclude", lambda *a, arm=arm: conclude(*a)._replace(answer=advice.ACT, arm=arm))
+        monkeypatch.setattr(advice, "conclude", lambda *a, arm=arm: conclude(*a)._replace(answer=verdict.ACT, arm=arm))
         made = datalab.advise(noisy.x, noisy.y, groups=groups, splits=2)
         kept = made.kept.id.to_numpy()
         dropped = np.setdiff1d(np.arange(len(noisy.y)), kept)
@@ -529,11 +529,11 @@ def test_the_page_draws_any_name_and_is_made_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["$0-$25k", "$25k_$50k", r"\$", "a & b"]
-    hit = pd.DataFrame({"of": names, "kind": ["group", "class", "class", "group"], "flagged": [0.9, 0.1, 0.2, 0.5]})
+    hit = pd.DataFrame({"of": names, "kind": "class", "flagged": [0.1, 0.2, 0.9, 0.5]})
     figure = page.hit(hit.assign(dropped=0.0))
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()][-1:] == [r"\\$"]  # classes first
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()][-1:] == [r"\\$"]  # the most flagged first
     svg = page.figures.render(figure, "t")["svg"].decode()
-    assert all(part in svg for part in ("$25k_$50k", "group $0-$25k"))
+    assert all(part in svg for part in ("$25k_$50k", "$0-$25k"))
     monkeypatch.setattr(page, "html", lambda advice: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(type("", (), {"facts": {}, "kept": hit, "flagged": hit})(), tmp_path / "new")
@@ -559,14 +559,28 @@ def test_a_methods_colour_is_the_same_whatever_else_was_tried() -> None:
     assert colours[0] == colours[1]
 
 
-def test_groups_of_few_rows_are_not_named_and_a_class_never_predicted_is(noisy: NamedTuple) -> None:
+def test_groups_of_few_rows_are_not_named_and_a_class_hardly_ever_told_is(noisy: NamedTuple) -> None:
     groups = np.where(np.arange(len(noisy.y)) < 40, "large", [f"g{i}" for i in range(len(noisy.y))])
     made = datalab.advise(noisy.x, noisy.y, groups=groups, splits=2)
     assert made.hit.of[made.hit.kind == "group"].tolist() == ["large"]
+    assert made.flagged.group.tolist() == groups[made.flagged.id].tolist()
     whole = pd.DataFrame({"of": ["a", "b"], "kind": "class", "flagged": [1.0, 0.1], "dropped": 0.0, "rows": 30})
-    assert "All rows of class 'a' are flagged: the models predict it for none" in advice._hit(
-        made.verdict, made.rows, whole
-    )
+    said = advice._hit(whole.assign(f1=[0.1, 0.9]), np.array([0, -0.02]), pd.Series(["b"] * 30 + ["a"] * 3), "")
+    assert said.startswith("Who is flagged: class 'a' most (30 of 30), 'b' least (3 of 30).")
+    assert "Suggested most often: 'b' (30 of 33)." in said
+    assert "Class 'a' is hardly ever told (F1 0.10 with everything kept): its flags say little." in said
+    assert "Class 'b' loses 0.020 F1 by it." in said
+    assert "Class 'b' is" not in said
+
+
+def test_what_the_flagged_rows_share_is_said(noisy: NamedTuple) -> None:
+    site = np.where(noisy.flipped, "east", np.random.default_rng(0).choice(["north", "west"], len(noisy.y)))
+    frame = table(noisy).drop(columns="key").assign(site=site, other=[*"ab"] * 180)
+    made = datalab.advise(frame, label="sort", splits=2)
+    share = re.search(r"(\d+)% of them have 'east' in column 'site', as 20% of all rows have: look there", str(made))
+    assert int(share[1]) == round(100 * np.mean(site[made.flagged.id] == "east"))
+    without = datalab.advise(frame.assign(site=frame.other), label="sort", splits=2)
+    assert "look there first" not in str(without)
 
 
 def call(*arguments: str) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datalab import correction
 from datalab.advise import pilot
 from datalab.errors import UserError
 
@@ -61,9 +62,20 @@ def test_noise_rates_are_the_joints_and_the_disagreement_of_the_surest_fifth() -
     p = np.array([[0.9, 0.1]] * 8 + [[0.1, 0.9]] * 8 + [[0.1, 0.9]] * 2)
     y = np.array([0] * 8 + [1] * 8 + [0] * 2)
     of_all = pytest.approx(2 / 18)
-    assert pilot.noise_rates(p, y) == {"calibrated": of_all, "counted": of_all, "surest": 0, "all": of_all}
+    rates = {"calibrated": of_all, "counted": of_all, "surest": 0, "all": of_all, "by_class": 0}
+    assert correction.noise_rates(p, y) == rates
     p[-1] = 0.05, 0.95
-    assert pilot.noise_rates(p, y)["surest"] == 1 / 4
+    assert correction.noise_rates(p, y)["surest"] == 1 / 4
+    assert correction.noise_rates(p, y)["by_class"] == 1 / 2 * 10 / 18  # of 10 rows that look like 1 the surest two
+
+
+def test_labels_wrong_in_one_class_alone_are_seen_among_the_surest_of_it() -> None:
+    """Of digits with half the eights misnamed "0 to 0 %" was said, of 4.8: the surest rows of all held no eight."""
+    p = np.array([[0.99, 0.01]] * 80 + [[0.2, 0.8]] * 20)
+    y = np.array([0] * 80 + [1, 0] * 10)
+    rates = correction.noise_rates(p, y)
+    assert rates["surest"] == 0
+    assert rates["by_class"] == pytest.approx(0.1)
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, seconds: list[float], minutes: float, fixed: int | None = None):

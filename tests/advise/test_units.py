@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 import datalab
-from datalab.advise import advice, pilot
+from datalab.advise import advice, pilot, verdict
 from datalab.errors import UserError
 from datalab.intake import examples, reading
 
@@ -67,7 +67,7 @@ def test_a_row_outside_the_pool_is_judged_by_models_that_saw_neither_its_twin_no
     for groups in (None, "g"):
         given = examples.gather(frame if groups else frame.drop(columns="g"), label="y", groups=groups)
         pooled = examples.sample(given, advice._pool_rows(given.codes, 1), False)
-        streamed = list(advice._streamed(given, pooled, lambda block: block.to_numpy()))
+        streamed = list(pooled.stream(given, lambda block: block.to_numpy()))
         at, place = (np.concatenate([block[i] for block in streamed]) for i in (0, 2))
         np.testing.assert_array_equal(at, np.arange(240))
         seen = place >= 0
@@ -108,14 +108,16 @@ def test_rows_dropped_by_loss_are_as_many_in_the_pool_as_outside(monkeypatch: py
     scored = scored.assign(suggested=0, agreement=0.0)
     frame = pd.DataFrame({"x": range(100)})
     monkeypatch.setattr(advice, "lines", lambda *_: [])
-    v = advice.conclude(_rows(), 1)._replace(arm=("loss", "20%"), answer=advice.ACT)
+    v = advice.conclude(_rows(), 1)._replace(arm=("loss", "20%"), answer=verdict.ACT)
     table = examples.Labelled(rows, np.array(["a"]), {})
     made = advice._advice(table, reading.read(frame), v, _rows(), scored, {"n": 100, "classes": 1})
     assert (made.kept.id < 50).sum() == (made.kept.id >= 50).sum() == 40
 
 
 def _rows() -> pd.DataFrame:
-    made = [{"kind": "noise", "split": k, "surest": 0.1, "all": 0.2, "calibrated": 0.1, "counted": 0.1} for k in (0, 1)]
+    noise = {"surest": 0.1, "all": 0.2, "by_class": 0.1, "calibrated": 0.1, "counted": 0.1}
+    noise |= {"clean": 0.0, "classes": 2, "smallest": 0.5, "largest": 0.5}
+    made = [{"kind": "noise", "split": k} | noise for k in (0, 1)]
     for k in (0, 1):
         for method, amount in pilot.ARMS:
             score = {"method": method, "amount": amount, "dropped": 0.0, "macro_f1": 0.5, "class_f1": [0.5]}
@@ -194,3 +196,11 @@ def test_probabilities_are_taken_by_name_however_the_classes_are_written(begun: 
     p = pd.DataFrame(np.c_[y, 1 - y] * 0.2 + 0.4, columns=[1.0, 0.0])
     x = np.random.default_rng(0).normal(size=(100, 2))
     np.testing.assert_array_equal(begun(x, y.astype(float), pred_probs=p)[1].probabilities, p.to_numpy()[:, ::-1])
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_too_few_to_leave_one_out_are_a_line(groups: int) -> None:
+    """Three were a traceback: the training part is one group, and a fold's models had nothing to train on."""
+    x, y = np.random.default_rng(0).normal(size=(120, 3)), np.arange(120) % 2
+    with pytest.raises(UserError, match="groups"):
+        datalab.advise(x, y, groups=np.arange(120) % groups, splits=2)

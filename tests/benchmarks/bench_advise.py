@@ -32,19 +32,29 @@ from datalab.protocol import protocol
 # What is asked of every set: the noise, its rate, and whether flags are compared there.
 ASKED = [("symmetric", 0.2, True), ("symmetric", 0.0, True), ("human", np.nan, True), ("pair", 0.2, False)]
 ASKED += [("symmetric", rate, False) for rate in (0.4, 0.1, 0.3)]
+ASKED += [("one class", 0.5, False)]  # half of one class is called another, and no label else is wrong
 FILTERS = ("prune_by_noise_rate", "both", "confident_learning", "low_self_confidence")
 KEEP, TITLE = (pilot.KEEP_ALL, ""), ("influence", "30%")
 ROOT = 2024
 ARM = ["set", "noise", "rate", "flipped", "looked_at", "split", "kind", "method", "amount", "dropped", "macro_f1",
-       "accuracy", "held_out_f1", "n_train", "n_test", "steps", "surest", "all", "calibrated", "counted",
-       "seconds"]  # fmt: skip
+       "accuracy", "held_out_f1", "n_train", "n_test", "steps", "surest", "all", "by_class", "calibrated",
+       "counted", "clean", "classes", "smallest", "largest", "seconds"]  # fmt: skip
 
 
 def labels_of(p: data.Prepared, kind: str, rate: float) -> NDArray[np.int64] | None:
-    """The file's labels: as one rater gave them, or with flips of that kind; None where there is no rater."""
+    """The file's labels: as one rater gave them, or with flips of that kind; None where there is no rater.
+
+    Of "one class", which and what it is called are drawn among the classes.
+    """
     if kind == "human":
         return p.human_labels_train
     rng = seeds.generator(ROOT, "bench advise", p.name, kind, rate, 0)
+    if kind == "one class":
+        given, called = rng.choice(p.n_classes, 2, replace=False)
+        of_class = rng.permutation(np.flatnonzero(p.y_train == given))
+        y = p.y_train.copy()
+        y[of_class[: round(rate * len(of_class))]] = called
+        return y
     return noise.corrupt(p.y_train, kind, rate, p.n_classes, rng, p.x_train)
 
 
@@ -116,7 +126,7 @@ def judged(rows: pd.DataFrame) -> dict[str, Any]:
     f1, accuracy = clean.macro_f1.mean(), clean.accuracy.mean()
     # What an advice without a clean file sees: as many test rows as are held out of the file.
     held_out = rows.n_train * protocol().splits["test"] / protocol().splits["train"]
-    seen = rows.fillna({"amount": ""}).assign(macro_f1=rows.held_out_f1, n_test=held_out)
+    seen = rows.fillna({"amount": ""}).assign(macro_f1=rows.held_out_f1, n_test=held_out, clean=False)
     v = verdict.conclude(seen, ROOT)
     best, sesoi = f1.drop(pilot.RANDOM).max(), protocol().statistics["sesoi"]["f1"]
     looks = (v.best.method, v.best.amount) if v.best.gain > sesoi else KEEP

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from datalab.errors import UserError
-from datalab.intake import examples
+from datalab.intake import examples, reading
+from datalab.intake.portraits import portraits
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,11 @@ def test_of_a_pool_with_few_rows_of_each_class_half_may_be_test_rows() -> None:
         examples.sample(given, np.arange(32), False)
     with pytest.raises(UserError, match="without test rows class '0' has 10 examples; 20 are needed"):
         examples.sample(given, np.arange(80), False)
+
+
+def test_of_a_row_words_come_before_numbers_and_what_has_its_own_column_is_left_out() -> None:
+    """As all cells of a text table are text, words never came first, and a note in the 13th column was not shown."""
+    frame = pd.DataFrame({"id": ["7"], "y": ["a"]} | {f"f{i}": [f"{i},5"] for i in range(9)} | {"note": ["late"]})
+    ((picture, words),) = portraits(reading.of_frame("t", frame, ""), frame, {"id", "y"})
+    assert picture is None
+    assert words == "note: late · " + " · ".join(f"f{i}: {i},5" for i in range(7))

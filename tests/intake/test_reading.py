@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from datalab.advise import page
 from datalab.errors import UserError
 from datalab.intake import features, reading
+from datalab.intake.portraits import portraits
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -535,8 +535,7 @@ def test_pictures_are_upright_on_white_and_of_any_depth_or_none(tmp_path: Path) 
         assert features.picture(tmp_path / name) is None
     shown = pd.DataFrame({"text": ["bad.png", "x" * 300 + ".png", "deep.png"]})
     source = reading.of_frame("t", shown, "", folder=tmp_path)
-    contents = page._contents(type("", (), {"shown": shown, "source": source})())
-    assert [bool(each["picture"]) for each in contents] == [False, False, True]
+    assert [bool(picture) for picture, _ in portraits(source, shown, set())] == [False, False, True]
     assert kinds(["x" * 300 + f"{i}.png" for i in range(N)]) == "left out, pictures that are not there"
     table = pd.DataFrame({"file": ["deep.png"] * 30 + ["clear.png", None]})
     columns = features.Columns(table, source)
