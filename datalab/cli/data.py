@@ -86,6 +86,7 @@ def advise_command(data: Path, to: Path | None, test: Path | None, **given: Any)
     read = {name: given.pop(name) for name in ("delimiter", "decimal", "encoding")}
     advice = advise.advise(data, X_test=test, read=read, say=click.echo, began=began, **given)
     click.echo(f"\n{advice}\n")
+    use = {"kept.csv": ": the rows to train on", "flagged.csv": ": labels to look at", "index.html": ": open it first"}
     for path in advise.write(advice, to):
-        click.echo(f"wrote {provenance.shown(path)}")
+        click.echo(f"wrote {provenance.shown(path)}{use.get(path.name, '')}")
     return 130 if advice.facts["stopped"] == "interrupted" else 0
