@@ -174,7 +174,9 @@ def table(rows: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFram
     """Means with 95 % t-intervals over the data sets; a share has Wilson's."""
     made = []
     for key, part in rows.groupby(keys, sort=False, dropna=False):
-        line = dict(zip(keys, key, strict=True)) | {"sets": part.set.nunique()}
+        line = dict(zip(keys, key, strict=True)) | {"sets": part.set.nunique(), "files": len(part)}
+        if "acts" in values:
+            line["acts in files"] = int(part.acts.sum())
         for value in values:
             of = part.groupby("set")[value].mean().dropna().to_numpy(dtype=float)
             line[value] = of.mean() if len(of) else np.nan
@@ -199,8 +201,10 @@ def summarise(out: Path, to: Path, splits: int) -> None:
     files = arms.groupby(["set", *keys], sort=False, dropna=False)
     rows = pd.DataFrame([dict(zip(["set", *keys], key, strict=True)) | judged(part) for key, part in files])
     values = [column for column in rows if column not in ("set", "answer", "arm", *keys)]
-    everything = rows.assign(noise="all files", rate=np.nan)
-    by_rate = table(pd.concat([rows.sort_values(keys), everything]), keys, values)
+    everything = rows[rows.noise != "one class"].assign(noise="all files", rate=np.nan)  # a case of its own
+    judged_by = np.where(everything.able, "of these, labels that can judge", "of these, labels that cannot")
+    parts = [rows.sort_values(keys), everything, everything.assign(noise=judged_by).sort_values("noise")]
+    by_rate = table(pd.concat(parts), keys, values)
     tables = {"truth": by_rate}
     if (out / "flags.csv").exists():
         tables |= flagged(pd.read_csv(out / "flags.csv"), keys)
