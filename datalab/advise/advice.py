@@ -45,7 +45,7 @@ class Advice:
     shown: pd.DataFrame
     source: reading.Source
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(self.facts["lines"])
 
 
@@ -65,7 +65,7 @@ def advise(
     seed: int = 2024,
     pretrained: bool = False,
     read: dict[str, str | None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] | None = None,
     began: float | None = None,
 ) -> Advice:
     """Should these data be pruned, relabelled or kept? Measured on themselves, within ``minutes``.
@@ -84,7 +84,7 @@ def advise(
 
     Raises UserError, one line, for what cannot be advised on. Ctrl-C after two splits gives the answer so far.
     """
-    started = time.perf_counter()
+    started, say = time.perf_counter(), say or (lambda line: None)
     began = started if began is None else began
     minutes = number("minutes", minutes, "above 0 and below 10,000, such as 10", lambda given: 0 < given < 10_000)
     seed = int(number("seed", seed, "a whole number from 0, below 2**32", lambda of: of % 1 == 0 and 0 <= of < 2**32))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
 import pandas as pd
 from PIL import Image
 
@@ -61,6 +62,7 @@ def write(advice: Advice, folder: Path | str) -> list[Path]:
     return [folder / name for name in FILES]
 
 
+@matplotlib.rc_context()  # the caller's stays as it is
 def html(advice: Advice) -> str:
     """The page: the answer, four pictures, the most suspicious rows, what was detected."""
     named = advice.flagged.filter(like="label").map(lambda name: short(name, 11))

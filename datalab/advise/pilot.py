@@ -253,6 +253,7 @@ def split_rows(pool: Pool, seed: int, number: int) -> splits.Split:
 
 
 @ONE_THREAD
+@torch.random.fork_rng(devices=[])  # the caller's stays where it is
 def run(
     pool: Pool, seed: int, minutes: float, fixed: int | None, began: float, after: Callable, say: Callable
 ) -> tuple[pd.DataFrame, int, str]:
@@ -289,6 +290,7 @@ def run(
 
 
 @ONE_THREAD
+@torch.random.fork_rng(devices=[])
 def score(
     trainer: Trainer,
     rows: NDArray,

@@ -67,7 +67,7 @@ def conclude(rows: pd.DataFrame, seed: int) -> Verdict:
 
     def compare(which: list[tuple[str, str]], base: NDArray, columns: list[str]) -> None:
         test = stats.corrected_resampled_t(scores.loc[which].to_numpy() - base, ratio, rng)
-        gains.loc[which, columns] = np.column_stack(test)[:, : len(columns)]
+        gains.loc[which, columns] = np.clip(np.column_stack(test)[:, : len(columns)], -1, 1)  # no F1 gains more
 
     random = [arm for arm in gains.index if arm[0] == RANDOM]  # is compared with, never advised
     family = [arm for arm in gains.index if arm[0] != RANDOM]

@@ -101,7 +101,7 @@ def gather(
         raise UserError("y_test: labels of no rows; give X_test too, or leave it out")
     by_row = {"label": y, "id": ids, "group": groups, "features": embedded, "pred_probs": pred_probs}
     for what, values in by_row.items():
-        _refuse_other_order(what, values, X)
+        _refuse_other_order(what, values, X if isinstance(X, pd.Series | pd.DataFrame) else embedded)
     _refuse_other_order("test label", y_test, X_test)
     given = (label if y is None else y, ids, groups, y_test)
     label, ids, groups, y_test = (str(of) if isinstance(of, int | np.integer) else of for of in given)  # a column's
@@ -163,6 +163,8 @@ def sample(given: Examples, at: NDArray[np.int64], pretrained: bool) -> Sample:
         if (left_out := in_test | in_group).any():
             least = np.bincount(codes).min()  # a pool of many classes has fewer of each
             least = LEAST_OF_CLASS if least >= LEAST_OF_CLASS else -(-least // 2)
+            if left_out.all():
+                raise UserError("X_test: every row of the data is a test row too; nothing is left to train on")
             at, frame, codes, of_row = (of[~left_out] for of in (at, frame, codes, of_row))
             _enough(codes, given.table.names, "without test rows ", least)
     twins = pd.factorize(of_row)[0] if of_row.duplicated().any() else None
@@ -233,6 +235,8 @@ def _columns(source: reading.Source, given: dict[str, Any]) -> dict[str, pd.Seri
             if (of if hasattr(of, "ndim") else label_kinds.dense(of, what)).ndim != 1:  # one column of a matrix will do
                 known = label_kinds.classes(of, what)
                 of = known.names[known.codes]
+            if hasattr(of, "detach"):
+                of = of.detach().cpu().numpy()
             try:
                 if not hasattr(of, "dtype"):  # whole numbers beside None stay what they are
                     of = pd.Series(list(of), dtype=object if any(value is None for value in of) else None)
@@ -374,11 +378,12 @@ def _further(what: str, data: Any, directions: Callable | None = None, **read: s
 
 
 def _refuse_other_order(what: str, values: Any, rows: Any) -> None:
-    """Pandas' values whose index is that of the rows, in another order, would be taken by position."""
+    """Pandas' values whose index is that of the rows in another order, or in part, would be taken by position."""
     if not (isinstance(values, pd.Series | pd.DataFrame) and isinstance(rows, pd.Series | pd.DataFrame)):
         return
     # As text, since one file's numbers may be another's text, and their whole numbers have a point beside a gap.
     own, theirs = (list(of.index.map(lambda entry: str(entry).removesuffix(".0"))) for of in (values, rows))
-    if own != theirs and sorted(own) == sorted(theirs):
+    if own != theirs and len(own) == len(theirs) and not set(own).isdisjoint(theirs):
+        how = "that of X in another order" if sorted(own) == sorted(theirs) else "in part that of X"
         cure = "pass .loc[X.index] of it, or .to_numpy() if its rows are those of X by position"
-        raise UserError(f"{what}: its index is that of X in another order; {cure}")
+        raise UserError(f"{what}: its index is {how}; {cure}")

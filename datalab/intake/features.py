@@ -17,6 +17,7 @@ from datalab.intake.reading import IMAGES, Source, bare
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "nil", "?", "-", ".", "<na>", "nat")
 LEFT_OUT = "left out, "
+ADDRESS = r"<.* at 0x[0-9a-fA-F]+>"  # how Python writes an object that says nothing else of itself
 SIDES = {False: 16, True: 96}  # pixels a side that pictures are brought to, for pixels and for the pretrained network
 HASHES = 1 << 14  # columns that words are counted in: more make the directions slow
 GROUPED = r"[-+]?[1-9]\d{0,2}(?:[,' \u00a0]\d{3})+(?:\.\d+)?"  # a number with marks between thousands
@@ -62,14 +63,16 @@ class Columns:
 
     def _kind(self, column: pd.Series) -> str:
         present = column.dropna()
-        if len(present) and isinstance(present.iloc[0], np.ndarray | list | tuple | dict):
+        if len(present) and _is_array(present.iloc[0]):
             try:
                 for value in present:
                     np.asarray(value, dtype=np.float64)
-            except (ValueError, TypeError):  # tags, or a picture as a Hugging Face data set has it
+            except (ValueError, TypeError, RuntimeError):  # tags, a picture as a Hugging Face data set has it
                 return LEFT_OUT + "neither numbers nor text"
             return "vector"
         text, kind = words(column).dropna(), "number"
+        if text.str.fullmatch(ADDRESS).any():  # what another object's is next time
+            return LEFT_OUT + "neither numbers nor text"
         values, distinct = numbers(column, self.source.decimal).dropna(), text.nunique()
         if self.source.decimal == "," and len(values) < NEARLY * len(text):
             kind, values = POINT, numbers(column).dropna()
@@ -248,6 +251,11 @@ def days(column: pd.Series, dayfirst: bool = False) -> pd.Series:
         text = text.str.replace(r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})", r"\3.\2.\1", regex=True)
     moments = pd.to_datetime(text, errors="coerce", format="mixed", dayfirst=dayfirst, utc=True)
     return (moments.dt.as_unit("ms") - pd.Timestamp(0, tz="UTC").as_unit("ms")) / pd.Timedelta(days=1)
+
+
+def _is_array(value: Any) -> bool:
+    made = hasattr(value, "__array__") or hasattr(value, "__array_interface__")  # tensors, pictures
+    return isinstance(value, list | tuple | dict) or (made and not isinstance(value, np.generic))
 
 
 def prevailing(frame: pd.DataFrame, marked: NDArray[np.bool_]) -> str:

@@ -47,7 +47,8 @@ class Parameters(SectionParameters):
         try:
             examples.labelled(reading.read(self.path), self.label, self.id, None)
         except UserError as error:
-            return f"parameter 'path': {error}"
+            of = next((name for name in ("label", "id") if str(error).startswith(name)), "path")
+            return f"parameter '{of}': {error}"
         return super().unfit
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import torch
 from PIL import Image
 
 import datalab
@@ -252,7 +254,7 @@ def test_test_rows_are_typed_as_their_own_file_and_never_trained_on(
     assert (len(pool.labels), len(pool.clean)) == (311, 89)
     encoded = pool.encode(np.arange(311))(None)
     assert len(np.unique(encoded, axis=0)) > 80
-    with pytest.raises(UserError, match=r"without test rows class '.*' has 0"):
+    with pytest.raises(UserError, match="every row of the data is a test row too"):
         datalab.advise(frame, label="sort", X_test=frame)
 
 
@@ -676,3 +678,14 @@ def test_the_room_is_its_verb_however_it_was_imported() -> None:
     assert callable(datalab.advise)
     with pytest.raises(UserError, match="minutes"):
         datalab.advise(np.eye(3), [0, 1, 2], minutes=-1)
+
+
+def test_nothing_of_the_callers_is_moved_and_an_answer_is_shown_as_its_lines(noisy: NamedTuple, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state, style = torch.get_rng_state(), dict(matplotlib.rcParams)
+    made = datalab.advise(noisy.x, noisy.y, splits=2, say=None)
+    write(made, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert dict(matplotlib.rcParams) == style
+    assert repr(made) == str(made) == "\n".join(made.facts["lines"])
+    assert made.verdict.gains[["low", "high"]].abs().max(axis=None) <= 1

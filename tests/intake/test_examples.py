@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from datalab.errors import UserError
-from datalab.intake import examples, reading
+from datalab.intake import examples, features, reading
 from datalab.intake.portraits import portraits
 
 
@@ -46,7 +48,10 @@ def test_an_index_of_any_entries_in_another_order_is_refused_and_another_one_is_
     x = pd.DataFrame({"a": range(len(index))}, index=index)
     with pytest.raises(UserError, match="index is that of X in another order"):
         examples._refuse_other_order("label", x.a[::-1], x)
-    for other in (index, index.delete(0).insert(0, index[-1]), pd.RangeIndex(90, 90 + len(index)), index[1:]):
+    in_part = index.delete(0).insert(0, index[-1])
+    with pytest.raises(UserError, match="index is in part that of X"):
+        examples._refuse_other_order("label", pd.Series(range(len(index)), index=in_part), x)
+    for other in (index, pd.RangeIndex(90, 90 + len(index)), index[1:]):
         examples._refuse_other_order("label", pd.Series(range(len(other)), index=other), x)
 
 
@@ -67,8 +72,10 @@ def test_of_a_pool_with_few_rows_of_each_class_half_may_be_test_rows() -> None:
         pooled = examples.sample(examples.gather(x, y, X_test=x[test], y_test=y[test]), np.arange(32), False)
         assert len(pooled.at) == left
     given = examples.gather(x, y, X_test=x[:40], y_test=y[:40])
-    with pytest.raises(UserError, match="without test rows class '0' has 0 examples; 4 are needed"):
+    with pytest.raises(UserError, match="every row of the data is a test row too"):
         examples.sample(given, np.arange(32), False)
+    with pytest.raises(UserError, match="without test rows class '0' has 1 examples; 3 are needed"):
+        examples.sample(given, np.arange(20, 44), False)
     with pytest.raises(UserError, match="without test rows class '0' has 10 examples; 20 are needed"):
         examples.sample(given, np.arange(80), False)
 
@@ -79,3 +86,25 @@ def test_of_a_row_words_come_before_numbers_and_what_has_its_own_column_is_left_
     ((picture, words),) = portraits(reading.of_frame("t", frame, ""), frame, {"id", "y"})
     assert picture is None
     assert words == "note: late · " + " · ".join(f"f{i}: {i},5" for i in range(7))
+
+
+def test_rows_whose_indexes_overlap_in_part_are_not_taken_by_position() -> None:
+    """As after ``X.dropna()`` beside labels that were filtered otherwise: every label was that of the next row."""
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(120, 3)))
+    y = pd.Series(np.arange(120) % 3)
+    with pytest.raises(UserError, match="label: its index is in part that of X"):
+        examples.gather(frame.drop(index=0), y.drop(index=119))
+    with pytest.raises(UserError, match="label: its index is that of X in another order"):
+        examples.gather(frame.to_numpy(), y[::-1], embedded=frame)
+    assert len(examples.gather(frame.set_index(frame.index + 1000), y).codes) == 120
+    assert len(examples.gather(frame, torch.tensor(y.to_numpy() * 1.0, requires_grad=True)).codes) == 120
+
+
+def test_objects_are_arrays_or_left_out_and_never_text_of_their_address() -> None:
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (4, 4), dtype=np.uint8)) for _ in range(60)]
+    things = [object() for _ in range(60)]
+    frame = pd.DataFrame({"im": pictures, "t": [torch.rand(3) for _ in range(60)], "o": things, "x": range(5, 65)})
+    kinds = features.Columns(frame, reading.of_frame("t", frame, "")).kinds
+    assert kinds["im"] == kinds["t"] == "vector"
+    assert kinds["o"] == "left out, neither numbers nor text"
