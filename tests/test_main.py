@@ -98,6 +98,7 @@ class Finder:
     def find_spec(self, name, *_):
         if name == {loading!r}:
             {happens}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 sys.meta_path.insert(0, Finder())
 sys.argv[1:] = [{command!r}]
 import datalab.__main__ as m

@@ -35,6 +35,7 @@ def test_the_tables_follow_from_the_rows(rows: pd.DataFrame) -> None:
 
 
 def test_the_cells_standard_error_is_the_tables(rows: pd.DataFrame, shown: Callable) -> None:
+    rows = rows.assign(macro_f1=0.01 * rows.macro_f1)  # of so few splits limits reach 1 otherwise, and end there
     names = shown("7_your_data", "by-hand", rows=rows)
     gains = verdict.conclude(rows, 7).gains.set_index(["method", "amount"])
     pd.testing.assert_series_equal(names["d"].mean(axis=1), gains.gain, check_names=False)
