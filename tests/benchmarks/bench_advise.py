@@ -217,6 +217,7 @@ def summarise(out: Path, to: Path, splits: int) -> None:
 def flagged(flags: pd.DataFrame, keys: list[str]) -> dict[str, pd.DataFrame]:
     """What each way of flagging finds, and its precision less advise's on the same file, by noise and rate."""
     measures = ["precision", "recall", "flagged", "f1_dropped", "f1_replaced", "flag_seconds"]
+    # Each way's precision less advise's on the same file: what is paired is compared paired.
     wide = flags.assign(rate=flags.rate.fillna("")).pivot_table("precision", ["set", *keys], "by")
     less = wide.sub(wide["advise"], axis=0).drop(columns="advise").stack().dropna().rename("precision less advise's")
     by = [*keys, "by"]
